@@ -1,0 +1,1 @@
+"""The entry points: Ray, MLflow and the command line around stop_core."""

@@ -1,0 +1,23 @@
+"""Finding the frame cache that a training is to use."""
+
+from pathlib import Path
+
+from pipelines.preprocess import PreprocessConfig, preprocess
+from stop_core.cache.manifest import Manifest
+
+EMBEDDED = "motion"
+
+
+def find_cache(cache: Path | None, output: Path) -> Path:
+    """Returns the finished cache at `cache`; None stands for the embedded set, made if need be.
+
+    Raises:
+        OSError: if there is no cache at `cache`; the message gives the command that makes one.
+        ValueError: if the cache is unfinished or damaged.
+    """
+    if cache is not None:
+        Manifest.load(cache)
+        return cache
+    config = PreprocessConfig(dataset=EMBEDDED, output=output)
+    preprocess(config)
+    return config.cache_path

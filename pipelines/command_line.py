@@ -1,0 +1,164 @@
+"""What the entry points share: options from a dataclass and YAML, and how a failure is told."""
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast, get_type_hints
+
+import tyro
+import yaml
+
+T = TypeVar("T")
+
+USAGE_ERROR = 2
+FAILURE = 1
+INTERRUPTED = 130
+
+
+class RunError(RuntimeError):
+    """A failure that its message explains to the user, with what to do next."""
+
+
+def parse(
+    config_type: type[T],
+    argv: Sequence[str] | None = None,
+    default_file: Callable[[Sequence[str]], Path | None] = lambda arguments: None,
+) -> T:
+    """Reads the command line into `config_type`, a frozen dataclass.
+
+    `--config FILE` gives defaults in YAML; every other option overrides it. Bad usage, which
+    includes a ValueError from the dataclass, prints one sentence and exits with 2.
+
+    Args:
+        config_type: the dataclass; its docstrings are the help.
+        argv: the arguments; default: those of this process.
+        default_file: what stands in for `--config` where none is given.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        config_file, arguments = _take_config_option(arguments)
+        config_file = config_file or default_file(arguments)
+        default = _from_yaml(config_type, config_file) if config_file else None
+        return tyro.cli(
+            config_type,
+            args=arguments,
+            default=cast(Any, default),
+            description=_description(config_type),
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        )
+    except ValueError as problem:
+        _complain(problem)
+        sys.exit(USAGE_ERROR)
+
+
+def run(main: Callable[[], object]) -> NoReturn:
+    """Runs an entry point; a failure that a user can mend is told in one sentence, exit code 1."""
+    try:
+        main()
+    except (ValueError, OSError, RunError) as problem:
+        _complain(problem)
+        sys.exit(FAILURE)
+    except Exception as problem:
+        if type(problem).__module__.partition(".")[0] != "mlflow":
+            raise
+        _complain(RunError(f"the MLflow store failed ({problem}); mend it and run this again"))
+        sys.exit(FAILURE)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    sys.exit(0)
+
+
+def from_mapping(config_type: type[T], values: dict[str, Any], origin: str) -> T:
+    """Builds a (nested) dataclass from flat `values`, as the command line names its fields.
+
+    Raises:
+        ValueError: if a name is unknown or a value is out of its range; names `origin`.
+    """
+    remaining = dict(values)
+    built = _build(config_type, remaining, origin)
+    if remaining:
+        raise ValueError(
+            f"{origin} sets {', '.join(map(repr, remaining))}, which is not an option; "
+            "--help lists the options"
+        )
+    return built
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """The inverse of `from_mapping`: all fields of a nested dataclass by their own names."""
+    flat: dict[str, Any] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        flat.update(flatten(value) if is_dataclass(value) else {field.name: value})
+    return flat
+
+
+def _build(config_type: type[T], remaining: dict[str, Any], origin: str) -> T:
+    """Takes the fields of `config_type` out of `remaining`."""
+    hints = get_type_hints(config_type)
+    chosen: dict[str, Any] = {}
+    for field in fields(cast(Any, config_type)):
+        kind = hints[field.name]
+        if is_dataclass(kind):
+            chosen[field.name] = _build(cast(type[Any], kind), remaining, origin)
+        elif field.name in remaining:
+            chosen[field.name] = _as_type(kind, remaining.pop(field.name), field.name, origin)
+    try:
+        return config_type(**chosen)
+    except ValueError as problem:
+        raise ValueError(f"{origin}: {problem}") from problem
+
+
+def _as_type(kind: Any, value: Any, name: str, origin: str) -> Any:
+    """Reads one YAML value as the command line would read the same text."""
+    words = value if isinstance(value, list | tuple) else [value]
+    try:
+        return tyro.cli(
+            kind,
+            args=["None" if word is None else str(word) for word in words],
+            console_outputs=False,
+        )
+    except SystemExit:
+        raise ValueError(f"{origin}: {name} cannot be {value!r}") from None
+
+
+def _from_yaml(config_type: type[T], path: Path) -> T:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise ValueError(f"--config {path} cannot be read: {problem}") from problem
+    if not isinstance(values, dict):
+        raise ValueError(f"--config {path} must hold `option: value` lines")
+    normal = {str(name).replace("-", "_"): value for name, value in values.items()}
+    return from_mapping(config_type, normal, f"--config {path}")
+
+
+def _take_config_option(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """Splits `--config FILE` (or `--config=FILE`) off the arguments."""
+    rest: list[str] = []
+    found: Path | None = None
+    words = iter(arguments)
+    for word in words:
+        if word == "--config":
+            file = next(words, None)
+            if file is None:
+                raise ValueError("--config needs the path of a YAML file")
+            found = Path(file)
+        elif word.startswith("--config="):
+            found = Path(word.removeprefix("--config="))
+        else:
+            rest.append(word)
+    return found, rest
+
+
+def _description(config_type: type[Any]) -> str:
+    text = inspect.cleandoc(config_type.__doc__ or "")
+    return f"{text}\n\n--config FILE.yaml sets defaults; an option given beside it wins."
+
+
+def _complain(problem: BaseException) -> None:
+    message = str(problem) or type(problem).__name__
+    print(f"error: {message}", file=sys.stderr)

@@ -1,0 +1,111 @@
+"""Runs many trainings at once, as many as the cluster has room for."""
+
+import time
+from dataclasses import dataclass
+
+import ray
+
+from pipelines.command_line import RunError
+from pipelines.progress import say, told
+from pipelines.training_run import Resources, TrainingResult, TrainingRun, root_cause
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training, and what to call it on the screen and in MLflow."""
+
+    training: TrainingRun
+    label: str
+
+
+def run_all(jobs: list[Job], resources: Resources, parent: str) -> list[TrainingResult | str]:
+    """Returns each job's result, or the reason why it failed; one failure does not stop the rest.
+
+    Args:
+        jobs: the trainings; those remembered from before are not run.
+        resources: of each training.
+        parent: MLflow run id that the new runs are nested under.
+    """
+    outcomes: list[TrainingResult | str] = [job.training.remembered() or "" for job in jobs]
+    waiting = [number for number, outcome in enumerate(outcomes) if outcome == ""]
+    if not waiting:
+        return outcomes
+    # From the end: tables list the cheap baselines first, and a long training that starts last
+    # leaves the other CPUs idle.
+    queue, room, started = waiting[::-1], room_for(resources), time.monotonic()
+    running: dict[ray.ObjectRef, int] = {}
+    with told(lambda: _line(jobs, running, outcomes, waiting, started)):
+        while queue or running:
+            while queue and len(running) < room:
+                number = queue.pop(0)
+                running[_submit(jobs[number], resources, parent)] = number
+            ready, _ = ray.wait(list(running), timeout=1)
+            for reference in ready:
+                number = running.pop(reference)
+                outcomes[number] = _outcome(reference, jobs[number].label)
+    return outcomes
+
+
+def room_for(resources: Resources) -> int:
+    """How many trainings fit into the cluster at once."""
+    have = ray.cluster_resources()
+    fits = [have.get("CPU", 0) / (resources.workers * resources.cpus_per_worker)]
+    if resources.gpus_per_worker:
+        fits.append(have.get("GPU", 0) / (resources.workers * resources.gpus_per_worker))
+    if (room := int(min(fits))) < 1:
+        raise RunError(
+            f"a training needs {resources.workers} x {resources.cpus_per_worker:g} CPUs and "
+            f"{resources.workers} x {resources.gpus_per_worker:g} GPUs, and the cluster has "
+            f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}; lower --workers, "
+            "--cpus-per-worker or --gpus-per-worker"
+        )
+    return room
+
+
+def _submit(job: Job, resources: Resources, parent: str) -> "ray.ObjectRef":
+    """Starts a training: in a Ray task, or for several workers under Ray Train."""
+    # A task that waits for workers takes no CPU from them.
+    alone = resources.one_worker
+    task = _train.options(
+        num_cpus=resources.cpus_per_worker if alone else 0,
+        num_gpus=resources.gpus_per_worker if alone else 0,
+    )
+    reference: ray.ObjectRef = task.remote(job, resources, parent)
+    return reference
+
+
+@ray.remote(max_retries=2)
+def _train(job: Job, resources: Resources, parent: str) -> TrainingResult:
+    return job.training.train(resources, parent, job.label, here=resources.one_worker)
+
+
+def _outcome(reference: "ray.ObjectRef", label: str) -> TrainingResult | str:
+    try:
+        result: TrainingResult = ray.get(reference)
+    except ray.exceptions.RayError as problem:
+        say(f"{label} failed: {root_cause(problem)}")
+        return root_cause(problem)
+    measures = ("val/top1", "test/top1")
+    shown = [f"{name} {result.metrics[name]:.4f}" for name in measures if name in result.metrics]
+    say(f"{label}: {', '.join(shown)}")
+    return result
+
+
+def _line(
+    jobs: list[Job],
+    running: "dict[ray.ObjectRef, int]",
+    outcomes: list[TrainingResult | str],
+    waiting: list[int],
+    started: float,
+) -> str:
+    """How far all of it is, in one line."""
+    done = sum(1 for number in waiting if outcomes[number] != "")
+    parts = []
+    for number in list(running.values()):
+        progress = jobs[number].training.progress_file.read()
+        share = progress.step / progress.total if progress else 0.0
+        done += share
+        parts.append(f"{jobs[number].label} {share:.0%}")
+    left = (time.monotonic() - started) / done * (len(waiting) - done) if done else None
+    eta = f", about {left:.0f} s left" if left is not None else ""
+    return f"{done:.1f} of {len(waiting)} trainings{eta}: {'; '.join(parts)}"

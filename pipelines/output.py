@@ -1,0 +1,14 @@
+"""Where results go when the user does not say."""
+
+import os
+from pathlib import Path
+
+
+def default_output() -> Path:
+    """`outputs` in the working directory; in a Ray job, `stop-outputs` in the home directory.
+
+    The working directory of a Ray job is a temporary copy, and what it holds is lost with it.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return Path.home() / "stop-outputs"
+    return Path("outputs")

@@ -1,0 +1,228 @@
+"""Turns a video dataset into a frame cache: decoded once, then read at memory speed.
+
+    python pipelines/preprocess.py                                 # the built-in demonstration set
+    python pipelines/preprocess.py --dataset hmdb51 --data-root DIR --cache DIR
+
+The same command goes on after an interruption, and returns at once when there is nothing to do.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipelines.command_line import RunError, parse, run
+from pipelines.output import default_output
+from pipelines.preprocessing import Progress, decode_shards
+from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan, read_failures
+from stop_core.datasets import DATASETS, SPLITS, Dataset, Selection, Split, select_clips
+
+_MOST_CLIP_BYTES = 1 << 29
+CLIP_SIZE = 224  # pixels that the common CLIP towers take
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """Turn a video dataset into a frame cache (Parquet), ready for training.
+
+    Without options, a small labelled demonstration set is generated and cached. The same command
+    goes on after an interruption; a finished cache is left as it is.
+    """
+
+    dataset: str = "motion"
+    """Which dataset: hmdb51, or motion, the demonstration set that is generated where absent."""
+    data_root: Path | None = None
+    """Folder of the dataset as its archives unpack (default for motion: OUTPUT/data/motion)."""
+    cache: Path | None = None
+    """Folder to write the cache to, one for each set of options (default: OUTPUT/cache/DATASET)."""
+    fold: int = 1
+    """Which of the dataset's official train/test divisions, from 1."""
+    frames: int | None = None
+    """Frames of each clip, spread evenly over it (default: hmdb51 12, motion 6)."""
+    size: int | None = None
+    """Edge of a frame in pixels, as the model takes it (default: hmdb51 224, motion 32)."""
+    limit: int | None = None
+    """At most so many clips of each split, taken evenly from the classes (default: all)."""
+    classes: tuple[str, ...] = ()
+    """Only these classes (default: all)."""
+    splits: tuple[Split, ...] = SPLITS
+    """Only these splits."""
+    output: Path = field(default_factory=default_output)
+    """Folder for whatever has no folder of its own, and for the MLflow store."""
+
+    def __post_init__(self) -> None:
+        if self.dataset not in DATASETS:
+            raise ValueError(
+                f"--dataset must be one of {', '.join(sorted(DATASETS))}; got {self.dataset!r}"
+            )
+        if self.data_root is None and self.entry.generate is None:
+            raise ValueError(
+                f"--data-root is needed for {self.dataset}: the folder that its archives were "
+                "unpacked to"
+            )
+        if not 1 <= self.fold <= self.entry.folds:
+            raise ValueError(
+                f"--fold must be from 1 to {self.entry.folds} for {self.dataset}, got {self.fold}"
+            )
+        for option in ("frames", "size", "limit"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise ValueError(f"--{option} must be at least 1, got {value}")
+        if not self.splits:
+            raise ValueError(f"--splits needs at least one of {', '.join(SPLITS)}")
+        frames, size = self.shape
+        if frames * size * size * 3 > _MOST_CLIP_BYTES:
+            raise ValueError(
+                f"--frames {frames} with --size {size} makes clips of over "
+                f"{_MOST_CLIP_BYTES >> 20} MiB: choose smaller ones"
+            )
+
+    @property
+    def entry(self) -> Dataset:
+        """The dataset's entry in the registry."""
+        return DATASETS[self.dataset]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Frames and size, the dataset's own where the user gave none."""
+        return self.frames or self.entry.frames, self.size or self.entry.size
+
+    @property
+    def data_path(self) -> Path:
+        """The data root; absolute, because workers have another working directory."""
+        return (self.data_root or self.output / "data" / self.dataset).resolve()
+
+    @property
+    def cache_path(self) -> Path:
+        """The cache folder, as the user would write it."""
+        return self.cache or self.output / "cache" / self.dataset
+
+
+def preprocess(config: PreprocessConfig) -> Manifest:
+    """Makes the cache, or finishes it, or finds it finished; returns what it holds.
+
+    Raises:
+        ValueError, OSError, RunError: for what a user can mend, in one sentence.
+    """
+    selection = _find_clips(config)
+    frames, size = config.shape
+    cache_config = CacheConfig.of(
+        config.entry, selection, fold=config.fold, frames=frames, size=size
+    )
+    job = CacheJob.open(config.cache_path, cache_config, selection.clips)
+    if pending := job.pending(config.data_path):
+        job.start()
+        started = time.monotonic()
+        _decode(job, pending, config)
+    manifest = job.finish() if pending or not job.is_finished() else Manifest.load(job.cache)
+    if not manifest.shards:
+        raise RunError(
+            f"none of the {len(selection.clips)} clips could be cached ({_reasons(job.cache)}); "
+            f"check the files below {config.data_path}"
+        )
+    if pending:
+        _record(config, manifest, time.monotonic() - started)
+    return manifest
+
+
+def _record(config: PreprocessConfig, manifest: Manifest, seconds: float) -> None:
+    """Tells MLflow of the cache that was made."""
+    from pipelines.tracking import TrackedRun, open_experiment  # seconds, saved where unneeded
+
+    tags = {"kind": "preprocess", "dataset": manifest.dataset, "data_hash": manifest.data_hash}
+    experiment = open_experiment(config.output, manifest.dataset)
+    name = f"preprocess {manifest.dataset} fold {manifest.fold}"
+    tracked = TrackedRun.start(config.output, experiment, name, tags=tags)
+    frames, size = config.shape
+    tracked.log_params({**asdict(config), "frames": frames, "size": size})
+    counts = {f"clips/{split}": float(count) for split, count in manifest.counts.items()}
+    failed = {"clips/failed": float(manifest.failures)}
+    tracked.log_metrics({**counts, **failed, "preprocess/seconds": seconds})
+    tracked.log_json(manifest.to_dict(), "manifest.json")
+    tracked.finish()
+
+
+def _decode(job: CacheJob, pending: Sequence[ShardPlan], config: PreprocessConfig) -> None:
+    """Makes the pending shards, telling how far it has come."""
+    clips = [clip for plan in pending for clip in plan.clips]
+    there = sum((config.data_path / clip.path).exists() for clip in clips)
+    _say(f"decoding {there} clips of {config.dataset} into {config.cache_path}")
+    if there < len(clips):
+        _say(f"{len(clips) - there} more are listed, but not below {config.data_path}")
+    Progress(there).follow(decode_shards(job, pending, config.data_path))
+
+
+def _find_clips(config: PreprocessConfig) -> Selection:
+    """Reads the annotation, generating the dataset first where that is how it comes to be."""
+    root, entry = config.data_path, config.entry
+    if entry.generate is not None and not root.exists():
+        _say(f"generating the dataset {entry.name} below {root}")
+        entry.generate(root)
+    selection = select_clips(
+        entry.read(root, config.fold), config.splits, config.classes, config.limit
+    )
+    if not selection.clips:
+        raise RunError(f"the annotation below {root} lists no clip of the chosen splits")
+    if not any((root / clip.path).exists() for clip in selection.clips):
+        raise RunError(
+            f"none of the {len(selection.clips)} listed clips is there, for example "
+            f"{root / selection.clips[0].path}: unpack the videos below {root}"
+        )
+    return selection
+
+
+def _reasons(cache: Path) -> str:
+    """Counts the failures by their reason, the most frequent first."""
+    # Numbers vary from file to file; the reason is what is left without them.
+    counts = Counter(
+        failure.error.partition(":")[0] if failure.stage == "decode" else failure.error
+        for failure in read_failures(cache)
+    )
+    return ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
+
+
+def summary(config: PreprocessConfig, manifest: Manifest) -> str:
+    """Returns what the user reads at the end: what is there, what is not, and what to type next."""
+    cache = config.cache_path
+    counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
+    lines = [
+        f"cached    {sum(manifest.counts.values())} clips of {manifest.dataset} ({counts}), "
+        f"{len(manifest.class_names)} classes, {manifest.frames} frames of {manifest.size} px"
+    ]
+    if manifest.failures:
+        lines.append(
+            f"failed    {manifest.failures} clips ({_reasons(cache)}): see "
+            f"{cache / 'failures.parquet'}"
+        )
+    lines.append(f"cache     {cache}  (data hash {manifest.data_hash[:12]})")
+    lines.append(f"next      {_next_command(config, cache)}")
+    return "\n".join(lines)
+
+
+def _next_command(config: PreprocessConfig, cache: Path) -> str:
+    """A training that fits the cache."""
+    _, size = config.shape
+    if config.entry.generate is not None:
+        return f"python pipelines/train.py --config sweeps/recipes/motion.yaml --cache {cache}"
+    fits = size == CLIP_SIZE
+    tower = " --tower ViT-B-32-quickgelu --pretrained openai" if fits else ""
+    return f"python pipelines/train.py --cache {cache}{tower}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Runs the command line."""
+    config = parse(PreprocessConfig)
+    run(lambda: print(summary(config, preprocess(config))))
+
+
+if __name__ == "__main__":
+    main()

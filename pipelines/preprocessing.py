@@ -1,0 +1,180 @@
+"""The Ray Data chain of preprocessing: shard plans in, one small record a shard out.
+
+    plans -> [task: decode the clips of a shard, write the shard] -> records -> driver
+
+Frames never leave the task that decoded them but for the shard file; a record is a few dozen
+bytes, so the driver's memory does not grow with the data.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.command_line import RunError
+from pipelines.ray_session import start_ray
+from stop_core.cache import CacheConfig, CacheJob, ShardPlan, write_shard
+
+
+@dataclass(frozen=True)
+class ShardDone:
+    """What the driver learns of a shard that is complete."""
+
+    clips: int
+    """Files that were there to be decoded."""
+    failures: int
+    """How many of them could not be."""
+
+
+def decode_shards(
+    job: CacheJob, plans: Sequence[ShardPlan], data_root: Path
+) -> Iterator[ShardDone]:
+    """Decodes and writes shards on all CPUs of the cluster; yields as each is complete.
+
+    Args:
+        job: the cache to write to; its folder is seen by every node.
+        plans: the shards to make.
+        data_root: an absolute path that every node sees.
+
+    Raises:
+        RunError: if a shard cannot be written, or a worker dies. Complete shards stay.
+    """
+    start_ray()
+    import ray
+    import ray.exceptions
+
+    _quiet(ray.data.DataContext.get_current())
+    # One block a plan: a task is then one shard, and reports as soon as that is on disk.
+    records = ray.data.from_items(
+        [{"plan": plan.to_json()} for plan in plans], override_num_blocks=len(plans)
+    ).map(
+        write_shard_row,
+        fn_kwargs={
+            "config": json.dumps(job.config.to_dict()),
+            "data_root": str(data_root),
+            "cache": str(job.cache.resolve()),
+        },
+        num_cpus=1,
+    )
+    try:
+        for row in records.iter_rows():
+            if row["error"]:
+                raise RunError(
+                    f"cannot write the shard {row['shard']} to {job.cache}: {row['error']}. "
+                    "What is complete stays; mend this and run the same command again"
+                )
+            yield ShardDone(clips=row["clips"], failures=row["failures"])
+    except ray.exceptions.RayError as error:
+        raise RunError(
+            f"a worker died while decoding ({_first_line(error)}). "
+            "What is complete stays; run the same command again to go on"
+        ) from error
+
+
+def write_shard_row(row: dict[str, Any], config: str, data_root: str, cache: str) -> dict[str, Any]:
+    """Makes one shard in a worker. An error is a value in the row, so that none stops the chain."""
+    plan = ShardPlan.from_json(row["plan"])
+    done = {"shard": plan.name, "clips": 0, "failures": 0, "error": ""}
+    cache_config = CacheConfig.from_dict(json.loads(config))
+    try:
+        with _silent_decoder():
+            record = write_shard(plan, cache_config, Path(data_root), Path(cache))
+    except OSError as error:
+        return done | {"error": str(error)}
+    failures = sum(failure.stage == "decode" for failure in record.failures)
+    return done | {"clips": record.rows + failures, "failures": failures}
+
+
+@contextmanager
+def _silent_decoder() -> Iterator[None]:
+    """Keeps what native code prints off this worker's stderr, which Ray shows to the user.
+
+    decord prints a line for every file that it cannot open, at whatever level it is told to log;
+    the reason is in the shard's record.
+    """
+    saved = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+class Progress:
+    """How far the clips have come: a bar on a terminal, elsewhere a line about every 10 seconds."""
+
+    def __init__(self, total: int, interval: float = 10.0) -> None:
+        from rich.console import Console
+
+        self.total = total
+        self.clips = 0
+        self.failures = 0
+        self._interval = interval
+        self._last = time.monotonic()
+        self._first: tuple[float, int] | None = None
+        self._console = Console(stderr=True)
+
+    def follow(self, shards: Iterator[ShardDone]) -> None:
+        """Takes shards as they are complete, until there are no more."""
+        if not self._console.is_terminal:
+            for done in shards:
+                self._count(done)
+                self._print_line()
+            return
+        from rich import progress
+
+        columns = (
+            progress.TextColumn("decoding"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("clips, {task.fields[failed]} failed,"),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("left"),
+        )
+        with progress.Progress(*columns, console=self._console) as bar:
+            task = bar.add_task("", total=self.total, failed=0)
+            for done in shards:
+                self._count(done)
+                bar.update(task, completed=self.clips, failed=self.failures)
+
+    def _count(self, done: ShardDone) -> None:
+        self.clips += done.clips
+        self.failures += done.failures
+
+    def _print_line(self) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            # The workers have only now started; a rate that counts their start would mislead.
+            self._first = (now, self.clips)
+        begin, before = self._first
+        if now - self._last < self._interval or self.clips == before:
+            return
+        self._last = now
+        rate = (self.clips - before) / (now - begin)
+        minutes, seconds = divmod(round((self.total - self.clips) / rate), 60)
+        self._console.print(
+            f"decoded {self.clips} of {self.total} clips, {self.failures} failed, "
+            f"{rate:.0f} clips/s, about {minutes}:{seconds:02d} left",
+            highlight=False,
+        )
+
+
+def _quiet(context: Any) -> None:
+    """Turns off what Ray Data prints about its executions; progress is told by `Progress`."""
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # It warns that the bars are off, and reports the end of every execution.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _first_line(error: Exception) -> str:
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), "no reason given"
+    )

@@ -1,0 +1,43 @@
+"""Connecting to Ray, quietly."""
+
+import logging
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Set before ray is imported. What each does is in docs/clusters.md.
+_SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # a report returns at the next check, not after 2 s
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; without it Ray warns
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path means the same in a trial as outside of it
+}
+
+
+def start_ray() -> None:
+    """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine; idempotent."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    ray.init(
+        # With the dashboard: Train asks its state service who is alive. It listens on loopback.
+        include_dashboard=None if "RAY_ADDRESS" in os.environ else True,
+        # Workers tell their progress through files, and their failures through exceptions.
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env=_runtime_env(),
+    )
+
+
+def _runtime_env() -> dict[str, object] | None:
+    """Puts this checkout on the workers' path, unless a job has packaged it already."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return None
+    python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    # On a cluster that runs already, the workers do not see this process's environment.
+    mlflow = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    return {"env_vars": {"PYTHONPATH": python_path, **_SETTINGS, **mlflow}}

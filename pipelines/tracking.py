@@ -1,0 +1,225 @@
+"""MLflow, the same for every entry point: one store, one naming of parameters and metrics."""
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NAME,
+    MLFLOW_SOURCE_NAME,
+)
+
+from pipelines.command_line import RunError
+from pipelines.ray_session import ROOT
+
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+_PACKAGES = ("torch", "open_clip_torch", "ray", "mlflow", "decord", "pyarrow", "pandas", "numpy")
+_LONGEST_PARAM = 6000  # MLflow's own limit
+
+
+def tracking_uri(output: Path) -> str:
+    """The server of MLFLOW_TRACKING_URI, else an SQLite store under the output folder."""
+    return os.environ.get(TRACKING_URI) or f"sqlite:///{(output / 'mlflow.db').resolve()}"
+
+
+def ui_command(output: Path) -> str:
+    """The one line that opens the UI on this store."""
+    if server := os.environ.get(TRACKING_URI):
+        return f"open {server} in a browser"
+    command = Path(sys.executable).with_name("mlflow")  # also without an activated environment
+    return f"{command} ui --backend-store-uri sqlite:///{(output / 'mlflow.db').resolve()}"
+
+
+def open_experiment(output: Path, name: str) -> str:
+    """Prepares the store, and returns the id of the experiment called `name`, made if new.
+
+    Called once, by the driver, before anything runs in parallel: processes that open an empty
+    SQLite store at the same time crash each other.
+
+    Raises:
+        RunError: if the store cannot be opened or written.
+    """
+    _make_writable(output)
+    uri = tracking_uri(output)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
+    artifacts = None if TRACKING_URI in os.environ else (output / "mlartifacts").resolve().as_uri()
+    try:
+        client = MlflowClient(uri)
+        if experiment := client.get_experiment_by_name(name):
+            if experiment.lifecycle_stage == "deleted":
+                client.restore_experiment(experiment.experiment_id)
+            return str(experiment.experiment_id)
+        return str(client.create_experiment(name, artifact_location=artifacts))
+    except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
+        raise RunError(
+            f"the MLflow store {uri} cannot be used ({_first_line(problem)}); check that it is "
+            f"writable, or set {TRACKING_URI} to a server"
+        ) from problem
+
+
+def _make_writable(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as problem:
+        raise RunError(
+            f"the folder {output} cannot be written ({problem.strerror or problem}); choose "
+            "another --output, or ask for the permission"
+        ) from problem
+
+
+class TrackedRun:
+    """One MLflow run, addressed by its id, so that any process can add to it."""
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self.uri = uri
+        self.run_id = run_id
+        self.client = MlflowClient(uri)
+
+    @classmethod
+    def start(
+        cls,
+        output: Path,
+        experiment_id: str,
+        name: str,
+        *,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        run_id: str | None = None,
+    ) -> "TrackedRun":
+        """Starts a run, or goes on with the run `run_id` if the store still has it."""
+        uri = tracking_uri(output)
+        client = MlflowClient(uri)
+        if run_id is not None:
+            try:
+                client.update_run(run_id, status="RUNNING")
+                return cls(uri, run_id)
+            except MlflowException:
+                pass  # the store was moved or emptied: the run goes on in a new one
+        all_tags = {
+            MLFLOW_RUN_NAME: name,
+            MLFLOW_GIT_COMMIT: git_commit(),
+            MLFLOW_SOURCE_NAME: "STOP",
+            "git_commit": git_commit(),
+            **(tags or {}),
+        }
+        if parent is not None:
+            all_tags[MLFLOW_PARENT_RUN_ID] = parent
+        run = client.create_run(experiment_id, run_name=name, tags=all_tags)
+        tracked = cls(uri, run.info.run_id)
+        tracked.log_json(environment(), "environment.json")
+        return tracked
+
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Records parameters; the same values again are no error."""
+        params = [Param(name, str(value)[:_LONGEST_PARAM]) for name, value in values.items()]
+        self.client.log_batch(self.run_id, params=params)
+
+    def set_tags(self, values: Mapping[str, Any]) -> None:
+        """Sets tags, replacing those of the same name."""
+        tags = [RunTag(name, str(value)) for name, value in values.items()]
+        self.client.log_batch(self.run_id, tags=tags)
+
+    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Records numbers at one step."""
+        self.log_points([(step, values)])
+
+    def log_points(self, points: list[tuple[int, Mapping[str, float]]]) -> None:
+        """Records numbers at several steps in one call."""
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, float(value), now, step)
+            for step, values in points
+            for name, value in values.items()
+        ]
+        for start in range(0, len(metrics), 1000):  # MLflow's limit of a batch
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Stores a copy of a file as an artifact."""
+        self.client.log_artifact(self.run_id, str(path), folder)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Stores a text as an artifact."""
+        self.client.log_text(self.run_id, text, name)
+
+    def log_json(self, values: Mapping[str, Any], name: str) -> None:
+        """Stores a mapping as a JSON artifact."""
+        self.log_text(json.dumps(values, indent=2, default=str), name)
+
+    def log_table(self, columns: Mapping[str, list[Any]], name: str) -> None:
+        """Stores an MLflow table, which the UI shows as one, in place of an earlier one."""
+        held = {file.path for file in self.client.list_artifacts(self.run_id)}
+        if name not in held:
+            self.client.log_table(self.run_id, dict(columns), name)
+            return
+        # A second log_table would append the same rows again.
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        self.log_json({"columns": list(columns), "data": rows}, name)
+
+    @contextmanager
+    def ended(self) -> Iterator[None]:
+        """Ends the run as FINISHED when the body does, as FAILED or KILLED when it fails."""
+        try:
+            yield
+        except Exception:
+            self.finish("FAILED")
+            raise
+        except BaseException:
+            self.finish("KILLED")
+            raise
+        self.finish()
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Ends the run; status is FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.run_id, status)
+
+
+def git_commit() -> str:
+    """The commit of this checkout, with "+changes" if it has any; "unknown" outside one."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return "unknown"
+    return commit + ("+changes" if _git("status", "--porcelain", "-uno") else "")
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers were computed with."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -1,0 +1,87 @@
+"""Trains STOP, or a baseline, on a frame cache with Ray Train."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: the checkout is not on the path yet
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipelines.cache_lookup import find_cache
+from pipelines.command_line import parse, run
+from pipelines.many_runs import room_for
+from pipelines.output import default_output
+from pipelines.progress import say, told
+from pipelines.ray_session import start_ray
+from pipelines.tracking import ui_command
+from pipelines.training_run import Resources, TrainingResult, TrainingRun
+from stop_core.experiment import ExperimentConfig
+from sweeps.reading import FOLDER
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train STOP, or one of its baselines, on a frame cache, and test the best epoch once.
+
+    Without --cache: STOP on the embedded demonstration set, with the settings of
+    sweeps/recipes/motion.yaml, a minute or so on one CPU core.
+
+    Validation chooses the epoch. The result, the prompts and the predictions lie under
+    <output>/runs, and in MLflow. After a kill, the same command goes on where it stopped; when
+    all is done, it prints the result again.
+
+    Examples:
+      python pipelines/train.py --method vpt --seed 1
+      python pipelines/train.py --cache outputs/cache/hmdb51 --tower ViT-B-32-quickgelu \\
+          --pretrained openai --gpus-per-worker 1 --epochs 20 --batch-size 64
+    """
+
+    cache: Path | None = None
+    """A directory made by preprocess.py; empty: the embedded set, prepared if need be."""
+    output: Path = field(default_factory=default_output)
+    """Where runs, checkpoints and the MLflow store go."""
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    resources: Resources = field(default_factory=Resources)
+
+
+def main(config: TrainConfig) -> TrainingResult:
+    """Trains as configured and prints the result."""
+    cache = find_cache(config.cache, config.output)
+    training = TrainingRun(config.experiment, cache, config.output)
+    result = training.remembered()
+    if result is None:
+        say(f"training {training.name}")
+        start_ray()
+        room_for(config.resources)
+        with told(lambda: _line(training)):
+            result = training.train(config.resources)
+    _summarise(result, config)
+    return result
+
+
+def _line(training: TrainingRun) -> str | None:
+    progress = training.progress_file.read()
+    return progress.line() if progress else None
+
+
+def _summarise(result: TrainingResult, config: TrainConfig) -> None:
+    again = " (trained before; nothing was run)" if result.reused else ""
+    rule = "best epoch" if "val/top1" in result.metrics else "no validation split, so last epoch"
+    say(f"{result.name}: {rule} {result.metrics['best_epoch']:.0f}{again}")
+    for name, value in sorted(result.metrics.items()):
+        if "/" in name:
+            say(f"  {name:<18} {value:.4f}")
+    say(f"prompts, predictions and settings: {result.folder}")
+    say(f"all runs: {ui_command(config.output)}")
+
+
+def _embedded_recipe(arguments: Sequence[str]) -> Path | None:
+    """The embedded set comes with settings that suit it."""
+    has_cache = any(word.split("=")[0] == "--cache" for word in arguments)
+    return None if has_cache else FOLDER / "recipes" / "motion.yaml"
+
+
+if __name__ == "__main__":
+    options = parse(TrainConfig, default_file=_embedded_recipe)
+    run(lambda: main(options))

@@ -1,0 +1,353 @@
+"""One training from the outside: checked, named, tracked, run by Ray Train, remembered.
+
+A run's name is its identity (data, method, configuration, seed). Running it again after a kill
+goes on from its last checkpoint, in the same MLflow run; running it again when it is done gives
+the remembered result.
+"""
+
+import fcntl
+import json
+import shutil
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from pipelines.command_line import RunError
+from pipelines.progress import ProgressFile
+from pipelines.tracking import TrackedRun, git_commit, open_experiment
+from pipelines.training_worker import PREDICTIONS, WorkerTask, train_alone, train_worker
+from stop_core.cache.files import appearing
+from stop_core.cache.manifest import Manifest
+from stop_core.experiment import ExperimentConfig
+
+if TYPE_CHECKING:  # torch, open_clip and Ray Train take seconds; a remembered run needs none
+    from ray.train import ScalingConfig
+
+    from stop_core.clip import TowerShape
+
+RESULT = "result.json"
+RUN_ID = "mlflow_run_id"
+PROMPTS = "prompts.safetensors"
+RESULT_VERSION = 1  # raise it when a change of code changes results: old ones are then not reused
+_RESTARTS_OF_A_WORKER_GROUP = 2
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where a training runs. It must not change the result."""
+
+    workers: int = 1
+    """Ray Train workers that share every batch."""
+    cpus_per_worker: float = 1
+    """Logical CPUs, and computing threads, of each worker."""
+    gpus_per_worker: float = 0
+    """GPUs of each worker; 0 trains on the CPU, a fraction shares a GPU between trainings."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if self.cpus_per_worker <= 0:
+            raise ValueError(f"cpus_per_worker must be positive, got {self.cpus_per_worker}")
+        if self.gpus_per_worker < 0:
+            raise ValueError(f"gpus_per_worker must not be negative, got {self.gpus_per_worker}")
+
+    @property
+    def one_worker(self) -> bool:
+        """Whether a training fits into a single Ray task."""
+        return self.workers == 1
+
+    def scaling(self) -> "ScalingConfig":
+        """The same for Ray Train."""
+        from ray.train import ScalingConfig
+
+        per_worker = {"CPU": self.cpus_per_worker}
+        if self.gpus_per_worker:
+            per_worker["GPU"] = self.gpus_per_worker
+        return ScalingConfig(
+            num_workers=self.workers,
+            use_gpu=self.gpus_per_worker > 0,
+            resources_per_worker=per_worker,
+        )
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished training is remembered by."""
+
+    name: str
+    method: str
+    dataset: str
+    fold: int
+    seed: int
+    metrics: dict[str, float]
+    config_hash: str
+    data_hash: str
+    git_commit: str
+    run_id: str  # of MLflow
+    folder: str
+    reused: bool = False
+
+    @property
+    def prompts(self) -> Path:
+        """The trained prompts of the chosen epoch."""
+        return Path(self.folder) / PROMPTS
+
+
+def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str]) -> None:
+    """Refuses a cache that does not suit the experiment, before anything starts.
+
+    Raises:
+        ValueError: which says what differs and what to do.
+    """
+    from stop_core.clip import check_name, tower_shape
+
+    check_name(config.tower, config.pretrained)
+    if shape := tower_shape(config.tower):
+        _check_shape(config, shape, manifest.size)
+    for split in splits:
+        if not manifest.counts.get(split):
+            raise ValueError(
+                f"the cache has no clips in its {split} split; preprocess more of the dataset "
+                "(a larger --limit, more --classes, --splits with train, val and test)"
+            )
+
+
+def _check_shape(config: ExperimentConfig, shape: "TowerShape", size: int) -> None:
+    if shape.image_size != size:
+        raise ValueError(
+            f"the cache holds frames of {size} pixels, and the tower {config.tower} takes "
+            f"{shape.image_size}; run preprocess.py with --size {shape.image_size} into another "
+            "--cache, or choose another --tower"
+        )
+    if config.method == "stop" and config.stop.n_s > shape.patches:
+        raise ValueError(
+            f"n_s is {config.stop.n_s}, but a frame has only {shape.patches} patches in "
+            f"{config.tower}; lower --n-s"
+        )
+    if config.method == "stop" and (config.stop.depth or 1) > shape.blocks:
+        raise ValueError(
+            f"depth is {config.stop.depth}, but {config.tower} has only {shape.blocks} blocks; "
+            "lower --depth"
+        )
+
+
+class TrainingRun:
+    """A training that may not have begun, may be half done, or may be finished."""
+
+    def __init__(
+        self, config: ExperimentConfig, cache: Path, output: Path, *, test: bool = True
+    ) -> None:
+        from stop_core.clip import weights_fingerprint
+
+        self.config = config
+        self.test = test
+        self.cache = cache.resolve()
+        self.output = output.resolve()
+        self.manifest = Manifest.load(self.cache)
+        check_fit(config, self.manifest, ("train", "test") if test else ("train", "val"))
+        data, method = f"{self.manifest.dataset}{self.manifest.fold}", config.method
+        # What decides the numbers: settings, data, weights, and this code's own arithmetic.
+        weights = weights_fingerprint(config.tower, config.pretrained)
+        hashes = f"{config.hash}-{self.manifest.data_hash[:8]}-{weights}v{RESULT_VERSION}"
+        kind = "" if test else "-untested"  # a trial of a sweep must not see the test split
+        self.name = f"{data}-{method}-seed{config.seed}-{hashes}{kind}"
+        self.folder = self.output / "runs" / self.name
+
+    def remembered(self) -> TrainingResult | None:
+        """The result, if this very training has been done before."""
+        path = self.folder / RESULT
+        if not path.is_file():
+            return None
+        return TrainingResult(**{**json.loads(path.read_text()), "reused": True})
+
+    def train(
+        self,
+        resources: Resources,
+        parent: str | None = None,
+        label: str | None = None,
+        *,
+        here: bool = False,
+    ) -> TrainingResult:
+        """Trains, or goes on with it, and remembers the result.
+
+        Args:
+            resources: where to train.
+            parent: MLflow run id of the sweep or table that this training belongs to.
+            label: name of the MLflow run; default: method and seed.
+            here: train in this process instead of starting workers of Ray Train: for a Ray task
+                that has the resources of the one worker already.
+
+        Raises:
+            RunError: if the training fails; the message gives the reason in one sentence.
+        """
+        if result := self.remembered():
+            return result
+        experiment = open_experiment(self.output, self.manifest.dataset)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _alone_in(self.folder):
+            # Whoever held the folder may have finished this very training meanwhile.
+            return self.remembered() or self._train(experiment, resources, parent, label, here)
+
+    def _train(
+        self,
+        experiment: str,
+        resources: Resources,
+        parent: str | None,
+        label: str | None,
+        here: bool,
+    ) -> TrainingResult:
+        self.progress_file.path.unlink(missing_ok=True)  # a killed process left it
+        tracked = self._track(experiment, parent, label)
+        tracked.set_tags(
+            {"workers": resources.workers, "gpus_per_worker": resources.gpus_per_worker}
+        )
+        with _ends_with_reason(tracked, self.name):
+            task = self._task(tracked, resources)
+            metrics, checkpoint = (
+                self._run_here(task) if here else self._run_workers(task, resources)
+            )
+            result = self._keep(metrics, checkpoint, tracked)
+        tracked.finish()
+        return result
+
+    @property
+    def progress_file(self) -> ProgressFile:
+        """Where the worker tells how far it is."""
+        return ProgressFile(self.folder / "progress.json")
+
+    def _track(self, experiment: str, parent: str | None, label: str | None) -> TrackedRun:
+        """The MLflow run of this training: a new one, or the one it began in."""
+        known = self.folder / RUN_ID
+        tracked = TrackedRun.start(
+            self.output,
+            experiment,
+            label or f"{self.config.method} seed {self.config.seed}",
+            parent=parent,
+            run_id=known.read_text() if known.is_file() else None,
+            tags={
+                "kind": "training",
+                "method": self.config.method,
+                "dataset": self.manifest.dataset,
+                "fold": str(self.manifest.fold),
+                "config_hash": self.config.hash,
+                "data_hash": self.manifest.data_hash,
+            },
+        )
+        write_whole(known, tracked.run_id)
+        tracked.log_params({**self.config.parameters(), "dataset": self.manifest.dataset})
+        return tracked
+
+    def _task(self, tracked: TrackedRun, resources: Resources) -> WorkerTask:
+        return WorkerTask(
+            config=self.config,
+            cache=self.cache,
+            tracking_uri=tracked.uri,
+            run_id=tracked.run_id,
+            progress_file=self.progress_file.path,
+            threads=max(1, int(resources.cpus_per_worker)),
+            gpu=resources.gpus_per_worker > 0,
+            test=self.test,
+        )
+
+    def _run_here(self, task: WorkerTask) -> tuple[dict[str, float], Path]:
+        return train_alone(task, self.folder / "checkpoints")
+
+    def _run_workers(self, task: WorkerTask, resources: Resources) -> tuple[dict[str, float], Path]:
+        """Runs Ray Train; the run's name and folder are how it finds its checkpoints again."""
+        from ray.train import CheckpointConfig, FailureConfig, RunConfig
+        from ray.train.torch import TorchTrainer
+
+        outcome = TorchTrainer(
+            train_worker,
+            train_loop_config={"task": task},
+            scaling_config=resources.scaling(),
+            run_config=RunConfig(
+                name=self.name,
+                storage_path=str(self.folder.parent),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                failure_config=FailureConfig(max_failures=_RESTARTS_OF_A_WORKER_GROUP),
+            ),
+        ).fit()
+        if outcome.checkpoint is None or not outcome.metrics:
+            raise RunError(f"the training {self.name} ended without a result; run it again")
+        return outcome.metrics, Path(outcome.checkpoint.path)
+
+    def _keep(
+        self, metrics: dict[str, float], checkpoint: Path, tracked: TrackedRun
+    ) -> TrainingResult:
+        """Copies what matters out of the last checkpoint; the result file comes last."""
+        from stop_core.checkpoint import BEST_PROMPTS
+
+        for source, target in ((BEST_PROMPTS, PROMPTS), (PREDICTIONS, PREDICTIONS)):
+            shutil.copy(checkpoint / source, self.folder / target)
+        write_whole(self.folder / "config.yaml", yaml.safe_dump(self.config.parameters()))
+        kept = ("val/", "test/", "best_epoch", "trainable_parameters")
+        kept_metrics = {k: float(v) for k, v in metrics.items() if k.startswith(kept)}
+        result = TrainingResult(
+            name=self.name,
+            method=self.config.method,
+            dataset=self.manifest.dataset,
+            fold=self.manifest.fold,
+            seed=self.config.seed,
+            metrics=kept_metrics,
+            config_hash=self.config.hash,
+            data_hash=self.manifest.data_hash,
+            git_commit=git_commit(),
+            run_id=tracked.run_id,
+            folder=str(self.folder),
+        )
+        for name in (PROMPTS, PREDICTIONS, "config.yaml"):
+            tracked.log_file(self.folder / name)
+        write_whole(self.folder / RESULT, json.dumps(asdict(result), indent=2))
+        return result
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a small text file so that a reader, or a kill, never sees half of it."""
+    with appearing(path) as staging:
+        staging.write_text(text)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process trains in this folder; a killed one holds it no longer."""
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _ends_with_reason(tracked: TrackedRun, name: str) -> Iterator[None]:
+    """Turns a failed training into one sentence, and tells MLflow of it."""
+    try:
+        yield
+    except BaseException as problem:
+        reason = root_cause(problem)
+        tracked.set_tags({"failure": reason})
+        tracked.log_text("".join(traceback.format_exception(problem)), "failure.txt")
+        tracked.finish("FAILED" if isinstance(problem, Exception) else "KILLED")
+        if not isinstance(problem, Exception) or isinstance(problem, RunError):
+            raise
+        raise RunError(f"the training {name} failed: {reason}") from problem
+
+
+def root_cause(problem: BaseException) -> str:
+    """The reason of a failure that has come through Ray, in one line.
+
+    Only Ray's wrappings are taken off: what our own code raised explains itself.
+    """
+    failures = getattr(problem, "worker_failures", None)
+    if failures:
+        return root_cause(next(iter(failures.values())))
+    for inner in (getattr(problem, "controller_failure", None), getattr(problem, "cause", None)):
+        if isinstance(inner, BaseException):
+            return root_cause(inner)
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    explained = isinstance(problem, ValueError | OSError | RunError | ArithmeticError)
+    # Ray's own texts end with the error itself, behind pages of trace.
+    return text if explained else (str(problem).strip().splitlines() or [text])[-1]

@@ -1,0 +1,50 @@
+"""What travels to a Ray Train worker: a task, and the function that does it.
+
+Ray's controller imports this file too, so what takes seconds to import (torch, open_clip, MLflow)
+is left to the worker itself.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stop_core.experiment import ExperimentConfig
+
+PREDICTIONS = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """What a worker is told; it travels to other processes, so it holds paths and no tensors."""
+
+    config: ExperimentConfig
+    cache: Path
+    tracking_uri: str
+    run_id: str
+    progress_file: Path
+    threads: int
+    """Computing threads; the rounding of a result depends on them."""
+    gpu: bool
+    """Whether a GPU was reserved; without one, a GPU that happens to be there is not used."""
+    test: bool
+    """Whether to evaluate the test split at the end; a trial of a sweep does not."""
+
+
+def train_worker(arguments: dict[str, WorkerTask]) -> None:
+    """The function that Ray Train runs in every worker."""
+    from pipelines.worker_run import WorkerRun
+    from pipelines.worker_session import RayTrainSession
+
+    WorkerRun(arguments["task"], RayTrainSession()).run()
+
+
+def train_alone(task: WorkerTask, checkpoints: Path) -> tuple[dict[str, float], Path]:
+    """Trains in this very process; returns the last metrics and the last checkpoint."""
+    from pipelines.worker_run import WorkerRun
+    from pipelines.worker_session import FolderSession
+
+    session = FolderSession(checkpoints)
+    WorkerRun(task, session).run()
+    latest = session.latest()
+    if latest is None:
+        raise RuntimeError(f"no checkpoint appeared in {checkpoints}")
+    return session.metrics, latest

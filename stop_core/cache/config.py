@@ -1,0 +1,100 @@
+"""What a frame cache is made with: two caches with equal configurations hold the same clips."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from stop_core.cache.files import hash_json
+from stop_core.datasets import Dataset, Selection
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """The options of a cache and the clip list that they lead to. Says nothing of any machine."""
+
+    dataset: str
+    fold: int
+    frames: int
+    """T, frames of a clip."""
+    size: int
+    """Edge of a frame, in pixels."""
+    limit: int | None
+    classes: tuple[str, ...]
+    """The chosen classes, sorted; empty for all."""
+    splits: tuple[str, ...]
+    class_names: tuple[str, ...]
+    """By label."""
+    template: str
+    clips_hash: str
+    """Over the whole list of clips, so that edited annotations are noticed."""
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset, selection: Selection, *, fold: int, frames: int, size: int
+    ) -> "CacheConfig":
+        """Builds the configuration of a cache of `selection`, a part of `dataset`."""
+        return cls(
+            dataset=dataset.name,
+            fold=fold,
+            frames=frames,
+            size=size,
+            limit=selection.limit,
+            classes=selection.classes,
+            splits=selection.splits,
+            class_names=selection.class_names,
+            template=dataset.template,
+            clips_hash=hash_json([asdict(clip) for clip in selection.clips]),
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """T, H, W, 3: the shape of one clip's frames."""
+        return (self.frames, self.size, self.size, 3)
+
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of one clip's frames."""
+        return self.frames * self.size * self.size * 3
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "CacheConfig":
+        """Reads back what `to_dict` gave, through JSON or not; KeyError if a field is missing."""
+        listed = {"classes", "splits", "class_names"}
+        arguments: dict[str, Any] = {
+            field.name: tuple(values[field.name]) if field.name in listed else values[field.name]
+            for field in fields(cls)
+        }
+        return cls(**arguments)
+
+    def differences(self, other: "CacheConfig") -> list[str]:
+        """Returns one phrase for every option in which `other` differs from this cache."""
+        options = ("dataset", "fold", "frames", "size", "limit", "classes", "splits", "template")
+        found = [
+            f"{name} is {_show(getattr(self, name))} there and {_show(getattr(other, name))} here"
+            for name in options
+            if getattr(self, name) != getattr(other, name)
+        ]
+        if not found and self != other:
+            found.append("the annotation files list other clips than they did then")
+        return found
+
+    def command(self, cache: object) -> str:
+        """Returns the command that makes this cache, or finishes it."""
+        parts = [f"python pipelines/preprocess.py --dataset {self.dataset} --data-root DIR"]
+        parts.append(f"--cache {cache} --fold {self.fold} --frames {self.frames}")
+        parts.append(f"--size {self.size}")
+        if self.limit is not None:
+            parts.append(f"--limit {self.limit}")
+        if self.classes:
+            parts.append(f"--classes {' '.join(self.classes)}")
+        parts.append(f"--splits {' '.join(self.splits)}")
+        return " ".join(parts)
+
+
+def _show(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(value) or "all"
+    return "none" if value is None else str(value)

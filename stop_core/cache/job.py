@@ -1,0 +1,159 @@
+"""The making of a cache, from any state that an earlier attempt left it in.
+
+    ABSENT --open--> STARTED --every shard recorded, finish--> FINISHED
+                        ^                                         |
+                        +---- start: a source has changed --------+
+
+STARTED has `job.json`; FINISHED has `manifest.json` besides. A kill at any moment leaves one of the
+three, and the same command goes on from there to the same bytes.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stop_core.cache.config import CacheConfig
+from stop_core.cache.files import (
+    DATA,
+    FAILURES,
+    FORMAT_VERSION,
+    JOB,
+    MANIFEST,
+    RECORDS,
+    appearing,
+    hash_json,
+    is_leftover,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
+from stop_core.cache.manifest import Manifest, ShardEntry
+from stop_core.cache.shards import Failure, ShardPlan, ShardRecord, plan_shards
+from stop_core.datasets import Clip
+
+
+@dataclass(frozen=True)
+class CacheJob:
+    """One cache to be made: where, with what, and its shards."""
+
+    cache: Path
+    config: CacheConfig
+    plans: tuple[ShardPlan, ...]
+
+    @classmethod
+    def open(cls, cache: Path, config: CacheConfig, clips: Sequence[Clip]) -> "CacheJob":
+        """Begins a cache at an absent or empty folder, or goes on with one of the same options.
+
+        Raises:
+            ValueError: if the folder holds something else, or a cache made with other options.
+            OSError: if the folder cannot be written.
+        """
+        if (cache / JOB).is_file():
+            _check_same(cache, config)
+        elif cache.is_dir() and not all(is_leftover(path) for path in cache.iterdir()):
+            raise ValueError(f"{cache} holds files but no frame cache: choose another --cache")
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            if not (cache / JOB).is_file():
+                job = {"format_version": FORMAT_VERSION, "config": config.to_dict()}
+                write_json(cache / JOB, job)
+            for folder in (DATA, RECORDS):
+                (cache / folder).mkdir(exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"cannot write a cache to {cache} ({error.strerror or error}): "
+                "choose another --cache, or ask for the permission"
+            ) from error
+        return cls(cache, config, tuple(plan_shards(clips)))
+
+    def pending(self, data_root: Path) -> list[ShardPlan]:
+        """Returns the shards that are not there yet, or whose sources have changed."""
+        return [plan for plan in self.plans if not self._is_done(plan, data_root)]
+
+    def _is_done(self, plan: ShardPlan, data_root: Path) -> bool:
+        record = ShardRecord.load(self.cache, plan.name)
+        return (
+            record is not None
+            and record.matches_file(self.cache)
+            and record.identity == plan.identity(self.config, data_root)
+        )
+
+    def is_finished(self) -> bool:
+        """Whether the manifest is there, so that the cache may be read."""
+        return (self.cache / MANIFEST).is_file()
+
+    def start(self) -> None:
+        """Takes the manifest away: from here until `finish` the cache is not to be read."""
+        (self.cache / MANIFEST).unlink(missing_ok=True)
+
+    def finish(self) -> Manifest:
+        """Writes the failures and the manifest of a job whose shards are all recorded.
+
+        Raises:
+            ValueError: if a shard has no record; the message says how many.
+        """
+        records = [ShardRecord.load(self.cache, plan.name) for plan in self.plans]
+        complete = [record for record in records if record is not None]
+        if len(complete) < len(records):
+            missing = len(records) - len(complete)
+            raise ValueError(f"{self.cache}: {missing} of {len(records)} shards are not complete")
+        failures = [failure for record in complete for failure in record.failures]
+        _write_failures(self.cache / FAILURES, failures)
+        manifest = self._manifest(complete, len(failures))
+        write_json(self.cache / MANIFEST, manifest.to_dict())
+        remove_leftovers(self.cache)
+        return manifest
+
+    def _manifest(self, records: Sequence[ShardRecord], failures: int) -> Manifest:
+        shards = tuple(ShardEntry(r.name, r.split, r.rows, r.sha256) for r in records if r.rows)
+        counts = Counter({split: 0 for split in self.config.splits})
+        for shard in shards:
+            counts[shard.split] += shard.rows
+        content = [[shard.name, shard.rows, shard.sha256] for shard in shards]
+        return Manifest(
+            format_version=FORMAT_VERSION,
+            config=self.config,
+            data_hash=hash_json([self.config.to_dict(), content]),
+            counts=dict(counts),
+            failures=failures,
+            shards=shards,
+        )
+
+
+def read_failures(cache: Path) -> list[Failure]:
+    """Returns the failures of a finished cache, in the order of the clip list."""
+    return [Failure(**row) for row in pq.read_table(cache / FAILURES).to_pylist()]
+
+
+def _check_same(cache: Path, config: CacheConfig) -> None:
+    job = read_json(cache / JOB)
+    if job.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{cache} was made by another version of this project (format "
+            f"{job.get('format_version')}, not {FORMAT_VERSION}): choose another --cache"
+        )
+    try:
+        differences = CacheConfig.from_dict(job["config"]).differences(config)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{cache / JOB} cannot be read: choose another --cache") from error
+    if differences:
+        raise ValueError(
+            f"{cache} was made with other options: {'; '.join(differences)}. "
+            "Choose another --cache, or give the same options"
+        )
+
+
+def _write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    schema = pa.schema(
+        [
+            pa.field(field.name, pa.int32() if field.type is int else pa.string(), nullable=False)
+            for field in fields(Failure)
+        ]
+    )
+    rows = [asdict(failure) for failure in failures]
+    with appearing(path) as staging:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), staging)

@@ -1,0 +1,113 @@
+"""Shards: the unit of work, planned from the clip list alone and complete or absent."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stop_core.cache.config import CacheConfig
+from stop_core.cache.files import FORMAT_VERSION, hash_json, read_json, record_path, shard_path
+from stop_core.datasets import SPLITS, Clip
+
+CLIPS_PER_SHARD = 64
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A listed clip that is in no shard."""
+
+    video_id: str
+    source_path: str
+    split: str
+    stage: str
+    """"find": the file is not there. "decode": it does not yield its frames."""
+    error: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """The clips that one shard is made from, all of one split."""
+
+    name: str
+    split: str
+    clips: tuple[Clip, ...]
+
+    def identity(self, config: CacheConfig, data_root: Path) -> str:
+        """Returns a hash over configuration, clips, and size and time of every source file.
+
+        A shard made under this identity need not be made again. A source that is replaced, edited
+        or touched, or that appears or goes, changes it.
+        """
+        sources = [_stamp(data_root / clip.path) for clip in self.clips]
+        return hash_json([FORMAT_VERSION, config.to_dict(), asdict(self), sources])
+
+    def to_json(self) -> str:
+        """Returns the plan as text, for the way to a worker."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ShardPlan":
+        """Reads back what `to_json` gave."""
+        values = json.loads(text)
+        clips = (Clip(**clip | {"captions": tuple(clip["captions"])}) for clip in values["clips"])
+        return cls(values["name"], values["split"], tuple(clips))
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """Says that a shard is complete: what it holds and what it was made from."""
+
+    name: str
+    split: str
+    rows: int
+    file_bytes: int
+    """Size of the shard's file; 0 where no clip of the shard could be cached, and no file is."""
+    sha256: str
+    """Of the shard's file; empty where there is none."""
+    identity: str
+    failures: tuple[Failure, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def load(cls, cache: Path, name: str) -> "ShardRecord | None":
+        """Reads the record of a shard; None if there is none that can be used."""
+        try:
+            values = read_json(record_path(cache, name))
+            failures = tuple(Failure(**failure) for failure in values.pop("failures"))
+            return cls(**values, failures=failures)
+        except (FileNotFoundError, KeyError, TypeError, ValueError):
+            # An unreadable record means that the shard is made again, which mends it.
+            return None
+
+    def matches_file(self, cache: Path) -> bool:
+        """Whether the shard's file is there with the size that was recorded."""
+        path = shard_path(cache, self.name)
+        size = path.stat().st_size if path.is_file() else 0
+        return size == self.file_bytes
+
+
+def plan_shards(clips: Sequence[Clip], clips_per_shard: int = CLIPS_PER_SHARD) -> list[ShardPlan]:
+    """Divides clips into shards of one split each, in the order of the list.
+
+    The plan depends on the list alone, so every run of a command makes the same shards.
+    """
+    plans = []
+    for split in SPLITS:
+        chosen = [clip for clip in clips if clip.split == split]
+        for number, start in enumerate(range(0, len(chosen), clips_per_shard)):
+            members = tuple(chosen[start : start + clips_per_shard])
+            plans.append(ShardPlan(f"{split}-{number:05d}", split, members))
+    return plans
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,80 @@
+"""Everything that decides the outcome of a training, in one value with a hash."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from stop_core.config import StopConfig
+
+Method = Literal["stop", "zero-shot", "linear-probe", "vpt"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """A method, its tower and how it is trained.
+
+    Where it runs (workers, devices, folders) is not part of it: it must not change the result.
+
+    Raises:
+        ValueError: if a field is out of its range; the message names the field.
+    """
+
+    method: Method = "stop"
+    """stop; or a baseline: zero-shot CLIP, a linear probe, static deep prompts (vpt)."""
+    tower: str = "tiny"
+    """Any open_clip ViT, for example ViT-B-32-quickgelu; tiny is the one that ships with us."""
+    pretrained: str | None = None
+    """An open_clip tag such as openai, or a local weights file; empty: random (tiny: its own)."""
+    stop: StopConfig = field(default_factory=StopConfig)
+    static_prompts: int = 8
+    """Prompts a block of the vpt baseline."""
+    epochs: int = 10
+    """Passes over the training clips."""
+    batch_size: int = 32
+    """Clips a step, over all workers together."""
+    learning_rate: float = 2e-3
+    """Peak rate of AdamW."""
+    spatial_rate: float = 0.5
+    """Rate of the spatial prompting layers as a share of `learning_rate`."""
+    weight_decay: float = 0.01
+    """Of AdamW, on all trainable tensors."""
+    warmup_steps: int = 30
+    """Steps of linear warm-up, before the cosine decay to zero."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient; larger ones are scaled down to it."""
+    seed: int = 0
+    """Of the initial weights, the order of the clips and dropout."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if self.method == "stop" and self.stop.n_s == 0 and self.stop.eta == 0:
+            raise ValueError(
+                "n_s = 0 and eta = 0 leave nothing to train; set one of them, or use the method "
+                "zero-shot"
+            )
+        for name in ("epochs", "warmup_steps", "seed", "weight_decay"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "must not be negative")
+        for name in ("batch_size", "static_prompts"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "must be at least 1")
+        for name in ("learning_rate", "spatial_rate", "clip_norm"):
+            _check(name, getattr(self, name), getattr(self, name) > 0, "must be positive")
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that name this configuration, whatever its seed."""
+        values = asdict(replace(self, seed=0))
+        text = json.dumps(values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def parameters(self) -> dict[str, Any]:
+        """All fields by their own names, those of `stop` beside the others."""
+        values = asdict(self)
+        return {**values.pop("stop"), **values}
+
+
+def _check(name: str, value: float, holds: bool, demand: str) -> None:
+    if not holds or value != value or value == float("inf"):
+        raise ValueError(f"{name} {demand} and be finite, got {value}")

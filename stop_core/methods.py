@@ -1,0 +1,24 @@
+"""Building a method of the comparison by its name."""
+
+from stop_core.baselines import LinearProbe, StaticPrompts, ZeroShot
+from stop_core.clip import FrozenClip
+from stop_core.experiment import ExperimentConfig
+from stop_core.stop_model import StopModel
+from stop_core.video_model import VideoModel
+
+
+def build_method(config: ExperimentConfig, clip: FrozenClip, classes: int) -> VideoModel:
+    """Builds the method that `config` names on a loaded CLIP, for `classes` classes.
+
+    Raises:
+        ValueError: if the tower is unfit, or the settings do not fit it.
+    """
+    match config.method:
+        case "stop":
+            return StopModel(clip, config.stop)
+        case "zero-shot":
+            return ZeroShot(clip)
+        case "linear-probe":
+            return LinearProbe(clip, classes)
+        case "vpt":
+            return StaticPrompts(clip, config.static_prompts, config.stop.attention)

@@ -1,0 +1,95 @@
+"""Intra-frame spatial prompting (STOP, CVPR 2025, section 3.2).
+
+Shapes: B videos, T frames, P patches of a frame, D channels of the tower, W hidden channels.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from stop_core.config import StopConfig
+from stop_core.grid import LightConv3d, TemporalConv3d, keep_variance, to_tokens, to_volume
+from stop_core.selection import choose_patches, min_max
+
+
+@dataclass(frozen=True)
+class SpatialPrompts:
+    """What spatial prompting computed, under the paper's names."""
+
+    A_raw: Tensor  # [B, T, P] attention of the CLS token to the patches of a frame; sums to 1
+    M_raw: Tensor  # [B, T, P] temporal dynamics
+    A: Tensor  # [B, T, P] as mixed into W_s
+    M: Tensor  # [B, T, P] as mixed into W_s
+    W_s: Tensor  # [B, T, P] alpha * A + (1 - alpha) * M
+    r: Tensor  # [B, T, P] 1 for the n_s patches of a frame that are chosen, else 0
+    p_s: Tensor  # [B, T, P, D] prompts of all patches, chosen or not
+    h_s: Tensor  # [B, T, P, D] h + r * p_s
+
+
+class SpatialPrompter(nn.Module):
+    """P^s: makes a prompt for every patch from the frame and its two neighbours.
+
+    Conv3d, ReLU, Conv3d, Linear, ReLU, Linear, Dropout, behind a layer norm and a linear map to
+    few channels. The kernels reach 3 and then 1 in time, so the prompt of a frame sees one frame
+    to each side.
+    """
+
+    def __init__(self, width: int, hidden: int, grid: tuple[int, int], dropout: float) -> None:
+        super().__init__()
+        self.grid = grid
+        # A prompt is added to the tokens that the next block's prompt is made from. Unless the
+        # input is brought to one scale, prompts grow from block to block without bound.
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.down = nn.Linear(width, hidden)
+        self.conv_in_time = TemporalConv3d(hidden)
+        self.conv_in_space = nn.Conv3d(hidden, hidden, kernel_size=(1, 3, 3), padding=(0, 1, 1))
+        self.mix = nn.Linear(hidden, hidden)
+        self.up = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+        keep_variance(self.down)
+        keep_variance(self.conv_in_time.conv, before_relu=True)
+        keep_variance(self.conv_in_space)
+        keep_variance(self.mix, before_relu=True)
+        # Nearly zero, so that training starts at the frozen tower. A larger start shows up in the
+        # frame differences wherever a patch is chosen in one frame and not in the next, and
+        # learning took off late or not at all (docs/model.md). Not exactly zero, or the layers
+        # before it would get no gradient in the first step.
+        nn.init.normal_(self.up.weight, std=0.001)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, h_BTPD: Tensor) -> Tensor:
+        """Returns p^s, [B, T, P, D]."""
+        volume = to_volume(self.down(self.norm(h_BTPD)), self.grid)
+        volume = self.conv_in_space(self.conv_in_time(volume).relu())
+        prompts_BTPD: Tensor = self.dropout(self.up(self.mix(to_tokens(volume)).relu()))
+        return prompts_BTPD
+
+
+class SpatialPrompting(nn.Module):
+    """Chooses the patches that matter in each frame and adds a prompt to them.
+
+    A patch matters by where the CLS token looks (A) and by how much the scene changes there (M);
+    `alpha` weighs the one against the other.
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int], config: StopConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.dynamics = LightConv3d(width, config.spatial_width, grid)
+        self.prompter = SpatialPrompter(width, config.spatial_width, grid, config.dropout)
+
+    def forward(self, h_BTPD: Tensor, attention_BTP: Tensor) -> SpatialPrompts:
+        """Prompts the patch tokens `h`; `attention` is the frozen block's own A."""
+        config = self.config
+        # Straight-through gradients are estimates. They train the filter that they are for, and do
+        # not reach back through the tokens into the prompts of earlier blocks (docs/model.md).
+        h_tilde_BTPD = self.dynamics(h_BTPD.detach())
+        M_raw = h_tilde_BTPD.square().mean(-1)
+        rescale = config.normalize == "per_frame"
+        A = min_max(attention_BTP) if rescale else attention_BTP
+        M = min_max(M_raw) if rescale else M_raw
+        W_s = config.alpha * A + (1 - config.alpha) * M
+        r = choose_patches(W_s, config.n_s, straight_through=config.selection == "ste")
+        p_s = self.prompter(h_BTPD)
+        h_s = h_BTPD + r[..., None] * p_s if config.n_s else h_BTPD
+        return SpatialPrompts(attention_BTP, M_raw, A, M, W_s, r, p_s, h_s)

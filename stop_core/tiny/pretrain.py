@@ -1,0 +1,178 @@
+"""Pretrains the tiny CLIP on rendered stills and writes its weights with their provenance.
+
+    python -m stop_core.tiny.pretrain --seed 0 --steps 3000
+
+The budget is in steps and everything runs on one thread, so the same command gives the same bytes
+on the same machine and library versions.
+
+Shapes: N stills and N captions of a batch.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import tyro
+from open_clip.model import CLIP
+from safetensors.torch import save_file
+from torch import Generator, Tensor, nn
+
+from stop_core.tiny.stills import draw_stills
+from stop_core.tiny.tower import WEIGHTS, TinyTokenizer, build_tiny_clip, load_weights
+from stop_core.tiny.zeroshot import zero_shot_accuracy
+
+_MAX_LOG_SCALE = math.log(100)
+_REPORT_EVERY = 250
+_HELD_OUT = 2048
+_HELD_OUT_SEED = 10_000
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How the tiny CLIP is pretrained."""
+
+    seed: int = 0
+    """Seeds the initial weights and the stills."""
+    steps: int = 3000
+    """Optimiser steps; every step draws new stills."""
+    batch_size: int = 64
+    """Stills a step."""
+    learning_rate: float = 7e-4
+    """At its peak. At 2e-3 position was never learned."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises from zero."""
+    weight_decay: float = 0.05
+    """On matrices only."""
+    output: Path = WEIGHTS
+    """Where the weights go; their provenance goes beside them, under the suffix .json."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "warmup_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.output.suffix != ".safetensors":
+            raise ValueError(f"--output must end in .safetensors, got {self.output}")
+
+
+def match_loss(logits_NN: Tensor, match_NN: Tensor) -> Tensor:
+    """InfoNCE with several positives: the target of a row (and column) is even over its matches."""
+    match_NN = match_NN.to(logits_NN.dtype)
+    by_image = F.cross_entropy(logits_NN, match_NN / match_NN.sum(1, keepdim=True))
+    by_text = F.cross_entropy(logits_NN.T, (match_NN / match_NN.sum(0, keepdim=True)).T)
+    return (by_image + by_text) / 2
+
+
+def rate_at(step: int, config: PretrainConfig) -> float:
+    """The learning rate of `step`: a linear warm-up times a cosine down to 2% of the peak."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    return config.learning_rate * warmup * (0.02 + 0.98 * cosine)
+
+
+def train(config: PretrainConfig) -> CLIP:
+    """Trains a tiny CLIP from scratch and returns it; prints its progress."""
+    torch.manual_seed(config.seed)
+    generator = Generator().manual_seed(config.seed)
+    tokenizer, model = TinyTokenizer(), build_tiny_clip(pretrained=False).train()
+    optimizer = _optimizer(model, config)
+    started = time.monotonic()
+    for step in range(config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, config)
+        stills = draw_stills(config.batch_size, generator)
+        images_ND, texts_ND, scale = model(stills.images_NCHW, tokenizer(stills.captions))
+        loss = match_loss(scale * images_ND @ texts_ND.T, stills.match_NN)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=_MAX_LOG_SCALE)
+        if (step + 1) % _REPORT_EVERY == 0 or step + 1 == config.steps:
+            _report(step + 1, config.steps, loss.item(), time.monotonic() - started)
+    return model.eval()
+
+
+def _optimizer(model: CLIP, config: PretrainConfig) -> torch.optim.Optimizer:
+    matrices = [value for value in model.parameters() if value.ndim >= 2]
+    others = [value for value in model.parameters() if value.ndim < 2]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
+
+
+def _report(done: int, steps: int, loss: float, elapsed: float) -> None:
+    remaining = elapsed / done * (steps - done)
+    print(f"step {done}/{steps}  loss {loss:.3f}  eta {remaining:.0f} s", flush=True)
+
+
+def save(model: CLIP, config: PretrainConfig, cpu_seconds: float) -> dict[str, Any]:
+    """Writes the weights in fp16 and their provenance beside them; returns the provenance.
+
+    Accuracy is measured on the weights as they are on disk, after rounding. Both files appear
+    under their final names only when they are whole; the provenance carries the weights' sha256.
+    """
+    part = config.output.with_name(f".{config.output.name}.{os.getpid()}.part")
+    state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file(state, part)
+    part.chmod(0o644)  # safetensors keeps its files from other users; these are to be shipped
+    load_weights(model, part)
+    held_out = draw_stills(_HELD_OUT, Generator().manual_seed(_HELD_OUT_SEED), single=True)
+    provenance = {
+        "command": _command(config),
+        "config": {k: v for k, v in dataclasses.asdict(config).items() if k != "output"},
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "cpu_seconds": round(cpu_seconds),
+        "licence": "Apache-2.0",
+        "data": "stills rendered by stop_core.tiny.stills; nothing downloaded",
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "open_clip_torch", "safetensors", "numpy")},
+        "parameters": sum(value.numel() for value in model.parameters()),
+        "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
+        "held_out": {"stills": _HELD_OUT, "seed": _HELD_OUT_SEED},
+        "zero_shot": zero_shot_accuracy(model, TinyTokenizer(), held_out),
+    }
+    text = part.with_suffix(".json.part")
+    text.write_text(json.dumps(provenance, indent=2) + "\n")
+    os.replace(part, config.output)
+    os.replace(text, config.output.with_suffix(".json"))
+    return provenance
+
+
+def _command(config: PretrainConfig) -> str:
+    """The command that gives these weights; where they were written is nobody's business."""
+    command = f"python -m stop_core.tiny.pretrain --seed {config.seed} --steps {config.steps}"
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in ("seed", "steps", "output") and value != field.default:
+            command += f" --{field.name.replace('_', '-')} {value}"
+    return command
+
+
+def main() -> None:
+    """Pretrains by the options on the command line."""
+    config = tyro.cli(PretrainConfig, description=__doc__)
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # sums over several threads differ in their last bit
+    started = time.process_time()
+    model = train(config)
+    provenance = save(model, config, time.process_time() - started)
+    size = config.output.stat().st_size / 1e6
+    print(f"wrote {config.output} ({size:.2f} MB)  zero-shot {provenance['zero_shot']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""What every method has in common: a frozen CLIP, and few trainable tensors that adapt it.
+
+Shapes: B videos, T frames of H x W pixels, N texts, E channels of the joint text-video space.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stop_core.clip import FrozenClip
+from stop_core.config import Attention
+from stop_core.sequences import VideoTokens
+from stop_core.towers import FrozenTower
+
+
+class VideoModel(nn.Module, ABC):
+    """A video encoder in CLIP's joint space, and the matching of videos to texts.
+
+    CLIP itself is frozen. The trainable tensors, and nothing else, are in `prompt_state_dict`.
+    """
+
+    def __init__(self, clip: FrozenClip) -> None:
+        super().__init__()
+        self._clip = clip
+        self.clip = clip.model
+        self.tower = FrozenTower(clip.name, clip.model.visual)  # type: ignore[arg-type]
+        scale: Tensor = clip.model.logit_scale  # type: ignore[assignment]
+        self.register_buffer("logit_scale", scale.detach().exp().clone(), persistent=False)
+        self.logit_scale: Tensor
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels of the frames that the tower takes."""
+        return self.tower.image_size
+
+    def train(self, mode: bool = True) -> "VideoModel":
+        """Sets training mode; the frozen CLIP stays in evaluation mode."""
+        super().train(mode)
+        self.clip.train(False)
+        return self
+
+    @abstractmethod
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Returns embeddings [N, E] from the frozen text tower, L2-normalised."""
+        return self._clip.encode_text(texts)
+
+    def forward(self, frames: Tensor, text_embeddings: Tensor) -> Tensor:
+        """Returns logits [B, N]: cosine similarity over CLIP's frozen temperature."""
+        return self.logit_scale * self.encode_video(frames) @ text_embeddings.T
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The trainable tensors by name, in a fixed order."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def prompt_state_dict(self) -> dict[str, Tensor]:
+        """Copies of the trainable tensors alone: what a checkpoint holds."""
+        return {name: p.detach().clone() for name, p in self.trainable().items()}
+
+    def load_prompt_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Sets the trainable tensors from the twin of this function.
+
+        Raises:
+            ValueError: if a tensor is missing, unknown or of another shape.
+        """
+        own = self.trainable()
+        if problem := sorted(own.keys() ^ state.keys()):
+            raise ValueError(
+                "the checkpoint and the model do not have the same tensors; these are in one of "
+                f"them only: {', '.join(problem[:5])}. Build the model with the checkpoint's config"
+            )
+        for name, parameter in own.items():
+            if parameter.shape != state[name].shape:
+                found, wanted = tuple(state[name].shape), tuple(parameter.shape)
+                raise ValueError(f"{name} has shape {found} in the checkpoint, not {wanted}")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+    def embed_frames(self, frames: Tensor) -> Tensor:
+        """Checks the frames and embeds their patches: tokens [B, T, 1 + P, D], CLS first.
+
+        Raises:
+            ValueError: if `frames` is not uint8 [B, T, H, W, 3] of the tower's size.
+        """
+        _check_frames(frames, self.image_size)
+        tokens: Tensor = self.tower.embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return tokens
+
+    def first_tokens(self, frames: Tensor, attention: Attention) -> VideoTokens:
+        """The tokens that enter the first block: one CLS a video (joint) or one a frame."""
+        embedded = self.embed_frames(frames)
+        # Before the first block, all CLS tokens of a video are alike.
+        cls_count = 1 if attention == "joint" else frames.shape[1]
+        return VideoTokens(cls=embedded[:, :cls_count, 0], h=embedded[:, :, 1:])
+
+    def embed_video(self, cls_BCD: Tensor) -> Tensor:
+        """CLS tokens after the last block -> [B, E]: projected, averaged, L2-normalised."""
+        embeddings = F.normalize(self.tower.project(cls_BCD), dim=-1)
+        return F.normalize(embeddings.mean(1), dim=-1)
+
+
+class FramePooledModel(VideoModel):
+    """Encodes every frame alone and averages the frame embeddings, as CLIP4Clip does."""
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """uint8 frames [B, T, H, W, 3] -> frame embeddings [B, T, E], L2-normalised."""
+        tokens = self.embed_frames(frames).flatten(0, 1)
+        for index in range(self.tower.depth):
+            tokens, _ = self.tower.run_block(index, tokens)
+        embeddings = F.normalize(self.tower.project(tokens[:, 0]), dim=-1)
+        by_video: Tensor = embeddings.unflatten(0, frames.shape[:2])
+        return by_video
+
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
+        return F.normalize(self.encode_frames(frames).mean(1), dim=-1)
+
+
+def _check_frames(frames: Tensor, size: int) -> None:
+    if frames.dtype != torch.uint8:
+        raise ValueError(f"frames must be uint8 pixels, got {frames.dtype}")
+    if frames.ndim != 5 or frames.shape[-1] != 3:
+        raise ValueError(f"frames must be [B, T, H, W, 3], got shape {tuple(frames.shape)}")
+    if frames.shape[2:4] != (size, size):
+        height, width = frames.shape[2:4]
+        raise ValueError(f"frames are {height}x{width} pixels; this tower takes {size}x{size}")
+    if frames.shape[1] < 1:
+        raise ValueError("a clip needs at least one frame, got none")

@@ -1,0 +1,1 @@
+"""Search spaces and tables as YAML, and the module that reads them."""

@@ -1,0 +1,50 @@
+"""What tests of several packages need: video files, and a dataset in the layout of HMDB51."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+WriteVideo = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def write_video() -> WriteVideo:
+    """A function that writes a small video whose frames differ from each other and by seed."""
+
+    def write(
+        path: Path, frames: int = 9, width: int = 64, height: int = 48, seed: int = 0
+    ) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        codec = "mpeg4" if path.suffix == ".avi" else "libx264"
+        columns = np.arange(width)[None, :, None] + np.zeros((height, 1, 3), dtype=int)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=10)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for i in range(frames):
+                picture = ((columns * (seed + 1) + 20 * i) % 256).astype(np.uint8)
+                for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                    container.mux(packet)
+            for packet in stream.encode():
+                container.mux(packet)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def hmdb51_root(tmp_path: Path, write_video: WriteVideo) -> Path:
+    """A dataset of two classes, 6 training and 2 test clips each, in the layout of HMDB51."""
+    root = tmp_path / "hmdb51"
+    splits = root / "testTrainMulti_7030_splits"
+    splits.mkdir(parents=True)
+    for c, name in enumerate(("ride_bike", "wave")):
+        lines = []
+        for i in range(8):
+            file = f"film{i}_{name}_f_cm_np1_fr_med_0.avi"
+            write_video(root / "hmdb51_org" / name / file, seed=8 * c + i)
+            lines.append(f"{file} {1 if i < 6 else 2} \n")
+        (splits / f"{name}_test_split1.txt").write_text("".join(lines))
+    return root

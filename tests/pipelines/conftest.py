@@ -1,0 +1,46 @@
+"""One small frame cache and one local Ray for the tests of the pipelines."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.preprocess import PreprocessConfig, preprocess
+from pipelines.ray_session import start_ray
+from stop_core.config import StopConfig
+from stop_core.experiment import ExperimentConfig
+from stop_core.tiny.motion import write_motion_dataset
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    import ray
+
+    start_ray()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def small_cache(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
+    """48 training clips (some of them for validation) and 16 test clips of the motion set."""
+    folder = tmp_path_factory.mktemp("motion")
+    root, cache = folder / "videos", folder / "cache"
+    write_motion_dataset(root, train=48, test=16, seed=1)
+    preprocess(
+        PreprocessConfig(
+            dataset="hmdb51", data_root=root, cache=cache, frames=6, size=32, output=folder
+        )
+    )
+    return cache
+
+
+@pytest.fixture(scope="session")
+def small_experiment() -> ExperimentConfig:
+    stop = StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4)
+    return ExperimentConfig(stop=stop, epochs=2, batch_size=16, warmup_steps=2)

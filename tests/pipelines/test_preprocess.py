@@ -1,0 +1,169 @@
+"""The command from end to end: bad videos set aside, kills survived, mistakes told plainly."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from pipelines.command_line import RunError, parse
+from pipelines.preprocess import PreprocessConfig, preprocess, summary
+from pipelines.preprocessing import ShardDone
+from stop_core.cache import CacheJob, ShardPlan, read_failures, write_shard
+
+WriteVideo = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
+SCRIPT = str(ROOT / "pipelines" / "preprocess.py")
+
+
+def _config(root: Path, cache: Path) -> PreprocessConfig:
+    return PreprocessConfig(dataset="hmdb51", data_root=root, cache=cache, frames=4, size=16)
+
+
+def _command(root: Path, cache: Path) -> list[str]:
+    options = f"--dataset hmdb51 --data-root {root} --cache {cache} --frames 4 --size 16"
+    return [sys.executable, SCRIPT, *options.split()]
+
+
+def _tree(cache: Path) -> dict[str, bytes]:
+    # Without staging files: a worker that outlives its killed driver may still write to one.
+    paths = (path for path in cache.rglob("[!.]*") if path.is_file())
+    return {str(path.relative_to(cache)): path.read_bytes() for path in paths}
+
+
+def _serially(job: CacheJob, plans: Sequence[ShardPlan], root: Path) -> Iterator[ShardDone]:
+    """Stands in for `decode_shards` where a test is not about Ray."""
+    for plan in plans:
+        record = write_shard(plan, job.config, root, job.cache)
+        yield ShardDone(record.rows, len(record.failures))
+
+
+def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
+    hmdb51_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = hmdb51_root / "hmdb51_org" / "wave"
+    missing, junk, cut, *_ = sorted(folder.iterdir())
+    missing.unlink()
+    junk.write_text("not a video\n" * 50)
+    cut.write_bytes(cut.read_bytes()[:-4000])
+    config = _config(hmdb51_root, tmp_path / "cache")
+
+    manifest = preprocess(config)
+
+    assert sum(manifest.counts.values()) == 13
+    stages = {
+        f.video_id: (f.stage, f.error.partition(":")[0]) for f in read_failures(config.cache_path)
+    }
+    assert stages == {
+        f"wave/{missing.stem}": ("find", "no such file"),
+        f"wave/{junk.stem}": ("decode", "not a video that decord can open"),
+        f"wave/{cut.stem}": ("decode", "truncated"),
+    }
+    text = summary(config, manifest)
+    assert "truncated: 1" in text
+    assert str(tmp_path / "cache/failures.parquet") in text
+    assert "python pipelines/train.py" in text.splitlines()[-1]
+    assert "Traceback" not in capfd.readouterr().err
+
+    before = _tree(config.cache_path)
+    began = time.monotonic()
+    assert preprocess(config) == manifest
+    assert time.monotonic() - began < 2
+    assert _tree(config.cache_path) == before
+    assert "decoding" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_the_cache_is_the_same(
+    tmp_path: Path, write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.preprocess.decode_shards", _serially)
+    root = _many_clips(tmp_path / "many", write_video)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    preprocess(_config(root, whole))
+
+    driver = subprocess.Popen(_command(root, killed), start_new_session=True)
+    while driver.poll() is None and not list(killed.glob("records/[!.]*.json")):
+        time.sleep(0.01)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert not (killed / "manifest.json").exists(), "the kill came too late to test anything"
+
+    preprocess(_config(root, killed))
+    assert _tree(killed) == _tree(whole)
+
+
+def _many_clips(root: Path, write_video: WriteVideo) -> Path:
+    """640 training clips: ten shards, of which a kill leaves some undone."""
+    first = write_video(root / "hmdb51_org/wave/film0_wave_f_cm_np1_fr_med_0.avi", frames=60)
+    names = [first.name] + [f"film{i}_wave_f_cm_np1_fr_med_0.avi" for i in range(1, 640)]
+    for name in names[1:]:
+        os.link(first, first.with_name(name))
+    splits = root / "testTrainMulti_7030_splits"
+    splits.mkdir()
+    (splits / "wave_test_split1.txt").write_text("".join(f"{name} 1 \n" for name in names))
+    return root
+
+
+def test_nothing_to_decode_is_one_sentence(hmdb51_root: Path, tmp_path: Path) -> None:
+    for video in hmdb51_root.glob("hmdb51_org/*/*.avi"):
+        video.unlink()
+    with pytest.raises(RunError, match="none of the 16 listed clips is there, for example"):
+        preprocess(_config(hmdb51_root, tmp_path / "cache"))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_mistake_about_files_is_one_sentence_and_exit_code_1(
+    hmdb51_root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    result = subprocess.run(
+        _command(hmdb51_root, tmp_path / "file/cache"), capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: cannot write a cache to")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--dataset hmbd51",
+        "--dataset hmdb51",  # without --data-root
+        "--frames 0",
+        "--limit 0",
+        "--fold 2",  # motion has one
+        "--splits training",
+        "--frames 10000 --size 1000",
+        "--no-such-option 1",
+    ],
+)
+def test_a_wrong_option_is_named_with_exit_code_2(
+    options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(PreprocessConfig, options.split())
+    assert caught.value.code == 2
+    said = capsys.readouterr()
+    # The box that the message stands in may break a long line after a hyphen.
+    assert options.split()[0][:6] in said.err + said.out
+
+
+def test_options_read_as_documented() -> None:
+    line = "--dataset hmdb51 --data-root a --cache b --fold 3 --frames 8 --size 64 --limit 5"
+    config = parse(
+        PreprocessConfig, [*line.split(), "--classes", "wave", "clap", "--splits", "val"]
+    )
+    assert config.shape == (8, 64)
+    assert config.fold == 3
+    assert config.limit == 5
+    assert config.classes == ("wave", "clap")
+    assert config.splits == ("val",)
+    assert config.cache_path == Path("b")
+    assert config.data_path == Path("a").resolve()
+    assert PreprocessConfig().shape == (6, 32)
+    assert PreprocessConfig().cache_path == Path("outputs/cache/motion")

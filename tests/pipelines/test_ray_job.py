@@ -1,0 +1,106 @@
+"""A sweep that is submitted as a job to a cluster does what it does at home."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Another Ray of this machine has the usual ports.
+PORTS = (
+    "port",
+    "dashboard-port",
+    "ray-client-server-port",
+    "node-manager-port",
+    "object-manager-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+)
+SPACE = """
+trials: 1
+fixed: {method: stop, tower: tiny, epochs: 1, batch_size: 32, max_prompts: 2}
+search:
+  n_s: {choice: [2]}
+  alpha: {uniform: [0.25, 0.75]}
+  eta: {uniform: [1.0, 2.0]}
+"""
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+@pytest.fixture
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A Ray head of its own on loopback; gives the environment in which to submit to it."""
+    ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
+    # Ray's sockets live below it, and their names may not be long.
+    folder = Path("/tmp") / f"ray-{os.getpid()}"
+    venv = str(Path(sys.executable).parent)
+    environment = {
+        **os.environ,
+        "PATH": f"{venv}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    start = ["ray", "start", "--head", "--node-ip-address=127.0.0.1"]
+    start += [f"--{name}={port}" for name, port in ports.items()]
+    start += [f"--temp-dir={folder}", "--num-cpus=2", "--disable-usage-stats", "--block"]
+    with subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield {**environment, "RAY_ADDRESS": f"http://127.0.0.1:{ports['dashboard-port']}"}
+        finally:
+            process.kill()
+            subprocess.run(["pkill", "-9", "-f", str(folder)], check=False)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(environment: dict[str, str]) -> None:
+    """Until the job server answers."""
+    command = "import os, time, urllib.request as u\n"
+    command += "for _ in range(120):\n"
+    command += "    try: u.urlopen(os.environ['RAY_ADDRESS'] + '/api/version'); break\n"
+    command += "    except OSError: time.sleep(0.5)\n"
+    command += "else: raise SystemExit('the job server does not answer')"
+    subprocess.run([sys.executable, "-c", command], env=environment, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_submitted_sweep_ends_with_its_trials_and_best_settings(
+    head: dict[str, str], small_cache: Path, tmp_path: Path
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(SPACE)
+    _wait_for(head)
+    command = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "pipelines/sweep.py"]
+    command += ["--space", str(space), "--cache", str(small_cache), "--output", str(tmp_path / "o")]
+    for _ in range(20):
+        done = subprocess.run(
+            command, cwd=ROOT, env=head, capture_output=True, text=True, check=False, timeout=150
+        )
+        if "No available agent" not in done.stderr:  # the job server is up before its agent is
+            break
+        time.sleep(1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (trials,) = (tmp_path / "o" / "sweeps").glob("*/trials.csv")
+    assert len(pd.read_csv(trials)) == 1
+    assert (trials.parent / "best.yaml").is_file()

@@ -1,0 +1,192 @@
+"""Laws of a training: remembered, the same after a kill, the same however many share it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from safetensors.numpy import load_file
+
+from pipelines.command_line import RunError
+from pipelines.tracking import tracking_uri
+from pipelines.train import TrainConfig, main
+from pipelines.training_run import PREDICTIONS, Resources, TrainingResult, TrainingRun
+from stop_core import StopConfig
+from stop_core.experiment import ExperimentConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _options(config: ExperimentConfig) -> list[str]:
+    """The command line that says what `config` says."""
+    words = []
+    for name, value in config.parameters().items():
+        words += ["--" + name.replace("_", "-"), str(value)]
+    return words
+
+
+def _curve(output: Path, result: TrainingResult, name: str) -> list[float]:
+    history = MlflowClient(tracking_uri(output)).get_metric_history(result.run_id, name)
+    return [point.value for point in history]
+
+
+def _prompts(result: TrainingResult) -> dict[str, np.ndarray]:
+    return load_file(result.prompts)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    small_cache: Path, small_experiment: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainConfig, TrainingResult]:
+    output = tmp_path_factory.mktemp("output")
+    config = TrainConfig(cache=small_cache, output=output, experiment=small_experiment)
+    return config, main(config)
+
+
+@pytest.mark.slow
+def test_the_result_is_what_its_predictions_say(
+    finished: tuple[TrainConfig, TrainingResult],
+) -> None:
+    _, result = finished
+    rows = pd.read_parquet(Path(result.folder) / PREDICTIONS)
+    for split, count in (("val", 0), ("test", 16)):
+        own = rows[rows["split"] == split]
+        assert len(own) == own["video_id"].nunique() >= count
+        top1 = (own["label"] == own["predicted"]).mean()
+        assert result.metrics[f"{split}/top1"] == pytest.approx(top1)
+
+
+@pytest.mark.slow
+def test_a_finished_training_is_remembered_and_not_run_again(
+    finished: tuple[TrainConfig, TrainingResult],
+) -> None:
+    config, result = finished
+    written = Path(result.folder).stat().st_mtime_ns
+    again = main(config)
+    assert again == replace(result, reused=True)
+    assert Path(result.folder).stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+def test_mlflow_knows_settings_curves_hashes_and_files(
+    finished: tuple[TrainConfig, TrainingResult],
+) -> None:
+    config, result = finished
+    client = MlflowClient(tracking_uri(config.output))
+    run = client.get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+    for name, value in config.experiment.parameters().items():
+        assert run.data.params[name] == str(value)
+    assert run.data.tags["config_hash"] == config.experiment.hash
+    assert run.data.tags["data_hash"] == result.data_hash
+    assert run.data.metrics["test/top1"] == pytest.approx(result.metrics["test/top1"])
+    curve = client.get_metric_history(result.run_id, "val/top1")
+    assert len({point.step for point in curve}) == len(curve) == config.experiment.epochs
+    files = {file.path for file in client.list_artifacts(result.run_id)}
+    assert {"prompts.safetensors", PREDICTIONS, "config.yaml", "environment.json"} <= files
+
+
+@pytest.mark.slow
+def test_two_workers_train_what_one_trains(
+    finished: tuple[TrainConfig, TrainingResult], tmp_path: Path
+) -> None:
+    config, alone = finished
+    shared = main(replace(config, output=tmp_path, resources=Resources(workers=2)))
+    # The weights themselves may differ: Adam takes the rounding of a tiny gradient for a direction.
+    # The norm, before clipping, would show a gradient that is summed where it should be averaged.
+    for curve in ("train/loss", "train/gradient_norm", "train/learning_rate"):
+        ours, theirs = _curve(tmp_path, shared, curve), _curve(config.output, alone, curve)
+        assert len(ours) == len(theirs) == config.experiment.epochs
+        assert ours == pytest.approx(theirs, rel=1e-2), curve
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_killed_training_ends_with_the_bits_of_an_unbroken_one(
+    small_cache: Path, small_experiment: ExperimentConfig, tmp_path: Path
+) -> None:
+    config = replace(small_experiment, epochs=12)
+    unbroken = TrainingRun(config, small_cache, tmp_path / "unbroken").train(Resources(), here=True)
+
+    output = tmp_path / "killed"
+    command = [sys.executable, "pipelines/train.py", "--cache", str(small_cache)]
+    command += ["--output", str(output), *_options(config)]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as driver:
+        deadline = time.monotonic() + 120
+        while not list(output.glob("runs/*/checkpoint_*")):
+            assert driver.poll() is None, "the training ended before it could be killed"
+            assert time.monotonic() < deadline, "no checkpoint appeared"
+            time.sleep(0.05)
+        os.killpg(driver.pid, signal.SIGKILL)
+    assert not list(output.glob("runs/*/result.json"))
+
+    resumed = main(TrainConfig(small_cache, output, config))
+    assert resumed.metrics == unbroken.metrics
+    ours, theirs = _prompts(resumed), _prompts(unbroken)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    runs = MlflowClient(tracking_uri(output)).search_runs(["1"])
+    assert [run.info.run_id for run in runs] == [resumed.run_id]
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_says_why_in_one_sentence_and_in_mlflow(
+    small_cache: Path, small_experiment: ExperimentConfig, tmp_path: Path
+) -> None:
+    config = replace(small_experiment, learning_rate=1e30, clip_norm=1e30)
+    training = TrainingRun(config, small_cache, tmp_path)
+    with pytest.raises(RunError, match=r"the loss is .* lower --learning-rate") as caught:
+        training.train(Resources(), here=True)
+    assert "Traceback" not in str(caught.value)
+    run_id = (training.folder / "mlflow_run_id").read_text()
+    run = MlflowClient(tracking_uri(tmp_path)).get_run(run_id)
+    assert run.info.status == "FAILED"
+    assert "lower --learning-rate" in run.data.tags["failure"]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "told"),
+    [
+        (ExperimentConfig(tower="ViT-B-32"), "--size 224"),
+        (ExperimentConfig(stop=StopConfig(n_s=17)), "only 16 patches"),
+        (ExperimentConfig(stop=StopConfig(depth=5)), "only 4 blocks"),
+        (ExperimentConfig(tower="ViT-B-33"), "ViT-B-32"),
+    ],
+)
+def test_an_experiment_that_does_not_fit_its_cache_is_refused_before_it_starts(
+    small_cache: Path, tmp_path: Path, experiment: ExperimentConfig, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        TrainingRun(experiment, small_cache, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_data_another_seed_or_setting_is_another_training(
+    small_cache: Path, small_experiment: ExperimentConfig, tmp_path: Path
+) -> None:
+    names = {
+        TrainingRun(config, small_cache, tmp_path, test=test).name
+        for test in (True, False)
+        for config in (
+            small_experiment,
+            replace(small_experiment, seed=1),
+            replace(small_experiment, learning_rate=1e-3),
+        )
+    }
+    assert len(names) == 6
+
+
+def test_a_missing_cache_is_one_sentence_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    command = [sys.executable, "pipelines/train.py", "--cache", str(tmp_path / "none")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is no frame cache at")
+    assert "preprocess.py" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,236 @@
+"""The cache as a whole: what goes in comes out, and nothing is lost, doubled or mixed."""
+
+import os
+import pickle
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset
+import pytest
+import torch
+
+from stop_core.cache import (
+    CacheConfig,
+    CacheJob,
+    FrameCache,
+    Manifest,
+    read_failures,
+    write_shard,
+)
+from stop_core.cache.job import plan_shards
+from stop_core.datasets import DATASETS, Selection, select_clips
+from stop_core.decoding import decode_clip
+
+WriteVideo = Callable[..., Path]
+FRAMES, SIZE = 4, 16
+
+
+def _selection(root: Path) -> Selection:
+    return select_clips(DATASETS["hmdb51"].read(root, 1))
+
+
+def _config(selection: Selection) -> CacheConfig:
+    return CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=FRAMES, size=SIZE)
+
+
+def _job(cache: Path, root: Path, clips_per_shard: int = 3) -> CacheJob:
+    selection = _selection(root)
+    job = CacheJob.open(cache, _config(selection), selection.clips)
+    return replace(job, plans=tuple(plan_shards(selection.clips, clips_per_shard)))
+
+
+def _make(cache: Path, root: Path) -> Manifest:
+    job = _job(cache, root)
+    pending = job.pending(root)
+    if pending:
+        job.start()
+    for plan in pending:
+        write_shard(plan, job.config, root, cache)
+    return job.finish()
+
+
+def _tree(cache: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(cache)): p.read_bytes() for p in cache.rglob("*") if p.is_file()}
+
+
+def test_frames_go_round_trip_and_pyarrow_reads_the_same(hmdb51_root: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    manifest = _make(cache, hmdb51_root)
+    clips = {clip.video_id: clip for clip in _selection(hmdb51_root).clips}
+    rows = pyarrow.dataset.dataset(cache / "data").to_table().to_pylist()
+    assert sorted(row["video_id"] for row in rows) == sorted(clips)
+    plain = {row["video_id"]: row for row in rows}
+    for split in ("train", "val", "test"):
+        cached = FrameCache(cache).split(split)
+        assert len(cached) == manifest.counts[split] == len(cached.video_ids)
+        frames = cached.read(range(len(cached)))
+        assert frames.dtype == torch.uint8
+        assert frames.shape[1:] == (FRAMES, SIZE, SIZE, 3)
+        for name, label, pixels in zip(cached.video_ids, cached.labels, frames, strict=True):
+            clip, row = clips[name], plain[name]
+            decoded = decode_clip(hmdb51_root / clip.path, FRAMES, SIZE)
+            assert np.array_equal(pixels.numpy(), decoded.frames)
+            assert row["frames"] == pixels.numpy().tobytes()
+            assert (row["split"], row["label"], row["source_path"]) == (split, label, clip.path)
+            assert row["frame_index"] == decoded.frame_index.tolist()
+            assert row["class_name"] == manifest.class_names[label]
+
+
+def test_any_order_and_repetition_of_clips_can_be_read(hmdb51_root: Path, tmp_path: Path) -> None:
+    _make(tmp_path / "cache", hmdb51_root)
+    cached = FrameCache(tmp_path / "cache").split("train")
+    every = cached.read(range(len(cached)))
+    order = [len(cached) - 1, 0, 0, 3]
+    assert torch.equal(cached.read(order), every[order])
+    assert cached.read([]).shape == (0, FRAMES, SIZE, SIZE, 3)
+    reopened = pickle.loads(pickle.dumps(cached))
+    assert torch.equal(reopened.read(order), every[order])
+    for outside in (-1, len(cached)):
+        with pytest.raises(IndexError, match=f"clip {outside} of {len(cached)}"):
+            cached.read([outside])
+
+
+def test_a_second_run_has_nothing_to_do(hmdb51_root: Path, tmp_path: Path) -> None:
+    first = _make(tmp_path / "cache", hmdb51_root)
+    before = _tree(tmp_path / "cache")
+    assert _job(tmp_path / "cache", hmdb51_root).pending(hmdb51_root) == []
+    assert _make(tmp_path / "cache", hmdb51_root) == first
+    assert _tree(tmp_path / "cache") == before
+
+
+def _killed_at(write: int, cache: Path, root: Path) -> bool:
+    """Makes the cache in a child process, killed at one of its fsync calls; True if it was."""
+    child = os.fork()
+    if child == 0:
+        calls, sync = iter(range(1000)), os.fsync
+
+        def fsync_or_die(descriptor: int) -> None:
+            if next(calls) == write:
+                os.kill(os.getpid(), signal.SIGKILL)
+            sync(descriptor)
+
+        os.fsync = fsync_or_die
+        try:
+            _make(cache, root)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_killed_at_any_write_the_job_goes_on_to_the_same_bytes(
+    hmdb51_root: Path, tmp_path: Path
+) -> None:
+    (hmdb51_root / _selection(hmdb51_root).clips[1].path).write_bytes(b"broken")
+    whole = tmp_path / "whole"
+    manifest = _make(whole, hmdb51_root)
+    kills = 0
+    for write in range(0, 1000, 3):
+        cache = tmp_path / f"killed{write}"
+        if not _killed_at(write, cache, hmdb51_root):
+            break
+        kills += 1
+        # Whatever shard has appeared under its name is already the final one.
+        for shard in (cache / "data").glob("[!.]*"):
+            assert shard.read_bytes() == (whole / "data" / shard.name).read_bytes()
+        assert not (cache / "manifest.json").exists() or FrameCache(cache).manifest == manifest
+        _make(cache, hmdb51_root)
+        assert _tree(cache) == _tree(whole)
+    assert kills > 5
+
+
+def test_a_changed_source_is_made_again_and_nothing_else(
+    hmdb51_root: Path, tmp_path: Path, write_video: WriteVideo
+) -> None:
+    before = _make(tmp_path / "cache", hmdb51_root)
+    clip = _selection(hmdb51_root).clips[0]
+    write_video(hmdb51_root / clip.path, seed=99)
+    job = _job(tmp_path / "cache", hmdb51_root)
+    (stale,) = job.pending(hmdb51_root)
+    assert clip in stale.clips
+    after = _make(tmp_path / "cache", hmdb51_root)
+    assert after.data_hash != before.data_hash
+    changed = [a.name for a, b in zip(after.shards, before.shards, strict=True) if a != b]
+    assert changed == [stale.name]
+
+
+def test_bad_videos_become_failures_with_a_reason(hmdb51_root: Path, tmp_path: Path) -> None:
+    clips = _selection(hmdb51_root).clips
+    paths = [hmdb51_root / clip.path for clip in clips]
+    paths[0].unlink()
+    paths[1].write_bytes(b"")
+    paths[2].write_text("not a video\n" * 50)
+    paths[5].write_bytes(paths[5].read_bytes()[:-4000])
+    manifest = _make(tmp_path / "cache", hmdb51_root)
+    failures = {
+        f.video_id: (f.stage, f.error.partition(":")[0]) for f in read_failures(tmp_path / "cache")
+    }
+    assert failures == {
+        clips[0].video_id: ("find", "no such file"),
+        clips[1].video_id: ("decode", "the file is empty"),
+        clips[2].video_id: ("decode", "not a video that decord can open"),
+        clips[5].video_id: ("decode", "truncated"),
+    }
+    assert manifest.failures == 4
+    assert sum(manifest.counts.values()) == len(clips) - 4
+    cached = {n for s in manifest.counts for n in FrameCache(tmp_path / "cache").split(s).video_ids}
+    assert cached == {clip.video_id for clip in clips} - set(failures)
+
+
+def test_a_shard_without_any_clip_leaves_no_file(hmdb51_root: Path, tmp_path: Path) -> None:
+    for clip in _selection(hmdb51_root).clips:
+        if clip.split == "val":
+            (hmdb51_root / clip.path).unlink()
+    manifest = _make(tmp_path / "cache", hmdb51_root)
+    assert manifest.counts["val"] == 0
+    assert not list((tmp_path / "cache/data").glob("val*"))
+    empty = FrameCache(tmp_path / "cache").split("val")
+    assert len(empty) == 0
+    assert empty.labels.shape == (0,)
+    assert len(empty.read([])) == 0
+
+
+def test_other_options_are_refused_and_shown(hmdb51_root: Path, tmp_path: Path) -> None:
+    _make(tmp_path / "cache", hmdb51_root)
+    selection = _selection(hmdb51_root)
+    config = _config(selection)
+    other = replace(config, frames=8, classes=("wave",))
+    shown = "frames is 4 there and 8 here; classes is all there and wave here.*--cache"
+    with pytest.raises(ValueError, match=shown):
+        CacheJob.open(tmp_path / "cache", other, selection.clips)
+    with pytest.raises(ValueError, match="annotation files list other clips"):
+        CacheJob.open(tmp_path / "cache", replace(config, clips_hash="x"), selection.clips)
+    with pytest.raises(ValueError, match="holds files but no frame cache"):
+        CacheJob.open(hmdb51_root, config, selection.clips)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot write a cache to"):
+        CacheJob.open(tmp_path / "file/cache", config, selection.clips)
+
+
+def test_a_missing_or_unfinished_cache_names_the_command(hmdb51_root: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    with pytest.raises(FileNotFoundError, match=r"python pipelines/preprocess.py .*--cache"):
+        FrameCache(cache)
+    job = _job(cache, hmdb51_root)
+    write_shard(job.plans[0], job.config, hmdb51_root, cache)
+    command = "preprocess.py --dataset hmdb51 .*--cache .*/cache --fold 1 --frames 4 --size 16"
+    with pytest.raises(ValueError, match=f"unfinished \\(1 shards are complete\\).*{command}"):
+        FrameCache(cache)
+    with pytest.raises(ValueError, match="shards are not complete"):
+        job.finish()
+
+
+def test_a_split_or_shard_that_is_not_there_is_named(hmdb51_root: Path, tmp_path: Path) -> None:
+    _make(tmp_path / "cache", hmdb51_root)
+    cache = FrameCache(tmp_path / "cache")
+    with pytest.raises(ValueError, match="no split 'valid', only train, val, test"):
+        cache.split("valid")
+    shard = tmp_path / "cache/data" / f"{cache.manifest.shards[0].name}.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=f"{shard.name} is damaged"):
+        cache.split("train").read([0])
+    shard.unlink()
+    with pytest.raises(ValueError, match=f"{shard.name} is gone"):
+        _ = cache.split("train").labels

@@ -1,0 +1,62 @@
+"""A checkpoint gives back what was saved: training goes on as if it had never stopped."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stop_core.checkpoint import OPTIMIZER, PROMPTS, Checkpoint, Progress
+
+
+def _step(layer: nn.Linear, optimizer: torch.optim.AdamW) -> None:
+    optimizer.zero_grad()
+    layer(torch.ones(2, 3)).square().sum().backward()
+    optimizer.step()
+
+
+def _layer_and_optimizer() -> tuple[nn.Linear, torch.optim.AdamW]:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2)
+    groups = [{"params": [layer.weight], "lr": 0.1}, {"params": [layer.bias], "lr": 0.01}]
+    return layer, torch.optim.AdamW(groups)
+
+
+def _saved(layer: nn.Linear, optimizer: torch.optim.AdamW, folder: Path) -> None:
+    state = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    Checkpoint(Progress(3, 2, {"val/top1": 0.5}), state, state, optimizer.state_dict()).save(folder)
+
+
+def test_training_goes_on_bit_for_bit_from_a_checkpoint(tmp_path: Path) -> None:
+    layer, optimizer = _layer_and_optimizer()
+    for _ in range(3):
+        _step(layer, optimizer)
+    _saved(layer, optimizer, tmp_path)
+    for _ in range(3):
+        _step(layer, optimizer)
+
+    again, other = _layer_and_optimizer()
+    loaded = Checkpoint.load(tmp_path, other.state_dict()["param_groups"])
+    again.load_state_dict(loaded.prompts)
+    other.load_state_dict(loaded.optimizer)
+    for _ in range(3):
+        _step(again, other)
+    assert torch.equal(again.weight, layer.weight)
+    assert torch.equal(again.bias, layer.bias)
+    assert loaded.progress == Progress(3, 2, {"val/top1": 0.5})
+
+
+def test_a_checkpoint_of_a_fresh_optimizer_is_one_too(tmp_path: Path) -> None:
+    layer, optimizer = _layer_and_optimizer()
+    _saved(layer, optimizer, tmp_path)
+    groups = optimizer.state_dict()["param_groups"]
+    assert Checkpoint.load(tmp_path, groups).optimizer["state"] == {}
+
+
+@pytest.mark.parametrize("name", [PROMPTS, OPTIMIZER])
+def test_a_damaged_checkpoint_is_refused_with_its_folder(tmp_path: Path, name: str) -> None:
+    layer, optimizer = _layer_and_optimizer()
+    _saved(layer, optimizer, tmp_path)
+    (tmp_path / name).write_bytes(b"half")
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        Checkpoint.load(tmp_path, optimizer.state_dict()["param_groups"])

@@ -1,0 +1,91 @@
+"""The settings refuse what the paper's equations have no meaning for."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stop_core import StopConfig
+
+NAN, INFINITE = float("nan"), float("inf")
+
+OUT_OF_RANGE: dict[str, list[Any]] = {
+    "n_s": [-1, NAN, INFINITE],
+    "alpha": [-0.01, 1.01, NAN, INFINITE],
+    "beta": [-0.5, NAN, INFINITE],
+    "eta": [-0.5, NAN, INFINITE],
+    "max_prompts": [0, -1, NAN],
+    "spatial_width": [0, -8, NAN],
+    "temporal_width": [0, -8, NAN],
+    "depth": [0, -1, NAN],
+    "attention": ["Joint", "", "video"],
+    "normalize": ["per_video", ""],
+    "selection": ["soft", ""],
+    "difference": ["raw", ""],
+    "dropout": [-0.1, 1.0, 1.5, NAN],
+}
+COUNTS = ("n_s", "max_prompts", "spatial_width", "temporal_width", "depth")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, bad in OUT_OF_RANGE.items() for value in bad]
+)
+def test_a_field_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{field} must") as refused:
+        StopConfig(**{field: value})
+    assert str(value) in str(refused.value)
+
+
+@pytest.mark.parametrize("field", COUNTS)
+def test_a_count_that_is_not_whole_is_refused_by_name(field: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{field} must"):
+        StopConfig(**{field: 2.5})
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        {"n_s": 0},
+        {"alpha": 0.0},
+        {"alpha": 1.0},
+        {"beta": 0.0},
+        {"eta": 0.0},
+        {"max_prompts": 1},
+        {"spatial_width": 1, "temporal_width": 1},
+        {"depth": 1},
+        {"dropout": 0.0},
+    ],
+)
+def test_the_edges_of_every_range_belong_to_it(edge: dict[str, Any]) -> None:
+    config = StopConfig(**edge)
+    assert {name: getattr(config, name) for name in edge} == edge
+
+
+@given(
+    st.builds(
+        StopConfig,
+        n_s=st.integers(0, 50),
+        alpha=st.floats(0, 1),
+        beta=st.floats(0, 8),
+        eta=st.floats(0, 8),
+        max_prompts=st.integers(1, 8),
+        depth=st.none() | st.integers(1, 12),
+        share=st.booleans(),
+        attention=st.sampled_from(["joint", "frame"]),
+        normalize=st.sampled_from(["per_frame", "none"]),
+        selection=st.sampled_from(["ste", "hard"]),
+        difference=st.sampled_from(["prompted", "plain"]),
+        dropout=st.floats(0, 0.99),
+    )
+)
+def test_a_config_survives_its_dictionary(config: StopConfig) -> None:
+    fields = config.to_dict()
+    assert set(fields) == {field.name for field in dataclasses.fields(StopConfig)}
+    assert StopConfig(**fields) == config
+
+
+def test_a_config_cannot_be_changed_after_its_checks() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        StopConfig().n_s = -1  # type: ignore[misc]
