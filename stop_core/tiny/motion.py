@@ -20,10 +20,9 @@ import shutil
 import uuid
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -67,7 +66,7 @@ def write_motion_dataset(root: Path, train: int, test: int, seed: int, workers: 
     """Writes `train` and `test` clips, balanced over the classes, to the new folder `root`.
 
     Returns at once where `root` holds the set of the same arguments. Raises ValueError where it
-    holds anything else; an existing folder is never changed. `workers` is a number of threads.
+    holds anything else; an existing folder is never changed. `workers` is the number of threads that encode.
     """
     wanted = MotionArguments(train, test, seed)
     if workers < 1:
@@ -136,22 +135,32 @@ def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
     for name in CLASSES:
         (staging / "hmdb51_org" / name).mkdir(parents=True)
     total = wanted.train + wanted.test
-    jobs = [(chunk, staging, wanted) for chunk in range(-(-total // _CHUNK))]
-    # Threads will do: torch and x264 work outside of the lock. Processes would have to be spawned,
-    # each importing torch anew, and could not be used from a notebook cell or standard input.
-    single = partial(torch.set_num_threads, 1)
-    with _one_thread(), ThreadPoolExecutor(workers, initializer=single) as pool:
-        deque(pool.map(_write_chunk, jobs), maxlen=0)  # raises what a worker raised
+    chunks = range(-(-total // _CHUNK))
+    # This thread draws and the others encode: x264 works outside of Python's lock. Drawing in
+    # several threads gained a sixth, and crashed once in continuous integration, in a process
+    # that also ran Ray. Processes would have to be spawned, each importing torch anew, and could
+    # not be used from a notebook cell or standard input.
+    with _one_thread(), ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[None]] = deque()
+        for chunk in chunks:
+            frames_NTHWC = render(chunk_scenes(chunk, wanted), PIXELS).numpy()
+            files = [_clip_path(staging, scene_id) for scene_id in _scene_ids(chunk, wanted)]
+            waiting.append(pool.submit(_encode_chunk, frames_NTHWC, files))
+            if len(waiting) > 2 * workers:  # bounds the memory
+                waiting.popleft().result()  # raises what a worker raised
+        while waiting:
+            waiting.popleft().result()
     _write_splits(staging / "testTrainMulti_7030_splits", wanted)
     (staging / "motion.json").write_text(json.dumps(asdict(wanted), indent=2) + "\n")
 
 
-def _write_chunk(job: tuple[int, Path, MotionArguments]) -> None:
-    chunk, staging, wanted = job
-    frames_NTHWC = render(chunk_scenes(chunk, wanted), PIXELS).numpy()
-    for scene_id, frames_THWC in zip(_scene_ids(chunk, wanted), frames_NTHWC, strict=True):
-        folder = staging / "hmdb51_org" / CLASSES[scene_id % len(CLASSES)]
-        encode_clip(frames_THWC, folder / clip_name(scene_id))
+def _encode_chunk(frames_NTHWC: NDArray[np.uint8], files: list[Path]) -> None:
+    for frames_THWC, file in zip(frames_NTHWC, files, strict=True):
+        encode_clip(frames_THWC, file)
+
+
+def _clip_path(root: Path, scene_id: int) -> Path:
+    return root / "hmdb51_org" / CLASSES[scene_id % len(CLASSES)] / clip_name(scene_id)
 
 
 def _write_splits(folder: Path, wanted: MotionArguments) -> None:

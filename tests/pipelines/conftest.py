@@ -27,11 +27,18 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def small_cache(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
-    """48 training clips (some of them for validation) and 16 test clips of the motion set."""
-    folder = tmp_path_factory.mktemp("motion")
-    root, cache = folder / "videos", folder / "cache"
+def small_motion_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 training clips and 16 test clips of the motion set, as video files."""
+    root = tmp_path_factory.mktemp("motion") / "videos"
     write_motion_dataset(root, train=48, test=16, seed=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_cache(small_motion_set: Path, local_ray: None) -> Path:
+    """The small motion set as a cache, some of its training clips for validation."""
+    folder = small_motion_set.parent
+    root, cache = small_motion_set, folder / "cache"
     preprocess(
         PreprocessConfig(
             dataset="hmdb51", data_root=root, cache=cache, frames=6, size=32, output=folder
