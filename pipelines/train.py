@@ -32,7 +32,7 @@ class TrainConfig:
     all is done, it prints the result again.
 
     Examples:
-      python pipelines/train.py --method vpt --seed 1
+      python pipelines/train.py --method vpt-deep --seed 1
       python pipelines/train.py --cache outputs/cache/hmdb51 --tower ViT-B-32-quickgelu \\
           --pretrained openai --gpus-per-worker 1 --epochs 20 --batch-size 64
     """

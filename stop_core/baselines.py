@@ -41,24 +41,39 @@ class LinearProbe(FramePooledModel):
 
 
 class StaticPrompts(VideoModel):
-    """Deep visual prompt tuning (VPT, Jia et al., ECCV 2022): the same prompts for every video.
+    """Visual prompt tuning (VPT, Jia et al., ECCV 2022): the same prompts for every video.
 
-    `prompts` learned tokens at the input of every block replace those of the block before.
+    `deep`: `prompts` learned tokens at the input of every block replace those of the block before
+    (VPT-deep). Otherwise they enter at the first block and go through the tower as tokens do
+    (VPT-shallow).
+
+    Raises:
+        ValueError: if `prompts` is below 1.
     """
 
-    def __init__(self, clip: FrozenClip, prompts: int, attention: Attention) -> None:
+    def __init__(
+        self, clip: FrozenClip, prompts: int, attention: Attention, *, deep: bool = True
+    ) -> None:
         super().__init__(clip)
         if prompts < 1:
             raise ValueError(f"static_prompts must be at least 1, got {prompts}")
         self.attention: Attention = attention
-        self.prompts = nn.Parameter(torch.empty(self.tower.depth, prompts, self.tower.width))
+        blocks = self.tower.depth if deep else 1
+        self.prompts = nn.Parameter(torch.empty(blocks, prompts, self.tower.width))
         nn.init.normal_(self.prompts, std=0.02)
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
         tokens = self.first_tokens(frames, self.attention)
         packed = pack(tokens, self.attention)
-        for index, prompts_SD in enumerate(self.prompts):
-            prompts_BSD = prompts_SD.expand(len(packed), -1, -1)
-            packed, _ = self.tower.run_block(index, packed, prompts_BSD)
+        prompted, depth = len(self.prompts), self.tower.depth
+        prompts_BSD: Tensor | None = None
+        for index in range(depth):
+            if index < prompted:
+                prompts_BSD = self.prompts[index].expand(len(packed), -1, -1)
+            # What the next block replaces need not be computed, nor what follows the last.
+            carry = prompted <= index + 1 < depth
+            packed, prompts_BSD = self.tower.run_block(
+                index, packed, prompts_BSD, carry_prompts=carry
+            )
         return self.embed_video(unpack(packed, tokens).cls)

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from stop_core.config import StopConfig
 
-Method = Literal["stop", "zero-shot", "linear-probe", "vpt"]
+Method = Literal["stop", "zero-shot", "linear-probe", "vpt-shallow", "vpt-deep"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
@@ -22,14 +22,14 @@ class ExperimentConfig:
     """
 
     method: Method = "stop"
-    """stop; or a baseline: zero-shot CLIP, a linear probe, static deep prompts (vpt)."""
+    """stop; or a baseline: zero-shot CLIP, a linear probe, static prompts (vpt-shallow, vpt-deep)."""
     tower: str = "tiny"
     """Any open_clip ViT, for example ViT-B-32-quickgelu; tiny is the one that ships with us."""
     pretrained: str | None = None
     """An open_clip tag such as openai, or a local weights file; empty: random (tiny: its own)."""
     stop: StopConfig = field(default_factory=StopConfig)
     static_prompts: int = 8
-    """Prompts a block of the vpt baseline."""
+    """Prompts of the vpt baselines: at every block (vpt-deep), or at the first (vpt-shallow)."""
     epochs: int = 10
     """Passes over the training clips."""
     batch_size: int = 32

@@ -20,5 +20,6 @@ def build_method(config: ExperimentConfig, clip: FrozenClip, classes: int) -> Vi
             return ZeroShot(clip)
         case "linear-probe":
             return LinearProbe(clip, classes)
-        case "vpt":
-            return StaticPrompts(clip, config.static_prompts, config.stop.attention)
+        case "vpt-shallow" | "vpt-deep":
+            deep = config.method == "vpt-deep"
+            return StaticPrompts(clip, config.static_prompts, config.stop.attention, deep=deep)

@@ -78,10 +78,11 @@ def test_the_linear_probe_is_linear_in_features_that_training_cannot_move(
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["joint", "frame"])
+@pytest.mark.parametrize("deep", [True, False])
 def test_static_prompts_give_reversed_clips_the_same_embedding(
-    attention: Attention, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
+    deep: bool, attention: Attention, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
-    model = StaticPrompts(make_clip(), 3, attention)
+    model = StaticPrompts(make_clip(), 3, attention, deep=deep)
     stir(model, scale=1.0)
     frames = make_frames(0, 2, 5, model.image_size)
     forward, backward = model.encode_video(frames), model.encode_video(frames.flip(1))
@@ -105,11 +106,12 @@ def test_static_prompts_are_read_by_every_block(
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["joint", "frame"])
+@pytest.mark.parametrize("deep", [True, False])
 def test_static_prompts_are_open_clips_blocks_with_extra_tokens(
-    attention: Attention, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
+    deep: bool, attention: Attention, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
-    clip = make_clip()
-    model = StaticPrompts(clip, 3, attention)
+    model = StaticPrompts(make_clip(layers=3), 3, attention, deep=deep)
+    assert len(model.prompts) == (3 if deep else 1)
     stir(model, scale=1.0)
     frames = make_frames(0, 2, 3, model.image_size)
     for video, found in zip(frames, model.encode_video(frames), strict=True):
@@ -118,9 +120,12 @@ def test_static_prompts_are_open_clips_blocks_with_extra_tokens(
             sequences = torch.cat([embedded[:1, 0], embedded[:, 1:].flatten(0, 1)])[None]
         else:
             sequences = embedded
-        for block, prompts in zip(model.tower.blocks, model.prompts, strict=True):
-            beside = torch.cat([sequences, prompts.expand(len(sequences), -1, -1)], dim=1)
-            sequences = block(beside)[:, : sequences.shape[1]]
+        count = sequences.shape[1]
+        for index, block in enumerate(model.tower.blocks):
+            if deep or index == 0:
+                prompts = model.prompts[index].expand(len(sequences), -1, -1)
+                sequences = torch.cat([sequences[:, :count], prompts], dim=1)
+            sequences = block(sequences)
         frame_embeddings = F.normalize(model.tower.project(sequences[:, 0]), dim=-1)
         wanted = F.normalize(frame_embeddings.mean(0), dim=-1)
         torch.testing.assert_close(found, wanted, **CLOSE)
@@ -132,7 +137,7 @@ def test_static_prompts_below_one_are_refused_by_name(make_clip: MakeClip) -> No
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", ["zero shot", "linear probe", "static", "stop"])
+@pytest.mark.parametrize("method", ["zero shot", "linear probe", "deep", "shallow", "stop"])
 def test_every_method_answers_for_a_video_without_regard_to_its_batch(
     method: str, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
@@ -140,7 +145,8 @@ def test_every_method_answers_for_a_video_without_regard_to_its_batch(
     models = {
         "zero shot": lambda: ZeroShot(clip),
         "linear probe": lambda: LinearProbe(clip, 3),
-        "static": lambda: StaticPrompts(clip, 2, "joint"),
+        "deep": lambda: StaticPrompts(clip, 2, "joint"),
+        "shallow": lambda: StaticPrompts(clip, 2, "joint", deep=False),
         "stop": lambda: StopModel(clip, StopConfig(n_s=2)),
     }
     model = models[method]().eval()

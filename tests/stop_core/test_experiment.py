@@ -11,7 +11,7 @@ from stop_core.experiment import ExperimentConfig
 def test_the_hash_changes_with_every_setting_and_not_with_the_seed() -> None:
     config = ExperimentConfig()
     assert replace(config, seed=5).hash == config.hash
-    other = {"method": "vpt", "tower": "ViT-B-16", "pretrained": "openai"}
+    other = {"method": "vpt-deep", "tower": "ViT-B-16", "pretrained": "openai"}
     for f in fields(config):
         if f.name in ("seed", "stop"):
             continue

@@ -78,7 +78,7 @@ def test_the_rate_warms_up_and_decays_to_zero() -> None:
     assert learning_rate_at(50, 50, config) == pytest.approx(0)
 
 
-@pytest.mark.parametrize("method", ["stop", "linear-probe", "vpt"])
+@pytest.mark.parametrize("method", ["stop", "linear-probe", "vpt-shallow", "vpt-deep"])
 def test_one_seed_gives_one_result_bit_for_bit(method: Method) -> None:
     config = replace(CONFIG, method=method)
     first, second = (_train(config)[0].prompt_state_dict() for _ in range(2))
@@ -88,7 +88,7 @@ def test_one_seed_gives_one_result_bit_for_bit(method: Method) -> None:
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize("method", ["stop", "linear-probe", "vpt"])
+@pytest.mark.parametrize("method", ["stop", "linear-probe", "vpt-shallow", "vpt-deep"])
 def test_training_moves_every_prompt_and_no_bit_of_clip(method: Method) -> None:
     config = replace(CONFIG, method=method)
     seed_weights(config.seed)

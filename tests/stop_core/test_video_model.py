@@ -25,6 +25,7 @@ METHODS: dict[str, Callable[[FrozenClip], VideoModel]] = {
     "linear probe": lambda clip: LinearProbe(clip, 3),
     "static prompts, joint": lambda clip: StaticPrompts(clip, 2, "joint"),
     "static prompts, frame": lambda clip: StaticPrompts(clip, 2, "frame"),
+    "shallow prompts": lambda clip: StaticPrompts(clip, 2, "joint", deep=False),
 }
 TRAINED = [name for name in METHODS if name != "zero shot"]
 
