@@ -7,7 +7,15 @@ from typing import Any, Literal, get_args
 
 from stop_core.config import StopConfig
 
-Method = Literal["stop", "zero-shot", "linear-probe", "vpt-shallow", "vpt-deep"]
+Method = Literal[
+    "stop",
+    "zero-shot",
+    "linear-probe",
+    "vpt-shallow",
+    "vpt-deep",
+    "stop-static",
+    "stop-temporal-vpt",
+]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
@@ -22,14 +30,15 @@ class ExperimentConfig:
     """
 
     method: Method = "stop"
-    """stop; or a baseline: zero-shot CLIP, a linear probe, static prompts (vpt-shallow, vpt-deep)."""
+    """stop; zero-shot, linear-probe, vpt-shallow and vpt-deep are baselines; stop-static is STOP
+    with constants, stop-temporal-vpt its temporal half beside the prompts of vpt-deep."""
     tower: str = "tiny"
     """Any open_clip ViT, for example ViT-B-32-quickgelu; tiny is the one that ships with us."""
     pretrained: str | None = None
     """An open_clip tag such as openai, or a local weights file; empty: random (tiny: its own)."""
     stop: StopConfig = field(default_factory=StopConfig)
     static_prompts: int = 8
-    """Prompts of the vpt baselines: at every block (vpt-deep), or at the first (vpt-shallow)."""
+    """Prompts a block of the methods with vpt in their names; vpt-shallow has one block of them."""
     epochs: int = 10
     """Passes over the training clips."""
     batch_size: int = 32
@@ -50,7 +59,8 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
-        if self.method == "stop" and self.stop.n_s == 0 and self.stop.eta == 0:
+        nothing = self.stop.n_s == 0 and self.stop.eta == 0
+        if nothing and self.method in ("stop", "stop-static"):
             raise ValueError(
                 "n_s = 0 and eta = 0 leave nothing to train; set one of them, or use the method "
                 "zero-shot"

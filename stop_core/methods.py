@@ -1,5 +1,6 @@
 """Building a method of the comparison by its name."""
 
+from stop_core.ablations import StaticStop, TemporalBesideStatic
 from stop_core.baselines import LinearProbe, StaticPrompts, ZeroShot
 from stop_core.clip import FrozenClip
 from stop_core.experiment import ExperimentConfig
@@ -23,3 +24,7 @@ def build_method(config: ExperimentConfig, clip: FrozenClip, classes: int) -> Vi
         case "vpt-shallow" | "vpt-deep":
             deep = config.method == "vpt-deep"
             return StaticPrompts(clip, config.static_prompts, config.stop.attention, deep=deep)
+        case "stop-static":
+            return StaticStop(clip, config.stop)
+        case "stop-temporal-vpt":
+            return TemporalBesideStatic(clip, config.stop, config.static_prompts)

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 
 from stop_core.config import StopConfig
-from stop_core.experiment import ExperimentConfig
+from stop_core.experiment import ExperimentConfig, Method
 
 
 def test_the_hash_changes_with_every_setting_and_not_with_the_seed() -> None:
@@ -24,6 +24,12 @@ def test_parameters_hold_every_field_by_its_own_name() -> None:
     parameters = ExperimentConfig().parameters()
     names = {f.name for kind in (StopConfig, ExperimentConfig) for f in fields(kind)}
     assert parameters.keys() == names - {"stop"}
+
+
+@pytest.mark.parametrize("method", ["stop", "stop-static"])
+def test_a_method_with_both_halves_turned_off_is_refused(method: Method) -> None:
+    with pytest.raises(ValueError, match=r"n_s = 0 and eta = 0"):
+        ExperimentConfig(method=method, stop=StopConfig(n_s=0, eta=0))
 
 
 @pytest.mark.parametrize(

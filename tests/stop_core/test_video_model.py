@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stop_core.ablations import StaticStop, TemporalBesideStatic
 from stop_core.baselines import LinearProbe, StaticPrompts, ZeroShot
 from stop_core.clip import FrozenClip
 from stop_core.config import StopConfig
@@ -26,6 +27,10 @@ METHODS: dict[str, Callable[[FrozenClip], VideoModel]] = {
     "static prompts, joint": lambda clip: StaticPrompts(clip, 2, "joint"),
     "static prompts, frame": lambda clip: StaticPrompts(clip, 2, "frame"),
     "shallow prompts": lambda clip: StaticPrompts(clip, 2, "joint", deep=False),
+    "stop, static": lambda clip: StaticStop(clip, StopConfig(n_s=2)),
+    "temporal beside static": lambda clip: TemporalBesideStatic(
+        clip, StopConfig(temporal_width=4), 2
+    ),
 }
 TRAINED = [name for name in METHODS if name != "zero shot"]
 
