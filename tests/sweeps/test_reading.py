@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from stop_core.clip import load_clip
+from stop_core.experiment import ExperimentConfig
+from stop_core.methods import build_method
 from sweeps.reading import FOLDER, build_experiment, read_space, read_table
 
 
@@ -25,6 +28,33 @@ def test_the_shipped_comparison_holds_stop_and_its_baselines() -> None:
     rows = read_table(FOLDER / "tables" / "motion.yaml").rows
     methods = {build_experiment(values, title).method for title, values in rows.items()}
     assert methods == {"stop", "zero-shot", "linear-probe", "vpt-deep"}
+
+
+def test_every_row_of_the_shipped_ablation_is_another_stop_trained_alike() -> None:
+    rows = read_table(FOLDER / "tables" / "ablation.yaml").rows
+    stop = read_table(FOLDER / "tables" / "motion.yaml").rows["STOP"]
+    experiments = {title: build_experiment(values, title) for title, values in rows.items()}
+    assert experiments["STOP"] == build_experiment(stop, "STOP")
+    assert len({one.hash for one in experiments.values()}) == len(rows)
+    same = ("tower", "pretrained", "epochs", "batch_size", "learning_rate", "spatial_rate")
+    same += ("weight_decay", "warmup_steps", "clip_norm", "seed")
+    for title, one in experiments.items():
+        for name in same:
+            assert getattr(one, name) == getattr(experiments["STOP"], name), (title, name)
+
+
+def test_every_row_of_a_shipped_table_fits_its_tower() -> None:
+    for path in sorted((FOLDER / "tables").glob("*.yaml")):
+        for title, values in read_table(path).rows.items():
+            one = build_experiment(values, title)
+            build_method(one, load_clip(one.tower, one.pretrained), classes=2)
+
+
+def test_the_shipped_ablation_knows_the_tiny_tower() -> None:
+    rows = read_table(FOLDER / "tables" / "ablation.yaml").rows
+    tower = build_method(ExperimentConfig(), load_clip("tiny"), classes=2).tower
+    assert rows["every patch prompted"]["n_s"] == tower.patches
+    assert rows["first half of the blocks"]["depth"] == tower.depth / 2
 
 
 def test_settings_of_stop_and_of_training_go_to_their_places() -> None:
