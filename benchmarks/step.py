@@ -1,19 +1,29 @@
 """The cost of a STOP training step against that of the frozen tower alone.
 
-Both run in this process, turn by turn, on the same frames, with the same attention over the same
-patch tokens. The floor is the tower as open_clip runs it, forward and backward to its inputs.
+All run in this process, turn by turn, on the same frames, with the same attention over the same
+patch tokens; so noise of the machine hits all of them. Two floors, each forward and backward to
+the tokens that enter it:
+
+    open_clip   the tower as open_clip runs it: what a user would get
+    lean        the same function in plain linear maps and scaled_dot_product_attention, with the
+                layer norms' affine maps and QuickGELU's factor multiplied into the weights
 
     python benchmarks/step.py --tower ViT-B-32-quickgelu --videos 2 --frames 12
 """
 
+import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
@@ -22,11 +32,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from stop_core import StopConfig, StopModel, build_model
 from stop_core.config import Attention
 from stop_core.sequences import pack
+from stop_core.towers import FrozenTower
+
+Work = Callable[[], object]
+SUBJECTS = ("open_clip", "lean", "STOP")
 
 
 @dataclass(frozen=True)
 class StepBenchmark:
-    """Time a STOP training step and the frozen tower, turn by turn, and print their ratio."""
+    """Time a STOP training step and the frozen tower, turn by turn, and print their ratios."""
 
     tower: str = "ViT-B-32-quickgelu"
     """Any open_clip ViT, with random weights."""
@@ -34,71 +48,198 @@ class StepBenchmark:
     """Videos a step."""
     frames: int = 12
     """Frames a video."""
-    rounds: int = 5
+    rounds: int = 7
     """Timed turns of each."""
     threads: int = 1
     """CPU threads."""
+    width: int = 32
+    """Hidden channels of STOP's prompters."""
+    bf16: bool = False
+    """Under bfloat16 autocast."""
+    attention: tuple[Attention, ...] = ("joint", "frame")
+    """joint, frame or both."""
+    memory: bool = True
+    """Also measure the peak memory of a step, each in a process of its own."""
+    only: Literal["open_clip", "lean", "STOP"] | None = None
+    """Print the peak memory of a training step of this one alone, in MiB."""
 
 
 def main(options: StepBenchmark) -> None:
-    """Prints a row for joint and one for frame-wise attention."""
+    """Prints a row for each attention and each of training and inference."""
     torch.set_num_threads(options.threads)
+    if options.only:
+        _print_peak_memory(options)
+        return
     print(f"{options}\ntorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}")
-    print(
-        f"{'attention':<10} {'floor s':>9} {'STOP s':>9} {'ratio':>7} {'lowest':>7} {'highest':>8}"
+    print("seconds are medians; a ratio is the median of the turns' ratios (lowest to highest)")
+    columns = (f"{name + ' s':>12}" for name in SUBJECTS)
+    print(f"{'attention':<10}{'work':<9}", *columns, f"{'STOP/lean':>20} {'STOP/open_clip':>20}")
+    for attention in options.attention:
+        model, frames = _setting(options, attention)
+        for work, make in (("training", _training), ("forward", _forward)):
+            subjects = make(model, frames, attention, options.bf16)
+            _print_row(attention, work, _take_turns(subjects, options.rounds))
+        if options.memory:
+            peaks = [_peak_memory(options, attention, name) for name in SUBJECTS]
+            shown = " ".join(
+                f"{name} {mib:.0f} MiB" for name, mib in zip(SUBJECTS, peaks, strict=True)
+            )
+            print(f"{attention:<10}memory   {shown}; STOP/open_clip {peaks[2] / peaks[0]:.2f}")
+
+
+def _setting(options: StepBenchmark, attention: Attention) -> tuple[StopModel, Tensor]:
+    config = StopConfig(
+        attention=attention, spatial_width=options.width, temporal_width=options.width
     )
-    for attention in ("joint", "frame"):
-        config = StopConfig(attention=attention)  # type: ignore[arg-type]
-        model = build_model(options.tower, config=config).train()
-        size = model.image_size
-        shape = (options.videos, options.frames, size, size, 3)
-        frames = torch.randint(256, shape, dtype=torch.uint8)
-        pairs = _take_turns(_floor(model, frames, attention), _stop(model, frames), options.rounds)
-        ratios = [stop / floor for floor, stop in pairs]
-        floor, stop = (statistics.median(times) for times in zip(*pairs, strict=True))
-        print(
-            f"{attention:<10} {floor:9.3f} {stop:9.3f} {statistics.median(ratios):7.2f} "
-            f"{min(ratios):7.2f} {max(ratios):8.2f}",
-            flush=True,
-        )
+    model = build_model(options.tower, config=config).train()
+    shape = (options.videos, options.frames, model.image_size, model.image_size, 3)
+    return model, torch.randint(256, shape, dtype=torch.uint8)
 
 
-def _floor(model: StopModel, frames: Tensor, attention: Attention) -> Callable[[], None]:
-    """The frozen tower in open_clip's own code, with a gradient to the tokens that enter it."""
+def _training(
+    model: StopModel, frames: Tensor, attention: Attention, bf16: bool
+) -> dict[str, Work]:
+    """Forward and backward: the floors to the tokens that enter, STOP to its trainable weights."""
     tokens = pack(model.first_tokens(frames, attention), attention)
-
-    def step() -> None:
-        leaf = tokens.clone().requires_grad_()
-        model.tower.visual.transformer(leaf)[:, 0].sum().backward()
-
-    return step
-
-
-def _stop(model: StopModel, frames: Tensor) -> Callable[[], None]:
-    """A training step of STOP without the optimiser."""
     texts = model.encode_text([f"class {number}" for number in range(len(frames))])
     labels = torch.arange(len(frames))
+    lean = LeanTower(model.tower, bf16)
 
-    def step() -> None:
+    def to_tokens(run: Callable[[Tensor], Tensor]) -> Work:
+        def step() -> None:
+            leaf = tokens.clone().requires_grad_()
+            with _precision(bf16):
+                loss = run(leaf)[:, 0].float().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+
+        return step
+
+    def stop() -> None:
         model.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(model(frames, texts), labels).backward()
+        with _precision(bf16):
+            loss = F.cross_entropy(model(frames, texts), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
 
-    return step
-
-
-def _take_turns(
-    first: Callable[[], None], second: Callable[[], None], rounds: int
-) -> list[tuple[float, float]]:
-    """Seconds of both, measured alternately, after one untimed turn."""
-    first()
-    second()
-    return [(_seconds(first), _seconds(second)) for _ in range(rounds)]
+    return {
+        "open_clip": to_tokens(model.tower.visual.transformer),
+        "lean": to_tokens(lean),
+        "STOP": stop,
+    }
 
 
-def _seconds(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def _forward(model: StopModel, frames: Tensor, attention: Attention, bf16: bool) -> dict[str, Work]:
+    """The forward alone, without a graph."""
+    tokens = pack(model.first_tokens(frames, attention), attention)
+    lean = LeanTower(model.tower, bf16)
+
+    def without_graph(run: Callable[[Tensor], Tensor], argument: Tensor) -> Work:
+        def step() -> None:
+            with torch.no_grad(), _precision(bf16):
+                run(argument)
+
+        return step
+
+    return {
+        "open_clip": without_graph(model.tower.visual.transformer, tokens),
+        "lean": without_graph(lean, tokens),
+        "STOP": without_graph(model.encode_video, frames),
+    }
+
+
+class LeanTower:
+    """The frozen blocks in as few plain operations as they can be written in."""
+
+    def __init__(self, tower: FrozenTower, bf16: bool) -> None:
+        self.width, self.heads = tower.width, tower.heads
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        self.blocks = [_fold(block, self.dtype) for block in tower.blocks]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Tokens [S, N, D] -> [S, N, D], through all blocks."""
+        for weights in self.blocks:
+            x = self._block(x, weights)
+        return x
+
+    def _block(self, x: Tensor, weights: list[Tensor]) -> Tensor:
+        qkv, qkv_bias, out, out_bias, fc, fc_bias, proj, proj_bias = weights
+        normed = F.layer_norm(x, (self.width,)).to(self.dtype)
+        parts = F.linear(normed, qkv, qkv_bias).chunk(3, -1)
+        query, key, value = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = x + F.linear(mixed, out, out_bias)
+        hidden = F.linear(F.layer_norm(x, (self.width,)).to(self.dtype), fc, fc_bias)
+        return x + F.linear(F.silu(hidden), proj, proj_bias)
+
+
+@torch.no_grad()
+def _fold(block: torch.nn.Module, dtype: torch.dtype) -> list[Tensor]:
+    attention, mlp = block.attn, block.mlp
+    first, second, quick = block.ln_1, block.ln_2, 1.702
+    weights = [
+        attention.in_proj_weight * first.weight,
+        attention.in_proj_bias + attention.in_proj_weight @ first.bias,
+        attention.out_proj.weight,
+        attention.out_proj.bias,
+        quick * mlp.c_fc.weight * second.weight,
+        quick * (mlp.c_fc.bias + mlp.c_fc.weight @ second.bias),
+        mlp.c_proj.weight / quick,
+        mlp.c_proj.bias,
+    ]
+    return [weight.to(dtype) for weight in weights]
+
+
+def _precision(bf16: bool) -> torch.autocast | nullcontext[None]:
+    return torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
+
+
+def _take_turns(subjects: dict[str, Work], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, measured in turn, after one untimed turn."""
+    for work in subjects.values():
+        work()
+    seconds: dict[str, list[float]] = {name: [] for name in subjects}
+    for _ in range(rounds):
+        for name, work in subjects.items():
+            started = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def _print_row(attention: str, work: str, seconds: dict[str, list[float]]) -> None:
+    medians = (f"{statistics.median(times):12.3f}" for times in seconds.values())
+    ratios = []
+    for floor in ("lean", "open_clip"):
+        turns = [a / b for a, b in zip(seconds["STOP"], seconds[floor], strict=True)]
+        spread = f"{statistics.median(turns):.2f} ({min(turns):.2f} to {max(turns):.2f})"
+        ratios.append(f"{spread:>20}")
+    print(f"{attention:<10}{work:<9}", *medians, *ratios, flush=True)
+
+
+def _peak_memory(options: StepBenchmark, attention: Attention, subject: str) -> float:
+    """MiB that a training step of `subject` adds to its process."""
+    values = replace(options, attention=(attention,))
+    command = [sys.executable, __file__, "--only", subject, "--attention", attention]
+    for name in ("tower", "videos", "frames", "threads", "width"):
+        command += [f"--{name}", str(getattr(values, name))]
+    command += ["--bf16"] if options.bf16 else []
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(printed.split()[-1])
+
+
+def _print_peak_memory(options: StepBenchmark) -> None:
+    (attention,) = options.attention
+    model, frames = _setting(options, attention)
+    step = _training(model, frames, attention, options.bf16)[str(options.only)]
+    # A small step first: code, thread pools and folded weights are not part of a step's memory.
+    small = _training(model, frames[:1, :1], attention, options.bf16)[str(options.only)]
+    small()
+    before = _resident_peak_mib()
+    step()
+    print(_resident_peak_mib() - before)
+
+
+def _resident_peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

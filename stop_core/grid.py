@@ -3,6 +3,7 @@
 Shapes: B videos, T frames (or gaps), P = G x G patches, D channels of the tower, W hidden channels.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,8 +61,14 @@ class LightConv3d(nn.Module):
         self.conv = TemporalConv3d(hidden)
         self.up = nn.Linear(hidden, width)
 
-    def forward(self, tokens_BTPD: Tensor) -> Tensor:
-        """[B, T, P, D] -> [B, T, P, D]."""
-        volume = to_volume(self.down(tokens_BTPD), self.grid)
-        out: Tensor = self.up(to_tokens(self.conv(volume)))
-        return out
+    def energy(self, hidden_BTPW: Tensor) -> Tensor:
+        """1/D * sum_k out_k^2 of the output, [B, T, P], from what `down` made of the input.
+
+        The D channels are never computed: |U x + b|^2 is a quadratic form of the few that go in.
+        """
+        volume = self.conv(to_volume(hidden_BTPW, self.grid))
+        features_BTPV = F.pad(to_tokens(volume), (0, 1), value=1.0)
+        matrix_DV = torch.cat([self.up.weight, self.up.bias[:, None]], dim=1)
+        gram_VV = matrix_DV.T @ matrix_DV / len(matrix_DV)
+        energy_BTP: Tensor = ((features_BTPV @ gram_VV) * features_BTPV).sum(-1)
+        return energy_BTP.clamp(min=0)  # rounding may leave it a hair below

@@ -42,11 +42,11 @@ def pack(tokens: VideoTokens, attention: Attention) -> Tensor:
 def unpack(packed: Tensor, like: VideoTokens) -> VideoTokens:
     """The inverse of `pack`; `like` tells the shapes."""
     batch, frames, patches, _ = like.h.shape
-    if like.cls.shape[1] == 1 and len(packed) == batch:
-        h = packed[:, 1:].unflatten(1, (frames, patches))
-        return VideoTokens(packed[:, :1], h)
-    by_frame = packed.unflatten(0, (batch, frames))
-    return VideoTokens(by_frame[:, :, 0], by_frame[:, :, 1:])
+    # split, not two slices: its gradient is one copy, that of a slice one copy each.
+    cls, h = packed.split([1, packed.shape[1] - 1], dim=1)
+    if len(packed) == batch and like.cls.shape[1] == 1:
+        return VideoTokens(cls, h.unflatten(1, (frames, patches)))
+    return VideoTokens(cls.view(batch, frames, -1), h.unflatten(0, (batch, frames)))
 
 
 def pack_prompts(prompts: GapPrompts, attention: Attention) -> tuple[Tensor, Tensor]:

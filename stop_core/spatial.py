@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stop_core.config import StopConfig
 from stop_core.grid import LightConv3d, TemporalConv3d, keep_variance, to_tokens, to_volume
+from stop_core.low_rank import add_prompts
 from stop_core.selection import choose_patches, min_max
 
 
@@ -22,7 +23,7 @@ class SpatialPrompts:
     M: Tensor  # [B, T, P] as mixed into W_s
     W_s: Tensor  # [B, T, P] alpha * A + (1 - alpha) * M
     r: Tensor  # [B, T, P] 1 for the n_s patches of a frame that are chosen, else 0
-    p_s: Tensor  # [B, T, P, D] prompts of all patches, chosen or not
+    p_s: Tensor | None  # [B, T, P, D] prompts of all patches, chosen or not; only when asked for
     h_s: Tensor  # [B, T, P, D] h + r * p_s
 
 
@@ -57,11 +58,16 @@ class SpatialPrompter(nn.Module):
         nn.init.normal_(self.up.weight, std=0.001)
         nn.init.zeros_(self.up.bias)
 
-    def forward(self, h_BTPD: Tensor) -> Tensor:
-        """Returns p^s, [B, T, P, D]."""
+    def features(self, h_BTPD: Tensor) -> Tensor:
+        """All of P^s but its last linear map and the dropout, [B, T, P, W]."""
         volume = to_volume(self.down(self.norm(h_BTPD)), self.grid)
         volume = self.conv_in_space(self.conv_in_time(volume).relu())
-        prompts_BTPD: Tensor = self.dropout(self.up(self.mix(to_tokens(volume)).relu()))
+        features_BTPW: Tensor = self.mix(to_tokens(volume)).relu()
+        return features_BTPW
+
+    def prompts(self, features_BTPW: Tensor) -> Tensor:
+        """p^s of all patches, [B, T, P, D], from the `features`."""
+        prompts_BTPD: Tensor = self.dropout(self.up(features_BTPW))
         return prompts_BTPD
 
 
@@ -78,18 +84,37 @@ class SpatialPrompting(nn.Module):
         self.dynamics = LightConv3d(width, config.spatial_width, grid)
         self.prompter = SpatialPrompter(width, config.spatial_width, grid, config.dropout)
 
-    def forward(self, h_BTPD: Tensor, attention_BTP: Tensor) -> SpatialPrompts:
-        """Prompts the patch tokens `h`; `attention` is the frozen block's own A."""
+    def forward(
+        self, h_BTPD: Tensor, attention_BTP: Tensor, *, every_prompt: bool = False
+    ) -> SpatialPrompts:
+        """Prompts the patch tokens `h`; `attention` is the frozen block's own A.
+
+        With `every_prompt`, the result also holds the prompts of the patches not chosen.
+        """
         config = self.config
         # Straight-through gradients are estimates. They train the filter that they are for, and do
         # not reach back through the tokens into the prompts of earlier blocks (docs/model.md).
-        h_tilde_BTPD = self.dynamics(h_BTPD.detach())
-        M_raw = h_tilde_BTPD.square().mean(-1)
+        M_raw = self.dynamics.energy(self.dynamics.down(h_BTPD.detach()))
         rescale = config.normalize == "per_frame"
         A = min_max(attention_BTP) if rescale else attention_BTP
         M = min_max(M_raw) if rescale else M_raw
         W_s = config.alpha * A + (1 - config.alpha) * M
         r = choose_patches(W_s, config.n_s, straight_through=config.selection == "ste")
-        p_s = self.prompter(h_BTPD)
-        h_s = h_BTPD + r[..., None] * p_s if config.n_s else h_BTPD
+        h_s, p_s = self._prompt(h_BTPD, r, every_prompt)
         return SpatialPrompts(attention_BTP, M_raw, A, M, W_s, r, p_s, h_s)
+
+    def _prompt(
+        self, h_BTPD: Tensor, r: Tensor, every_prompt: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """h^s, and p^s where it was computed."""
+        prompter = self.prompter
+        features_BTPW = prompter.features(h_BTPD)
+        dropping = prompter.training and prompter.dropout.p > 0
+        p_s = prompter.prompts(features_BTPW) if every_prompt or dropping else None
+        if self.config.n_s == 0:
+            return h_BTPD, p_s
+        if p_s is not None:
+            return h_BTPD + r[..., None] * p_s, p_s
+        up = prompter.up
+        chosen_BTN = r.detach().topk(self.config.n_s, sorted=False).indices
+        return add_prompts(h_BTPD, r, chosen_BTN, features_BTPW, up.weight, up.bias), None

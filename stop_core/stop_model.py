@@ -81,31 +81,36 @@ class StopModel(VideoModel):
             if index < self.prompted_blocks:
                 tokens, gaps = self._prompt(index, tokens, traces)
                 prompts, presence = pack_prompts(gaps, attention) if gaps else (None, None)
+            last = index + 1 == tower.depth
             packed, prompts = tower.run_block(
                 index,
                 pack(tokens, attention),
                 prompts,
                 presence,
-                # What the next block replaces need not be computed, nor what follows the last.
-                carry_prompts=self.prompted_blocks <= index + 1 < tower.depth,
+                # What the next block replaces need not be computed, nor what follows the last,
+                carry_prompts=self.prompted_blocks <= index + 1 and not last,
+                # of which the CLS tokens alone are looked at.
+                only_cls=last,
             )
-            tokens = unpack(packed, tokens)
-        return self.embed_video(tokens.cls)
+            if not last:
+                tokens = unpack(packed, tokens)
+        return self.embed_video(packed.view(len(frames), -1, tower.width))
 
     def _prompt(
         self, index: int, tokens: VideoTokens, traces: list[PromptTrace] | None
     ) -> tuple[VideoTokens, GapPrompts | None]:
         """Prompts the input of block `index`: the prompted tokens, and the prompts of the gaps."""
         layer = cast(PromptingLayer, self.prompting[0 if self.config.share else index])
+        tracing = traces is not None
         h = h_s = tokens.h
         r, gaps = h.new_zeros(h.shape[:3]), None
         # A half that is turned off is computed for a trace alone.
         has_temporal = self.config.eta > 0 and h.shape[1] > 1
-        if self.config.n_s or traces is not None:
+        if self.config.n_s or tracing:
             attention = self.tower.cls_attention(index, tokens.cls, h)
-            spatial: SpatialPrompts = layer.spatial(h, attention)
+            spatial: SpatialPrompts = layer.spatial(h, attention, every_prompt=tracing)
             h_s, r = spatial.h_s, spatial.r
-        if has_temporal or traces is not None:
+        if has_temporal or tracing:
             source = h_s if self.config.difference == "prompted" else h
             temporal: TemporalPrompts = layer.temporal(source, r)
             gaps = GapPrompts(temporal.p_t, temporal.presence) if has_temporal else None

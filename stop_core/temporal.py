@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stop_core.config import StopConfig
 from stop_core.grid import LightConv3d, TemporalConv3d, keep_variance, to_tokens, to_volume
+from stop_core.low_rank import map_differences
 from stop_core.selection import count_prompts, min_max, prompt_presence
 
 
@@ -18,7 +19,7 @@ from stop_core.selection import count_prompts, min_max, prompt_presence
 class TemporalPrompts:
     """What temporal prompting computed, under the paper's names; a clip of one frame has 0 gaps."""
 
-    d: Tensor  # [B, T-1, P, D] change from one frame to the next
+    d: Tensor  # [B, T-1, P, D] change from one frame to the next, detached
     W_t_raw: Tensor  # [B, T-1] weighted mean square of the filtered change
     W_t: Tensor  # [B, T-1] as multiplied by eta
     N_t: Tensor  # [B, T-1] prompts put into the gap: ceil(eta * W_t), at most K
@@ -60,9 +61,9 @@ class TemporalPrompter(nn.Module):
         keep_variance(self.conv_in_time.conv, before_relu=True)
         nn.init.normal_(self.slot_bias, std=0.02)
 
-    def forward(self, d_BTPD: Tensor, change_BT: Tensor) -> Tensor:
-        """Returns p^t, [B, T-1, K, D], from the differences d and their weights W^t."""
-        tokens_BTPW = self._attend(self.down(d_BTPD))
+    def forward(self, hidden_BTPW: Tensor, change_BT: Tensor) -> Tensor:
+        """Returns p^t, [B, T-1, K, D], from what `down` made of d, and the weights W^t."""
+        tokens_BTPW = self._attend(hidden_BTPW)
         volume = self.conv_in_time(to_volume(tokens_BTPW, self.grid)).relu()
         features_BTPW = to_tokens(self.conv_in_space(volume))
         share_BTPK = self.gather(features_BTPW).softmax(dim=2)
@@ -93,17 +94,19 @@ class TemporalPrompting(nn.Module):
         config = self.config
         if h_BTPD.shape[1] == 1:
             return self._no_gaps(h_BTPD)
-        d = h_BTPD[:, 1:] - h_BTPD[:, :-1]
-        d_tilde_BTPD = self.change(d.detach())  # as for the spatial choice
-        weight_BTP = 1 + config.beta * r_BTP[:, 1:]
-        W_t_raw = (weight_BTP * d_tilde_BTPD.square().mean(-1)).mean(-1)
+        down, watching = self.prompter.down, self.change.down
+        # N^t passes no gradient on to the tokens, as for the spatial choice.
+        d, hidden, watched = map_differences(h_BTPD, down.weight, watching.weight)
+        energy_BTP = self.change.energy(watched + watching.bias)
+        W_t_raw = ((1 + config.beta * r_BTP[:, 1:]) * energy_BTP).mean(-1)
         W_t = min_max(W_t_raw, floor=True) if config.normalize == "per_frame" else W_t_raw
         N_t = count_prompts(W_t, config.eta, config.max_prompts)
         soft = config.selection == "ste"
         # "hard" is as published: nothing at all teaches the filter of the change.
         seen = W_t if soft else W_t.detach()
         presence = prompt_presence(W_t, config.eta, config.max_prompts, soft=soft)
-        return TemporalPrompts(d, W_t_raw, W_t, N_t, self.prompter(d, seen), presence)
+        p_t = self.prompter(hidden + down.bias, seen)
+        return TemporalPrompts(d, W_t_raw, W_t, N_t, p_t, presence)
 
     def _no_gaps(self, h_BTPD: Tensor) -> TemporalPrompts:
         """The empty result for clips of a single frame."""

@@ -3,12 +3,15 @@
 Shapes: S sequences of N tokens, X extra prompt tokens a sequence, D channels, H heads.
 """
 
-from typing import cast
+from functools import cache
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
+
+from stop_core.folding import FoldedBlock, fold_block
 
 # open_clip's modules are untyped, hence the casts in this file.
 
@@ -41,6 +44,7 @@ class FrozenTower(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.mean: Tensor
         self.std: Tensor
+        self._folded_blocks: dict[tuple[int, torch.dtype], FoldedBlock] = {}
 
     @property
     def patches(self) -> int:
@@ -75,14 +79,21 @@ class FrozenTower(nn.Module):
         Uses block `index`'s own query and key projections, softmax over the patches of one frame,
         averaged over the heads. `cls` is [B, 1, D] (one a video) or [B, T, D] (one a frame).
         """
-        block = self.blocks[index]
-        weight_q, weight_k, _ = block.attn.in_proj_weight.chunk(3)
-        bias_q, bias_k, _ = block.attn.in_proj_bias.chunk(3)
-        query = F.linear(block.ln_1(cls_BCD), weight_q, bias_q).unflatten(-1, (self.heads, -1))
-        key = F.linear(block.ln_1(h_BTPD), weight_k, bias_k).unflatten(-1, (self.heads, -1))
-        query = query.expand(-1, h_BTPD.shape[1], -1, -1)
-        scores_BTHP = torch.einsum("bthe,btphe->bthp", query, key) * query.shape[-1] ** -0.5
-        attention_BTP: Tensor = scores_BTHP.softmax(-1).mean(2)
+        block = self._folded(index, torch.float32)
+        query_BCD = F.linear(block.norm_1(cls_BCD.float()), block.query_weight, block.query_bias)
+        query_BCHE = query_BCD.unflatten(-1, (self.heads, -1))
+        key_HED = block.key_weight.unflatten(0, (self.heads, -1))
+        # The key projection is applied to the few queries, not to all tokens; its bias adds the
+        # same to every score of a query, which the softmax cannot feel.
+        query_BCHD = torch.einsum("bche,hed->bchd", query_BCHE, key_HED)
+        normed_BTPD = block.norm_1(h_BTPD.float())
+        if cls_BCD.shape[1] == 1:
+            scores_BNH = normed_BTPD.flatten(1, 2) @ query_BCHD[:, 0].transpose(1, 2)
+            scores_BTPH = scores_BNH.unflatten(1, h_BTPD.shape[1:3])
+        else:
+            scores_BTPH = normed_BTPD @ query_BCHD.transpose(2, 3)
+        scale = (self.width // self.heads) ** -0.5
+        attention_BTP: Tensor = (scale * scores_BTPH).softmax(2).mean(-1)
         return attention_BTP
 
     def run_block(
@@ -93,53 +104,123 @@ class FrozenTower(nn.Module):
         presence_SX: Tensor | None = None,
         *,
         carry_prompts: bool = False,
+        only_cls: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Runs block `index` on the tokens and the prompts beside them.
 
         `presence` is 1 for a prompt that is there and 0 for an empty slot, which is not attended
         to; its gradient, if any, is that of scaling the prompt's value. Empty means all are there.
 
-        Returns the tokens, [S, N, D], and the prompts, [S, X, D] if `carry_prompts`, else None.
+        Returns the tokens, [S, N, D], or the first of them, [S, 1, D], if `only_cls`; and the
+        prompts, [S, X, D], if `carry_prompts`, else None.
         """
-        block = self.blocks[index]
+        count = 1 if only_cls else tokens_SND.shape[1]
         if prompts_SXD is None:
-            return self._block(block, tokens_SND, tokens_SND.shape[1], None), None
-        count = tokens_SND.shape[1]
-        all_tokens = torch.cat([tokens_SND, prompts_SXD], dim=1)
-        queries = all_tokens.shape[1] if carry_prompts else count
-        presence_SL = None
-        if presence_SX is not None:
-            presence_SL = torch.cat([presence_SX.new_ones(len(tokens_SND), count), presence_SX], 1)
-        out = self._block(block, all_tokens, queries, presence_SL)
-        return out[:, :count], out[:, count:] if carry_prompts else None
+            return self._block(index, tokens_SND, count, None), None
+        tokens_SLD = torch.cat([tokens_SND, prompts_SXD], dim=1)
+        queries = tokens_SLD.shape[1] if carry_prompts else count
+        out_SQD = self._block(index, tokens_SLD, queries, presence_SX)
+        if not carry_prompts:
+            return out_SQD, None
+        out_SND, out_SXD = out_SQD.split([tokens_SND.shape[1], prompts_SXD.shape[1]], dim=1)
+        return out_SND, out_SXD
 
     def _block(
-        self, block: ResidualAttentionBlock, tokens: Tensor, queries: int, presence: Tensor | None
+        self, index: int, tokens: Tensor, queries: int, presence_SX: Tensor | None
     ) -> Tensor:
         """One pre-norm transformer block; only the first `queries` tokens are computed."""
-        attention = block.attn
-        normed = block.ln_1(tokens)
-        weight_q, weight_kv = attention.in_proj_weight.split([self.width, 2 * self.width])
-        bias_q, bias_kv = attention.in_proj_bias.split([self.width, 2 * self.width])
-        query = F.linear(normed[:, :queries], weight_q, bias_q)
-        key, value = F.linear(normed, weight_kv, bias_kv).chunk(2, dim=-1)
+        dtype = _compute_dtype(tokens)
+        block = self._folded(index, dtype)
+        normed = block.norm_1(tokens).to(dtype)
+        residual = tokens
+        if queries == tokens.shape[1]:
+            query, key, value = F.linear(normed, block.qkv_weight, block.qkv_bias).chunk(3, -1)
+        else:
+            residual = tokens[:, :queries]
+            query = F.linear(normed[:, :queries], block.query_weight, block.query_bias)
+            key, value = F.linear(normed, block.kv_weight, block.kv_bias).chunk(2, -1)
         mask = None
-        if presence is not None:
-            if presence.requires_grad:
-                value = value * presence[..., None]
-            mask = (presence.detach() > 0.5)[:, None, None]
+        if presence_SX is not None:
+            value = _scale_last(value, presence_SX)
+            mask = _attendable(presence_SX, tokens.shape[1])
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
         )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        residual = tokens[:, :queries]
-        out = residual + block.ls_1(attention.out_proj(mixed.transpose(1, 2).flatten(2)))
-        return cast(Tensor, out + block.ls_2(block.mlp(block.ln_2(out))))
+        mixed = mixed.transpose(1, 2).flatten(2)
+        out = residual + F.linear(mixed, block.out_weight, block.out_bias)
+        hidden = F.linear(block.norm_2(out).to(dtype), block.fc_weight, block.fc_bias)
+        hidden = block.activation(hidden)
+        return out + F.linear(hidden, block.proj_weight, block.proj_bias)
+
+    def _folded(self, index: int, dtype: torch.dtype) -> FoldedBlock:
+        """Block `index` in the form that runs fast; made at first use, again if it has changed."""
+        block = self.blocks[index]
+        if (index, dtype) in self._folded_blocks and torch.compiler.is_compiling():
+            return self._folded_blocks[index, dtype]
+        state = tuple((p.data_ptr(), p._version) for p in block.parameters())
+        folded = self._folded_blocks.get((index, dtype))
+        if folded is None or folded.made_from != state:
+            folded = fold_block(block, dtype, state)
+            self._folded_blocks[index, dtype] = folded
+        return folded
 
     def project(self, cls: Tensor) -> Tensor:
         """CLS tokens [..., D] after the last block -> the joint space [..., E], not normalised."""
         out = self.visual.ln_post(cls)
         return cast(Tensor, out if self.visual.proj is None else out @ self.visual.proj)
+
+
+class _ScaleLast(torch.autograd.Function):
+    """Multiplies the last rows of `value` by a presence that is 1 wherever it matters.
+
+    So the values stay what they are; only the gradient of the presence is computed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value_SLD: Tensor, presence_SX: Tensor) -> Tensor:
+        ctx.save_for_backward(value_SLD[:, value_SLD.shape[1] - presence_SX.shape[1] :])
+        return value_SLD.view_as(value_SLD)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_SLD: Tensor) -> tuple[Tensor, Tensor]:
+        (value_SXD,) = ctx.saved_tensors
+        last_SXD = gradient_SLD[:, gradient_SLD.shape[1] - value_SXD.shape[1] :]
+        return gradient_SLD, (last_SXD * value_SXD).sum(-1, dtype=torch.float32)
+
+
+def _scale_last(value_SLD: Tensor, presence_SX: Tensor) -> Tensor:
+    """`value` with the gradient of its last rows' multiplication by `presence`."""
+    if not presence_SX.requires_grad:
+        return value_SLD
+    return cast(Tensor, _ScaleLast.apply(value_SLD, presence_SX))
+
+
+def _attendable(presence_SX: Tensor, count: int) -> Tensor:
+    """True for the tokens that may be attended to, [S, 1, 1, L]: all but the empty slots."""
+    tokens = count - presence_SX.shape[1]
+    return F.pad(presence_SX.detach() > 0.5, (tokens, 0), value=True)[:, None, None]
+
+
+def _compute_dtype(tokens: Tensor) -> torch.dtype:
+    """The type of the matrix products: that of autocast, where this device is made for it."""
+    device = tokens.device.type
+    if not torch.is_autocast_enabled(device):
+        return tokens.dtype
+    dtype = torch.get_autocast_dtype(device)
+    # On a CPU without such instructions bfloat16 is several times slower than float32.
+    return torch.float32 if device == "cpu" and not _cpu_has(dtype) else dtype
+
+
+@cache
+def _cpu_has(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies matrices of this type natively; True where it cannot be asked."""
+    names = {
+        torch.bfloat16: "_is_mkldnn_bf16_supported",
+        torch.float16: "_is_mkldnn_fp16_supported",
+    }
+    ask = getattr(torch.ops.mkldnn, names.get(dtype, ""), None)
+    return True if ask is None else bool(ask())
 
 
 def _refuse_unsupported(name: str, visual: nn.Module) -> None:

@@ -34,6 +34,8 @@ class PromptTrace:
     @classmethod
     def of(cls, h: Tensor, spatial: SpatialPrompts, temporal: TemporalPrompts) -> "PromptTrace":
         """Joins what the two kinds of prompting computed from the tokens `h`."""
+        if spatial.p_s is None:
+            raise ValueError("a trace needs the prompts of all patches; ask for `every_prompt`")
         return cls(
             h=h,
             A=spatial.A,

@@ -112,7 +112,7 @@ class FramePooledModel(VideoModel):
         """uint8 frames [B, T, H, W, 3] -> frame embeddings [B, T, E], L2-normalised."""
         tokens = self.embed_frames(frames).flatten(0, 1)
         for index in range(self.tower.depth):
-            tokens, _ = self.tower.run_block(index, tokens)
+            tokens, _ = self.tower.run_block(index, tokens, only_cls=index + 1 == self.tower.depth)
         embeddings = F.normalize(self.tower.project(tokens[:, 0]), dim=-1)
         by_video: Tensor = embeddings.unflatten(0, frames.shape[:2])
         return by_video

@@ -66,7 +66,8 @@ def write_motion_dataset(root: Path, train: int, test: int, seed: int, workers: 
     """Writes `train` and `test` clips, balanced over the classes, to the new folder `root`.
 
     Returns at once where `root` holds the set of the same arguments. Raises ValueError where it
-    holds anything else; an existing folder is never changed. `workers` is the number of threads that encode.
+    holds anything else; an existing folder is never changed. `workers` is the number of threads
+    that encode.
     """
     wanted = MotionArguments(train, test, seed)
     if workers < 1:

@@ -36,7 +36,7 @@ def layer(config: StopConfig, grid: tuple[int, int] = GRID, seed: int = 0) -> Sp
 
 @torch.no_grad()
 def prompted(config: StopConfig, h: Tensor, A_raw: Tensor) -> SpatialPrompts:
-    return layer(config)(h, A_raw)
+    return layer(config)(h, A_raw, every_prompt=True)
 
 
 @settings(deadline=None, max_examples=25)
@@ -63,7 +63,7 @@ def test_every_equation_of_section_3_2_holds(
     stir(own, seed)
     h = tokens(seed, batch, frames, rows * columns)
     with torch.no_grad():
-        found = own(h, attention(seed, batch, frames, rows * columns))
+        found = own(h, attention(seed, batch, frames, rows * columns), every_prompt=True)
     symbols = SimpleNamespace(h=h, **vars(found))
     check_spatial(symbols, own, config, (rows, columns), tolerance=1e-5)
 
@@ -154,9 +154,9 @@ def test_the_selector_learns_from_straight_through_gradients_alone(
 def test_dropout_drops_whole_entries_of_prompts_in_training_alone() -> None:
     own = layer(StopConfig(n_s=2, dropout=0.5))
     h, A_raw = tokens(0, 2, 3), attention(0, 2, 3)
-    assert torch.equal(own(h, A_raw).p_s, own(h, A_raw).p_s)
-    assert own(h, A_raw).p_s.ne(0).all()
+    assert torch.equal(own(h, A_raw, every_prompt=True).p_s, own(h, A_raw, every_prompt=True).p_s)
+    assert own(h, A_raw, every_prompt=True).p_s.ne(0).all()
     own.train()
     torch.manual_seed(0)
-    share = own(h, A_raw).p_s.eq(0).float().mean()
+    share = own(h, A_raw, every_prompt=True).p_s.eq(0).float().mean()
     assert 0.3 < share < 0.7

@@ -153,10 +153,10 @@ def test_no_eta_means_no_prompt_and_a_large_one_all_of_them() -> None:
 
 def test_the_prompts_of_a_gap_know_its_weight() -> None:
     own = layer(StopConfig())
-    d, change = tokens(0, 1, 3), torch.tensor([[0.1, 0.5, 0.9]])
+    hidden, change = own.prompter.down(tokens(0, 1, 3)), torch.tensor([[0.1, 0.5, 0.9]])
     other = torch.tensor([[0.1, 0.7, 0.9]])
     with torch.no_grad():
-        moved = (own.prompter(d, change) != own.prompter(d, other)).flatten(2).any(-1)
+        moved = (own.prompter(hidden, change) != own.prompter(hidden, other)).flatten(2).any(-1)
     assert moved[0].tolist() == [False, True, False]
 
 
