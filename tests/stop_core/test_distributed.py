@@ -1,18 +1,30 @@
 """Sharing a batch over processes changes nothing but the rounding."""
 
-import multiprocessing as mp
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from torch import Tensor
 
-from stop_core.distributed import gather_rows, my_share, sum_gradients, sum_over_processes
+from stop_core.distributed import (
+    all_rows,
+    gather_rows,
+    gather_with_gradient,
+    my_share,
+    sum_gradients,
+    sum_over_processes,
+)
+from tests.stop_core.processes import run_together
 
 
 def test_alone_a_process_has_everything() -> None:
     assert list(my_share([3, 1, 2])) == [3, 1, 2]
     assert sum_over_processes([1.0, 2.0], torch.device("cpu")) == [1.0, 2.0]
+    rows = torch.randn(2, 3, requires_grad=True)
+    assert torch.equal(all_rows(rows), rows)
+    assert not all_rows(rows).requires_grad
+    assert gather_with_gradient(rows) is rows
 
 
 def test_gathering_puts_rows_where_they_belong() -> None:
@@ -26,10 +38,7 @@ def test_a_row_missing_or_held_twice_is_refused(positions: list[int]) -> None:
         gather_rows(torch.zeros(3, 1), positions, 3)
 
 
-def _work(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store", world)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+def _sum_and_gather(rank: int) -> dict[str, Any]:
     torch.manual_seed(0)
     layer = torch.nn.Linear(3, 2)
     batch = torch.arange(15.0).view(5, 3)
@@ -42,24 +51,54 @@ def _work(rank: int, world: int, folder: str) -> None:
     sum_gradients(layer.parameters())
     rows = gather_rows(batch[mine], mine, 5)
     (count,) = sum_over_processes([float(len(mine))], torch.device("cpu"))
-    torch.save({"gradient": layer.weight.grad, "rows": rows, "count": count}, f"{folder}/{rank}")
-    dist.destroy_process_group()
+    return {"gradient": layer.weight.grad, "rows": rows, "count": count}
 
 
 def test_three_processes_give_the_gradient_and_the_rows_of_one(tmp_path: Path) -> None:
-    context = mp.get_context("spawn")
-    workers = [context.Process(target=_work, args=(rank, 3, str(tmp_path))) for rank in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
     torch.manual_seed(0)
     layer = torch.nn.Linear(3, 2)
     batch = torch.arange(15.0).view(5, 3)
     (layer(batch).square().sum() / 5).backward()
-    for rank in range(3):
-        found = torch.load(tmp_path / str(rank))
+    for found in run_together(_sum_and_gather, 3, tmp_path):
         torch.testing.assert_close(found["gradient"], layer.weight.grad)
         assert torch.equal(found["rows"], batch)
         assert found["count"] == 5
+
+
+ROWS_GXY = torch.arange(24.0).sin().view(4, 3, 2)
+SHARES = [(2, 2), (3, 1), (4, 0), (0, 4)]
+
+
+def _part(gathered_GXY: Tensor, rank: int) -> Tensor:
+    """A part of a loss in which every row meets every other, and other than the other part."""
+    rows_GD = gathered_GXY.flatten(1)
+    return ((rows_GD @ rows_GD.T) ** (rank + 2)).sum()
+
+
+def _gather_uneven_shares(rank: int) -> list[dict[str, Any]]:
+    found = []
+    for shares in SHARES:
+        mine = ROWS_GXY.split(shares)[rank].clone()
+        mine.requires_grad_(len(mine) > 0)  # a process without rows has no graph either
+        gathered = gather_with_gradient(mine)
+        _part(gathered, rank).backward()
+        numbers = all_rows(torch.arange(4).split(shares)[rank] + 2**40)
+        found.append({"rows": gathered.detach(), "gradient": mine.grad, "numbers": numbers})
+    with pytest.raises(ValueError, match=r"hold \[2, 3\] numbers"):
+        all_rows(torch.zeros(0, 2 + rank))
+    return found
+
+
+def test_uneven_shares_gather_in_order_and_every_row_gets_its_gradient_of_all_parts(
+    tmp_path: Path,
+) -> None:
+    rows = ROWS_GXY.clone().requires_grad_(True)
+    (_part(rows, 0) + _part(rows, 1)).backward()
+    assert rows.grad is not None
+    for rank, found in enumerate(run_together(_gather_uneven_shares, 2, tmp_path)):
+        for shares, case in zip(SHARES, found, strict=True):
+            assert torch.equal(case["rows"], ROWS_GXY)
+            assert torch.equal(case["numbers"], torch.arange(4) + 2**40)
+            expected = rows.grad.split(shares)[rank]
+            if len(expected):
+                torch.testing.assert_close(case["gradient"], expected)
