@@ -71,16 +71,16 @@ def retrieval_metrics(
     if temperature is None:
         temperature = DSL_TEMPERATURE if rerank == "dsl" else QB_NORM_TEMPERATURE
     if query_bank is not None:
-        texts_NM = qb_norm(similarity_NM, query_bank, temperature=temperature)
-        return _summary("t2v", text_to_video_ranks(texts_NM, video_of_text))
-    texts_NM = videos_NM = similarity_NM
-    if rerank == "dsl":
-        texts_NM = dual_softmax(similarity_NM, temperature)
-        videos_NM = dual_softmax(similarity_NM.T, temperature).T
-    return {
-        **_summary("t2v", text_to_video_ranks(texts_NM, video_of_text)),
-        **_summary("v2t", video_to_text_ranks(videos_NM, video_of_text)),
-    }
+        reranked_NM = qb_norm(similarity_NM, query_bank, temperature=temperature)
+        return _summary("t2v", text_to_video_ranks(reranked_NM, video_of_text))
+    if rerank == "dsl":  # one re-ranked matrix at a time: each is as large as the similarities
+        of_texts = text_to_video_ranks(dual_softmax(similarity_NM, temperature), video_of_text)
+        by_video_NM = dual_softmax(similarity_NM.T, temperature).T
+        of_videos = video_to_text_ranks(by_video_NM, video_of_text)
+    else:
+        of_texts = text_to_video_ranks(similarity_NM, video_of_text)
+        of_videos = video_to_text_ranks(similarity_NM, video_of_text)
+    return {**_summary("t2v", of_texts), **_summary("v2t", of_videos)}
 
 
 def text_to_video_ranks(similarity_NM: Tensor, video_of_text: Tensor | None = None) -> Tensor:
