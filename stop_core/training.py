@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stop_core.cache import CachedClips
@@ -21,6 +20,7 @@ from stop_core.distributed import (
     sum_over_processes,
 )
 from stop_core.experiment import ExperimentConfig
+from stop_core.losses import recognition_loss
 from stop_core.video_model import VideoModel
 
 EVALUATION_BATCH = 64
@@ -121,16 +121,15 @@ class Trainer:
     def _backward(self, batch: list[int]) -> float:
         """Adds up this process's gradients and returns the mean loss over the whole batch."""
         mine = my_share(batch)
-        loss_sum = 0.0
+        part = 0.0
         if mine:
             logits_BN = self.model(self.clips.read(mine), self.text_NE)
             labels_B = self.clips.labels[list(mine)].to(logits_BN.device)
-            loss = F.cross_entropy(logits_BN, labels_B, reduction="sum")
-            # Over the whole batch, not this share: the shares may differ in size.
-            (loss / len(batch)).backward()
-            loss_sum = loss.item()
-        (total,) = sum_over_processes([loss_sum], self.text_NE.device)
-        return total / len(batch)
+            loss = recognition_loss(logits_BN, labels_B, len(batch))
+            loss.backward()
+            part = loss.item()
+        (mean,) = sum_over_processes([part], self.text_NE.device)
+        return mean
 
 
 @torch.no_grad()

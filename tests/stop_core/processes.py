@@ -1,0 +1,42 @@
+"""Real processes that train together over gloo, for tests."""
+
+import multiprocessing as mp
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+Work = Callable[[int], Any]
+
+
+def run_together(work: Work, processes: int, folder: Path) -> list[Any]:
+    """What `work(rank)` returns in each of so many processes of one group.
+
+    `work` is a function of a module, so that a new process can import it.
+    """
+    context = mp.get_context("spawn")
+    workers = [
+        context.Process(target=_join_and_work, args=(work, rank, processes, str(folder)))
+        for rank in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    deadline = time.monotonic() + 60
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+        if worker.is_alive():  # it waits for another that failed
+            worker.kill()
+            worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * processes
+    return [torch.load(folder / str(rank)) for rank in range(processes)]
+
+
+def _join_and_work(work: Work, rank: int, processes: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", processes)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
+    torch.save(work(rank), f"{folder}/{rank}")
+    dist.destroy_process_group()
