@@ -11,10 +11,10 @@ the tokens that enter it:
     python benchmarks/step.py --tower ViT-B-32-quickgelu --videos 2 --frames 12
 """
 
-import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 import torch.nn.functional as F
 import tyro
@@ -233,13 +234,31 @@ def _print_peak_memory(options: StepBenchmark) -> None:
     # A small step first: code, thread pools and folded weights are not part of a step's memory.
     small = _training(model, frames[:1, :1], attention, options.bf16)[str(options.only)]
     small()
-    before = _resident_peak_mib()
-    step()
-    print(_resident_peak_mib() - before)
+    before = psutil.Process().memory_info().rss
+    with _PeakMemory() as peak:
+        step()
+    print((peak.bytes - before) / 2**20)
 
 
-def _resident_peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+class _PeakMemory(threading.Thread):
+    """The most resident memory of this process, looked at every few milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.bytes = 0
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(0.003):
+            self.bytes = max(self.bytes, psutil.Process().memory_info().rss)
+
+    def __enter__(self) -> "_PeakMemory":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
 
 
 if __name__ == "__main__":

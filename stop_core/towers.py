@@ -114,35 +114,26 @@ class FrozenTower(nn.Module):
         Returns the tokens, [S, N, D], or the first of them, [S, 1, D], if `only_cls`; and the
         prompts, [S, X, D], if `carry_prompts`, else None.
         """
-        count = 1 if only_cls else tokens_SND.shape[1]
-        if prompts_SXD is None:
-            return self._block(index, tokens_SND, count, None), None
-        tokens_SLD = torch.cat([tokens_SND, prompts_SXD], dim=1)
-        queries = tokens_SLD.shape[1] if carry_prompts else count
-        out_SQD = self._block(index, tokens_SLD, queries, presence_SX)
-        if not carry_prompts:
-            return out_SQD, None
-        out_SND, out_SXD = out_SQD.split([tokens_SND.shape[1], prompts_SXD.shape[1]], dim=1)
-        return out_SND, out_SXD
-
-    def _block(
-        self, index: int, tokens: Tensor, queries: int, presence_SX: Tensor | None
-    ) -> Tensor:
-        """One pre-norm transformer block; only the first `queries` tokens are computed."""
-        dtype = _compute_dtype(tokens)
+        dtype = _compute_dtype(tokens_SND)
         block = self._folded(index, dtype)
-        normed = block.norm_1(tokens).to(dtype)
-        residual = tokens
-        if queries == tokens.shape[1]:
-            query, key, value = F.linear(normed, block.qkv_weight, block.qkv_bias).chunk(3, -1)
-        else:
-            residual = tokens[:, :queries]
-            query = F.linear(normed[:, :queries], block.query_weight, block.query_bias)
-            key, value = F.linear(normed, block.kv_weight, block.kv_bias).chunk(2, -1)
+        normed = block.norm_1(tokens_SND).to(dtype)
+        queries, seen, residual = normed, normed, tokens_SND
+        if only_cls:
+            queries, residual = normed[:, :1], tokens_SND[:, :1]
         mask = None
+        if prompts_SXD is not None:
+            seen = torch.cat([normed, block.norm_1(prompts_SXD).to(dtype)], dim=1)
+            if carry_prompts:
+                queries, residual = seen, torch.cat([tokens_SND, prompts_SXD], dim=1)
+            if presence_SX is not None:
+                mask = _attendable(presence_SX, seen.shape[1])
+        if queries is seen:
+            query, key, value = F.linear(seen, block.qkv_weight, block.qkv_bias).chunk(3, -1)
+        else:
+            query = F.linear(queries, block.query_weight, block.query_bias)
+            key, value = F.linear(seen, block.kv_weight, block.kv_bias).chunk(2, -1)
         if presence_SX is not None:
             value = _scale_last(value, presence_SX)
-            mask = _attendable(presence_SX, tokens.shape[1])
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
         )
@@ -150,8 +141,11 @@ class FrozenTower(nn.Module):
         mixed = mixed.transpose(1, 2).flatten(2)
         out = residual + F.linear(mixed, block.out_weight, block.out_bias)
         hidden = F.linear(block.norm_2(out).to(dtype), block.fc_weight, block.fc_bias)
-        hidden = block.activation(hidden)
-        return out + F.linear(hidden, block.proj_weight, block.proj_bias)
+        out = out + F.linear(block.activation(hidden), block.proj_weight, block.proj_bias)
+        if prompts_SXD is None or not carry_prompts:
+            return out, None
+        out_SND, out_SXD = out.split([tokens_SND.shape[1], prompts_SXD.shape[1]], dim=1)
+        return out_SND, out_SXD
 
     def _folded(self, index: int, dtype: torch.dtype) -> FoldedBlock:
         """Block `index` in the form that runs fast; made at first use, again if it has changed."""
