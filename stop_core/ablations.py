@@ -16,20 +16,18 @@ from torch import Tensor, nn
 
 from stop_core.clip import FrozenClip
 from stop_core.config import StopConfig
+from stop_core.prompted_model import BlockInput, PromptedModel
 from stop_core.selection import choose_patches
-from stop_core.sequences import GapPrompts, VideoTokens, pack, pack_prompts, unpack
+from stop_core.sequences import GapPrompts, VideoTokens, pack, pack_prompts
 from stop_core.temporal import TemporalPrompting, TemporalPrompts
 from stop_core.towers import FrozenTower
-from stop_core.video_model import VideoModel
 
 # Near zero, so that training starts at the frozen tower; not at zero, or what chooses or weighs
 # the prompts would get no gradient in the first step.
 _START = 0.02
 
-Prompts = tuple[Tensor, Tensor]  # tokens [N, X, D] and their presence [N, X], as `run_block` takes
 
-
-class AblatedStop(VideoModel, ABC):
+class AblatedStop(PromptedModel, ABC):
     """Prompts the first `depth` blocks, as STOP does, with prompting layers of another kind.
 
     Raises:
@@ -37,38 +35,18 @@ class AblatedStop(VideoModel, ABC):
     """
 
     def __init__(self, clip: FrozenClip, config: StopConfig) -> None:
-        super().__init__(clip)
-        tower = self.tower
-        self.config = config
-        self.prompted_blocks = tower.depth if config.depth is None else config.depth
-        _check_fits("depth", self.prompted_blocks, tower.depth, f"the blocks of {clip.name}")
+        super().__init__(clip, config)
         layers = 1 if config.share else self.prompted_blocks
-        self.prompting = nn.ModuleList(self.make_layer(tower) for _ in range(layers))
+        self.prompting = nn.ModuleList(self.make_layer(self.tower) for _ in range(layers))
 
     @abstractmethod
     def make_layer(self, tower: FrozenTower) -> nn.Module:
-        """A new layer for the input of one block: `VideoTokens` -> (prompted tokens, `Prompts`)."""
+        """A new layer for the input of one block: `VideoTokens` -> `BlockInput`."""
 
-    def encode_video(self, frames: Tensor) -> Tensor:
-        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
-        tower, attention = self.tower, self.config.attention
-        tokens = self.first_tokens(frames, attention)
-        prompts: Tensor | None = None
-        presence: Tensor | None = None
-        for index in range(tower.depth):
-            if index < self.prompted_blocks:
-                tokens, beside = self.prompting[0 if self.config.share else index](tokens)
-                prompts, presence = beside or (None, None)
-            packed, prompts = tower.run_block(
-                index,
-                pack(tokens, attention),
-                prompts,
-                presence,
-                # What the next block replaces need not be computed, nor what follows the last.
-                carry_prompts=self.prompted_blocks <= index + 1 < tower.depth,
-            )
-            tokens = unpack(packed, tokens)
-        return self.embed_video(tokens.cls)
+    def prompt(self, index: int, tokens: VideoTokens) -> BlockInput:
+        """Prompts the tokens that enter block `index`, one of the first `depth`."""
+        given: BlockInput = self.prompting[0 if self.config.share else index](tokens)
+        return given
 
 
 class StaticStop(AblatedStop):
@@ -81,7 +59,7 @@ class StaticStop(AblatedStop):
     """
 
     def make_layer(self, tower: FrozenTower) -> nn.Module:
-        """A new layer for the input of one block: `VideoTokens` -> (prompted tokens, `Prompts`)."""
+        """A new layer for the input of one block: `VideoTokens` -> `BlockInput`."""
         return _StaticLayer(tower, self.config)
 
 
@@ -104,7 +82,7 @@ class TemporalBesideStatic(AblatedStop):
         super().__init__(clip, config)
 
     def make_layer(self, tower: FrozenTower) -> nn.Module:
-        """A new layer for the input of one block: `VideoTokens` -> (prompted tokens, `Prompts`)."""
+        """A new layer for the input of one block: `VideoTokens` -> `BlockInput`."""
         return _TemporalBesideStaticLayer(tower, self.config, self.static_prompts)
 
 
@@ -116,7 +94,6 @@ class StaticSpatial(nn.Module):
 
     def __init__(self, width: int, patches: int, config: StopConfig) -> None:
         super().__init__()
-        _check_fits("n_s", config.n_s, patches, "the patches of a frame of this tower")
         self.config = config
         # On the scale of a W^s that is normalised: in [0, 1], and no two alike.
         self.weight = nn.Parameter(torch.rand(patches))
@@ -159,14 +136,15 @@ class _StaticLayer(nn.Module):
         self.spatial = StaticSpatial(tower.width, tower.patches, config) if config.n_s else None
         self.temporal = StaticTemporal(tower.width, config) if config.eta else None
 
-    def forward(self, tokens: VideoTokens) -> tuple[VideoTokens, Prompts | None]:
+    def forward(self, tokens: VideoTokens) -> BlockInput:
         batch, frames = tokens.h.shape[:2]
-        beside = None
+        attention = self.config.attention
         if self.spatial is not None:
             tokens = VideoTokens(tokens.cls, self.spatial(tokens.h))
-        if self.temporal is not None and frames > 1:
-            beside = pack_prompts(self.temporal(batch, frames - 1), self.config.attention)
-        return tokens, beside
+        sequence = pack(tokens, attention)
+        if self.temporal is None or frames == 1:
+            return BlockInput(sequence)
+        return BlockInput(sequence, *pack_prompts(self.temporal(batch, frames - 1), attention))
 
 
 class _TemporalBesideStaticLayer(nn.Module):
@@ -178,19 +156,14 @@ class _TemporalBesideStaticLayer(nn.Module):
         self.temporal = TemporalPrompting(tower.width, tower.grid, config) if config.eta else None
         self.prompts = nn.Parameter(_START * torch.randn(prompts, tower.width))
 
-    def forward(self, tokens: VideoTokens) -> tuple[VideoTokens, Prompts | None]:
+    def forward(self, tokens: VideoTokens) -> BlockInput:
         attention, h = self.config.attention, tokens.h
-        sequences = len(h) if attention == "joint" else len(h) * h.shape[1]
-        static_NSD = self.prompts.expand(sequences, -1, -1)
+        sequence = pack(tokens, attention)
+        static_NSD = self.prompts.expand(len(sequence), -1, -1)
         there_NS = h.new_ones(static_NSD.shape[:2])
         if self.temporal is None or h.shape[1] == 1:
-            return tokens, (static_NSD, there_NS)
+            return BlockInput(sequence, static_NSD, there_NS)
         dynamic: TemporalPrompts = self.temporal(h, h.new_zeros(h.shape[:3]))
         p_t, presence = pack_prompts(GapPrompts(dynamic.p_t, dynamic.presence), attention)
-        beside = torch.cat([p_t, static_NSD], dim=1), torch.cat([presence, there_NS], dim=1)
-        return tokens, beside
-
-
-def _check_fits(name: str, value: int, most: int, what: str) -> None:
-    if value > most:
-        raise ValueError(f"{name} must be at most {most}, {what}; got {value}")
+        prompts = torch.cat([p_t, static_NSD], dim=1)
+        return BlockInput(sequence, prompts, torch.cat([presence, there_NS], dim=1))

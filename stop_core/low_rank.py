@@ -67,7 +67,7 @@ class _MapDifferences(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor, weight: Tensor, watching: Tensor) -> tuple[Tensor, ...]:
         d = h[:, 1:] - h[:, :-1]
         both = d @ torch.cat([weight, watching]).T
-        ctx.save_for_backward(d, weight)
+        ctx.save_for_backward(h, weight)  # not d: h is kept by the block that follows as well
         ctx.mark_non_differentiable(d)
         ctx.set_materialize_grads(False)
         first, second = both.split([len(weight), len(watching)], dim=-1)
@@ -77,8 +77,8 @@ class _MapDifferences(torch.autograd.Function):
     def backward(
         ctx: Any, _: Tensor | None, gradient: Tensor | None, gradient_watching: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        d, weight = ctx.saved_tensors
-        rows = d.flatten(0, 2)
+        h, weight = ctx.saved_tensors
+        rows = (h[:, 1:] - h[:, :-1]).flatten(0, 2)
         grad_h = grad_weight = grad_watching = None
         if gradient is not None:
             grad_weight = gradient.flatten(0, 2).T @ rows

@@ -6,6 +6,7 @@ Shapes: B videos, T frames, P patches of a frame, D channels of the tower, W hid
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stop_core.config import StopConfig
 from stop_core.grid import LightConv3d, TemporalConv3d, keep_variance, to_tokens, to_volume
@@ -60,10 +61,19 @@ class SpatialPrompter(nn.Module):
 
     def features(self, h_BTPD: Tensor) -> Tensor:
         """All of P^s but its last linear map and the dropout, [B, T, P, W]."""
-        volume = to_volume(self.down(self.norm(h_BTPD)), self.grid)
+        # The normalised tokens are made again for the gradient: they would be an eighth of the
+        # memory of a step.
+        hidden: Tensor = checkpoint(
+            self._narrow, h_BTPD, use_reentrant=False, preserve_rng_state=False
+        )
+        volume = to_volume(hidden, self.grid)
         volume = self.conv_in_space(self.conv_in_time(volume).relu())
         features_BTPW: Tensor = self.mix(to_tokens(volume)).relu()
         return features_BTPW
+
+    def _narrow(self, h_BTPD: Tensor) -> Tensor:
+        hidden_BTPW: Tensor = self.down(self.norm(h_BTPD))
+        return hidden_BTPW
 
     def prompts(self, features_BTPW: Tensor) -> Tensor:
         """p^s of all patches, [B, T, P, D], from the `features`."""

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from stop_core.clip import FrozenClip, load_clip
 from stop_core.config import StopConfig
+from stop_core.prompted_model import BlockInput, PromptedModel
 from stop_core.sequences import GapPrompts, VideoTokens, pack, pack_prompts, unpack
 from stop_core.spatial import SpatialPrompting, SpatialPrompts
 from stop_core.temporal import TemporalPrompting, TemporalPrompts
 from stop_core.trace import PromptTrace
-from stop_core.video_model import VideoModel
 
 
 class PromptingLayer(nn.Module):
@@ -26,7 +26,7 @@ class PromptingLayer(nn.Module):
         self.temporal = TemporalPrompting(width, grid, config)
 
 
-class StopModel(VideoModel):
+class StopModel(PromptedModel):
     """Integrated spatial-temporal dynamic prompting of a frozen CLIP.
 
     Raises:
@@ -34,28 +34,15 @@ class StopModel(VideoModel):
     """
 
     def __init__(self, clip: FrozenClip, config: StopConfig) -> None:
-        super().__init__(clip)
-        tower = self.tower
-        if config.n_s > tower.patches:
-            raise ValueError(
-                f"n_s must be at most {tower.patches}, the patches of a frame of {clip.name}; "
-                f"got {config.n_s}"
-            )
-        if config.depth is not None and config.depth > tower.depth:
-            raise ValueError(
-                f"depth must be at most {tower.depth}, the blocks of {clip.name}; "
-                f"got {config.depth}"
-            )
-        self.config = config
-        self.prompted_blocks = tower.depth if config.depth is None else config.depth
+        super().__init__(clip, config)
         layers = 1 if config.share else self.prompted_blocks
         self.prompting = nn.ModuleList(
-            PromptingLayer(tower.width, tower.grid, config) for _ in range(layers)
+            PromptingLayer(self.tower.width, self.tower.grid, config) for _ in range(layers)
         )
 
-    def encode_video(self, frames: Tensor) -> Tensor:
-        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
-        return self._encode(frames, None)
+    def prompt(self, index: int, tokens: VideoTokens) -> BlockInput:
+        """Prompts the tokens that enter block `index`, one of the first `depth`."""
+        return self._prompt(index, tokens, None)
 
     @torch.no_grad()
     def trace(self, frames: Tensor) -> list[PromptTrace]:
@@ -67,56 +54,37 @@ class StopModel(VideoModel):
         self.eval()
         try:
             traces: list[PromptTrace] = []
-            self._encode(frames, traces)
+            self.encode_with(lambda index, tokens: self._prompt(index, tokens, traces), frames)
             return traces
         finally:
             self.train(was_training)
 
-    def _encode(self, frames: Tensor, traces: list[PromptTrace] | None) -> Tensor:
-        tower, attention = self.tower, self.config.attention
-        tokens = self.first_tokens(frames, attention)
-        prompts: Tensor | None = None
-        presence: Tensor | None = None
-        for index in range(tower.depth):
-            if index < self.prompted_blocks:
-                tokens, gaps = self._prompt(index, tokens, traces)
-                prompts, presence = pack_prompts(gaps, attention) if gaps else (None, None)
-            last = index + 1 == tower.depth
-            packed, prompts = tower.run_block(
-                index,
-                pack(tokens, attention),
-                prompts,
-                presence,
-                # What the next block replaces need not be computed, nor what follows the last,
-                carry_prompts=self.prompted_blocks <= index + 1 and not last,
-                # of which the CLS tokens alone are looked at.
-                only_cls=last,
-            )
-            if not last:
-                tokens = unpack(packed, tokens)
-        return self.embed_video(packed.view(len(frames), -1, tower.width))
-
     def _prompt(
         self, index: int, tokens: VideoTokens, traces: list[PromptTrace] | None
-    ) -> tuple[VideoTokens, GapPrompts | None]:
-        """Prompts the input of block `index`: the prompted tokens, and the prompts of the gaps."""
-        layer = cast(PromptingLayer, self.prompting[0 if self.config.share else index])
+    ) -> BlockInput:
+        config = self.config
+        layer = cast(PromptingLayer, self.prompting[0 if config.share else index])
         tracing = traces is not None
-        h = h_s = tokens.h
-        r, gaps = h.new_zeros(h.shape[:3]), None
+        h = tokens.h
+        r = h.new_zeros(h.shape[:3])
+        prompted = tokens
         # A half that is turned off is computed for a trace alone.
-        has_temporal = self.config.eta > 0 and h.shape[1] > 1
-        if self.config.n_s or tracing:
+        has_temporal = config.eta > 0 and h.shape[1] > 1
+        if config.n_s or tracing:
             attention = self.tower.cls_attention(index, tokens.cls, h)
             spatial: SpatialPrompts = layer.spatial(h, attention, every_prompt=tracing)
-            h_s, r = spatial.h_s, spatial.r
+            prompted, r = VideoTokens(tokens.cls, spatial.h_s), spatial.r
+        sequence = pack(prompted, config.attention)
         if has_temporal or tracing:
-            source = h_s if self.config.difference == "prompted" else h
-            temporal: TemporalPrompts = layer.temporal(source, r)
-            gaps = GapPrompts(temporal.p_t, temporal.presence) if has_temporal else None
+            # From the packed tokens, which the block keeps in any case, not from a copy of them.
+            source = unpack(sequence, tokens) if config.difference == "prompted" else tokens
+            temporal: TemporalPrompts = layer.temporal(source.h, r)
         if traces is not None:
             traces.append(PromptTrace.of(h, spatial, temporal))
-        return VideoTokens(tokens.cls, h_s), gaps
+        if not has_temporal:
+            return BlockInput(sequence)
+        gaps = GapPrompts(temporal.p_t, temporal.presence)
+        return BlockInput(sequence, *pack_prompts(gaps, config.attention))
 
 
 def build_model(
