@@ -8,12 +8,15 @@ it to float32 rounding.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
+
+from stop_core.frozen_linear import FrozenLinear
 
 # open_clip's modules are untyped, hence the casts in this file.
 
@@ -22,20 +25,16 @@ _QUICK = 1.702  # QuickGELU(x) = x * sigmoid(1.702 x) = SiLU(1.702 x) / 1.702
 
 @dataclass(frozen=True)
 class FoldedBlock:
-    """The matrices of one block, each [out, in], for inputs that are normalised without affine."""
+    """The linear maps of one block, for inputs that are normalised without affine."""
 
     width: int
     eps_1: float
     eps_2: float
-    qkv_weight: Tensor
-    qkv_bias: Tensor
-    out_weight: Tensor
-    out_bias: Tensor
-    fc_weight: Tensor
-    fc_bias: Tensor
+    qkv: FrozenLinear
+    out: FrozenLinear
+    fc: FrozenLinear
     activation: Callable[[Tensor], Tensor]
-    proj_weight: Tensor
-    proj_bias: Tensor
+    proj: FrozenLinear
     made_from: object  # tells whether the block has changed since
 
     def norm_1(self, tokens: Tensor) -> Tensor:
@@ -46,30 +45,20 @@ class FoldedBlock:
         """The layer norm before the MLP, without its affine map."""
         return F.layer_norm(tokens, (self.width,), eps=self.eps_2)
 
-    @property
-    def query_weight(self) -> Tensor:
-        """[D, D]."""
-        return self.qkv_weight[: self.width]
+    @cached_property
+    def query(self) -> FrozenLinear:
+        """The part of `qkv` that makes the queries."""
+        return self.qkv.part(0, self.width)
 
-    @property
-    def query_bias(self) -> Tensor:
-        """[D]."""
-        return self.qkv_bias[: self.width]
+    @cached_property
+    def key_value(self) -> FrozenLinear:
+        """The part of `qkv` that makes the keys and values."""
+        return self.qkv.part(self.width, 3 * self.width)
 
     @property
     def key_weight(self) -> Tensor:
         """[D, D]."""
-        return self.qkv_weight[self.width : 2 * self.width]
-
-    @property
-    def kv_weight(self) -> Tensor:
-        """[2 D, D]."""
-        return self.qkv_weight[self.width :]
-
-    @property
-    def kv_bias(self) -> Tensor:
-        """[2 D]."""
-        return self.qkv_bias[self.width :]
+        return self.qkv.weight[self.width : 2 * self.width]
 
 
 @torch.no_grad()
@@ -86,22 +75,18 @@ def fold_block(block: ResidualAttentionBlock, dtype: torch.dtype, made_from: obj
         fc = (_QUICK * fc[0], _QUICK * fc[1])
         proj = (proj[0] / _QUICK, proj[1])
 
-    def ready(part: Tensor) -> Tensor:
-        return part.to(dtype).contiguous()
+    def ready(weight_and_bias: tuple[Tensor, Tensor]) -> FrozenLinear:
+        return FrozenLinear(*(part.to(dtype).contiguous() for part in weight_and_bias))
 
     return FoldedBlock(
         width=int(attention.embed_dim),
         eps_1=float(block.ln_1.eps),
         eps_2=float(block.ln_2.eps),
-        qkv_weight=ready(qkv[0]),
-        qkv_bias=ready(qkv[1]),
-        out_weight=ready(out[0]),
-        out_bias=ready(out[1]),
-        fc_weight=ready(fc[0]),
-        fc_bias=ready(fc[1]),
+        qkv=ready(qkv),
+        out=ready(out),
+        fc=ready(fc),
         activation=activation,
-        proj_weight=ready(proj[0]),
-        proj_bias=ready(proj[1]),
+        proj=ready(proj),
         made_from=made_from,
     )
 

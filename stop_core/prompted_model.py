@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from stop_core.clip import FrozenClip
 from stop_core.config import StopConfig
 from stop_core.sequences import VideoTokens, pack, unpack
+from stop_core.towers import in_float32
 from stop_core.video_model import VideoModel
 
 
@@ -84,7 +85,7 @@ class PromptedModel(VideoModel, ABC):
         """One block and the prompting at its input: tokens, prompts and their presence."""
         if index < self.prompted_blocks:
             # In float32: in bfloat16, up to 2% of the choices would fall otherwise.
-            with torch.autocast(tokens.h.device.type, enabled=False):
+            with in_float32(tokens.h):
                 given = prompting(index, tokens)
         else:
             given = BlockInput(pack(tokens, self.config.attention), prompts, presence)

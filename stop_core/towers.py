@@ -19,6 +19,11 @@ from stop_core.folding import FoldedBlock, fold_block
 UNFIT_ADVICE = "choose a CLIP vision transformer such as ViT-B-32-quickgelu, ViT-B-16 or ViT-L-14"
 
 
+def in_float32(like: Tensor) -> torch.autocast:
+    """A context without autocast on the device of `like`: for what bfloat16 would spoil."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
 class FrozenTower(nn.Module):
     """A frozen open_clip vision transformer whose blocks take extra prompt tokens.
 
@@ -69,8 +74,8 @@ class FrozenTower(nn.Module):
         """
         pixels = frames.to(self.mean.device).permute(0, 3, 1, 2).float().div(255)
         normalised = (pixels - self.mean) / self.std
-        # A convolution whose stride is its kernel, written as open_clip has it.
-        return cast(Tensor, self.visual._embeds(normalised))
+        # Under autocast the patches are embedded in its type; what follows adds up in float32.
+        return cast(Tensor, self.visual._embeds(normalised)).float()
 
     @torch.no_grad()
     def cls_attention(self, index: int, cls_BCD: Tensor, h_BTPD: Tensor) -> Tensor:
@@ -80,7 +85,7 @@ class FrozenTower(nn.Module):
         averaged over the heads. `cls` is [B, 1, D] (one a video) or [B, T, D] (one a frame).
         """
         block = self._folded(index, torch.float32)
-        query_BCD = F.linear(block.norm_1(cls_BCD.float()), block.query_weight, block.query_bias)
+        query_BCD = block.query(block.norm_1(cls_BCD.float()))
         query_BCHE = query_BCD.unflatten(-1, (self.heads, -1))
         key_HED = block.key_weight.unflatten(0, (self.heads, -1))
         # The key projection is applied to the few queries, not to all tokens; its bias adds the
@@ -128,10 +133,10 @@ class FrozenTower(nn.Module):
             if presence_SX is not None:
                 mask = _attendable(presence_SX, seen.shape[1])
         if queries is seen:
-            query, key, value = F.linear(seen, block.qkv_weight, block.qkv_bias).chunk(3, -1)
+            query, key, value = block.qkv(seen).chunk(3, -1)
         else:
-            query = F.linear(queries, block.query_weight, block.query_bias)
-            key, value = F.linear(seen, block.kv_weight, block.kv_bias).chunk(2, -1)
+            query = block.query(queries)
+            key, value = block.key_value(seen).chunk(2, -1)
         if presence_SX is not None:
             value = _scale_last(value, presence_SX)
         query, key, value = (
@@ -139,9 +144,9 @@ class FrozenTower(nn.Module):
         )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         mixed = mixed.transpose(1, 2).flatten(2)
-        out = residual + F.linear(mixed, block.out_weight, block.out_bias)
-        hidden = F.linear(block.norm_2(out).to(dtype), block.fc_weight, block.fc_bias)
-        out = out + F.linear(block.activation(hidden), block.proj_weight, block.proj_bias)
+        out = residual + block.out(mixed)
+        hidden = block.fc(block.norm_2(out).to(dtype))
+        out = out + block.proj(block.activation(hidden))
         if prompts_SXD is None or not carry_prompts:
             return out, None
         out_SND, out_SXD = out.split([tokens_SND.shape[1], prompts_SXD.shape[1]], dim=1)
@@ -161,8 +166,9 @@ class FrozenTower(nn.Module):
 
     def project(self, cls: Tensor) -> Tensor:
         """CLS tokens [..., D] after the last block -> the joint space [..., E], not normalised."""
-        out = self.visual.ln_post(cls)
-        return cast(Tensor, out if self.visual.proj is None else out @ self.visual.proj)
+        with in_float32(cls):
+            out = self.visual.ln_post(cls)
+            return cast(Tensor, out if self.visual.proj is None else out @ self.visual.proj)
 
 
 class _ScaleLast(torch.autograd.Function):

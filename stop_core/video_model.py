@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stop_core.clip import FrozenClip
 from stop_core.config import Attention
 from stop_core.sequences import VideoTokens
-from stop_core.towers import FrozenTower
+from stop_core.towers import FrozenTower, in_float32
 
 
 class VideoModel(nn.Module, ABC):
@@ -52,7 +52,10 @@ class VideoModel(nn.Module, ABC):
 
     def forward(self, frames: Tensor, text_embeddings: Tensor) -> Tensor:
         """Returns logits [B, N]: cosine similarity over CLIP's frozen temperature."""
-        return self.logit_scale * self.encode_video(frames) @ text_embeddings.T
+        video_BE = self.encode_video(frames)
+        # A cosine in bfloat16 is off by up to 0.004, which CLIP's temperature makes 0.4 of a logit.
+        with in_float32(video_BE):
+            return self.logit_scale * video_BE @ text_embeddings.T
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The trainable tensors by name, in a fixed order."""

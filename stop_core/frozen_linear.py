@@ -1,0 +1,88 @@
+"""A linear map whose weights never change, in the fastest form that this machine has for it.
+
+On a CPU, PyTorch gives float32 products to MKL, which is slow on processors that are not Intel's
+(down to less than half speed). PyTorch also ships oneDNN, which is not, and which takes constant
+weights in a layout of its own that is made once. Its operator is private to PyTorch: it is tried
+out before it is used, and `F.linear` is what runs without it.
+"""
+
+from functools import cache, cached_property
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_PACKED_TYPES = (torch.float32, torch.bfloat16)
+# oneDNN chooses a layout by the number of rows; any number can be multiplied with it afterwards.
+_TYPICAL_ROWS = 1024
+
+
+class FrozenLinear:
+    """x W^T + b with gradients to x alone. `weight` [out, in] and `bias` [out] must not change."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight = weight
+        self.bias = bias
+
+    def part(self, start: int, stop: int) -> "FrozenLinear":
+        """The map to the outputs from `start` up to, but not including, `stop`."""
+        return FrozenLinear(self.weight[start:stop], self.bias[start:stop])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        if self._is_plain(x):
+            return F.linear(x, self.weight, self.bias)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return cast(Tensor, _Packed.apply(x, self))
+        return _multiply(x, self._packed, self.bias)
+
+    def _is_plain(self, x: Tensor) -> bool:
+        # A compiler has its own way with constant weights.
+        return x.device.type != "cpu" or torch.compiler.is_compiling() or not _can_pack(x.dtype)
+
+    @cached_property
+    def _packed(self) -> Tensor:
+        return _pack(self.weight)
+
+    @cached_property
+    def _packed_backward(self) -> Tensor:
+        return _pack(self.weight.T)
+
+
+class _Packed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, linear: FrozenLinear) -> Tensor:
+        ctx.linear = linear
+        return _multiply(x, linear._packed, linear.bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _multiply(gradient.contiguous(), ctx.linear._packed_backward, None), None
+
+
+def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return out
+
+
+@torch.no_grad()
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TYPICAL_ROWS)
+    return packed
+
+
+@cache
+@torch.no_grad()
+def _can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch has the operator, and it does what `F.linear` does."""
+    if dtype not in _PACKED_TYPES or not torch.backends.mkldnn.is_available():
+        return False
+    # Whole numbers, so that both ways give the same to the bit.
+    x = torch.arange(12).view(1, 3, 4).to(dtype)
+    weight, bias = torch.arange(8).view(2, 4).to(dtype), torch.ones(2, dtype=dtype)
+    try:
+        out = _multiply(x, _pack(weight), bias)
+    except (AttributeError, RuntimeError):  # no such operator, or not for this type or processor
+        return False
+    return torch.equal(out, F.linear(x, weight, bias))
