@@ -1,12 +1,7 @@
 """The cost of a STOP training step against that of the frozen tower alone.
 
 All run in this process, turn by turn, on the same frames, with the same attention over the same
-patch tokens; so noise of the machine hits all of them. Two floors, each forward and backward to
-the tokens that enter it:
-
-    open_clip   the tower as open_clip runs it: what a user would get
-    lean        the same function in plain linear maps and scaled_dot_product_attention, with the
-                layer norms' affine maps and QuickGELU's factor multiplied into the weights
+patch tokens; so noise of the machine hits all of them. The floors are described in floors.py.
 
     python benchmarks/step.py --tower ViT-B-32-quickgelu --videos 2 --frames 12
 """
@@ -16,27 +11,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import psutil
 import torch
-import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.floors import SUBJECTS, Work, forward_passes, training_steps
 from stop_core import StopConfig, StopModel, build_model
 from stop_core.config import Attention
-from stop_core.sequences import pack
-from stop_core.towers import FrozenTower
-
-Work = Callable[[], object]
-SUBJECTS = ("open_clip", "lean", "STOP")
 
 
 @dataclass(frozen=True)
@@ -77,8 +65,8 @@ def main(options: StepBenchmark) -> None:
     print(f"{'attention':<10}{'work':<9}", *columns, f"{'STOP/lean':>20} {'STOP/open_clip':>20}")
     for attention in options.attention:
         model, frames = _setting(options, attention)
-        for work, make in (("training", _training), ("forward", _forward)):
-            subjects = make(model, frames, attention, options.bf16)
+        for work, make in (("training", training_steps), ("forward", forward_passes)):
+            subjects = make(model, frames, attention, bf16=options.bf16)
             _print_row(attention, work, _take_turns(subjects, options.rounds))
         if options.memory:
             peaks = [_peak_memory(options, attention, name) for name in SUBJECTS]
@@ -95,102 +83,6 @@ def _setting(options: StepBenchmark, attention: Attention) -> tuple[StopModel, T
     model = build_model(options.tower, config=config).train()
     shape = (options.videos, options.frames, model.image_size, model.image_size, 3)
     return model, torch.randint(256, shape, dtype=torch.uint8)
-
-
-def _training(
-    model: StopModel, frames: Tensor, attention: Attention, bf16: bool
-) -> dict[str, Work]:
-    """Forward and backward: the floors to the tokens that enter, STOP to its trainable weights."""
-    tokens = pack(model.first_tokens(frames, attention), attention)
-    texts = model.encode_text([f"class {number}" for number in range(len(frames))])
-    labels = torch.arange(len(frames))
-    lean = LeanTower(model.tower, bf16)
-
-    def to_tokens(run: Callable[[Tensor], Tensor]) -> Work:
-        def step() -> None:
-            leaf = tokens.clone().requires_grad_()
-            with _precision(bf16):
-                loss = run(leaf)[:, 0].float().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-
-        return step
-
-    def stop() -> None:
-        model.zero_grad(set_to_none=True)
-        with _precision(bf16):
-            loss = F.cross_entropy(model(frames, texts), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    return {
-        "open_clip": to_tokens(model.tower.visual.transformer),
-        "lean": to_tokens(lean),
-        "STOP": stop,
-    }
-
-
-def _forward(model: StopModel, frames: Tensor, attention: Attention, bf16: bool) -> dict[str, Work]:
-    """The forward alone, without a graph."""
-    tokens = pack(model.first_tokens(frames, attention), attention)
-    lean = LeanTower(model.tower, bf16)
-
-    def without_graph(run: Callable[[Tensor], Tensor], argument: Tensor) -> Work:
-        def step() -> None:
-            with torch.no_grad(), _precision(bf16):
-                run(argument)
-
-        return step
-
-    return {
-        "open_clip": without_graph(model.tower.visual.transformer, tokens),
-        "lean": without_graph(lean, tokens),
-        "STOP": without_graph(model.encode_video, frames),
-    }
-
-
-class LeanTower:
-    """The frozen blocks in as few plain operations as they can be written in."""
-
-    def __init__(self, tower: FrozenTower, bf16: bool) -> None:
-        self.width, self.heads = tower.width, tower.heads
-        self.dtype = torch.bfloat16 if bf16 else torch.float32
-        self.blocks = [_fold(block, self.dtype) for block in tower.blocks]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Tokens [S, N, D] -> [S, N, D], through all blocks."""
-        for weights in self.blocks:
-            x = self._block(x, weights)
-        return x
-
-    def _block(self, x: Tensor, weights: list[Tensor]) -> Tensor:
-        qkv, qkv_bias, out, out_bias, fc, fc_bias, proj, proj_bias = weights
-        normed = F.layer_norm(x, (self.width,)).to(self.dtype)
-        parts = F.linear(normed, qkv, qkv_bias).chunk(3, -1)
-        query, key, value = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
-        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        x = x + F.linear(mixed, out, out_bias)
-        hidden = F.linear(F.layer_norm(x, (self.width,)).to(self.dtype), fc, fc_bias)
-        return x + F.linear(F.silu(hidden), proj, proj_bias)
-
-
-@torch.no_grad()
-def _fold(block: torch.nn.Module, dtype: torch.dtype) -> list[Tensor]:
-    attention, mlp = block.attn, block.mlp
-    first, second, quick = block.ln_1, block.ln_2, 1.702
-    weights = [
-        attention.in_proj_weight * first.weight,
-        attention.in_proj_bias + attention.in_proj_weight @ first.bias,
-        attention.out_proj.weight,
-        attention.out_proj.bias,
-        quick * mlp.c_fc.weight * second.weight,
-        quick * (mlp.c_fc.bias + mlp.c_fc.weight @ second.bias),
-        mlp.c_proj.weight / quick,
-        mlp.c_proj.bias,
-    ]
-    return [weight.to(dtype) for weight in weights]
-
-
-def _precision(bf16: bool) -> torch.autocast | nullcontext[None]:
-    return torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
 
 
 def _take_turns(subjects: dict[str, Work], rounds: int) -> dict[str, list[float]]:
@@ -230,9 +122,9 @@ def _peak_memory(options: StepBenchmark, attention: Attention, subject: str) -> 
 def _print_peak_memory(options: StepBenchmark) -> None:
     (attention,) = options.attention
     model, frames = _setting(options, attention)
-    step = _training(model, frames, attention, options.bf16)[str(options.only)]
+    step = training_steps(model, frames, attention, bf16=options.bf16)[str(options.only)]
     # A small step first: code, thread pools and folded weights are not part of a step's memory.
-    small = _training(model, frames[:1, :1], attention, options.bf16)[str(options.only)]
+    small = training_steps(model, frames[:1, :1], attention, bf16=options.bf16)[str(options.only)]
     small()
     before = psutil.Process().memory_info().rss
     with _PeakMemory() as peak:

@@ -29,6 +29,10 @@ class FrozenLinear:
         """The map to the outputs from `start` up to, but not including, `stop`."""
         return FrozenLinear(self.weight[start:stop], self.bias[start:stop])
 
+    def __getstate__(self) -> dict[str, Tensor]:
+        # Packed weights can be neither copied nor pickled; a copy packs its own.
+        return {"weight": self.weight, "bias": self.bias}
+
     def __call__(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         if self._is_plain(x):

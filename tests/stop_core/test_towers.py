@@ -8,6 +8,8 @@ from open_clip.model import CLIP, set_model_preprocess_cfg
 from torch import Tensor, nn
 
 from stop_core.clip import FrozenClip
+from stop_core.config import StopConfig
+from stop_core.stop_model import StopModel
 from stop_core.towers import FrozenTower
 from tests.stop_core.reference import array, cls_attention, error
 
@@ -194,3 +196,17 @@ def assert_one_clear_sentence(message: str) -> None:
     assert message.startswith("odd-one ")
     assert "ViT-B-16" in message, "it should say what to choose instead"
     assert "\n" not in message
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["joint", "frame"])
+def test_in_bfloat16_a_tower_is_near_float32_and_its_tokens_stay_in_it(
+    make_clip: MakeClip, make_frames: MakeFrames, attention: str
+) -> None:
+    model = StopModel(make_clip(), StopConfig(n_s=2, attention=attention))
+    frames, texts = make_frames(0, 2, 3, model.image_size), model.encode_text(["a", "b", "c"])
+    with torch.autocast("cpu", torch.bfloat16):
+        video, logits = model.encode_video(frames), model(frames, texts)
+    assert video.dtype == logits.dtype == torch.float32
+    torch.testing.assert_close(video, model.encode_video(frames), rtol=0, atol=0.03)
+    torch.testing.assert_close(logits, model.logit_scale * video @ texts.T)

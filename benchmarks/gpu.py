@@ -1,0 +1,230 @@
+"""STOP's speed on one GPU: step time, videos a second, ratio to the floors, use of the hardware.
+
+Needs torch, open_clip and this package's stop_core alone: no Ray, no MLflow, no weights, no data.
+The subjects of a row (see floors.py) take turns in this process, on the same random frames.
+
+    python benchmarks/gpu.py                      # ViT-B/32, B/16 and L/14, under 8 minutes
+    python benchmarks/gpu.py > docs/benchmarks/NAME-OF-THE-GPU.md
+"""
+
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.floors import SUBJECTS, Work, forward_passes, training_steps
+from stop_core import StopConfig, StopModel, build_model
+from stop_core.config import Attention
+
+_MATMUL = 8192  # edge of the matrices whose product is taken as the hardware's peak
+HEADER = (
+    "tower",
+    "videos",
+    "attention",
+    "work",
+    "mode",
+    "STOP ms",
+    "videos/s",
+    "STOP / lean",
+    "STOP / open_clip",
+    "of matmul peak",
+    "peak GiB",
+)
+
+
+@dataclass(frozen=True)
+class GpuBenchmark:
+    """Time STOP on one GPU against the frozen tower alone, and print a Markdown table."""
+
+    towers: tuple[str, ...] = ("ViT-B-32-quickgelu", "ViT-B-16-quickgelu", "ViT-L-14-quickgelu")
+    """Any open_clip ViTs, with random weights."""
+    videos: tuple[int, ...] = (64, 32, 16)
+    """Videos a step, one number for each tower; halved until a step fits into memory."""
+    frames: int = 12
+    """Frames a video."""
+    attention: tuple[Attention, ...] = ("joint", "frame")
+    """joint, frame or both."""
+    modes: tuple[str, ...] = ("eager", "compiled")
+    """eager, compiled (by torch.compile, STOP and the lean floor) or both."""
+    bf16: bool = True
+    """Under bfloat16 autocast."""
+    width: int = 32
+    """Hidden channels of STOP's prompters."""
+    rounds: int = 10
+    """Timed turns of each subject."""
+    minutes: float = 7.5
+    """No row is begun after so long."""
+    device: str = "cuda"
+    """cuda, or cpu to try the script out."""
+
+    def __post_init__(self) -> None:
+        if len(self.videos) != len(self.towers):
+            raise ValueError("--videos needs one number for each of --towers")
+        if unknown := set(self.modes) - {"eager", "compiled"}:
+            raise ValueError(f"--modes are eager and compiled, got {unknown.pop()!r}")
+
+
+def main(options: GpuBenchmark) -> None:
+    """Prints a row for each tower, attention, kind of work and mode."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("error: PyTorch sees no GPU here; --device cpu tries the script out")
+    until = time.monotonic() + 60 * options.minutes
+    peak = _matmul_rate(options)
+    print(_preamble(options, peak))
+    print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER), flush=True)
+    # Compiling takes minutes: the eager rows of all towers come first.
+    for mode in options.modes:
+        for tower, videos in zip(options.towers, options.videos, strict=True):
+            for attention in options.attention:
+                for cells in _rows(options, tower, videos, attention, mode, peak, until):
+                    print("| " + " | ".join((tower, *cells)) + " |", flush=True)
+
+
+def _rows(
+    options: GpuBenchmark,
+    tower: str,
+    videos: int,
+    attention: Attention,
+    mode: str,
+    peak: float,
+    until: float,
+) -> Iterator[tuple[str, ...]]:
+    if time.monotonic() > until:
+        yield (str(videos), attention, "", mode, "not begun: out of time")
+        return
+    model, videos = _largest_that_fits(options, tower, videos, attention)
+    frames = _frames(options, model, videos)
+    for work, make in (("training", training_steps), ("forward", forward_passes)):
+        start = (str(videos), attention, work, mode)
+        subjects = make(model, frames, attention, bf16=options.bf16, compiled=mode == "compiled")
+        try:
+            yield (*start, *_measure(options, subjects, videos, peak))
+        except Exception as problem:  # a compiler has many ways to fail; the other rows stand
+            yield (*start, f"failed: {type(problem).__name__}: {_first_line(problem)}")
+        torch.compiler.reset()
+        _free(options)
+
+
+def _measure(
+    options: GpuBenchmark, subjects: dict[str, Work], videos: int, peak: float
+) -> tuple[str, ...]:
+    seconds = _take_turns(options, subjects)
+    stop = statistics.median(seconds["STOP"])
+    ratios = []
+    for floor in ("lean", "open_clip"):
+        turns = [a / b for a, b in zip(seconds["STOP"], seconds[floor], strict=True)]
+        ratios.append(f"{statistics.median(turns):.2f} ({min(turns):.2f} to {max(turns):.2f})")
+    with _peak_memory(options) as memory:
+        subjects["STOP"]()
+    # The lean floor's products: what STOP adds to them is its overhead, not its use.
+    with FlopCounterMode(display=False) as counter:
+        subjects["open_clip"]()
+    share = counter.get_total_flops() / stop / peak
+    rate = f"{videos / stop:.0f}"
+    return (f"{1000 * stop:.1f}", rate, *ratios, f"{share:.0%}", f"{memory[0]:.1f}")
+
+
+def _take_turns(options: GpuBenchmark, subjects: dict[str, Work]) -> dict[str, list[float]]:
+    """Seconds of each, measured in turn, after three untimed turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in SUBJECTS}
+    for turn in range(-3, options.rounds):
+        for name in SUBJECTS:
+            _wait(options)
+            started = time.perf_counter()
+            subjects[name]()
+            _wait(options)
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def _largest_that_fits(
+    options: GpuBenchmark, tower: str, videos: int, attention: Attention
+) -> tuple[StopModel, int]:
+    """The model, and the largest of `videos`, half of it and so on whose steps fit into memory."""
+    width = options.width
+    config = StopConfig(attention=attention, spatial_width=width, temporal_width=width)
+    model = build_model(tower, config=config).train().to(options.device)
+    while videos > 1:
+        frames = _frames(options, model, videos)
+        try:
+            for step in training_steps(model, frames, attention, bf16=options.bf16).values():
+                step()
+            break
+        except torch.cuda.OutOfMemoryError:
+            videos //= 2
+        finally:
+            _free(options)
+    return model, videos
+
+
+def _frames(options: GpuBenchmark, model: StopModel, videos: int) -> torch.Tensor:
+    shape = (videos, options.frames, model.image_size, model.image_size, 3)
+    return torch.randint(256, shape, dtype=torch.uint8, device=options.device)
+
+
+def _matmul_rate(options: GpuBenchmark) -> float:
+    """Operations a second in a large square product of the type that is benchmarked."""
+    dtype = torch.bfloat16 if options.bf16 else torch.float32
+    edge = _MATMUL if options.device == "cuda" else 512
+    a, b = (torch.randn(edge, edge, device=options.device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(20):
+        _wait(options)
+        started = time.perf_counter()
+        a @ b
+        _wait(options)
+        best = min(best, time.perf_counter() - started)
+    return 2 * edge**3 / best
+
+
+def _preamble(options: GpuBenchmark, peak: float) -> str:
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    dtype = "bfloat16" if options.bf16 else "float32"
+    return (
+        f"{name}, torch {torch.__version__}, {dtype}, {options.frames} frames a video, every block "
+        f"prompted, {time.strftime('%d %B %Y')}. Medians of {options.rounds} turns; ratios (lowest "
+        f"to highest) are taken turn by turn, `compiled` is STOP and the lean floor, open_clip's "
+        f"tower stays eager. The measured matmul peak is {peak / 1e12:.1f} Tflop/s; its share "
+        f"counts the operations of the frozen tower alone.\n"
+    )
+
+
+@contextmanager
+def _peak_memory(options: GpuBenchmark) -> Iterator[list[float]]:
+    """Afterwards the list holds the most GPU memory of the body, in GiB (0 on a CPU)."""
+    found = [0.0]
+    if options.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    yield found
+    if options.device == "cuda":
+        found[0] = torch.cuda.max_memory_allocated() / 2**30
+
+
+def _wait(options: GpuBenchmark) -> None:
+    if options.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _free(options: GpuBenchmark) -> None:
+    gc.collect()
+    if options.device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or ["no reason given"])[0][:200]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(GpuBenchmark))
