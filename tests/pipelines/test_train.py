@@ -28,7 +28,8 @@ def _options(config: ExperimentConfig) -> list[str]:
     """The command line that says what `config` says."""
     words = []
     for name, value in config.parameters().items():
-        words += ["--" + name.replace("_", "-"), str(value)]
+        values = value if isinstance(value, tuple) else [value]
+        words += ["--" + name.replace("_", "-"), *map(str, values)]
     return words
 
 
@@ -82,9 +83,10 @@ def test_mlflow_knows_settings_curves_hashes_and_files(
     client = MlflowClient(tracking_uri(config.output))
     run = client.get_run(result.run_id)
     assert run.info.status == "FINISHED"
-    for name, value in config.experiment.parameters().items():
+    experiment = config.experiment.for_dataset(result.dataset)
+    for name, value in experiment.parameters().items():
         assert run.data.params[name] == str(value)
-    assert run.data.tags["config_hash"] == config.experiment.hash
+    assert run.data.tags["config_hash"] == experiment.hash
     assert run.data.tags["data_hash"] == result.data_hash
     assert run.data.metrics["test/top1"] == pytest.approx(result.metrics["test/top1"])
     curve = client.get_metric_history(result.run_id, "val/top1")
