@@ -65,7 +65,14 @@ def find_templates(templates: tuple[str, ...], dataset: str) -> tuple[str, ...]:
 
 
 def class_sentences(templates: Sequence[str], class_words: Sequence[str]) -> list[list[str]]:
-    """Puts the words of every class into every template: a row a class."""
+    """Puts the words of every class into every template: a row a class.
+
+    Raises:
+        ValueError: if a template is none: the name of a set goes through `find_templates` first.
+    """
+    for one in templates:
+        if _PLACE not in one:
+            raise ValueError(f"{one!r} is no sentence with {_PLACE} for the class")
     return [[one.replace(_PLACE, words) for one in templates] for words in class_words]
 
 

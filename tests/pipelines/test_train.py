@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
@@ -19,7 +20,13 @@ from pipelines.tracking import tracking_uri
 from pipelines.train import TrainConfig, main
 from pipelines.training_run import PREDICTIONS, Resources, TrainingResult, TrainingRun
 from stop_core import StopConfig
+from stop_core.cache import FrameCache
+from stop_core.clip import load_clip
 from stop_core.experiment import ExperimentConfig
+from stop_core.methods import build_method
+from stop_core.text import ClassTexts
+from stop_core.text_templates import class_sentences
+from stop_core.training import predict
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,6 +69,25 @@ def test_the_result_is_what_its_predictions_say(
         assert len(own) == own["video_id"].nunique() >= count
         top1 = (own["label"] == own["predicted"]).mean()
         assert result.metrics[f"{split}/top1"] == pytest.approx(top1)
+
+
+@pytest.mark.slow
+def test_the_kept_weights_of_full_fine_tuning_predict_what_was_reported(
+    small_cache: Path, small_experiment: ExperimentConfig, tmp_path: Path
+) -> None:
+    settings = {"method": "clip4clip", "epochs": 1, "learning_rate": 1e-3, "context_tokens": 2}
+    experiment = replace(small_experiment, **settings, templates=("ensemble",))
+    training = TrainingRun(experiment, small_cache, tmp_path)
+    result = training.train(Resources(), here=True)
+    manifest = training.manifest
+    config = ExperimentConfig(**{**settings, "templates": training.config.templates})
+    model = build_method(config, load_clip("tiny"), len(manifest.class_names))
+    model.load_prompt_state_dict({k: torch.from_numpy(v) for k, v in _prompts(result).items()})
+    texts = ClassTexts(model, class_sentences(config.templates, manifest.class_words))
+    logits = predict(model, FrameCache(small_cache).split("test"), texts)
+    rows = pd.read_parquet(Path(result.folder) / PREDICTIONS).query("split == 'test'")
+    assert logits.argmax(-1).tolist() == rows["predicted"].tolist()
+    assert logits.softmax(-1).amax(-1).tolist() == pytest.approx(rows["probability"].tolist())
 
 
 @pytest.mark.slow

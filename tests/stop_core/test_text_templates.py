@@ -27,6 +27,11 @@ def test_the_words_of_a_class_stand_where_the_braces_are() -> None:
     assert class_sentences(["{} {0}", "a {}"], ["b"]) == [["b {0}", "a b"]]
 
 
+def test_the_name_of_a_set_is_not_taken_for_a_sentence() -> None:
+    with pytest.raises(ValueError, match="'default' is no sentence"):
+        class_sentences(["default"], ["wave"])
+
+
 def test_sentences_stand_for_themselves_whatever_the_dataset() -> None:
     given = ("a {}", "the {} of default")
     assert find_templates(given, "hmdb51") == find_templates(given, "unlisted") == given
