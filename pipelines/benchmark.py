@@ -53,12 +53,13 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
     """Runs what is missing of the table, prints it, and stores it."""
     experiments = _experiments(config)
     cache = find_cache(config.cache, config.output)
-    jobs = [
-        Job(TrainingRun(experiment, cache, config.output), f"{title}, seed {experiment.seed}")
+    rows = {
+        title: [TrainingRun(experiment, cache, config.output) for experiment in seeds]
         for title, seeds in experiments.items()
-        for experiment in seeds
-    ]
-    table = ComparisonTable.planned(jobs[0].training.manifest, experiments, config.output)
+    }
+    jobs = [Job(run, f"{title}, seed {run.config.seed}") for title in rows for run in rows[title]]
+    planned = {title: [run.config for run in runs] for title, runs in rows.items()}
+    table = ComparisonTable.planned(jobs[0].training.manifest, planned, config.output)
     parent = table.track(config.output)
     missing = [job for job in jobs if job.training.remembered() is None]
     say(f"{len(jobs)} trainings in the table, {len(missing)} of them to run")
@@ -83,7 +84,7 @@ def _experiments(config: BenchmarkConfig) -> dict[str, list[ExperimentConfig]]:
         if "seed" in rows[title]:
             raise ValueError(f"{config.table}: row {title!r} sets seed; give --seeds instead")
         one = build_experiment(rows[title], f"{config.table}: row {title!r}")
-        seeds = 1 if one.method == "zero-shot" else config.seeds
+        seeds = config.seeds if one.is_trained else 1
         experiments[title] = [replace(one, seed=seed) for seed in range(seeds)]
     return experiments
 

@@ -144,11 +144,11 @@ class TrainingRun:
     ) -> None:
         from stop_core.clip import weights_fingerprint
 
-        self.config = config
         self.test = test
         self.cache = cache.resolve()
         self.output = output.resolve()
         self.manifest = Manifest.load(self.cache)
+        self.config = config = config.for_dataset(self.manifest.dataset)
         check_fit(config, self.manifest, ("train", "test") if test else ("train", "val"))
         data, method = f"{self.manifest.dataset}{self.manifest.fold}", config.method
         # What decides the numbers: settings, data, weights, and this code's own arithmetic.

@@ -20,6 +20,8 @@ from stop_core.clip import load_clip
 from stop_core.distributed import copy_from_first, rank
 from stop_core.methods import build_method
 from stop_core.metrics import recognition_metrics
+from stop_core.text import ClassTexts
+from stop_core.text_templates import class_sentences
 from stop_core.training import Step, Trainer, predict, seed_weights
 
 CHOSEN_BY = "top1"  # the validation measure that chooses the epoch
@@ -41,7 +43,8 @@ class WorkerRun:
         self.model = build_method(self.config, clip, len(manifest.class_names)).to(
             session.device(task.gpu)
         )
-        self.text_NE = self.model.encode_text(manifest.prompts)
+        sentences = class_sentences(self.config.templates, manifest.class_words)
+        self.texts = ClassTexts(self.model, sentences)
         self.trainer = self._make_trainer()
         self.progress = Progress()
         self.best_prompts = self.model.prompt_state_dict()
@@ -101,7 +104,7 @@ class WorkerRun:
         clips = self._clips(split)
         if clips is None:
             return {}, pd.DataFrame()
-        logits_MN = predict(self.model, clips, self.text_NE)
+        logits_MN = predict(self.model, clips, self.texts)
         metrics = recognition_metrics(logits_MN, clips.labels)
         rows = _prediction_rows(split, clips, logits_MN)
         return {f"{split}/{name}": value for name, value in metrics.items()}, rows
@@ -115,7 +118,7 @@ class WorkerRun:
         """None for a method that has nothing to train."""
         if not self.model.trainable() or self.config.epochs == 0:
             return None
-        return Trainer(self.model, self.config, self.cache.split("train"), self.text_NE)
+        return Trainer(self.model, self.config, self.cache.split("train"), self.texts)
 
     def _resume(self) -> None:
         with self.session.checkpoint() as folder:

@@ -4,18 +4,50 @@ Shapes: B videos, T frames, P patches of a frame, D channels of the tower, E of 
 N classes, S static prompts of a block.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stop_core.clip import FrozenClip
 from stop_core.config import Attention
-from stop_core.sequences import pack, unpack
-from stop_core.video_model import FramePooledModel, VideoModel
+from stop_core.sequences import pack
+from stop_core.video_model import FramePooledModel, VideoModel, check_frames
 
 
 class ZeroShot(FramePooledModel):
     """Frozen CLIP, frame embeddings averaged (Radford et al., ICML 2021): nothing is trained."""
+
+
+class Clip4Clip(VideoModel):
+    """Both towers of CLIP fine-tuned in full, frame embeddings averaged: the mean pooling of
+    CLIP4Clip (Luo et al., Neurocomputing 2022).
+
+    It trains a copy: the CLIP that it is built from stays as it was, for all who share it. The
+    temperature stays CLIP's own, as for every method here.
+    """
+
+    def __init__(self, clip: FrozenClip) -> None:
+        super().__init__(FrozenClip(clip.name, copy.deepcopy(clip.model), clip.tokenize))
+        for name, parameter in self.clip.named_parameters():
+            parameter.requires_grad_(name not in ("logit_scale", "logit_bias"))
+
+    @property
+    def trains_text(self) -> bool:
+        """True: the text tower is trained too."""
+        return True
+
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
+        check_frames(frames, self.image_size)
+        # All of it is open_clip's own forward: the blocks of `tower` are for weights that are
+        # frozen, without gradients of their own.
+        mean, std = self.tower.mean, self.tower.std
+        pixels = frames.flatten(0, 1).to(mean.device).permute(0, 3, 1, 2).float().div(255)
+        embeddings: Tensor = self.clip.encode_image((pixels - mean) / std, normalize=True)  # type: ignore[operator]
+        by_video_BTE = embeddings.unflatten(0, frames.shape[:2])
+        return F.normalize(by_video_BTE.mean(1), dim=-1)
 
 
 class LinearProbe(FramePooledModel):
@@ -74,6 +106,6 @@ class StaticPrompts(VideoModel):
             # What the next block replaces need not be computed, nor what follows the last.
             carry = prompted <= index + 1 < depth
             packed, prompts_BSD = self.tower.run_block(
-                index, packed, prompts_BSD, carry_prompts=carry
+                index, packed, prompts_BSD, carry_prompts=carry, only_cls=index + 1 == depth
             )
-        return self.embed_video(unpack(packed, tokens).cls)
+        return self.embed_video(packed.view(len(frames), -1, self.tower.width))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
-import torch
 from torch import Tensor, nn
 
 from stop_core.tiny.tower import VISION as TINY_VISION
@@ -35,12 +34,14 @@ class FrozenClip:
     model: nn.Module
     tokenize: Callable[[list[str]], Tensor]
 
-    @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Returns text embeddings [N, E], L2-normalised, on the model's device."""
-        device = next(self.model.parameters()).device
-        tokens = self.tokenize(list(texts)).to(device)
-        embeddings: Tensor = self.model.encode_text(tokens, normalize=True)  # type: ignore[operator]
+        return self.encode_tokens(self.tokenize(list(texts)))
+
+    def encode_tokens(self, tokens_NL: Tensor) -> Tensor:
+        """`encode_text` for texts that are token ids already; what is frozen gives no gradient."""
+        tokens_NL = tokens_NL.to(next(self.model.parameters()).device)
+        embeddings: Tensor = self.model.encode_text(tokens_NL, normalize=True)  # type: ignore[operator]
         return embeddings
 
 

@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from stop_core.config import StopConfig
+from stop_core.text_templates import DEFAULT, check_templates, find_templates
 
 Method = Literal[
     "stop",
     "zero-shot",
+    "clip4clip",
     "linear-probe",
     "vpt-shallow",
     "vpt-deep",
@@ -30,8 +32,9 @@ class ExperimentConfig:
     """
 
     method: Method = "stop"
-    """stop; zero-shot, linear-probe, vpt-shallow and vpt-deep are baselines; stop-static is STOP
-    with constants, stop-temporal-vpt its temporal half beside the prompts of vpt-deep."""
+    """stop; zero-shot, linear-probe, vpt-shallow, vpt-deep and clip4clip (both towers fine-tuned)
+    are baselines; stop-static is STOP with constants, stop-temporal-vpt its temporal half beside
+    the prompts of vpt-deep."""
     tower: str = "tiny"
     """Any open_clip ViT, for example ViT-B-32-quickgelu; tiny is the one that ships with us."""
     pretrained: str | None = None
@@ -39,6 +42,11 @@ class ExperimentConfig:
     stop: StopConfig = field(default_factory=StopConfig)
     static_prompts: int = 8
     """Prompts a block of the methods with vpt in their names; vpt-shallow has one block of them."""
+    templates: tuple[str, ...] = (DEFAULT,)
+    """Sentences with {} for the class, several for an ensemble; or default, ensemble or another set
+    of the dataset in stop_core/datasets/templates.yaml; or a .yaml file with a list of them."""
+    context_tokens: int = 0
+    """Learned tokens in front of every text (CoOp); 0: none, and the texts are embedded once."""
     epochs: int = 10
     """Passes over the training clips."""
     batch_size: int = 32
@@ -62,15 +70,37 @@ class ExperimentConfig:
         nothing = self.stop.n_s == 0 and self.stop.eta == 0
         if nothing and self.method in ("stop", "stop-static"):
             raise ValueError(
-                "n_s = 0 and eta = 0 leave nothing to train; set one of them, or use the method "
+                "n_s = 0 and eta = 0 leave no prompt to train; set one of them, or use the method "
                 "zero-shot"
             )
-        for name in ("epochs", "warmup_steps", "seed", "weight_decay"):
+        check_templates(self.templates)
+        if self.method == "linear-probe" and self.context_tokens > 0:
+            raise ValueError(
+                "context_tokens has no use for linear-probe, which reads no text; set it to 0, or "
+                "use the method zero-shot to train context tokens alone"
+            )
+        for name in ("context_tokens", "epochs", "warmup_steps", "seed", "weight_decay"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "must not be negative")
         for name in ("batch_size", "static_prompts"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "must be at least 1")
         for name in ("learning_rate", "spatial_rate", "clip_norm"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "must be positive")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the method has anything to train, so that its result depends on the seed."""
+        return self.method != "zero-shot" or self.context_tokens > 0
+
+    def for_dataset(self, dataset: str) -> "ExperimentConfig":
+        """The same with the templates' own sentences in the place of a name for them.
+
+        Only then does the hash tell one set of sentences from another.
+
+        Raises:
+            ValueError: if there are no templates of that name.
+            OSError: if they are in a file that cannot be read.
+        """
+        return replace(self, templates=find_templates(self.templates, dataset))
 
     @property
     def hash(self) -> str:

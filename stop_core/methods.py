@@ -1,7 +1,7 @@
 """Building a method of the comparison by its name."""
 
 from stop_core.ablations import StaticStop, TemporalBesideStatic
-from stop_core.baselines import LinearProbe, StaticPrompts, ZeroShot
+from stop_core.baselines import Clip4Clip, LinearProbe, StaticPrompts, ZeroShot
 from stop_core.clip import FrozenClip
 from stop_core.experiment import ExperimentConfig
 from stop_core.stop_model import StopModel
@@ -14,11 +14,20 @@ def build_method(config: ExperimentConfig, clip: FrozenClip, classes: int) -> Vi
     Raises:
         ValueError: if the tower is unfit, or the settings do not fit it.
     """
+    model = _build(config, clip, classes)
+    if config.context_tokens:
+        model.learn_context(config.context_tokens)
+    return model
+
+
+def _build(config: ExperimentConfig, clip: FrozenClip, classes: int) -> VideoModel:
     match config.method:
         case "stop":
             return StopModel(clip, config.stop)
         case "zero-shot":
             return ZeroShot(clip)
+        case "clip4clip":
+            return Clip4Clip(clip)
         case "linear-probe":
             return LinearProbe(clip, classes)
         case "vpt-shallow" | "vpt-deep":

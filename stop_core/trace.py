@@ -1,6 +1,6 @@
 """Every symbol of the paper, for one prompted block of one batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -30,6 +30,16 @@ class PromptTrace:
     A_raw: Tensor  # [B, T, P] before normalisation
     M_raw: Tensor  # [B, T, P] before normalisation
     W_t_raw: Tensor  # [B, T-1] before normalisation
+
+    def video(self, index: int) -> "PromptTrace":
+        """The trace of one video of the batch, from 0: what tracing that video alone would give.
+
+        Raises:
+            IndexError: if the batch has no such video.
+        """
+        if not 0 <= index < len(self.h):
+            raise IndexError(f"video {index} of a trace of {len(self.h)} videos, numbered from 0")
+        return PromptTrace(**{f.name: getattr(self, f.name)[[index]] for f in fields(self)})
 
     @classmethod
     def of(cls, h: Tensor, spatial: SpatialPrompts, temporal: TemporalPrompts) -> "PromptTrace":

@@ -21,6 +21,7 @@ from stop_core.distributed import (
 )
 from stop_core.experiment import ExperimentConfig
 from stop_core.losses import recognition_loss
+from stop_core.text import ClassTexts, embeddings_of
 from stop_core.video_model import VideoModel
 
 EVALUATION_BATCH = 64
@@ -72,12 +73,18 @@ class Trainer:
     """
 
     def __init__(
-        self, model: VideoModel, config: ExperimentConfig, clips: CachedClips, text_NE: Tensor
+        self,
+        model: VideoModel,
+        config: ExperimentConfig,
+        clips: CachedClips,
+        texts: Tensor | ClassTexts,
     ) -> None:
         self.model = model
         self.config = config
         self.clips = clips
-        self.text_NE = text_NE
+        if isinstance(texts, Tensor) and model.trains_text:
+            raise ValueError("this model trains its texts; give ClassTexts, not their embeddings")
+        self.texts = texts
         self.steps_per_epoch = math.ceil(len(clips) / config.batch_size)
         self.optimizer = _make_optimizer(model, config)
 
@@ -123,19 +130,20 @@ class Trainer:
         mine = my_share(batch)
         part = 0.0
         if mine:
-            logits_BN = self.model(self.clips.read(mine), self.text_NE)
+            logits_BN = self.model(self.clips.read(mine), embeddings_of(self.texts))
             labels_B = self.clips.labels[list(mine)].to(logits_BN.device)
             loss = recognition_loss(logits_BN, labels_B, len(batch))
             loss.backward()
             part = loss.item()
-        (mean,) = sum_over_processes([part], self.text_NE.device)
+        (mean,) = sum_over_processes([part], self.model.logit_scale.device)
         return mean
 
 
 @torch.no_grad()
-def predict(model: VideoModel, clips: CachedClips, text_NE: Tensor) -> Tensor:
+def predict(model: VideoModel, clips: CachedClips, texts: Tensor | ClassTexts) -> Tensor:
     """Returns the logits of every clip of a split, [M, N], on the CPU of every process."""
     model.eval()
+    text_NE = embeddings_of(texts)
     mine = list(my_share(range(len(clips))))
     parts = [model(clips.read(part), text_NE).float() for part in _chunks(mine, EVALUATION_BATCH)]
     rows = torch.cat(parts) if parts else text_NE.new_empty(0, len(text_NE))

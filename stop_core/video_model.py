@@ -1,6 +1,7 @@
-"""What every method has in common: a frozen CLIP, and few trainable tensors that adapt it.
+"""What every method has in common: a CLIP, and the trainable tensors that adapt it.
 
-Shapes: B videos, T frames of H x W pixels, N texts, E channels of the joint text-video space.
+Shapes: B videos, T frames of H x W pixels, N texts of L token ids, E channels of the joint
+text-video space.
 """
 
 from abc import ABC, abstractmethod
@@ -13,13 +14,15 @@ from torch import Tensor, nn
 from stop_core.clip import FrozenClip
 from stop_core.config import Attention
 from stop_core.sequences import VideoTokens
+from stop_core.text_context import LearnedContext
 from stop_core.towers import FrozenTower, in_float32
 
 
 class VideoModel(nn.Module, ABC):
     """A video encoder in CLIP's joint space, and the matching of videos to texts.
 
-    CLIP itself is frozen. The trainable tensors, and nothing else, are in `prompt_state_dict`.
+    CLIP itself is frozen, but for a method that says otherwise. The trainable tensors, and nothing
+    else, are in `prompt_state_dict`.
     """
 
     def __init__(self, clip: FrozenClip) -> None:
@@ -30,6 +33,7 @@ class VideoModel(nn.Module, ABC):
         scale: Tensor = clip.model.logit_scale  # type: ignore[assignment]
         self.register_buffer("logit_scale", scale.detach().exp().clone(), persistent=False)
         self.logit_scale: Tensor
+        self.context: LearnedContext | None = None
 
     @property
     def image_size(self) -> int:
@@ -46,9 +50,33 @@ class VideoModel(nn.Module, ABC):
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
 
+    @property
+    def trains_text(self) -> bool:
+        """Whether training moves the text embeddings, so that they cannot be computed once."""
+        return self.context is not None
+
+    def learn_context(self, tokens: int) -> None:
+        """Adds `tokens` learned context tokens to every text (CoOp); they are trainable tensors.
+
+        Raises:
+            ValueError: if the text tower has no place for them.
+        """
+        self.context = LearnedContext(self._clip, tokens).to(self.logit_scale.device)
+
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Returns embeddings [N, E] from the frozen text tower, L2-normalised."""
-        return self._clip.encode_text(texts)
+        """Returns text embeddings [N, E], L2-normalised, with gradients if `trains_text`."""
+        return self.encode_tokens(self.tokenize(texts))
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Returns the token ids of texts, [N, L]."""
+        return self._clip.tokenize(list(texts))
+
+    def encode_tokens(self, tokens_NL: Tensor) -> Tensor:
+        """`encode_text` for texts that are token ids already, on any device."""
+        if self.context is None:
+            return self._clip.encode_tokens(tokens_NL)
+        embeddings: Tensor = self.context(self.clip, tokens_NL)
+        return embeddings
 
     def forward(self, frames: Tensor, text_embeddings: Tensor) -> Tensor:
         """Returns logits [B, N]: cosine similarity over CLIP's frozen temperature."""
@@ -91,7 +119,7 @@ class VideoModel(nn.Module, ABC):
         Raises:
             ValueError: if `frames` is not uint8 [B, T, H, W, 3] of the tower's size.
         """
-        _check_frames(frames, self.image_size)
+        check_frames(frames, self.image_size)
         tokens: Tensor = self.tower.embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         return tokens
 
@@ -125,7 +153,8 @@ class FramePooledModel(VideoModel):
         return F.normalize(self.encode_frames(frames).mean(1), dim=-1)
 
 
-def _check_frames(frames: Tensor, size: int) -> None:
+def check_frames(frames: Tensor, size: int) -> None:
+    """Raises ValueError if `frames` is not uint8 [B, T, H, W, 3] with H = W = `size`."""
     if frames.dtype != torch.uint8:
         raise ValueError(f"frames must be uint8 pixels, got {frames.dtype}")
     if frames.ndim != 5 or frames.shape[-1] != 3:

@@ -117,6 +117,8 @@ def _typed(name: str, value: Any, origin: str) -> Any:
     kinds = get_args(_HINTS[name]) or (_HINTS[name],)  # of `int | None`, both
     if value is None and type(None) in kinds:
         return None
+    if get_origin(_HINTS[name]) is tuple:
+        return _texts(name, value, origin)
     if float in kinds and not isinstance(value, bool):
         try:
             return float(value)  # YAML takes 1e-3 for a text
@@ -128,6 +130,14 @@ def _typed(name: str, value: Any, origin: str) -> Any:
         return value  # which one, the dataclass checks
     wanted = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
     raise ValueError(f"{origin}: {name} must be {wanted}, got {value!r}")
+
+
+def _texts(name: str, value: Any, origin: str) -> tuple[str, ...]:
+    """The value of a setting that holds texts; a single one need not be a list."""
+    texts = value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{origin}: {name} must be a text or a list of texts, got {value!r}")
+    return tuple(texts)
 
 
 def _read(path: Path, known: set[str]) -> dict[str, Any]:

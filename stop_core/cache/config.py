@@ -23,7 +23,6 @@ class CacheConfig:
     splits: tuple[str, ...]
     class_names: tuple[str, ...]
     """By label."""
-    template: str
     clips_hash: str
     """Over the whole list of clips, so that edited annotations are noticed."""
 
@@ -41,7 +40,6 @@ class CacheConfig:
             classes=selection.classes,
             splits=selection.splits,
             class_names=selection.class_names,
-            template=dataset.template,
             clips_hash=hash_json([asdict(clip) for clip in selection.clips]),
         )
 
@@ -71,7 +69,7 @@ class CacheConfig:
 
     def differences(self, other: "CacheConfig") -> list[str]:
         """Returns one phrase for every option in which `other` differs from this cache."""
-        options = ("dataset", "fold", "frames", "size", "limit", "classes", "splits", "template")
+        options = ("dataset", "fold", "frames", "size", "limit", "classes", "splits")
         found = [
             f"{name} is {_show(getattr(self, name))} there and {_show(getattr(other, name))} here"
             for name in options

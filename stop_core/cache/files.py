@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 JOB = "job.json"
 MANIFEST = "manifest.json"
 FAILURES = "failures.parquet"

@@ -63,16 +63,6 @@ class Manifest:
         """Class names by label, in English words."""
         return tuple(class_words(name) for name in self.class_names)
 
-    @property
-    def template(self) -> str:
-        """The sentence of a class, `{}` standing for its words."""
-        return self.config.template
-
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """The sentence of each class, by label."""
-        return tuple(self.template.format(words) for words in self.class_words)
-
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields, ready for JSON."""
         return asdict(self)

@@ -25,14 +25,8 @@ class Dataset:
     frames: int
     size: int
     """Default edge of a cached frame, in pixels."""
-    template: str
-    """The sentence of a class, `{}` standing for its words."""
     generate: Callable[[Path], None] | None = None
     """Makes the dataset below a data root that does not exist; None where it must be fetched."""
-
-    def prompt(self, class_words: str) -> str:
-        """Returns the sentence that describes a class, given the words of its name."""
-        return self.template.format(class_words)
 
 
 def _generate_motion(root: Path) -> None:
@@ -50,7 +44,6 @@ DATASETS: dict[str, Dataset] = {
             folds=hmdb51.FOLDS,
             frames=12,
             size=224,
-            template="a video of a person doing {}.",
         ),
         Dataset(
             name="motion",
@@ -58,7 +51,6 @@ DATASETS: dict[str, Dataset] = {
             folds=1,
             frames=6,
             size=32,
-            template="a video of a {}",
             generate=_generate_motion,
         ),
     )

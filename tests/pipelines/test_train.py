@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
@@ -19,7 +20,13 @@ from pipelines.tracking import tracking_uri
 from pipelines.train import TrainConfig, main
 from pipelines.training_run import PREDICTIONS, Resources, TrainingResult, TrainingRun
 from stop_core import StopConfig
+from stop_core.cache import FrameCache
+from stop_core.clip import load_clip
 from stop_core.experiment import ExperimentConfig
+from stop_core.methods import build_method
+from stop_core.text import ClassTexts
+from stop_core.text_templates import class_sentences
+from stop_core.training import predict
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +35,8 @@ def _options(config: ExperimentConfig) -> list[str]:
     """The command line that says what `config` says."""
     words = []
     for name, value in config.parameters().items():
-        words += ["--" + name.replace("_", "-"), str(value)]
+        values = value if isinstance(value, tuple) else [value]
+        words += ["--" + name.replace("_", "-"), *map(str, values)]
     return words
 
 
@@ -64,6 +72,25 @@ def test_the_result_is_what_its_predictions_say(
 
 
 @pytest.mark.slow
+def test_the_kept_weights_of_full_fine_tuning_predict_what_was_reported(
+    small_cache: Path, small_experiment: ExperimentConfig, tmp_path: Path
+) -> None:
+    settings = {"method": "clip4clip", "epochs": 1, "learning_rate": 1e-3, "context_tokens": 2}
+    experiment = replace(small_experiment, **settings, templates=("ensemble",))
+    training = TrainingRun(experiment, small_cache, tmp_path)
+    result = training.train(Resources(), here=True)
+    manifest = training.manifest
+    config = ExperimentConfig(**{**settings, "templates": training.config.templates})
+    model = build_method(config, load_clip("tiny"), len(manifest.class_names))
+    model.load_prompt_state_dict({k: torch.from_numpy(v) for k, v in _prompts(result).items()})
+    texts = ClassTexts(model, class_sentences(config.templates, manifest.class_words))
+    logits = predict(model, FrameCache(small_cache).split("test"), texts)
+    rows = pd.read_parquet(Path(result.folder) / PREDICTIONS).query("split == 'test'")
+    assert logits.argmax(-1).tolist() == rows["predicted"].tolist()
+    assert logits.softmax(-1).amax(-1).tolist() == pytest.approx(rows["probability"].tolist())
+
+
+@pytest.mark.slow
 def test_a_finished_training_is_remembered_and_not_run_again(
     finished: tuple[TrainConfig, TrainingResult],
 ) -> None:
@@ -82,9 +109,10 @@ def test_mlflow_knows_settings_curves_hashes_and_files(
     client = MlflowClient(tracking_uri(config.output))
     run = client.get_run(result.run_id)
     assert run.info.status == "FINISHED"
-    for name, value in config.experiment.parameters().items():
+    experiment = config.experiment.for_dataset(result.dataset)
+    for name, value in experiment.parameters().items():
         assert run.data.params[name] == str(value)
-    assert run.data.tags["config_hash"] == config.experiment.hash
+    assert run.data.tags["config_hash"] == experiment.hash
     assert run.data.tags["data_hash"] == result.data_hash
     assert run.data.metrics["test/top1"] == pytest.approx(result.metrics["test/top1"])
     curve = client.get_metric_history(result.run_id, "val/top1")

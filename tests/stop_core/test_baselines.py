@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stop_core.baselines import LinearProbe, StaticPrompts, ZeroShot
+from stop_core.baselines import Clip4Clip, LinearProbe, StaticPrompts, ZeroShot
 from stop_core.clip import FrozenClip
 from stop_core.config import Attention, StopConfig
 from stop_core.stop_model import StopModel
+from stop_core.video_model import VideoModel
 
 MakeClip = Callable[..., FrozenClip]
 MakeFrames = Callable[..., Tensor]
@@ -137,13 +138,96 @@ def test_static_prompts_below_one_are_refused_by_name(make_clip: MakeClip) -> No
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", ["zero shot", "linear probe", "deep", "shallow", "stop"])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_clip4clip_before_its_first_step_is_zero_shot_clip(
+    frames: int, make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    clip = make_clip(quick_gelu=True)
+    model, plain = Clip4Clip(clip), ZeroShot(clip)
+    clips = make_frames(0, 3, frames, model.image_size)
+    torch.testing.assert_close(model.encode_video(clips), plain.encode_video(clips), **CLOSE)
+    texts = plain.encode_text(["left", "right"])
+    torch.testing.assert_close(model.encode_text(["left", "right"]), texts, **CLOSE)
+    torch.testing.assert_close(model(clips, texts), plain(clips, texts), rtol=0, atol=1e-4)
+
+
+def fine_tune(model: VideoModel, frames: Tensor, steps: int = 2) -> None:
+    """Steps of training in which the texts are embedded anew, as the trainer does it."""
+    optimizer = torch.optim.AdamW(model.train().trainable().values(), lr=1e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        logits = model(frames, model.encode_text(["left", "right", "up"]))
+        F.cross_entropy(logits, torch.arange(len(frames)) % 3).backward()
+        optimizer.step()
+    model.eval()
+
+
+def test_clip4clip_trains_both_towers_and_not_the_temperature(
+    make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    model = Clip4Clip(make_clip())
+    fine_tune(model, make_frames(0, 3, 2, model.image_size), steps=1)
+    trained = model.trainable()
+    everything = {name for name, _ in model.clip.named_parameters()}
+    assert {name.removeprefix("clip.") for name in trained} == everything - {"logit_scale"}
+    for name, parameter in trained.items():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+
+
+def test_clip4clip_moves_no_bit_of_the_clip_that_others_share(
+    make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    clip = make_clip()
+    other, model = ZeroShot(clip), Clip4Clip(clip)
+    frames = make_frames(0, 3, 2, model.image_size)
+    frozen = {name: value.clone() for name, value in clip.model.state_dict().items()}
+    videos, texts = other.encode_video(frames), other.encode_text(["left", "right"])
+    fine_tune(model, frames)
+    for name, value in clip.model.state_dict().items():
+        assert torch.equal(value, frozen[name]), name
+    assert not any(parameter.requires_grad for parameter in clip.model.parameters())
+    assert torch.equal(other.encode_video(frames), videos)
+    assert torch.equal(other.encode_text(["left", "right"]), texts)
+
+
+@torch.no_grad()
+def test_clip4clip_answers_with_the_weights_that_it_has_now(
+    make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    model, other = Clip4Clip(make_clip(seed=0)), Clip4Clip(make_clip(seed=1))
+    frames = make_frames(0, 3, 2, model.image_size)
+    before = other.encode_video(frames)
+    with torch.enable_grad():
+        fine_tune(model, frames)
+    # A checkpoint of the trained weights is all that another one needs to be the same.
+    other.load_prompt_state_dict(model.prompt_state_dict())
+    assert torch.equal(other.encode_video(frames), model.encode_video(frames))
+    assert torch.equal(other.encode_text(["a", "b"]), model.encode_text(["a", "b"]))
+    assert (other.encode_video(frames) - before).abs().max() > 1e-3
+    # open_clip's own encoders on these weights, without anything that was folded earlier.
+    trained = FrozenClip("trained", model.clip, model._clip.tokenize)
+    wanted = [encode_images(trained, video).mean(0) for video in frames]
+    averaged = F.normalize(torch.stack(wanted), dim=-1)
+    torch.testing.assert_close(model.encode_video(frames), averaged, **CLOSE)
+
+
+def test_clip4clip_takes_the_frames_that_every_method_takes(make_clip: MakeClip) -> None:
+    with pytest.raises(ValueError, match=r"5x5.*12x12"):
+        Clip4Clip(make_clip()).encode_video(torch.zeros(1, 2, 5, 5, 3, dtype=torch.uint8))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "method", ["zero shot", "clip4clip", "linear probe", "deep", "shallow", "stop"]
+)
 def test_every_method_answers_for_a_video_without_regard_to_its_batch(
     method: str, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     clip = make_clip()
     models = {
         "zero shot": lambda: ZeroShot(clip),
+        "clip4clip": lambda: Clip4Clip(clip),
         "linear probe": lambda: LinearProbe(clip, 3),
         "deep": lambda: StaticPrompts(clip, 2, "joint"),
         "shallow": lambda: StaticPrompts(clip, 2, "joint", deep=False),

@@ -1,23 +1,63 @@
 """Laws of an experiment's identity and of its limits."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 from stop_core.config import StopConfig
-from stop_core.experiment import ExperimentConfig, Method
+from stop_core.experiment import METHODS, ExperimentConfig, Method
+from stop_core.text_templates import TEMPLATES
 
 
 def test_the_hash_changes_with_every_setting_and_not_with_the_seed() -> None:
     config = ExperimentConfig()
     assert replace(config, seed=5).hash == config.hash
     other = {"method": "vpt-deep", "tower": "ViT-B-16", "pretrained": "openai"}
+    other["templates"] = ("a photo of {}.",)
     for f in fields(config):
         if f.name in ("seed", "stop"):
             continue
         changed = other.get(f.name) or getattr(config, f.name) + 1
         assert replace(config, **{f.name: changed}).hash != config.hash, f.name
     assert replace(config, stop=StopConfig(alpha=0.25)).hash != config.hash
+
+
+@pytest.fixture
+def templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the file of templates, to be edited."""
+    copy = tmp_path / "templates.yaml"
+    copy.write_text(TEMPLATES.read_text())
+    monkeypatch.setattr("stop_core.text_templates.TEMPLATES", copy)
+    return copy
+
+
+def test_the_hash_follows_the_sentences_and_not_where_they_stand(templates: Path) -> None:
+    named = ExperimentConfig()
+    before = {name: named.for_dataset(name).hash for name in ("hmdb51", "ucf101", "kinetics")}
+    given = replace(named, templates=("a video of a person doing {}.",))
+    assert given.for_dataset("hmdb51").hash == given.hash == before["hmdb51"]
+    assert named.for_dataset("hmdb51").for_dataset("ucf101") == named.for_dataset("hmdb51")
+    ensemble = replace(named, templates=("ensemble",)).for_dataset("hmdb51")
+    assert ensemble.hash != before["hmdb51"]
+    # An edit changes the experiments on that dataset, and on no other.
+    edited = yaml.safe_load(templates.read_text())
+    edited["kinetics"]["default"] = ["a film of {}."]
+    templates.write_text("# edited\n" + yaml.safe_dump(edited))
+    after = {name: named.for_dataset(name).hash for name in before}
+    assert {name for name in before if after[name] != before[name]} == {"kinetics"}
+
+
+def test_only_zero_shot_without_context_tokens_trains_nothing() -> None:
+    untrained = {method for method in METHODS if not ExperimentConfig(method=method).is_trained}
+    assert untrained == {"zero-shot"}
+    assert ExperimentConfig(method="zero-shot", context_tokens=1).is_trained
+
+
+def test_context_tokens_for_a_method_that_reads_no_text_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"context_tokens.*linear-probe"):
+        ExperimentConfig(method="linear-probe", context_tokens=4)
 
 
 def test_parameters_hold_every_field_by_its_own_name() -> None:
@@ -38,6 +78,10 @@ def test_a_method_with_both_halves_turned_off_is_refused(method: Method) -> None
         ("method", "magic"),
         ("epochs", -1),
         ("batch_size", 0),
+        ("templates", ()),
+        ("templates", ("a {}", "")),
+        ("templates", ("a {}", "ensemble")),
+        ("context_tokens", -1),
         ("static_prompts", 0),
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from stop_core.clip import load_clip
+from stop_core.clip import FrozenClip, load_clip
 from stop_core.config import StopConfig
 from stop_core.experiment import METHODS, ExperimentConfig, Method
 from stop_core.methods import build_method
+from stop_core.stop_model import StopModel
+from stop_core.text import ClassTexts
 from stop_core.training import (
     DivergedError,
     Step,
@@ -45,10 +47,12 @@ class Clips:
         return self.frames[list(indices)]
 
 
-def _train(config: ExperimentConfig) -> tuple[VideoModel, Tensor, list[Step]]:
+def _train(
+    config: ExperimentConfig, clip: FrozenClip | None = None
+) -> tuple[VideoModel, ClassTexts, list[Step]]:
     seed_weights(config.seed)
-    model = build_method(config, load_clip("tiny"), 3)
-    texts = model.encode_text(["a red shape", "a green shape", "a blue shape"])
+    model = build_method(config, clip or load_clip("tiny"), 3)
+    texts = ClassTexts(model, [["a red shape"], ["a green shape"], ["a blue shape"]])
     trainer = Trainer(model, config, Clips(), texts)
     steps: list[Step] = []
     for epoch in range(config.epochs):
@@ -91,14 +95,55 @@ def test_one_seed_gives_one_result_bit_for_bit(method: Method) -> None:
 
 @pytest.mark.parametrize("method", TRAINED)
 def test_training_moves_every_prompt_and_no_bit_of_clip(method: Method) -> None:
-    config = replace(CONFIG, method=method)
+    config, clip = replace(CONFIG, method=method), load_clip("tiny")
     seed_weights(config.seed)
     before = build_method(config, load_clip("tiny"), 3).prompt_state_dict()
-    model, _, _ = _train(config)
+    model, _, _ = _train(config, clip)
+    after = model.prompt_state_dict()
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    # clip4clip trains a copy; every other method runs on the very tensors that it is given.
+    assert (model.clip is clip.model) == (method != "clip4clip")
+    for name, tensor in load_clip("tiny").model.state_dict().items():
+        assert torch.equal(clip.model.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("method", ["stop", "zero-shot", "vpt-deep", "clip4clip"])
+def test_context_tokens_are_trained_with_every_method_that_reads_texts(method: Method) -> None:
+    config, clip = replace(CONFIG, method=method, context_tokens=3), load_clip("tiny")
+    seed_weights(config.seed)
+    before = build_method(config, load_clip("tiny"), 3).prompt_state_dict()
+    model, texts, _ = _train(config, clip)
     after = model.prompt_state_dict()
     assert all(not torch.equal(before[name], after[name]) for name in before)
     for name, tensor in load_clip("tiny").model.state_dict().items():
-        assert torch.equal(model.clip.state_dict()[name], tensor), name
+        assert torch.equal(clip.model.state_dict()[name], tensor), name
+    # What is evaluated are the texts as they are now, not as they were when training began.
+    other = build_method(config, load_clip("tiny"), 3)
+    other.load_prompt_state_dict(after)
+    same = [["a red shape"], ["a green shape"], ["a blue shape"]]
+    again = predict(other, Clips(), ClassTexts(other, same))
+    assert torch.equal(predict(model, Clips(), texts), again)
+
+
+def test_without_context_tokens_training_is_what_it_was() -> None:
+    model, _, _ = _train(CONFIG)
+    assert not model.trains_text
+    seed_weights(CONFIG.seed)
+    plain = StopModel(load_clip("tiny"), SMALL)
+    embedded = plain.encode_text(["a red shape", "a green shape", "a blue shape"])
+    trainer = Trainer(plain, CONFIG, Clips(), embedded)
+    for epoch in range(CONFIG.epochs):
+        trainer.train_epoch(epoch, lambda step: None)
+    ours, theirs = model.prompt_state_dict(), plain.prompt_state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_texts_that_are_trained_are_refused_as_embeddings_computed_once() -> None:
+    config = replace(CONFIG, context_tokens=2)
+    model = build_method(config, load_clip("tiny"), 3)
+    with pytest.raises(ValueError, match="trains its texts"):
+        Trainer(model, config, Clips(), model.encode_text(["a", "b", "c"]).detach())
 
 
 def test_training_lowers_the_loss_on_what_it_sees() -> None:

@@ -16,7 +16,7 @@ from stop_core.cache.layout import open_writer, row_offsets, rows_per_group, sha
 
 
 def _config(frames: int = 2, size: int = 3) -> CacheConfig:
-    return CacheConfig("d", 1, frames, size, None, (), ("train",), ("a",), "{}", "0")
+    return CacheConfig("d", 1, frames, size, None, (), ("train",), ("a",), "0")
 
 
 def _offsets(path: Path) -> tuple[np.ndarray, np.ndarray]:

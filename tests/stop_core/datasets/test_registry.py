@@ -33,7 +33,3 @@ def test_unknown_names_are_refused_with_the_known_ones(hmdb51_root: Path) -> Non
         select_clips(clips, classes=["dance"])
     with pytest.raises(ValueError, match="expected one of hmdb51, motion"):
         get_dataset("hmbd51")
-
-
-def test_a_template_takes_the_words_of_a_class() -> None:
-    assert DATASETS["hmdb51"].prompt("ride bike") == "a video of a person doing ride bike."

@@ -1,0 +1,60 @@
+"""The texts that videos are matched with, embedded once or anew for every step.
+
+Shapes: N classes, E channels of the joint text-video space, L token ids of a text.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stop_core.video_model import VideoModel
+
+_BATCH = 256  # sentences that go through the text tower together
+
+
+class ClassTexts:
+    """The sentences of every class, as one embedding a class.
+
+    Several sentences a class are an ensemble: the mean of their embeddings, normalised again
+    (Radford et al., ICML 2021, section 3.1.4).
+
+    Args:
+        model: embeds the sentences. Where its text side is frozen it does so once, at first use,
+            and otherwise whenever it is asked, with gradients.
+        sentences: as many for every class.
+
+    Raises:
+        ValueError: if there is no sentence, or one class has more of them than another.
+    """
+
+    def __init__(self, model: VideoModel, sentences: Sequence[Sequence[str]]) -> None:
+        counts = sorted({len(row) for row in sentences})
+        if len(counts) != 1 or counts[0] < 1:
+            raise ValueError(f"every class needs equally many sentences, at least 1; got {counts}")
+        self.model = model
+        self.templates = counts[0]
+        self._tokens_SL = model.tokenize([one for row in sentences for one in row])
+        self._embedded: Tensor | None = None
+
+    def embeddings(self) -> Tensor:
+        """Returns the embeddings, [N, E], L2-normalised."""
+        if self.model.trains_text:
+            return self._embed()
+        if self._embedded is None:
+            with torch.no_grad():
+                self._embedded = self._embed()
+        return self._embedded
+
+    def _embed(self) -> Tensor:
+        parts = [self.model.encode_tokens(part) for part in self._tokens_SL.split(_BATCH)]
+        rows = torch.cat(parts)
+        if self.templates == 1:
+            return rows
+        return F.normalize(rows.unflatten(0, (-1, self.templates)).mean(1), dim=-1)
+
+
+def embeddings_of(texts: Tensor | ClassTexts) -> Tensor:
+    """The embeddings [N, E] of texts that may have been embedded already."""
+    return texts if isinstance(texts, Tensor) else texts.embeddings()
