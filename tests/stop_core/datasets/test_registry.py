@@ -31,7 +31,7 @@ def test_unknown_names_are_refused_with_the_known_ones(hmdb51_root: Path) -> Non
     clips = DATASETS["hmdb51"].read(hmdb51_root, 1)
     with pytest.raises(ValueError, match="no class dance; there are ride_bike, wave"):
         select_clips(clips, classes=["dance"])
-    with pytest.raises(ValueError, match="expected one of hmdb51, motion"):
+    with pytest.raises(ValueError, match="expected one of activitynet, csv"):
         get_dataset("hmbd51")
 
 
