@@ -4,6 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast, get_type_hints
 
@@ -157,8 +158,8 @@ def _take_config_option(arguments: list[str]) -> tuple[Path | None, list[str]]:
 def _spell_out_flags(config_type: type[Any], arguments: Sequence[str]) -> list[str]:
     """Writes `--check` as `--check True`, which is what tyro is set to read."""
     flags = {f"--{name.replace('_', '-')}" for name in _flags(config_type)}
-    words = []
-    for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    words: list[str] = []
+    for word, following in pairwise([*arguments, "--"]):
         words += [word, "True"] if word in flags and following.startswith("--") else [word]
     return words
 

@@ -128,6 +128,7 @@ def read_table(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]
         ValueError: if one of `columns` is not in the header, or a row does not fit the header.
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    done = 0
     try:
         header = reader.fieldnames or []
         if absent := [name for name in columns if name not in header]:
@@ -136,12 +137,14 @@ def read_table(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]
                 f"found {', '.join(header) or 'nothing'}"
             )
         for row in reader:
-            where = f"{path}, line {reader.line_num}"
+            done = reader.line_num
+            where = f"{path}, line {done}"
             if None in row or None in row.values():
                 raise ValueError(f"{where}: expected {len(header)} fields ({', '.join(header)})")
             yield where, row
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+        # Not line_num: a quotation that is never closed runs to the end of the file.
+        raise ValueError(f"{path}, line {done + 1}: not CSV ({error})") from error
 
 
 def safe_name(name: str, where: str) -> str:

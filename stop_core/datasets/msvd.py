@@ -29,7 +29,11 @@ from stop_core.datasets.video_files import VideoFiles
 PICKLED, OFFICIAL = "raw-captions.pkl", "AllVideoDescriptions.txt"
 # What unpickling raises for a file that is no pickle, or half of one.
 _BROKEN = (pickle.UnpicklingError, EOFError, LookupError, ImportError)
-_HARMLESS = {("collections", "defaultdict"), ("collections", "OrderedDict"), ("builtins", "list")}
+# `__builtin__` is how Python 2 wrote it.
+_HARMLESS = {
+    *(("collections", name) for name in ("defaultdict", "OrderedDict")),
+    *((module, "list") for module in ("builtins", "__builtin__")),
+}
 _LAYOUT = f"train_list.txt, val_list.txt, test_list.txt, {PICKLED} and the videos"
 
 
