@@ -1,12 +1,13 @@
 """What every reader keeps to, whichever the dataset."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stop_core.datasets import DATASETS, NO_LABEL, missing_clips
+from stop_core.datasets import DATASETS, NO_LABEL, class_words, missing_clips
 from stop_core.datasets.video_files import is_video
 
 MakeTree = Callable[[str], Path]
@@ -46,6 +47,16 @@ def test_a_clip_has_a_class_or_captions(make_tree: MakeTree, name: str) -> None:
     assert set(names) == set(range(len(names)))
     assert all(names[clip.label] == clip.class_name for clip in clips)
     assert "{}" in dataset.template
+
+
+@every_dataset
+def test_a_class_becomes_a_sentence_of_plain_words(make_tree: MakeTree, name: str) -> None:
+    dataset = DATASETS[name]
+    if dataset.task == "retrieval":
+        return
+    for class_name in {clip.class_name for clip in dataset.read(make_tree(name), 1)}:
+        sentence = dataset.prompt(class_words(class_name))
+        assert re.fullmatch(r"[a-z ]+\.?", sentence)
 
 
 @every_dataset
