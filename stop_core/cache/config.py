@@ -1,5 +1,6 @@
 """What a frame cache is made with: two caches with equal configurations hold the same clips."""
 
+import shlex
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -86,12 +87,12 @@ class CacheConfig:
     def command(self, cache: object) -> str:
         """Returns the command that makes this cache, or finishes it."""
         parts = [f"python pipelines/preprocess.py --dataset {self.dataset} --data-root DIR"]
-        parts.append(f"--cache {cache} --fold {self.fold} --frames {self.frames}")
+        parts.append(f"--cache {shlex.quote(str(cache))} --fold {self.fold} --frames {self.frames}")
         parts.append(f"--size {self.size}")
         if self.limit is not None:
             parts.append(f"--limit {self.limit}")
         if self.classes:
-            parts.append(f"--classes {' '.join(self.classes)}")
+            parts.append(f"--classes {shlex.join(self.classes)}")
         parts.append(f"--splits {' '.join(self.splits)}")
         return " ".join(parts)
 
