@@ -46,17 +46,12 @@ def test_a_clip_has_a_class_or_captions(make_tree: MakeTree, name: str) -> None:
     names = {clip.label: clip.class_name for clip in clips}
     assert set(names) == set(range(len(names)))
     assert all(names[clip.label] == clip.class_name for clip in clips)
-    assert "{}" in dataset.template
 
 
 @every_dataset
-def test_a_class_becomes_a_sentence_of_plain_words(make_tree: MakeTree, name: str) -> None:
-    dataset = DATASETS[name]
-    if dataset.task == "retrieval":
-        return
-    for class_name in {clip.class_name for clip in dataset.read(make_tree(name), 1)}:
-        sentence = dataset.prompt(class_words(class_name))
-        assert re.fullmatch(r"[a-z ]+\.?", sentence)
+def test_a_class_becomes_plain_words(make_tree: MakeTree, name: str) -> None:
+    for class_name in {clip.class_name for clip in DATASETS[name].read(make_tree(name), 1)}:
+        assert re.fullmatch(r"[a-z ]*", class_words(class_name))
 
 
 @every_dataset
