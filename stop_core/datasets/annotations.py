@@ -113,10 +113,12 @@ def read_entries(path: Path, entries: Any) -> Iterator[tuple[str, dict[str, Any]
         yield where, entry
 
 
-def get_field(entry: dict[str, Any], name: str, kind: type, where: str) -> Any:
-    """Returns a field of a JSON object that must be there, be of `kind` and not be empty."""
+def get_field(
+    entry: dict[str, Any], name: str, kind: type, where: str, *, may_be_empty: bool = False
+) -> Any:
+    """Returns a field of a JSON object that must be there and be of `kind`."""
     value = entry.get(name)
-    if not isinstance(value, kind) or not value:
+    if not isinstance(value, kind) or not (value or may_be_empty):
         raise ValueError(f"{where}: expected {_KINDS[kind]} {name!r}, found {value!r}; {_AFRESH}")
     return value
 

@@ -46,7 +46,8 @@ def read_didemo(root: Path) -> list[Clip]:
             video = safe_name(get_field(entry, "video", str, where), where)
             if video not in sentences:
                 listed.add(video, where)
-            sentences[video].append(get_field(entry, "description", str, where))
+            text = get_field(entry, "description", str, where, may_be_empty=True)
+            sentences[video].append(text)
         for video, texts in sentences.items():
             file = files.named(video, PurePosixPath(video).stem) or f"videos/{video}"
             clips.append(captioned_clip(video, file, split, video, [" ".join(texts)], str(path)))

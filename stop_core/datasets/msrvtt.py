@@ -77,7 +77,7 @@ def _read_data(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
     captions: dict[str, list[str]] = defaultdict(list)
     for where, entry in read_entries(path, data.get("sentences")):
         video_id = get_field(entry, "video_id", str, where)
-        captions[video_id].append(get_field(entry, "caption", str, where))
+        captions[video_id].append(get_field(entry, "caption", str, where, may_be_empty=True))
     sources = {
         get_field(entry, "video_id", str, where): get_field(entry, "url", str, where)
         for where, entry in read_entries(path, data.get("videos"))

@@ -23,6 +23,24 @@ def test_training_has_every_sentence_in_order_and_test_the_one_of_the_list(
     assert clips["video9"].path == "videos/all/video9.mp4"
 
 
+def test_an_empty_sentence_among_others_is_passed_over(make_tree: MakeTree) -> None:
+    root = make_tree("msrvtt")
+    path = root / "MSRVTT_data.json"
+    data = json.loads(path.read_text())
+    data["sentences"][3]["caption"] = " "
+    data["sentences"][4]["caption"] = ""
+    path.write_text(json.dumps(data))
+    clips = {clip.video_id: clip for clip in read_msrvtt(root, "9k")}
+    for video in ("video3", "video4"):
+        assert clips[video].captions == tuple(
+            f"sentence {k} of {video[:5]} {video[5]}" for k in (1, 2)
+        )
+    data["sentences"][4]["caption"] = None
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"entry 5: expected a text 'caption', found None"):
+        read_msrvtt(root, "9k")
+
+
 def test_clips_of_one_address_are_one_source(make_tree: MakeTree) -> None:
     clips = {clip.video_id: clip for clip in read_msrvtt(make_tree("msrvtt"), "9k")}
     for k in range(4):
