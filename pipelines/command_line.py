@@ -2,8 +2,9 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast, get_type_hints
 
@@ -43,7 +44,7 @@ def parse(
         default = _from_yaml(config_type, config_file) if config_file else None
         return tyro.cli(
             config_type,
-            args=arguments,
+            args=_spell_out_flags(config_type, arguments),
             default=cast(Any, default),
             description=_description(config_type),
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
@@ -152,6 +153,24 @@ def _take_config_option(arguments: list[str]) -> tuple[Path | None, list[str]]:
         else:
             rest.append(word)
     return found, rest
+
+
+def _spell_out_flags(config_type: type[Any], arguments: Sequence[str]) -> list[str]:
+    """Writes `--check` as `--check True`, which is what tyro is set to read."""
+    flags = {f"--{name.replace('_', '-')}" for name in _flags(config_type)}
+    words: list[str] = []
+    for word, following in pairwise([*arguments, "--"]):
+        words += [word, "True"] if word in flags and following.startswith("--") else [word]
+    return words
+
+
+def _flags(config_type: type[Any]) -> Iterator[str]:
+    """Yields the names of the fields that are true or false, those of inner dataclasses too."""
+    for name, kind in get_type_hints(config_type).items():
+        if kind is bool:
+            yield name
+        elif is_dataclass(kind):
+            yield from _flags(cast(type[Any], kind))
 
 
 def _description(config_type: type[Any]) -> str:

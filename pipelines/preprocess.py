@@ -2,6 +2,7 @@
 
     python pipelines/preprocess.py                                 # the built-in demonstration set
     python pipelines/preprocess.py --dataset hmdb51 --data-root DIR --cache DIR
+    python pipelines/preprocess.py --dataset hmdb51 --data-root DIR --check
 
 The same command goes on after an interruption, and returns at once when there is nothing to do.
 """
@@ -16,11 +17,20 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipelines.checking import check_files
 from pipelines.command_line import RunError, parse, run
 from pipelines.output import default_output
 from pipelines.preprocessing import Progress, decode_shards
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan, read_failures
-from stop_core.datasets import DATASETS, SPLITS, Dataset, Selection, Split, select_clips
+from stop_core.datasets import (
+    DATASETS,
+    SPLITS,
+    Dataset,
+    Selection,
+    Split,
+    missing_clips,
+    select_clips,
+)
 
 _MOST_CLIP_BYTES = 1 << 29
 CLIP_SIZE = 224  # pixels that the common CLIP towers take
@@ -35,7 +45,10 @@ class PreprocessConfig:
     """
 
     dataset: str = "motion"
-    """Which dataset: hmdb51, or motion, the demonstration set that is generated where absent."""
+    """Which dataset, or protocol of it: hmdb51, ucf101, ssv2, ssv2-val, kinetics, kinetics-val,
+    msrvtt, msrvtt-7k, activitynet, didemo, vatex, vatex-1k5, lsmdc, msvd; folder, csv or
+    csv-captions for your own; or motion, the demonstration set that is generated where absent.
+    docs/datasets.md shows what each reads."""
     data_root: Path | None = None
     """Folder of the dataset as its archives unpack (default for motion: OUTPUT/data/motion)."""
     cache: Path | None = None
@@ -43,15 +56,17 @@ class PreprocessConfig:
     fold: int = 1
     """Which of the dataset's official train/test divisions, from 1."""
     frames: int | None = None
-    """Frames of each clip, spread evenly over it (default: hmdb51 12, motion 6)."""
+    """Frames of each clip, spread evenly over it (default: the dataset's own, mostly 12)."""
     size: int | None = None
-    """Edge of a frame in pixels, as the model takes it (default: hmdb51 224, motion 32)."""
+    """Edge of a frame in pixels, as the model takes it (default: the dataset's own, mostly 224)."""
     limit: int | None = None
     """At most so many clips of each split, taken evenly from the classes (default: all)."""
     classes: tuple[str, ...] = ()
     """Only these classes (default: all)."""
     splits: tuple[Split, ...] = SPLITS
     """Only these splits."""
+    check: bool = False
+    """Only tell which of the listed videos are missing; nothing is decoded or cached."""
     output: Path = field(default_factory=default_output)
     """Folder for whatever has no folder of its own, and for the MLflow store."""
 
@@ -150,25 +165,38 @@ def _record(config: PreprocessConfig, manifest: Manifest, seconds: float) -> Non
 def _decode(job: CacheJob, pending: Sequence[ShardPlan], config: PreprocessConfig) -> None:
     """Makes the pending shards, telling how far it has come."""
     clips = [clip for plan in pending for clip in plan.clips]
-    there = sum((config.data_path / clip.path).exists() for clip in clips)
+    there = len(clips) - len(missing_clips(config.data_path, clips))
     _say(f"decoding {there} clips of {config.dataset} into {config.cache_path}")
     if there < len(clips):
         _say(f"{len(clips) - there} more are listed, but not below {config.data_path}")
     Progress(there).follow(decode_shards(job, pending, config.data_path))
 
 
+def check(config: PreprocessConfig) -> str:
+    """Returns how many of the chosen clips are there; RunError if one is missing."""
+    report = config.output / "check" / f"{config.dataset}-missing.txt"
+    return check_files(_listed_clips(config), config.data_path, report)
+
+
+def _listed_clips(config: PreprocessConfig) -> Selection:
+    """Reads the annotation, and takes from it what the user chose."""
+    clips = config.entry.read(config.data_path, config.fold)
+    selection = select_clips(clips, config.splits, config.classes, config.limit)
+    if not selection.clips:
+        raise RunError(
+            f"the annotation below {config.data_path} lists no clip of the chosen splits"
+        )
+    return selection
+
+
 def _find_clips(config: PreprocessConfig) -> Selection:
-    """Reads the annotation, generating the dataset first where that is how it comes to be."""
+    """Lists the chosen clips, generating the dataset first where that is how it comes to be."""
     root, entry = config.data_path, config.entry
     if entry.generate is not None and not root.exists():
         _say(f"generating the dataset {entry.name} below {root}")
         entry.generate(root)
-    selection = select_clips(
-        entry.read(root, config.fold), config.splits, config.classes, config.limit
-    )
-    if not selection.clips:
-        raise RunError(f"the annotation below {root} lists no clip of the chosen splits")
-    if not any((root / clip.path).exists() for clip in selection.clips):
+    selection = _listed_clips(config)
+    if len(missing_clips(root, selection.clips)) == len(selection.clips):
         raise RunError(
             f"none of the {len(selection.clips)} listed clips is there, for example "
             f"{root / selection.clips[0].path}: unpack the videos below {root}"
@@ -192,7 +220,7 @@ def summary(config: PreprocessConfig, manifest: Manifest) -> str:
     counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
     lines = [
         f"cached    {sum(manifest.counts.values())} clips of {manifest.dataset} ({counts}), "
-        f"{len(manifest.class_names)} classes, {manifest.frames} frames of {manifest.size} px"
+        f"{_kind(manifest)}, {manifest.frames} frames of {manifest.size} px"
     ]
     if manifest.failures:
         lines.append(
@@ -202,6 +230,12 @@ def summary(config: PreprocessConfig, manifest: Manifest) -> str:
     lines.append(f"cache     {cache}  (data hash {manifest.data_hash[:12]})")
     lines.append(f"next      {_next_command(config, cache)}")
     return "\n".join(lines)
+
+
+def _kind(manifest: Manifest) -> str:
+    if manifest.task == "retrieval":
+        return "with captions"
+    return f"{len(manifest.class_names)} classes"
 
 
 def _next_command(config: PreprocessConfig, cache: Path) -> str:
@@ -221,7 +255,7 @@ def _say(line: str) -> None:
 def main() -> None:
     """Runs the command line."""
     config = parse(PreprocessConfig)
-    run(lambda: print(summary(config, preprocess(config))))
+    run(lambda: print(check(config) if config.check else summary(config, preprocess(config))))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,16 @@
 """One video of a dataset, as its annotation lists it."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+Task = Literal["recognition", "retrieval"]
+NO_LABEL = -1
+"""The label of a clip of a retrieval dataset."""
 
 
 @dataclass(frozen=True)
@@ -17,14 +23,40 @@ class Clip:
     """Where the file lies, relative to the data root, with forward slashes."""
     split: Split
     label: int
-    """Index into the dataset's class names."""
+    """Index into the dataset's class names; `NO_LABEL` in a retrieval dataset."""
     class_name: str
+    """Empty in a retrieval dataset."""
     source: str
     """The longer video that this clip was cut from; clips of one source stay in one split."""
     captions: tuple[str, ...] = ()
-    """Sentences that describe the clip; empty where the dataset has none."""
+    """Sentences that describe the clip, in the annotation's order; never empty for retrieval."""
+
+
+def captioned_clip(
+    video_id: str, path: str, split: Split, source: str, captions: Iterable[str], where: str
+) -> Clip:
+    """Builds a clip of a retrieval dataset, with the white space of its captions tidied.
+
+    Raises:
+        ValueError: if there is no caption, beginning with `where`.
+    """
+    tidy = tuple(filter(None, (" ".join(caption.split()) for caption in captions)))
+    if not tidy:
+        raise ValueError(f"{where}: {video_id} has no caption; unpack the annotation files afresh")
+    return Clip(video_id, path, split, NO_LABEL, "", source, tidy)
 
 
 def class_words(class_name: str) -> str:
-    """Returns a class name as English words: `brush_hair` becomes `brush hair`."""
-    return class_name.replace("_", " ")
+    """Returns a class name as English words.
+
+    `brush_hair` becomes `brush hair`, `ApplyEyeMakeup` becomes `apply eye makeup`, and
+    `Pretending to [something]` becomes `pretending to something`.
+    """
+    words = re.sub(r"[\[\]]", "", class_name).replace("_", " ")
+    if " " not in words:
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", words)
+        # Only in names written in this way; an abbreviation stays as it is.
+        words = words.lower() if re.search(r"[a-z]", words) else words
+    elif re.match(r"[A-Z][a-z]", words):
+        words = words[0].lower() + words[1:]
+    return words

@@ -13,8 +13,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from stop_core.datasets.annotations import Listed, read_lines, require_folder, safe_name
 from stop_core.datasets.clip import Clip, Split
 from stop_core.datasets.validation import carve_validation
+from stop_core.datasets.video_files import VideoFiles
 
 VIDEOS = "hmdb51_org"
 ANNOTATIONS = "testTrainMulti_7030_splits"
@@ -38,10 +40,11 @@ def read_hmdb51(root: Path, fold: int) -> list[Clip]:
         ValueError: if a line of a split file cannot be read; the message names file and line.
     """
     annotations = _annotation_files(root, fold)
+    files = VideoFiles(root, VIDEOS)
     clips = [
         clip
         for label, class_name in enumerate(sorted(annotations))
-        for clip in _read_class(annotations[class_name], class_name, label)
+        for clip in _read_class(annotations[class_name], class_name, label, files)
     ]
     return carve_validation(clips)
 
@@ -59,17 +62,9 @@ def source_of(stem: str, class_name: str) -> str:
 
 def _annotation_files(root: Path, fold: int) -> dict[str, Path]:
     """Returns the split file of every class, by class name."""
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"the data root {root} is not a folder: give --data-root the folder that holds "
-            f"{VIDEOS} and {ANNOTATIONS}"
-        )
     for part in (VIDEOS, ANNOTATIONS):
-        if not (root / part).is_dir():
-            raise FileNotFoundError(
-                f"{root} holds no folder {part}: unpack the dataset so that {root} holds "
-                f"{VIDEOS}/<class>/*.avi and {ANNOTATIONS}/<class>_test_split{fold}.txt"
-            )
+        layout = f"{VIDEOS}/<class>/*.avi and {ANNOTATIONS}/<class>_test_split{fold}.txt"
+        require_folder(root, part, layout)
     ending = f"_test_split{fold}.txt"
     files = {
         path.name.removesuffix(ending): path
@@ -84,18 +79,16 @@ def _annotation_files(root: Path, fold: int) -> dict[str, Path]:
     return files
 
 
-def _read_class(path: Path, class_name: str, label: int) -> Iterator[Clip]:
+def _read_class(path: Path, class_name: str, label: int, files: VideoFiles) -> Iterator[Clip]:
     """Yields the training and test clips of one split file."""
-    seen: set[str] = set()
-    for where, name, split in _read_lines(path):
+    listed = Listed()
+    for where, name, split in _read_codes(path):
         stem = Path(name).stem
-        if stem in seen:
-            raise ValueError(f"{where}: {name} is listed twice; remove one of the two lines")
-        seen.add(stem)
+        listed.add(f"{class_name}/{stem}", where)
         if split is not None:
             yield Clip(
                 video_id=f"{class_name}/{stem}",
-                path=f"{VIDEOS}/{class_name}/{name}",
+                path=files.at(f"{VIDEOS}/{class_name}/{name}"),
                 split=split,
                 label=label,
                 class_name=class_name,
@@ -103,20 +96,13 @@ def _read_class(path: Path, class_name: str, label: int) -> Iterator[Clip]:
             )
 
 
-def _read_lines(path: Path) -> Iterator[tuple[str, str, Split | None]]:
-    """Yields where a line stands, the file name on it and its split; passes over blank lines."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
-    for number, line in enumerate(text.splitlines(), start=1):
+def _read_codes(path: Path) -> Iterator[tuple[str, str, Split | None]]:
+    """Yields where a line stands, the file name on it and its split."""
+    for where, line in read_lines(path):
         fields = line.split()
-        if not fields:
-            continue
-        where = f"{path}, line {number}"
-        if len(fields) != 2 or fields[1] not in _CODES or Path(fields[0]).name != fields[0]:
+        if len(fields) != 2 or fields[1] not in _CODES:
             raise ValueError(
                 f"{where}: expected '<file name> <0, 1 or 2>', found {line.strip()!r}; "
                 "unpack the split files afresh"
             )
-        yield where, fields[0], _CODES[fields[1]]
+        yield where, safe_name(fields[0], where), _CODES[fields[1]]

@@ -1,12 +1,25 @@
 """The datasets by name: how each is read, and its defaults."""
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from stop_core.datasets import hmdb51
-from stop_core.datasets.clip import SPLITS, Clip, Split
+from stop_core.datasets.activitynet import read_activitynet
+from stop_core.datasets.clip import Clip, Task
+from stop_core.datasets.csv_file import read_csv
+from stop_core.datasets.didemo import read_didemo
+from stop_core.datasets.folder import read_folder
+from stop_core.datasets.hmdb51 import FOLDS as HMDB51_FOLDS
+from stop_core.datasets.hmdb51 import read_hmdb51
+from stop_core.datasets.kinetics import read_kinetics, read_kinetics_val
+from stop_core.datasets.lsmdc import read_lsmdc
+from stop_core.datasets.msrvtt import read_msrvtt
+from stop_core.datasets.msvd import read_msvd
+from stop_core.datasets.ssv2 import read_ssv2, read_ssv2_val
+from stop_core.datasets.ucf101 import FOLDS as UCF101_FOLDS
+from stop_core.datasets.ucf101 import read_ucf101
+from stop_core.datasets.vatex import read_vatex, read_vatex_1k5
 
 MOTION_TRAIN = 2560
 MOTION_TEST = 768
@@ -15,46 +28,23 @@ MOTION_SEED = 0
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is needed to read one dataset, and what to assume where a user says nothing."""
+    """What is needed to read one dataset, and what to assume where a user says nothing.
+
+    A dataset with several protocols has a name for each, for example `msrvtt` and `msrvtt-7k`.
+    """
 
     name: str
     read: Callable[[Path, int], list[Clip]]
     """Lists the clips of a fold below a data root; raises OSError or ValueError."""
-    folds: int
+    task: Task = "recognition"
+    """Whether a clip has a class, or captions alone."""
+    folds: int = 1
     """Folds are numbered from 1."""
-    frames: int
-    size: int
+    frames: int = 12
+    size: int = 224
     """Default edge of a cached frame, in pixels."""
     generate: Callable[[Path], None] | None = None
     """Makes the dataset below a data root that does not exist; None where it must be fetched."""
-
-
-def _generate_motion(root: Path) -> None:
-    from stop_core.tiny.motion import write_motion_dataset  # it needs PyAV; others do not
-
-    write_motion_dataset(root, train=MOTION_TRAIN, test=MOTION_TEST, seed=MOTION_SEED)
-
-
-DATASETS: dict[str, Dataset] = {
-    dataset.name: dataset
-    for dataset in (
-        Dataset(
-            name="hmdb51",
-            read=hmdb51.read_hmdb51,
-            folds=hmdb51.FOLDS,
-            frames=12,
-            size=224,
-        ),
-        Dataset(
-            name="motion",
-            read=hmdb51.read_hmdb51,
-            folds=1,
-            frames=6,
-            size=32,
-            generate=_generate_motion,
-        ),
-    )
-}
 
 
 def get_dataset(name: str) -> Dataset:
@@ -64,64 +54,46 @@ def get_dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The part of a dataset that a user chose, with labels of its own from 0."""
-
-    clips: tuple[Clip, ...]
-    class_names: tuple[str, ...]
-    """By label; every chosen class, whether or not a clip of it is left."""
-    splits: tuple[Split, ...]
-    classes: tuple[str, ...]
-    """The classes asked for, sorted; empty for all."""
-    limit: int | None
+def _without_folds(read: Callable[[Path], list[Clip]]) -> Callable[[Path, int], list[Clip]]:
+    return lambda root, fold: read(root)
 
 
-def select_clips(
-    clips: Sequence[Clip],
-    splits: Collection[Split] = SPLITS,
-    classes: Collection[str] = (),
-    limit: int | None = None,
-) -> Selection:
-    """Narrows a dataset down; which split a clip belongs to never changes by it.
+def _generate_motion(root: Path) -> None:
+    from stop_core.tiny.motion import write_motion_dataset  # it needs PyAV; others do not
 
-    Args:
-        clips: the clips of a whole fold.
-        splits: the splits to keep.
-        classes: the classes to keep, all where empty. Labels are numbered anew.
-        limit: at most so many clips of each split, taken evenly from the classes.
-
-    Raises:
-        ValueError: if a class is not one of the dataset's.
-    """
-    known = sorted({clip.label: clip.class_name for clip in clips}.items())
-    names = [name for _, name in known]
-    if unknown := sorted(set(classes) - set(names)):
-        raise ValueError(
-            f"--classes: there is no class {', '.join(unknown)}; there are {', '.join(names)}"
-        )
-    kept = [name for name in names if not classes or name in classes]
-    labels = {name: label for label, name in enumerate(kept)}
-    chosen = [
-        replace(clip, label=labels[clip.class_name])
-        for clip in clips
-        if clip.split in splits and clip.class_name in labels
-    ]
-    return Selection(
-        clips=tuple(chosen if limit is None else _first_of_every_class(chosen, limit)),
-        class_names=tuple(kept),
-        splits=tuple(split for split in SPLITS if split in splits),
-        classes=tuple(sorted(set(classes))),
-        limit=limit,
-    )
+    write_motion_dataset(root, train=MOTION_TRAIN, test=MOTION_TEST, seed=MOTION_SEED)
 
 
-def _first_of_every_class(clips: list[Clip], limit: int) -> list[Clip]:
-    """Takes `limit` clips of each split: the first of every class, then the second, and so on."""
-    seen: dict[tuple[Split, int], int] = defaultdict(int)
-    ranked: dict[Split, list[tuple[int, int]]] = defaultdict(list)
-    for position, clip in enumerate(clips):
-        ranked[clip.split].append((seen[clip.split, clip.label], position))
-        seen[clip.split, clip.label] += 1
-    kept = sorted(position for ranks in ranked.values() for _, position in sorted(ranks)[:limit])
-    return [clips[position] for position in kept]
+# Videos of minutes, told by a paragraph, are commonly seen with 64 frames.
+_PARAGRAPH_FRAMES = 64
+
+_RECOGNITION = (
+    Dataset("hmdb51", read_hmdb51, folds=HMDB51_FOLDS),
+    Dataset("ucf101", read_ucf101, folds=UCF101_FOLDS),
+    Dataset("ssv2", _without_folds(read_ssv2)),
+    Dataset("ssv2-val", _without_folds(read_ssv2_val)),
+    Dataset("kinetics", _without_folds(read_kinetics)),
+    Dataset("kinetics-val", _without_folds(read_kinetics_val)),
+    Dataset("folder", _without_folds(read_folder)),
+    Dataset("csv", _without_folds(partial(read_csv, task="recognition"))),
+    Dataset(
+        "motion",
+        read_hmdb51,
+        frames=6,
+        size=32,
+        generate=_generate_motion,
+    ),
+)
+_RETRIEVAL = (
+    Dataset("msrvtt", _without_folds(partial(read_msrvtt, training="9k")), "retrieval"),
+    Dataset("msrvtt-7k", _without_folds(partial(read_msrvtt, training="7k")), "retrieval"),
+    Dataset("activitynet", _without_folds(read_activitynet), "retrieval", frames=_PARAGRAPH_FRAMES),
+    Dataset("didemo", _without_folds(read_didemo), "retrieval", frames=_PARAGRAPH_FRAMES),
+    Dataset("vatex", _without_folds(read_vatex), "retrieval"),
+    Dataset("vatex-1k5", _without_folds(read_vatex_1k5), "retrieval"),
+    Dataset("lsmdc", _without_folds(read_lsmdc), "retrieval"),
+    Dataset("msvd", _without_folds(read_msvd), "retrieval"),
+    Dataset("csv-captions", _without_folds(partial(read_csv, task="retrieval")), "retrieval"),
+)
+
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*_RECOGNITION, *_RETRIEVAL)}

@@ -2,7 +2,8 @@
 
 Clips cut from one film look alike. Were some of them trained on and others validated on, the
 validation figure would measure memory. So sources move, never single clips, and a source that
-appears in several classes moves in all of them.
+appears in several classes moves in all of them. The clips of a retrieval dataset have no class:
+they count as one, with the label that says so.
 """
 
 import hashlib

@@ -16,6 +16,8 @@ class Inner:
     """Between 0 and 1."""
     depth: int | None = None
     """Depth."""
+    deep: bool = False
+    """Deep."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -41,6 +43,21 @@ def _file(tmp_path: Path, text: str) -> str:
 
 def test_nested_fields_are_options_of_their_own() -> None:
     assert parse(Options, ["--alpha", "0.25", "--depth", "3"]).inner == Inner(0.25, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "deep"),
+    [
+        ("--deep", True),
+        ("--deep --name y", True),
+        ("--name y --deep", True),
+        ("--deep True", True),
+        ("--deep False --name y", False),
+        ("", False),
+    ],
+)
+def test_a_flag_needs_no_value(words: str, deep: bool) -> None:
+    assert parse(Options, words.split()).inner.deep is deep
 
 
 def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:

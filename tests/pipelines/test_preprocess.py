@@ -1,6 +1,7 @@
 """The command from end to end: bad videos set aside, kills survived, mistakes told plainly."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 from pipelines.command_line import RunError, parse
 from pipelines.preprocess import PreprocessConfig, preprocess, summary
 from pipelines.preprocessing import ShardDone
-from stop_core.cache import CacheJob, ShardPlan, read_failures, write_shard
+from stop_core.cache import CacheConfig, CacheJob, ShardPlan, read_failures, write_shard
+from stop_core.datasets import DATASETS, Clip, select_clips
 
 WriteVideo = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -151,6 +153,19 @@ def test_a_wrong_option_is_named_with_exit_code_2(
     said = capsys.readouterr()
     # The box that the message stands in may break a long line after a hyphen.
     assert options.split()[0][:6] in said.err + said.out
+
+
+def test_the_command_of_a_cache_gives_its_options_again() -> None:
+    """Class names may hold spaces and quotation marks."""
+    names = ("air drumming", "massaging person's head")
+    clips = [Clip(f"v{i}", "v.mp4", "train", i, name, "s") for i, name in enumerate(names)]
+    selection = select_clips(clips, ("train",), names, limit=7)
+    config = CacheConfig.of(DATASETS["kinetics"], selection, fold=1, frames=8, size=64)
+    script, *words = shlex.split(config.command("a cache"))[1:]
+    assert script == "pipelines/preprocess.py"
+    again = parse(PreprocessConfig, words)
+    assert (again.dataset, again.classes, again.splits) == ("kinetics", names, ("train",))
+    assert (again.shape, again.limit, again.cache) == ((8, 64), 7, Path("a cache"))
 
 
 def test_options_read_as_documented() -> None:

@@ -21,7 +21,7 @@ from stop_core.cache import (
     write_shard,
 )
 from stop_core.cache.job import plan_shards
-from stop_core.datasets import DATASETS, Selection, select_clips
+from stop_core.datasets import DATASETS, NO_LABEL, Selection, select_clips
 from stop_core.decoding import decode_clip
 
 WriteVideo = Callable[..., Path]
@@ -77,6 +77,43 @@ def test_frames_go_round_trip_and_pyarrow_reads_the_same(hmdb51_root: Path, tmp_
             assert (row["split"], row["label"], row["source_path"]) == (split, label, clip.path)
             assert row["frame_index"] == decoded.frame_index.tolist()
             assert row["class_name"] == manifest.class_names[label]
+
+
+def test_captions_go_round_trip_for_retrieval(tmp_path: Path, write_video: WriteVideo) -> None:
+    lines = ["path,split,caption"]
+    for i in range(5):
+        write_video(tmp_path / f"v{i}.mp4", seed=i)
+        split = "test" if i == 4 else "train"
+        lines += [f'v{i}.mp4,{split},"one, {i}"', f"v{i}.mp4,{split},zwei {i} é"]
+    (tmp_path / "clips.csv").write_text("\n".join(lines), encoding="utf-8")
+    dataset, cache = DATASETS["csv-captions"], tmp_path / "cache"
+    selection = select_clips(dataset.read(tmp_path, 1))
+    config = CacheConfig.of(dataset, selection, fold=1, frames=FRAMES, size=SIZE)
+    job = CacheJob.open(cache, config, selection.clips)
+    for plan in job.plans:
+        write_shard(plan, job.config, tmp_path, cache)
+    job.finish()
+
+    manifest = Manifest.load(cache)
+    assert (manifest.task, manifest.class_names, manifest.prompts) == ("retrieval", (), ())
+    assert manifest.counts == {"train": 3, "val": 1, "test": 1}
+    for split in manifest.counts:
+        clips = [clip for clip in selection.clips if clip.split == split]
+        cached = FrameCache(cache).split(split)
+        assert cached.captions == [clip.captions for clip in clips]
+        assert cached.labels.tolist() == [NO_LABEL] * len(clips)
+
+
+def test_a_file_that_appears_with_another_extension_is_no_other_list(
+    hmdb51_root: Path, tmp_path: Path
+) -> None:
+    """Its shard is made again, and the cache stays the same one."""
+    first = _make(tmp_path / "cache", hmdb51_root)
+    video = next(hmdb51_root.glob("hmdb51_org/wave/*.avi"))
+    video.rename(video.with_suffix(".mkv"))
+    pending = _job(tmp_path / "cache", hmdb51_root).pending(hmdb51_root)
+    assert len(pending) == 1
+    assert _make(tmp_path / "cache", hmdb51_root).counts == first.counts
 
 
 def test_any_order_and_repetition_of_clips_can_be_read(hmdb51_root: Path, tmp_path: Path) -> None:

@@ -64,7 +64,9 @@ def test_codes_names_and_labels(tmp_path: Path) -> None:
     assert [clip.split for clip in read_hmdb51(root, 2)] == ["test"]
 
 
-@pytest.mark.parametrize("line", ["a.avi", "a.avi 3", "a.avi x", "a b.avi 1", "../a.avi 1"])
+@pytest.mark.parametrize(
+    "line", ["a.avi", "a.avi 3", "a.avi x", "a b.avi 1", "../a.avi 1", ".. 1", "a\\b.avi 1"]
+)
 def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     root = _root(tmp_path, wave_test_split1=f"good.avi 1 \n{line}\n")
     with pytest.raises(ValueError, match=r"wave_test_split1\.txt, line 2: expected"):
@@ -73,7 +75,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 
 def test_a_name_listed_twice_is_named(tmp_path: Path) -> None:
     root = _root(tmp_path, wave_test_split1="a.avi 1 \na.avi 2 \n")
-    with pytest.raises(ValueError, match=r"line 2: a\.avi is listed twice"):
+    with pytest.raises(ValueError, match=r"line 2: wave/a is listed twice"):
         read_hmdb51(root, 1)
 
 

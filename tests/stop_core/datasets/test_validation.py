@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stop_core.datasets import Clip, carve_validation
+from stop_core.datasets.clip import captioned_clip
 
 # Class and source of every training clip; few sources, so that many are shared between classes.
 listings = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12)), min_size=1, max_size=80)
@@ -68,6 +69,22 @@ def test_about_a_tenth_goes_and_the_seed_decides_which() -> None:
     assert len(_of(first, "val")) == 35
     assert _of(first, "val") != _of(second, "val")
     assert carve_validation(clips, seed=0) == first
+
+
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=80), st.integers(0, 3))
+def test_clips_without_a_class_are_carved_by_source_too(sources: list[int], seed: int) -> None:
+    clips = [
+        captioned_clip(f"v{i}", f"v{i}.mp4", "train", str(source), ["a caption"], "here")
+        for i, source in enumerate(sources)
+    ]
+    after = carve_validation(clips, seed=seed)
+    train, val = ({clip.source for clip in _of(after, split)} for split in ("train", "val"))
+    assert not train & val
+    assert train
+    assert bool(val) == (len(set(sources)) > 1)
+    # One source at least; a tenth of the clips where the sources are small enough.
+    largest = Counter(sources).most_common(1)[0][1]
+    assert len(_of(after, "val")) <= max(largest, round(len(sources) / 10))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, float("nan")])

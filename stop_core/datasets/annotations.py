@@ -1,0 +1,183 @@
+"""Reading annotation files: found, decoded and checked, or refused with file and line.
+
+What every reader of a dataset shares. `where` is always "<file>, line <number>", or the closest to
+it that the format allows; messages begin with it.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_AFRESH = "unpack the annotation files afresh"
+_KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
+
+
+def require_root(root: Path, layout: str) -> None:
+    """FileNotFoundError unless `root` is a folder; `layout` says in words what it should hold."""
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"the data root {root} is not a folder: give --data-root the folder that holds {layout}"
+        )
+
+
+def require_folder(root: Path, folder: str, layout: str) -> None:
+    """FileNotFoundError unless `root` holds `folder`."""
+    require_root(root, layout)
+    if not (root / folder).is_dir():
+        raise FileNotFoundError(
+            f"{root} holds no folder {folder}: unpack the dataset so that {root} holds {layout}"
+        )
+
+
+def look_for(root: Path, *names: str) -> Path | None:
+    """Returns the annotation file in `root`, or in a folder just below it; None if there is none.
+
+    Args:
+        root: the data root.
+        names: what the file may be called, the first that is there being the one.
+
+    Raises:
+        ValueError: if one name is there twice.
+    """
+    with os.scandir(root) as entries:
+        below = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
+    folders = [root, *(root / name for name in sorted(below))]
+    for name in names:
+        found = [folder / name for folder in folders if (folder / name).is_file()]
+        if len(found) > 1:
+            raise ValueError(f"{name} is there twice, as {found[0]} and {found[1]}: keep one")
+        if found:
+            return found[0]
+    return None
+
+
+def find_annotation(root: Path, *names: str, layout: str) -> Path:
+    """As `look_for`, but FileNotFoundError if there is no such file."""
+    require_root(root, layout)
+    path = look_for(root, *names)
+    if path is None:
+        raise FileNotFoundError(
+            f"there is no {' or '.join(names)} in {root} or in a folder just below it: "
+            f"it should hold {layout}"
+        )
+    return path
+
+
+def read_text(path: Path) -> str:
+    """Reads a text file; ValueError if it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields where a line stands, and the line; passes over blank lines."""
+    # Not splitlines(): it also breaks at characters that a sentence may hold.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", line.rstrip("\r")
+
+
+def read_names(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields where a line stands, and the one name that it holds, of a list of videos."""
+    for where, line in read_lines(path):
+        yield where, safe_name(line.strip(), where)
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """Reads a JSON file that holds a `kind`, list or dict."""
+    try:
+        value = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}, line {error.lineno}: not JSON ({error.msg}); {_AFRESH}"
+        ) from error
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: expected {_KINDS[kind]} in JSON; {_AFRESH}")
+    return value
+
+
+def read_entries(path: Path, entries: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields where an entry of a JSON list stands, and the entry, each a JSON object."""
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: expected a list of entries; {_AFRESH}")
+    for number, entry in enumerate(entries, start=1):
+        where = f"{path}, entry {number}"
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}: expected an object, found {entry!r}; {_AFRESH}")
+        yield where, entry
+
+
+def get_field(
+    entry: dict[str, Any], name: str, kind: type, where: str, *, may_be_empty: bool = False
+) -> Any:
+    """Returns a field of a JSON object that must be there and be of `kind`."""
+    value = entry.get(name)
+    if not isinstance(value, kind) or not (value or may_be_empty):
+        raise ValueError(f"{where}: expected {_KINDS[kind]} {name!r}, found {value!r}; {_AFRESH}")
+    return value
+
+
+def read_table(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields where a row of a CSV file with a header stands, and the row.
+
+    Raises:
+        ValueError: if one of `columns` is not in the header, or a row does not fit the header.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    done = 0
+    try:
+        header = reader.fieldnames or []
+        if absent := [name for name in columns if name not in header]:
+            raise ValueError(
+                f"{path}, line 1: expected the column {' and '.join(absent)}, "
+                f"found {', '.join(header) or 'nothing'}"
+            )
+        for row in reader:
+            done = reader.line_num
+            where = f"{path}, line {done}"
+            if None in row or None in row.values():
+                raise ValueError(f"{where}: expected {len(header)} fields ({', '.join(header)})")
+            yield where, row
+    except csv.Error as error:
+        # Not line_num: a quotation that is never closed runs to the end of the file.
+        raise ValueError(f"{path}, line {done + 1}: not CSV ({error})") from error
+
+
+def safe_name(name: str, where: str) -> str:
+    """Returns `name` if it can name a file in a given folder, and nowhere else."""
+    if name in {"", ".", ".."} or any(sign in name for sign in "/\\\0"):
+        raise ValueError(f"{where}: expected the name of a video, found {name!r}; mend that line")
+    return name
+
+
+def safe_path(path: str, where: str) -> str:
+    """Returns `path` if it is relative and stays below the folder that it is relative to."""
+    for part in path.split("/"):
+        if part in {"", ".", ".."} or "\\" in part or "\0" in part:
+            raise ValueError(
+                f"{where}: expected a path below the data root, like folder/name.mp4, found "
+                f"{path!r}; mend that line"
+            )
+    return path
+
+
+class Listed:
+    """The videos listed so far: one that is listed again, in whatever split, is refused."""
+
+    def __init__(self) -> None:
+        self._where: dict[str, str] = {}
+
+    def add(self, video: str, where: str) -> None:
+        """ValueError, naming both places, if the video is there already."""
+        if video in self._where:
+            raise ValueError(
+                f"{where}: {video} is listed twice, first in {self._where[video]}; "
+                "remove one of the two lines"
+            )
+        self._where[video] = where

@@ -1,0 +1,63 @@
+"""One's own videos in folders named by their class, with or without folders for the splits.
+
+    <root>/train/<class>/*.mp4, <root>/val/<class>/*.mp4, <root>/test/<class>/*.mp4
+
+or, every video being for training,
+
+    <root>/<class>/*.mp4
+
+Where there is no val, it is carved from training. `csv_file` says more of each video: its caption,
+or the longer video that it was cut from.
+"""
+
+from pathlib import Path
+
+from stop_core.datasets.annotations import require_root
+from stop_core.datasets.clip import SPLITS, Clip, Split
+from stop_core.datasets.validation import carve_validation
+from stop_core.datasets.video_files import VideoFiles
+
+_LAYOUT = "train/<class>/*.mp4 and test/<class>/*.mp4, or <class>/*.mp4"
+
+
+def read_folder(root: Path) -> list[Clip]:
+    """Lists the videos below a folder by class and name; labels index the sorted class names.
+
+    Raises:
+        FileNotFoundError: if the root is not there.
+        ValueError: if it is not laid out as above; the message names what is not.
+    """
+    require_root(root, _LAYOUT)
+    files = VideoFiles(root).paths
+    if not files:
+        raise ValueError(f"there is no video below {root}: it should hold {_LAYOUT}")
+    has_splits = (root / "train").is_dir()
+    split_of: dict[str, Split] = {split: split for split in SPLITS}
+    found: list[tuple[str, Split, str]] = []
+    for path in files:
+        _check_text(root, path)
+        first, _, rest = path.partition("/")
+        split = split_of.get(first) if has_splits else "train"
+        class_name, _, name = (rest if has_splits else path).partition("/")
+        if split is None:
+            raise ValueError(
+                f"{root} holds a folder train, so {first} should be one of {', '.join(SPLITS)}: "
+                f"move {path} elsewhere"
+            )
+        if not name:
+            raise ValueError(f"{root / path} is in no folder of a class: {root} needs {_LAYOUT}")
+        found.append((path, split, class_name))
+    labels = {c: label for label, c in enumerate(sorted({c for _, _, c in found}))}
+    clips = [
+        Clip(path, path, split, labels[class_name], class_name, source=path)
+        for path, split, class_name in found
+    ]
+    has_val = any(clip.split == "val" for clip in clips)
+    return clips if has_val else carve_validation(clips)
+
+
+def _check_text(root: Path, path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the name {path!r} below {root} is not in UTF-8: rename it") from None

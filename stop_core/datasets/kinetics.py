@@ -1,0 +1,83 @@
+"""Kinetics-400, -600 or -700: clips of ten seconds from YouTube.
+
+The official lists, and the videos wherever the common downloads put them below the root:
+
+    <root>/annotations/train.csv, val.csv (or validate.csv), test.csv
+    <root>/train/<class>/<youtube id>_<start>_<end>.mp4     start and end in seconds, six digits
+
+A list has the columns label, youtube_id, time_start, time_end, split. Published accuracies are
+mostly those of the official validation split: `read_kinetics_val` takes that as test, and carves
+validation from training by YouTube video.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from stop_core.datasets.annotations import (
+    Listed,
+    find_annotation,
+    read_table,
+    require_root,
+    safe_name,
+)
+from stop_core.datasets.clip import NO_LABEL, Clip, Split
+from stop_core.datasets.validation import carve_validation
+from stop_core.datasets.video_files import VideoFiles
+
+_LAYOUT = (
+    "annotations/ with train.csv, val.csv and test.csv, and the videos as "
+    "<youtube id>_<start>_<end>.mp4"
+)
+_FILES = {"train": ("train",), "validation": ("val", "validate"), "test": ("test",)}
+
+
+def read_kinetics(root: Path) -> list[Clip]:
+    """Lists the official training, validation and test clips; labels index the sorted classes.
+
+    Raises:
+        FileNotFoundError: if the root or a list is not there.
+        ValueError: if a list cannot be read, or gives no labels; the message names file and line.
+    """
+    return _read(root, {"train": "train", "validation": "val", "test": "test"})
+
+
+def read_kinetics_val(root: Path) -> list[Clip]:
+    """As `read_kinetics`, with the official validation clips as test; needs no test list."""
+    return carve_validation(_read(root, {"train": "train", "validation": "test"}))
+
+
+def _read(root: Path, lists: dict[str, Split]) -> list[Clip]:
+    """Lists the clips of some official lists, each with the split that it is to be."""
+    require_root(root, _LAYOUT)
+    files = VideoFiles(root)
+    listed = Listed()
+    clips = []
+    for name, split in lists.items():
+        for where, youtube_id, video_id, class_name in _read_list(root, name):
+            listed.add(video_id, where)
+            path = files.named(video_id) or f"{_FILES[name][0]}/{class_name}/{video_id}.mp4"
+            clips.append(Clip(video_id, path, split, NO_LABEL, class_name, youtube_id))
+    names = sorted({clip.class_name for clip in clips})
+    labels = {class_name: label for label, class_name in enumerate(names)}
+    return [replace(clip, label=labels[clip.class_name]) for clip in clips]
+
+
+def _read_list(root: Path, name: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yields where a row stands, its YouTube id, video id and class."""
+    stems = [f"{prefix}{file}" for file in _FILES[name] for prefix in ("", "kinetics_")]
+    path = find_annotation(root, *(f"{stem}.csv" for stem in stems), layout=_LAYOUT)
+    for where, row in read_table(path, "label", "youtube_id", "time_start", "time_end"):
+        youtube_id = safe_name(row["youtube_id"], where)
+        if not row["label"]:
+            raise ValueError(
+                f"{where}: {youtube_id} has no label; --dataset kinetics-val needs no test list"
+            )
+        try:
+            start, end = int(float(row["time_start"])), int(float(row["time_end"]))
+        except (ValueError, OverflowError):
+            raise ValueError(
+                f"{where}: expected seconds, found {row['time_start']!r} and {row['time_end']!r}"
+            ) from None
+        video_id = f"{youtube_id}_{start:06d}_{end:06d}"
+        yield where, youtube_id, video_id, safe_name(row["label"], where)

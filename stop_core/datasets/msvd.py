@@ -1,0 +1,98 @@
+"""MSVD for retrieval: 1,970 clips from YouTube with about 40 English sentences each.
+
+The usual lists, the captions in one of two forms, and the videos anywhere below the root:
+
+    <root>/train_list.txt, val_list.txt, test_list.txt    one <youtube id>_<start>_<end> a line
+    <root>/raw-captions.pkl               {clip: [[word, ...], ...]}, as CLIP4Clip reads it
+    <root>/AllVideoDescriptions.txt       or this, the official file: <clip> <sentence>
+    <root>/YouTubeClips/<clip>.avi
+
+A test clip keeps all of its sentences: each is a query.
+"""
+
+import pickle
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from stop_core.datasets.annotations import (
+    Listed,
+    find_annotation,
+    read_lines,
+    read_names,
+    require_root,
+)
+from stop_core.datasets.clip import SPLITS, Clip, captioned_clip
+from stop_core.datasets.video_files import VideoFiles
+
+PICKLED, OFFICIAL = "raw-captions.pkl", "AllVideoDescriptions.txt"
+# What unpickling raises for a file that is no pickle, or half of one.
+_BROKEN = (pickle.UnpicklingError, EOFError, LookupError, ImportError)
+# `__builtin__` is how Python 2 wrote it.
+_HARMLESS = {
+    *(("collections", name) for name in ("defaultdict", "OrderedDict")),
+    *((module, "list") for module in ("builtins", "__builtin__")),
+}
+_LAYOUT = f"train_list.txt, val_list.txt, test_list.txt, {PICKLED} and the videos"
+
+
+def read_msvd(root: Path) -> list[Clip]:
+    """Lists the training, validation and test clips.
+
+    Raises:
+        FileNotFoundError: if the root or an annotation file is not there.
+        ValueError: if an annotation cannot be read, or a clip is listed twice; the message names
+            file and line.
+    """
+    require_root(root, _LAYOUT)
+    captions = _read_captions(find_annotation(root, PICKLED, OFFICIAL, layout=_LAYOUT))
+    files = VideoFiles(root)
+    listed = Listed()
+    clips = []
+    for split in SPLITS:
+        path = find_annotation(root, f"{split}_list.txt", layout=_LAYOUT)
+        for where, name in read_names(path):
+            listed.add(name, where)
+            file = files.named(name) or f"YouTubeClips/{name}.avi"
+            source = re.sub(r"_\d+_\d+$", "", name)
+            clips.append(captioned_clip(name, file, split, source, captions.get(name, []), where))
+    return clips
+
+
+def _read_captions(path: Path) -> dict[str, list[str]]:
+    if path.name == PICKLED:
+        return _read_pickled(path)
+    captions: dict[str, list[str]] = defaultdict(list)
+    for where, line in read_lines(path):
+        if line.startswith("#"):
+            continue
+        name, separator, sentence = line.partition(" ")
+        if not separator:
+            raise ValueError(f"{where}: expected '<clip> <sentence>', found {line!r}")
+        captions[name].append(sentence)
+    return captions
+
+
+def _read_pickled(path: Path) -> dict[str, list[str]]:
+    with path.open("rb") as file:
+        try:
+            values = _PlainUnpickler(file, encoding="utf-8").load()
+            return {
+                str(name): [words if isinstance(words, str) else " ".join(words) for words in texts]
+                for name, texts in values.items()
+            }
+        except (*_BROKEN, AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: not a pickled dictionary of lists of words ({error}); put {OFFICIAL} "
+                "there instead"
+            ) from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads dictionaries, lists and texts; anything else in a pickle could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _HARMLESS:
+            raise pickle.UnpicklingError(f"it holds a {module}.{name}")
+        return super().find_class(module, name)

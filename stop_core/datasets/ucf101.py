@@ -1,0 +1,100 @@
+"""UCF101: 101 human actions, 13320 clips, three official folds.
+
+The layout that the official archives unpack to:
+
+    <root>/UCF-101/<class>/v_<class>_g<group>_c<clip>.avi
+    <root>/ucfTrainTestlist/classInd.txt, trainlist0<fold>.txt, testlist0<fold>.txt
+
+The clips of one group are cut from one video. Validation is carved from training, by group.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from stop_core.datasets.annotations import (
+    Listed,
+    find_annotation,
+    read_lines,
+    require_folder,
+    safe_name,
+)
+from stop_core.datasets.clip import Clip, Split
+from stop_core.datasets.validation import carve_validation
+from stop_core.datasets.video_files import VideoFiles
+
+VIDEOS = "UCF-101"
+ANNOTATIONS = "ucfTrainTestlist"
+FOLDS = 3
+
+_LAYOUT = (
+    f"{VIDEOS}/<class>/*.avi and {ANNOTATIONS}/ with classInd.txt, trainlist0<fold>.txt and "
+    "testlist0<fold>.txt"
+)
+_LISTS: tuple[tuple[str, Split], ...] = (("trainlist", "train"), ("testlist", "test"))
+
+
+def read_ucf101(root: Path, fold: int) -> list[Clip]:
+    """Lists the training, validation and test clips of one fold; labels follow `classInd.txt`.
+
+    Raises:
+        FileNotFoundError: if the root, its videos or its lists are not there.
+        ValueError: if a line of a list cannot be read; the message names file and line.
+    """
+    require_folder(root, VIDEOS, _LAYOUT)
+    labels = _read_labels(find_annotation(root, "classInd.txt", layout=_LAYOUT))
+    files = VideoFiles(root, VIDEOS)
+    listed = Listed()
+    clips = []
+    for name, split in _LISTS:
+        path = find_annotation(root, f"{name}{fold:02d}.txt", layout=_LAYOUT)
+        for where, class_name, file in _read_list(path, labels):
+            stem = PurePosixPath(file).stem
+            video_id = f"{class_name}/{stem}"
+            listed.add(video_id, where)
+            clips.append(
+                Clip(
+                    video_id=video_id,
+                    path=files.at(f"{VIDEOS}/{class_name}/{file}"),
+                    split=split,
+                    label=labels[class_name],
+                    class_name=class_name,
+                    source=source_of(stem, class_name),
+                )
+            )
+    return carve_validation(clips)
+
+
+def source_of(stem: str, class_name: str) -> str:
+    """Returns the group of a clip; groups of two classes with one number are different videos."""
+    match = re.search(r"_g(\d+)_c\d+$", stem)
+    return f"{class_name}/g{match[1]}" if match else f"{class_name}/{stem}"
+
+
+def _read_labels(path: Path) -> dict[str, int]:
+    """Reads `<number from 1> <class>` lines into labels from 0."""
+    labels: dict[str, int] = {}
+    for where, line in read_lines(path):
+        fields = line.split()
+        if len(fields) != 2 or fields[0] != str(len(labels) + 1):
+            raise ValueError(f"{where}: expected '{len(labels) + 1} <class>', found {line!r}")
+        labels[safe_name(fields[1], where)] = len(labels)
+    return labels
+
+
+def _read_list(path: Path, labels: dict[str, int]) -> Iterator[tuple[str, str, str]]:
+    """Yields where a line stands, and the class and the file on it."""
+    for where, line in read_lines(path):
+        name, *number = line.split()
+        class_name, _, file = name.partition("/")
+        if class_name not in labels or len(number) > 1:
+            raise ValueError(
+                f"{where}: expected '<class>/<file>', in a training list with the class's number, "
+                f"found {line!r}"
+            )
+        if number and number[0] != str(labels[class_name] + 1):
+            raise ValueError(
+                f"{where}: {class_name} has number {number[0]}, in classInd.txt "
+                f"{labels[class_name] + 1}"
+            )
+        yield where, class_name, safe_name(file, where)

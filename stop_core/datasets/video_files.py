@@ -1,0 +1,136 @@
+"""Which video files there are: folders are listed once, no file is asked for by itself.
+
+A data root may hold 220,000 files on a network disk, where each question costs a round trip.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+from stop_core.datasets.clip import Clip
+
+EXTENSIONS = (
+    *(".mp4", ".webm", ".avi", ".mkv"),
+    # DiDeMo and people's own cameras
+    *(".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts"),
+)
+
+
+class VideoFiles:
+    """The video files below `root/folder`, links followed. Paths are relative to the root.
+
+    An annotation rarely says which extension a file has, and people convert videos: a file is
+    known by its name without the extension.
+    """
+
+    def __init__(self, root: Path, folder: str = "") -> None:
+        self.root = root
+        self.paths = sorted(path for path in _walk(root, folder) if is_video(path))
+
+    def at(self, path: str) -> str:
+        """Returns the file at `path`, else the one beside it with another extension, else `path`.
+
+        Raises:
+            ValueError: if several others could be meant.
+        """
+        if path in self._known:
+            return path
+        return self._only(self._beside.get(_without_extension(path), []), path) or path
+
+    def named(self, *names: str) -> str | None:
+        """Returns the file of the first of `names` that is there, in whatever folder.
+
+        Args:
+            names: without an extension, or with it.
+
+        Raises:
+            ValueError: if several files could be meant.
+        """
+        for name in names:
+            if found := self._only(self._anywhere.get(name, []), name):
+                return found
+        return None
+
+    def _only(self, found: list[str], name: str) -> str | None:
+        if len(found) > 1:
+            raise ValueError(
+                f"{name} is there twice below {self.root}, as {found[0]} and {found[1]}: "
+                "move one of them elsewhere"
+            )
+        return found[0] if found else None
+
+    @cached_property
+    def _known(self) -> set[str]:
+        return set(self.paths)
+
+    @cached_property
+    def _beside(self) -> dict[str, list[str]]:
+        return _grouped((_without_extension(path), path) for path in self.paths)
+
+    @cached_property
+    def _anywhere(self) -> dict[str, list[str]]:
+        """Paths by file name, with and without the extension."""
+        names = ((path.rpartition("/")[2], path) for path in self.paths)
+        return _grouped(
+            (key, path) for name, path in names for key in (name, _without_extension(name))
+        )
+
+
+def is_video(path: str) -> bool:
+    """Whether a path has the extension of a video file."""
+    return path.lower().endswith(EXTENSIONS)
+
+
+def missing_clips(root: Path, clips: Iterable[Clip]) -> list[Clip]:
+    """Returns the clips whose file is not there, in their order."""
+    names: dict[str, set[str]] = {}
+    missing = []
+    for clip in clips:
+        folder, _, name = clip.path.rpartition("/")
+        if folder not in names:
+            names[folder] = _files_in(root / folder)
+        if name not in names[folder]:
+            missing.append(clip)
+    return missing
+
+
+def _files_in(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def _walk(root: Path, folder: str) -> Iterator[str]:
+    """Yields the files below a folder, passing over what is hidden."""
+    waiting, entered = [folder], set()
+    while waiting:
+        relative = waiting.pop()
+        status = (root / relative).stat()
+        if (status.st_dev, status.st_ino) in entered:  # a link that leads back up
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        with os.scandir(root / relative) as entries:
+            for entry in entries:
+                path = f"{relative}/{entry.name}" if relative else entry.name
+                if entry.name.startswith("."):
+                    continue
+                # Neither asks the disk again, unless the entry is a link.
+                if entry.is_dir():
+                    waiting.append(path)
+                elif entry.is_file():
+                    yield path
+
+
+def _without_extension(path: str) -> str:
+    return path.rpartition(".")[0] or path
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for key, path in pairs:
+        groups[key].append(path)
+    return groups

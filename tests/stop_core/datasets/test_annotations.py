@@ -1,0 +1,85 @@
+"""Names from annotations stay in their folder, and files are found where archives put them."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stop_core.datasets.annotations import (
+    find_annotation,
+    look_for,
+    read_json,
+    read_lines,
+    read_table,
+    safe_name,
+    safe_path,
+)
+
+parts = st.sampled_from(["a", "..", ".", "", "b.mp4", "/", "\\", "\0", " ", "...", "c d"])
+
+
+@given(st.lists(parts, min_size=1, max_size=5).map("".join))
+def test_a_safe_name_is_a_file_in_the_folder(name: str) -> None:
+    root = Path("/root")
+    try:
+        safe_name(name, "here")
+    except ValueError:
+        assert name in ("", ".", "..") or set(name) & set("/\\\0")
+    else:
+        assert (root / name).parent == root
+        assert (root / name).name == name
+
+
+@given(st.lists(parts, min_size=1, max_size=6).map("/".join))
+def test_a_safe_path_stays_below_the_root(path: str) -> None:
+    root = Path("/root")
+    try:
+        safe_path(path, "here")
+    except ValueError:
+        pass
+    else:
+        assert ".." not in (root / path).parts
+        assert (root / path).is_relative_to(root)
+        assert str(root / path) == f"{root}/{path}"
+
+
+def test_lines_break_where_the_file_says_and_nowhere_else(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("\ufeffone\r\n\r\n two\x85still\u2028two\n", encoding="utf-8", newline="")
+    assert list(read_lines(path)) == [
+        (f"{path}, line 1", "one"),
+        (f"{path}, line 3", " two\x85still\u2028two"),
+    ]
+
+
+def test_rows_keep_the_lines_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text('a,b\n1,"x\ny"\n\n2,z\n')
+    assert list(read_table(path, "b")) == [
+        (f"{path}, line 3", {"a": "1", "b": "x\ny"}),
+        (f"{path}, line 5", {"a": "2", "b": "z"}),
+    ]
+
+
+def test_broken_json_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[\n{"a": 1},\n{"a": }\n]')
+    with pytest.raises(ValueError, match=r"a\.json, line 3: not JSON"):
+        read_json(path, list)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"a\.json: expected a list"):
+        read_json(path, list)
+
+
+def test_an_annotation_lies_in_the_root_or_one_folder_down_and_once(tmp_path: Path) -> None:
+    (tmp_path / "labels/deeper").mkdir(parents=True)
+    (tmp_path / "labels/deeper/a.txt").touch()
+    assert look_for(tmp_path, "a.txt") is None
+    with pytest.raises(FileNotFoundError, match=r"no a\.txt or b\.txt in .*: it should hold much"):
+        find_annotation(tmp_path, "a.txt", "b.txt", layout="much")
+    (tmp_path / "labels/b.txt").touch()
+    assert look_for(tmp_path, "a.txt", "b.txt") == tmp_path / "labels/b.txt"
+    (tmp_path / "b.txt").touch()
+    with pytest.raises(ValueError, match=r"b\.txt is there twice"):
+        look_for(tmp_path, "b.txt")

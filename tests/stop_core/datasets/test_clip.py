@@ -1,0 +1,33 @@
+"""Words that CLIP reads, out of names as datasets write them."""
+
+import pytest
+
+from stop_core.datasets.clip import captioned_clip, class_words
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("brush_hair", "brush hair"),
+        ("ApplyEyeMakeup", "apply eye makeup"),
+        ("YoYo", "yo yo"),
+        ("Archery", "archery"),
+        ("air drumming", "air drumming"),
+        ("Pretending to [something]", "pretending to something"),
+        ("Poking a hole into [some substance]", "poking a hole into some substance"),
+        ("passing American football (in game)", "passing American football (in game)"),
+        ("red_shape_and_a_shape_moving_left", "red shape and a shape moving left"),
+        ("YMCA", "YMCA"),
+    ],
+)
+def test_names_become_words(name: str, words: str) -> None:
+    assert class_words(name) == words
+    assert class_words(words) == words
+
+
+def test_captions_are_tidied_and_kept_in_order() -> None:
+    captions = [" A  man\n runs. ", "", "He stops.", "He stops."]
+    clip = captioned_clip("v", "v.mp4", "train", "s", captions, "here")
+    assert clip.captions == ("A man runs.", "He stops.", "He stops.")
+    with pytest.raises(ValueError, match="here: v has no caption"):
+        captioned_clip("v", "v.mp4", "train", "s", [" ", ""], "here")
