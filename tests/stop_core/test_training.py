@@ -148,7 +148,8 @@ def test_texts_that_are_trained_are_refused_as_embeddings_computed_once() -> Non
 
 def test_training_lowers_the_loss_on_what_it_sees() -> None:
     _, _, steps = _train(replace(CONFIG, epochs=30))
-    assert steps[-1].loss < 0.5 * steps[0].loss
+    first, last = ([s.loss for s in part] for part in (steps[:3], steps[-3:]))
+    assert sum(last) < 0.7 * sum(first)
 
 
 def test_predictions_do_not_depend_on_the_size_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def test_captions_go_round_trip_for_retrieval(tmp_path: Path, write_video: Write
     job.finish()
 
     manifest = Manifest.load(cache)
-    assert (manifest.task, manifest.class_names, manifest.prompts) == ("retrieval", (), ())
+    assert (manifest.task, manifest.class_names) == ("retrieval", ())
     assert manifest.counts == {"train": 3, "val": 1, "test": 1}
     for split in manifest.counts:
         clips = [clip for clip in selection.clips if clip.split == split]
