@@ -35,10 +35,18 @@ def _tree(cache: Path) -> dict[str, bytes]:
     return {str(path.relative_to(cache)): path.read_bytes() for path in paths}
 
 
-def _serially(job: CacheJob, plans: Sequence[ShardPlan], root: Path) -> Iterator[ShardDone]:
+def _serially(
+    job: CacheJob,
+    plans: Sequence[ShardPlan],
+    root: Path,
+    timeout: float = 60,
+    retry_failed: bool = False,
+) -> Iterator[ShardDone]:
     """Stands in for `decode_shards` where a test is not about Ray."""
     for plan in plans:
-        record = write_shard(plan, job.config, root, job.cache)
+        record = write_shard(
+            plan, job.config, root, job.cache, timeout=timeout, retry_failed=retry_failed
+        )
         yield ShardDone(record.rows, len(record.failures))
 
 
@@ -60,7 +68,7 @@ def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
     }
     assert stages == {
         f"wave/{missing.stem}": ("find", "no such file"),
-        f"wave/{junk.stem}": ("decode", "not a video that decord can open"),
+        f"wave/{junk.stem}": ("decode", "not a video that decord or PyAV can open"),
         f"wave/{cut.stem}": ("decode", "truncated"),
     }
     text = summary(config, manifest)
