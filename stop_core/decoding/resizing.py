@@ -16,12 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-numba: Any
-try:
-    import numba
-except ImportError:  # a Python or numpy that numba does not support yet; Pillow's bytes are equal
-    numba = None
-
 _BITS = 22  # of a weight, as in Pillow
 _HALF = 1 << (_BITS - 1)
 _TALL = 1.9
@@ -46,17 +40,19 @@ def crop_frames(
         out = np.empty((len(frames), size, size, 3), np.uint8)
     width, height, left, top = _geometry(rows, columns, size)
     # Pillow takes the columns of tall pictures first (from 2:1 on, when they shrink).
-    if numba is None or min(rows, columns) == size or rows > _TALL * columns:
+    loops = _loops()
+    if loops is None or min(rows, columns) == size or rows > _TALL * columns:
         for i, frame in enumerate(frames):
             out[i] = _with_pillow(frame, size)
         return out
     across = _weights(columns, width, left, size)
     down = _weights(rows, height, top, size)
     first_row, last_row = int(down[0][0]), int((down[0] + down[1]).max())
+    along_rows, along_columns = loops
     between = np.empty((last_row - first_row, size, 3), np.uint8)
     for i, frame in enumerate(frames):
-        _along_rows(frame[first_row:last_row], *across, between)
-        _along_columns(
+        along_rows(frame[first_row:last_row], *across, between)
+        along_columns(
             between.reshape(-1, size * 3), first_row, *down, out[i].reshape(size, size * 3)
         )
     return out
@@ -122,7 +118,7 @@ def _bicubic(x: float) -> float:
     return 0.0
 
 
-def _along_rows_loops(
+def _along_rows(
     source: NDArray[np.uint8],
     first: NDArray[np.int32],
     count: NDArray[np.int32],
@@ -153,7 +149,7 @@ def _along_rows_loops(
                     target[start + y, x, c] = np.uint8(min(max(sums[y * 3 + c] >> _BITS, 0), 255))
 
 
-def _along_columns_loops(
+def _along_columns(
     source: NDArray[np.uint8],
     first_row: int,
     first: NDArray[np.int32],
@@ -174,14 +170,16 @@ def _along_columns_loops(
             target[y, i] = np.uint8(min(max(sums[i] >> _BITS, 0), 255))
 
 
-def _compiled(function: Any) -> Any:
-    if numba is None:
-        return function
+@lru_cache(maxsize=1)
+def _loops() -> tuple[Any, Any] | None:
+    """Returns the two passes, compiled; None where Pillow has to do it, with the same bytes."""
     try:
-        return numba.njit(cache=True, nogil=True)(function)
+        import numba  # half a second, which only a process that decodes should pay
+    except ImportError:  # a Python or numpy that numba does not support yet
+        return None
+    try:
+        compiled = numba.njit(cache=True, nogil=True)
+        return compiled(_along_rows), compiled(_along_columns)
     except RuntimeError:  # no folder to keep the compiled code in: each process compiles anew
-        return numba.njit(nogil=True)(function)
-
-
-_along_rows = _compiled(_along_rows_loops)
-_along_columns = _compiled(_along_columns_loops)
+        compiled = numba.njit(nogil=True)
+        return compiled(_along_rows), compiled(_along_columns)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from stop_core.decoding.clip import CannotOpen, DecodeError
 
-decord: Any
 try:
     import decord
 except ImportError:  # it has no wheel for 64-bit Arm; PyAV serves there
