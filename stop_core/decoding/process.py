@@ -53,6 +53,7 @@ class DecodeProcess:
         self.timeout = timeout
         self.owner = os.getpid()
         self._child: _Child | None = None
+        self._busy = False
 
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
         """Yields a clip, or why there is none, for every path, in their order.
@@ -62,6 +63,8 @@ class DecodeProcess:
         Raises:
             OSError: if no decoding process can be started, whatever the clip.
         """
+        if self._busy:  # whoever asked before has left, and its answer is not for us
+            self.close()
         waiting = iter(paths)
         path, slot = next(waiting, None), 0
         if path is not None:
@@ -83,11 +86,13 @@ class DecodeProcess:
         if self._child is not None:
             self._child.end()
             self._child = None
+        self._busy = False
 
     def _request(self, path: Path, slot: int) -> None:
         if self._child is None:
             self._child = _Child(self.frames, self.size, self.timeout)
         self._child.request(path, slot, self.timeout)
+        self._busy = True
 
     def _reply(self, path: Path, slot: int) -> dict[str, Any]:
         for last in (False, True):
@@ -105,6 +110,7 @@ class DecodeProcess:
                 # It may have been killed from outside, or earlier clips may be to blame.
                 self._request(path, slot)
                 continue
+            self._busy = False
             if answer.pop("worn"):
                 # Its frames are in this process's memory too, and stay until the caller is done.
                 self._retire()
