@@ -19,8 +19,6 @@ from pipelines.ray_session import start_ray
 from stop_core.cache import CacheConfig, CacheJob, ShardPlan, write_shard
 from stop_core.decoding.process import DECODE_TIMEOUT
 
-_TASK_RETRIES = 5
-
 
 @dataclass(frozen=True)
 class ShardDone:
@@ -56,7 +54,9 @@ def decode_shards(
     import ray.exceptions
 
     _quiet(ray.data.DataContext.get_current())
-    # One block a plan: a task is then one shard, and reports as soon as that is on disk.
+    # One block a plan: a task is then one shard, and reports as soon as that is on disk. Ray runs
+    # the task of a worker or node that dies three times more, which is safe: a shard is whole or
+    # absent.
     records = ray.data.from_items(
         [{"plan": plan.to_json()} for plan in plans], override_num_blocks=len(plans)
     ).map(
@@ -69,9 +69,6 @@ def decode_shards(
             "retry_failed": retry_failed,
         },
         num_cpus=1,
-        # A worker or node that dies is no reason to stop: a shard is whole or absent, so making it
-        # again elsewhere is safe. A task that kills every worker must end, though.
-        max_retries=_TASK_RETRIES,
     )
     try:
         for row in records.iter_rows():

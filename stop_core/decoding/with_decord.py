@@ -99,7 +99,10 @@ class DecordVideo:
         frames by them: of 32 frames of an MPEG-4 AVI with B-frames, it returned 27 wrong ones. One
         bad value condemns the file to PyAV.
         """
-        stamps = self._reader.get_frame_timestamp(list(range(self.num_frames)))
+        try:
+            stamps = self._reader.get_frame_timestamp(list(range(self.num_frames)))
+        except (decord.DECORDError, IndexError) as error:  # it has none, after a failed seek
+            raise CannotOpen("damaged: it holds no usable timestamps") from error
         every = np.asarray(stamps, dtype=np.float64)
         start = every[:, 0]
         if (np.abs(every) < _LONGEST).all() and start[0] >= -1 and (np.diff(start) >= 0).all():

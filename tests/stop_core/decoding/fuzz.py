@@ -111,6 +111,7 @@ def fuzz(sources: Sequence[Path], count: int, seed: int, timeout: float) -> Coun
             if isinstance(result, DecodeError):
                 assert str(result), what
                 assert "\n" not in str(result), what
+                assert "unexpected" not in str(result), f"{what}: {result}"
                 ends[re.sub(r"\d+", "N", str(result))] += 1
             else:
                 assert result.frames.shape == (6, 32, 32, 3), what
