@@ -1,11 +1,13 @@
 """The command from end to end: bad videos set aside, kills survived, mistakes told plainly."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from pipelines.command_line import RunError, parse
 from pipelines.preprocess import PreprocessConfig, preprocess, summary
 from pipelines.preprocessing import ShardDone
 from stop_core.cache import CacheJob, ShardPlan, read_failures, write_shard
+from tests.pipelines.chaos import kill_at_random, many_clips
 
 WriteVideo = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -117,6 +120,33 @@ def _many_clips(root: Path, write_video: WriteVideo) -> Path:
     return root
 
 
+@pytest.mark.slow
+def test_killed_at_random_the_cache_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.preprocess.decode_shards", _serially)
+    root = many_clips(tmp_path / "clips", 512)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    preprocess(_config(root, whole))
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    kill_at_random(root, killed, kills=2, dice=random.Random(seed))
+    assert _tree(killed) == _tree(whole)
+
+
+def test_failures_are_tried_again_when_that_is_asked_for(
+    hmdb51_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.preprocess.decode_shards", _serially)
+    bad = next(hmdb51_root.glob("hmdb51_org/wave/*.avi"))
+    bad.write_bytes(b"broken")
+    config = _config(hmdb51_root, tmp_path / "cache")
+    first = preprocess(config)
+    (failure,) = read_failures(config.cache_path)
+    assert preprocess(replace(config, retry_failed=True)) == first
+    assert read_failures(config.cache_path) == [replace(failure, attempts=2)]
+
+
 def test_nothing_to_decode_is_one_sentence(hmdb51_root: Path, tmp_path: Path) -> None:
     for video in hmdb51_root.glob("hmdb51_org/*/*.avi"):
         video.unlink()
@@ -147,6 +177,7 @@ def test_a_mistake_about_files_is_one_sentence_and_exit_code_1(
         "--fold 2",  # motion has one
         "--splits training",
         "--frames 10000 --size 1000",
+        "--decode-timeout 0",
         "--no-such-option 1",
     ],
 )
