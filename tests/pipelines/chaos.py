@@ -76,9 +76,12 @@ def _kill(driver: int, victim: str, dice: random.Random) -> bool:
         names = {process.pid: " ".join(process.cmdline()) for process in below}
     except psutil.Error:
         return False
+    # Without its agents a node gives up, which is another thing than a worker that dies.
     chosen = {
         "driver": [driver],
-        "worker": [pid for pid, name in names.items() if name.startswith("ray::")],
+        "worker": [
+            pid for pid, name in names.items() if name.startswith("ray::") and "Agent" not in name
+        ],
         "decoder": [pid for pid, name in names.items() if "stop_core.decoding.child" in name],
     }[victim]
     if not chosen:

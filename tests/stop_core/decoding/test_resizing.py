@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.transform import image_transform
 from PIL import Image
@@ -19,6 +19,7 @@ def _of_open_clip(frame: np.ndarray, size: int) -> np.ndarray:
     return (transform(Image.fromarray(frame)) * 255).round().byte().permute(1, 2, 0).numpy()
 
 
+@settings(deadline=None)  # the first example waits for the compiler
 @given(st.integers(8, 90), st.integers(8, 90), st.integers(4, 64), st.integers(0, 99))
 def test_pixels_are_those_of_open_clip(rows: int, columns: int, size: int, seed: int) -> None:
     frame = _noise(rows, columns, seed)
