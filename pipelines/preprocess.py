@@ -7,6 +7,7 @@
 The same command goes on after an interruption, and returns at once when there is nothing to do.
 """
 
+import math
 import sys
 import time
 from collections import Counter
@@ -31,6 +32,7 @@ from stop_core.datasets import (
     missing_clips,
     select_clips,
 )
+from stop_core.decoding.process import DECODE_TIMEOUT
 
 _MOST_CLIP_BYTES = 1 << 29
 CLIP_SIZE = 224  # pixels that the common CLIP towers take
@@ -67,6 +69,10 @@ class PreprocessConfig:
     """Only these splits."""
     check: bool = False
     """Only tell which of the listed videos are missing; nothing is decoded or cached."""
+    retry_failed: bool = False
+    """Decode the clips in failures.parquet once more, and only those."""
+    decode_timeout: float = DECODE_TIMEOUT
+    """Seconds that one clip may take to decode; it then counts as failed."""
     output: Path = field(default_factory=default_output)
     """Folder for whatever has no folder of its own, and for the MLflow store."""
 
@@ -88,6 +94,10 @@ class PreprocessConfig:
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise ValueError(f"--{option} must be at least 1, got {value}")
+        if not 0 < self.decode_timeout < math.inf:
+            raise ValueError(
+                f"--decode-timeout must be a number of seconds above 0, got {self.decode_timeout:g}"
+            )
         if not self.splits:
             raise ValueError(f"--splits needs at least one of {', '.join(SPLITS)}")
         frames, size = self.shape
@@ -130,7 +140,7 @@ def preprocess(config: PreprocessConfig) -> Manifest:
         config.entry, selection, fold=config.fold, frames=frames, size=size
     )
     job = CacheJob.open(config.cache_path, cache_config, selection.clips)
-    if pending := job.pending(config.data_path):
+    if pending := job.pending(config.data_path, config.retry_failed):
         job.start()
         started = time.monotonic()
         _decode(job, pending, config)
@@ -169,7 +179,10 @@ def _decode(job: CacheJob, pending: Sequence[ShardPlan], config: PreprocessConfi
     _say(f"decoding {there} clips of {config.dataset} into {config.cache_path}")
     if there < len(clips):
         _say(f"{len(clips) - there} more are listed, but not below {config.data_path}")
-    Progress(there).follow(decode_shards(job, pending, config.data_path))
+    shards = decode_shards(
+        job, pending, config.data_path, config.decode_timeout, config.retry_failed
+    )
+    Progress(there).follow(shards)
 
 
 def check(config: PreprocessConfig) -> str:

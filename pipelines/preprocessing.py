@@ -8,10 +8,8 @@ bytes, so the driver's memory does not grow with the data.
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 from pipelines.command_line import RunError
 from pipelines.ray_session import start_ray
 from stop_core.cache import CacheConfig, CacheJob, ShardPlan, write_shard
+from stop_core.decoding.process import DECODE_TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,11 @@ class ShardDone:
 
 
 def decode_shards(
-    job: CacheJob, plans: Sequence[ShardPlan], data_root: Path
+    job: CacheJob,
+    plans: Sequence[ShardPlan],
+    data_root: Path,
+    timeout: float = DECODE_TIMEOUT,
+    retry_failed: bool = False,
 ) -> Iterator[ShardDone]:
     """Decodes and writes shards on all CPUs of the cluster; yields as each is complete.
 
@@ -40,6 +43,8 @@ def decode_shards(
         job: the cache to write to; its folder is seen by every node.
         plans: the shards to make.
         data_root: an absolute path that every node sees.
+        timeout: seconds that one clip may take to decode.
+        retry_failed: decode again the clips that failed, and only those.
 
     Raises:
         RunError: if a shard cannot be written, or a worker dies. Complete shards stay.
@@ -49,7 +54,9 @@ def decode_shards(
     import ray.exceptions
 
     _quiet(ray.data.DataContext.get_current())
-    # One block a plan: a task is then one shard, and reports as soon as that is on disk.
+    # One block a plan: a task is then one shard, and reports as soon as that is on disk. Ray runs
+    # the task of a worker or node that dies three times more, which is safe: a shard is whole or
+    # absent.
     records = ray.data.from_items(
         [{"plan": plan.to_json()} for plan in plans], override_num_blocks=len(plans)
     ).map(
@@ -58,6 +65,8 @@ def decode_shards(
             "config": json.dumps(job.config.to_dict()),
             "data_root": str(data_root),
             "cache": str(job.cache.resolve()),
+            "timeout": timeout,
+            "retry_failed": retry_failed,
         },
         num_cpus=1,
     )
@@ -71,40 +80,36 @@ def decode_shards(
             yield ShardDone(clips=row["clips"], failures=row["failures"])
     except ray.exceptions.RayError as error:
         raise RunError(
-            f"a worker died while decoding ({_first_line(error)}). "
+            f"workers died while decoding ({_first_line(error)}). "
             "What is complete stays; run the same command again to go on"
         ) from error
 
 
-def write_shard_row(row: dict[str, Any], config: str, data_root: str, cache: str) -> dict[str, Any]:
+def write_shard_row(
+    row: dict[str, Any],
+    config: str,
+    data_root: str,
+    cache: str,
+    timeout: float,
+    retry_failed: bool,
+) -> dict[str, Any]:
     """Makes one shard in a worker. An error is a value in the row, so that none stops the chain."""
     plan = ShardPlan.from_json(row["plan"])
     done = {"shard": plan.name, "clips": 0, "failures": 0, "error": ""}
     cache_config = CacheConfig.from_dict(json.loads(config))
     try:
-        with _silent_decoder():
-            record = write_shard(plan, cache_config, Path(data_root), Path(cache))
+        record = write_shard(
+            plan,
+            cache_config,
+            Path(data_root),
+            Path(cache),
+            timeout=timeout,
+            retry_failed=retry_failed,
+        )
     except OSError as error:
         return done | {"error": str(error)}
     failures = sum(failure.stage == "decode" for failure in record.failures)
     return done | {"clips": record.rows + failures, "failures": failures}
-
-
-@contextmanager
-def _silent_decoder() -> Iterator[None]:
-    """Keeps what native code prints off this worker's stderr, which Ray shows to the user.
-
-    decord prints a line for every file that it cannot open, at whatever level it is told to log;
-    the reason is in the shard's record.
-    """
-    saved = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 class Progress:

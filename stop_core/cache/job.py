@@ -70,14 +70,18 @@ class CacheJob:
             ) from error
         return cls(cache, config, tuple(plan_shards(clips)))
 
-    def pending(self, data_root: Path) -> list[ShardPlan]:
-        """Returns the shards that are not there yet, or whose sources have changed."""
-        return [plan for plan in self.plans if not self._is_done(plan, data_root)]
+    def pending(self, data_root: Path, retry_failed: bool = False) -> list[ShardPlan]:
+        """Returns the shards that are not there yet, or whose sources have changed.
 
-    def _is_done(self, plan: ShardPlan, data_root: Path) -> bool:
+        With `retry_failed`, also those in which a clip did not decode.
+        """
+        return [plan for plan in self.plans if not self._is_done(plan, data_root, retry_failed)]
+
+    def _is_done(self, plan: ShardPlan, data_root: Path, retry_failed: bool) -> bool:
         record = ShardRecord.load(self.cache, plan.name)
         return (
             record is not None
+            and not (retry_failed and record.has_retriable)
             and record.matches_file(self.cache)
             and record.identity == plan.identity(self.config, data_root)
         )

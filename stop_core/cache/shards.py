@@ -24,6 +24,7 @@ class Failure:
     """"find": the file is not there. "decode": it does not yield its frames."""
     error: str
     attempts: int
+    """How often this file was tried, as it is now."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class ShardRecord:
         except (FileNotFoundError, KeyError, TypeError, ValueError):
             # An unreadable record means that the shard is made again, which mends it.
             return None
+
+    @property
+    def has_retriable(self) -> bool:
+        """Whether a clip failed whose file is there; one that appears is noticed anyway."""
+        return any(failure.stage == "decode" for failure in self.failures)
 
     def matches_file(self, cache: Path) -> bool:
         """Whether the shard's file is there with the size that was recorded."""

@@ -1,28 +1,51 @@
 """Making one shard: find and decode its clips, write what decoded, record what did not."""
 
+import atexit
+import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import appearing, hash_file, record_path, shard_path, write_json
 from stop_core.cache.layout import FRAMES, open_writer, rows_per_group, shard_schema
 from stop_core.cache.shards import Failure, ShardPlan, ShardRecord
 from stop_core.datasets import Clip
-from stop_core.decoding import DecodedClip, DecodeError, decode_clip
+from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess
+from stop_core.decoding.process import DECODE_TIMEOUT
 
 
-def write_shard(plan: ShardPlan, config: CacheConfig, data_root: Path, cache: Path) -> ShardRecord:
+def write_shard(
+    plan: ShardPlan,
+    config: CacheConfig,
+    data_root: Path,
+    cache: Path,
+    *,
+    timeout: float = DECODE_TIMEOUT,
+    retry_failed: bool = False,
+) -> ShardRecord:
     """Decodes the clips of a shard and writes its file, then its record; both appear whole.
 
     A clip that is missing or does not decode becomes a failure in the record, and the rest goes on.
     At most one row group of frames is in memory at a time. A shard that is complete is left as it
     is, so a worker that outlived its driver cannot disturb the run that took over.
+
+    Args:
+        plan: the clips.
+        config: what to make of each.
+        data_root: where the clips' paths begin.
+        cache: the folder of the cache.
+        timeout: seconds that one clip may take to decode.
+        retry_failed: of a complete shard, decode the clips that failed once more, and only those;
+            the file is then written anew, as if they had decoded the first time.
 
     Raises:
         OSError: if the cache cannot be written. What was complete before stays.
@@ -30,12 +53,24 @@ def write_shard(plan: ShardPlan, config: CacheConfig, data_root: Path, cache: Pa
     # Taken before decoding: a source that changes meanwhile no longer matches afterwards.
     identity = plan.identity(config, data_root)
     there = ShardRecord.load(cache, plan.name)
-    if there is not None and there.identity == identity and there.matches_file(cache):
-        return there
-    record_path(cache, plan.name).unlink(missing_ok=True)
+    attempts: dict[str, int] = {}
+    kept: Iterator[_Row] = iter(())
+    if there is not None and there.identity == identity:
+        # From the same files: these attempts count. A record that is kept until the next one
+        # replaces it keeps them through a kill; if the shard's file is new already, the sizes
+        # differ, and the shard is made from the beginning.
+        attempts = {failure.video_id: failure.attempts for failure in there.failures}
+        if there.matches_file(cache):
+            if not (retry_failed and there.has_retriable):
+                return there
+            if there.rows:
+                kept = _read_rows(shard_path(cache, plan.name))
+    else:
+        record_path(cache, plan.name).unlink(missing_ok=True)
     path = shard_path(cache, plan.name)
     failures: list[Failure] = []
-    rows = _decode_all(plan, config, data_root, failures)
+    decoder = _decode_process(config, timeout)
+    rows = _all_rows(plan, data_root, decoder, kept, attempts, failures)
     first = next(rows, None)
     if first is None:
         path.unlink(missing_ok=True)
@@ -53,65 +88,134 @@ def write_shard(plan: ShardPlan, config: CacheConfig, data_root: Path, cache: Pa
 
 @dataclass(frozen=True)
 class _Row:
-    clip: Clip
-    decoded: DecodedClip
-    source_sha256: str
+    small: dict[str, Any]
+    """Every column but the frames."""
+    frames: NDArray[np.uint8]
+    """[T, H, W, 3]; good until the next row is asked for."""
 
 
-def _decode_all(
-    plan: ShardPlan, config: CacheConfig, data_root: Path, failures: list[Failure]
+def _all_rows(
+    plan: ShardPlan,
+    data_root: Path,
+    decoder: DecodeProcess,
+    kept: Iterator[_Row],
+    attempts: dict[str, int],
+    failures: list[Failure],
 ) -> Iterator[_Row]:
-    """Yields the clips that decode, in the plan's order; adds the others to `failures`."""
+    """Yields the rows of a shard in the plan's order: kept ones as they are, the others decoded.
+
+    Args:
+        plan: the clips.
+        data_root: where their paths begin.
+        decoder: decodes those that are not kept.
+        kept: rows that are there already, in the plan's order.
+        attempts: how often clips have failed before, by video id.
+        failures: the clips that yield no row are added here.
+    """
+    row = next(kept, None)
+    old = {clip.video_id for clip in plan.clips} - set(attempts) if row is not None else set()
+    there = {clip.path: (data_root / clip.path).exists() for clip in plan.clips}
+    wanted = [c.path for c in plan.clips if c.video_id not in old and there[c.path]]
+    results = decoder.decode(data_root / path for path in wanted)
     for clip in plan.clips:
-        source = data_root / clip.path
-        if not source.exists():
-            failures.append(_failure(clip, "find", "no such file"))
+        if row is not None and row.small["video_id"] == clip.video_id:
+            yield row
+            row = next(kept, None)
+            continue
+        tried = attempts.get(clip.video_id, 0) + 1
+        if not there[clip.path]:
+            failures.append(_failure(clip, "find", "no such file", tried))
+            continue
+        result = next(results)
+        if isinstance(result, DecodeError):
+            failures.append(_failure(clip, "decode", str(result), tried))
             continue
         try:
-            decoded = decode_clip(source, config.frames, config.size)
-            yield _Row(clip, decoded, hash_file(source))
-        except (DecodeError, OSError, MemoryError) as error:
-            # OSError and MemoryError are about this source here; writing happens elsewhere.
-            failures.append(_failure(clip, "decode", str(error) or type(error).__name__))
-        except Exception as error:  # a file can be broken in ways that no decoder foresaw
-            reason = f"unexpected {type(error).__name__}: {error}"
-            failures.append(_failure(clip, "decode", reason))
+            digest = hash_file(data_root / clip.path)
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror or error}"
+            failures.append(_failure(clip, "decode", reason, tried))
+            continue
+        yield _Row(_small_columns(clip, result, digest), result.frames)
 
 
-def _failure(clip: Clip, stage: str, error: str) -> Failure:
-    return Failure(clip.video_id, clip.path, clip.split, stage, error, attempts=1)
+def _read_rows(path: Path) -> Iterator[_Row]:
+    """Yields the rows of a shard's file, a row group in memory at a time."""
+    with pq.ParquetFile(path) as file:
+        shape = json.loads(file.schema_arrow.metadata[b"stop.frames_shape"])
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            frames = table.column(FRAMES)
+            for i, small in enumerate(table.drop_columns([FRAMES]).to_pylist()):
+                pixels = np.frombuffer(frames[i].as_buffer(), np.uint8)
+                yield _Row(small, pixels.reshape(shape))
+
+
+_decoder: DecodeProcess | None = None
+
+
+def _decode_process(config: CacheConfig, timeout: float) -> DecodeProcess:
+    """Returns this process's decoder, which lives on from shard to shard."""
+    global _decoder
+    wanted = (config.frames, config.size, timeout, os.getpid())
+    if _decoder is None:
+        atexit.register(_close_decoder)
+    if _decoder is None or wanted != (
+        _decoder.frames,
+        _decoder.size,
+        _decoder.timeout,
+        _decoder.owner,
+    ):
+        _close_decoder()
+        _decoder = DecodeProcess(config.frames, config.size, timeout)
+    return _decoder
+
+
+def _close_decoder() -> None:
+    # A forked process has the parent's decoder in its memory, and must leave it alone.
+    if _decoder is not None and _decoder.owner == os.getpid():
+        _decoder.close()
+
+
+def _failure(clip: Clip, stage: str, error: str, attempts: int) -> Failure:
+    return Failure(clip.video_id, clip.path, clip.split, stage, error, attempts)
 
 
 def _write_rows(path: Path, config: CacheConfig, first: _Row, rest: Iterator[_Row]) -> int:
     """Writes the rows, a row group at a time, and returns how many there were."""
     schema = shard_schema(config)
-    most = rows_per_group(config.clip_bytes)
-    count, group = 0, [first]
+    pixels = np.empty((rows_per_group(config.clip_bytes), *config.shape), np.uint8)
+    count = 0
+    small: list[dict[str, Any]] = []
     with open_writer(path, schema) as writer:
-        for row in rest:
-            if len(group) == most:
-                _write_group(writer, group, schema)
-                count, group = count + most, []
-            group.append(row)
-        _write_group(writer, group, schema)
-    return count + len(group)
+        for row in chain([first], rest):
+            pixels[len(small)] = row.frames
+            small.append(row.small)
+            if len(small) == len(pixels):
+                _write_group(writer, small, pixels, schema)
+                count, small = count + len(small), []
+        if small:
+            _write_group(writer, small, pixels[: len(small)], schema)
+    return count + len(small)
 
 
-def _write_group(writer: pq.ParquetWriter, rows: Sequence[_Row], schema: pa.Schema) -> None:
-    pixels = np.stack([row.decoded.frames for row in rows])
+def _write_group(
+    writer: pq.ParquetWriter,
+    small: Sequence[dict[str, Any]],
+    pixels: NDArray[np.uint8],
+    schema: pa.Schema,
+) -> None:
     frames = pa.FixedSizeBinaryArray.from_buffers(
-        schema.field(FRAMES).type, len(rows), [None, pa.py_buffer(pixels)]
+        schema.field(FRAMES).type, len(small), [None, pa.py_buffer(pixels)]
     )
-    values = [_small_columns(row) for row in rows]
     columns = [
-        frames if field.name == FRAMES else pa.array([v[field.name] for v in values], field.type)
+        frames if field.name == FRAMES else pa.array([v[field.name] for v in small], field.type)
         for field in schema
     ]
-    writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=len(rows))
+    writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=len(small))
 
 
-def _small_columns(row: _Row) -> dict[str, Any]:
-    clip, decoded = row.clip, row.decoded
+def _small_columns(clip: Clip, decoded: DecodedClip, source_sha256: str) -> dict[str, Any]:
     return {
         "video_id": clip.video_id,
         "split": clip.split,
@@ -126,6 +230,6 @@ def _small_columns(row: _Row) -> dict[str, Any]:
         "width": decoded.width,
         "height": decoded.height,
         "source_path": clip.path,
-        "source_sha256": row.source_sha256,
+        "source_sha256": source_sha256,
         "decoder": decoded.decoder,
     }

@@ -1,12 +1,14 @@
 """The command from end to end: bad videos set aside, kills survived, mistakes told plainly."""
 
 import os
+import random
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from pipelines.preprocess import PreprocessConfig, preprocess, summary
 from pipelines.preprocessing import ShardDone
 from stop_core.cache import CacheConfig, CacheJob, ShardPlan, read_failures, write_shard
 from stop_core.datasets import DATASETS, Clip, select_clips
+from tests.pipelines.chaos import kill_at_random, many_clips
 
 WriteVideo = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -37,10 +40,18 @@ def _tree(cache: Path) -> dict[str, bytes]:
     return {str(path.relative_to(cache)): path.read_bytes() for path in paths}
 
 
-def _serially(job: CacheJob, plans: Sequence[ShardPlan], root: Path) -> Iterator[ShardDone]:
+def _serially(
+    job: CacheJob,
+    plans: Sequence[ShardPlan],
+    root: Path,
+    timeout: float = 60,
+    retry_failed: bool = False,
+) -> Iterator[ShardDone]:
     """Stands in for `decode_shards` where a test is not about Ray."""
     for plan in plans:
-        record = write_shard(plan, job.config, root, job.cache)
+        record = write_shard(
+            plan, job.config, root, job.cache, timeout=timeout, retry_failed=retry_failed
+        )
         yield ShardDone(record.rows, len(record.failures))
 
 
@@ -62,7 +73,7 @@ def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
     }
     assert stages == {
         f"wave/{missing.stem}": ("find", "no such file"),
-        f"wave/{junk.stem}": ("decode", "not a video that decord can open"),
+        f"wave/{junk.stem}": ("decode", "not a video that decord or PyAV can open"),
         f"wave/{cut.stem}": ("decode", "truncated"),
     }
     text = summary(config, manifest)
@@ -111,6 +122,33 @@ def _many_clips(root: Path, write_video: WriteVideo) -> Path:
     return root
 
 
+@pytest.mark.slow
+def test_killed_at_random_the_cache_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.preprocess.decode_shards", _serially)
+    root = many_clips(tmp_path / "clips", 512)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    preprocess(_config(root, whole))
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    kill_at_random(root, killed, kills=2, dice=random.Random(seed))
+    assert _tree(killed) == _tree(whole)
+
+
+def test_failures_are_tried_again_when_that_is_asked_for(
+    hmdb51_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.preprocess.decode_shards", _serially)
+    bad = next(hmdb51_root.glob("hmdb51_org/wave/*.avi"))
+    bad.write_bytes(b"broken")
+    config = _config(hmdb51_root, tmp_path / "cache")
+    first = preprocess(config)
+    (failure,) = read_failures(config.cache_path)
+    assert preprocess(replace(config, retry_failed=True)) == first
+    assert read_failures(config.cache_path) == [replace(failure, attempts=2)]
+
+
 def test_nothing_to_decode_is_one_sentence(hmdb51_root: Path, tmp_path: Path) -> None:
     for video in hmdb51_root.glob("hmdb51_org/*/*.avi"):
         video.unlink()
@@ -141,6 +179,7 @@ def test_a_mistake_about_files_is_one_sentence_and_exit_code_1(
         "--fold 2",  # motion has one
         "--splits training",
         "--frames 10000 --size 1000",
+        "--decode-timeout 0",
         "--no-such-option 1",
     ],
 )

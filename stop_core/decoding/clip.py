@@ -1,0 +1,50 @@
+"""The frames of one video, and which of them a model looks at.
+
+Shapes: T frames, H rows, W columns (H = W = `size` after the crop).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DecodeError(ValueError):
+    """A file that does not yield the wanted frames; the message is the reason, in one line."""
+
+
+class CannotOpen(DecodeError):
+    """A decoder knows no such file or stream; another may."""
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """T frames of a video and where they came from."""
+
+    frames: NDArray[np.uint8]
+    """[T, H, W, 3], RGB."""
+    frame_index: NDArray[np.int32]
+    """[T], positions in the video, from 0."""
+    frame_time: NDArray[np.float32]
+    """[T], seconds from the start of the video to where each frame is shown."""
+    num_frames: int
+    """Frames of the whole video."""
+    fps: float
+    duration: float
+    """Of the whole video, in seconds."""
+    width: int
+    """Of the video as it is shown, in pixels: a rotation that the file asks for is made."""
+    height: int
+    decoder: str
+
+
+def segment_midpoints(num_frames: int, frames: int) -> NDArray[np.int32]:
+    """Returns the middles of `frames` equal segments of a video, [T].
+
+        index_i = floor((i + 1/2) * num_frames / T),   i = 0 .. T-1
+
+    A video shorter than T frames shows each of them at least once, some more often.
+    """
+    # In integers, so that no rounding of floats can differ between machines.
+    doubled = np.arange(frames, dtype=np.int64) * 2 + 1
+    return (doubled * num_frames // (2 * frames)).astype(np.int32)

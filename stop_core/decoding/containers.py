@@ -1,0 +1,80 @@
+"""What a container's own header says of a video file, read before any decoder opens it."""
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+from stop_core.decoding.clip import DecodeError
+
+
+def inspect(path: Path) -> tuple[int, int | None]:
+    """Returns how many bytes a file lacks at its end, and how many frames its header announces.
+
+    decord opens many a truncated file and gives out the frames that are left as if they were the
+    whole video: 44 of 164 for an AVI cut to a third. The container's own header tells. Zero and
+    None stand for what a header does not say.
+
+    Raises:
+        OSError: if the file cannot be read.
+        DecodeError: if it is empty or a folder.
+    """
+    if path.is_dir():
+        raise DecodeError("a folder, not a file")
+    size = path.stat().st_size
+    if size == 0:
+        raise DecodeError("the file is empty")
+    with path.open("rb") as file:
+        head = file.read(64)
+        if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+            if len(head) < 64:
+                raise DecodeError("the file ends inside its header")
+            return _inspect_avi(head, size)
+        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+            return max(0, _end_of_boxes(file, size) - size), None
+        if head[:4] == b"\x1a\x45\xdf\xa3":
+            return max(0, _end_of_segment(head) - size), None
+    return 0, None
+
+
+def _inspect_avi(head: bytes, size: int) -> tuple[int, int | None]:
+    announced_size = 8 + int(struct.unpack_from("<I", head, 4)[0])
+    frames = int(struct.unpack_from("<I", head, 48)[0]) if head[24:28] == b"avih" else 0
+    # An unfinished recording says zero; it is judged by what it yields.
+    return max(0, announced_size - size), frames
+
+
+def _end_of_boxes(file: BinaryIO, size: int) -> int:
+    """Returns where the last top-level box of an MP4 or QuickTime file says that it ends."""
+    position = 0
+    while position < size:
+        file.seek(position)
+        header = file.read(16)
+        if len(header) < 8:
+            return position + 8
+        length = int(struct.unpack_from(">I", header)[0])
+        if length == 1 and len(header) == 16:
+            length = int(struct.unpack_from(">Q", header, 8)[0])
+        if length < 8:  # zero means "up to the end of the file"; the rest is not a box
+            return size
+        position += length
+    return position
+
+
+def _end_of_segment(head: bytes) -> int:
+    """Returns where the segment of a Matroska or WebM file says that it ends; 0 if it does not."""
+    header_length, used = _ebml_size(head, 4)
+    start = 4 + used + header_length
+    if head[start : start + 4] != b"\x18\x53\x80\x67":
+        return 0
+    length, used = _ebml_size(head, start + 4)
+    unknown = used == 0 or length == (1 << 7 * used) - 1
+    return 0 if unknown else start + 4 + used + length
+
+
+def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
+    """Returns a variable-length integer of EBML and the bytes it takes; (0, 0) if there is none."""
+    if at >= len(data) or data[at] == 0:
+        return 0, 0
+    used = 9 - data[at].bit_length()
+    value = int.from_bytes(data[at : at + used], "big")
+    return value & ((1 << 7 * used) - 1), used

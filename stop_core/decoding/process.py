@@ -1,0 +1,222 @@
+"""Decoding in another process, with a deadline and a limit of memory.
+
+decord can hang for ever on a file that lies about its length, holding Python's lock; native code
+can crash on a broken one; and a small file can ask for much memory. In a process of its own, each
+of these costs one clip. The process lives on from clip to clip, as starting one takes longer than
+most clips do.
+
+    ABSENT --first clip--> IDLE --request--> BUSY --reply--> IDLE
+       ^                                      |  |
+       +---- killed at the deadline ----------+  +---- gone by itself: the clip is tried once more
+
+While the caller works on a clip, the next is being decoded already.
+"""
+
+import json
+import mmap
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stop_core.decoding.clip import DecodedClip, DecodeError
+
+# Above any clip that is decoded as it should be: a film of two hours takes less.
+DECODE_TIMEOUT = 120.0
+_START_TIMEOUT = 300.0
+_SLOTS = 2
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class DecodeProcess:
+    """Decodes clips of one shape in a child process, which is replaced when it fails.
+
+    Args:
+        frames: T of every clip.
+        size: edge of the crop, in pixels.
+        timeout: seconds that one clip may take.
+    """
+
+    def __init__(self, frames: int, size: int, timeout: float = DECODE_TIMEOUT) -> None:
+        self.frames = frames
+        self.size = size
+        self.timeout = timeout
+        self.owner = os.getpid()
+        self._child: _Child | None = None
+        self._busy = False
+
+    def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
+        """Yields a clip, or why there is none, for every path, in their order.
+
+        The frames of a clip are good until the next one is asked for.
+
+        Raises:
+            OSError: if no decoding process can be started, whatever the clip.
+        """
+        if self._busy:  # whoever asked before has left, and its answer is not for us
+            self.close()
+        waiting = iter(paths)
+        path, slot = next(waiting, None), 0
+        if path is not None:
+            self._request(path, slot)
+        while path is not None:
+            answer = self._reply(path, slot)
+            frames = self._child.slots[slot] if self._child is not None else None
+            following, slot = next(waiting, None), (slot + 1) % _SLOTS
+            if following is not None:
+                self._request(following, slot)
+            path = following
+            if "clip" in answer and frames is not None:
+                yield _clip(answer["clip"], frames)
+            else:
+                yield DecodeError(answer["error"])
+
+    def close(self) -> None:
+        """Ends the child, if there is one."""
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+        self._busy = False
+
+    def _request(self, path: Path, slot: int) -> None:
+        if self._child is None:
+            self._child = _Child(self.frames, self.size, self.timeout)
+        self._child.request(path, slot, self.timeout)
+        self._busy = True
+
+    def _reply(self, path: Path, slot: int) -> dict[str, Any]:
+        for last in (False, True):
+            assert self._child is not None
+            try:
+                answer = self._child.reply()
+            except TimeoutError:
+                self.close()
+                return {"error": f"timed out after {self.timeout:g} s"}
+            except EOFError:
+                how = self._child.how_it_ended()
+                self.close()
+                if last:
+                    return {"error": f"the decoder crashed ({how})"}
+                # It may have been killed from outside, or earlier clips may be to blame.
+                self._request(path, slot)
+                continue
+            self._busy = False
+            if answer.pop("worn"):
+                # Its frames are in this process's memory too, and stay until the caller is done.
+                self._retire()
+            return answer
+        raise AssertionError
+
+    def _retire(self) -> None:
+        """Lets a fresh child take over the memory of one that has grown."""
+        assert self._child is not None
+        self._child.end()
+        self._child = _Child(self.frames, self.size, self.timeout, self._child)
+
+
+class _Child:
+    """One child process, and the memory that it shares with this one."""
+
+    def __init__(
+        self, frames: int, size: int, timeout: float, before: "_Child | None" = None
+    ) -> None:
+        if before is None:
+            memory = os.memfd_create("clips", os.MFD_CLOEXEC)
+            os.ftruncate(memory, _SLOTS * frames * size * size * 3)
+            self._memory = os.fdopen(memory, "rb+")
+            room = mmap.mmap(memory, 0)
+            self.slots: NDArray[np.uint8] = np.frombuffer(room, np.uint8).reshape(
+                _SLOTS, frames, size, size, 3
+            )
+        else:
+            self._memory, self.slots = before._memory, before.slots
+        requests, self._to_child = os.pipe()
+        self._from_child, replies = os.pipe()
+        self._buffer = b""
+        handed = (requests, replies, self._memory.fileno())
+        numbers = [str(value) for value in (frames, size, timeout, *handed)]
+        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
+        with tempfile.TemporaryFile() as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "stop_core.decoding.child", *numbers],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                pass_fds=handed,
+                env=os.environ | {"PYTHONPATH": path},
+                # An interrupt at the terminal is the parent's to handle.
+                start_new_session=True,
+            )
+            os.close(requests)
+            os.close(replies)
+            self._await_start(stderr)
+
+    def _await_start(self, stderr: IO[bytes]) -> None:
+        self._deadline = time.monotonic() + _START_TIMEOUT
+        try:
+            self._line()
+        except (EOFError, TimeoutError) as error:
+            how = self.how_it_ended() if isinstance(error, EOFError) else "it does not answer"
+            self.end()
+            stderr.seek(0)
+            said = stderr.read().decode(errors="replace").strip().splitlines()
+            raise OSError(
+                f"the decoding process does not start ({how}): {said[-1] if said else 'no reason'}"
+            ) from error
+
+    def request(self, path: Path, slot: int, timeout: float) -> None:
+        """Begins to decode; the deadline begins too."""
+        self._deadline = time.monotonic() + timeout
+        message = json.dumps({"path": str(path), "slot": slot}).encode() + b"\n"
+        # A child that is gone is noticed by `reply`.
+        with suppress(BrokenPipeError):
+            os.write(self._to_child, message)
+
+    def reply(self) -> dict[str, Any]:
+        """Returns the answer; TimeoutError after the deadline, EOFError if the child is gone."""
+        answer: dict[str, Any] = json.loads(self._line())
+        return answer
+
+    def how_it_ended(self) -> str:
+        """Returns by which signal or with which status."""
+        try:
+            code = self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            return "closed its pipe"
+        return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+    def end(self) -> None:
+        """Kills the process; the memory stays for as long as somebody looks at it."""
+        for descriptor in (self._to_child, self._from_child):
+            os.close(descriptor)
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _line(self) -> bytes:
+        while b"\n" not in self._buffer:
+            left = max(0.0, self._deadline - time.monotonic())
+            if not select.select([self._from_child], [], [], left)[0]:
+                raise TimeoutError
+            data = os.read(self._from_child, 1 << 16)
+            if not data:
+                raise EOFError
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+
+def _clip(values: dict[str, Any], frames: NDArray[np.uint8]) -> DecodedClip:
+    values["frame_index"] = np.array(values["frame_index"], np.int32)
+    values["frame_time"] = np.array(values["frame_time"], np.float32)
+    return DecodedClip(frames=frames, **values)

@@ -1,0 +1,157 @@
+"""kill -9 at random moments, then a bit-for-bit comparison with an unbroken cache.
+
+    python tests/pipelines/chaos.py --kills 20
+
+Victims are the driver, a Ray worker and a decoding process, by turns of a seeded die. A driver that
+is killed is started anew; the others have to be replaced by what is still running.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "pipelines" / "preprocess.py"
+
+
+def command(root: Path, cache: Path) -> list[str]:
+    """The command that makes a cache of `root`."""
+    options = f"--dataset hmdb51 --data-root {root} --cache {cache} --frames 4 --size 16"
+    return [sys.executable, str(SCRIPT), *options.split(), "--output", str(cache.parent / "out")]
+
+
+def tree(cache: Path) -> dict[str, bytes]:
+    """The cache's files, without what a worker may still be writing for a killed driver."""
+    paths = (path for path in cache.rglob("[!.]*") if path.is_file())
+    return {str(path.relative_to(cache)): path.read_bytes() for path in paths}
+
+
+def kill_at_random(root: Path, cache: Path, kills: int, dice: random.Random) -> Counter[str]:
+    """Makes a cache under at most `kills` kills; returns how many of each kind there were."""
+    done: Counter[str] = Counter()
+    log = cache.parent / "chaos.log"
+    while True:
+        with log.open("a") as file:
+            driver = subprocess.Popen(
+                command(root, cache), start_new_session=True, stdout=file, stderr=file
+            )
+        while driver.poll() is None:
+            victim = dice.choice(["driver", "worker", "decoder"])
+            pause = dice.uniform(0, 1.5)
+            if sum(done.values()) >= kills:
+                driver.wait()
+            elif _await_decoding(driver, cache):
+                time.sleep(pause)
+                if driver.poll() is None and _kill(driver.pid, victim, dice):
+                    done[victim] += 1
+        if driver.returncode == 0:
+            return done
+        if driver.returncode != -signal.SIGKILL:
+            raise SystemExit(f"exit code {driver.returncode}:\n{log.read_text()}")
+
+
+def _await_decoding(driver: subprocess.Popen[bytes], cache: Path) -> bool:
+    """Waits until a shard is being written; False if the driver ends before that."""
+    while driver.poll() is None:
+        if list(cache.glob("data/.*.tmp")) and not (cache / "manifest.json").exists():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def _kill(driver: int, victim: str, dice: random.Random) -> bool:
+    try:
+        below = psutil.Process(driver).children(recursive=True)
+        names = {process.pid: " ".join(process.cmdline()) for process in below}
+    except psutil.Error:
+        return False
+    # Without its agents a node gives up, which is another thing than a worker that dies.
+    chosen = {
+        "driver": [driver],
+        "worker": [
+            pid for pid, name in names.items() if name.startswith("ray::") and "Agent" not in name
+        ],
+        "decoder": [pid for pid, name in names.items() if "stop_core.decoding.child" in name],
+    }[victim]
+    if not chosen:
+        return False
+    try:
+        os.kill(dice.choice(chosen), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def many_clips(root: Path, count: int) -> Path:
+    """Links `count` clips to a few files, one of them broken, in the layout of HMDB51."""
+    folder = root / "hmdb51_org/wave"
+    folder.mkdir(parents=True)
+    names = [f"film{i}_wave_f_cm_np1_fr_med_0.mp4" for i in range(count)]
+    for i, name in enumerate(names):
+        if i < 8:
+            _write_clip(folder / name, seed=i)
+        else:
+            os.link(folder / names[i % 8], folder / name)
+    (folder / names[5]).unlink()
+    (folder / names[5]).write_bytes((folder / names[6]).read_bytes()[:-500])
+    splits = root / "testTrainMulti_7030_splits"
+    splits.mkdir()
+    (splits / "wave_test_split1.txt").write_text("".join(f"{name} 1 \n" for name in names))
+    return root
+
+
+def _write_clip(path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        picture = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+        for i in range(60):
+            frame = av.VideoFrame.from_ndarray(np.roll(picture, i, 1), format="rgb24")
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def main() -> None:
+    """Runs rounds until there have been enough kills."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--clips", type=int, default=1200)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    dice = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        root = many_clips(Path(folder) / "clips", options.clips)
+        whole = Path(folder) / "whole"
+        kill_at_random(root, whole, 0, dice)
+        expected, done = tree(whole), Counter[str]()
+        for turn in range(1000):
+            if sum(done.values()) >= options.kills:
+                break
+            cache = Path(folder) / f"killed{turn}"
+            most = min(5, options.kills - sum(done.values()))
+            now = kill_at_random(root, cache, most, dice)
+            done += now
+            same = tree(cache) == expected
+            print(f"{dict(now)}: {'the same bytes' if same else 'DIFFERENT'}", flush=True)
+            if not same:
+                raise SystemExit(1)
+        print(f"{sum(done.values())} kills ({dict(done)}), every cache the same", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""A shard whose clips fail, are tried again, or find the disk full: nothing is lost or doubled."""
+
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stop_core.cache import CacheConfig, CacheJob, Manifest, read_failures, write_shard, writing
+from stop_core.cache.files import write_json
+from stop_core.cache.shards import plan_shards
+from stop_core.datasets import DATASETS, select_clips
+from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess
+
+WriteVideo = Callable[..., Path]
+
+
+class _Flaky(DecodeProcess):
+    """Cannot decode some files, for a reason that is not in the files."""
+
+    bad: frozenset[str] = frozenset()
+
+    def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
+        paths = list(paths)
+        for path, result in zip(paths, super().decode(paths), strict=True):
+            self.asked.append(path.name)
+            yield DecodeError("timed out after 1 s") if path.name in self.bad else result
+
+    asked: list[str]
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Flaky]:
+    decoder = _Flaky(4, 16)
+    decoder.asked = []
+    monkeypatch.setattr(writing, "_decode_process", lambda config, timeout: decoder)
+    yield decoder
+    decoder.close()
+
+
+def _job(cache: Path, root: Path, clips_per_shard: int = 5) -> CacheJob:
+    selection = select_clips(DATASETS["hmdb51"].read(root, 1))
+    config = CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=4, size=16)
+    job = CacheJob.open(cache, config, selection.clips)
+    return replace(job, plans=tuple(plan_shards(selection.clips, clips_per_shard)))
+
+
+def _make(cache: Path, root: Path, retry_failed: bool = False) -> Manifest:
+    job = _job(cache, root)
+    for plan in job.pending(root, retry_failed):
+        job.start()
+        write_shard(plan, job.config, root, cache, retry_failed=retry_failed)
+    return job.finish()
+
+
+def _tree(cache: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(cache)): p.read_bytes() for p in cache.rglob("*") if p.is_file()}
+
+
+def test_failures_alone_are_tried_again_and_leave_no_trace(
+    hmdb51_root: Path, tmp_path: Path, flaky: _Flaky
+) -> None:
+    _make(tmp_path / "whole", hmdb51_root)
+    clips = _job(tmp_path / "whole", hmdb51_root).plans[0].clips
+    names = [Path(clip.path).name for clip in clips]
+    cache = tmp_path / "cache"
+
+    flaky.bad = frozenset(names[1:4])
+    _make(cache, hmdb51_root)
+    assert [f.attempts for f in read_failures(cache)] == [1, 1, 1]
+    before = _tree(cache)
+
+    flaky.asked.clear()
+    _make(cache, hmdb51_root)
+    assert flaky.asked == [], "failures are not tried again unless that is asked for"
+    assert _tree(cache) == before
+
+    flaky.bad = frozenset(names[2:3])
+    _make(cache, hmdb51_root, retry_failed=True)
+    assert flaky.asked == names[1:4], "and then they alone are"
+    (failure,) = read_failures(cache)
+    assert (failure.source_path, failure.attempts) == (clips[2].path, 2)
+    assert failure.error == "timed out after 1 s"
+
+    flaky.bad = frozenset()
+    _make(cache, hmdb51_root, retry_failed=True)
+    assert _tree(cache) == _tree(tmp_path / "whole")
+
+
+def test_a_shard_that_failed_as_a_whole_is_tried_again(
+    hmdb51_root: Path, tmp_path: Path, flaky: _Flaky
+) -> None:
+    _make(tmp_path / "whole", hmdb51_root)
+    flaky.bad = frozenset(path.name for path in hmdb51_root.rglob("*.avi"))
+    assert _make(tmp_path / "cache", hmdb51_root).failures == 16
+    flaky.bad = frozenset()
+    _make(tmp_path / "cache", hmdb51_root, retry_failed=True)
+    assert _tree(tmp_path / "cache") == _tree(tmp_path / "whole")
+
+
+def test_attempts_survive_a_kill_between_the_file_and_its_record(
+    hmdb51_root: Path, tmp_path: Path, flaky: _Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = _job(tmp_path / "a", hmdb51_root).plans[0].clips
+    names = [Path(clip.path).name for clip in clips]
+    for cache in (tmp_path / "a", tmp_path / "b"):
+        flaky.bad = frozenset(names[:2])
+        _make(cache, hmdb51_root)
+        flaky.bad = frozenset(names[:1])
+        if cache.name == "b":
+            monkeypatch.setattr(writing, "write_json", _interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                _make(cache, hmdb51_root, retry_failed=True)
+            monkeypatch.setattr(writing, "write_json", write_json)
+        _make(cache, hmdb51_root, retry_failed=True)
+    assert [f.attempts for f in read_failures(tmp_path / "b")] == [2]
+    assert _tree(tmp_path / "a") == _tree(tmp_path / "b")
+
+
+def _interrupt(path: Path, value: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_full_disk_is_an_error_and_what_is_complete_stays(
+    hmdb51_root: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=80k", "tmpfs", str(disk)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        with pytest.raises(OSError, match="No space left on device"):
+            _make(disk / "cache", hmdb51_root)
+        complete = list((disk / "cache/records").glob("[!.]*.json"))
+        assert complete
+        done = _tree(disk / "cache/data")
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        _make(disk / "cache", hmdb51_root)
+        assert done.items() <= _tree(disk / "cache/data").items()
+        _make(tmp_path / "whole", hmdb51_root)
+        assert _tree(disk / "cache") == _tree(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -1,0 +1,275 @@
+"""Decoded frames are the right ones, with CLIP's pixels; anything less is a DecodeError."""
+
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stop_core.decoding import (
+    DecodedClip,
+    DecodeError,
+    clip_crop,
+    decode,
+    decode_clip,
+    segment_midpoints,
+    with_decord,
+)
+from stop_core.decoding.clip import CannotOpen
+from stop_core.decoding.with_decord import DecordVideo
+from stop_core.decoding.with_pyav import PyavVideo
+
+WriteVideo = Callable[..., Path]
+REAL_CLIPS = sorted((Path(__file__).parents[4] / "shared/data/videos").glob("*.*"))
+
+
+def _all_frames(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@given(st.integers(1, 1000), st.integers(1, 64))
+def test_indices_are_ordered_within_their_segments(num_frames: int, frames: int) -> None:
+    index = segment_midpoints(num_frames, frames)
+    edges = np.arange(frames + 1) * num_frames / frames
+    assert (np.floor(edges[:-1]) <= index).all()
+    assert (index < edges[1:] + 1e-9).all()
+    assert index[0] >= 0
+    assert index[-1] < num_frames
+    if num_frames <= frames:
+        assert set(index.tolist()) == set(range(num_frames))
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.avi", "clip.mkv"])
+@pytest.mark.parametrize("count", [3, 25])
+def test_the_frames_asked_for_are_the_frames_returned(
+    tmp_path: Path, write_video: WriteVideo, name: str, count: int
+) -> None:
+    path = write_video(tmp_path / name, frames=count)
+    every = _all_frames(path)
+    clip = decode_clip(path, frames=6, size=32)
+    assert clip.num_frames == len(every) == count
+    assert clip.frame_index.tolist() == segment_midpoints(count, 6).tolist()
+    for frame, index in zip(clip.frames, clip.frame_index, strict=True):
+        assert np.array_equal(frame, clip_crop(every[index], 32))
+    np.testing.assert_allclose(clip.frame_time, clip.frame_index / 10, atol=1e-3)
+    assert clip.fps == pytest.approx(10)
+    assert clip.duration == pytest.approx(count / 10, abs=1e-3)
+    assert (clip.width, clip.height) == (64, 48)
+
+
+@pytest.mark.skipif(not REAL_CLIPS, reason="no real clips here")
+@pytest.mark.parametrize("path", REAL_CLIPS, ids=lambda path: path.name)
+def test_real_clips_agree_with_another_decoder(path: Path) -> None:
+    every = _all_frames(path)
+    clip = decode_clip(path, frames=4, size=224)
+    assert clip.num_frames == len(every)
+    assert (np.diff(clip.frame_time) > 0).all()
+    assert clip.frame_time[0] >= 0
+    assert clip.frame_time[-1] < clip.duration
+    for frame, index in zip(clip.frames, clip.frame_index, strict=True):
+        difference = frame.astype(int) - clip_crop(every[index], 224)
+        assert np.abs(difference).mean() < 1  # the two convert YUV with other roundings
+
+
+KINDS = {
+    "h264.mp4": ("libx264", "yuv420p", {}),
+    "h264.avi": ("libx264", "yuv420p", {}),
+    "h264_10_bit.mp4": ("libx264", "yuv420p10le", {}),
+    "h264_444.mkv": ("libx264", "yuv444p", {}),
+    "h265.mp4": ("libx265", "yuv420p", {"x265-params": "log-level=none"}),
+    "h265_10_bit.mkv": ("libx265", "yuv420p10le", {"x265-params": "log-level=none"}),
+    "vp9.webm": ("libvpx-vp9", "yuv420p", {}),
+    "av1.mp4": ("libsvtav1", "yuv420p", {}),
+    "av1_10_bit.webm": ("libsvtav1", "yuv420p10le", {}),
+    "mpeg4.avi": ("mpeg4", "yuv420p", {}),
+    "mpeg4_b_frames.avi": ("mpeg4", "yuv420p", {"bf": "2"}),
+}
+
+
+def _write(path: Path, kind: str, width: int = 96, height: int = 64, uneven: bool = False) -> Path:
+    """Writes 30 frames, each of which is told from the others by its brightness."""
+    codec, pixels, options = KINDS[kind]
+    if codec not in av.codecs_available:
+        pytest.skip(f"no encoder {codec} here")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        if uneven:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        ramp = np.linspace(0, 60, width).astype(np.uint8)[None, :, None]
+        for i in range(30):
+            picture = np.broadcast_to(ramp + np.uint8(6 * i), (height, width, 3))
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = frame.reformat(format=pixels)
+            if uneven:
+                frame.pts, frame.time_base = 40 * i + 7 * (i % 3), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def _with_each_decoder(path: Path) -> list[DecodedClip]:
+    out = [np.empty((7, 32, 32, 3), np.uint8) for _ in range(2)]
+    clips = [decode._decode(PyavVideo(path), 0.0, None, 0, out[0])]
+    with suppress(CannotOpen):
+        clips.append(decode._decode(DecordVideo(path), 0.0, None, 0, out[1]))
+    return clips
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_decoders_give_the_frames_that_were_written(tmp_path: Path, kind: str) -> None:
+    path = _write(tmp_path / kind, kind)
+    for clip in _with_each_decoder(path):
+        assert clip.num_frames == 30
+        assert clip.frame_index.tolist() == segment_midpoints(30, 7).tolist()
+        # A frame is 6 levels brighter than the one before it.
+        brightness = clip.frames.mean(axis=(1, 2, 3))
+        assert np.abs(brightness - brightness[0] - 6 * (clip.frame_index - 2)).max() < 2
+        np.testing.assert_allclose(
+            clip.frame_time - clip.frame_time[0], (clip.frame_index - 2) / 25, atol=1e-3
+        )
+        assert clip.fps == pytest.approx(25)
+
+
+def test_the_decoder_that_served_is_told(tmp_path: Path) -> None:
+    def served(kind: str) -> str:
+        return decode_clip(_write(tmp_path / kind, kind), 4, 32).decoder.split()[0]
+
+    assert served("av1.mp4") == "PyAV"
+    assert served("mpeg4_b_frames.avi") == "PyAV"  # decord would give other frames
+    if with_decord.decord is not None:
+        assert served("h264.mp4") == "decord"
+
+
+def test_without_decord_pyav_serves_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _write(tmp_path / "h264.mp4", "h264.mp4")
+    expected = decode_clip(path, 5, 32)
+    monkeypatch.setattr(with_decord, "decord", None)
+    clip = decode_clip(path, 5, 32)
+    assert clip.decoder.startswith("PyAV")
+    assert clip.frame_index.tolist() == expected.frame_index.tolist()
+    assert np.abs(clip.frames.astype(int) - expected.frames).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["h264_444.mkv", "h264.mp4"])
+def test_odd_sizes_and_uneven_times(tmp_path: Path, kind: str) -> None:
+    width, height = (97, 61) if "444" in kind else (98, 62)
+    path = _write(tmp_path / kind, kind, width, height, uneven=True)
+    clips = _with_each_decoder(path)
+    for clip in clips:
+        assert (clip.width, clip.height) == (width, height)
+        shown = [0.040 * i + 0.007 * (i % 3) for i in clip.frame_index]
+        np.testing.assert_allclose(clip.frame_time, shown, atol=2e-3)
+        assert np.abs(clip.frames.astype(int) - clips[0].frames).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("degrees", "matrix"), [(90, (0, 1, -1, 0)), (180, (-1, 0, 0, -1)), (270, (0, -1, 1, 0))]
+)
+def test_a_video_is_turned_as_its_file_asks(
+    tmp_path: Path, degrees: int, matrix: tuple[int, int, int, int]
+) -> None:
+    path = _write(tmp_path / "h264.mp4", "h264.mp4")
+    upright = decode_clip(path, 7, 32).frames
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (value << 16 for value in matrix)
+    at = data.index(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    for clip in _with_each_decoder(path):
+        assert (clip.width, clip.height) == ((96, 64) if degrees == 180 else (64, 96))
+        # The crop is square and central: turned before or after it, only rounding differs.
+        turned = np.rot90(upright, -degrees // 90, axes=(1, 2))
+        assert np.abs(clip.frames.astype(int) - turned).mean() < 1.5
+
+
+@pytest.mark.skipif(not REAL_CLIPS, reason="no real clips here")
+@pytest.mark.parametrize("path", REAL_CLIPS, ids=lambda path: path.name)
+def test_both_decoders_agree_on_real_clips(path: Path) -> None:
+    first, *others = _with_each_decoder(path)
+    for other in others:
+        assert other.frame_index.tolist() == first.frame_index.tolist()
+        assert np.abs(other.frames.astype(int) - first.frames).mean() < 1
+
+
+def test_absurd_dimensions_are_refused_before_decoding(tmp_path: Path) -> None:
+    path = tmp_path / "huge.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 9000, 7500, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame(9000, 7500, "yuv420p")))
+        container.mux(stream.encode())
+    with pytest.raises(DecodeError, match="absurd dimensions: 9000 x 7500"):
+        decode_clip(path, 1, 32)
+
+
+def _cut(path: Path, share: float) -> Path:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.avi", "clip.mkv"])
+def test_a_truncated_file_is_refused(
+    tmp_path: Path, write_video: WriteVideo, name: str, share: float
+) -> None:
+    # decord opens many of these, as a shorter video.
+    with pytest.raises(DecodeError, match="truncated"):
+        decode_clip(_cut(write_video(tmp_path / name, frames=40), share), 6, 32)
+
+
+def test_frames_that_cannot_be_decoded_are_not_made_up(
+    tmp_path: Path, write_video: WriteVideo
+) -> None:
+    path = write_video(tmp_path / "clip.avi", frames=60)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"movi")
+    for _ in range(40):  # the payloads of the first 40 pictures, and none of the container's bytes
+        at = data.index(b"00dc", at)
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        data[at + 8 : at + 8 + length] = bytes(length)
+        at += 8 + length
+    path.write_bytes(data)
+    with pytest.raises(DecodeError, match=r"^damaged: .* that cannot be decoded$"):
+        decode_clip(path, 30, 32)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "empty"), (b"not a video\n" * 100, "not a video"), (None, "No such")],
+)
+def test_a_file_that_is_no_video_is_refused(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    path = tmp_path / "clip.avi"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DecodeError, match=reason):
+        decode_clip(path, 6, 32)
+    with pytest.raises(DecodeError, match="folder"):
+        decode_clip(tmp_path, 6, 32)
+
+
+def test_a_reason_is_the_same_every_time_and_one_line(
+    tmp_path: Path, write_video: WriteVideo
+) -> None:
+    path = write_video(tmp_path / "clip.mp4", frames=40)
+    data = path.read_bytes()
+    at = data.index(b"mdat") + 4
+    path.write_bytes(data[:at] + bytes(600) + data[at + 600 :])
+    reasons = set()
+    for _ in range(2):
+        with pytest.raises(DecodeError) as caught:
+            decode_clip(path, 6, 32)
+        reasons.add(str(caught.value))
+    (reason,) = reasons
+    assert "\n" not in reason
+    assert "/" not in reason
