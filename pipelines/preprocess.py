@@ -20,7 +20,11 @@ from pipelines.command_line import RunError, parse, run
 from pipelines.output import default_output
 from pipelines.preprocessing import Progress, decode_shards
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan, read_failures
+from stop_core.cache.config import Compression, Crop
 from stop_core.datasets import DATASETS, SPLITS, Dataset, Selection, Split, select_clips
+from stop_core.decoding import LONGEST_SIDE
+from stop_core.outline import outlined
+from stop_core.storage import StoragePath, storage_path
 
 _MOST_CLIP_BYTES = 1 << 29
 CLIP_SIZE = 224  # pixels that the common CLIP towers take
@@ -36,16 +40,22 @@ class PreprocessConfig:
 
     dataset: str = "motion"
     """Which dataset: hmdb51, or motion, the demonstration set that is generated where absent."""
-    data_root: Path | None = None
+    data_root: str | None = None
     """Folder of the dataset as its archives unpack (default for motion: OUTPUT/data/motion)."""
-    cache: Path | None = None
-    """Folder to write the cache to, one for each set of options (default: OUTPUT/cache/DATASET)."""
+    cache: str | None = None
+    """Folder to write the cache to, one for each set of options (default: OUTPUT/cache/DATASET).
+    Either folder may be on an object store: s3://BUCKET/FOLDER or gs://BUCKET/FOLDER."""
     fold: int = 1
     """Which of the dataset's official train/test divisions, from 1."""
     frames: int | None = None
     """Frames of each clip, spread evenly over it (default: hmdb51 12, motion 6)."""
     size: int | None = None
     """Edge of a frame in pixels, as the model takes it (default: hmdb51 224, motion 32)."""
+    crop: Crop = "center"
+    """center: square frames, as CLIP crops them. none: whole frames, whose short side is SIZE, for
+    random crops in training."""
+    compression: Compression = "none"
+    """none: fastest to read. zstd: about two thirds of the disk space."""
     limit: int | None = None
     """At most so many clips of each split, taken evenly from the classes (default: all)."""
     classes: tuple[str, ...] = ()
@@ -75,8 +85,10 @@ class PreprocessConfig:
                 raise ValueError(f"--{option} must be at least 1, got {value}")
         if not self.splits:
             raise ValueError(f"--splits needs at least one of {', '.join(SPLITS)}")
+        storage_path(self.data_root or ""), storage_path(self.cache or "")  # or a ValueError
         frames, size = self.shape
-        if frames * size * size * 3 > _MOST_CLIP_BYTES:
+        longest = 1 if self.crop == "center" else LONGEST_SIDE
+        if frames * size * size * longest * 3 > _MOST_CLIP_BYTES:
             raise ValueError(
                 f"--frames {frames} with --size {size} makes clips of over "
                 f"{_MOST_CLIP_BYTES >> 20} MiB: choose smaller ones"
@@ -93,14 +105,14 @@ class PreprocessConfig:
         return self.frames or self.entry.frames, self.size or self.entry.size
 
     @property
-    def data_path(self) -> Path:
+    def data_path(self) -> StoragePath:
         """The data root; absolute, because workers have another working directory."""
-        return (self.data_root or self.output / "data" / self.dataset).resolve()
+        return storage_path(self.data_root or self.output / "data" / self.dataset).resolve()
 
     @property
-    def cache_path(self) -> Path:
+    def cache_path(self) -> StoragePath:
         """The cache folder, as the user would write it."""
-        return self.cache or self.output / "cache" / self.dataset
+        return storage_path(self.cache or self.output / "cache" / self.dataset)
 
 
 def preprocess(config: PreprocessConfig) -> Manifest:
@@ -109,16 +121,28 @@ def preprocess(config: PreprocessConfig) -> Manifest:
     Raises:
         ValueError, OSError, RunError: for what a user can mend, in one sentence.
     """
-    selection = _find_clips(config)
+    with outlined(config.data_path) as root:
+        return _preprocess(config, root)
+
+
+def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
+    """The same, with the data root outlined at `root`."""
+    selection = _find_clips(config, root)
     frames, size = config.shape
     cache_config = CacheConfig.of(
-        config.entry, selection, fold=config.fold, frames=frames, size=size
+        config.entry,
+        selection,
+        fold=config.fold,
+        frames=frames,
+        size=size,
+        crop=config.crop,
+        compression=config.compression,
     )
     job = CacheJob.open(config.cache_path, cache_config, selection.clips)
-    if pending := job.pending(config.data_path):
+    if pending := job.pending(root):
         job.start()
         started = time.monotonic()
-        _decode(job, pending, config)
+        _decode(job, pending, config, root)
     manifest = job.finish() if pending or not job.is_finished() else Manifest.load(job.cache)
     if not manifest.shards:
         raise RunError(
@@ -147,19 +171,21 @@ def _record(config: PreprocessConfig, manifest: Manifest, seconds: float) -> Non
     tracked.finish()
 
 
-def _decode(job: CacheJob, pending: Sequence[ShardPlan], config: PreprocessConfig) -> None:
+def _decode(
+    job: CacheJob, pending: Sequence[ShardPlan], config: PreprocessConfig, root: Path
+) -> None:
     """Makes the pending shards, telling how far it has come."""
     clips = [clip for plan in pending for clip in plan.clips]
-    there = sum((config.data_path / clip.path).exists() for clip in clips)
+    there = sum((root / clip.path).exists() for clip in clips)
     _say(f"decoding {there} clips of {config.dataset} into {config.cache_path}")
     if there < len(clips):
         _say(f"{len(clips) - there} more are listed, but not below {config.data_path}")
     Progress(there).follow(decode_shards(job, pending, config.data_path))
 
 
-def _find_clips(config: PreprocessConfig) -> Selection:
+def _find_clips(config: PreprocessConfig, root: Path) -> Selection:
     """Reads the annotation, generating the dataset first where that is how it comes to be."""
-    root, entry = config.data_path, config.entry
+    entry = config.entry
     if entry.generate is not None and not root.exists():
         _say(f"generating the dataset {entry.name} below {root}")
         entry.generate(root)
@@ -176,7 +202,7 @@ def _find_clips(config: PreprocessConfig) -> Selection:
     return selection
 
 
-def _reasons(cache: Path) -> str:
+def _reasons(cache: StoragePath) -> str:
     """Counts the failures by their reason, the most frequent first."""
     # Numbers vary from file to file; the reason is what is left without them.
     counts = Counter(
@@ -204,7 +230,7 @@ def summary(config: PreprocessConfig, manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def _next_command(config: PreprocessConfig, cache: Path) -> str:
+def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
     """A training that fits the cache."""
     _, size = config.shape
     if config.entry.generate is not None:

@@ -19,6 +19,7 @@ from typing import Any
 from pipelines.command_line import RunError
 from pipelines.ray_session import start_ray
 from stop_core.cache import CacheConfig, CacheJob, ShardPlan, write_shard
+from stop_core.storage import StoragePath, storage_path
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ShardDone:
 
 
 def decode_shards(
-    job: CacheJob, plans: Sequence[ShardPlan], data_root: Path
+    job: CacheJob, plans: Sequence[ShardPlan], data_root: StoragePath
 ) -> Iterator[ShardDone]:
     """Decodes and writes shards on all CPUs of the cluster; yields as each is complete.
 
@@ -83,7 +84,7 @@ def write_shard_row(row: dict[str, Any], config: str, data_root: str, cache: str
     cache_config = CacheConfig.from_dict(json.loads(config))
     try:
         with _silent_decoder():
-            record = write_shard(plan, cache_config, Path(data_root), Path(cache))
+            record = write_shard(plan, cache_config, storage_path(data_root), storage_path(cache))
     except OSError as error:
         return done | {"error": str(error)}
     failures = sum(failure.stage == "decode" for failure in record.failures)

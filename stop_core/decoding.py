@@ -24,6 +24,8 @@ decord.logging.set_level(decord.logging.QUIET)
 _NO_RECOVERED_FRAMES = 1e-6
 # An AVI header may count a frame or two too many; one that lost a tenth of its frames is damaged.
 _LEAST_SHARE_OF_FRAMES = 0.9
+LONGEST_SIDE = 8
+"""Of a frame that is kept whole, in short sides; a cache has to allow for that much."""
 # A year in seconds: no timestamp is larger, but the sentinel of a missing one is.
 _LONGEST = 3e7
 # What decord says about a damaged stream, and what it means.
@@ -43,7 +45,7 @@ class DecodedClip:
     """T frames of a video and where they came from."""
 
     frames: NDArray[np.uint8]
-    """[T, H, W, 3], RGB."""
+    """[T, H, W, 3], RGB; H = W = `size` unless frames are kept whole."""
     frame_index: NDArray[np.int32]
     """[T], positions in the video, from 0."""
     frame_time: NDArray[np.float32]
@@ -71,6 +73,29 @@ def segment_midpoints(num_frames: int, frames: int) -> NDArray[np.int32]:
     return (doubled * num_frames // (2 * frames)).astype(np.int32)
 
 
+def clip_resize(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resizes the short side to `size` (bicubic, antialiased), as CLIP does before it crops.
+
+    Args:
+        frame: [rows, columns, 3].
+
+    Returns:
+        [H, W, 3], the smaller of H and W being `size`.
+    """
+    rows, columns = frame.shape[:2]
+    short = min(rows, columns)
+    width, height = int(size * columns / short), int(size * rows / short)
+    if (width, height) == (columns, rows):
+        return frame
+    image = Image.fromarray(frame)
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def center_corner(rows: int, columns: int, size: int) -> tuple[int, int]:
+    """Returns row and column at which the centre crop of edge `size` begins, as CLIP rounds it."""
+    return round((rows - size) / 2), round((columns - size) / 2)
+
+
 def clip_crop(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Resizes the short side to `size` (bicubic, antialiased) and crops the centre, as CLIP does.
 
@@ -80,25 +105,21 @@ def clip_crop(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     Returns:
         [size, size, 3], the same bytes as open_clip's evaluation transform before it normalises.
     """
-    rows, columns = frame.shape[:2]
-    short = min(rows, columns)
-    width, height = int(size * columns / short), int(size * rows / short)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    image = Image.fromarray(frame)
     # Resize, then crop: PIL's `box` would do both at once and a third faster, but its pixels are
     # up to 2 levels off.
-    if (width, height) != (columns, rows):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    resized = clip_resize(frame, size)
+    top, left = center_corner(resized.shape[0], resized.shape[1], size)
+    return resized[top : top + size, left : left + size]
 
 
-def decode_clip(path: Path | str, frames: int, size: int) -> DecodedClip:
+def decode_clip(path: Path | str, frames: int, size: int, crop: bool = True) -> DecodedClip:
     """Decodes `frames` frames, spread evenly over a video, as [size, size] CLIP crops.
 
     Args:
         path: a video file that FFmpeg knows.
         frames: T, at least 1.
         size: edge of the square crop, in pixels.
+        crop: False keeps frames whole, `size` being their short side.
 
     Raises:
         DecodeError: if the file is missing, empty, no video, cut short or damaged. Frames are
@@ -121,8 +142,9 @@ def decode_clip(path: Path | str, frames: int, size: int) -> DecodedClip:
     index = segment_midpoints(num_frames, frames)
     pictures = _read_frames(reader, index)
     fps, times, duration = _clock(reader, index)
+    shape = clip_crop if crop else _whole_frame
     return DecodedClip(
-        frames=np.stack([clip_crop(picture, size) for picture in pictures]),
+        frames=np.stack([shape(picture, size) for picture in pictures]),
         frame_index=index,
         frame_time=times,
         num_frames=num_frames,
@@ -132,6 +154,13 @@ def decode_clip(path: Path | str, frames: int, size: int) -> DecodedClip:
         height=int(pictures[0].shape[0]),
         decoder=f"decord {decord.__version__}",
     )
+
+
+def _whole_frame(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    rows, columns = picture.shape[:2]
+    if max(rows, columns) > LONGEST_SIDE * min(rows, columns):
+        raise DecodeError(f"frames of {columns} x {rows} pixels are too long to be kept whole")
+    return clip_resize(picture, size)
 
 
 def _open(path: Path, cut_short: bool) -> Any:

@@ -11,13 +11,23 @@ import pyarrow.parquet as pq
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import appearing, hash_file, record_path, shard_path, write_json
-from stop_core.cache.layout import FRAMES, open_writer, rows_per_group, shard_schema
+from stop_core.cache.layout import (
+    FRAME_HEIGHT,
+    FRAME_WIDTH,
+    FRAMES,
+    open_writer,
+    rows_per_group,
+    shard_schema,
+)
 from stop_core.cache.shards import Failure, ShardPlan, ShardRecord
 from stop_core.datasets import Clip
 from stop_core.decoding import DecodedClip, DecodeError, decode_clip
+from stop_core.storage import StoragePath, local_file
 
 
-def write_shard(plan: ShardPlan, config: CacheConfig, data_root: Path, cache: Path) -> ShardRecord:
+def write_shard(
+    plan: ShardPlan, config: CacheConfig, data_root: StoragePath, cache: StoragePath
+) -> ShardRecord:
     """Decodes the clips of a shard and writes its file, then its record; both appear whole.
 
     A clip that is missing or does not decode becomes a failure in the record, and the rest goes on.
@@ -59,7 +69,7 @@ class _Row:
 
 
 def _decode_all(
-    plan: ShardPlan, config: CacheConfig, data_root: Path, failures: list[Failure]
+    plan: ShardPlan, config: CacheConfig, data_root: StoragePath, failures: list[Failure]
 ) -> Iterator[_Row]:
     """Yields the clips that decode, in the plan's order; adds the others to `failures`."""
     for clip in plan.clips:
@@ -68,10 +78,14 @@ def _decode_all(
             failures.append(_failure(clip, "find", "no such file"))
             continue
         try:
-            decoded = decode_clip(source, config.frames, config.size)
-            yield _Row(clip, decoded, hash_file(source))
+            with local_file(source) as file:
+                decoded = decode_clip(file, config.frames, config.size, config.crop == "center")
+                row = _Row(clip, decoded, hash_file(file))
+            yield row
         except (DecodeError, OSError, MemoryError) as error:
-            # OSError and MemoryError are about this source here; writing happens elsewhere.
+            # OSError and MemoryError are about this source here; writing happens elsewhere. An
+            # object store that no longer answers says nothing of the source: this raises.
+            source.exists()
             failures.append(_failure(clip, "decode", str(error) or type(error).__name__))
         except Exception as error:  # a file can be broken in ways that no decoder foresaw
             reason = f"unexpected {type(error).__name__}: {error}"
@@ -85,9 +99,9 @@ def _failure(clip: Clip, stage: str, error: str) -> Failure:
 def _write_rows(path: Path, config: CacheConfig, first: _Row, rest: Iterator[_Row]) -> int:
     """Writes the rows, a row group at a time, and returns how many there were."""
     schema = shard_schema(config)
-    most = rows_per_group(config.clip_bytes)
+    most = rows_per_group(config)
     count, group = 0, [first]
-    with open_writer(path, schema) as writer:
+    with open_writer(path, schema, config.compression) as writer:
         for row in rest:
             if len(group) == most:
                 _write_group(writer, group, schema)
@@ -98,10 +112,13 @@ def _write_rows(path: Path, config: CacheConfig, first: _Row, rest: Iterator[_Ro
 
 
 def _write_group(writer: pq.ParquetWriter, rows: Sequence[_Row], schema: pa.Schema) -> None:
-    pixels = np.stack([row.decoded.frames for row in rows])
-    frames = pa.FixedSizeBinaryArray.from_buffers(
-        schema.field(FRAMES).type, len(rows), [None, pa.py_buffer(pixels)]
-    )
+    kind = schema.field(FRAMES).type
+    if pa.types.is_fixed_size_binary(kind):
+        pixels = np.stack([row.decoded.frames for row in rows])
+        buffers = [None, pa.py_buffer(pixels)]
+        frames = pa.FixedSizeBinaryArray.from_buffers(kind, len(rows), buffers)
+    else:
+        frames = pa.array([row.decoded.frames.data for row in rows], kind)
     values = [_small_columns(row) for row in rows]
     columns = [
         frames if field.name == FRAMES else pa.array([v[field.name] for v in values], field.type)
@@ -118,6 +135,8 @@ def _small_columns(row: _Row) -> dict[str, Any]:
         "label": clip.label,
         "class_name": clip.class_name,
         "captions": list(clip.captions),
+        FRAME_HEIGHT: decoded.frames.shape[1],
+        FRAME_WIDTH: decoded.frames.shape[2],
         "frame_index": decoded.frame_index.tolist(),
         "frame_time": decoded.frame_time.tolist(),
         "num_frames": decoded.num_frames,
