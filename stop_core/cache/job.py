@@ -11,7 +11,7 @@ three, and the same command goes on from there to the same bytes.
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 
 import pyarrow as pa
@@ -27,7 +27,6 @@ from stop_core.cache.files import (
     RECORDS,
     appearing,
     hash_file,
-    hash_json,
     is_leftover,
     read_json,
     remove_leftovers,
@@ -125,16 +124,16 @@ class CacheJob:
         counts = Counter({split: 0 for split in self.config.splits})
         for shard in shards:
             counts[shard.split] += shard.rows
-        content = [[shard.name, shard.rows, shard.sha256] for shard in shards]
-        return Manifest(
+        manifest = Manifest(
             format_version=FORMAT_VERSION,
             config=self.config,
-            data_hash=hash_json([self.config.to_dict(), content]),
+            data_hash="",
             counts=dict(counts),
             failures=failures,
             failures_sha256=hash_file(self.cache / FAILURES),
             shards=shards,
         )
+        return replace(manifest, data_hash=manifest.hash())
 
 
 def read_failures(cache: StoragePath) -> list[Failure]:

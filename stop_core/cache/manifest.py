@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.files import JOB, MANIFEST, RECORDS, read_json
+from stop_core.cache.files import JOB, MANIFEST, RECORDS, hash_json, read_json
 from stop_core.datasets import class_words
 from stop_core.storage import StoragePath
 
@@ -75,6 +75,11 @@ class Manifest:
     def prompts(self) -> tuple[str, ...]:
         """The sentence of each class, by label."""
         return tuple(self.template.format(words) for words in self.class_words)
+
+    def hash(self) -> str:
+        """Returns what `data_hash` has to be."""
+        content = [[shard.name, shard.rows, shard.sha256] for shard in self.shards]
+        return hash_json([self.config.to_dict(), content])
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields, ready for JSON."""
