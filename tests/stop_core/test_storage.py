@@ -23,9 +23,16 @@ def test_paths_and_uris_are_told_apart() -> None:
         os.fspath(remote)  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize("uri", ["ftp://host/a", "s3://", "s3://key:secret@bucket/a"])
-def test_other_uris_are_refused_without_telling_a_password(uri: str) -> None:
-    with pytest.raises(ValueError) as caught:
+@pytest.mark.parametrize(
+    ("uri", "found"),
+    [
+        ("ftp://host/a", "ftp://host/a is neither a path nor"),
+        ("s3://", "names no bucket"),
+        ("s3://key:secret@bucket/a", "give s3://bucket/a and set the environment"),
+    ],
+)
+def test_other_uris_are_refused_without_telling_a_password(uri: str, found: str) -> None:
+    with pytest.raises(ValueError, match=found) as caught:
         storage_path(uri)
     assert "secret" not in str(caught.value)
 

@@ -279,10 +279,8 @@ def test_pandas_and_duckdb_read_the_shards(hmdb51_root: Path, tmp_path: Path) ->
     duckdb = pytest.importorskip("duckdb")
     _make(tmp_path / "cache", hmdb51_root, crop="none")
     pattern = str(tmp_path / "cache/data/*.parquet")
-    query = (
-        f"select sum(octet_length(frames) = 4 * frame_height * frame_width * 3) from '{pattern}'"
-    )
-    assert duckdb.sql(query).fetchall() == [(16,)]
+    whole = "octet_length(frames) = 4 * frame_height * frame_width * 3"
+    assert duckdb.sql(f"select sum({whole}) from '{pattern}'").fetchall() == [(16,)]
     rows = pd.read_parquet(tmp_path / "cache/data")
     frames = FrameCache(tmp_path / "cache").split("val").read([0])[0]
     clip = rows[rows.split == "val"].iloc[0]

@@ -131,9 +131,9 @@ def test_shards_are_fetched_once_and_checked(
 
 
 def test_what_is_not_there_is_named_by_its_uri(bucket: RemotePath) -> None:
-    with pytest.raises(FileNotFoundError, match="no frame cache at s3://.*some folder/cache"):
+    with pytest.raises(FileNotFoundError, match=r"no frame cache at s3://.*some folder/cache"):
         FrameCache(bucket / "cache")
-    with pytest.raises(FileNotFoundError, match="data root s3://.*is not a folder"):  # noqa: SIM117
+    with pytest.raises(FileNotFoundError, match=r"data root s3://.*is not a folder"):  # noqa: SIM117
         with outlined(bucket / "videos") as root:
             DATASETS["hmdb51"].read(root, 1)
     nowhere = storage_path(str(bucket).replace(bucket.key, "no-such-bucket/cache"))
