@@ -38,6 +38,7 @@ format: $(READY) ## Format the code
 
 bench: $(READY) ## Measure the speed of this machine against named floors
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/read.py
 
 clean: ## Remove the virtual environment and tool caches; outputs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -34,7 +34,7 @@ class BenchmarkConfig:
 
     table: Path = FOLDER / "tables" / "motion.yaml"
     """The rows, in YAML; sweeps/tables/motion.yaml is an example."""
-    cache: Path | None = None
+    cache: str | None = None
     """A directory made by preprocess.py; empty: the embedded set, prepared if need be."""
     output: Path = field(default_factory=default_output)
     """Where runs, tables and the MLflow store go."""

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from pipelines.preprocess import PreprocessConfig, preprocess
 from stop_core.cache.manifest import Manifest
+from stop_core.storage import StoragePath, storage_path
 
 EMBEDDED = "motion"
 
 
-def find_cache(cache: Path | None, output: Path) -> Path:
+def find_cache(cache: str | None, output: Path) -> StoragePath:
     """Returns the finished cache at `cache`; None stands for the embedded set, made if need be.
 
     Raises:
@@ -16,8 +17,9 @@ def find_cache(cache: Path | None, output: Path) -> Path:
         ValueError: if the cache is unfinished or damaged.
     """
     if cache is not None:
-        Manifest.load(cache)
-        return cache
+        path = storage_path(cache)
+        Manifest.load(path)
+        return path
     config = PreprocessConfig(dataset=EMBEDDED, output=output)
     preprocess(config)
     return config.cache_path

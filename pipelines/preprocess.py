@@ -10,7 +10,6 @@ The same command goes on after an interruption, and returns at once when there i
 import math
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +21,9 @@ from pipelines.checking import check_files
 from pipelines.command_line import RunError, parse, run
 from pipelines.output import default_output
 from pipelines.preprocessing import Progress, decode_shards
-from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan, read_failures
+from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan
+from stop_core.cache.config import Compression, Crop
+from stop_core.cache.summary import count_reasons
 from stop_core.datasets import (
     DATASETS,
     SPLITS,
@@ -32,7 +33,10 @@ from stop_core.datasets import (
     missing_clips,
     select_clips,
 )
+from stop_core.decoding import LONGEST_SIDE
 from stop_core.decoding.process import DECODE_TIMEOUT
+from stop_core.outline import outlined
+from stop_core.storage import StoragePath, storage_path
 
 _MOST_CLIP_BYTES = 1 << 29
 CLIP_SIZE = 224  # pixels that the common CLIP towers take
@@ -51,16 +55,22 @@ class PreprocessConfig:
     msrvtt, msrvtt-7k, activitynet, didemo, vatex, vatex-1k5, lsmdc, msvd; folder, csv or
     csv-captions for your own; or motion, the demonstration set that is generated where absent.
     docs/datasets.md shows what each reads."""
-    data_root: Path | None = None
+    data_root: str | None = None
     """Folder of the dataset as its archives unpack (default for motion: OUTPUT/data/motion)."""
-    cache: Path | None = None
-    """Folder to write the cache to, one for each set of options (default: OUTPUT/cache/DATASET)."""
+    cache: str | None = None
+    """Folder to write the cache to, one for each set of options (default: OUTPUT/cache/DATASET).
+    Either folder may be on an object store: s3://BUCKET/FOLDER or gs://BUCKET/FOLDER."""
     fold: int = 1
     """Which of the dataset's official train/test divisions, from 1."""
     frames: int | None = None
     """Frames of each clip, spread evenly over it (default: the dataset's own, mostly 12)."""
     size: int | None = None
     """Edge of a frame in pixels, as the model takes it (default: the dataset's own, mostly 224)."""
+    crop: Crop = "center"
+    """center: square frames, as CLIP crops them. none: whole frames, whose short side is SIZE, for
+    random crops in training."""
+    compression: Compression = "none"
+    """none: fastest to read. zstd: about two thirds of the disk space."""
     limit: int | None = None
     """At most so many clips of each split, taken evenly from the classes (default: all)."""
     classes: tuple[str, ...] = ()
@@ -100,8 +110,10 @@ class PreprocessConfig:
             )
         if not self.splits:
             raise ValueError(f"--splits needs at least one of {', '.join(SPLITS)}")
+        storage_path(self.data_root or ""), storage_path(self.cache or "")  # or a ValueError
         frames, size = self.shape
-        if frames * size * size * 3 > _MOST_CLIP_BYTES:
+        longest = 1 if self.crop == "center" else LONGEST_SIDE
+        if frames * size * size * longest * 3 > _MOST_CLIP_BYTES:
             raise ValueError(
                 f"--frames {frames} with --size {size} makes clips of over "
                 f"{_MOST_CLIP_BYTES >> 20} MiB: choose smaller ones"
@@ -118,14 +130,14 @@ class PreprocessConfig:
         return self.frames or self.entry.frames, self.size or self.entry.size
 
     @property
-    def data_path(self) -> Path:
+    def data_path(self) -> StoragePath:
         """The data root; absolute, because workers have another working directory."""
-        return (self.data_root or self.output / "data" / self.dataset).resolve()
+        return storage_path(self.data_root or self.output / "data" / self.dataset).resolve()
 
     @property
-    def cache_path(self) -> Path:
+    def cache_path(self) -> StoragePath:
         """The cache folder, as the user would write it."""
-        return self.cache or self.output / "cache" / self.dataset
+        return storage_path(self.cache or self.output / "cache" / self.dataset)
 
 
 def preprocess(config: PreprocessConfig) -> Manifest:
@@ -134,16 +146,28 @@ def preprocess(config: PreprocessConfig) -> Manifest:
     Raises:
         ValueError, OSError, RunError: for what a user can mend, in one sentence.
     """
-    selection = _find_clips(config)
+    with outlined(config.data_path) as root:
+        return _preprocess(config, root)
+
+
+def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
+    """The same, with the data root outlined at `root`."""
+    selection = _find_clips(config, root)
     frames, size = config.shape
     cache_config = CacheConfig.of(
-        config.entry, selection, fold=config.fold, frames=frames, size=size
+        config.entry,
+        selection,
+        fold=config.fold,
+        frames=frames,
+        size=size,
+        crop=config.crop,
+        compression=config.compression,
     )
     job = CacheJob.open(config.cache_path, cache_config, selection.clips)
-    if pending := job.pending(config.data_path, config.retry_failed):
+    if pending := job.pending(root, config.retry_failed):
         job.start()
         started = time.monotonic()
-        _decode(job, pending, config)
+        _decode(job, pending, config, root)
     manifest = job.finish() if pending or not job.is_finished() else Manifest.load(job.cache)
     if not manifest.shards:
         raise RunError(
@@ -172,10 +196,12 @@ def _record(config: PreprocessConfig, manifest: Manifest, seconds: float) -> Non
     tracked.finish()
 
 
-def _decode(job: CacheJob, pending: Sequence[ShardPlan], config: PreprocessConfig) -> None:
+def _decode(
+    job: CacheJob, pending: Sequence[ShardPlan], config: PreprocessConfig, root: Path
+) -> None:
     """Makes the pending shards, telling how far it has come."""
     clips = [clip for plan in pending for clip in plan.clips]
-    there = len(clips) - len(missing_clips(config.data_path, clips))
+    there = len(clips) - len(missing_clips(root, clips))
     _say(f"decoding {there} clips of {config.dataset} into {config.cache_path}")
     if there < len(clips):
         _say(f"{len(clips) - there} more are listed, but not below {config.data_path}")
@@ -188,27 +214,32 @@ def _decode(job: CacheJob, pending: Sequence[ShardPlan], config: PreprocessConfi
 def check(config: PreprocessConfig) -> str:
     """Returns how many of the chosen clips are there; RunError if one is missing."""
     report = config.output / "check" / f"{config.dataset}-missing.txt"
-    return check_files(_listed_clips(config), config.data_path, report)
+    with outlined(config.data_path) as root:
+        told = check_files(_listed_clips(config, root), root, report)
+        return told.replace(str(root), str(config.data_path))
 
 
-def _listed_clips(config: PreprocessConfig) -> Selection:
-    """Reads the annotation, and takes from it what the user chose."""
-    clips = config.entry.read(config.data_path, config.fold)
+def _listed_clips(config: PreprocessConfig, root: Path) -> Selection:
+    """Reads the annotation below `root`, and takes from it what the user chose."""
+    clips = config.entry.read(root, config.fold)
     selection = select_clips(clips, config.splits, config.classes, config.limit)
     if not selection.clips:
-        raise RunError(
-            f"the annotation below {config.data_path} lists no clip of the chosen splits"
-        )
+        raise RunError(f"the annotation below {root} lists no clip of the chosen splits")
     return selection
 
 
-def _find_clips(config: PreprocessConfig) -> Selection:
+def _find_clips(config: PreprocessConfig, root: Path) -> Selection:
     """Lists the chosen clips, generating the dataset first where that is how it comes to be."""
-    root, entry = config.data_path, config.entry
+    entry = config.entry
     if entry.generate is not None and not root.exists():
+        if root != config.data_path:
+            raise RunError(
+                f"there is nothing at {config.data_path}, and {entry.name} is generated on a local "
+                "disk only: give a local --data-root, or none"
+            )
         _say(f"generating the dataset {entry.name} below {root}")
         entry.generate(root)
-    selection = _listed_clips(config)
+    selection = _listed_clips(config, root)
     if len(missing_clips(root, selection.clips)) == len(selection.clips):
         raise RunError(
             f"none of the {len(selection.clips)} listed clips is there, for example "
@@ -217,14 +248,9 @@ def _find_clips(config: PreprocessConfig) -> Selection:
     return selection
 
 
-def _reasons(cache: Path) -> str:
+def _reasons(cache: StoragePath) -> str:
     """Counts the failures by their reason, the most frequent first."""
-    # Numbers vary from file to file; the reason is what is left without them.
-    counts = Counter(
-        failure.error.partition(":")[0] if failure.stage == "decode" else failure.error
-        for failure in read_failures(cache)
-    )
-    return ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
+    return ", ".join(f"{reason}: {count}" for reason, count in count_reasons(cache).most_common())
 
 
 def summary(config: PreprocessConfig, manifest: Manifest) -> str:
@@ -251,7 +277,7 @@ def _kind(manifest: Manifest) -> str:
     return f"{len(manifest.class_names)} classes"
 
 
-def _next_command(config: PreprocessConfig, cache: Path) -> str:
+def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
     """A training that fits the cache."""
     _, size = config.shape
     if config.entry.generate is not None:

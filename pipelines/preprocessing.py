@@ -11,13 +11,13 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipelines.command_line import RunError
 from pipelines.ray_session import start_ray
 from stop_core.cache import CacheConfig, CacheJob, ShardPlan, write_shard
 from stop_core.decoding.process import DECODE_TIMEOUT
+from stop_core.storage import StoragePath, storage_path
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ShardDone:
 def decode_shards(
     job: CacheJob,
     plans: Sequence[ShardPlan],
-    data_root: Path,
+    data_root: StoragePath,
     timeout: float = DECODE_TIMEOUT,
     retry_failed: bool = False,
 ) -> Iterator[ShardDone]:
@@ -101,8 +101,8 @@ def write_shard_row(
         record = write_shard(
             plan,
             cache_config,
-            Path(data_root),
-            Path(cache),
+            storage_path(data_root),
+            storage_path(cache),
             timeout=timeout,
             retry_failed=retry_failed,
         )

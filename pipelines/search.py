@@ -24,6 +24,7 @@ from pipelines.progress import say, told
 from pipelines.tracking import TrackedRun, open_experiment
 from pipelines.training_run import RUN_ID, Resources, TrainingRun, root_cause, write_whole
 from stop_core.cache.manifest import Manifest
+from stop_core.storage import StoragePath
 from sweeps.reading import Distribution, SearchSpace, build_experiment
 
 # A trial of several workers only waits for them. Reserving a CPU for the waiting would starve them
@@ -47,7 +48,7 @@ class Search:
     title: str
     trials: int
     seed: int
-    cache: Path
+    cache: StoragePath
     output: Path
     resources: Resources
 

@@ -34,7 +34,7 @@ class SweepConfig:
 
     space: Path = FOLDER / "motion.yaml"
     """The search space, in YAML; sweeps/motion.yaml is an example."""
-    cache: Path | None = None
+    cache: str | None = None
     """A directory made by preprocess.py; empty: the embedded set, prepared if need be."""
     output: Path = field(default_factory=default_output)
     """Where trials, the best settings and the MLflow store go."""

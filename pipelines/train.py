@@ -37,7 +37,7 @@ class TrainConfig:
           --pretrained openai --gpus-per-worker 1 --epochs 20 --batch-size 64
     """
 
-    cache: Path | None = None
+    cache: str | None = None
     """A directory made by preprocess.py; empty: the embedded set, prepared if need be."""
     output: Path = field(default_factory=default_output)
     """Where runs, checkpoints and the MLflow store go."""

@@ -24,6 +24,7 @@ from pipelines.training_worker import PREDICTIONS, WorkerTask, train_alone, trai
 from stop_core.cache.files import appearing
 from stop_core.cache.manifest import Manifest
 from stop_core.experiment import ExperimentConfig
+from stop_core.storage import StoragePath
 
 if TYPE_CHECKING:  # torch, open_clip and Ray Train take seconds; a remembered run needs none
     from ray.train import ScalingConfig
@@ -140,7 +141,7 @@ class TrainingRun:
     """A training that may not have begun, may be half done, or may be finished."""
 
     def __init__(
-        self, config: ExperimentConfig, cache: Path, output: Path, *, test: bool = True
+        self, config: ExperimentConfig, cache: StoragePath, output: Path, *, test: bool = True
     ) -> None:
         from stop_core.clip import weights_fingerprint
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stop_core.experiment import ExperimentConfig
+from stop_core.storage import StoragePath
 
 PREDICTIONS = "predictions.parquet"
 
@@ -17,7 +18,7 @@ class WorkerTask:
     """What a worker is told; it travels to other processes, so it holds paths and no tensors."""
 
     config: ExperimentConfig
-    cache: Path
+    cache: StoragePath
     tracking_uri: str
     run_id: str
     progress_file: Path

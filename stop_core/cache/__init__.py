@@ -5,6 +5,7 @@ from stop_core.cache.job import CacheJob, read_failures
 from stop_core.cache.manifest import Manifest
 from stop_core.cache.reading import CachedClips, FrameCache
 from stop_core.cache.shards import Failure, ShardPlan, ShardRecord
+from stop_core.cache.views import View
 from stop_core.cache.writing import write_shard
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Manifest",
     "ShardPlan",
     "ShardRecord",
+    "View",
     "read_failures",
     "write_shard",
 ]

@@ -2,10 +2,16 @@
 
 import shlex
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from stop_core.cache.files import hash_json
 from stop_core.datasets import Clip, Dataset, Selection, Task
+from stop_core.decoding import LONGEST_SIDE
+
+Crop = Literal["center", "none"]
+Compression = Literal["none", "zstd"]
+CROPS: tuple[Crop, ...] = get_args(Crop)
+COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 
 
 @dataclass(frozen=True)
@@ -15,9 +21,9 @@ class CacheConfig:
     dataset: str
     fold: int
     frames: int
-    """T, frames of a clip."""
+    """F, cached frames of a clip; a model may use fewer."""
     size: int
-    """Edge of a frame, in pixels."""
+    """Short side of a frame, in pixels."""
     limit: int | None
     classes: tuple[str, ...]
     """The chosen classes, sorted; empty for all."""
@@ -27,10 +33,21 @@ class CacheConfig:
     clips_hash: str
     """Over the whole list of clips, so that edited annotations are noticed."""
     task: Task = "recognition"
+    crop: Crop = "center"
+    """"center": frames are square. "none": frames are whole, for random crops later."""
+    compression: Compression = "none"
 
     @classmethod
     def of(
-        cls, dataset: Dataset, selection: Selection, *, fold: int, frames: int, size: int
+        cls,
+        dataset: Dataset,
+        selection: Selection,
+        *,
+        fold: int,
+        frames: int,
+        size: int,
+        crop: Crop = "center",
+        compression: Compression = "none",
     ) -> "CacheConfig":
         """Builds the configuration of a cache of `selection`, a part of `dataset`."""
         return cls(
@@ -44,17 +61,20 @@ class CacheConfig:
             class_names=selection.class_names,
             clips_hash=hash_json([_listed(clip) for clip in selection.clips]),
             task=dataset.task,
+            crop=crop,
+            compression=compression,
         )
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """T, H, W, 3: the shape of one clip's frames."""
+        """F, H, W, 3: the shape of one clip's frames; where they are whole, of their centre."""
         return (self.frames, self.size, self.size, 3)
 
     @property
-    def clip_bytes(self) -> int:
-        """Bytes of one clip's frames."""
-        return self.frames * self.size * self.size * 3
+    def most_clip_bytes(self) -> int:
+        """Bytes that one clip's frames can take at most; all clips do where frames are square."""
+        longest = 1 if self.crop == "center" else LONGEST_SIDE
+        return self.frames * self.size * self.size * longest * 3
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields, ready for JSON."""
@@ -72,7 +92,10 @@ class CacheConfig:
 
     def differences(self, other: "CacheConfig") -> list[str]:
         """Returns one phrase for every option in which `other` differs from this cache."""
-        options = ("dataset", "fold", "frames", "size", "limit", "classes", "splits")
+        options = (
+            *("dataset", "fold", "frames", "size", "crop", "compression"),
+            *("limit", "classes", "splits"),
+        )
         found = [
             f"{name} is {_show(getattr(self, name))} there and {_show(getattr(other, name))} here"
             for name in options
@@ -87,6 +110,10 @@ class CacheConfig:
         parts = [f"python pipelines/preprocess.py --dataset {self.dataset} --data-root DIR"]
         parts.append(f"--cache {shlex.quote(str(cache))} --fold {self.fold} --frames {self.frames}")
         parts.append(f"--size {self.size}")
+        if self.crop != "center":
+            parts.append(f"--crop {self.crop}")
+        if self.compression != "none":
+            parts.append(f"--compression {self.compression}")
         if self.limit is not None:
             parts.append(f"--limit {self.limit}")
         if self.classes:

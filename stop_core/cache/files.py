@@ -16,32 +16,42 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stop_core.storage import RemotePath, StoragePath, scratch_file
+
 FORMAT_VERSION = 2
 JOB = "job.json"
 MANIFEST = "manifest.json"
 FAILURES = "failures.parquet"
 DATA = "data"
 RECORDS = "records"
+CHECKSUM = "checksum"
+"""The field of every JSON file that holds a hash over the others."""
 _STAGING = ".tmp"
 
 
-def shard_path(cache: Path, name: str) -> Path:
+def shard_path(cache: StoragePath, name: str) -> StoragePath:
     """Returns where the shard `name` lies."""
     return cache / DATA / f"{name}.parquet"
 
 
-def record_path(cache: Path, name: str) -> Path:
+def record_path(cache: StoragePath, name: str) -> StoragePath:
     """Returns where the record of the shard `name` lies."""
     return cache / RECORDS / f"{name}.json"
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """Gives a staging path to write to; on a clean exit the file there becomes `path` at once.
+def appearing(path: StoragePath) -> Iterator[Path]:
+    """Gives a local staging path to write to; on a clean exit the file becomes `path` at once.
 
     The staging name begins with a dot, which pyarrow and DuckDB pass over, and is unique, so that
-    two processes that make the same file cannot mix their bytes: the later one wins, whole.
+    two processes that make the same file cannot mix their bytes: the later one wins, whole. On an
+    object store an object appears when its upload is complete.
     """
+    if isinstance(path, RemotePath):
+        with scratch_file() as staging:
+            yield staging
+            path.upload(staging)
+        return
     staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_STAGING}")
     try:
         yield staging
@@ -53,29 +63,49 @@ def appearing(path: Path) -> Iterator[Path]:
         staging.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file that appears whole or not at all."""
+def write_json(path: StoragePath, value: dict[str, Any]) -> None:
+    """Writes a JSON object, with a checksum in it, that appears whole or not at all."""
     with appearing(path) as staging:
-        staging.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        staging.write_text(_render(value), encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; ValueError, naming the file, if it is none."""
+def read_json(path: StoragePath) -> dict[str, Any]:
+    """Reads what `write_json` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it was made by another version of the format, or a byte of it has changed.
+    """
+    remedy = "delete it and run the same preprocess command again"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it and preprocess again") from error
+        raise ValueError(f"{path} is not JSON ({error}): {remedy}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object; delete it and preprocess again")
+        raise ValueError(f"{path} holds no JSON object: {remedy}")
+    version = value.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} was made by another version of this project (cache format {version}, not "
+            f"{FORMAT_VERSION}): choose another --cache"
+        )
+    value.pop(CHECKSUM, None)
+    if text != _render(value):
+        raise ValueError(f"{path} is damaged, its checksum does not fit: {remedy}")
     return value
 
 
-def is_leftover(path: Path) -> bool:
+def _render(value: dict[str, Any]) -> str:
+    return json.dumps(value | {CHECKSUM: hash_json(value)}, indent=1, sort_keys=True) + "\n"
+
+
+def is_leftover(path: StoragePath) -> bool:
     """Whether a path is a staging file; one that no process writes to was left by a kill."""
     return path.name.startswith(".") and path.name.endswith(_STAGING)
 
 
-def remove_leftovers(cache: Path) -> None:
+def remove_leftovers(cache: StoragePath) -> None:
     """Removes the staging files that a killed process left behind in a cache."""
     for folder in (cache, cache / DATA, cache / RECORDS):
         for path in filter(is_leftover, folder.iterdir()):
@@ -88,10 +118,13 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def hash_file(path: Path) -> str:
+def hash_file(path: StoragePath) -> str:
     """Returns the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,8 +10,9 @@ three, and the same command goes on from there to the same bytes.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ from stop_core.cache.files import (
     MANIFEST,
     RECORDS,
     appearing,
-    hash_json,
+    hash_file,
     is_leftover,
     read_json,
     remove_leftovers,
@@ -34,18 +35,21 @@ from stop_core.cache.files import (
 from stop_core.cache.manifest import Manifest, ShardEntry
 from stop_core.cache.shards import Failure, ShardPlan, ShardRecord, plan_shards
 from stop_core.datasets import Clip
+from stop_core.storage import StoragePath
+
+_CONNECTIONS = 16
 
 
 @dataclass(frozen=True)
 class CacheJob:
     """One cache to be made: where, with what, and its shards."""
 
-    cache: Path
+    cache: StoragePath
     config: CacheConfig
     plans: tuple[ShardPlan, ...]
 
     @classmethod
-    def open(cls, cache: Path, config: CacheConfig, clips: Sequence[Clip]) -> "CacheJob":
+    def open(cls, cache: StoragePath, config: CacheConfig, clips: Sequence[Clip]) -> "CacheJob":
         """Begins a cache at an absent or empty folder, or goes on with one of the same options.
 
         Raises:
@@ -70,14 +74,17 @@ class CacheJob:
             ) from error
         return cls(cache, config, tuple(plan_shards(clips)))
 
-    def pending(self, data_root: Path, retry_failed: bool = False) -> list[ShardPlan]:
+    def pending(self, data_root: StoragePath, retry_failed: bool = False) -> list[ShardPlan]:
         """Returns the shards that are not there yet, or whose sources have changed.
 
         With `retry_failed`, also those in which a clip did not decode.
         """
-        return [plan for plan in self.plans if not self._is_done(plan, data_root, retry_failed)]
+        # Threads for a cache on an object store, where every question waits for an answer.
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            done = pool.map(lambda plan: self._is_done(plan, data_root, retry_failed), self.plans)
+            return [plan for plan, is_done in zip(self.plans, done, strict=True) if not is_done]
 
-    def _is_done(self, plan: ShardPlan, data_root: Path, retry_failed: bool) -> bool:
+    def _is_done(self, plan: ShardPlan, data_root: StoragePath, retry_failed: bool) -> bool:
         record = ShardRecord.load(self.cache, plan.name)
         return (
             record is not None
@@ -100,7 +107,9 @@ class CacheJob:
         Raises:
             ValueError: if a shard has no record; the message says how many.
         """
-        records = [ShardRecord.load(self.cache, plan.name) for plan in self.plans]
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            load = partial(ShardRecord.load, self.cache)
+            records = list(pool.map(load, [plan.name for plan in self.plans]))
         complete = [record for record in records if record is not None]
         if len(complete) < len(records):
             missing = len(records) - len(complete)
@@ -113,33 +122,32 @@ class CacheJob:
         return manifest
 
     def _manifest(self, records: Sequence[ShardRecord], failures: int) -> Manifest:
-        shards = tuple(ShardEntry(r.name, r.split, r.rows, r.sha256) for r in records if r.rows)
+        shards = tuple(
+            ShardEntry(r.name, r.split, r.rows, r.file_bytes, r.sha256) for r in records if r.rows
+        )
         counts = Counter({split: 0 for split in self.config.splits})
         for shard in shards:
             counts[shard.split] += shard.rows
-        content = [[shard.name, shard.rows, shard.sha256] for shard in shards]
-        return Manifest(
+        manifest = Manifest(
             format_version=FORMAT_VERSION,
             config=self.config,
-            data_hash=hash_json([self.config.to_dict(), content]),
+            data_hash="",
             counts=dict(counts),
             failures=failures,
+            failures_sha256=hash_file(self.cache / FAILURES),
             shards=shards,
         )
+        return replace(manifest, data_hash=manifest.hash())
 
 
-def read_failures(cache: Path) -> list[Failure]:
+def read_failures(cache: StoragePath) -> list[Failure]:
     """Returns the failures of a finished cache, in the order of the clip list."""
-    return [Failure(**row) for row in pq.read_table(cache / FAILURES).to_pylist()]
+    with (cache / FAILURES).open("rb") as file:
+        return [Failure(**row) for row in pq.read_table(file).to_pylist()]
 
 
-def _check_same(cache: Path, config: CacheConfig) -> None:
+def _check_same(cache: StoragePath, config: CacheConfig) -> None:
     job = read_json(cache / JOB)
-    if job.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{cache} was made by another version of this project (format "
-            f"{job.get('format_version')}, not {FORMAT_VERSION}): choose another --cache"
-        )
     try:
         differences = CacheConfig.from_dict(job["config"]).differences(config)
     except (KeyError, TypeError) as error:
@@ -151,7 +159,7 @@ def _check_same(cache: Path, config: CacheConfig) -> None:
         )
 
 
-def _write_failures(path: Path, failures: Sequence[Failure]) -> None:
+def _write_failures(path: StoragePath, failures: Sequence[Failure]) -> None:
     schema = pa.schema(
         [
             pa.field(field.name, pa.int32() if field.type is int else pa.string(), nullable=False)

@@ -1,16 +1,21 @@
-"""The Parquet layout of a shard: plain Parquet, with every clip's frames at a known offset.
+"""The Parquet layout of a shard: plain Parquet, with every clip's frames at a known place.
 
-The column `frames` is fixed-size binary, required, uncompressed and not dictionary-coded, with one
-data page a row group. Parquet then stores the values of a row group back to back at the end of the
-column chunk, so with n rows of S bytes in the group, row k begins at
+The column `frames` is required, not dictionary-coded, and has one data page a row group. Parquet
+then stores the values of a row group back to back at the end of the column chunk. Three variants:
 
-    offset_k = data_page_offset + total_compressed_size - (n - k) * S
+- Square frames, all of S bytes: fixed-size binary. With n rows in the group, row k begins at
 
-and a memory map of the file gives any clip without reading another. Any Parquet reader opens the
-same file.
+      data_page_offset + total_compressed_size - (n - k) * S
+
+- Whole frames, of several shapes: binary. Each value has its length before it, in 4 bytes.
+- zstd, for either: one row a row group, so that a clip is decompressed without its neighbours.
+
+Uncompressed, a memory map of the file gives any clip without reading another. Any Parquet reader
+opens the same files.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +27,30 @@ from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import FORMAT_VERSION
 
 FRAMES = "frames"
+FRAME_HEIGHT = "frame_height"
+FRAME_WIDTH = "frame_width"
 _ROWS_PER_GROUP = 16
+_ZSTD_LEVEL = 3
 # A data page's size is a signed 32-bit number; stay well below where frames are large.
 _MOST_PAGE_BYTES = 1 << 29
 _LONGEST_PAGE_HEADER = 256
+_LENGTH_BYTES = 4
 
 
-def rows_per_group(clip_bytes: int) -> int:
+def rows_per_group(config: CacheConfig) -> int:
     """Returns how many clips make a row group."""
-    return max(1, min(_ROWS_PER_GROUP, _MOST_PAGE_BYTES // clip_bytes))
+    if config.compression != "none":
+        return 1
+    return max(1, min(_ROWS_PER_GROUP, _MOST_PAGE_BYTES // config.most_clip_bytes))
 
 
 def shard_schema(config: CacheConfig) -> pa.Schema:
     """Returns the columns of a shard; the metadata says how to read the bytes of `frames`."""
+    square = config.crop == "center"
+    shape = config.shape if square else (config.frames, None, None, 3)
     metadata = {
         "stop.format_version": str(FORMAT_VERSION),
-        "stop.frames_shape": json.dumps(config.shape),
+        "stop.frames_shape": json.dumps(shape),
         "stop.frames_dtype": "uint8",
         "stop.config": json.dumps(config.to_dict(), sort_keys=True),
     }
@@ -47,7 +60,9 @@ def shard_schema(config: CacheConfig) -> pa.Schema:
         "label": pa.int32(),
         "class_name": pa.string(),
         "captions": pa.list_(pa.string()),
-        FRAMES: pa.binary(config.clip_bytes),
+        FRAMES: pa.binary(config.most_clip_bytes) if square else pa.binary(),
+        FRAME_HEIGHT: pa.int32(),
+        FRAME_WIDTH: pa.int32(),
         "frame_index": pa.list_(pa.int32()),
         "frame_time": pa.list_(pa.float32()),
         "num_frames": pa.int32(),
@@ -63,12 +78,13 @@ def shard_schema(config: CacheConfig) -> pa.Schema:
     return pa.schema(fields, metadata=metadata)
 
 
-def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+def open_writer(path: Path, schema: pa.Schema, compression: str = "none") -> pq.ParquetWriter:
     """Opens a writer for the layout; each `write_table` call must hold one row group."""
     return pq.ParquetWriter(
         path,
         schema,
-        compression="NONE",
+        compression=compression.upper(),
+        compression_level=_ZSTD_LEVEL if compression == "zstd" else None,
         use_dictionary=False,
         data_page_size=1 << 30,
         # Least and greatest of a megabyte of pixels say nothing and would sit in the footer.
@@ -76,10 +92,23 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def row_offsets(
-    metadata: pq.FileMetaData, data: NDArray[np.uint8], where: Path
-) -> NDArray[np.int64]:
-    """Returns where in the file the frames of each row begin, [rows].
+@dataclass(frozen=True)
+class RowPlaces:
+    """Where the frames of each row of a file lie. In a compressed file: where its page lies."""
+
+    start: NDArray[np.int64]
+    """[rows], bytes from the start of the file."""
+    length: NDArray[np.int64]
+    """[rows], bytes of the frames."""
+    stored: NDArray[np.int64]
+    """[rows], bytes to read from `start`: `length`, or the compressed page."""
+    prefix: int
+    """Bytes of a decompressed page before the frames."""
+    compressed: bool
+
+
+def row_places(metadata: pq.FileMetaData, data: NDArray[np.uint8], where: Path) -> RowPlaces:
+    """Returns where in the file the frames of each row lie.
 
     Args:
         metadata: the footer of the file.
@@ -93,57 +122,87 @@ def row_offsets(
     if FRAMES not in names:
         raise ValueError(f"{where} has no column {FRAMES!r}: it is no shard of a frame cache")
     column = names.index(FRAMES)
-    size = metadata.schema.column(column).length
-    groups = [
-        _group_offsets(metadata.row_group(g).column(column), data, size, where)
-        for g in range(metadata.num_row_groups)
-    ]
-    return np.concatenate([np.empty(0, np.int64), *groups])
+    chunks = [metadata.row_group(g).column(column) for g in range(metadata.num_row_groups)]
+    fixed = metadata.schema.column(column).length  # 0 where the values have lengths of their own
+    compressed = any(chunk.compression == "ZSTD" for chunk in chunks)
+    groups = [_group_places(chunk, data, fixed, compressed, where) for chunk in chunks]
+    start, length, stored = np.concatenate([np.empty((3, 0), np.int64), *groups], axis=1)
+    return RowPlaces(start, length, stored, 0 if fixed else _LENGTH_BYTES, compressed)
 
 
-def _group_offsets(
-    chunk: pq.ColumnChunkMetaData, data: NDArray[np.uint8], size: int, where: Path
+def _group_places(
+    chunk: pq.ColumnChunkMetaData,
+    data: NDArray[np.uint8],
+    fixed: int,
+    compressed: bool,
+    where: Path,
 ) -> NDArray[np.int64]:
+    """Returns start, length and stored bytes of the rows of one row group, [3, rows]."""
     rows = int(chunk.num_values)
-    found = [
-        problem
-        for problem, present in (
-            (f"stored as {chunk.physical_type}", chunk.physical_type != "FIXED_LEN_BYTE_ARRAY"),
-            (f"compressed with {chunk.compression}", chunk.compression != "UNCOMPRESSED"),
-            ("coded with a dictionary", chunk.has_dictionary_page),
-        )
-        if present
-    ]
-    if not found:
-        header = data[chunk.data_page_offset : chunk.data_page_offset + _LONGEST_PAGE_HEADER]
-        page_bytes = _page_bytes(header.tobytes())
-        # One page that holds exactly the values: no levels before them, no second page after.
-        if page_bytes != rows * size:
-            found.append(f"in pages of {page_bytes} bytes, not one of {rows} x {size}")
-    if found:
-        raise ValueError(
-            f"{where}: the column {FRAMES!r} is {', '.join(found)}, so its rows cannot be mapped; "
-            "was it written anew by another program? Read it with pyarrow, or preprocess again"
-        )
+    header = data[chunk.data_page_offset : chunk.data_page_offset + _LONGEST_PAGE_HEADER]
+    page, stored = _page_sizes(header.tobytes())
     end = int(chunk.data_page_offset + chunk.total_compressed_size)
-    return end - (rows - np.arange(rows, dtype=np.int64)) * size
+    problem = _problem(chunk, page, fixed, compressed)
+    if not problem and compressed:
+        return np.array([[end - stored], [page - (0 if fixed else _LENGTH_BYTES)], [stored]])
+    if not problem and fixed:
+        start = end - (rows - np.arange(rows, dtype=np.int64)) * fixed
+        return np.stack([start, np.full(rows, fixed), np.full(rows, fixed)])
+    if not problem:
+        places = _walk(data, end - page, end, rows)
+        if places is not None:
+            return places
+        problem = f"in pages of {page} bytes, not one of {rows} values with their lengths"
+    raise ValueError(
+        f"{where}: the column {FRAMES!r} is {problem}, so its rows cannot be mapped; "
+        "was it written anew by another program? Read it with pyarrow, or preprocess again"
+    )
 
 
-def _page_bytes(header: bytes) -> int:
-    """Returns the compressed size that a Parquet page header gives; -1 if it cannot be read.
+def _problem(chunk: pq.ColumnChunkMetaData, page: int, fixed: int, compressed: bool) -> str:
+    """Returns what keeps a column chunk from being mapped; nothing if nothing does."""
+    rows = int(chunk.num_values)
+    if chunk.physical_type != ("FIXED_LEN_BYTE_ARRAY" if fixed else "BYTE_ARRAY"):
+        return f"stored as {chunk.physical_type}"
+    if chunk.compression != ("ZSTD" if compressed else "UNCOMPRESSED"):
+        return f"compressed with {chunk.compression}"
+    if chunk.has_dictionary_page:
+        return "coded with a dictionary"
+    if compressed and rows != 1:
+        return f"compressed with ZSTD in row groups of {rows} rows, not one"
+    # One page that holds exactly the values: no levels before them, no second page after.
+    if fixed and page != rows * fixed:
+        return f"in pages of {page} bytes, not one of {rows} x {fixed}"
+    return ""
+
+
+def _walk(data: NDArray[np.uint8], at: int, end: int, rows: int) -> NDArray[np.int64] | None:
+    """Follows the lengths that stand before `rows` values; None unless they end at `end`."""
+    places = []
+    for _ in range(rows):
+        if not 0 < at <= end - _LENGTH_BYTES:
+            return None
+        length = int(data[at : at + _LENGTH_BYTES].view("<u4")[0])
+        places.append((at + _LENGTH_BYTES, length, length))
+        at += _LENGTH_BYTES + length
+    return np.array(places, np.int64).reshape(rows, 3).T if at == end else None
+
+
+def _page_sizes(header: bytes) -> tuple[int, int]:
+    """Returns the size of a Parquet page and its compressed size; -1 if they cannot be read.
 
     The header is a Thrift compact structure whose first three fields are 32-bit integers: page
     type, uncompressed size, compressed size. 0x15 begins each: next field, integer.
     """
-    value, at = -1, 0
-    for _ in range(3):
+    values, at = [-1, -1, -1], 0
+    for i in range(3):
         if at >= len(header) or header[at] != 0x15:
-            return -1
+            return -1, -1
         at, shift, zigzag = at + 1, 0, 0
         while at < len(header):
             zigzag |= (header[at] & 0x7F) << shift
             at, shift = at + 1, shift + 7
             if header[at - 1] < 0x80:
                 break
-        value = (zigzag >> 1) ^ -(zigzag & 1)
-    return value
+        values[i] = (zigzag >> 1) ^ -(zigzag & 1)
+    return values[1], values[2]

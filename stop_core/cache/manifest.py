@@ -1,12 +1,12 @@
 """The manifest: what a finished cache holds."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.files import FORMAT_VERSION, JOB, MANIFEST, RECORDS, read_json
+from stop_core.cache.files import JOB, MANIFEST, RECORDS, hash_json, read_json
 from stop_core.datasets import Task, class_words
+from stop_core.storage import StoragePath
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class ShardEntry:
     name: str
     split: str
     rows: int
+    file_bytes: int
     sha256: str
 
 
@@ -31,6 +32,8 @@ class Manifest:
     """Clips by split."""
     failures: int
     """Listed clips that are not in the cache; `failures.parquet` says why."""
+    failures_sha256: str
+    """Of `failures.parquet`."""
     shards: tuple[ShardEntry, ...]
 
     @property
@@ -50,12 +53,12 @@ class Manifest:
 
     @property
     def frames(self) -> int:
-        """T, frames of a clip."""
+        """F, cached frames of a clip."""
         return self.config.frames
 
     @property
     def size(self) -> int:
-        """Edge of a frame, in pixels."""
+        """Short side of a frame, in pixels."""
         return self.config.size
 
     @property
@@ -68,12 +71,17 @@ class Manifest:
         """Class names by label, in English words."""
         return tuple(class_words(name) for name in self.class_names)
 
+    def hash(self) -> str:
+        """Returns what `data_hash` has to be."""
+        content = [[shard.name, shard.rows, shard.sha256] for shard in self.shards]
+        return hash_json([self.config.to_dict(), content])
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields, ready for JSON."""
         return asdict(self)
 
     @classmethod
-    def load(cls, cache: Path) -> "Manifest":
+    def load(cls, cache: StoragePath) -> "Manifest":
         """Reads the manifest of a finished cache.
 
         Raises:
@@ -83,11 +91,6 @@ class Manifest:
         if not (cache / MANIFEST).is_file():
             _refuse_unfinished(cache)
         values = read_json(cache / MANIFEST)
-        if values.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"{cache} has cache format {values.get('format_version')}, and this version reads "
-                f"{FORMAT_VERSION}: preprocess again into another --cache"
-            )
         try:
             config = CacheConfig.from_dict(values.pop("config"))
             shards = tuple(ShardEntry(**shard) for shard in values.pop("shards"))
@@ -97,7 +100,7 @@ class Manifest:
             raise ValueError(f"{cache / MANIFEST} cannot be read: preprocess again") from error
 
 
-def _refuse_unfinished(cache: Path) -> None:
+def _refuse_unfinished(cache: StoragePath) -> None:
     if not (cache / JOB).is_file():
         raise FileNotFoundError(
             f"there is no frame cache at {cache}: make one with "

@@ -1,41 +1,45 @@
 """Reading a finished cache: any clips, in any order, one copy from a memory map into a tensor.
 
-Shapes: N clips of a split, B clips of a batch, T frames, H = W = size.
+Shapes: N clips of a split, B clips of a batch, T frames, S edge of a square of pixels.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stop_core.cache.files import shard_path
-from stop_core.cache.layout import FRAMES, row_offsets
-from stop_core.cache.manifest import Manifest, ShardEntry
+from stop_core.cache.fetching import fetch_shards, local_shard
+from stop_core.cache.manifest import Manifest
+from stop_core.cache.mapping import MappedShard, read_columns
+from stop_core.cache.views import View
+from stop_core.storage import StoragePath, storage_path
 
 # torch is imported where it is used: the workers that decode import this package, and would
 # each wait seconds for a library that they have no use for.
 if TYPE_CHECKING:
     from torch import Tensor
 
+WHOLE = View()
+
 
 class FrameCache:
-    """A finished cache directory. Cheap to open and to pickle: a worker opens its own maps.
+    """A finished cache, local or on an object store. Cheap to open and to pickle.
+
+    Args:
+        path: the cache's folder, or its URI: what is read of it is then fetched to this machine.
 
     Raises:
         FileNotFoundError: if there is no cache at `path`.
         ValueError: if it is unfinished; the message gives the command that finishes it.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: StoragePath | str) -> None:
+        self.path = storage_path(path)
         self.manifest = Manifest.load(self.path)
 
     def split(self, name: str) -> CachedClips:
@@ -50,26 +54,25 @@ class FrameCache:
                 f"{', '.join(self.manifest.counts)}: preprocess with --splits {name} as well, "
                 "into another --cache"
             )
-        entries = [entry for entry in self.manifest.shards if entry.split == name]
-        return CachedClips(self.path, entries, self.manifest.config.shape)
+        return CachedClips(self.path, self.manifest, name)
 
-    def __reduce__(self) -> tuple[Callable[..., FrameCache], tuple[Path]]:
+    def __reduce__(self) -> tuple[Callable[..., FrameCache], tuple[StoragePath]]:
         return FrameCache, (self.path,)
 
 
 class CachedClips:
     """The clips of one split, numbered 0 to N-1 in an order that never changes."""
 
-    def __init__(
-        self, path: Path, entries: Sequence[ShardEntry], shape: tuple[int, int, int, int]
-    ) -> None:
+    def __init__(self, path: StoragePath, manifest: Manifest, split: str) -> None:
         self.path = path
-        self.shape = shape
-        """T, H, W, 3."""
-        self._entries = tuple(entries)
+        self.shape = manifest.config.shape
+        """F, S, S, 3: the frames of one clip as `read` returns them by default."""
+        self._manifest = manifest
+        self._split = split
+        self._entries = tuple(entry for entry in manifest.shards if entry.split == split)
         # _starts[s] is the number of the first clip of shard s; the last element is N.
         self._starts = np.cumsum([0, *(entry.rows for entry in self._entries)])
-        self._shards: dict[int, _MappedShard] = {}
+        self._shards: dict[int, MappedShard] = {}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -91,82 +94,59 @@ class CachedClips:
         """The sentences of each of the N clips, in the order of the annotation."""
         return [tuple(sentences) for sentences in self._column("captions")]
 
-    def read(self, indices: Sequence[int]) -> Tensor:
-        """Returns the frames of the clips at `indices`, [B, T, H, W, 3] uint8, in that order.
+    def read(self, indices: Sequence[int], view: View = WHOLE, out: Tensor | None = None) -> Tensor:
+        """Returns the frames of the clips at `indices`, [B, T, S, S, 3] uint8, in that order.
+
+        Args:
+            indices: numbers of clips; a clip may be asked for more than once.
+            view: which frames and pixels of them.
+            out: a contiguous tensor of the shape above to read into, for example a pinned one.
 
         Raises:
             IndexError: if an index is below 0, or N or above.
-            ValueError: if a shard is not laid out as the cache format says.
+            ValueError: if a shard is not laid out as the cache format says, or the view asks for
+                more than is cached.
         """
         import torch
 
-        frames = torch.empty((len(indices), *self.shape), dtype=torch.uint8)
-        target = frames.numpy().reshape(len(indices), int(np.prod(self.shape)))
+        frames, size = view.check(self.shape[0], self.shape[1])
+        shape = (len(indices), frames, size, size, 3)
+        if out is None:
+            out = torch.empty(shape, dtype=torch.uint8)
+        elif out.shape != shape or out.dtype != torch.uint8:
+            raise ValueError(f"out is {out.dtype} {list(out.shape)}, not uint8 {list(shape)}")
+        target = out.numpy()
         for i, index in enumerate(indices):
-            if not 0 <= index < len(self):
-                raise IndexError(f"clip {index} of {len(self)} in {self.path}")
-            shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-            target[i] = self._mapped(shard).row(index - int(self._starts[shard]))
-        return frames
+            self._read_clip(index, view, target[i])
+        return out
 
-    def _mapped(self, shard: int) -> _MappedShard:
+    def _read_clip(self, index: int, view: View, target_TSSC: NDArray[np.uint8]) -> None:
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)} in {self.path}")
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        clip = self._mapped(shard).clip(index - int(self._starts[shard]))
+        if clip.shape == target_TSSC.shape:
+            np.copyto(target_TSSC, clip)
+            return
+        count, height, width, _ = clip.shape
+        view.window(index, (count, height, width)).copy(clip, target_TSSC)
+
+    def _mapped(self, shard: int) -> MappedShard:
         if shard not in self._shards:
-            self._shards[shard] = _MappedShard(self.path, self._entries[shard], self.shape)
+            entry = self._entries[shard]
+            path = local_shard(self._folder, entry)
+            self._shards[shard] = MappedShard(path, entry, self._manifest.config)
         return self._shards[shard]
 
+    @cached_property
+    def _folder(self) -> Path:
+        """Where the shards are on this machine."""
+        return fetch_shards(self.path, self._manifest, self._entries)
+
     def _column(self, name: str) -> list[Any]:
-        paths = (shard_path(self.path, entry.name) for entry in self._entries)
-        return [value for path in paths for value in _read_shard_column(path, name).to_pylist()]
+        paths = [local_shard(self._folder, entry) for entry in self._entries]
+        return [value for path in paths for value in read_columns(path, name)[0]]
 
     def __reduce__(self) -> tuple[Callable[..., CachedClips], tuple[Any, ...]]:
         # Without the maps and the columns: both are made again where they are needed.
-        return CachedClips, (self.path, self._entries, self.shape)
-
-
-class _MappedShard:
-    """One shard file in memory-mapped form, checked when it is opened."""
-
-    def __init__(self, cache: Path, entry: ShardEntry, shape: tuple[int, ...]) -> None:
-        path = shard_path(cache, entry.name)
-        with _open_shard(path) as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._data: NDArray[np.uint8] = np.frombuffer(mapped, np.uint8)
-        self._clip_bytes = int(np.prod(shape))
-        metadata = _read_footer(path)
-        self._offsets = row_offsets(metadata, self._data, path)
-        schema = metadata.schema.to_arrow_schema()
-        width = schema.field(FRAMES).type.byte_width
-        if len(self._offsets) != entry.rows or width != self._clip_bytes:
-            raise ValueError(
-                f"{path} holds {len(self._offsets)} rows of {width} bytes, and the manifest says "
-                f"{entry.rows} of {self._clip_bytes}: preprocess again into another --cache"
-            )
-
-    def row(self, k: int) -> NDArray[np.uint8]:
-        """Returns the bytes of row k, still in the map."""
-        start = int(self._offsets[k])
-        return self._data[start : start + self._clip_bytes]
-
-
-def _open_shard(path: Path) -> Any:
-    try:
-        return path.open("rb")
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"the shard {path} is gone: run the same preprocess command again"
-        ) from error
-
-
-def _read_footer(path: Path) -> pq.FileMetaData:
-    try:
-        return pq.read_metadata(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"the shard {path} is damaged ({error}): delete it and run the same preprocess command"
-        ) from error
-
-
-def _read_shard_column(path: Path, name: str) -> pa.ChunkedArray:
-    _open_shard(path).close()
-    _read_footer(path)
-    return pq.read_table(path, columns=[name])[name]
+        return CachedClips, (self.path, self._manifest, self._split)

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import FORMAT_VERSION, hash_json, read_json, record_path, shard_path
 from stop_core.datasets import SPLITS, Clip
+from stop_core.storage import RemotePath, StoragePath
 
 CLIPS_PER_SHARD = 64
 
@@ -35,7 +35,7 @@ class ShardPlan:
     split: str
     clips: tuple[Clip, ...]
 
-    def identity(self, config: CacheConfig, data_root: Path) -> str:
+    def identity(self, config: CacheConfig, data_root: StoragePath) -> str:
         """Returns a hash over configuration, clips, and size and time of every source file.
 
         A shard made under this identity need not be made again. A source that is replaced, edited
@@ -75,7 +75,7 @@ class ShardRecord:
         return asdict(self)
 
     @classmethod
-    def load(cls, cache: Path, name: str) -> "ShardRecord | None":
+    def load(cls, cache: StoragePath, name: str) -> "ShardRecord | None":
         """Reads the record of a shard; None if there is none that can be used."""
         try:
             values = read_json(record_path(cache, name))
@@ -90,11 +90,13 @@ class ShardRecord:
         """Whether a clip failed whose file is there; one that appears is noticed anyway."""
         return any(failure.stage == "decode" for failure in self.failures)
 
-    def matches_file(self, cache: Path) -> bool:
+    def matches_file(self, cache: StoragePath) -> bool:
         """Whether the shard's file is there with the size that was recorded."""
         path = shard_path(cache, self.name)
-        size = path.stat().st_size if path.is_file() else 0
-        return size == self.file_bytes
+        try:
+            return path.stat().st_size == self.file_bytes
+        except FileNotFoundError:
+            return self.file_bytes == 0
 
 
 def plan_shards(clips: Sequence[Clip], clips_per_shard: int = CLIPS_PER_SHARD) -> list[ShardPlan]:
@@ -111,9 +113,11 @@ def plan_shards(clips: Sequence[Clip], clips_per_shard: int = CLIPS_PER_SHARD) -
     return plans
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _stamp(path: StoragePath) -> tuple[int, int] | None:
     try:
         status = path.stat()
-    except OSError:
+    except OSError as error:
+        if isinstance(path, RemotePath) and not isinstance(error, FileNotFoundError):
+            raise  # the store does not answer: that says nothing of the source
         return None
     return status.st_size, status.st_mtime_ns

@@ -1,9 +1,10 @@
 """Making one shard: find and decode its clips, write what decoded, record what did not."""
 
 import atexit
-import json
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,18 +17,26 @@ from numpy.typing import NDArray
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import appearing, hash_file, record_path, shard_path, write_json
-from stop_core.cache.layout import FRAMES, open_writer, rows_per_group, shard_schema
+from stop_core.cache.layout import (
+    FRAME_HEIGHT,
+    FRAME_WIDTH,
+    FRAMES,
+    open_writer,
+    rows_per_group,
+    shard_schema,
+)
 from stop_core.cache.shards import Failure, ShardPlan, ShardRecord
 from stop_core.datasets import Clip
 from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess
 from stop_core.decoding.process import DECODE_TIMEOUT
+from stop_core.storage import StoragePath, local_file
 
 
 def write_shard(
     plan: ShardPlan,
     config: CacheConfig,
-    data_root: Path,
-    cache: Path,
+    data_root: StoragePath,
+    cache: StoragePath,
     *,
     timeout: float = DECODE_TIMEOUT,
     retry_failed: bool = False,
@@ -96,7 +105,7 @@ class _Row:
 
 def _all_rows(
     plan: ShardPlan,
-    data_root: Path,
+    data_root: StoragePath,
     decoder: DecodeProcess,
     kept: Iterator[_Row],
     attempts: dict[str, int],
@@ -116,7 +125,8 @@ def _all_rows(
     old = {clip.video_id for clip in plan.clips} - set(attempts) if row is not None else set()
     there = {clip.path: (data_root / clip.path).exists() for clip in plan.clips}
     wanted = [c.path for c in plan.clips if c.video_id not in old and there[c.path]]
-    results = decoder.decode(data_root / path for path in wanted)
+    sources: deque[_Source] = deque()
+    results = decoder.decode(_local_files((data_root / path for path in wanted), sources))
     for clip in plan.clips:
         if row is not None and row.small["video_id"] == clip.video_id:
             yield row
@@ -126,29 +136,56 @@ def _all_rows(
         if not there[clip.path]:
             failures.append(_failure(clip, "find", "no such file", tried))
             continue
-        result = next(results)
-        if isinstance(result, DecodeError):
-            failures.append(_failure(clip, "decode", str(result), tried))
-            continue
-        try:
-            digest = hash_file(data_root / clip.path)
-        except OSError as error:
-            reason = f"cannot be read: {error.strerror or error}"
+        result, source = next(results), sources.popleft()
+        with source.closing:
+            reason = source.problem or (str(result) if isinstance(result, DecodeError) else "")
+            digest = ""
+            try:
+                digest = "" if reason else hash_file(source.file)
+            except OSError as error:
+                reason = f"cannot be read: {error.strerror or error}"
+        if reason or isinstance(result, DecodeError):
             failures.append(_failure(clip, "decode", reason, tried))
             continue
         yield _Row(_small_columns(clip, result, digest), result.frames)
 
 
-def _read_rows(path: Path) -> Iterator[_Row]:
+@dataclass(frozen=True)
+class _Source:
+    """A clip as a local file, which goes when `closing` is closed if it is a copy."""
+
+    file: Path
+    closing: ExitStack
+    problem: str = ""
+    """Why there is no copy."""
+
+
+def _local_files(paths: Iterator[StoragePath], sources: deque[_Source]) -> Iterator[Path]:
+    """Yields local files with the bytes of `paths`, fetched as they are asked for.
+
+    Raises:
+        OSError: if an object store does not answer, which says nothing of the clip.
+    """
+    for path in paths:
+        closing = ExitStack()
+        try:
+            source = _Source(closing.enter_context(local_file(path)), closing)
+        except OSError as error:
+            path.exists()  # raises if nothing can be had from the store
+            source = _Source(Path(path.name), closing, f"cannot be fetched: {error}")
+        sources.append(source)
+        yield source.file
+
+
+def _read_rows(path: StoragePath) -> Iterator[_Row]:
     """Yields the rows of a shard's file, a row group in memory at a time."""
-    with pq.ParquetFile(path) as file:
-        shape = json.loads(file.schema_arrow.metadata[b"stop.frames_shape"])
+    with local_file(path) as local, pq.ParquetFile(local) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             frames = table.column(FRAMES)
             for i, small in enumerate(table.drop_columns([FRAMES]).to_pylist()):
                 pixels = np.frombuffer(frames[i].as_buffer(), np.uint8)
-                yield _Row(small, pixels.reshape(shape))
+                yield _Row(small, pixels.reshape(-1, small[FRAME_HEIGHT], small[FRAME_WIDTH], 3))
 
 
 _decoder: DecodeProcess | None = None
@@ -157,17 +194,18 @@ _decoder: DecodeProcess | None = None
 def _decode_process(config: CacheConfig, timeout: float) -> DecodeProcess:
     """Returns this process's decoder, which lives on from shard to shard."""
     global _decoder
-    wanted = (config.frames, config.size, timeout, os.getpid())
+    wanted = (config.frames, config.size, config.crop == "center", timeout, os.getpid())
     if _decoder is None:
         atexit.register(_close_decoder)
     if _decoder is None or wanted != (
         _decoder.frames,
         _decoder.size,
+        _decoder.crop,
         _decoder.timeout,
         _decoder.owner,
     ):
         _close_decoder()
-        _decoder = DecodeProcess(config.frames, config.size, timeout)
+        _decoder = DecodeProcess(config.frames, config.size, timeout, config.crop == "center")
     return _decoder
 
 
@@ -184,30 +222,40 @@ def _failure(clip: Clip, stage: str, error: str, attempts: int) -> Failure:
 def _write_rows(path: Path, config: CacheConfig, first: _Row, rest: Iterator[_Row]) -> int:
     """Writes the rows, a row group at a time, and returns how many there were."""
     schema = shard_schema(config)
-    pixels = np.empty((rows_per_group(config.clip_bytes), *config.shape), np.uint8)
+    most = rows_per_group(config)
+    square = config.crop == "center"
+    # One buffer for all groups, as each row's frames are good until the next row alone.
+    buffer = np.empty((most if square else 0, *config.shape), np.uint8)
     count = 0
     small: list[dict[str, Any]] = []
-    with open_writer(path, schema) as writer:
+    whole: list[bytes] = []
+    with open_writer(path, schema, config.compression) as writer:
         for row in chain([first], rest):
-            pixels[len(small)] = row.frames
+            if square:
+                buffer[len(small)] = row.frames
+            else:
+                whole.append(row.frames.tobytes())
             small.append(row.small)
-            if len(small) == len(pixels):
-                _write_group(writer, small, pixels, schema)
-                count, small = count + len(small), []
+            if len(small) == most:
+                _write_group(writer, small, buffer if square else whole, schema)
+                count, small, whole = count + len(small), [], []
         if small:
-            _write_group(writer, small, pixels[: len(small)], schema)
+            _write_group(writer, small, buffer[: len(small)] if square else whole, schema)
     return count + len(small)
 
 
 def _write_group(
     writer: pq.ParquetWriter,
     small: Sequence[dict[str, Any]],
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[np.uint8] | list[bytes],
     schema: pa.Schema,
 ) -> None:
-    frames = pa.FixedSizeBinaryArray.from_buffers(
-        schema.field(FRAMES).type, len(small), [None, pa.py_buffer(pixels)]
-    )
+    kind = schema.field(FRAMES).type
+    if isinstance(pixels, list):
+        frames = pa.array(pixels, kind)
+    else:
+        buffers = [None, pa.py_buffer(pixels)]
+        frames = pa.FixedSizeBinaryArray.from_buffers(kind, len(small), buffers)
     columns = [
         frames if field.name == FRAMES else pa.array([v[field.name] for v in small], field.type)
         for field in schema
@@ -222,6 +270,8 @@ def _small_columns(clip: Clip, decoded: DecodedClip, source_sha256: str) -> dict
         "label": clip.label,
         "class_name": clip.class_name,
         "captions": list(clip.captions),
+        FRAME_HEIGHT: decoded.frames.shape[1],
+        FRAME_WIDTH: decoded.frames.shape[2],
         "frame_index": decoded.frame_index.tolist(),
         "frame_time": decoded.frame_time.tolist(),
         "num_frames": decoded.num_frames,

@@ -1,14 +1,16 @@
 """From a video file to the few frames that a model looks at, the way CLIP would see them."""
 
 from stop_core.decoding.clip import DecodedClip, DecodeError, segment_midpoints
-from stop_core.decoding.decode import decode_clip
+from stop_core.decoding.decode import LONGEST_SIDE, decode_clip
 from stop_core.decoding.process import DecodeProcess
-from stop_core.decoding.resizing import clip_crop
+from stop_core.decoding.resizing import center_corner, clip_crop
 
 __all__ = [
+    "LONGEST_SIDE",
     "DecodeError",
     "DecodeProcess",
     "DecodedClip",
+    "center_corner",
     "clip_crop",
     "decode_clip",
     "segment_midpoints",

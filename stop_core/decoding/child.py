@@ -1,6 +1,6 @@
 """The process that decodes, so that no video can take down the one that writes the cache.
 
-    python -m stop_core.decoding.child FRAMES SIZE TIMEOUT REQUESTS REPLIES MEMORY
+    python -m stop_core.decoding.child FRAMES SIZE CROP TIMEOUT REQUESTS REPLIES MEMORY
 
 REQUESTS and REPLIES are pipes, one line of JSON a message; MEMORY is a file in memory with room for
 two clips. Frames go there, and nothing else does. See `DecodeProcess`, which starts it.
@@ -33,10 +33,9 @@ _MOST_GROWTH = MEMORY_LIMIT // 4
 
 def main() -> None:
     """Answers requests until there are no more."""
-    frames, size, timeout = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    requests, replies, memory = (int(word) for word in sys.argv[4:7])
-    room = mmap.mmap(memory, 0)
-    slots = np.frombuffer(room, np.uint8).reshape(2, frames, size, size, 3)
+    frames, size, crop, timeout = *(int(word) for word in sys.argv[1:4]), float(sys.argv[4])
+    requests, replies, memory = (int(word) for word in sys.argv[5:8])
+    slots = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(2, -1)
     # What numba compiles is compiled before the clock and the limit begin.
     crop_frames(np.zeros((1, 4, 6, 3), np.uint8), 8)
     before = _address_space()
@@ -53,16 +52,17 @@ def main() -> None:
             # Should the parent be gone and a decoder hang, this ends the process: an alarm needs
             # no lock of Python's.
             signal.alarm(math.ceil(timeout) + 5)
-            answer = _answer(request["path"], slots[request["slot"]])
+            answer = _answer(request["path"], frames, size, bool(crop), slots[request["slot"]])
             signal.alarm(0)
             answer["worn"] = _address_space() - before > _MOST_GROWTH
             answers.write(json.dumps(answer).encode() + b"\n")
 
 
-def _answer(path: str, out: NDArray[np.uint8]) -> dict[str, Any]:
-    frames, size = out.shape[:2]
+def _answer(
+    path: str, frames: int, size: int, crop: bool, out: NDArray[np.uint8]
+) -> dict[str, Any]:
     try:
-        clip = decode_clip(path, frames, size, out)
+        clip = decode_clip(path, frames, size, crop, out)
     except (DecodeError, OSError) as error:
         # An OSError is about this source: nothing else is read or written here.
         return {"error": str(error) or type(error).__name__}
@@ -70,7 +70,7 @@ def _answer(path: str, out: NDArray[np.uint8]) -> dict[str, Any]:
         return {"error": f"needs more than {MEMORY_LIMIT >> 20} MiB of memory"}
     except Exception as error:  # a file can be broken in ways that no decoder foresaw
         return {"error": " ".join(f"unexpected {type(error).__name__}: {error}".split())}
-    return {"clip": small_fields(clip)}
+    return {"clip": small_fields(clip), "shape": clip.frames.shape}
 
 
 def small_fields(clip: DecodedClip) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class DecodedClip:
     """T frames of a video and where they came from."""
 
     frames: NDArray[np.uint8]
-    """[T, H, W, 3], RGB."""
+    """[T, H, W, 3], RGB; H = W = `size` unless frames are kept whole."""
     frame_index: NDArray[np.int32]
     """[T], positions in the video, from 0."""
     frame_time: NDArray[np.float32]

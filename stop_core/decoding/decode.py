@@ -1,5 +1,6 @@
 """Decoding one clip: decord first, PyAV where decord cannot."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.typing import NDArray
 
 from stop_core.decoding.clip import CannotOpen, DecodedClip, DecodeError, segment_midpoints
 from stop_core.decoding.containers import inspect
-from stop_core.decoding.resizing import crop_frames
+from stop_core.decoding.resizing import crop_frames, resize_frames, resized_shape
 from stop_core.decoding.with_decord import DecordVideo
 from stop_core.decoding.with_pyav import FewerFrames, PyavVideo, picture_size
 
@@ -17,10 +18,16 @@ Video = DecordVideo | PyavVideo
 _LEAST_SHARE_OF_FRAMES = 0.9
 # Twice the pixels of the largest video that is made, 8192 x 4320.
 _MOST_PIXELS = 1 << 26
+LONGEST_SIDE = 8
+"""Of a frame that is kept whole, in short sides; a cache has to allow for that much."""
 
 
 def decode_clip(
-    path: Path | str, frames: int, size: int, out: NDArray[np.uint8] | None = None
+    path: Path | str,
+    frames: int,
+    size: int,
+    crop: bool = True,
+    out: NDArray[np.uint8] | None = None,
 ) -> DecodedClip:
     """Decodes `frames` frames, spread evenly over a video, as [size, size] CLIP crops.
 
@@ -28,7 +35,8 @@ def decode_clip(
         path: a video file that FFmpeg knows.
         frames: T, at least 1.
         size: edge of the square crop, in pixels.
-        out: [T, size, size, 3], where to put the frames; a new array if None.
+        crop: False keeps frames whole, `size` being their short side.
+        out: bytes, `most_bytes` of them or more, where to put the frames; a new array if None.
 
     Raises:
         DecodeError: if the file is missing, empty, no video, cut short or damaged. Frames are
@@ -48,23 +56,24 @@ def decode_clip(
     if width * height > _MOST_PIXELS:
         raise DecodeError(f"absurd dimensions: {width} x {height} pixels")
     if out is None:
-        out = np.empty((frames, size, size, 3), np.uint8)
+        out = np.empty(most_bytes(frames, size, crop), np.uint8)
+    target = _Target(frames, size, crop, out)
     try:
-        return _decode(DecordVideo(path), least, announced, width * height, out)
+        return _decode(DecordVideo(path), least, announced, width * height, target)
     except DecodeError as error:
         if isinstance(error, CannotOpen) and missing_bytes:
             raise DecodeError("truncated: too little is left") from error
         try:
             video = PyavVideo(path)
             try:
-                return _decode(video, least, announced, width * height, out)
+                return _decode(video, least, announced, width * height, target)
             except FewerFrames as fewer:
                 # Packets need not be frames: VP8 has hidden ones, DivX empty ones.
                 usual = fewer.count >= _LEAST_SHARE_OF_FRAMES * video.num_frames
                 if not (usual and isinstance(error, CannotOpen)):
                     raise
                 video.num_frames = fewer.count
-                return _decode(video, least, announced, width * height, out)
+                return _decode(video, least, announced, width * height, target)
         except CannotOpen as other:
             raise DecodeError(str(other)) from error
         except DecodeError as other:
@@ -73,22 +82,51 @@ def decode_clip(
             raise DecodeError(str(reason)) from other
 
 
+def most_bytes(frames: int, size: int, crop: bool) -> int:
+    """Returns how many bytes the frames of a clip can take."""
+    return frames * size * size * (1 if crop else LONGEST_SIDE) * 3
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What is to be made of a clip, and where to put it."""
+
+    frames: int
+    size: int
+    crop: bool
+    room: NDArray[np.uint8]
+
+    def take(self, rows: int, columns: int) -> NDArray[np.uint8]:
+        """Returns the part of the room for frames of this size, [T, H, W, 3]."""
+        height, width = self.size, self.size
+        if not self.crop:
+            if max(rows, columns) > LONGEST_SIDE * min(rows, columns):
+                raise DecodeError(f"frames of {columns} x {rows} pixels are too long to keep whole")
+            height, width = resized_shape(rows, columns, self.size)
+        return self.room[: self.frames * height * width * 3].reshape(-1, height, width, 3)
+
+
 def _decode(
-    video: Video, least: float, announced: int | None, pixels: int, out: NDArray[np.uint8]
+    video: Video, least: float, announced: int | None, pixels: int, target: _Target
 ) -> DecodedClip:
     if isinstance(video, PyavVideo) and announced is None and video.announced:
         announced, least = video.announced, video.announced * _LEAST_SHARE_OF_FRAMES
     if video.num_frames < least:
         raise DecodeError(f"truncated: {video.num_frames} of {announced} frames are there")
-    frames, size = out.shape[:2]
-    index = segment_midpoints(video.num_frames, frames)
+    index = segment_midpoints(video.num_frames, target.frames)
     # Each picture is decoded once, however often a short video shows it.
     wanted, inverse = np.unique(index, return_inverse=True)
     shape = (0, 0)
+    out = target.room
+    fit = crop_frames if target.crop else resize_frames
     for start, pictures in video.pictures(wanted, pixels):
-        crop_frames(pictures, size, out[start : start + len(pictures)])
-        shape = pictures.shape[1:3]
-    if len(wanted) < frames:
+        if start == 0:
+            shape = pictures.shape[1:3]
+            out = target.take(*shape)
+        elif pictures.shape[1:3] != shape and not target.crop:
+            raise DecodeError("damaged: the frames are not of one size")
+        fit(pictures, target.size, out[start : start + len(pictures)])
+    if len(wanted) < target.frames:
         out[:] = out[inverse]
     fps, times, duration = video.clock(index)
     return DecodedClip(

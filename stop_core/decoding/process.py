@@ -13,6 +13,7 @@ While the caller works on a clip, the next is being decoded already.
 """
 
 import json
+import math
 import mmap
 import os
 import select
@@ -30,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stop_core.decoding.clip import DecodedClip, DecodeError
+from stop_core.decoding.decode import most_bytes
 
 # Above any clip that is decoded as it should be: a film of two hours takes less.
 DECODE_TIMEOUT = 120.0
@@ -45,11 +47,15 @@ class DecodeProcess:
         frames: T of every clip.
         size: edge of the crop, in pixels.
         timeout: seconds that one clip may take.
+        crop: False keeps frames whole, `size` being their short side.
     """
 
-    def __init__(self, frames: int, size: int, timeout: float = DECODE_TIMEOUT) -> None:
+    def __init__(
+        self, frames: int, size: int, timeout: float = DECODE_TIMEOUT, crop: bool = True
+    ) -> None:
         self.frames = frames
         self.size = size
+        self.crop = crop
         self.timeout = timeout
         self.owner = os.getpid()
         self._child: _Child | None = None
@@ -77,7 +83,7 @@ class DecodeProcess:
                 self._request(following, slot)
             path = following
             if "clip" in answer and frames is not None:
-                yield _clip(answer["clip"], frames)
+                yield _clip(answer["clip"], frames, answer["shape"])
             else:
                 yield DecodeError(answer["error"])
 
@@ -90,7 +96,7 @@ class DecodeProcess:
 
     def _request(self, path: Path, slot: int) -> None:
         if self._child is None:
-            self._child = _Child(self.frames, self.size, self.timeout)
+            self._child = _Child(self)
         self._child.request(path, slot, self.timeout)
         self._busy = True
 
@@ -121,30 +127,28 @@ class DecodeProcess:
         """Lets a fresh child take over the memory of one that has grown."""
         assert self._child is not None
         self._child.end()
-        self._child = _Child(self.frames, self.size, self.timeout, self._child)
+        self._child = _Child(self, self._child)
 
 
 class _Child:
     """One child process, and the memory that it shares with this one."""
 
-    def __init__(
-        self, frames: int, size: int, timeout: float, before: "_Child | None" = None
-    ) -> None:
+    def __init__(self, wanted: DecodeProcess, before: "_Child | None" = None) -> None:
         if before is None:
             memory = os.memfd_create("clips", os.MFD_CLOEXEC)
-            os.ftruncate(memory, _SLOTS * frames * size * size * 3)
+            # Of whole frames much is never touched, and so takes no memory.
+            os.ftruncate(memory, _SLOTS * most_bytes(wanted.frames, wanted.size, wanted.crop))
             self._memory = os.fdopen(memory, "rb+")
             room = mmap.mmap(memory, 0)
-            self.slots: NDArray[np.uint8] = np.frombuffer(room, np.uint8).reshape(
-                _SLOTS, frames, size, size, 3
-            )
+            self.slots: NDArray[np.uint8] = np.frombuffer(room, np.uint8).reshape(_SLOTS, -1)
         else:
             self._memory, self.slots = before._memory, before.slots
         requests, self._to_child = os.pipe()
         self._from_child, replies = os.pipe()
         self._buffer = b""
         handed = (requests, replies, self._memory.fileno())
-        numbers = [str(value) for value in (frames, size, timeout, *handed)]
+        shape = (wanted.frames, wanted.size, int(wanted.crop))
+        numbers = [str(value) for value in (*shape, wanted.timeout, *handed)]
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
         with tempfile.TemporaryFile() as stderr:
             self._process = subprocess.Popen(
@@ -216,7 +220,7 @@ class _Child:
         return line
 
 
-def _clip(values: dict[str, Any], frames: NDArray[np.uint8]) -> DecodedClip:
+def _clip(values: dict[str, Any], room: NDArray[np.uint8], shape: list[int]) -> DecodedClip:
     values["frame_index"] = np.array(values["frame_index"], np.int32)
     values["frame_time"] = np.array(values["frame_time"], np.float32)
-    return DecodedClip(frames=frames, **values)
+    return DecodedClip(frames=room[: math.prod(shape)].reshape(shape), **values)

@@ -35,27 +35,25 @@ def crop_frames(
     Returns:
         `out`: the same bytes as open_clip's evaluation transform before it normalises.
     """
-    rows, columns = frames.shape[1:3]
-    if out is None:
-        out = np.empty((len(frames), size, size, 3), np.uint8)
-    width, height, left, top = _geometry(rows, columns, size)
-    # Pillow takes the columns of tall pictures first (from 2:1 on, when they shrink).
-    loops = _loops()
-    if loops is None or min(rows, columns) == size or rows > _TALL * columns:
-        for i, frame in enumerate(frames):
-            out[i] = _with_pillow(frame, size)
-        return out
-    across = _weights(columns, width, left, size)
-    down = _weights(rows, height, top, size)
-    first_row, last_row = int(down[0][0]), int((down[0] + down[1]).max())
-    along_rows, along_columns = loops
-    between = np.empty((last_row - first_row, size, 3), np.uint8)
-    for i, frame in enumerate(frames):
-        along_rows(frame[first_row:last_row], *across, between)
-        along_columns(
-            between.reshape(-1, size * 3), first_row, *down, out[i].reshape(size, size * 3)
-        )
-    return out
+    height, width = resized_shape(frames.shape[1], frames.shape[2], size)
+    return _resize(frames, (height, width), (*center_corner(height, width, size), size, size), out)
+
+
+def resize_frames(
+    frames: NDArray[np.uint8], size: int, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """Resizes the short side to `size` as `crop_frames` does, and keeps the whole frame.
+
+    Args:
+        frames: [N, rows, columns, 3].
+        size: of the short side.
+        out: [N, H, W, 3] with H and W of `resized_shape`, where to write; a new array if None.
+
+    Returns:
+        `out`.
+    """
+    height, width = resized_shape(frames.shape[1], frames.shape[2], size)
+    return _resize(frames, (height, width), (0, 0, height, width), out)
 
 
 def clip_crop(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -64,21 +62,57 @@ def clip_crop(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return cropped
 
 
-def _geometry(rows: int, columns: int, size: int) -> tuple[int, int, int, int]:
-    """Returns width and height after the resize, and left and top of the crop."""
+def resized_shape(rows: int, columns: int, size: int) -> tuple[int, int]:
+    """Returns height and width of a frame whose short side is brought to `size`."""
     short = min(rows, columns)
-    width, height = int(size * columns / short), int(size * rows / short)
-    return width, height, round((width - size) / 2), round((height - size) / 2)
+    return int(size * rows / short), int(size * columns / short)
 
 
-def _with_pillow(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    width, height, left, top = _geometry(frame.shape[0], frame.shape[1], size)
-    image = Image.fromarray(frame)
-    # Resize, then crop: Pillow's `box` would do both at once, but its pixels are up to 2 levels
-    # off.
-    if (height, width) != frame.shape[:2]:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+def center_corner(rows: int, columns: int, size: int) -> tuple[int, int]:
+    """Returns row and column at which the centre crop of edge `size` begins, as CLIP rounds it."""
+    return round((rows - size) / 2), round((columns - size) / 2)
+
+
+def _resize(
+    frames: NDArray[np.uint8],
+    shape: tuple[int, int],
+    box: tuple[int, int, int, int],
+    out: NDArray[np.uint8] | None,
+) -> NDArray[np.uint8]:
+    """Resizes to `shape`, height and width, and keeps the `box`: top, left, height and width."""
+    rows, columns = frames.shape[1:3]
+    top, left, box_height, box_width = box
+    if out is None:
+        out = np.empty((len(frames), box_height, box_width, 3), np.uint8)
+    # Pillow takes the columns of tall pictures first (from 2:1 on, when they shrink).
+    loops = _loops()
+    if loops is None or shape == (rows, columns) or rows > _TALL * columns:
+        for i, frame in enumerate(frames):
+            resized = _with_pillow(frame, shape)
+            out[i] = resized[top : top + box_height, left : left + box_width]
+        return out
+    across = _weights(columns, shape[1], left, box_width)
+    down = _weights(rows, shape[0], top, box_height)
+    first_row, last_row = int(down[0][0]), int((down[0] + down[1]).max())
+    along_rows, along_columns = loops
+    between = np.empty((last_row - first_row, box_width, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        along_rows(frame[first_row:last_row], *across, between)
+        along_columns(
+            between.reshape(-1, box_width * 3),
+            first_row,
+            *down,
+            out[i].reshape(box_height, box_width * 3),
+        )
+    return out
+
+
+def _with_pillow(frame: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    if shape == frame.shape[:2]:
+        return frame
+    # The whole picture: Pillow's `box` would crop at once, but its pixels are up to 2 levels off.
+    height, width = shape
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
 
 
 @lru_cache(maxsize=64)

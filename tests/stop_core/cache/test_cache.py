@@ -1,13 +1,16 @@
 """The cache as a whole: what goes in comes out, and nothing is lost, doubled or mixed."""
 
+import json
 import os
 import pickle
 import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.dataset
 import pytest
 import torch
@@ -17,6 +20,7 @@ from stop_core.cache import (
     CacheJob,
     FrameCache,
     Manifest,
+    View,
     read_failures,
     write_shard,
 )
@@ -32,18 +36,19 @@ def _selection(root: Path) -> Selection:
     return select_clips(DATASETS["hmdb51"].read(root, 1))
 
 
-def _config(selection: Selection) -> CacheConfig:
-    return CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=FRAMES, size=SIZE)
+def _config(selection: Selection, **options: Any) -> CacheConfig:
+    config = CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=FRAMES, size=SIZE)
+    return replace(config, **options)
 
 
-def _job(cache: Path, root: Path, clips_per_shard: int = 3) -> CacheJob:
+def _job(cache: Path, root: Path, clips_per_shard: int = 3, **options: Any) -> CacheJob:
     selection = _selection(root)
-    job = CacheJob.open(cache, _config(selection), selection.clips)
+    job = CacheJob.open(cache, _config(selection, **options), selection.clips)
     return replace(job, plans=tuple(plan_shards(selection.clips, clips_per_shard)))
 
 
-def _make(cache: Path, root: Path) -> Manifest:
-    job = _job(cache, root)
+def _make(cache: Path, root: Path, **options: Any) -> Manifest:
+    job = _job(cache, root, **options)
     pending = job.pending(root)
     if pending:
         job.start()
@@ -56,9 +61,13 @@ def _tree(cache: Path) -> dict[str, bytes]:
     return {str(p.relative_to(cache)): p.read_bytes() for p in cache.rglob("*") if p.is_file()}
 
 
-def test_frames_go_round_trip_and_pyarrow_reads_the_same(hmdb51_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("crop", ["center", "none"])
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_frames_go_round_trip_and_pyarrow_reads_the_same(
+    hmdb51_root: Path, tmp_path: Path, crop: str, compression: str
+) -> None:
     cache = tmp_path / "cache"
-    manifest = _make(cache, hmdb51_root)
+    manifest = _make(cache, hmdb51_root, crop=crop, compression=compression)
     clips = {clip.video_id: clip for clip in _selection(hmdb51_root).clips}
     rows = pyarrow.dataset.dataset(cache / "data").to_table().to_pylist()
     assert sorted(row["video_id"] for row in rows) == sorted(clips)
@@ -73,7 +82,10 @@ def test_frames_go_round_trip_and_pyarrow_reads_the_same(hmdb51_root: Path, tmp_
             clip, row = clips[name], plain[name]
             decoded = decode_clip(hmdb51_root / clip.path, FRAMES, SIZE)
             assert np.array_equal(pixels.numpy(), decoded.frames)
-            assert row["frames"] == pixels.numpy().tobytes()
+            # A cache of whole frames shows, by default, what one of crops holds.
+            whole = decode_clip(hmdb51_root / clip.path, FRAMES, SIZE, crop == "center").frames
+            assert row["frames"] == whole.tobytes()
+            assert (row["frame_height"], row["frame_width"]) == whole.shape[1:3]
             assert (row["split"], row["label"], row["source_path"]) == (split, label, clip.path)
             assert row["frame_index"] == decoded.frame_index.tolist()
             assert row["class_name"] == manifest.class_names[label]
@@ -271,3 +283,44 @@ def test_a_split_or_shard_that_is_not_there_is_named(hmdb51_root: Path, tmp_path
     shard.unlink()
     with pytest.raises(ValueError, match=f"{shard.name} is gone"):
         _ = cache.split("train").labels
+
+
+def test_views_are_parts_of_what_is_cached(hmdb51_root: Path, tmp_path: Path) -> None:
+    _make(tmp_path / "cache", hmdb51_root, crop="none", compression="zstd")
+    cached = FrameCache(tmp_path / "cache").split("train")
+    every, order = cached.read(range(len(cached))), [3, 1]
+    few = cached.read(order, View(frames=2, size=8))
+    assert torch.equal(few, every[order][:, [1, 3], 4:12, 4:12])
+    view = View(frames=2, size=8, jitter=True, random_crop=True, seed=1, epoch=2)
+    seen = cached.read(order, view)
+    assert not torch.equal(seen, few)
+    # The same clip in another batch, and into a buffer that is there already.
+    buffer = torch.empty(1, 2, 8, 8, 3, dtype=torch.uint8)
+    assert cached.read([1], view, out=buffer) is buffer
+    assert torch.equal(buffer[0], seen[1])
+    with pytest.raises(ValueError, match="--frames 5"):
+        cached.read([0], View(frames=5))
+    with pytest.raises(ValueError, match="not uint8"):
+        cached.read([0, 1], view, out=buffer)
+
+
+def test_an_older_format_is_refused_in_one_sentence(hmdb51_root: Path, tmp_path: Path) -> None:
+    _make(tmp_path / "cache", hmdb51_root)
+    path = tmp_path / "cache/manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
+    with pytest.raises(ValueError, match=r"another version .*format 1, not 2.*another --cache"):
+        FrameCache(tmp_path / "cache")
+
+
+def test_pandas_and_duckdb_read_the_shards(hmdb51_root: Path, tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    _make(tmp_path / "cache", hmdb51_root, crop="none")
+    pattern = str(tmp_path / "cache/data/*.parquet")
+    whole = "octet_length(frames) = 4 * frame_height * frame_width * 3"
+    assert duckdb.sql(f"select sum({whole}) from '{pattern}'").fetchall() == [(16,)]
+    rows = pd.read_parquet(tmp_path / "cache/data")
+    frames = FrameCache(tmp_path / "cache").split("val").read([0])[0]
+    clip = rows[rows.split == "val"].iloc[0]
+    pixels = np.frombuffer(clip.frames, np.uint8).reshape(4, clip.frame_height, clip.frame_width, 3)
+    left = (clip.frame_width - SIZE) // 2
+    assert np.array_equal(pixels[:, :, left : left + SIZE], frames.numpy())

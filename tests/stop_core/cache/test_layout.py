@@ -2,7 +2,9 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,38 +14,66 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.layout import open_writer, row_offsets, rows_per_group, shard_schema
+from stop_core.cache.layout import (
+    RowPlaces,
+    open_writer,
+    row_places,
+    rows_per_group,
+    shard_schema,
+)
 
 
-def _config(frames: int = 2, size: int = 3) -> CacheConfig:
-    return CacheConfig("d", 1, frames, size, None, (), ("train",), ("a",), "0")
+def _config(frames: int = 2, size: int = 3, **options: Any) -> CacheConfig:
+    config = CacheConfig("d", 1, frames, size, None, (), ("train",), ("a",), "0")
+    return replace(config, **options)
 
 
-def _offsets(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _places(path: Path) -> tuple[RowPlaces, np.ndarray]:
     data = np.fromfile(path, np.uint8)
-    return row_offsets(pq.read_metadata(path), data, path), data
+    return row_places(pq.read_metadata(path), data, path), data
 
 
-@settings(deadline=None, max_examples=30)
+def _mapped_rows(path: Path) -> list[bytes]:
+    places, data = _places(path)
+    rows = []
+    for start, length, stored in zip(places.start, places.length, places.stored, strict=True):
+        page = data[start : start + stored].tobytes()
+        if places.compressed:
+            page = pa.decompress(page, places.prefix + length, "zstd", asbytes=True)[
+                places.prefix :
+            ]
+        rows.append(page)
+        assert len(page) == length
+    return rows
+
+
+@settings(deadline=None, max_examples=40)
 @given(
-    st.integers(1, 4), st.integers(1, 40), st.lists(st.integers(1, 20), max_size=4), st.integers()
+    st.lists(st.lists(st.integers(1, 3000), min_size=1, max_size=20), max_size=4),
+    st.sampled_from(["center", "none"]),
+    st.sampled_from(["none", "zstd"]),
+    st.integers(0, 1 << 32),
 )
 def test_mapped_rows_are_pyarrows_rows(
-    frames: int, size: int, groups: list[int], seed: int
+    groups: list[list[int]], crop: str, compression: str, seed: int
 ) -> None:
-    config = _config(frames, size)
+    config = _config(2, 9, crop=crop, compression=compression)
+    if compression == "zstd":
+        groups = [[length] for group in groups for length in group]
     schema = shard_schema(config)
-    random = np.random.default_rng(abs(seed))
+    random = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "s.parquet"
-        with open_writer(path, schema) as writer:
-            for rows in groups:
-                values = [random.bytes(config.clip_bytes) for _ in range(rows)]
-                writer.write_table(_table(schema, values), row_group_size=rows)
-        offsets, data = _offsets(path)
+        with open_writer(path, schema, compression) as writer:
+            for lengths in groups:
+                if crop == "center":
+                    lengths = [config.most_clip_bytes] * len(lengths)
+                values = [random.bytes(length) for length in lengths]
+                writer.write_table(_table(schema, values), row_group_size=len(values))
+        mapped = _mapped_rows(path)
         theirs = pq.read_table(path)["frames"].to_pylist()
-    assert len(offsets) == sum(groups)
-    assert [data[o : o + config.clip_bytes].tobytes() for o in offsets] == theirs
+    assert len(mapped) == sum(map(len, groups))
+    assert mapped == theirs
 
 
 def _table(schema: pa.Schema, frames: list[bytes]) -> pa.Table:
@@ -58,7 +88,8 @@ def _table(schema: pa.Schema, frames: list[bytes]) -> pa.Table:
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        ({"compression": "zstd", "use_dictionary": False}, "compressed with ZSTD"),
+        ({"compression": "zstd", "use_dictionary": False}, "in row groups of 40 rows"),
+        ({"compression": "snappy", "use_dictionary": False}, "compressed with SNAPPY"),
         ({"compression": "none", "use_dictionary": True}, "dictionary"),
         ({"compression": "none", "use_dictionary": False}, "in pages of"),
     ],
@@ -70,7 +101,7 @@ def test_files_written_anew_by_others_are_refused(
     table = _table(shard_schema(_config(4, 64)), [bytes([i]) * 4 * 64 * 64 * 3 for i in range(40)])
     pq.write_table(table, tmp_path / "s.parquet", write_batch_size=4, **options)
     with pytest.raises(ValueError, match=f"s.parquet: the column 'frames' is .*{found}"):
-        _offsets(tmp_path / "s.parquet")
+        _places(tmp_path / "s.parquet")
 
 
 def test_a_nullable_column_is_refused(tmp_path: Path) -> None:
@@ -78,10 +109,18 @@ def test_a_nullable_column_is_refused(tmp_path: Path) -> None:
     table = pa.table({"frames": pa.array([b"abcd", b"efgh"], pa.binary(4))})
     pq.write_table(table, tmp_path / "s.parquet", compression="none", use_dictionary=False)
     with pytest.raises(ValueError, match="in pages of"):
-        _offsets(tmp_path / "s.parquet")
+        _places(tmp_path / "s.parquet")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="no column 'frames'"):
-        _offsets(tmp_path / "t.parquet")
+        _places(tmp_path / "t.parquet")
+
+
+def test_values_of_several_lengths_in_several_pages_are_refused(tmp_path: Path) -> None:
+    table = _table(shard_schema(_config(crop="none")), [bytes([i]) * 10_000 for i in range(40)])
+    options = {"compression": "none", "use_dictionary": False, "data_page_size": 4096}
+    pq.write_table(table, tmp_path / "s.parquet", write_batch_size=4, **options)
+    with pytest.raises(ValueError, match="not one of 40 values with their lengths"):
+        _places(tmp_path / "s.parquet")
 
 
 def test_metadata_says_how_to_read_the_bytes() -> None:
@@ -92,6 +131,9 @@ def test_metadata_says_how_to_read_the_bytes() -> None:
 
 
 def test_large_clips_make_small_row_groups() -> None:
-    assert rows_per_group(1) == 16
-    assert rows_per_group(1 << 28) == 2
-    assert rows_per_group(1 << 30) == 1
+    assert rows_per_group(_config(12, 224)) == 16
+    assert rows_per_group(_config(1, 9000)) == 2
+    assert rows_per_group(_config(1, 18000)) == 1
+    assert rows_per_group(_config(12, 224, crop="none")) == 16
+    assert rows_per_group(_config(32, 512, crop="none")) == 2
+    assert rows_per_group(_config(12, 224, compression="zstd")) == 1

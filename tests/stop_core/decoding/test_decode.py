@@ -116,10 +116,12 @@ def _write(path: Path, kind: str, width: int = 96, height: int = 64, uneven: boo
 
 
 def _with_each_decoder(path: Path) -> list[DecodedClip]:
-    out = [np.empty((7, 32, 32, 3), np.uint8) for _ in range(2)]
-    clips = [decode._decode(PyavVideo(path), 0.0, None, 0, out[0])]
+    def target() -> decode._Target:
+        return decode._Target(7, 32, True, np.empty((7, 32, 32, 3), np.uint8).reshape(-1))
+
+    clips = [decode._decode(PyavVideo(path), 0.0, None, 0, target())]
     with suppress(CannotOpen):
-        clips.append(decode._decode(DecordVideo(path), 0.0, None, 0, out[1]))
+        clips.append(decode._decode(DecordVideo(path), 0.0, None, 0, target()))
     return clips
 
 

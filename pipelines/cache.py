@@ -1,0 +1,192 @@
+"""Looks at a frame cache, checks it, and hands parts of it to other programs.
+
+python pipelines/cache.py info   DIR             # what it holds, and what failed
+python pipelines/cache.py verify DIR             # every byte against its hash
+python pipelines/cache.py export DIR --to OUT    # a part, as plain Parquet or PNG files
+python pipelines/cache.py sheet  DIR             # a picture of some clips
+"""
+
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.command_line import RunError, parse, run
+from stop_core.cache import FrameCache, Manifest
+from stop_core.cache.contact_sheet import contact_sheet, evenly
+from stop_core.cache.export import Codec, Format, Part, export
+from stop_core.cache.files import appearing
+from stop_core.cache.summary import Summary, summarise
+from stop_core.cache.verification import verify
+from stop_core.storage import storage_path
+
+Directory = Annotated[str, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Info:
+    """Tell what a cache holds: clips by split and class, size on disk, failures by reason."""
+
+    cache: Directory
+    """Folder of a finished cache, or its s3:// or gs:// URI."""
+
+    def run(self) -> None:
+        """Prints it."""
+        _print_summary(summarise(storage_path(self.cache)), self.cache)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compare every byte of a cache with its hash; exit code 1 if a file is damaged."""
+
+    cache: Directory
+    """Folder of a finished cache, or its s3:// or gs:// URI."""
+
+    def run(self) -> None:
+        """Names every file that is not as it was made.
+
+        Raises:
+            RunError: if there is one; says what to do.
+        """
+        path = storage_path(self.cache)
+        checked = list(verify(path))
+        problems = [problem for problem in checked if problem is not None]
+        for problem in problems:
+            print(problem.found)
+        if problems:
+            raise RunError(
+                f"{len(problems)} of {len(checked)} files of {self.cache} are damaged: delete them "
+                "and manifest.json, and make them again with "
+                f"`{Manifest.load(path).config.command(self.cache)}`"
+            )
+        print(f"{self.cache}: all {len(checked)} files are as they were made")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a part of a cache for other programs, to a new folder that appears whole."""
+
+    cache: Directory
+    """Folder of a finished cache, or its s3:// or gs:// URI."""
+    to: Path
+    """The folder to make."""
+    format: Format = "parquet"
+    """parquet: all columns, a file a shard. png: a folder a clip, a file a frame."""
+    compression: Codec = "zstd"
+    """Of the Parquet files."""
+    splits: tuple[str, ...] = ()
+    """Only these splits (default: all)."""
+    classes: tuple[str, ...] = ()
+    """Only these classes (default: all)."""
+    limit: int | None = None
+    """At most so many clips of each split, the first ones (default: all)."""
+
+    def __post_init__(self) -> None:
+        _at_least_one(limit=self.limit)
+
+    def run(self) -> None:
+        """Exports, and tells how much."""
+        part = Part(self.splits, self.classes, self.limit)
+        count = export(storage_path(self.cache), part, self.to, self.format, self.compression)
+        print(f"exported {count} clips to {self.to}")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Draw a contact sheet: some clips, spread evenly over a split, with some frames of each."""
+
+    cache: Directory
+    """Folder of a finished cache, or its s3:// or gs:// URI."""
+    to: Path = Path("sheet.png")
+    """The picture to write."""
+    split: str = "train"
+    """Which split."""
+    clips: int = 12
+    """At most so many clips."""
+    frames: int = 8
+    """At most so many frames of a clip."""
+
+    def __post_init__(self) -> None:
+        _at_least_one(clips=self.clips, frames=self.frames)
+
+    def run(self) -> None:
+        """Writes the picture."""
+        clips = FrameCache(self.cache).split(self.split)
+        if not len(clips):
+            raise RunError(f"the split {self.split} of {self.cache} has no clips to draw")
+        sheet = contact_sheet(clips, evenly(len(clips), self.clips), self.frames)
+        with appearing(self.to) as staging:
+            sheet.save(staging, format="PNG")
+        print(f"drew {min(len(clips), self.clips)} of {len(clips)} clips to {self.to}")
+
+
+Command = (
+    Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Sheet, tyro.conf.subcommand("sheet")]
+)
+
+
+@dataclass(frozen=True)
+class CacheTool:
+    """Look at a frame cache, check it, or hand parts of it to other programs."""
+
+    command: Command
+
+
+def _at_least_one(**options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
+
+
+def _print_summary(summary: Summary, cache: str) -> None:
+    manifest, config = summary.manifest, summary.manifest.config
+    splits = tuple(manifest.counts)
+    shown = f"{config.frames} frames of {config.size} px, "
+    shown += "square" if config.crop == "center" else "whole (short side)"
+    lines = [
+        f"dataset      {manifest.dataset}, fold {manifest.fold}",
+        f"clips        {_counted(Counter(manifest.counts))}",
+        f"frames       {shown}, compression {config.compression}",
+        f"size         {summary.data_bytes / 1e6:,.1f} MB in {len(manifest.shards)} shards",
+        f"decoders     {_counted(summary.decoders)}",
+        f"data hash    {manifest.data_hash[:12]}",
+    ]
+    if any(summary.captions.values()):
+        lines.append(f"captions     {_counted(summary.captions)}")
+    if manifest.failures:
+        lines.append(f"failed       {manifest.failures}: see {cache}/failures.parquet")
+        lines += [f"    {count:6} {reason}" for reason, count in summary.failures.most_common()]
+    print("\n".join(lines))
+    if summary.classes:
+        table = Table("class", *splits, box=None)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name, counts in summary.classes.items():
+            table.add_row(name, *(str(counts[split]) for split in splits))
+        Console().print(table)
+
+
+def _counted(counts: Counter[str]) -> str:
+    parts = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f"{sum(counts.values())} ({parts})"
+
+
+def main() -> None:
+    """Runs the command line."""
+    config = parse(CacheTool)
+    run(config.command.run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Parts of a cache for other programs: plain Parquet, or a picture file a frame."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from stop_core.cache.fetching import fetch_shards, local_shard
+from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, FRAMES
+from stop_core.cache.manifest import Manifest, ShardEntry
+from stop_core.storage import StoragePath
+
+Format = Literal["parquet", "png"]
+Codec = Literal["none", "zstd", "snappy", "lz4"]
+_ROWS_AT_A_TIME = 16
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which clips of a cache to export."""
+
+    splits: tuple[str, ...] = ()
+    """Empty for all."""
+    classes: tuple[str, ...] = ()
+    """Empty for all."""
+    limit: int | None = None
+    """At most so many clips of each split, the first ones; None for all."""
+
+
+def export(
+    cache: StoragePath, part: Part, to: Path, kind: Format = "parquet", codec: Codec = "zstd"
+) -> int:
+    """Writes a part of a finished cache to a new folder, which appears whole; returns its clips.
+
+    Args:
+        cache: a finished cache.
+        part: which clips.
+        to: a folder that does not exist, or is empty.
+        kind: "parquet": a file a shard, with all columns. "png": a folder a clip, a file a frame.
+        codec: compression of Parquet files.
+
+    Raises:
+        ValueError: if `to` holds files, or the part holds no clip.
+        OSError: if the folder cannot be written.
+    """
+    manifest = Manifest.load(cache)
+    _check_part(part, manifest, cache)
+    entries = [e for e in manifest.shards if not part.splits or e.split in part.splits]
+    folder = fetch_shards(cache, manifest, entries)
+    rows = _chosen(folder, entries, part)
+    with _appearing_folder(to) as staging:
+        count = (
+            _write_parquet(rows, staging, codec) if kind == "parquet" else _write_png(rows, staging)
+        )
+        if not count:
+            raise ValueError(f"no clip of {cache} was chosen: nothing is exported")
+    return count
+
+
+def _check_part(part: Part, manifest: Manifest, cache: StoragePath) -> None:
+    for what, chosen, known in (
+        ("split", part.splits, tuple(manifest.counts)),
+        ("class", part.classes, manifest.class_names),
+    ):
+        if strange := [name for name in chosen if name not in known]:
+            raise ValueError(f"the cache {cache} has no {what} {strange[0]!r}: {', '.join(known)}")
+
+
+def _chosen(
+    folder: Path, entries: Sequence[ShardEntry], part: Part
+) -> Iterator[tuple[str, pa.Table]]:
+    """Yields the chosen rows, some at a time, with the name of their shard."""
+    taken: dict[str, int] = {}
+    for entry in entries:
+        for batch in pq.ParquetFile(local_shard(folder, entry)).iter_batches(_ROWS_AT_A_TIME):
+            table = pa.Table.from_batches([batch])
+            if part.classes:
+                table = table.filter(pc.is_in(table["class_name"], pa.array(part.classes)))
+            if part.limit is not None:
+                table = table.slice(0, max(0, part.limit - taken.get(entry.split, 0)))
+            taken[entry.split] = taken.get(entry.split, 0) + len(table)
+            if len(table):
+                yield entry.name, table
+
+
+def _write_parquet(rows: Iterator[tuple[str, pa.Table]], folder: Path, codec: Codec) -> int:
+    """Writes a file a shard; the schema's metadata goes along."""
+    count, writer, current = 0, None, ""
+    for name, table in rows:
+        if writer is None or name != current:
+            if writer is not None:
+                writer.close()
+            path, current = folder / f"{name}.parquet", name
+            writer = pq.ParquetWriter(path, table.schema, compression=codec.upper())
+        writer.write_table(table)
+        count += len(table)
+    if writer is not None:
+        writer.close()
+    return count
+
+
+def _write_png(rows: Iterator[tuple[str, pa.Table]], folder: Path) -> int:
+    """Writes <split>/<video_id>/<position in the video>.png."""
+    count = 0
+    for _, table in rows:
+        for row in table.to_pylist():
+            clip = folder / row["split"] / _safe(row["video_id"])
+            clip.mkdir(parents=True)
+            shape = (len(row["frame_index"]), row[FRAME_HEIGHT], row[FRAME_WIDTH], 3)
+            frames = np.frombuffer(row[FRAMES], np.uint8).reshape(shape)
+            for index, frame in zip(row["frame_index"], frames, strict=True):
+                Image.fromarray(frame).save(clip / f"{index:06d}.png")
+            count += 1
+    return count
+
+
+def _safe(video_id: str) -> str:
+    """Returns a relative path that stays where it is put."""
+    parts = [part for part in video_id.split("/") if part]
+    return "/".join("_" + part if part.strip(".") == "" else part for part in parts)
+
+
+@contextmanager
+def _appearing_folder(path: Path) -> Iterator[Path]:
+    """Gives a staging folder; on a clean exit it becomes `path` at once, else it is removed."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} is not an empty folder: choose another --to")
+    staging = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(4)}.tmp")
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        os.replace(staging, path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

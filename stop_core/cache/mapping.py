@@ -1,0 +1,88 @@
+"""One shard file, mapped into memory.
+
+Shapes: F frames of a cached clip, H rows and W columns of a frame.
+"""
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from stop_core.cache.config import CacheConfig
+from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, row_places
+from stop_core.cache.manifest import ShardEntry
+
+_ZSTD = pa.Codec("zstd")
+
+
+class MappedShard:
+    """The clips of a shard, in the map of its file; checked when it is opened.
+
+    Raises:
+        ValueError: if the file is gone, damaged, or not laid out as the cache format says.
+    """
+
+    def __init__(self, path: Path, entry: ShardEntry, config: CacheConfig) -> None:
+        with open_shard(path) as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._data: NDArray[np.uint8] = np.frombuffer(mapped, np.uint8)
+        self._places = row_places(_read_footer(path), self._data, path)
+        self._shapes = [config.shape] * entry.rows
+        if config.crop == "none":
+            sides = zip(*read_columns(path, FRAME_HEIGHT, FRAME_WIDTH), strict=True)
+            self._shapes = [(config.frames, height, width, 3) for height, width in sides]
+        expected = [int(np.prod(shape)) for shape in self._shapes]
+        if self._places.length.tolist() != expected:
+            raise ValueError(
+                f"{path} holds {len(self._places.length)} rows of {sum(self._places.length)} bytes "
+                f"in all, and the manifest says {entry.rows} of {sum(expected)}: preprocess again "
+                "into another --cache"
+            )
+
+    def clip(self, k: int) -> NDArray[np.uint8]:
+        """Returns the frames of row k, [F, H, W, 3]: still in the map, or decompressed."""
+        places = self._places
+        start, length = int(places.start[k]), int(places.length[k])
+        data = self._data[start : start + int(places.stored[k])]
+        if places.compressed:
+            # The GIL is released meanwhile, so several threads do several clips.
+            page = _ZSTD.decompress(pa.py_buffer(data), places.prefix + length)
+            data = np.frombuffer(page, np.uint8)[places.prefix :]
+        return data.reshape(self._shapes[k])
+
+
+def open_shard(path: Path) -> Any:
+    """Opens a shard file; ValueError if it is gone."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"the shard {path} is gone: run the same preprocess command again"
+        ) from error
+
+
+def read_columns(path: Path, *names: str) -> list[list[Any]]:
+    """Returns whole columns of a shard; ValueError if it is gone or damaged."""
+    with open_shard(path) as file:
+        try:
+            table = pq.ParquetFile(file).read(list(names))
+        except pa.ArrowInvalid as error:
+            raise _damaged(path, error) from error
+    return [table[name].to_pylist() for name in names]
+
+
+def _read_footer(path: Path) -> pq.FileMetaData:
+    try:
+        return pq.read_metadata(path)
+    except pa.ArrowInvalid as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"the shard {path} is damaged ({error}): delete it and run the same preprocess command"
+    )

@@ -1,0 +1,65 @@
+"""What a finished cache holds, counted."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from stop_core.cache.fetching import fetch_shards, local_shard
+from stop_core.cache.job import read_failures
+from stop_core.cache.manifest import Manifest
+from stop_core.cache.mapping import read_columns
+from stop_core.storage import StoragePath
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts over the rows and failures of a cache."""
+
+    manifest: Manifest
+    classes: dict[str, Counter[str]]
+    """By class name, then by split."""
+    captions: Counter[str]
+    """Captions by split."""
+    decoders: Counter[str]
+    """Clips by the decoder that served them."""
+    failures: Counter[str]
+    """Failed clips by reason."""
+    data_bytes: int
+    """Of all shard files."""
+
+
+def summarise(cache: StoragePath) -> Summary:
+    """Counts a finished cache, local or on an object store.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no finished cache, or a shard is damaged.
+    """
+    manifest = Manifest.load(cache)
+    folder = fetch_shards(cache, manifest, manifest.shards)
+    classes: dict[str, Counter[str]] = {name: Counter() for name in manifest.class_names}
+    captions: Counter[str] = Counter()
+    decoders: Counter[str] = Counter()
+    for entry in manifest.shards:
+        names, sentences, served = read_columns(
+            local_shard(folder, entry), "class_name", "captions", "decoder"
+        )
+        for name in names:
+            classes.setdefault(name, Counter())[entry.split] += 1
+        captions[entry.split] += sum(map(len, sentences))
+        decoders.update(served)
+    return Summary(
+        manifest,
+        classes,
+        captions,
+        decoders,
+        count_reasons(cache),
+        sum(entry.file_bytes for entry in manifest.shards),
+    )
+
+
+def count_reasons(cache: StoragePath) -> Counter[str]:
+    """Counts the failures of a finished cache by their reason."""
+    # Numbers vary from file to file; the reason is what is left without them.
+    return Counter(
+        failure.error.partition(":")[0] if failure.stage == "decode" else failure.error
+        for failure in read_failures(cache)
+    )

@@ -1,0 +1,94 @@
+"""What a model is shown of a cached clip: which of its frames, and which part of them.
+
+Shapes: F frames of a cached clip, T frames that the model is shown, H and W of a cached frame.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stop_core.decoding import center_corner
+
+
+@dataclass(frozen=True)
+class View:
+    """Which frames and which pixels of every clip to read; by default all frames, their centre.
+
+    What is random depends on `seed`, `epoch` and the number of the clip alone: not on the batch
+    that the clip is read in, nor on the process that reads it.
+    """
+
+    frames: int | None = None
+    """T; None for all F. Without jitter, the middles of T equal segments of the cached frames."""
+    size: int | None = None
+    """Edge of the square that is cut out, in pixels; None for the short side of the frames."""
+    jitter: bool = False
+    """A random frame of each segment instead of its middle."""
+    random_crop: bool = False
+    """A square at a random place, the same for all frames of a clip, instead of the centre."""
+    seed: int = 0
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} of a view must be at least 1, got {value}")
+
+    def check(self, frames: int, size: int) -> tuple[int, int]:
+        """Returns T and the edge of the square for clips of `frames` frames of `size` pixels.
+
+        Raises:
+            ValueError: if the view asks for more than is cached.
+        """
+        if (self.frames or 0) > frames:
+            raise ValueError(
+                f"{self.frames} frames of a clip are wanted and {frames} are cached: preprocess "
+                f"with --frames {self.frames} into another --cache"
+            )
+        if (self.size or 0) > size:
+            raise ValueError(
+                f"crops of {self.size} pixels are wanted and the short side of the cached frames "
+                f"has {size}: preprocess with --size {self.size} into another --cache"
+            )
+        return self.frames or frames, self.size or size
+
+    def window(self, clip: int, cached: tuple[int, int, int]) -> "Window":
+        """Returns what to read of clip number `clip`, of which F, H and W are cached."""
+        count, height, width = cached
+        frames, size = self.frames or count, self.size or min(height, width)
+        top, left = center_corner(height, width, size)
+        # In units of 1/2^20 of a segment: integers, so that no rounding differs between machines.
+        place = np.full(frames, 1 << 19, dtype=np.int64)
+        if self.jitter or self.random_crop:
+            random = np.random.default_rng((self.seed, self.epoch, clip))
+            top_random, left_random = random.integers((height - size + 1, width - size + 1))
+            if self.jitter:
+                place = random.integers(1 << 20, size=frames)
+            if self.random_crop:
+                top, left = int(top_random), int(left_random)
+        segments = np.arange(frames, dtype=np.int64)
+        index = (((segments << 20) + place) * count) // (frames << 20)
+        return Window(index, top, left, size)
+
+
+@dataclass(frozen=True)
+class Window:
+    """One clip's part of a view."""
+
+    index: NDArray[np.int64]
+    """[T], positions among the cached frames."""
+    top: int
+    left: int
+    size: int
+
+    def copy(self, clip_FHWC: NDArray[np.uint8], into_TSSC: NDArray[np.uint8]) -> None:
+        """Copies the window of a clip."""
+        bottom, right = self.top + self.size, self.left + self.size
+        part = clip_FHWC[:, self.top : bottom, self.left : right]
+        if part.shape == into_TSSC.shape:  # T = F: every frame, in its place
+            np.copyto(into_TSSC, part)
+            return
+        for t, f in enumerate(self.index):
+            np.copyto(into_TSSC[t], part[f])

@@ -1,0 +1,157 @@
+"""A cache on S3 is the cache on disk, byte for byte; what is read of it is fetched once."""
+
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.fs
+import pytest
+import torch
+
+from stop_core.cache import CacheConfig, CacheJob, FrameCache, read_failures, write_shard
+from stop_core.cache.verification import verify
+from stop_core.datasets import DATASETS, select_clips
+from stop_core.outline import outlined
+from stop_core.storage import RemotePath, StoragePath, storage_path
+
+pytest.importorskip("moto", reason="the S3 server of the tests is in the extra `dev`")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A real S3 server in a process of its own; gives `host:port`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    host, port = address.split(":")
+    command = [sys.executable, "-m", "moto.server", "--host", host, "--port", port]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
+    try:
+        for _ in range(600):
+            if not socket.socket().connect_ex((host, int(port))):
+                break
+            time.sleep(0.05)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("STOP_CACHE_FOLDER", str(tmp_path / "fetched"))
+    name = tmp_path.name.replace("_", "-").lower()
+    store = pyarrow.fs.S3FileSystem(
+        endpoint_override=server, scheme="http", region="us-east-1", allow_bucket_creation=True
+    )
+    store.create_dir(name)
+    query = f"endpoint_override={server}&scheme=http&region=us-east-1"
+    return RemotePath("s3", f"{name}/some folder", query)
+
+
+def _make(cache: StoragePath, data_root: StoragePath) -> CacheJob:
+    with outlined(data_root) as root:
+        selection = select_clips(DATASETS["hmdb51"].read(root, 1))
+        config = CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=2, size=16)
+        job = CacheJob.open(cache, config, selection.clips)
+        pending = job.pending(root)
+    for plan in pending:
+        write_shard(plan, config, data_root, cache)
+    job.finish()
+    return job
+
+
+def _upload(root: Path, to: RemotePath) -> None:
+    for path in root.rglob("*"):
+        if path.is_file():
+            (to / str(path.relative_to(root))).upload(path)
+
+
+def _data(cache: StoragePath) -> dict[str, bytes]:
+    files = [*(cache / "data").iterdir(), cache / "failures.parquet"]
+    return {path.name: path.open("rb").read() for path in files}
+
+
+def test_a_cache_made_on_s3_from_s3_is_the_local_one(
+    hmdb51_root: Path, tmp_path: Path, bucket: RemotePath
+) -> None:
+    first, second, *_ = sorted(hmdb51_root.glob("hmdb51_org/*/*.avi"))
+    first.unlink()
+    second.write_bytes(b"not a video")
+    local = _make(tmp_path / "cache", hmdb51_root)
+    _upload(hmdb51_root, bucket / "videos")
+    remote = _make(bucket / "cache", bucket / "videos")
+    assert _data(remote.cache) == _data(local.cache)
+    assert [f.stage for f in read_failures(remote.cache)] == ["find", "decode"]
+    assert list(verify(remote.cache)) == [None] * 9
+    with outlined(bucket / "videos") as root:
+        assert remote.pending(root) == []
+        clips = select_clips(DATASETS["hmdb51"].read(root, 1)).clips
+    (bucket / "videos" / clips[-1].path).upload(second)
+    with outlined(bucket / "videos") as root:
+        assert [plan.split for plan in remote.pending(root)] == [clips[-1].split]
+
+
+def test_shards_are_fetched_once_and_checked(
+    hmdb51_root: Path, tmp_path: Path, bucket: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = _make(tmp_path / "cache", hmdb51_root).cache
+    remote = _make(bucket / "cache", hmdb51_root).cache
+    assert isinstance(remote, RemotePath)
+    expected = FrameCache(local).split("train")
+    clips = pickle.loads(pickle.dumps(FrameCache(str(remote)).split("train")))
+    assert clips.video_ids == expected.video_ids
+    assert torch.equal(clips.read([2, 0]), expected.read([2, 0]))
+
+    shard = remote / "data" / "train-00000.parquet"
+    whole = shard.read_bytes()
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    shard.upload(damaged)
+    again = FrameCache(remote).split("train")
+    assert torch.equal(again.read([1]), expected.read([1])), "it was fetched a second time"
+
+    shutil.rmtree(tmp_path / "fetched")
+    with pytest.raises(ValueError, match=r"train-00000.parquet\?\S* is damaged, its hash"):
+        FrameCache(remote).split("train").read([0])
+    assert not list((tmp_path / "fetched").rglob("[!.]*.parquet"))
+    shard.unlink()
+    with pytest.raises(ValueError, match="is gone"):
+        FrameCache(remote).split("train").read([0])
+    found = [problem.path for problem in verify(remote) if problem]
+    assert found == [str(shard)]
+
+
+def test_what_is_not_there_is_named_by_its_uri(bucket: RemotePath) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no frame cache at s3://.*some folder/cache"):
+        FrameCache(bucket / "cache")
+    with pytest.raises(FileNotFoundError, match=r"data root s3://.*is not a folder"):  # noqa: SIM117
+        with outlined(bucket / "videos") as root:
+            DATASETS["hmdb51"].read(root, 1)
+    nowhere = storage_path(str(bucket).replace(bucket.key, "no-such-bucket/cache"))
+    config = CacheConfig("d", 1, 2, 16, None, (), ("train",), ("a",), "{}", "0")
+    with pytest.raises(OSError, match="cannot write a cache to s3://no-such-bucket"):
+        CacheJob.open(nowhere, config, [])
+
+
+def test_a_store_that_is_lost_fails_no_clip(
+    hmdb51_root: Path, tmp_path: Path, bucket: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selection = select_clips(DATASETS["hmdb51"].read(hmdb51_root, 1))
+    config = CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=2, size=16)
+    job = CacheJob.open(tmp_path / "cache", config, selection.clips)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        closed = f"127.0.0.1:{probe.getsockname()[1]}"
+    lost = RemotePath("s3", "bucket/videos", f"endpoint_override={closed}&scheme=http&region=x")
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        write_shard(job.plans[0], config, lost, job.cache)
+    assert not list((tmp_path / "cache/records").iterdir())
