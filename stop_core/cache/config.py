@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from stop_core.cache.files import hash_json
-from stop_core.datasets import Dataset, Selection
+from stop_core.datasets import Dataset, Selection, Task
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class CacheConfig:
     class_names: tuple[str, ...]
     """By label."""
     template: str
+    task: Task
     clips_hash: str
     """Over the whole list of clips, so that edited annotations are noticed."""
 
@@ -42,6 +43,7 @@ class CacheConfig:
             splits=selection.splits,
             class_names=selection.class_names,
             template=dataset.template,
+            task=dataset.task,
             clips_hash=hash_json([asdict(clip) for clip in selection.clips]),
         )
 

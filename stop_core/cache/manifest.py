@@ -6,7 +6,7 @@ from typing import Any
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import FORMAT_VERSION, JOB, MANIFEST, RECORDS, read_json
-from stop_core.datasets import class_words
+from stop_core.datasets import Task, class_words
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class Manifest:
     def dataset(self) -> str:
         """Name of the dataset, for example "hmdb51"."""
         return self.config.dataset
+
+    @property
+    def task(self) -> Task:
+        """Whether clips have classes (recognition) or captions (retrieval)."""
+        return self.config.task
 
     @property
     def fold(self) -> int:

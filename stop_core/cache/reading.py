@@ -86,6 +86,11 @@ class CachedClips:
         """N names, as the dataset's annotation gives them."""
         return self._column("video_id")
 
+    @cached_property
+    def captions(self) -> list[tuple[str, ...]]:
+        """N tuples of sentences; empty ones where the dataset has none."""
+        return [tuple(sentences) for sentences in self._column("captions")]
+
     def read(self, indices: Sequence[int]) -> Tensor:
         """Returns the frames of the clips at `indices`, [B, T, H, W, 3] uint8, in that order.
 

@@ -1,6 +1,6 @@
 """Video datasets: which clips there are, which split each is in, and what its class is called."""
 
-from stop_core.datasets.clip import SPLITS, Clip, Split, class_words
+from stop_core.datasets.clip import SPLITS, Clip, Split, Task, class_words
 from stop_core.datasets.registry import (
     DATASETS,
     Dataset,
@@ -17,6 +17,7 @@ __all__ = [
     "Dataset",
     "Selection",
     "Split",
+    "Task",
     "carve_validation",
     "class_words",
     "get_dataset",

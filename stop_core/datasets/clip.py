@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+Task = Literal["recognition", "retrieval"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Clip:
     """Where the file lies, relative to the data root, with forward slashes."""
     split: Split
     label: int
-    """Index into the dataset's class names."""
+    """Index into the dataset's class names; -1 in a set for retrieval, which has none."""
     class_name: str
     source: str
     """The longer video that this clip was cut from; clips of one source stay in one split."""

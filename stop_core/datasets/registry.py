@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stop_core.datasets import hmdb51
-from stop_core.datasets.clip import SPLITS, Clip, Split
+from stop_core.datasets.clip import SPLITS, Clip, Split, Task
 
 MOTION_TRAIN = 2560
 MOTION_TEST = 768
 MOTION_SEED = 0
+CAPTIONED_TRAIN = 1920
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Dataset:
     """Default edge of a cached frame, in pixels."""
     template: str
     """The sentence of a class, `{}` standing for its words."""
+    task: Task = "recognition"
+    """What its clips are labelled for: with classes, or with captions."""
     generate: Callable[[Path], None] | None = None
     """Makes the dataset below a data root that does not exist; None where it must be fetched."""
 
@@ -39,6 +42,18 @@ def _generate_motion(root: Path) -> None:
     from stop_core.tiny.motion import write_motion_dataset  # it needs PyAV; others do not
 
     write_motion_dataset(root, train=MOTION_TRAIN, test=MOTION_TEST, seed=MOTION_SEED)
+
+
+def _generate_motion_captions(root: Path) -> None:
+    from stop_core.tiny.motion_captions import write_captioned_motion
+
+    write_captioned_motion(root, train=CAPTIONED_TRAIN, seed=MOTION_SEED)
+
+
+def _read_motion_captions(root: Path, fold: int) -> list[Clip]:
+    from stop_core.tiny.motion_captions import read_captioned_motion
+
+    return read_captioned_motion(root, fold)
 
 
 DATASETS: dict[str, Dataset] = {
@@ -60,6 +75,16 @@ DATASETS: dict[str, Dataset] = {
             size=32,
             template="a video of a {}",
             generate=_generate_motion,
+        ),
+        Dataset(
+            name="motion-captions",
+            read=_read_motion_captions,
+            folds=1,
+            frames=6,
+            size=32,
+            template="",
+            task="retrieval",
+            generate=_generate_motion_captions,
         ),
     )
 }
@@ -103,13 +128,15 @@ def select_clips(
         ValueError: if a class is not one of the dataset's.
     """
     known = sorted({clip.label: clip.class_name for clip in clips}.items())
-    names = [name for _, name in known]
+    names = [name for label, name in known if label >= 0]
     if unknown := sorted(set(classes) - set(names)):
         raise ValueError(
             f"--classes: there is no class {', '.join(unknown)}; there are {', '.join(names)}"
         )
     kept = [name for name in names if not classes or name in classes]
     labels = {name: label for label, name in enumerate(kept)}
+    if not names:  # a set for retrieval
+        labels = {"": -1}
     chosen = [
         replace(clip, label=labels[clip.class_name])
         for clip in clips
