@@ -85,7 +85,8 @@ class PromptedModel(VideoModel, ABC):
         if index < self.prompted_blocks:
             # In float32: in bfloat16, up to 2% of the choices would fall otherwise.
             with torch.autocast(tokens.h.device.type, enabled=False):
-                given = prompting(index, tokens)
+                exact = VideoTokens(cls=tokens.cls.float(), h=tokens.h.float())
+                given = prompting(index, exact)
         else:
             given = BlockInput(pack(tokens, self.config.attention), prompts, presence)
         last = index + 1 == self.tower.depth
