@@ -32,6 +32,11 @@ class VideoModel(nn.Module, ABC):
         self.logit_scale: Tensor
 
     @property
+    def trains_text(self) -> bool:
+        """Whether `encode_text` depends on trainable tensors, so that no embedding can be kept."""
+        return False
+
+    @property
     def image_size(self) -> int:
         """Height and width in pixels of the frames that the tower takes."""
         return self.tower.image_size
