@@ -13,6 +13,7 @@ from pipelines.command_line import parse, run
 from pipelines.many_runs import room_for
 from pipelines.output import default_output
 from pipelines.progress import say, told
+from pipelines.queued_run import deliver_waiting
 from pipelines.ray_session import start_ray
 from pipelines.tracking import ui_command
 from pipelines.training_run import Resources, TrainingResult, TrainingRun
@@ -49,6 +50,7 @@ def main(config: TrainConfig) -> TrainingResult:
     """Trains as configured and prints the result."""
     cache = find_cache(config.cache, config.output)
     training = TrainingRun(config.experiment, cache, config.output)
+    deliver_waiting(config.output)
     result = training.remembered()
     if result is None:
         say(f"training {training.name}")
@@ -67,7 +69,8 @@ def _line(training: TrainingRun) -> str | None:
 
 def _summarise(result: TrainingResult, config: TrainConfig) -> None:
     again = " (trained before; nothing was run)" if result.reused else ""
-    rule = "best epoch" if "val/top1" in result.metrics else "no validation split, so last epoch"
+    validated = any(name.startswith("val/") for name in result.metrics)
+    rule = "best epoch" if validated else "no validation split, so last epoch"
     say(f"{result.name}: {rule} {result.metrics['best_epoch']:.0f}{again}")
     for name, value in sorted(result.metrics.items()):
         if "/" in name:
