@@ -74,6 +74,13 @@ class QueuedRun:
             }
         )
 
+    def go_on_with(self, run_id: str) -> None:
+        """Makes this folder's run the one of that id, if it has none yet."""
+        if run_id and not self.run_id:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with appearing(self.folder / RUN_ID) as staging:
+                staging.write_text(run_id)
+
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Records parameters."""
         params = {name: str(value)[:LONGEST_PARAM] for name, value in values.items()}

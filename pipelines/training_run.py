@@ -21,11 +21,13 @@ from pipelines.command_line import RunError
 from pipelines.progress import ProgressFile, say
 from pipelines.queued_run import RUN_ID as RUN_ID
 from pipelines.queued_run import QueuedRun
+from pipelines.start_from import StartFrom
 from pipelines.tracking import first_line, git_commit, open_experiment, tracking_uri
-from pipelines.training_worker import PREDICTIONS, WorkerTask, train_alone, train_worker
+from pipelines.training_worker import FIGURES, PREDICTIONS, WorkerTask, train_alone, train_worker
 from stop_core.cache.files import appearing
 from stop_core.cache.manifest import Manifest
 from stop_core.experiment import ExperimentConfig
+from stop_core.run_state import Origin, read_origin, read_progress
 
 if TYPE_CHECKING:  # torch, open_clip and Ray Train take seconds; a remembered run needs none
     from ray.train import ScalingConfig
@@ -123,6 +125,11 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str
     """
     from stop_core.clip import check_name, tower_shape
 
+    if manifest.task == "retrieval" and config.method == "linear-probe":
+        raise ValueError(
+            f"the method linear-probe learns classes, and {manifest.dataset} has captions instead; "
+            "choose another --method"
+        )
     check_name(config.tower, config.pretrained)
     if shape := tower_shape(config.tower):
         _check_shape(config, shape, manifest.size)
@@ -157,7 +164,13 @@ class TrainingRun:
     """A training that may not have begun, may be half done, or may be finished."""
 
     def __init__(
-        self, config: ExperimentConfig, cache: Path, output: Path, *, test: bool = True
+        self,
+        config: ExperimentConfig,
+        cache: Path,
+        output: Path,
+        *,
+        test: bool = True,
+        start: StartFrom | None = None,
     ) -> None:
         from stop_core.clip import weights_fingerprint
 
@@ -172,8 +185,22 @@ class TrainingRun:
         weights = weights_fingerprint(config.tower, config.pretrained)
         hashes = f"{config.hash}-{self.manifest.data_hash[:8]}-{weights}v{RESULT_VERSION}"
         kind = "" if test else "-untested"  # a trial of a sweep must not see the test split
+        self.start = start
+        kind += start.suffix if start else ""
         self.name = f"{data}-{method}-seed{config.seed}-{hashes}{kind}"
         self.folder = self.output / "runs" / self.name
+        if start:
+            start.check(self.origin())
+
+    def origin(self) -> Origin:
+        """What its checkpoints are marked with."""
+        return Origin(
+            run=self.name,
+            config_hash=self.config.hash,
+            data_hash=self.manifest.data_hash,
+            mlflow_run_id=self.tracked.run_id,
+            config=self.config.parameters(),
+        )
 
     def remembered(self) -> TrainingResult | None:
         """The result, if this very training has been done before."""
@@ -246,6 +273,8 @@ class TrainingRun:
     def _track(self, resources: Resources, parent: str | None, label: str | None) -> None:
         """Begins the MLflow run of this training, or goes on with it."""
         tracked = self.tracked
+        if self.start and not self.start.fork:
+            tracked.go_on_with(self._mlflow_run_of(self.start))
         tracked.open(
             self.output,
             self.manifest.dataset,
@@ -262,7 +291,13 @@ class TrainingRun:
         )
         tracked.log_params({**self.config.parameters(), "dataset": self.manifest.dataset})
         tracked.set_tags(asdict(resources))
+        if self.start and self.start.fork:
+            tracked.set_tags({"forked_from": self.start.checkpoint})
         tracked.deliver()
+
+    @staticmethod
+    def _mlflow_run_of(start: StartFrom) -> str:
+        return read_origin(start.checkpoint).mlflow_run_id
 
     def _task(self, resources: Resources) -> WorkerTask:
         return WorkerTask(
@@ -274,6 +309,9 @@ class TrainingRun:
             threads=max(1, int(resources.cpus_per_worker)),
             gpu=resources.gpus_per_worker > 0,
             test=self.test,
+            start=self.start.checkpoint if self.start else None,
+            fork=self.start is not None and self.start.fork,
+            origin=self.origin(),
             micro_batch=resources.micro_batch,
             checkpoint_activations=resources.checkpoint_activations,
             compile=resources.compile,
@@ -303,7 +341,7 @@ class TrainingRun:
 
     def _keep(self, checkpoint: Path) -> TrainingResult:
         """Copies what matters out of the last checkpoint; the result file comes last."""
-        from stop_core.checkpoint import BEST_PROMPTS, read_progress
+        from stop_core.checkpoint import BEST_PROMPTS
 
         metrics = read_progress(checkpoint).final
         if metrics is None:
@@ -315,6 +353,8 @@ class TrainingRun:
         tracked = self.tracked
         for name in (PROMPTS, PREDICTIONS, "config.yaml"):
             tracked.log_file(name)
+        for figure in sorted((self.folder / FIGURES).glob("*.png")):
+            tracked.log_file(f"{FIGURES}/{figure.name}", FIGURES)
         tracked.finish()
         _deliver_last(tracked)
         result = TrainingResult(

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stop_core.experiment import ExperimentConfig
+from stop_core.run_state import Origin
 
 PREDICTIONS = "predictions.parquet"  # a row a clip (recognition) or a query (retrieval)
+
+
+FIGURES = "figures"
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,12 @@ class WorkerTask:
     """Whether a GPU was reserved; without one, a GPU that happens to be there is not used."""
     test: bool
     """Whether to evaluate the test split at the end; a trial of a sweep does not."""
+    start: Path | None
+    """The checkpoint of another folder that the training begins with."""
+    fork: bool
+    """Whether to take nothing but the prompts of `start`."""
+    origin: Origin
+    """What checkpoints are marked with, but for the MLflow run, which may come later."""
     micro_batch: int | None
     checkpoint_activations: bool
     compile: bool

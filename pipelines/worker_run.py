@@ -5,24 +5,30 @@ weights and the same records.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from pipelines.outbox import Courier
 from pipelines.progress import ProgressFile
 from pipelines.queued_run import QueuedRun
 from pipelines.recorder import Recorder
-from pipelines.training_worker import PREDICTIONS, WorkerTask
+from pipelines.training_worker import FIGURES, PREDICTIONS, WorkerTask
 from pipelines.worker_session import Session
 from stop_core.cache import FrameCache
-from stop_core.checkpoint import Checkpoint, Origin, Progress
+from stop_core.checkpoint import Checkpoint
 from stop_core.clip import load_clip
 from stop_core.distributed import copy_from_first, rank
+from stop_core.figures import confusion, save
 from stop_core.methods import build_method
 from stop_core.objectives import Measured, make_objective
+from stop_core.observer import Observer
 from stop_core.prompted_model import PromptedModel
+from stop_core.run_state import PROMPTS, Progress
 from stop_core.training import DivergedError, Trainer, seed_weights
 from stop_core.video_model import VideoModel
 
@@ -51,7 +57,13 @@ class WorkerRun:
         self.tracked = QueuedRun(task.folder, task.tracking_uri) if first else None
         self.courier = Courier(self.tracked.deliver) if self.tracked else None
         self.recorder = Recorder(ProgressFile(task.progress_file) if first else None, device)
+        self.observer = (
+            Observer(self.model, self.config, self.splits.get("val", self.splits["train"]))
+            if first
+            else None
+        )
         self._saved = time.monotonic()
+        self._final_told = False
         self._resume()
         copy_from_first(self.model.trainable().values())
 
@@ -94,11 +106,12 @@ class WorkerRun:
         """Validates, keeps the epoch if it is the best, and saves."""
         with trainer.average.in_place():
             metrics = {f"val/{k}": v for k, v in self._measure("val").metrics.items()}
+            seen = self.observer.end_epoch() if self.observer else {}
         self._keep_best(metrics, trainer)
         self.progress.epochs_done += 1
         # `epoch` is what schedulers of a sweep count by; it is the same after a restart.
         metrics["epoch"] = float(self.progress.epochs_done)
-        self.recorder.add(metrics, self.progress.step)
+        self.recorder.add({**metrics, **seen}, self.progress.step)
         self._save({**metrics, "finished": 0})
 
     def _keep_best(self, metrics: dict[str, float], trainer: Trainer) -> None:
@@ -114,22 +127,34 @@ class WorkerRun:
         """Evaluates validation and, this once, test with the chosen weights."""
         trained = self.model.prompt_state_dict()
         self.model.load_prompt_state_dict(self.best_prompts)
-        metrics, rows = {}, []
+        metrics: dict[str, float] = {}
+        rows = []
         for split in ("val", "test"):
             measured = self._measure(split)
             metrics |= {f"{split}/{name}": value for name, value in measured.metrics.items()}
+            if measured.confusion_CC is not None and split == "test":
+                self._draw_confusion(measured.confusion_CC)
             if measured.rows:
                 rows.append(pd.DataFrame({"split": split, **measured.rows}))
+        if self.observer:
+            self.observer.draw(self.task.folder / FIGURES)
         self.model.load_prompt_state_dict(trained)
         metrics["best_epoch"] = float(self.progress.best_epoch or 0)
         trainable = self.model.trainable().values()
         metrics["trainable_parameters"] = float(sum(p.numel() for p in trainable))
         # Under a name of its own: `val/...` is the curve over all epochs.
         told = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
-        self.recorder.add(told, self.progress.step)
+        if not self._final_told:
+            self.recorder.add(told, self.progress.step)
         self.progress.final = metrics
         results = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
         self._save({**metrics, "epoch": self.config.epochs, "finished": 1}, results)
+
+    def _draw_confusion(self, counts_CC: Tensor) -> None:
+        if rank() == 0:
+            manifest = self.cache.manifest
+            figure = confusion(counts_CC, manifest.class_words, f"{manifest.dataset}, test split")
+            save(figure, self.task.folder / FIGURES / "confusion.png")
 
     def _measure(self, split: str) -> Measured:
         """Empty where the split has no clips, or is not to be looked at."""
@@ -142,7 +167,10 @@ class WorkerRun:
         clip = load_clip(self.config.tower, self.config.pretrained)
         model = build_method(self.config, clip, len(self.cache.manifest.class_names)).to(device)
         if self.task.checkpoint_activations:
-            assert isinstance(model, PromptedModel)  # `check_fit` has refused the others
+            if not isinstance(model, PromptedModel):
+                raise ValueError(
+                    f"checkpoint_activations has no effect on {self.config.method}; leave it out"
+                )
             model.checkpoint_activations = True
         if self.task.compile:
             model.encode_video = torch.compile(model.encode_video)  # type: ignore[method-assign]
@@ -174,8 +202,17 @@ class WorkerRun:
         with self.session.checkpoint() as folder:
             if folder is not None:
                 self._load(folder)
+            elif self.task.start is not None and self.task.fork:
+                self.model.load_prompt_state_dict(load_file(self.task.start / PROMPTS))
+                self.best_prompts = self.model.prompt_state_dict()
+            elif self.task.start is not None:
+                self._load(self.task.start)
+                # A finished one is tested again, for the files of this folder, and not told again.
+                self._final_told = self.progress.final is not None
+                self.progress.final = None
 
     def _load(self, folder: Path) -> None:
+        """Goes on from a checkpoint of this training."""
         groups = self.trainer.optimizer.state_dict()["param_groups"] if self.trainer else []
         checkpoint = Checkpoint.load(folder, groups)
         self.model.load_prompt_state_dict(checkpoint.prompts)
@@ -185,6 +222,8 @@ class WorkerRun:
             self.trainer.optimizer.load_state_dict(checkpoint.optimizer)
             self.trainer.average.load(checkpoint.average)
         self.recorder.restore(checkpoint.progress.records)
+        if self.observer:
+            self.observer.restore(checkpoint.behaviour)
         self._tell()  # it may have been killed before it had told what the checkpoint holds
 
     def _save(self, metrics: dict[str, float], results: pd.DataFrame | None = None) -> None:
@@ -202,20 +241,14 @@ class WorkerRun:
     def _checkpoint(self) -> Checkpoint:
         self.progress.records = self.recorder.state()
         run_id = self.tracked.run_id if self.tracked else ""
-        origin = Origin(
-            run=self.task.folder.name,
-            config_hash=self.config.hash,
-            data_hash=self.cache.manifest.data_hash,
-            mlflow_run_id=run_id,
-            config=self.config.parameters(),
-        )
         trainer = self.trainer
         return Checkpoint(
             progress=self.progress,
-            origin=origin,
+            origin=replace(self.task.origin, mlflow_run_id=run_id),
             prompts=self.model.prompt_state_dict(),
             best_prompts=self.best_prompts,
             average=trainer.average.average if trainer else {},
+            behaviour=self.observer.state() if self.observer else {},
             optimizer=trainer.optimizer.state_dict() if trainer else {"state": {}},
         )
 

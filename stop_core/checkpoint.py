@@ -2,7 +2,7 @@
 
 import errno
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +11,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-PROMPTS = "prompts.safetensors"
+from stop_core.run_state import (
+    ORIGIN,
+    PROGRESS,
+    PROMPTS,
+    Origin,
+    Progress,
+    read_origin,
+    read_progress,
+)
+
 BEST_PROMPTS = "best_prompts.safetensors"
 AVERAGE = "average.safetensors"
 OPTIMIZER = "optimizer.safetensors"
-PROGRESS = "progress.json"
-ORIGIN = "origin.json"
-
-
-@dataclass
-class Progress:
-    """How far a training is, its best epoch so far by validation, and what it has to tell.
-
-    `step` is the sampler's position too: the order of an epoch, the caption that a clip has in it
-    and the dropout of a step follow from the seed and the number of the epoch or step. So there is
-    no random state to keep, and none that another number of workers could not take up.
-    """
-
-    step: int = 0  # steps done, of the whole training
-    epochs_done: int = 0  # epochs trained and validated
-    best_epoch: int | None = None  # from 1; empty before the first epoch
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    records: dict[str, Any] = field(default_factory=dict)
-    """What is to be told to the tracking server, and has not been told before this checkpoint."""
-    final: dict[str, float] | None = None
-    """The measures of a training that is finished."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Whose checkpoint it is."""
-
-    run: str
-    """Name of the training."""
-    config_hash: str
-    data_hash: str
-    mlflow_run_id: str
-    """Empty as long as the tracking server has not been reached."""
-    config: dict[str, Any]
-    """The settings of the experiment by name."""
-
-    def differences(self, other: "Origin") -> list[str]:
-        """One phrase for everything in which the training `other` is not this one."""
-        names = sorted(self.config.keys() | other.config.keys())
-        found = [
-            f"{name} is {self.config.get(name)} there and {other.config.get(name)} here"
-            for name in names
-            if self.config.get(name) != other.config.get(name)
-        ]
-        if self.data_hash != other.data_hash:
-            found.append(f"the data is {self.data_hash[:12]} there and {other.data_hash[:12]} here")
-        return found
+BEHAVIOUR = "behaviour.safetensors"
 
 
 @dataclass(frozen=True)
@@ -74,6 +37,8 @@ class Checkpoint:
     best_prompts: dict[str, Tensor]
     average: dict[str, Tensor]
     """Of `MovingAverage`; empty without one."""
+    behaviour: dict[str, Tensor]
+    """Of `Observer`: what the prompts of the next epoch are compared with."""
     optimizer: dict[str, Any]
     """State of AdamW. Its learning rates are not part of it: they follow from the step."""
 
@@ -87,6 +52,7 @@ class Checkpoint:
             save_file(self.prompts, directory / PROMPTS)
             save_file(self.best_prompts, directory / BEST_PROMPTS)
             save_file(self.average, directory / AVERAGE)
+            save_file(self.behaviour, directory / BEHAVIOUR)
             save_file(_optimizer_tensors(self.optimizer), directory / OPTIMIZER)
             (directory / PROGRESS).write_text(json.dumps(asdict(self.progress), indent=2))
             (directory / ORIGIN).write_text(json.dumps(asdict(self.origin), indent=2))
@@ -104,32 +70,19 @@ class Checkpoint:
             ValueError: if a file of the checkpoint is missing or damaged.
         """
         try:
-            progress = Progress(**_read_json(directory / PROGRESS))
+            progress = read_progress(directory)
             origin = read_origin(directory)
-            names = (PROMPTS, BEST_PROMPTS, AVERAGE, OPTIMIZER)
-            prompts, best, average, optimizer = (load_file(directory / name) for name in names)
+            prompts, best, average, behaviour, optimizer = (
+                load_file(directory / name)
+                for name in (PROMPTS, BEST_PROMPTS, AVERAGE, BEHAVIOUR, OPTIMIZER)
+            )
         except Exception as problem:  # safetensors raises a type of its own
             raise ValueError(
                 f"the checkpoint {directory} cannot be read ({problem}); remove it, and the run "
                 "continues from the checkpoint before it"
             ) from problem
         state = _optimizer_state(optimizer, param_groups)
-        return cls(progress, origin, prompts, best, average, state)
-
-
-def read_origin(directory: Path) -> Origin:
-    """Whose checkpoint a directory holds; raises OSError, KeyError or TypeError if none."""
-    return Origin(**_read_json(directory / ORIGIN))
-
-
-def read_progress(directory: Path) -> Progress:
-    """How far the training of a checkpoint was; raises OSError, ValueError or TypeError if none."""
-    return Progress(**_read_json(directory / PROGRESS))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text())
-    return values
+        return cls(progress, origin, prompts, best, average, behaviour, state)
 
 
 def _reason(problem: Exception) -> str:

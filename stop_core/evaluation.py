@@ -19,9 +19,17 @@ TEXT_BATCH = 256
 class Clips(Protocol):
     """What is needed of the clips of a split; `stop_core.cache.CachedClips` is one."""
 
-    labels: Tensor
-    video_ids: list[str]
-    captions: list[tuple[str, ...]]
+    @property
+    def labels(self) -> Tensor:
+        """[N], int64."""
+
+    @property
+    def video_ids(self) -> list[str]:
+        """N names."""
+
+    @property
+    def captions(self) -> list[tuple[str, ...]]:
+        """N tuples of sentences."""
 
     def __len__(self) -> int: ...
 

@@ -11,13 +11,9 @@ from torch import nn
 from stop_core.checkpoint import (
     AVERAGE,
     OPTIMIZER,
-    PROMPTS,
     Checkpoint,
-    Origin,
-    Progress,
-    read_origin,
-    read_progress,
 )
+from stop_core.run_state import PROMPTS, Origin, Progress, read_origin, read_progress
 
 PROGRESS = Progress(
     step=30,
@@ -44,7 +40,7 @@ def _layer_and_optimizer() -> tuple[nn.Linear, torch.optim.AdamW]:
 
 def _saved(layer: nn.Linear, optimizer: torch.optim.AdamW, folder: Path) -> None:
     state = {name: p.detach().clone() for name, p in layer.named_parameters()}
-    Checkpoint(PROGRESS, ORIGIN, state, state, {}, optimizer.state_dict()).save(folder)
+    Checkpoint(PROGRESS, ORIGIN, state, state, {}, {}, optimizer.state_dict()).save(folder)
 
 
 def test_training_goes_on_bit_for_bit_from_a_checkpoint(tmp_path: Path) -> None:
