@@ -78,14 +78,15 @@ class WorkerRun:
                 self.courier.close()
 
     def _train(self) -> None:
-        trainer = self.trainer
-        if trainer is None:
-            return
-        while self.progress.epochs_done < self.config.epochs:
-            end = (self.progress.epochs_done + 1) * trainer.steps_per_epoch
-            if self.progress.step < end:  # otherwise killed while it was validated
-                self._train_until(end, trainer)
-            self._end_epoch(trainer)
+        while self.trainer and self.progress.epochs_done < self.config.epochs:
+            self.train_epoch(self.trainer)
+
+    def train_epoch(self, trainer: Trainer) -> None:
+        """Trains what is left of the epoch, validates and saves."""
+        end = (self.progress.epochs_done + 1) * trainer.steps_per_epoch
+        if self.progress.step < end:  # otherwise killed while it was validated
+            self._train_until(end, trainer)
+        self._end_epoch(trainer)
 
     def _train_until(self, end: int, trainer: Trainer) -> None:
         try:
