@@ -113,6 +113,8 @@ class QueuedRun:
         deadline = time.monotonic() + seconds
         while True:
             problem = self.outbox.deliver(self._send)
+            if problem is None and self.outbox.waiting():
+                problem = BlockingIOError("another process is delivering them")
             if problem is None or time.monotonic() >= deadline:
                 return problem
             time.sleep(1.0)

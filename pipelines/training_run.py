@@ -379,7 +379,7 @@ def _deliver_last(tracked: QueuedRun) -> None:
     problem = tracked.deliver(_SECONDS_FOR_A_LOST_STORE)
     if waiting := tracked.outbox.waiting():
         say(
-            f"the MLflow store {tracked.uri} cannot be reached ({first_line(problem)}); "
+            f"the MLflow store {tracked.uri} has not taken all ({first_line(problem)}); "
             f"{len(waiting)} records wait in {tracked.outbox.folder}, and the next command with "
             "the same --output delivers them"
         )

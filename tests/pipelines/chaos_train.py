@@ -89,7 +89,7 @@ class Stage:
 
     def kill(self, name: str) -> None:
         """Kills a process and all that it has started."""
-        _kill_tree(self.running.pop(name).pid)
+        _kill_tree(self.running.pop(name))
 
 
 def main(options: Chaos) -> None:
@@ -145,8 +145,7 @@ def _train_under_fire(
 def _strike(victim: str, stage: Stage, driver: subprocess.Popen[bytes]) -> bool:
     """Kills one of them; whether it was there to be killed."""
     if victim == "driver":
-        _kill_tree(driver.pid)
-        driver.wait()
+        _kill_tree(driver)
         return True
     if victim == "store":
         stage.kill("store")
@@ -269,13 +268,13 @@ def _stage(folder: Path) -> Iterator[Stage]:
         shutil.rmtree(sessions, ignore_errors=True)
 
 
-def _kill_tree(pid: int) -> None:
+def _kill_tree(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        for one in [*process.children(recursive=True), process]:
+        root = psutil.Process(process.pid)
+        for one in [*root.children(recursive=True), root]:
             with contextlib.suppress(psutil.Error):
                 one.kill()
-        process.wait(10)
+    process.wait()  # through Popen: another's wait would leave it with an exit code of 0
 
 
 def _free_ports(count: int) -> list[int]:
