@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 export MLFLOW_DISABLE_TELEMETRY = true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test chaos lint format bench clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ demo: $(READY) ## Compare STOP with its baselines on the embedded data: a table 
 test: $(READY) ## Run all tests that this machine can
 	$(BIN)/python -m pytest
 
+chaos: $(READY) ## Kill parts of trainings at random moments, and compare what they end with
+	$(BIN)/python tests/pipelines/chaos_train.py --kills 100
+
 lint: $(READY) ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -39,6 +42,7 @@ format: $(READY) ## Format the code
 bench: $(READY) ## Measure the speed of this machine against named floors
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/read.py
+	$(BIN)/python benchmarks/train.py
 
 clean: ## Remove the virtual environment and tool caches; outputs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

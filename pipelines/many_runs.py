@@ -85,7 +85,7 @@ def _outcome(reference: "ray.ObjectRef", label: str) -> TrainingResult | str:
     except ray.exceptions.RayError as problem:
         say(f"{label} failed: {root_cause(problem)}")
         return root_cause(problem)
-    measures = ("val/top1", "test/top1")
+    measures = ("val/top1", "test/top1", "val/t2v_r1", "test/t2v_r1")
     shown = [f"{name} {result.metrics[name]:.4f}" for name in measures if name in result.metrics]
     say(f"{label}: {', '.join(shown)}")
     return result

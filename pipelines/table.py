@@ -13,12 +13,28 @@ from rich.table import Table as RichTable
 
 from pipelines.command_line import RunError
 from pipelines.progress import say
+from pipelines.queued_run import RUN_ID
 from pipelines.tracking import TrackedRun, open_experiment
-from pipelines.training_run import RUN_ID, TrainingResult, write_whole
+from pipelines.training_run import TrainingResult, write_whole
 from stop_core.cache.manifest import Manifest
+from stop_core.datasets import Task
 from stop_core.experiment import ExperimentConfig
 
-MEASURES = ("val/top1", "test/top1", "test/mean_class")
+MEASURES: dict[Task, dict[str, str]] = {
+    "recognition": {
+        "val/top1": "val top-1 %",
+        "test/top1": "test top-1 %",
+        "test/mean_class": "test mean-class %",
+    },
+    "retrieval": {
+        "val/t2v_r1": "val t2v R@1 %",
+        "test/t2v_r1": "test t2v R@1 %",
+        "test/t2v_r5": "test t2v R@5 %",
+        "test/t2v_r10": "test t2v R@10 %",
+        "test/v2t_r1": "test v2t R@1 %",
+    },
+}
+"""The columns of a table by the measure that they show; the second is what rows are ranked by."""
 
 
 @dataclass
@@ -30,6 +46,7 @@ class ComparisonTable:
     data_hash: str
     experiments: dict[str, list[ExperimentConfig]]
     folder: Path
+    task: Task = "recognition"
     results: dict[str, list[TrainingResult]] = field(default_factory=dict)
 
     @classmethod
@@ -46,6 +63,7 @@ class ComparisonTable:
             data_hash=manifest.data_hash,
             experiments=experiments,
             folder=output / "tables" / name,
+            task=manifest.task,
         )
 
     def track(self, output: Path) -> TrackedRun:
@@ -62,6 +80,11 @@ class ComparisonTable:
         )
         write_whole(known, tracked.run_id)
         return tracked
+
+    @property
+    def measures(self) -> dict[str, str]:
+        """Titles of the columns by the measure that they show."""
+        return MEASURES[self.task]
 
     def fill(self, results: list[TrainingResult]) -> None:
         """Sorts results into their rows.
@@ -98,7 +121,7 @@ class ComparisonTable:
         }
         if results:
             row["trainable_parameters"] = int(results[0].metrics["trainable_parameters"])
-        for measure in MEASURES:
+        for measure in self.measures:
             values = [r.metrics[measure] for r in results if measure in r.metrics]
             name = measure.replace("/", "_")
             row[f"{name}_mean"] = fmean(values) if values else None
@@ -123,28 +146,28 @@ def publish(table: ComparisonTable, tracked: TrackedRun) -> None:
         tracked.log_file(table.folder / name)
     columns = {name: frame[name].tolist() for name in frame}
     tracked.log_table(columns, "table.json")
-    tracked.log_metrics(_best_metrics(frame))
+    tracked.log_metrics(_best_metrics(table, frame))
     tracked.log_params({"rows": len(frame), "dataset": table.dataset, "fold": table.fold})
     say(f"table as CSV and Markdown: {table.folder}")
 
 
-def _best_metrics(frame: pd.DataFrame) -> dict[str, float]:
+def _best_metrics(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, float]:
     """The mean of every row and measure, under names that the UI can chart."""
     return {
         f"{name}/{''.join(c if c.isalnum() else '_' for c in row['method'])}": row[f"{name}_mean"]
-        for name in (measure.replace("/", "_") for measure in MEASURES)
+        for name in (measure.replace("/", "_") for measure in table.measures)
         for row in frame.to_dict("records")
         if pd.notna(row[f"{name}_mean"])
     }
 
 
-def _cells(frame: pd.DataFrame) -> list[list[str]]:
+def _cells(table: ComparisonTable, frame: pd.DataFrame) -> list[list[str]]:
     """What a person reads: percent, mean and spread."""
     cells = []
     for row in frame.to_dict("records"):
         parameters = row["trainable_parameters"]
         shown = [row["method"], "" if pd.isna(parameters) else f"{int(parameters):,}"]
-        for name in (measure.replace("/", "_") for measure in MEASURES):
+        for name in (measure.replace("/", "_") for measure in table.measures):
             shown.append(_percent(row[f"{name}_mean"], row[f"{name}_std"]))
         cells.append([*shown, row["seeds"], row["config_hash"]])
     return cells
@@ -158,46 +181,45 @@ def _percent(mean: float | None, spread: float | None) -> str:
     )
 
 
-_HEADER = [
-    "method",
-    "trainable",
-    "val top-1 %",
-    "test top-1 %",
-    "test mean-class %",
-    "seeds",
-    "config",
-]
+def _header(table: ComparisonTable) -> list[str]:
+    return ["method", "trainable", *table.measures.values(), "seeds", "config"]
+
+
+def _is_text(column: int, header: list[str]) -> bool:
+    return column in (0, len(header) - 2, len(header) - 1)
 
 
 def _print(table: ComparisonTable, frame: pd.DataFrame) -> None:
-    best = frame["test_top1_mean"].astype(float).idxmax() if frame["test_top1_mean"].any() else None
+    ranked = frame[list(table.measures)[1].replace("/", "_") + "_mean"]
+    best = ranked.astype(float).idxmax() if ranked.any() else None
+    header = _header(table)
     shown = RichTable(title=_title(table), title_justify="left")
-    for number, column in enumerate(_HEADER):
-        shown.add_column(column, justify="left" if number in (0, 5, 6) else "right", no_wrap=True)
-    for number, cells in enumerate(_cells(frame)):
+    for number, column in enumerate(header):
+        shown.add_column(
+            column, justify="left" if _is_text(number, header) else "right", no_wrap=True
+        )
+    for number, cells in enumerate(_cells(table, frame)):
         shown.add_row(*cells, style="bold" if number == best else None)
     Console(width=None if Console().is_terminal else 120).print(shown)
     say(_footnote(table))
 
 
 def _title(table: ComparisonTable) -> str:
-    return (
-        f"{table.dataset}, fold {table.fold}: top-1 accuracy, mean ± standard deviation over seeds"
-    )
+    return f"{table.dataset}, fold {table.fold}: {table.task}, mean ± standard deviation over seeds"
 
 
 def _footnote(table: ComparisonTable) -> str:
     commits = sorted({r.git_commit[:12] for results in table.results.values() for r in results})
     results = [result for row in table.results.values() for result in row]
-    validated = all("val/top1" in result.metrics for result in results)
+    validated = all(next(iter(table.measures)) in result.metrics for result in results)
     rule = "epochs chosen on validation" if validated else "no validation split: the last epoch"
     return f"data {table.data_hash[:12]}, commit {', '.join(commits)}; {rule}"
 
 
 def _markdown(table: ComparisonTable, frame: pd.DataFrame) -> str:
-    lines = [_title(table), "", "| " + " | ".join(_HEADER) + " |"]
-    lines.append(
-        "|" + "|".join("---" if n in (0, 5, 6) else "---:" for n in range(len(_HEADER))) + "|"
-    )
-    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(frame)]
+    header = _header(table)
+    lines = [_title(table), "", "| " + " | ".join(header) + " |"]
+    rules = ("---" if _is_text(n, header) else "---:" for n in range(len(header)))
+    lines.append("|" + "|".join(rules) + "|")
+    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(table, frame)]
     return "\n".join([*lines, "", _footnote(table), ""])

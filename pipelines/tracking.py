@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A store that is away is tried again later, from the outbox; the defaults block for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
@@ -31,7 +34,8 @@ from pipelines.ray_session import ROOT
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 _PACKAGES = ("torch", "open_clip_torch", "ray", "mlflow", "decord", "pyarrow", "pandas", "numpy")
-_LONGEST_PARAM = 6000  # MLflow's own limit
+LONGEST_PARAM = 6000  # MLflow's own limits
+MOST_METRICS = 1000  # of a batch
 
 
 def tracking_uri(output: Path) -> str:
@@ -59,19 +63,44 @@ def open_experiment(output: Path, name: str) -> str:
     _make_writable(output)
     uri = tracking_uri(output)
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
-    artifacts = None if TRACKING_URI in os.environ else (output / "mlartifacts").resolve().as_uri()
     try:
-        client = MlflowClient(uri)
-        if experiment := client.get_experiment_by_name(name):
-            if experiment.lifecycle_stage == "deleted":
-                client.restore_experiment(experiment.experiment_id)
-            return str(experiment.experiment_id)
-        return str(client.create_experiment(name, artifact_location=artifacts))
+        return experiment_id(MlflowClient(uri), name, stores_artifacts_in(output))
     except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
         raise RunError(
-            f"the MLflow store {uri} cannot be used ({_first_line(problem)}); check that it is "
+            f"the MLflow store {uri} cannot be used ({first_line(problem)}); check that it is "
             f"writable, or set {TRACKING_URI} to a server"
         ) from problem
+
+
+def stores_artifacts_in(output: Path) -> str | None:
+    """Where a new experiment's artifacts go; None leaves it to the server."""
+    return None if TRACKING_URI in os.environ else (output / "mlartifacts").resolve().as_uri()
+
+
+def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """The id of the experiment called `name`, made if new, brought back if deleted."""
+    if experiment := client.get_experiment_by_name(name):
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+    return str(client.create_experiment(name, artifact_location=artifacts))
+
+
+def is_missing(problem: MlflowException) -> bool:
+    """Whether the store says that it has no such run; it may also not have answered."""
+    return problem.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+
+def run_tags(name: str, tags: Mapping[str, str] | None) -> dict[str, str]:
+    """The tags that every run has, and `tags`."""
+    commit = git_commit()
+    return {
+        MLFLOW_RUN_NAME: name,
+        MLFLOW_GIT_COMMIT: commit,
+        MLFLOW_SOURCE_NAME: "STOP",
+        "git_commit": commit,
+        **(tags or {}),
+    }
 
 
 def _make_writable(output: Path) -> None:
@@ -112,15 +141,11 @@ class TrackedRun:
             try:
                 client.update_run(run_id, status="RUNNING")
                 return cls(uri, run_id)
-            except MlflowException:
-                pass  # the store was moved or emptied: the run goes on in a new one
-        all_tags = {
-            MLFLOW_RUN_NAME: name,
-            MLFLOW_GIT_COMMIT: git_commit(),
-            MLFLOW_SOURCE_NAME: "STOP",
-            "git_commit": git_commit(),
-            **(tags or {}),
-        }
+            except MlflowException as problem:
+                if not is_missing(problem):
+                    raise
+                # The store was moved or emptied: the run goes on in a new one.
+        all_tags = run_tags(name, tags)
         if parent is not None:
             all_tags[MLFLOW_PARENT_RUN_ID] = parent
         run = client.create_run(experiment_id, run_name=name, tags=all_tags)
@@ -130,7 +155,7 @@ class TrackedRun:
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Records parameters; the same values again are no error."""
-        params = [Param(name, str(value)[:_LONGEST_PARAM]) for name, value in values.items()]
+        params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in values.items()]
         self.client.log_batch(self.run_id, params=params)
 
     def set_tags(self, values: Mapping[str, Any]) -> None:
@@ -150,8 +175,8 @@ class TrackedRun:
             for step, values in points
             for name, value in values.items()
         ]
-        for start in range(0, len(metrics), 1000):  # MLflow's limit of a batch
-            self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
+        for start in range(0, len(metrics), MOST_METRICS):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + MOST_METRICS])
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Stores a copy of a file as an artifact."""
@@ -221,5 +246,6 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _first_line(problem: BaseException) -> str:
+def first_line(problem: object) -> str:
+    """What can be shown of a long error."""
     return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -13,7 +13,9 @@ from pipelines.command_line import parse, run
 from pipelines.many_runs import room_for
 from pipelines.output import default_output
 from pipelines.progress import say, told
+from pipelines.queued_run import deliver_waiting
 from pipelines.ray_session import start_ray
+from pipelines.start_from import StartFrom, find_checkpoint
 from pipelines.tracking import ui_command
 from pipelines.training_run import Resources, TrainingResult, TrainingRun
 from stop_core.experiment import ExperimentConfig
@@ -41,14 +43,26 @@ class TrainConfig:
     """A directory made by preprocess.py; empty: the embedded set, prepared if need be."""
     output: Path = field(default_factory=default_output)
     """Where runs, checkpoints and the MLflow store go."""
+    resume_from: Path | None = None
+    """Begin with this checkpoint, or the last one of this run (a folder, or its name)."""
+    fork: bool = False
+    """With --resume-from: a new training that takes the weights alone, under any settings."""
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        if self.fork and self.resume_from is None:
+            raise ValueError("fork needs resume_from: the checkpoint or run to take weights from")
 
 
 def main(config: TrainConfig) -> TrainingResult:
     """Trains as configured and prints the result."""
     cache = find_cache(config.cache, config.output)
-    training = TrainingRun(config.experiment, cache, config.output)
+    start = None
+    if config.resume_from is not None:
+        start = StartFrom(find_checkpoint(config.resume_from, config.output), config.fork)
+    training = TrainingRun(config.experiment, cache, config.output, start=start)
+    deliver_waiting(config.output)
     result = training.remembered()
     if result is None:
         say(f"training {training.name}")
@@ -67,7 +81,8 @@ def _line(training: TrainingRun) -> str | None:
 
 def _summarise(result: TrainingResult, config: TrainConfig) -> None:
     again = " (trained before; nothing was run)" if result.reused else ""
-    rule = "best epoch" if "val/top1" in result.metrics else "no validation split, so last epoch"
+    validated = any(name.startswith("val/") for name in result.metrics)
+    rule = "best epoch" if validated else "no validation split, so last epoch"
     say(f"{result.name}: {rule} {result.metrics['best_epoch']:.0f}{again}")
     for name, value in sorted(result.metrics.items()):
         if "/" in name:

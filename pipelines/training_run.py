@@ -2,7 +2,7 @@
 
 A run's name is its identity (data, method, configuration, seed). Running it again after a kill
 goes on from its last checkpoint, in the same MLflow run; running it again when it is done gives
-the remembered result.
+the remembered result. MLflow is told through an outbox, so that its absence ends nothing.
 """
 
 import fcntl
@@ -11,19 +11,23 @@ import shutil
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 from pipelines.command_line import RunError
-from pipelines.progress import ProgressFile
-from pipelines.tracking import TrackedRun, git_commit, open_experiment
-from pipelines.training_worker import PREDICTIONS, WorkerTask, train_alone, train_worker
+from pipelines.progress import ProgressFile, say
+from pipelines.queued_run import RUN_ID as RUN_ID
+from pipelines.queued_run import QueuedRun
+from pipelines.start_from import StartFrom
+from pipelines.tracking import first_line, git_commit, open_experiment, tracking_uri
+from pipelines.training_worker import FIGURES, PREDICTIONS, WorkerTask, train_alone, train_worker
 from stop_core.cache.files import appearing
 from stop_core.cache.manifest import Manifest
 from stop_core.experiment import ExperimentConfig
+from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 
 if TYPE_CHECKING:  # torch, open_clip and Ray Train take seconds; a remembered run needs none
@@ -32,10 +36,10 @@ if TYPE_CHECKING:  # torch, open_clip and Ray Train take seconds; a remembered r
     from stop_core.clip import TowerShape
 
 RESULT = "result.json"
-RUN_ID = "mlflow_run_id"
 PROMPTS = "prompts.safetensors"
 RESULT_VERSION = 1  # raise it when a change of code changes results: old ones are then not reused
 _RESTARTS_OF_A_WORKER_GROUP = 2
+_SECONDS_FOR_A_LOST_STORE = 10.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,16 @@ class Resources:
     """Logical CPUs, and computing threads, of each worker."""
     gpus_per_worker: float = 0
     """GPUs of each worker; 0 trains on the CPU, a fraction shares a GPU between trainings."""
+    micro_batch: int | None = None
+    """Clips that a worker embeds at a time, to save memory; empty: its share of the batch."""
+    checkpoint_activations: bool = False
+    """Compute a step's inner activations twice instead of keeping them; saves memory."""
+    compile: bool = False
+    """Compile the model with torch.compile: minutes at the start, faster steps on a GPU."""
+    checkpoint_minutes: float = 2.0
+    """Save so often within an epoch; each epoch's end is saved as well."""
+    checkpoint_every_steps: int | None = None
+    """Save after every so many steps, too."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -56,6 +70,11 @@ class Resources:
             raise ValueError(f"cpus_per_worker must be positive, got {self.cpus_per_worker}")
         if self.gpus_per_worker < 0:
             raise ValueError(f"gpus_per_worker must not be negative, got {self.gpus_per_worker}")
+        for name in ("micro_batch", "checkpoint_every_steps"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not self.checkpoint_minutes > 0:
+            raise ValueError(f"checkpoint_minutes must be positive, got {self.checkpoint_minutes}")
 
     @property
     def one_worker(self) -> bool:
@@ -107,6 +126,11 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str
     """
     from stop_core.clip import check_name, tower_shape
 
+    if manifest.task == "retrieval" and config.method == "linear-probe":
+        raise ValueError(
+            f"the method linear-probe learns classes, and {manifest.dataset} has captions instead; "
+            "choose another --method"
+        )
     check_name(config.tower, config.pretrained)
     if shape := tower_shape(config.tower):
         _check_shape(config, shape, manifest.size)
@@ -141,7 +165,13 @@ class TrainingRun:
     """A training that may not have begun, may be half done, or may be finished."""
 
     def __init__(
-        self, config: ExperimentConfig, cache: StoragePath, output: Path, *, test: bool = True
+        self,
+        config: ExperimentConfig,
+        cache: StoragePath,
+        output: Path,
+        *,
+        test: bool = True,
+        start: StartFrom | None = None,
     ) -> None:
         from stop_core.clip import weights_fingerprint
 
@@ -156,15 +186,31 @@ class TrainingRun:
         weights = weights_fingerprint(config.tower, config.pretrained)
         hashes = f"{config.hash}-{self.manifest.data_hash[:8]}-{weights}v{RESULT_VERSION}"
         kind = "" if test else "-untested"  # a trial of a sweep must not see the test split
+        self.start = start
+        kind += start.suffix if start else ""
         self.name = f"{data}-{method}-seed{config.seed}-{hashes}{kind}"
         self.folder = self.output / "runs" / self.name
+        if start:
+            start.check(self.origin())
+
+    def origin(self) -> Origin:
+        """What its checkpoints are marked with."""
+        return Origin(
+            run=self.name,
+            config_hash=self.config.hash,
+            data_hash=self.manifest.data_hash,
+            mlflow_run_id=self.tracked.run_id,
+            config=self.config.parameters(),
+        )
 
     def remembered(self) -> TrainingResult | None:
         """The result, if this very training has been done before."""
         path = self.folder / RESULT
         if not path.is_file():
             return None
-        return TrainingResult(**{**json.loads(path.read_text()), "reused": True})
+        result = TrainingResult(**{**json.loads(path.read_text()), "reused": True})
+        # MLflow may have been away when the training ended.
+        return replace(result, run_id=result.run_id or self.tracked.run_id)
 
     def train(
         self,
@@ -188,48 +234,53 @@ class TrainingRun:
         """
         if result := self.remembered():
             return result
-        experiment = open_experiment(self.output, self.manifest.dataset)
+        if parent is None and not self.tracked.run_id:
+            # A store that is wrong from the start is refused; one that goes away later is not.
+            open_experiment(self.output, self.manifest.dataset)
         self.folder.mkdir(parents=True, exist_ok=True)
         with _alone_in(self.folder):
             # Whoever held the folder may have finished this very training meanwhile.
-            return self.remembered() or self._train(experiment, resources, parent, label, here)
+            return self.remembered() or self._train(resources, parent, label, here)
 
     def _train(
         self,
-        experiment: str,
         resources: Resources,
         parent: str | None,
         label: str | None,
         here: bool,
     ) -> TrainingResult:
         self.progress_file.path.unlink(missing_ok=True)  # a killed process left it
-        tracked = self._track(experiment, parent, label)
-        tracked.set_tags(
-            {"workers": resources.workers, "gpus_per_worker": resources.gpus_per_worker}
-        )
-        with _ends_with_reason(tracked, self.name):
-            task = self._task(tracked, resources)
-            metrics, checkpoint = (
-                self._run_here(task) if here else self._run_workers(task, resources)
+        self._track(resources, parent, label)
+        with _ends_with_reason(self.tracked, self.name):
+            task = self._task(resources)
+            checkpoint = (
+                train_alone(task, self.folder / "checkpoints")
+                if here
+                else self._run_workers(task, resources)
             )
-            result = self._keep(metrics, checkpoint, tracked)
-        tracked.finish()
+            result = self._keep(checkpoint)
         return result
+
+    @property
+    def tracked(self) -> QueuedRun:
+        """The MLflow run of this training."""
+        return QueuedRun(self.folder, tracking_uri(self.output))
 
     @property
     def progress_file(self) -> ProgressFile:
         """Where the worker tells how far it is."""
         return ProgressFile(self.folder / "progress.json")
 
-    def _track(self, experiment: str, parent: str | None, label: str | None) -> TrackedRun:
-        """The MLflow run of this training: a new one, or the one it began in."""
-        known = self.folder / RUN_ID
-        tracked = TrackedRun.start(
+    def _track(self, resources: Resources, parent: str | None, label: str | None) -> None:
+        """Begins the MLflow run of this training, or goes on with it."""
+        tracked = self.tracked
+        if self.start and not self.start.fork:
+            tracked.go_on_with(self._mlflow_run_of(self.start))
+        tracked.open(
             self.output,
-            experiment,
+            self.manifest.dataset,
             label or f"{self.config.method} seed {self.config.seed}",
             parent=parent,
-            run_id=known.read_text() if known.is_file() else None,
             tags={
                 "kind": "training",
                 "method": self.config.method,
@@ -239,26 +290,37 @@ class TrainingRun:
                 "data_hash": self.manifest.data_hash,
             },
         )
-        write_whole(known, tracked.run_id)
         tracked.log_params({**self.config.parameters(), "dataset": self.manifest.dataset})
-        return tracked
+        tracked.set_tags(asdict(resources))
+        if self.start and self.start.fork:
+            tracked.set_tags({"forked_from": self.start.checkpoint})
+        tracked.deliver()
 
-    def _task(self, tracked: TrackedRun, resources: Resources) -> WorkerTask:
+    @staticmethod
+    def _mlflow_run_of(start: StartFrom) -> str:
+        return read_origin(start.checkpoint).mlflow_run_id
+
+    def _task(self, resources: Resources) -> WorkerTask:
         return WorkerTask(
             config=self.config,
             cache=self.cache,
-            tracking_uri=tracked.uri,
-            run_id=tracked.run_id,
+            folder=self.folder,
+            tracking_uri=self.tracked.uri,
             progress_file=self.progress_file.path,
             threads=max(1, int(resources.cpus_per_worker)),
             gpu=resources.gpus_per_worker > 0,
             test=self.test,
+            start=self.start.checkpoint if self.start else None,
+            fork=self.start is not None and self.start.fork,
+            origin=self.origin(),
+            micro_batch=resources.micro_batch,
+            checkpoint_activations=resources.checkpoint_activations,
+            compile=resources.compile,
+            checkpoint_minutes=resources.checkpoint_minutes,
+            checkpoint_every_steps=resources.checkpoint_every_steps,
         )
 
-    def _run_here(self, task: WorkerTask) -> tuple[dict[str, float], Path]:
-        return train_alone(task, self.folder / "checkpoints")
-
-    def _run_workers(self, task: WorkerTask, resources: Resources) -> tuple[dict[str, float], Path]:
+    def _run_workers(self, task: WorkerTask, resources: Resources) -> Path:
         """Runs Ray Train; the run's name and folder are how it finds its checkpoints again."""
         from ray.train import CheckpointConfig, FailureConfig, RunConfig
         from ray.train.torch import TorchTrainer
@@ -274,38 +336,56 @@ class TrainingRun:
                 failure_config=FailureConfig(max_failures=_RESTARTS_OF_A_WORKER_GROUP),
             ),
         ).fit()
-        if outcome.checkpoint is None or not outcome.metrics:
+        if outcome.checkpoint is None:
             raise RunError(f"the training {self.name} ended without a result; run it again")
-        return outcome.metrics, Path(outcome.checkpoint.path)
+        return Path(outcome.checkpoint.path)
 
-    def _keep(
-        self, metrics: dict[str, float], checkpoint: Path, tracked: TrackedRun
-    ) -> TrainingResult:
+    def _keep(self, checkpoint: Path) -> TrainingResult:
         """Copies what matters out of the last checkpoint; the result file comes last."""
         from stop_core.checkpoint import BEST_PROMPTS
 
+        metrics = read_progress(checkpoint).final
+        if metrics is None:
+            raise RunError(f"the training {self.name} ended before it was tested; run it again")
         for source, target in ((BEST_PROMPTS, PROMPTS), (PREDICTIONS, PREDICTIONS)):
-            shutil.copy(checkpoint / source, self.folder / target)
+            with appearing(self.folder / target) as staging:
+                shutil.copyfile(checkpoint / source, staging)
         write_whole(self.folder / "config.yaml", yaml.safe_dump(self.config.parameters()))
-        kept = ("val/", "test/", "best_epoch", "trainable_parameters")
-        kept_metrics = {k: float(v) for k, v in metrics.items() if k.startswith(kept)}
+        tracked = self.tracked
+        for name in (PROMPTS, PREDICTIONS, "config.yaml"):
+            tracked.log_file(name)
+        for figure in sorted((self.folder / FIGURES).glob("*.png")):
+            tracked.log_file(f"{FIGURES}/{figure.name}", FIGURES)
+        tracked.finish()
+        _deliver_last(tracked)
         result = TrainingResult(
             name=self.name,
             method=self.config.method,
             dataset=self.manifest.dataset,
             fold=self.manifest.fold,
             seed=self.config.seed,
-            metrics=kept_metrics,
+            metrics=metrics,
             config_hash=self.config.hash,
             data_hash=self.manifest.data_hash,
             git_commit=git_commit(),
             run_id=tracked.run_id,
             folder=str(self.folder),
         )
-        for name in (PROMPTS, PREDICTIONS, "config.yaml"):
-            tracked.log_file(self.folder / name)
         write_whole(self.folder / RESULT, json.dumps(asdict(result), indent=2))
         return result
+
+
+def _deliver_last(tracked: QueuedRun) -> None:
+    """Waits a little for a store that is away, and says so if it stays away."""
+    problem = tracked.deliver(_SECONDS_FOR_A_LOST_STORE)
+    if waiting := tracked.outbox.waiting():
+        say(
+            f"the MLflow store {tracked.uri} has not taken all ({first_line(problem)}); "
+            f"{len(waiting)} records wait in {tracked.outbox.folder}, and the next command with "
+            "the same --output delivers them"
+        )
+    if refused := tracked.outbox.refused():
+        say(f"the MLflow store has refused {len(refused)} records; see {refused[0].parent}")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -323,7 +403,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _ends_with_reason(tracked: TrackedRun, name: str) -> Iterator[None]:
+def _ends_with_reason(tracked: QueuedRun, name: str) -> Iterator[None]:
     """Turns a failed training into one sentence, and tells MLflow of it."""
     try:
         yield
@@ -332,6 +412,7 @@ def _ends_with_reason(tracked: TrackedRun, name: str) -> Iterator[None]:
         tracked.set_tags({"failure": reason})
         tracked.log_text("".join(traceback.format_exception(problem)), "failure.txt")
         tracked.finish("FAILED" if isinstance(problem, Exception) else "KILLED")
+        tracked.deliver()
         if not isinstance(problem, Exception) or isinstance(problem, RunError):
             raise
         raise RunError(f"the training {name} failed: {reason}") from problem

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stop_core.experiment import ExperimentConfig
+from stop_core.run_state import Origin
 from stop_core.storage import StoragePath
 
-PREDICTIONS = "predictions.parquet"
+PREDICTIONS = "predictions.parquet"  # a row a clip (recognition) or a query (retrieval)
+
+
+FIGURES = "figures"
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,9 @@ class WorkerTask:
 
     config: ExperimentConfig
     cache: StoragePath
+    folder: Path
+    """Of the run, seen by every node: for the records that wait for MLflow."""
     tracking_uri: str
-    run_id: str
     progress_file: Path
     threads: int
     """Computing threads; the rounding of a result depends on them."""
@@ -28,6 +33,17 @@ class WorkerTask:
     """Whether a GPU was reserved; without one, a GPU that happens to be there is not used."""
     test: bool
     """Whether to evaluate the test split at the end; a trial of a sweep does not."""
+    start: Path | None
+    """The checkpoint of another folder that the training begins with."""
+    fork: bool
+    """Whether to take nothing but the prompts of `start`."""
+    origin: Origin
+    """What checkpoints are marked with, but for the MLflow run, which may come later."""
+    micro_batch: int | None
+    checkpoint_activations: bool
+    compile: bool
+    checkpoint_minutes: float
+    checkpoint_every_steps: int | None
 
 
 def train_worker(arguments: dict[str, WorkerTask]) -> None:
@@ -38,8 +54,8 @@ def train_worker(arguments: dict[str, WorkerTask]) -> None:
     WorkerRun(arguments["task"], RayTrainSession()).run()
 
 
-def train_alone(task: WorkerTask, checkpoints: Path) -> tuple[dict[str, float], Path]:
-    """Trains in this very process; returns the last metrics and the last checkpoint."""
+def train_alone(task: WorkerTask, checkpoints: Path) -> Path:
+    """Trains in this very process; returns the last checkpoint."""
     from pipelines.worker_run import WorkerRun
     from pipelines.worker_session import FolderSession
 
@@ -48,4 +64,4 @@ def train_alone(task: WorkerTask, checkpoints: Path) -> tuple[dict[str, float], 
     latest = session.latest()
     if latest is None:
         raise RuntimeError(f"no checkpoint appeared in {checkpoints}")
-    return session.metrics, latest
+    return latest

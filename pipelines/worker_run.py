@@ -1,31 +1,36 @@
 """What a training worker does: train epoch by epoch, keep the best by validation, test once.
 
-A worker that is killed goes on after its last reported epoch, and ends with the same weights.
+A worker that is killed goes on after the last step that a checkpoint holds, and ends with the same
+weights and the same records.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from pipelines.outbox import Courier
 from pipelines.progress import ProgressFile
-from pipelines.tracking import TrackedRun
-from pipelines.training_worker import PREDICTIONS, WorkerTask
+from pipelines.queued_run import QueuedRun
+from pipelines.recorder import Recorder
+from pipelines.training_worker import FIGURES, PREDICTIONS, WorkerTask
 from pipelines.worker_session import Session
-from stop_core.cache import CachedClips, FrameCache
-from stop_core.checkpoint import Checkpoint, Progress
+from stop_core.cache import FrameCache
+from stop_core.checkpoint import Checkpoint
 from stop_core.clip import load_clip
 from stop_core.distributed import copy_from_first, rank
+from stop_core.figures import confusion, save
 from stop_core.methods import build_method
-from stop_core.metrics import recognition_metrics
-from stop_core.text import ClassTexts
-from stop_core.text_templates import class_sentences
-from stop_core.training import Step, Trainer, predict, seed_weights
-
-CHOSEN_BY = "top1"  # the validation measure that chooses the epoch
-_STEPS_BETWEEN_RECORDS = 20
+from stop_core.objectives import Measured, make_objective
+from stop_core.observer import Observer
+from stop_core.prompted_model import PromptedModel
+from stop_core.run_state import PROMPTS, Progress
+from stop_core.training import DivergedError, Trainer, seed_weights
+from stop_core.video_model import VideoModel
 
 
 class WorkerRun:
@@ -33,167 +38,224 @@ class WorkerRun:
 
     def __init__(self, task: WorkerTask, session: Session) -> None:
         torch.set_num_threads(task.threads)
+        self.task = task
         self.config = task.config
-        self.test = task.test
         self.session = session
         self.cache = FrameCache(task.cache)
-        seed_weights(self.config.seed)
-        clip = load_clip(self.config.tower, self.config.pretrained)
-        manifest = self.cache.manifest
-        self.model = build_method(self.config, clip, len(manifest.class_names)).to(
-            session.device(task.gpu)
+        device = session.device(task.gpu)
+        self.model = self._build_model(device)
+        counts = self.cache.manifest.counts
+        wanted = ("train", "val", "test") if task.test else ("train", "val")
+        self.splits = {name: self.cache.split(name) for name in wanted if counts.get(name)}
+        self.objective = make_objective(
+            self.model, self.config, self.cache.manifest, {**self.splits}
         )
-        sentences = class_sentences(self.config.templates, manifest.class_words)
-        self.texts = ClassTexts(self.model, sentences)
         self.trainer = self._make_trainer()
         self.progress = Progress()
         self.best_prompts = self.model.prompt_state_dict()
-        self.tracked = TrackedRun(task.tracking_uri, task.run_id) if rank() == 0 else None
-        self.progress_file = ProgressFile(task.progress_file) if rank() == 0 else None
+        first = rank() == 0
+        self.tracked = QueuedRun(task.folder, task.tracking_uri) if first else None
+        self.courier = Courier(self.tracked.deliver) if self.tracked else None
+        self.recorder = Recorder(ProgressFile(task.progress_file) if first else None, device)
+        self.observer = (
+            Observer(self.model, self.config, self.splits.get("val", self.splits["train"]))
+            if first
+            else None
+        )
+        self._saved = time.monotonic()
+        self._final_told = False
         self._resume()
         copy_from_first(self.model.trainable().values())
 
     def run(self) -> None:
         """Trains what is left to train, then tests the chosen epoch and reports it all."""
-        if self.trainer is not None:
-            for epoch in range(self.progress.epochs_done, self.config.epochs):
-                self._run_epoch(epoch, self.trainer)
-        self.model.load_prompt_state_dict(self.best_prompts)
-        self._finish()
+        try:
+            if self.progress.final is None:
+                self._train()
+                self._finish()
+        finally:
+            if self.courier:
+                self.courier.close()
 
-    def _run_epoch(self, epoch: int, trainer: Trainer) -> None:
-        recorder = _StepRecorder(self.tracked, self.progress_file, trainer)
-        started = time.perf_counter()
-        trainer.train_epoch(epoch, recorder)
-        seconds = time.perf_counter() - started
-        metrics = {"train/clips_per_second": len(trainer.clips) / seconds}
-        metrics.update(self._measure("val")[0])
-        self._keep_best(epoch, metrics)
-        self.progress.epochs_done = epoch + 1
-        self._log({**metrics, "epoch": epoch + 1}, (epoch + 1) * trainer.steps_per_epoch)
+    def _train(self) -> None:
+        while self.trainer and self.progress.epochs_done < self.config.epochs:
+            self.train_epoch(self.trainer)
+
+    def train_epoch(self, trainer: Trainer) -> None:
+        """Trains what is left of the epoch, validates and saves."""
+        end = (self.progress.epochs_done + 1) * trainer.steps_per_epoch
+        if self.progress.step < end:  # otherwise killed while it was validated
+            self._train_until(end, trainer)
+        self._end_epoch(trainer)
+
+    def _train_until(self, end: int, trainer: Trainer) -> None:
+        try:
+            for step in trainer.steps(self.progress.step):
+                self.progress.step = step.step + 1
+                last = self.progress.step == end
+                self.recorder.add_step(step, trainer.total_steps, last_of_epoch=last)
+                if not last and (step.asked or self._is_due_by_steps()):
+                    self._save({"epoch": self.progress.epochs_done, "finished": 0})
+        except DivergedError as problem:
+            with self.session.checkpoint() as folder:
+                kept = (
+                    f"the last good checkpoint is {folder}" if folder else "no checkpoint is kept"
+                )
+            raise DivergedError(f"{problem}; {kept}") from problem
+
+    def _end_epoch(self, trainer: Trainer) -> None:
+        """Validates, keeps the epoch if it is the best, and saves."""
+        with trainer.average.in_place():
+            metrics = {f"val/{k}": v for k, v in self._measure("val").metrics.items()}
+            seen = self.observer.end_epoch() if self.observer else {}
+        self._keep_best(metrics, trainer)
+        self.progress.epochs_done += 1
         # `epoch` is what schedulers of a sweep count by; it is the same after a restart.
-        self._report({**metrics, "epoch": epoch + 1, "finished": 0})
+        metrics["epoch"] = float(self.progress.epochs_done)
+        self.recorder.add({**metrics, **seen}, self.progress.step)
+        self._save({**metrics, "finished": 0})
 
-    def _keep_best(self, epoch: int, metrics: dict[str, float]) -> None:
+    def _keep_best(self, metrics: dict[str, float], trainer: Trainer) -> None:
         """Keeps this epoch if validation is better than before; without validation, always."""
-        chosen_by = f"val/{CHOSEN_BY}"
+        chosen_by = f"val/{self.objective.chosen_by}"
         best = self.progress.best_metrics.get(chosen_by, -1.0)
         if metrics.get(chosen_by, 2.0) > best:
-            self.best_prompts = self.model.prompt_state_dict()
-            self.progress.best_epoch = epoch + 1
-            self.progress.best_metrics = {k: v for k, v in metrics.items() if k.startswith("val/")}
+            self.best_prompts = trainer.average.weights()
+            self.progress.best_epoch = self.progress.epochs_done + 1
+            self.progress.best_metrics = dict(metrics)
 
     def _finish(self) -> None:
         """Evaluates validation and, this once, test with the chosen weights."""
-        val_metrics, val_rows = self._measure("val")
-        test_metrics, test_rows = self._measure("test") if self.test else ({}, pd.DataFrame())
-        metrics = {
-            **val_metrics,
-            **test_metrics,
-            "best_epoch": float(self.progress.best_epoch or 0),
-            "trainable_parameters": float(sum(p.numel() for p in self.model.trainable().values())),
-        }
-        steps = self.trainer.total_steps if self.trainer else 0
+        trained = self.model.prompt_state_dict()
+        self.model.load_prompt_state_dict(self.best_prompts)
+        metrics: dict[str, float] = {}
+        rows = []
+        for split in ("val", "test"):
+            measured = self._measure(split)
+            metrics |= {f"{split}/{name}": value for name, value in measured.metrics.items()}
+            if measured.confusion_CC is not None and split == "test":
+                self._draw_confusion(measured.confusion_CC)
+            if measured.rows:
+                rows.append(pd.DataFrame({"split": split, **measured.rows}))
+        if self.observer:
+            self.observer.draw(self.task.folder / FIGURES)
+        self.model.load_prompt_state_dict(trained)
+        metrics["best_epoch"] = float(self.progress.best_epoch or 0)
+        trainable = self.model.trainable().values()
+        metrics["trainable_parameters"] = float(sum(p.numel() for p in trainable))
         # Under a name of its own: `val/...` is the curve over all epochs.
-        self._log({k.replace("val/", "val_best/"): v for k, v in metrics.items()}, steps)
-        predictions = pd.concat([val_rows, test_rows], ignore_index=True)
-        self._report({**metrics, "epoch": self.config.epochs, "finished": 1}, predictions)
+        told = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
+        if not self._final_told:
+            self.recorder.add(told, self.progress.step)
+        self.progress.final = metrics
+        results = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+        self._save({**metrics, "epoch": self.config.epochs, "finished": 1}, results)
 
-    def _measure(self, split: str) -> tuple[dict[str, float], pd.DataFrame]:
-        """Metrics of a split and a row a clip; both empty where the split has no clips."""
-        clips = self._clips(split)
-        if clips is None:
-            return {}, pd.DataFrame()
-        logits_MN = predict(self.model, clips, self.texts)
-        metrics = recognition_metrics(logits_MN, clips.labels)
-        rows = _prediction_rows(split, clips, logits_MN)
-        return {f"{split}/{name}": value for name, value in metrics.items()}, rows
+    def _draw_confusion(self, counts_CC: Tensor) -> None:
+        if rank() == 0:
+            manifest = self.cache.manifest
+            figure = confusion(counts_CC, manifest.class_words, f"{manifest.dataset}, test split")
+            save(figure, self.task.folder / FIGURES / "confusion.png")
 
-    def _clips(self, split: str) -> CachedClips | None:
-        if not self.cache.manifest.counts.get(split):
-            return None
-        return self.cache.split(split)
+    def _measure(self, split: str) -> Measured:
+        """Empty where the split has no clips, or is not to be looked at."""
+        if split not in self.splits:
+            return Measured({}, {})
+        return self.objective.measure(self.splits[split])
+
+    def _build_model(self, device: torch.device) -> VideoModel:
+        seed_weights(self.config.seed)
+        clip = load_clip(self.config.tower, self.config.pretrained)
+        model = build_method(self.config, clip, len(self.cache.manifest.class_names)).to(device)
+        if self.task.checkpoint_activations:
+            if not isinstance(model, PromptedModel):
+                raise ValueError(
+                    f"checkpoint_activations has no effect on {self.config.method}; leave it out"
+                )
+            model.checkpoint_activations = True
+        if self.task.compile:
+            model.encode_video = torch.compile(model.encode_video)  # type: ignore[method-assign]
+        return model
 
     def _make_trainer(self) -> Trainer | None:
         """None for a method that has nothing to train."""
         if not self.model.trainable() or self.config.epochs == 0:
             return None
-        return Trainer(self.model, self.config, self.cache.split("train"), self.texts)
+        return Trainer(
+            self.model,
+            self.config,
+            self.splits["train"],
+            self.objective,
+            micro_batch=self.task.micro_batch,
+            asks=self._is_due_by_time,
+        )
+
+    def _is_due_by_steps(self) -> bool:
+        every = self.task.checkpoint_every_steps
+        return every is not None and self.progress.step % every == 0
+
+    def _is_due_by_time(self) -> bool:
+        """Asked of every worker, and answered by the clock of the first alone."""
+        since = time.monotonic() - self._saved
+        return rank() == 0 and since >= 60 * self.task.checkpoint_minutes
 
     def _resume(self) -> None:
         with self.session.checkpoint() as folder:
-            if folder is None or self.trainer is None:
-                return
-            groups = self.trainer.optimizer.state_dict()["param_groups"]
-            checkpoint = Checkpoint.load(folder, groups)
+            if folder is not None:
+                self._load(folder)
+            elif self.task.start is not None and self.task.fork:
+                self.model.load_prompt_state_dict(load_file(self.task.start / PROMPTS))
+                self.best_prompts = self.model.prompt_state_dict()
+            elif self.task.start is not None:
+                self._load(self.task.start)
+                # A finished one is tested again, for the files of this folder, and not told again.
+                self._final_told = self.progress.final is not None
+                self.progress.final = None
+
+    def _load(self, folder: Path) -> None:
+        """Goes on from a checkpoint of this training."""
+        groups = self.trainer.optimizer.state_dict()["param_groups"] if self.trainer else []
+        checkpoint = Checkpoint.load(folder, groups)
         self.model.load_prompt_state_dict(checkpoint.prompts)
-        self.trainer.optimizer.load_state_dict(checkpoint.optimizer)
         self.best_prompts = checkpoint.best_prompts
         self.progress = checkpoint.progress
+        if self.trainer:
+            self.trainer.optimizer.load_state_dict(checkpoint.optimizer)
+            self.trainer.average.load(checkpoint.average)
+        self.recorder.restore(checkpoint.progress.records)
+        if self.observer:
+            self.observer.restore(checkpoint.behaviour)
+        self._tell()  # it may have been killed before it had told what the checkpoint holds
 
-    def _report(self, metrics: dict[str, float], predictions: pd.DataFrame | None = None) -> None:
+    def _save(self, metrics: dict[str, float], results: pd.DataFrame | None = None) -> None:
         """Every rank reports; rank 0 brings the checkpoint."""
 
         def write(folder: Path) -> None:
-            optimizer = self.trainer.optimizer.state_dict() if self.trainer else {"state": {}}
-            prompts = self.model.prompt_state_dict()
-            Checkpoint(self.progress, prompts, self.best_prompts, optimizer).save(folder)
-            if predictions is not None:
-                predictions.to_parquet(folder / PREDICTIONS, index=False)
+            self._checkpoint().save(folder)
+            if results is not None:
+                results.to_parquet(folder / PREDICTIONS, index=False)
 
         self.session.report(metrics, write if rank() == 0 else None)
+        self._saved = time.monotonic()
+        self._tell()
 
-    def _log(self, metrics: dict[str, float], step: int) -> None:
-        if self.tracked:
-            self.tracked.log_metrics(metrics, step)
+    def _checkpoint(self) -> Checkpoint:
+        self.progress.records = self.recorder.state()
+        run_id = self.tracked.run_id if self.tracked else ""
+        trainer = self.trainer
+        return Checkpoint(
+            progress=self.progress,
+            origin=replace(self.task.origin, mlflow_run_id=run_id),
+            prompts=self.model.prompt_state_dict(),
+            best_prompts=self.best_prompts,
+            average=trainer.average.average if trainer else {},
+            behaviour=self.observer.state() if self.observer else {},
+            optimizer=trainer.optimizer.state_dict() if trainer else {"state": {}},
+        )
 
-
-class _StepRecorder:
-    """Records training steps in MLflow and the progress file, a few at a time."""
-
-    def __init__(
-        self, tracked: TrackedRun | None, progress_file: ProgressFile | None, trainer: Trainer
-    ) -> None:
-        self.tracked = tracked
-        self.progress_file = progress_file
-        self.trainer = trainer
-        self.recent: list[Step] = []
-        self.points: list[tuple[int, dict[str, float]]] = []
-
-    def __call__(self, step: Step) -> None:
-        self.recent.append(step)
-        last_of_epoch = (step.step + 1) % self.trainer.steps_per_epoch == 0
-        if len(self.recent) == _STEPS_BETWEEN_RECORDS or last_of_epoch:
-            self._record(step)
-        if last_of_epoch and self.tracked:
-            self.tracked.log_points(self.points)
-
-    def _record(self, step: Step) -> None:
-        """Adds the means over the recent steps as one point."""
-        count = len(self.recent)
-        point = {
-            "train/loss": sum(s.loss for s in self.recent) / count,
-            "train/gradient_norm": sum(s.gradient_norm for s in self.recent) / count,
-            "train/step_seconds": sum(s.seconds for s in self.recent) / count,
-            "train/learning_rate": step.learning_rate,
-        }
-        self.points.append((step.step + 1, point))
-        self.recent.clear()
-        if self.progress_file:
-            self.progress_file.write(step.step + 1, self.trainer.total_steps, point["train/loss"])
-
-
-def _prediction_rows(split: str, clips: CachedClips, logits_MN: Tensor) -> pd.DataFrame:
-    probabilities_MN = logits_MN.softmax(-1)
-    probability_M, predicted_M = probabilities_MN.max(-1)
-    true_probability_M = probabilities_MN.gather(1, clips.labels[:, None])[:, 0]
-    return pd.DataFrame(
-        {
-            "split": split,
-            "video_id": clips.video_ids,
-            "label": clips.labels.numpy(),
-            "predicted": predicted_M.numpy(),
-            "probability": probability_M.numpy(),
-            "label_probability": true_probability_M.numpy(),
-        }
-    )
+    def _tell(self) -> None:
+        """Hands what the last checkpoint holds to the tracking server, in the background."""
+        points = self.recorder.take()
+        if self.tracked and self.courier:
+            self.tracked.log_points(points)
+            self.courier.call()

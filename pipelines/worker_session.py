@@ -8,6 +8,7 @@ processes would cost more than a short training; the task itself is restarted by
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ class RayTrainSession:
             return torch.device("cpu")
         from ray.train.torch import get_device
 
+        _check_gpu()
         device: torch.device = get_device()
         return device
 
@@ -79,6 +81,8 @@ class FolderSession:
 
     def device(self, gpu: bool) -> torch.device:
         """The GPU that the Ray task was given, or the CPU."""
+        if gpu:
+            _check_gpu()
         return torch.device("cuda" if gpu else "cpu")
 
     @contextmanager
@@ -108,6 +112,15 @@ class FolderSession:
     def _checkpoints(self) -> list[Path]:
         found = (path for path in self.folder.glob("checkpoint_*") if _is_ours(path))
         return sorted(found, key=_number)
+
+
+def _check_gpu() -> None:
+    if not torch.cuda.is_available():
+        raise OSError(
+            f"a GPU was reserved on {socket.gethostname()}, but PyTorch {torch.__version__} finds "
+            "none there; look at nvidia-smi and the driver on that machine, or train with "
+            "--gpus-per-worker 0"
+        )
 
 
 def _is_ours(path: Path) -> bool:

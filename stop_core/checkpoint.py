@@ -1,47 +1,66 @@
 """A training checkpoint: safetensors and JSON, a few MB, nothing that runs code when loaded."""
 
+import errno
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-PROMPTS = "prompts.safetensors"
+from stop_core.run_state import (
+    ORIGIN,
+    PROGRESS,
+    PROMPTS,
+    Origin,
+    Progress,
+    read_origin,
+    read_progress,
+)
+
 BEST_PROMPTS = "best_prompts.safetensors"
+AVERAGE = "average.safetensors"
 OPTIMIZER = "optimizer.safetensors"
-PROGRESS = "progress.json"
-
-
-@dataclass
-class Progress:
-    """How far a training is, and its best epoch so far by validation."""
-
-    epochs_done: int = 0
-    best_epoch: int | None = None  # from 1; empty before the first epoch
-    best_metrics: dict[str, float] = field(default_factory=dict)
+BEHAVIOUR = "behaviour.safetensors"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a training needs to go on after the last finished epoch.
-
-    Random states are not part of it: every epoch seeds its own.
-    """
+    """All that a training needs to go on after its last step, to the same bits."""
 
     progress: Progress
+    origin: Origin
     prompts: dict[str, Tensor]
     best_prompts: dict[str, Tensor]
+    average: dict[str, Tensor]
+    """Of `MovingAverage`; empty without one."""
+    behaviour: dict[str, Tensor]
+    """Of `Observer`: what the prompts of the next epoch are compared with."""
     optimizer: dict[str, Any]
+    """State of AdamW. Its learning rates are not part of it: they follow from the step."""
 
     def save(self, directory: Path) -> None:
-        """Writes the files of the checkpoint into an existing, private directory."""
-        save_file(self.prompts, directory / PROMPTS)
-        save_file(self.best_prompts, directory / BEST_PROMPTS)
-        save_file(_optimizer_tensors(self.optimizer), directory / OPTIMIZER)
-        (directory / PROGRESS).write_text(json.dumps(asdict(self.progress), indent=2))
+        """Writes the files of the checkpoint into an existing, private directory.
+
+        Raises:
+            OSError: if they cannot be written; the message says what to do.
+        """
+        try:
+            save_file(self.prompts, directory / PROMPTS)
+            save_file(self.best_prompts, directory / BEST_PROMPTS)
+            save_file(self.average, directory / AVERAGE)
+            save_file(self.behaviour, directory / BEHAVIOUR)
+            save_file(_optimizer_tensors(self.optimizer), directory / OPTIMIZER)
+            (directory / PROGRESS).write_text(json.dumps(asdict(self.progress), indent=2))
+            (directory / ORIGIN).write_text(json.dumps(asdict(self.origin), indent=2))
+        except (OSError, SafetensorError) as problem:
+            raise OSError(
+                f"a checkpoint cannot be written to {directory} ({_reason(problem)}); make room or "
+                "ask for the permission, and the same command goes on from the last checkpoint"
+            ) from problem
 
     @classmethod
     def load(cls, directory: Path, param_groups: list[dict[str, Any]]) -> "Checkpoint":
@@ -51,15 +70,24 @@ class Checkpoint:
             ValueError: if a file of the checkpoint is missing or damaged.
         """
         try:
-            progress = Progress(**json.loads((directory / PROGRESS).read_text()))
-            tensors = [load_file(directory / name) for name in (PROMPTS, BEST_PROMPTS, OPTIMIZER)]
+            progress = read_progress(directory)
+            origin = read_origin(directory)
+            prompts, best, average, behaviour, optimizer = (
+                load_file(directory / name)
+                for name in (PROMPTS, BEST_PROMPTS, AVERAGE, BEHAVIOUR, OPTIMIZER)
+            )
         except Exception as problem:  # safetensors raises a type of its own
             raise ValueError(
                 f"the checkpoint {directory} cannot be read ({problem}); remove it, and the run "
                 "continues from the checkpoint before it"
             ) from problem
-        prompts, best_prompts, optimizer = tensors
-        return cls(progress, prompts, best_prompts, _optimizer_state(optimizer, param_groups))
+        state = _optimizer_state(optimizer, param_groups)
+        return cls(progress, origin, prompts, best, average, behaviour, state)
+
+
+def _reason(problem: Exception) -> str:
+    full = getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in str(problem)
+    return "the disk is full" if full else (getattr(problem, "strerror", None) or str(problem))
 
 
 def _optimizer_tensors(state: dict[str, Any]) -> dict[str, Tensor]:

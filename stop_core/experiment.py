@@ -61,12 +61,19 @@ class ExperimentConfig:
     """Steps of linear warm-up, before the cosine decay to zero."""
     clip_norm: float = 1.0
     """Largest norm of the gradient; larger ones are scaled down to it."""
+    ema: float = 0.0
+    """Decay of a moving average of the prompts, which is then what is evaluated; 0: none."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: the model runs under bfloat16 autocast; weights, losses and selections stay fp32."""
     seed: int = 0
     """Of the initial weights, the order of the clips and dropout."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
+        _check("ema", self.ema, 0 <= self.ema < 1, "must be at least 0, below 1")
         nothing = self.stop.n_s == 0 and self.stop.eta == 0
         if nothing and self.method in ("stop", "stop-static"):
             raise ValueError(

@@ -35,8 +35,12 @@ class ClassTexts:
             raise ValueError(f"every class needs equally many sentences, at least 1; got {counts}")
         self.model = model
         self.templates = counts[0]
+        self._classes = len(sentences)
         self._tokens_SL = model.tokenize([one for row in sentences for one in row])
         self._embedded: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self._classes
 
     def embeddings(self) -> Tensor:
         """Returns the embeddings, [N, E], L2-normalised."""
@@ -53,8 +57,3 @@ class ClassTexts:
         if self.templates == 1:
             return rows
         return F.normalize(rows.unflatten(0, (-1, self.templates)).mean(1), dim=-1)
-
-
-def embeddings_of(texts: Tensor | ClassTexts) -> Tensor:
-    """The embeddings [N, E] of texts that may have been embedded already."""
-    return texts if isinstance(texts, Tensor) else texts.embeddings()

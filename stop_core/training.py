@@ -1,30 +1,26 @@
-"""Training the prompts of one model: an epoch, a step, an evaluation.
+"""Training the prompts of one model: the order of the clips, the schedule, a step.
 
-Shapes: B clips of a step, M clips of a split, N classes.
+Shapes: B clips of this process's share of a step.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from stop_core.cache import CachedClips
-from stop_core.distributed import (
-    gather_rows,
-    my_share,
-    rank,
-    sum_gradients,
-    sum_over_processes,
-)
+from stop_core.backward import OutOfMemory, backward, largest_that_fits
+from stop_core.distributed import my_share, rank, sum_gradients, sum_over_processes
+from stop_core.ema import MovingAverage
+from stop_core.evaluation import Clips, device_of
 from stop_core.experiment import ExperimentConfig
-from stop_core.losses import recognition_loss
-from stop_core.text import ClassTexts, embeddings_of
+from stop_core.objectives import Objective
 from stop_core.video_model import VideoModel
-
-EVALUATION_BATCH = 64
 
 
 class DivergedError(ArithmeticError):
@@ -40,7 +36,9 @@ class Step:
     learning_rate: float
     gradient_norm: float  # before clipping
     clips: int
-    seconds: float
+    seconds: float  # from one step's end to the next
+    wait_seconds: float  # of them, until this process had its clips
+    asked: bool  # whether a process wants to pause after it
 
 
 def seed_weights(seed: int) -> None:
@@ -48,9 +46,13 @@ def seed_weights(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _seed_dropout(seed: int, epoch: int) -> None:
-    """Seeds torch for one epoch and this process, so that a resumed epoch repeats itself."""
-    torch.manual_seed((seed * 1_000_003 + epoch + 1) * 1_009 + rank())
+def _seed_dropout(seed: int, step: int, part: int) -> None:
+    """Seeds torch for one part of a step of this process.
+
+    So what is random in a step follows from seed and step, and a resumed training needs no random
+    state to repeat it.
+    """
+    torch.manual_seed(((seed * 1_000_003 + step + 1) * 1_009 + rank()) * 1_013 + part)
 
 
 def epoch_batches(clips: int, config: ExperimentConfig, epoch: int) -> list[list[int]]:
@@ -67,91 +69,143 @@ def learning_rate_at(step: int, total_steps: int, config: ExperimentConfig) -> f
 
 
 class Trainer:
-    """Optimises the trainable tensors of `model` for recognition, on one or more processes.
+    """Optimises the trainable tensors of `model` for `objective`, on one or more processes.
 
-    The result does not depend on how many processes share a batch, up to float32 rounding.
+    The result does not depend on how many processes share a batch, nor on `micro_batch`, up to
+    float32 rounding (and to dropout, which each process and each part draws for itself).
+
+    Args:
+        model: what is trained.
+        config: how.
+        clips: to train on.
+        objective: gives the loss.
+        micro_batch: clips that a process embeds at a time; None: its whole share of a batch.
+        asks: whether this process wants all to pause after the step; `Step.asked` then says so
+            on every process.
     """
 
     def __init__(
         self,
         model: VideoModel,
         config: ExperimentConfig,
-        clips: CachedClips,
-        texts: Tensor | ClassTexts,
+        clips: Clips,
+        objective: Objective,
+        *,
+        micro_batch: int | None = None,
+        asks: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model = model
         self.config = config
         self.clips = clips
-        if isinstance(texts, Tensor) and model.trains_text:
-            raise ValueError("this model trains its texts; give ClassTexts, not their embeddings")
-        self.texts = texts
+        self.objective = objective
+        self.micro_batch = micro_batch
+        self.asks = asks
         self.steps_per_epoch = math.ceil(len(clips) / config.batch_size)
         self.optimizer = _make_optimizer(model, config)
+        self.average = MovingAverage(model, config.ema)
+        self._device = device_of(model)
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole training."""
         return self.steps_per_epoch * self.config.epochs
 
-    def train_epoch(self, epoch: int, on_step: Callable[[Step], None]) -> None:
-        """Runs epoch `epoch` (from 0) and reports every step.
+    def steps(self, first: int) -> Iterator[Step]:
+        """Trains from step `first` (of the whole training, from 0) to the end of its epoch.
 
         Raises:
             DivergedError: if the loss is no longer finite; names the step and its clips.
+            OutOfMemory: if a step does not fit; says how many clips would.
         """
         self.model.train()
-        _seed_dropout(self.config.seed, epoch)
-        batches = epoch_batches(len(self.clips), self.config, epoch)
-        for offset, batch in enumerate(batches):
-            on_step(self._step(epoch * self.steps_per_epoch + offset, batch))
+        epoch, offset = divmod(first, self.steps_per_epoch)
+        batches = epoch_batches(len(self.clips), self.config, epoch)[offset:]
+        ended = time.perf_counter()
+        shares = (list(my_share(batch)) for batch in batches)
+        for step, (batch, read) in enumerate(
+            zip(batches, _read_ahead(self.clips, shares), strict=True), first
+        ):
+            share, frames, waited = read
+            loss, asked = self._backward(step, batch, share, frames)
+            learning_rate, norm = self._update(step)
+            now = time.perf_counter()
+            yield Step(step, loss, learning_rate, norm, len(batch), now - ended, waited, asked)
+            ended = time.perf_counter()
 
-    def _step(self, step: int, batch: list[int]) -> Step:
-        started = time.perf_counter()
-        learning_rate = learning_rate_at(step, self.total_steps, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate * group["share"]
+    def _backward(
+        self, step: int, batch: list[int], share: list[int], frames: Tensor
+    ) -> tuple[float, bool]:
+        """Adds up the gradients of all processes; the mean loss, and whether one asks to pause."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(batch)
+        frames = frames.to(self._device, non_blocking=True)
+        epoch = step // self.steps_per_epoch
+        try:
+            part = backward(
+                self.objective,
+                frames,
+                share,
+                epoch=epoch,
+                total=len(batch),
+                micro_batch=self.micro_batch,
+                seed=lambda part: _seed_dropout(self.config.seed, step, part),
+            )
+        except torch.OutOfMemoryError as problem:
+            raise self._out_of_memory(frames, epoch) from problem
+        loss, asking = sum_over_processes([part, float(self.asks())], self._device)
         if not math.isfinite(loss):
             names = ", ".join(self.clips.video_ids[i] for i in batch)
             raise DivergedError(
                 f"the loss is {loss} at step {step}; lower --learning-rate, or look at the clips "
                 f"of this batch: {names}"
             )
+        return loss, asking > 0
+
+    def _update(self, step: int) -> tuple[float, float]:
+        """Moves the weights; returns the learning rate and the norm of the gradient."""
+        learning_rate = learning_rate_at(step, self.total_steps, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group["share"]
         parameters = list(self.model.trainable().values())
         sum_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
         self.optimizer.step()
-        seconds = time.perf_counter() - started
-        return Step(step, loss, learning_rate, float(norm), len(batch), seconds)
+        self.average.update(step + 1)
+        return learning_rate, float(norm)
 
-    def _backward(self, batch: list[int]) -> float:
-        """Adds up this process's gradients and returns the mean loss over the whole batch."""
-        mine = my_share(batch)
-        part = 0.0
-        if mine:
-            logits_BN = self.model(self.clips.read(mine), embeddings_of(self.texts))
-            labels_B = self.clips.labels[list(mine)].to(logits_BN.device)
-            loss = recognition_loss(logits_BN, labels_B, len(batch))
-            loss.backward()
-            part = loss.item()
-        (mean,) = sum_over_processes([part], self.model.logit_scale.device)
-        return mean
-
-
-@torch.no_grad()
-def predict(model: VideoModel, clips: CachedClips, texts: Tensor | ClassTexts) -> Tensor:
-    """Returns the logits of every clip of a split, [M, N], on the CPU of every process."""
-    model.eval()
-    text_NE = embeddings_of(texts)
-    mine = list(my_share(range(len(clips))))
-    parts = [model(clips.read(part), text_NE).float() for part in _chunks(mine, EVALUATION_BATCH)]
-    rows = torch.cat(parts) if parts else text_NE.new_empty(0, len(text_NE))
-    return gather_rows(rows, mine, len(clips))
+    def _out_of_memory(self, frames: Tensor, epoch: int) -> OutOfMemory:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        tried = min(self.micro_batch or len(frames), len(frames))
+        fits = largest_that_fits(self.objective, frames[:tried], epoch)
+        if not fits:
+            return OutOfMemory(
+                f"not even one clip of {frames.shape[1]} frames fits into the memory of a worker; "
+                "use --checkpoint-activations True, --precision bf16, a cache of fewer frames, or "
+                "a smaller --tower"
+            )
+        return OutOfMemory(
+            f"{tried} clips at once do not fit into the memory of a worker, {fits} do: give "
+            f"--micro-batch {fits} for the same result, or a smaller --batch-size"
+        )
 
 
-def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+def _read_ahead(
+    clips: Clips, shares: Iterable[Sequence[int]]
+) -> Iterator[tuple[list[int], Tensor, float]]:
+    """Each share, its frames and the seconds waited for them; the next is read meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
+        waiting: deque[tuple[list[int], Future[Tensor]]] = deque()
+        upcoming = iter(shares)
+        while True:
+            for share in islice(upcoming, 2 - len(waiting)):
+                waiting.append((list(share), pool.submit(clips.read, share)))
+            if not waiting:
+                return
+            own, read = waiting.popleft()
+            started = time.perf_counter()
+            frames = read.result()
+            yield own, frames, time.perf_counter() - started
 
 
 def _make_optimizer(model: VideoModel, config: ExperimentConfig) -> torch.optim.AdamW:

@@ -14,7 +14,7 @@ from stop_core.experiment import ExperimentConfig
 FOLDER = Path(__file__).resolve().parent
 FIELDS = {f.name for kind in (StopConfig, ExperimentConfig) for f in fields(kind)} - {"stop"}
 _HINTS = {**get_type_hints(StopConfig), **get_type_hints(ExperimentConfig)}
-OBJECTIVES = ("val/top1", "val/top5", "val/mean_class")
+OBJECTIVES = ("val/top1", "val/top5", "val/mean_class", "val/t2v_r1", "val/t2v_r5", "val/v2t_r1")
 _RANGES = ("uniform", "loguniform", "randint")
 _LISTS = ("choice", "grid")
 

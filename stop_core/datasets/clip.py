@@ -7,7 +7,6 @@ from typing import Literal, get_args
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-
 Task = Literal["recognition", "retrieval"]
 NO_LABEL = -1
 """The label of a clip of a retrieval dataset."""

@@ -24,6 +24,7 @@ from stop_core.datasets.vatex import read_vatex, read_vatex_1k5
 MOTION_TRAIN = 2560
 MOTION_TEST = 768
 MOTION_SEED = 0
+CAPTIONED_TRAIN = 1920
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,18 @@ def _generate_motion(root: Path) -> None:
     write_motion_dataset(root, train=MOTION_TRAIN, test=MOTION_TEST, seed=MOTION_SEED)
 
 
+def _generate_motion_captions(root: Path) -> None:
+    from stop_core.tiny.motion_captions import write_captioned_motion
+
+    write_captioned_motion(root, train=CAPTIONED_TRAIN, seed=MOTION_SEED)
+
+
+def _read_motion_captions(root: Path) -> list[Clip]:
+    from stop_core.tiny.motion_captions import read_captioned_motion
+
+    return read_captioned_motion(root, fold=1)
+
+
 # Videos of minutes, told by a paragraph, are commonly seen with 64 frames.
 _PARAGRAPH_FRAMES = 64
 
@@ -94,6 +107,14 @@ _RETRIEVAL = (
     Dataset("lsmdc", _without_folds(read_lsmdc), "retrieval"),
     Dataset("msvd", _without_folds(read_msvd), "retrieval"),
     Dataset("csv-captions", _without_folds(partial(read_csv, task="retrieval")), "retrieval"),
+    Dataset(
+        "motion-captions",
+        _without_folds(_read_motion_captions),
+        "retrieval",
+        frames=6,
+        size=32,
+        generate=_generate_motion_captions,
+    ),
 )
 
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*_RECOGNITION, *_RETRIEVAL)}

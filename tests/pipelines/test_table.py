@@ -99,7 +99,7 @@ def test_tables_of_other_settings_do_not_share_a_folder(tmp_path: Path) -> None:
 
     manifest = Manifest.__new__(Manifest)
     object.__setattr__(manifest, "data_hash", "d" * 64)
-    config = type("Config", (), {"dataset": "motion", "fold": 1})()
+    config = type("Config", (), {"dataset": "motion", "fold": 1, "task": "recognition"})()
     object.__setattr__(manifest, "config", config)
     other = replace(STOP, stop=StopConfig(alpha=0.1))
     first, second = (

@@ -1,21 +1,27 @@
 """Laws of a training: remembered, the same after a kill, the same however many share it."""
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
 from pipelines.command_line import RunError
+from pipelines.start_from import StartFrom, find_checkpoint
 from pipelines.tracking import tracking_uri
 from pipelines.train import TrainConfig, main
 from pipelines.training_run import PREDICTIONS, Resources, TrainingResult, TrainingRun
@@ -24,9 +30,9 @@ from stop_core.cache import FrameCache
 from stop_core.clip import load_clip
 from stop_core.experiment import ExperimentConfig
 from stop_core.methods import build_method
+from stop_core.objectives import Recognition
 from stop_core.text import ClassTexts
 from stop_core.text_templates import class_sentences
-from stop_core.training import predict
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,10 +90,11 @@ def test_the_kept_weights_of_full_fine_tuning_predict_what_was_reported(
     model = build_method(config, load_clip("tiny"), len(manifest.class_names))
     model.load_prompt_state_dict({k: torch.from_numpy(v) for k, v in _prompts(result).items()})
     texts = ClassTexts(model, class_sentences(config.templates, manifest.class_words))
-    logits = predict(model, FrameCache(small_cache).split("test"), texts)
+    clips = FrameCache(small_cache).split("test")
+    ours = Recognition(model, config, clips, texts).measure(clips).rows
     rows = pd.read_parquet(Path(result.folder) / PREDICTIONS).query("split == 'test'")
-    assert logits.argmax(-1).tolist() == rows["predicted"].tolist()
-    assert logits.softmax(-1).amax(-1).tolist() == pytest.approx(rows["probability"].tolist())
+    assert ours["predicted"] == rows["predicted"].tolist()
+    assert ours["probability"] == pytest.approx(rows["probability"].tolist())
 
 
 @pytest.mark.slow
@@ -137,31 +144,92 @@ def test_two_workers_train_what_one_trains(
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_a_killed_training_ends_with_the_bits_of_an_unbroken_one(
+def test_a_killed_driver_and_worker_end_with_the_bits_and_records_of_an_unbroken_training(
     small_cache: Path, small_experiment: ExperimentConfig, tmp_path: Path
 ) -> None:
-    config = replace(small_experiment, epochs=12)
+    config = replace(small_experiment, epochs=3)
     unbroken = TrainingRun(config, small_cache, tmp_path / "unbroken").train(Resources(), here=True)
 
     output = tmp_path / "killed"
+    resources = Resources(checkpoint_every_steps=1)
     command = [sys.executable, "pipelines/train.py", "--cache", str(small_cache)]
-    command += ["--output", str(output), *_options(config)]
+    command += ["--output", str(output), "--checkpoint-every-steps", "1", *_options(config)]
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as driver:
-        deadline = time.monotonic() + 120
-        while not list(output.glob("runs/*/checkpoint_*")):
-            assert driver.poll() is None, "the training ended before it could be killed"
-            assert time.monotonic() < deadline, "no checkpoint appeared"
-            time.sleep(0.05)
+        # A worker first: Ray Train starts it again by itself. Then everything there is.
+        worker = _wait_for(lambda: _training_worker(driver.pid), driver)
+        _wait_for(lambda: _steps_saved(output) >= 2, driver)
+        os.kill(worker, signal.SIGKILL)
+        _wait_for(lambda: _steps_saved(output) >= 5, driver)
         os.killpg(driver.pid, signal.SIGKILL)
     assert not list(output.glob("runs/*/result.json"))
 
-    resumed = main(TrainConfig(small_cache, output, config))
+    resumed = main(TrainConfig(small_cache, output, experiment=config, resources=resources))
     assert resumed.metrics == unbroken.metrics
     ours, theirs = _prompts(resumed), _prompts(unbroken)
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     runs = MlflowClient(tracking_uri(output)).search_runs(["1"])
     assert [run.info.run_id for run in runs] == [resumed.run_id]
+    for curve in ("train/loss", "val/top1"):
+        told, expected = (
+            _curve(output, resumed, curve),
+            _curve(tmp_path / "unbroken", unbroken, curve),
+        )
+        assert told == expected, curve
+        assert len(told) == config.epochs
+
+
+def _wait_for(found: Callable[[], Any], driver: subprocess.Popen[bytes]) -> Any:
+    deadline = time.monotonic() + 120
+    while not (value := found()):
+        assert driver.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.05)
+    return value
+
+
+def _training_worker(driver: int) -> int | None:
+    """The process in which the driver's Ray runs the training, once there is one."""
+    for process in psutil.Process(driver).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                return process.pid
+    return None
+
+
+def _steps_saved(output: Path) -> int:
+    steps = [0]
+    for file in output.glob("runs/*/*/progress.json"):
+        with contextlib.suppress(ValueError, OSError):  # it is just being written, or removed
+            steps.append(json.loads(file.read_text())["step"])
+    return max(steps)
+
+
+@pytest.mark.slow
+def test_a_named_checkpoint_is_gone_on_with_or_forked_from_and_nothing_else(
+    finished: tuple[TrainConfig, TrainingResult], tmp_path: Path
+) -> None:
+    config, result = finished
+    there = Path(result.folder)
+    elsewhere = replace(config, output=tmp_path, resume_from=there)
+    # Finished there: nothing is left to train, and the result is the same.
+    assert main(elsewhere).metrics == result.metrics
+    other = replace(config.experiment, learning_rate=1e-3, epochs=1)
+    changed = replace(config, output=tmp_path, resume_from=there, experiment=other)
+    with pytest.raises(ValueError, match=r"epochs is 2 there and 1 here; learning_rate is 0.002"):
+        main(changed)
+    with pytest.raises(FileNotFoundError, match="no checkpoint or run gone"):
+        main(replace(changed, resume_from=Path("gone"), fork=True))
+    trained = _prompts(result)
+    start = StartFrom(find_checkpoint(there, tmp_path), fork=True)
+    run = TrainingRun(replace(other, learning_rate=1e-9), config.cache, tmp_path, start=start)
+    forked = run.train(Resources(), here=True)
+    assert forked.run_id != result.run_id
+    assert "-fork" in forked.name
+    last = load_file(start.checkpoint / "prompts.safetensors")
+    for name, values in _prompts(forked).items():
+        assert values == pytest.approx(last[name], abs=1e-6)
+    assert trained.keys() == last.keys()
 
 
 @pytest.mark.slow

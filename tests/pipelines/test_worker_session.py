@@ -53,3 +53,11 @@ def test_a_report_without_a_checkpoint_keeps_the_last_one(tmp_path: Path) -> Non
     session.report({"a": 1.0}, _writes("x"))
     session.report({"a": 2.0}, None)
     assert session.latest() == tmp_path / "checkpoint_000000"
+
+
+def test_a_reserved_gpu_that_is_not_there_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(OSError, match=r"a GPU was reserved on .*--gpus-per-worker 0"):
+        FolderSession(tmp_path).device(gpu=True)

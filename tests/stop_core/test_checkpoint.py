@@ -1,12 +1,28 @@
 """A checkpoint gives back what was saved: training goes on as if it had never stopped."""
 
+import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from stop_core.checkpoint import OPTIMIZER, PROMPTS, Checkpoint, Progress
+from stop_core.checkpoint import (
+    AVERAGE,
+    OPTIMIZER,
+    Checkpoint,
+)
+from stop_core.run_state import PROMPTS, Origin, Progress, read_origin, read_progress
+
+PROGRESS = Progress(
+    step=30,
+    epochs_done=3,
+    best_epoch=2,
+    best_metrics={"val/top1": 0.5},
+    records={"points": [[20, 1700000000000, {"train/loss": 0.1}]], "recent": []},
+)
+ORIGIN = Origin("run", "c" * 12, "d" * 64, "mlflow", {"learning_rate": 0.1, "depth": None})
 
 
 def _step(layer: nn.Linear, optimizer: torch.optim.AdamW) -> None:
@@ -24,7 +40,7 @@ def _layer_and_optimizer() -> tuple[nn.Linear, torch.optim.AdamW]:
 
 def _saved(layer: nn.Linear, optimizer: torch.optim.AdamW, folder: Path) -> None:
     state = {name: p.detach().clone() for name, p in layer.named_parameters()}
-    Checkpoint(Progress(3, 2, {"val/top1": 0.5}), state, state, optimizer.state_dict()).save(folder)
+    Checkpoint(PROGRESS, ORIGIN, state, state, {}, {}, optimizer.state_dict()).save(folder)
 
 
 def test_training_goes_on_bit_for_bit_from_a_checkpoint(tmp_path: Path) -> None:
@@ -43,7 +59,8 @@ def test_training_goes_on_bit_for_bit_from_a_checkpoint(tmp_path: Path) -> None:
         _step(again, other)
     assert torch.equal(again.weight, layer.weight)
     assert torch.equal(again.bias, layer.bias)
-    assert loaded.progress == Progress(3, 2, {"val/top1": 0.5})
+    assert loaded.progress == read_progress(tmp_path) == PROGRESS
+    assert loaded.origin == read_origin(tmp_path) == ORIGIN
 
 
 def test_a_checkpoint_of_a_fresh_optimizer_is_one_too(tmp_path: Path) -> None:
@@ -53,10 +70,28 @@ def test_a_checkpoint_of_a_fresh_optimizer_is_one_too(tmp_path: Path) -> None:
     assert Checkpoint.load(tmp_path, groups).optimizer["state"] == {}
 
 
-@pytest.mark.parametrize("name", [PROMPTS, OPTIMIZER])
+@pytest.mark.parametrize("name", [PROMPTS, OPTIMIZER, AVERAGE])
 def test_a_damaged_checkpoint_is_refused_with_its_folder(tmp_path: Path, name: str) -> None:
     layer, optimizer = _layer_and_optimizer()
     _saved(layer, optimizer, tmp_path)
     (tmp_path / name).write_bytes(b"half")
     with pytest.raises(ValueError, match=str(tmp_path)):
         Checkpoint.load(tmp_path, optimizer.state_dict()["param_groups"])
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("stop_core.checkpoint.save_file", fail)
+    layer, optimizer = _layer_and_optimizer()
+    with pytest.raises(OSError, match=r"the disk is full\); make room"):
+        _saved(layer, optimizer, tmp_path)
+
+
+def test_what_differs_between_two_trainings_is_named() -> None:
+    other = replace(ORIGIN, config={"learning_rate": 0.2, "depth": None}, data_hash="e" * 64)
+    assert ORIGIN.differences(ORIGIN) == []
+    rate, data = ORIGIN.differences(other)
+    assert rate == "learning_rate is 0.1 there and 0.2 here"
+    assert data.startswith("the data is ddd")

@@ -3,11 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from stop_core.baselines import Clip4Clip, ZeroShot
 from stop_core.clip import FrozenClip, load_clip
-from stop_core.text import ClassTexts, embeddings_of
+from stop_core.text import ClassTexts
 
 SENTENCES = [["a red circle", "a photo of a red circle"], ["a bar", "a photo of a bar"]]
 
@@ -69,15 +68,10 @@ def test_trained_texts_follow_every_step(method: str) -> None:
     before = texts.embeddings()
     assert before.requires_grad
     with torch.no_grad():
-        assert not embeddings_of(texts).requires_grad
+        assert not texts.embeddings().requires_grad
         for parameter in model.trainable().values():
             parameter += torch.linspace(-1, 1, parameter.numel()).view_as(parameter)
     assert (texts.embeddings() - before).abs().max() > 1e-3
-
-
-def test_embeddings_that_are_there_already_are_taken_as_they_are() -> None:
-    embedded: Tensor = torch.rand(2, 4)
-    assert embeddings_of(embedded) is embedded
 
 
 @pytest.mark.parametrize("sentences", [[], [[]], [["a"], ["b", "c"]]])

@@ -1,18 +1,19 @@
 """Laws of training: every clip once an epoch, one result for one seed, frozen means frozen."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
+from stop_core.backward import OutOfMemory
 from stop_core.clip import FrozenClip, load_clip
 from stop_core.config import StopConfig
+from stop_core.datasets.clip import Task
 from stop_core.experiment import METHODS, ExperimentConfig, Method
 from stop_core.methods import build_method
-from stop_core.stop_model import StopModel
+from stop_core.objectives import Objective, Recognition, Retrieval
 from stop_core.text import ClassTexts
 from stop_core.training import (
     DivergedError,
@@ -20,44 +21,52 @@ from stop_core.training import (
     Trainer,
     epoch_batches,
     learning_rate_at,
-    predict,
     seed_weights,
 )
 from stop_core.video_model import VideoModel
+from tests.stop_core.memory_clips import MemoryClips
+from tests.stop_core.processes import run_together
 
 SMALL = StopConfig(n_s=3, max_prompts=2, spatial_width=4, temporal_width=4)
 CONFIG = ExperimentConfig(stop=SMALL, epochs=2, batch_size=4, warmup_steps=2)
 TRAINED = [method for method in METHODS if method != "zero-shot"]
+CLASSES = [["a red shape"], ["a green shape"], ["a blue shape"]]
 
 
-class Clips:
-    """Ten clips in memory, read as a cache is."""
+def _trainer(
+    config: ExperimentConfig,
+    task: Task = "recognition",
+    micro_batch: int | None = None,
+    clip: FrozenClip | None = None,
+) -> Trainer:
+    seed_weights(config.seed)
+    model, clips = build_method(config, clip or load_clip("tiny"), 3), MemoryClips()
+    objective: Objective = (
+        Recognition(model, config, clips, ClassTexts(model, CLASSES))
+        if task == "recognition"
+        else Retrieval(model, config, clips, [])
+    )
+    return Trainer(model, config, clips, objective, micro_batch=micro_batch)
 
-    def __init__(self, count: int = 10) -> None:
-        generator = torch.Generator().manual_seed(7)
-        shape = (count, 3, 32, 32, 3)
-        self.frames = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-        self.labels = torch.arange(count) % 3
-        self.video_ids = [f"clip {number}" for number in range(count)]
 
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def read(self, indices: Sequence[int]) -> Tensor:
-        return self.frames[list(indices)]
+def _run(trainer: Trainer, first: int = 0, last: int | None = None) -> list[Step]:
+    """Steps `first` to `last` - 1 of a training."""
+    last, steps = last or trainer.total_steps, []
+    while first < last:
+        for step in trainer.steps(first):
+            steps.append(step)
+            first += 1
+            if first == last:
+                break
+    return steps
 
 
 def _train(
     config: ExperimentConfig, clip: FrozenClip | None = None
-) -> tuple[VideoModel, ClassTexts, list[Step]]:
-    seed_weights(config.seed)
-    model = build_method(config, clip or load_clip("tiny"), 3)
-    texts = ClassTexts(model, [["a red shape"], ["a green shape"], ["a blue shape"]])
-    trainer = Trainer(model, config, Clips(), texts)
-    steps: list[Step] = []
-    for epoch in range(config.epochs):
-        trainer.train_epoch(epoch, steps.append)
-    return model, texts, steps
+) -> tuple[VideoModel, list[Step]]:
+    trainer = _trainer(config, clip=clip)
+    steps = _run(trainer)
+    return trainer.model, steps
 
 
 @pytest.mark.parametrize(("clips", "batch"), [(10, 4), (8, 4), (1, 8), (9, 1)])
@@ -98,7 +107,7 @@ def test_training_moves_every_prompt_and_no_bit_of_clip(method: Method) -> None:
     config, clip = replace(CONFIG, method=method), load_clip("tiny")
     seed_weights(config.seed)
     before = build_method(config, load_clip("tiny"), 3).prompt_state_dict()
-    model, _, _ = _train(config, clip)
+    model, _ = _train(config, clip)
     after = model.prompt_state_dict()
     assert all(not torch.equal(before[name], after[name]) for name in before)
     # clip4clip trains a copy; every other method runs on the very tensors that it is given.
@@ -112,56 +121,117 @@ def test_context_tokens_are_trained_with_every_method_that_reads_texts(method: M
     config, clip = replace(CONFIG, method=method, context_tokens=3), load_clip("tiny")
     seed_weights(config.seed)
     before = build_method(config, load_clip("tiny"), 3).prompt_state_dict()
-    model, texts, _ = _train(config, clip)
-    after = model.prompt_state_dict()
+    trainer = _trainer(config, clip=clip)
+    _run(trainer)
+    after = trainer.model.prompt_state_dict()
     assert all(not torch.equal(before[name], after[name]) for name in before)
     for name, tensor in load_clip("tiny").model.state_dict().items():
         assert torch.equal(clip.model.state_dict()[name], tensor), name
     # What is evaluated are the texts as they are now, not as they were when training began.
     other = build_method(config, load_clip("tiny"), 3)
     other.load_prompt_state_dict(after)
-    same = [["a red shape"], ["a green shape"], ["a blue shape"]]
-    again = predict(other, Clips(), ClassTexts(other, same))
-    assert torch.equal(predict(model, Clips(), texts), again)
-
-
-def test_without_context_tokens_training_is_what_it_was() -> None:
-    model, _, _ = _train(CONFIG)
-    assert not model.trains_text
-    seed_weights(CONFIG.seed)
-    plain = StopModel(load_clip("tiny"), SMALL)
-    embedded = plain.encode_text(["a red shape", "a green shape", "a blue shape"])
-    trainer = Trainer(plain, CONFIG, Clips(), embedded)
-    for epoch in range(CONFIG.epochs):
-        trainer.train_epoch(epoch, lambda step: None)
-    ours, theirs = model.prompt_state_dict(), plain.prompt_state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_texts_that_are_trained_are_refused_as_embeddings_computed_once() -> None:
-    config = replace(CONFIG, context_tokens=2)
-    model = build_method(config, load_clip("tiny"), 3)
-    with pytest.raises(ValueError, match="trains its texts"):
-        Trainer(model, config, Clips(), model.encode_text(["a", "b", "c"]).detach())
+    clips = MemoryClips()
+    again = Recognition(other, config, clips, ClassTexts(other, CLASSES)).measure(clips)
+    assert trainer.objective.measure(clips).rows == again.rows
 
 
 def test_training_lowers_the_loss_on_what_it_sees() -> None:
-    _, _, steps = _train(replace(CONFIG, epochs=30))
+    _, steps = _train(replace(CONFIG, epochs=30))
     first, last = ([s.loss for s in part] for part in (steps[:3], steps[-3:]))
     assert sum(last) < 0.7 * sum(first)
 
 
-def test_predictions_do_not_depend_on_the_size_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, texts, _ = _train(CONFIG)
-    whole = predict(model, Clips(), texts)
-    monkeypatch.setattr("stop_core.training.EVALUATION_BATCH", 3)
-    torch.testing.assert_close(predict(model, Clips(), texts), whole, rtol=1e-5, atol=1e-4)
-
-
 def test_a_loss_that_is_no_number_ends_the_training_and_names_its_clips() -> None:
-    seed_weights(0)
-    model = build_method(CONFIG, load_clip("tiny"), 3)
-    texts = model.encode_text(["a", "b", "c"]) * float("nan")
+    trainer = _trainer(CONFIG)
+    with torch.no_grad():
+        next(iter(trainer.model.trainable().values())).fill_(float("nan"))
     with pytest.raises(DivergedError, match=r"step 0.*clip \d"):
-        Trainer(model, CONFIG, Clips(), texts).train_epoch(0, lambda step: None)
+        next(trainer.steps(0))
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_training_taken_up_in_mid_epoch_ends_with_the_same_bits(ema: float) -> None:
+    config = replace(CONFIG, ema=ema, stop=replace(SMALL, dropout=0.5))
+    unbroken = _trainer(config)
+    _run(unbroken, last=5)
+    before = _trainer(config)
+    _run(before, last=4)  # of three steps an epoch
+    after = _trainer(replace(config))
+    torch.manual_seed(99)  # another process has another random state
+    after.model.load_prompt_state_dict(before.model.prompt_state_dict())
+    after.optimizer.load_state_dict(before.optimizer.state_dict())
+    after.average.load(before.average.average)
+    _run(after, first=4, last=5)
+    ours, theirs = after.average.weights(), unbroken.average.weights()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("task", ["recognition", "retrieval"])
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_micro_batches_give_the_loss_and_gradient_of_the_whole_batch(
+    task: Task, micro_batch: int
+) -> None:
+    whole = _run(_trainer(CONFIG, task), last=2)
+    parts = _run(_trainer(CONFIG, task, micro_batch), last=2)
+    assert [s.loss for s in parts] == pytest.approx([s.loss for s in whole], rel=1e-3)
+    first, same = whole[0].gradient_norm, parts[0].gradient_norm
+    assert same == pytest.approx(first, rel=1e-5)
+
+
+def _curves(rank: int) -> dict[str, list[float]]:
+    del rank
+    kinds: tuple[tuple[Task, int | None], ...] = (("recognition", None), ("retrieval", 1))
+    return {
+        task: [s.loss for s in _run(_trainer(CONFIG, task, micro_batch), last=4)]
+        for task, micro_batch in kinds
+    }
+
+
+def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
+    alone = _curves(0)
+    for process in run_together(_curves, 2, tmp_path):
+        for name, curve in process.items():
+            # Adam takes the rounding of a tiny gradient for a direction: the first steps tell.
+            assert curve[:2] == pytest.approx(alone[name][:2], rel=1e-4), name
+            assert curve == pytest.approx(alone[name], rel=2e-2), name
+
+
+def test_a_pause_is_asked_for_by_one_and_told_to_all() -> None:
+    trainer = _trainer(CONFIG)
+    trainer.asks = lambda: True
+    assert next(trainer.steps(0)).asked
+    trainer.asks = lambda: False
+    assert not next(trainer.steps(1)).asked
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_too_large_a_batch_says_how_many_clips_would_fit(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = _trainer(CONFIG)
+    embed = trainer.objective.outputs
+
+    def small_device(frames, clips, epoch):  # type: ignore[no-untyped-def]
+        if len(frames) > room:
+            raise torch.OutOfMemoryError("tried to allocate 1 GiB")
+        return embed(frames, clips, epoch)
+
+    monkeypatch.setattr(trainer.objective, "outputs", small_device)
+    told = f"--micro-batch {room} " if room else "not even one clip"
+    with pytest.raises(OutOfMemory, match=told):
+        next(trainer.steps(0))
+
+
+def test_the_average_follows_the_weights_and_gives_them_back() -> None:
+    trainer = _trainer(replace(CONFIG, ema=0.5))
+    name, weight = next(iter(trainer.model.trainable().items()))
+    expected = weight.detach().clone()
+    for number, step in enumerate(trainer.steps(0)):
+        decay = min(0.5, (step.step + 1) / (step.step + 10))
+        expected = decay * expected + (1 - decay) * weight.detach()
+        torch.testing.assert_close(trainer.average.average[name], expected)
+        assert number == step.step
+    trained = weight.detach().clone()
+    with trainer.average.in_place():
+        assert torch.equal(weight, trainer.average.average[name])
+    assert torch.equal(weight, trained)

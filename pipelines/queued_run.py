@@ -1,0 +1,186 @@
+"""The MLflow run of a training, written through an outbox: an outage of the store ends nothing."""
+
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from pipelines.outbox import Outbox, Record, RefusedError
+from pipelines.tracking import (
+    LONGEST_PARAM,
+    MOST_METRICS,
+    environment,
+    experiment_id,
+    is_missing,
+    run_tags,
+    stores_artifacts_in,
+    tracking_uri,
+)
+from stop_core.cache.files import appearing
+
+RUN_ID = "mlflow_run_id"
+OUTBOX = "outbox"
+_KEY = "stop.key"  # finds a run that was created by a process that could not note its id any more
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+
+Point = tuple[int, int, dict[str, float]]
+"""Step, milliseconds since 1970, values by name."""
+
+
+class QueuedRun:
+    """Puts records of one run into the outbox of its folder, and takes them to the store.
+
+    Several processes may hold one, on machines that all see the folder.
+    """
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        self.folder = folder
+        self.uri = uri
+        self.outbox = Outbox(folder / OUTBOX)
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's name of the run; empty until the store has been reached."""
+        known = self.folder / RUN_ID
+        return known.read_text() if known.is_file() else ""
+
+    def open(
+        self,
+        output: Path,
+        experiment: str,
+        name: str,
+        *,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Begins the run, or goes on with the one that this folder began."""
+        all_tags = run_tags(name, tags)
+        if parent is not None:
+            all_tags[MLFLOW_PARENT_RUN_ID] = parent
+        self.outbox.put(
+            {
+                "kind": "open",
+                "experiment": experiment,
+                "artifacts": stores_artifacts_in(output),
+                "name": name,
+                "tags": {**all_tags, _KEY: uuid.uuid4().hex},
+                "environment": environment(),
+            }
+        )
+
+    def go_on_with(self, run_id: str) -> None:
+        """Makes this folder's run the one of that id, if it has none yet."""
+        if run_id and not self.run_id:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with appearing(self.folder / RUN_ID) as staging:
+                staging.write_text(run_id)
+
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Records parameters."""
+        params = {name: str(value)[:LONGEST_PARAM] for name, value in values.items()}
+        self.outbox.put({"kind": "params", "values": params})
+
+    def set_tags(self, values: Mapping[str, Any]) -> None:
+        """Sets tags, replacing those of the same name."""
+        self.outbox.put({"kind": "tags", "values": {k: str(v) for k, v in values.items()}})
+
+    def log_points(self, points: list[Point]) -> None:
+        """Records numbers at their steps and times; the same points again change nothing."""
+        if points:
+            self.outbox.put({"kind": "points", "points": points})
+
+    def log_text(self, text: str, name: str) -> None:
+        """Stores a text as an artifact."""
+        self.outbox.put({"kind": "text", "text": text, "name": name})
+
+    def log_file(self, name: str, artifact_folder: str | None = None) -> None:
+        """Stores a file of the run's folder as an artifact; it must stay where it is."""
+        self.outbox.put({"kind": "file", "name": name, "artifact_folder": artifact_folder})
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Ends the run; status is FINISHED, FAILED or KILLED."""
+        now = int(time.time() * 1000)
+        self.outbox.put({"kind": "end", "status": status, "time": now})
+
+    def deliver(self, seconds: float = 0.0) -> Exception | None:
+        """Takes what waits to the store, trying again for so long; returns why it failed."""
+        deadline = time.monotonic() + seconds
+        while True:
+            problem = self.outbox.deliver(self._send)
+            if problem is None and self.outbox.waiting():
+                problem = BlockingIOError("another process is delivering them")
+            if problem is None or time.monotonic() >= deadline:
+                return problem
+            time.sleep(1.0)
+
+    def _send(self, record: Record) -> None:
+        client = MlflowClient(self.uri)
+        try:
+            if record["kind"] == "open":
+                self._open(client, record)
+            else:
+                self._log(client, self.run_id, record)
+        except MlflowException as problem:
+            if problem.error_code in _REFUSALS:
+                raise RefusedError(str(problem)) from problem
+            raise
+
+    def _open(self, client: MlflowClient, record: Record) -> None:
+        if self.run_id:
+            try:
+                client.update_run(self.run_id, status="RUNNING")
+                return
+            except MlflowException as problem:
+                if not is_missing(problem):
+                    raise
+                # The store was moved or emptied: the run goes on in a new one.
+        experiment = experiment_id(client, record["experiment"], record["artifacts"])
+        key = record["tags"][_KEY]
+        found = client.search_runs([experiment], f"tags.`{_KEY}` = '{key}'", max_results=1)
+        run = found[0] if found else None
+        if run is None:
+            run = client.create_run(experiment, run_name=record["name"], tags=record["tags"])
+        client.log_dict(run.info.run_id, record["environment"], "environment.json")
+        with appearing(self.folder / RUN_ID) as staging:
+            staging.write_text(run.info.run_id)
+
+    def _log(self, client: MlflowClient, run_id: str, record: Record) -> None:
+        match record["kind"]:
+            case "params":
+                params = [Param(name, value) for name, value in record["values"].items()]
+                client.log_batch(run_id, params=params)
+            case "tags":
+                client.log_batch(run_id, tags=[RunTag(*item) for item in record["values"].items()])
+            case "points":
+                _log_points(client, run_id, record["points"])
+            case "text":
+                client.log_text(run_id, record["text"], record["name"])
+            case "file":
+                path = str(self.folder / record["name"])
+                client.log_artifact(run_id, path, record["artifact_folder"])
+            case "end":
+                client.set_terminated(run_id, record["status"], record["time"])
+
+
+def _log_points(client: MlflowClient, run_id: str, points: list[Point]) -> None:
+    metrics = [
+        Metric(name, value, time_ms, step)
+        for step, time_ms, values in points
+        for name, value in values.items()
+    ]
+    for start in range(0, len(metrics), MOST_METRICS):
+        client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
+
+
+def deliver_waiting(output: Path) -> None:
+    """Takes what an outage left below the output folder to the store, as far as it goes."""
+    for outbox in sorted((output / "runs").glob(f"*/{OUTBOX}")):
+        run = QueuedRun(outbox.parent, tracking_uri(output))
+        if run.deliver() is not None:
+            return  # the store is away still

@@ -1,0 +1,92 @@
+"""Running a model over all clips of a split, shared by the processes, each clip once.
+
+Shapes: M clips of a split, X numbers of a clip.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from stop_core.distributed import gather_rows, my_share
+from stop_core.video_model import VideoModel
+
+EVALUATION_BATCH = 64
+TEXT_BATCH = 256
+
+
+class Clips(Protocol):
+    """What is needed of the clips of a split; `stop_core.cache.CachedClips` is one."""
+
+    @property
+    def labels(self) -> Tensor:
+        """[N], int64."""
+
+    @property
+    def video_ids(self) -> list[str]:
+        """N names."""
+
+    @property
+    def captions(self) -> list[tuple[str, ...]]:
+        """N tuples of sentences."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """Frames of these clips, uint8 [B, T, H, W, 3]."""
+
+
+def device_of(model: VideoModel) -> torch.device:
+    """Where the model lies."""
+    return model.logit_scale.device
+
+
+@torch.no_grad()
+def run_over(
+    work: Callable[[Tensor], Tensor], clips: Clips, model: VideoModel, width: int
+) -> Tensor:
+    """Joins what `work` makes of the frames of every clip: float32 [M, X], on the CPU.
+
+    The rows are the same for any batch size and any number of processes, up to rounding.
+
+    Args:
+        work: frames [B, T, H, W, 3] on the model's device -> [B, X].
+        clips: of the split.
+        model: is set to evaluation.
+        width: X, for a process whose share is empty.
+    """
+    model.eval()
+    mine = list(my_share(range(len(clips))))
+    parts = [torch.empty(0, width)]
+    for start in range(0, len(mine), EVALUATION_BATCH):
+        frames = clips.read(mine[start : start + EVALUATION_BATCH])
+        parts.append(work(frames.to(device_of(model))).float().cpu())
+    return gather_rows(torch.cat(parts), mine, len(clips))
+
+
+class TextBank:
+    """Embeddings of many sentences, each encoded once, however often it occurs.
+
+    A collective operation: the processes share the work, and each has all of the result.
+    """
+
+    def __init__(self, model: VideoModel, sentences: Sequence[str]) -> None:
+        different = list(dict.fromkeys(sentences))
+        self._number = {sentence: number for number, sentence in enumerate(different)}
+        mine = list(my_share(range(len(different))))
+        width = model.encode_text(["a"]).shape[1]
+        parts = [torch.empty(0, width)]
+        with torch.no_grad():
+            for start in range(0, len(mine), TEXT_BATCH):
+                texts = [different[i] for i in mine[start : start + TEXT_BATCH]]
+                parts.append(model.encode_text(texts).float().cpu())
+        self.embeddings_UE = gather_rows(torch.cat(parts), mine, len(different))
+
+    def numbers(self, sentences: Sequence[str]) -> Tensor:
+        """The number of each sentence among the different ones, [N]."""
+        return torch.tensor([self._number[sentence] for sentence in sentences], dtype=torch.long)
+
+    def rows(self, sentences: Sequence[str]) -> Tensor:
+        """The embedding of each sentence, [N, E], on the CPU."""
+        return self.embeddings_UE[self.numbers(sentences)]

@@ -1,0 +1,70 @@
+"""Watches the prompts of a model from epoch to epoch, and draws what it saw."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stop_core.behaviour import Behaviour, fixed_clips, observe
+from stop_core.evaluation import Clips
+from stop_core.experiment import ExperimentConfig
+from stop_core.video_model import VideoModel
+
+
+class Observer:
+    """Remembers the behaviour at the last epoch's end, and the prompts per gap of all epochs.
+
+    Args:
+        model: what is trained.
+        config: how.
+        clips: whose first to last are looked at, a handful.
+    """
+
+    def __init__(self, model: VideoModel, config: ExperimentConfig, clips: Clips) -> None:
+        self.model = model
+        self.config = config
+        self.clips = clips
+        self.before: Behaviour | None = None
+        self.history_EG = torch.empty(0, 0)
+
+    def end_epoch(self) -> dict[str, float]:
+        """Looks at the model; returns the numbers of `Behaviour.metrics`."""
+        now = observe(self.model, self.config, self.clips)
+        if now is None:
+            return {}
+        metrics = now.metrics(self.config.stop.max_prompts, self.before)
+        gaps_1G = now.counts_CLG.double().mean((0, 1)).float()[None]
+        self.history_EG = torch.cat([self.history_EG, gaps_1G]) if self.before else gaps_1G
+        self.before = now
+        return metrics
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of it."""
+        if self.before is None:
+            return {}
+        return {
+            "regions": self.before.regions_CLTP,
+            "counts": self.before.counts_CLG,
+            "history": self.history_EG,
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        if state:
+            self.before = Behaviour(state["regions"], state["counts"])
+            self.history_EG = state["history"]
+
+    def draw(self, folder: Path) -> None:
+        """Writes figures of the model as it is now, and of the epochs, as far as it has prompts."""
+        from stop_core import figures  # matplotlib takes a while to import
+
+        now = observe(self.model, self.config, self.clips)
+        if now is None:
+            return
+        chosen = fixed_clips(self.clips)
+        names = [self.clips.video_ids[clip] for clip in chosen]
+        figures.save(figures.regions(self.clips.read(chosen), now, names), folder / "regions.png")
+        if self.history_EG.numel():
+            figure = figures.prompts_per_gap(self.history_EG, self.config.stop.max_prompts)
+            figures.save(figure, folder / "prompts_per_gap.png")

@@ -1,0 +1,70 @@
+"""What can be said of a training's checkpoint without its tensors: whose it is, and how far."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROMPTS = "prompts.safetensors"
+PROGRESS = "progress.json"
+ORIGIN = "origin.json"
+
+
+@dataclass
+class Progress:
+    """How far a training is, its best epoch so far by validation, and what it has to tell.
+
+    `step` is the sampler's position too: the order of an epoch, the caption that a clip has in it
+    and the dropout of a step follow from the seed and the number of the epoch or step. So there is
+    no random state to keep, and none that another number of workers could not take up.
+    """
+
+    step: int = 0  # steps done, of the whole training
+    epochs_done: int = 0  # epochs trained and validated
+    best_epoch: int | None = None  # from 1; empty before the first epoch
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    records: dict[str, Any] = field(default_factory=dict)
+    """What is to be told to the tracking server, and has not been told before this checkpoint."""
+    final: dict[str, float] | None = None
+    """The measures of a training that is finished."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Whose checkpoint it is."""
+
+    run: str
+    """Name of the training."""
+    config_hash: str
+    data_hash: str
+    mlflow_run_id: str
+    """Empty as long as the tracking server has not been reached."""
+    config: dict[str, Any]
+    """The settings of the experiment by name."""
+
+    def differences(self, other: "Origin") -> list[str]:
+        """One phrase for everything in which the training `other` is not this one."""
+        names = sorted(self.config.keys() | other.config.keys())
+        found = [
+            f"{name} is {self.config.get(name)} there and {other.config.get(name)} here"
+            for name in names
+            if self.config.get(name) != other.config.get(name)
+        ]
+        if self.data_hash != other.data_hash:
+            found.append(f"the data is {self.data_hash[:12]} there and {other.data_hash[:12]} here")
+        return found
+
+
+def read_origin(directory: Path) -> Origin:
+    """Whose checkpoint a directory holds; raises OSError, ValueError or TypeError if none."""
+    return Origin(**_read_json(directory / ORIGIN))
+
+
+def read_progress(directory: Path) -> Progress:
+    """How far the training of a checkpoint was; raises OSError, ValueError or TypeError if none."""
+    return Progress(**_read_json(directory / PROGRESS))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values

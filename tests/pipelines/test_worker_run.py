@@ -1,0 +1,115 @@
+"""A worker that is killed at any save ends with the bits and the records of one that is not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from safetensors.numpy import load_file
+
+from pipelines.queued_run import QueuedRun
+from pipelines.tracking import open_experiment, tracking_uri
+from pipelines.training_worker import WorkerTask
+from pipelines.worker_run import WorkerRun
+from pipelines.worker_session import FolderSession, Write
+from stop_core.checkpoint import BEST_PROMPTS
+from stop_core.experiment import ExperimentConfig
+from stop_core.run_state import PROMPTS, Origin
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the code catches it."""
+
+
+class MortalSession(FolderSession):
+    """Dies at save number `at`: before it is on disk, or right after."""
+
+    def __init__(self, folder: Path, at: int, *, before: bool) -> None:
+        super().__init__(folder)
+        self.left, self.before = at, before
+
+    def report(self, metrics: dict[str, float], write: Write | None) -> None:
+        self.left -= 1
+        if self.left == 0 and self.before:
+            raise Killed
+        super().report(metrics, write)
+        if self.left == 0:
+            raise Killed
+
+
+def _task(config: ExperimentConfig, cache: Path, output: Path) -> WorkerTask:
+    open_experiment(output, "motion")
+    folder = output / "runs" / "one"
+    tracked = QueuedRun(folder, tracking_uri(output))
+    tracked.open(output, "motion", "one")
+    return WorkerTask(
+        config=config,
+        cache=cache,
+        folder=folder,
+        tracking_uri=tracked.uri,
+        progress_file=folder / "progress.json",
+        threads=1,
+        gpu=False,
+        test=True,
+        start=None,
+        fork=False,
+        origin=Origin("one", config.hash, "d" * 64, "", config.parameters()),
+        micro_batch=None,
+        checkpoint_activations=False,
+        compile=False,
+        checkpoint_minutes=60,
+        checkpoint_every_steps=1,
+    )
+
+
+def _ended(task: WorkerTask) -> tuple[dict[str, np.ndarray], dict[str, list[tuple[int, float]]]]:
+    """The weights of the last checkpoint, and all points of the run that do not tell a speed."""
+    latest = FolderSession(task.folder / "checkpoints").latest()
+    assert latest is not None
+    weights = {f"{file} {k}": v for file in (PROMPTS, BEST_PROMPTS)
+               for k, v in load_file(latest / file).items()}  # fmt: skip
+    run = QueuedRun(task.folder, task.tracking_uri)
+    assert run.deliver() is None
+    client = MlflowClient(task.tracking_uri)
+    names = client.get_run(run.run_id).data.metrics
+    timed = ("system/", "train/step_seconds", "train/clips_per", "train/data_wait")
+    return weights, {
+        name: sorted((p.step, p.value) for p in client.get_metric_history(run.run_id, name))
+        for name in names
+        if not name.startswith(timed)
+    }
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    small_cache: Path, small_experiment: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ExperimentConfig, dict[str, np.ndarray], dict[str, list[tuple[int, float]]]]:
+    config = replace(small_experiment, ema=0.5)
+    task = _task(config, small_cache, tmp_path_factory.mktemp("unbroken"))
+    WorkerRun(task, FolderSession(task.folder / "checkpoints")).run()
+    return config, *_ended(task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("at", "before"), [(1, True), (2, False), (3, True), (5, False), (7, True), (7, False)]
+)
+def test_a_kill_at_any_save_changes_no_bit_and_no_record(
+    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], dict[str, list[tuple[int, float]]]],
+    small_cache: Path,
+    tmp_path: Path,
+    at: int,
+    before: bool,
+) -> None:
+    config, weights, records = unbroken
+    task = _task(config, small_cache, tmp_path)
+    folder = task.folder / "checkpoints"
+    with pytest.raises(Killed):
+        WorkerRun(task, MortalSession(folder, at, before=before)).run()
+    WorkerRun(task, FolderSession(folder)).run()
+    ours, told = _ended(task)
+    assert ours.keys() == weights.keys()
+    assert all(np.array_equal(ours[name], weights[name]) for name in weights)
+    assert told == records
+    assert {"train/loss", "val/top1", "test/top1"} <= told.keys()

@@ -1,0 +1,29 @@
+"""Clips in memory, read as a cache is."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+COLOURS = ("red", "green", "blue", "yellow")
+
+
+class MemoryClips:
+    """Clips of noise, of three classes, with one to three captions each, some of them shared."""
+
+    def __init__(self, count: int = 10, frames: int = 3, size: int = 32, seed: int = 7) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (count, frames, size, size, 3)
+        self.frames = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        self.labels = torch.arange(count) % 3
+        self.video_ids = [f"clip {number}" for number in range(count)]
+        self.captions = [
+            tuple(f"a {COLOURS[(i + k) % 4]} shape at {i % 5 + k}" for k in range(1 + i % 3))
+            for i in range(count)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        return self.frames[list(indices)]

@@ -1,0 +1,77 @@
+"""What is said and drawn of the prompts is what the trace says."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from stop_core.behaviour import Behaviour, fixed_clips, observe
+from stop_core.clip import load_clip
+from stop_core.config import StopConfig
+from stop_core.experiment import ExperimentConfig
+from stop_core.figures import confusion, save
+from stop_core.methods import build_method
+from stop_core.observer import Observer
+from stop_core.video_model import VideoModel
+from tests.stop_core.memory_clips import MemoryClips
+
+CONFIG = ExperimentConfig(stop=StopConfig(n_s=3, max_prompts=2, spatial_width=4, temporal_width=4))
+
+
+@pytest.fixture
+def model() -> VideoModel:
+    torch.manual_seed(0)
+    return build_method(CONFIG, load_clip("tiny"), 3)
+
+
+def test_the_numbers_recount_from_the_trace_of_the_fixed_clips(model: VideoModel) -> None:
+    clips = MemoryClips()
+    chosen = fixed_clips(clips)
+    assert chosen == fixed_clips(clips) == sorted(set(chosen))
+    seen = observe(model, CONFIG, clips)
+    assert seen is not None
+    traces = model.trace(clips.read(chosen))  # type: ignore[operator]
+    counts = torch.stack([trace.N_t for trace in traces]).double()
+    metrics = seen.metrics(most=2, before=None)
+    assert metrics["prompts/mean_per_gap"] == pytest.approx(counts.mean().item())
+    assert metrics["prompts/saturated_share"] == pytest.approx((counts == 2).double().mean().item())
+    assert torch.equal(seen.regions_CLTP.sum(-1), torch.full(seen.regions_CLTP.shape[:3], 3))
+
+
+def test_regions_that_stay_have_not_moved_and_others_have_by_their_share() -> None:
+    before, after = torch.zeros(1, 1, 2, 4).bool(), torch.zeros(1, 1, 2, 4).bool()
+    before[..., :2] = True
+    after[..., 0, :2] = True  # the first frame as before, the second elsewhere
+    after[..., 1, 2:] = True
+    counts = torch.ones(1, 1, 1)
+    one, other = Behaviour(before, counts), Behaviour(after, counts)
+    assert one.metrics(4, one)["prompts/regions_moved_share"] == 0
+    assert other.metrics(4, one)["prompts/regions_moved_share"] == 0.5
+
+
+def test_an_observer_goes_on_from_its_state(model: VideoModel) -> None:
+    clips = MemoryClips()
+    unbroken = Observer(model, CONFIG, clips)
+    unbroken.end_epoch()
+    resumed = Observer(model, CONFIG, clips)
+    resumed.restore(unbroken.state())
+    assert resumed.end_epoch() == unbroken.end_epoch()
+    assert torch.equal(resumed.history_EG, unbroken.history_EG)
+    assert len(resumed.history_EG) == 2
+
+
+def test_figures_are_drawn_of_what_there_is(model: VideoModel, tmp_path: Path) -> None:
+    observer = Observer(model, CONFIG, MemoryClips())
+    observer.end_epoch()
+    observer.draw(tmp_path)
+    save(confusion(torch.eye(3).long(), ["a", "b", "c"], "title"), tmp_path / "confusion.png")
+    for name in ("regions", "prompts_per_gap", "confusion"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert len(set(picture.convert("L").get_flattened_data())) > 20, name
+    without = replace(CONFIG, method="linear-probe")
+    plain = Observer(build_method(without, load_clip("tiny"), 3), without, MemoryClips())
+    assert plain.end_epoch() == {}
+    plain.draw(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
