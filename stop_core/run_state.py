@@ -44,11 +44,12 @@ class Origin:
 
     def differences(self, other: "Origin") -> list[str]:
         """One phrase for everything in which the training `other` is not this one."""
-        names = sorted(self.config.keys() | other.config.keys())
+        # As JSON keeps them: one of the two may have come from a file, where a tuple is a list.
+        there, here = (json.loads(json.dumps(origin.config)) for origin in (self, other))
         found = [
-            f"{name} is {self.config.get(name)} there and {other.config.get(name)} here"
-            for name in names
-            if self.config.get(name) != other.config.get(name)
+            f"{name} is {there.get(name)} there and {here.get(name)} here"
+            for name in sorted(there.keys() | here.keys())
+            if there.get(name) != here.get(name)
         ]
         if self.data_hash != other.data_hash:
             found.append(f"the data is {self.data_hash[:12]} there and {other.data_hash[:12]} here")

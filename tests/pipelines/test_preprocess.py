@@ -145,7 +145,8 @@ def test_failures_are_tried_again_when_that_is_asked_for(
     config = _config(hmdb51_root, tmp_path / "cache")
     first = preprocess(config)
     (failure,) = read_failures(config.cache_path)
-    assert preprocess(replace(config, retry_failed=True)) == first
+    again = preprocess(replace(config, retry_failed=True))
+    assert (again.data_hash, again.shards) == (first.data_hash, first.shards)
     assert read_failures(config.cache_path) == [replace(failure, attempts=2)]
 
 
@@ -204,7 +205,7 @@ def test_the_command_of_a_cache_gives_its_options_again() -> None:
     assert script == "pipelines/preprocess.py"
     again = parse(PreprocessConfig, words)
     assert (again.dataset, again.classes, again.splits) == ("kinetics", names, ("train",))
-    assert (again.shape, again.limit, again.cache) == ((8, 64), 7, Path("a cache"))
+    assert (again.shape, again.limit, again.cache) == ((8, 64), 7, "a cache")
 
 
 def test_options_read_as_documented() -> None:

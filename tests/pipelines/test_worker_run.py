@@ -85,7 +85,7 @@ def _ended(task: WorkerTask) -> tuple[dict[str, np.ndarray], dict[str, list[tupl
 def unbroken(
     small_cache: Path, small_experiment: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[ExperimentConfig, dict[str, np.ndarray], dict[str, list[tuple[int, float]]]]:
-    config = replace(small_experiment, ema=0.5)
+    config = replace(small_experiment, ema=0.5).for_dataset("hmdb51")
     task = _task(config, small_cache, tmp_path_factory.mktemp("unbroken"))
     WorkerRun(task, FolderSession(task.folder / "checkpoints")).run()
     return config, *_ended(task)
