@@ -4,7 +4,7 @@ Needs torch, open_clip and this package's stop_core alone: no Ray, no MLflow, no
 The subjects of a row (see floors.py) take turns in this process, on the same random frames.
 
     python benchmarks/gpu.py                      # ViT-B/32, B/16 and L/14, under 8 minutes
-    python benchmarks/gpu.py > docs/benchmarks/NAME-OF-THE-GPU.md
+    mkdir -p docs/benchmarks && python benchmarks/gpu.py > docs/benchmarks/NAME-OF-THE-GPU.md
 """
 
 import gc
@@ -102,12 +102,16 @@ def _rows(
     if time.monotonic() > until:
         yield (str(videos), attention, "", mode, "not begun: out of time")
         return
-    model, videos = _largest_that_fits(options, tower, videos, attention)
-    frames = _frames(options, model, videos)
+    width = options.width
+    config = StopConfig(attention=attention, spatial_width=width, temporal_width=width)
+    model = build_model(tower, config=config).train().to(options.device)
+    videos = _largest_that_fits(options, model, videos, attention)
+    compiled = mode == "compiled"
     for work, make in (("training", training_steps), ("forward", forward_passes)):
         start = (str(videos), attention, work, mode)
-        subjects = make(model, frames, attention, bf16=options.bf16, compiled=mode == "compiled")
         try:
+            frames = _frames(options, model, videos)
+            subjects = make(model, frames, attention, bf16=options.bf16, compiled=compiled)
             yield (*start, *_measure(options, subjects, videos, peak))
         except Exception as problem:  # a compiler has many ways to fail; the other rows stand
             yield (*start, f"failed: {type(problem).__name__}: {_first_line(problem)}")
@@ -126,7 +130,7 @@ def _measure(
         ratios.append(f"{statistics.median(turns):.2f} ({min(turns):.2f} to {max(turns):.2f})")
     with _peak_memory(options) as memory:
         subjects["STOP"]()
-    # The lean floor's products: what STOP adds to them is its overhead, not its use.
+    # The products of the frozen tower: what STOP adds to them is its overhead, not its use.
     with FlopCounterMode(display=False) as counter:
         subjects["open_clip"]()
     share = counter.get_total_flops() / stop / peak
@@ -149,23 +153,27 @@ def _take_turns(options: GpuBenchmark, subjects: dict[str, Work]) -> dict[str, l
 
 
 def _largest_that_fits(
-    options: GpuBenchmark, tower: str, videos: int, attention: Attention
-) -> tuple[StopModel, int]:
-    """The model, and the largest of `videos`, half of it and so on whose steps fit into memory."""
-    width = options.width
-    config = StopConfig(attention=attention, spatial_width=width, temporal_width=width)
-    model = build_model(tower, config=config).train().to(options.device)
-    while videos > 1:
+    options: GpuBenchmark, model: StopModel, videos: int, attention: Attention
+) -> int:
+    """Returns the largest of `videos`, half of it and so on whose steps fit into memory.
+
+    The steps also fold the frozen weights, which a compiler should find ready.
+    """
+    while not _fits(options, model, videos, attention) and videos > 1:
+        _free(options)  # after the error is gone, and with it what the try had computed
+        videos //= 2
+    _free(options)
+    return videos
+
+
+def _fits(options: GpuBenchmark, model: StopModel, videos: int, attention: Attention) -> bool:
+    try:
         frames = _frames(options, model, videos)
-        try:
-            for step in training_steps(model, frames, attention, bf16=options.bf16).values():
-                step()
-            break
-        except torch.cuda.OutOfMemoryError:
-            videos //= 2
-        finally:
-            _free(options)
-    return model, videos
+        for step in training_steps(model, frames, attention, bf16=options.bf16).values():
+            step()
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def _frames(options: GpuBenchmark, model: StopModel, videos: int) -> torch.Tensor:

@@ -19,6 +19,7 @@ from pipelines.queued_run import QueuedRun
 from pipelines.recorder import Recorder
 from pipelines.training_worker import FIGURES, PREDICTIONS, WorkerTask
 from pipelines.worker_session import Session
+from stop_core.baselines import LinearProbe
 from stop_core.cache import FrameCache
 from stop_core.checkpoint import Checkpoint
 from stop_core.clip import load_clip
@@ -50,6 +51,8 @@ class WorkerRun:
         self.objective = make_objective(
             self.model, self.config, self.cache.manifest, {**self.splits}
         )
+        if task.micro_batch:
+            self.objective.evaluation_batch = min(task.micro_batch, self.objective.evaluation_batch)
         self.trainer = self._make_trainer()
         self.progress = Progress()
         self.best_prompts = self.model.prompt_state_dict()
@@ -174,6 +177,11 @@ class WorkerRun:
                 )
             model.checkpoint_activations = True
         if self.task.compile:
+            if isinstance(model, LinearProbe):
+                raise ValueError(f"compile has no effect on {self.config.method}; leave it out")
+            shape = (1, *self.cache.manifest.config.shape)
+            with torch.no_grad():  # folds the frozen weights, which a compiler should find ready
+                model.encode_video(torch.zeros(shape, dtype=torch.uint8, device=device))
             model.encode_video = torch.compile(model.encode_video)  # type: ignore[method-assign]
         return model
 

@@ -95,12 +95,17 @@ def largest_that_fits(objective: Objective, frames: Tensor, epoch: int) -> int:
     Tries half as many until they fit. No collective operation: other processes may be anywhere.
     """
     count = len(frames) // 2
-    while count:
-        try:
-            objective.outputs(frames[:count], range(count), epoch).sum().backward()
-            return count
-        except torch.OutOfMemoryError:
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            count //= 2
-    return 0
+    while count and not _fits(objective, frames[:count], epoch):
+        # After the error is gone, and with it what the try had computed.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        count //= 2
+    return count
+
+
+def _fits(objective: Objective, frames: Tensor, epoch: int) -> bool:
+    try:
+        objective.outputs(frames, range(len(frames)), epoch).sum().backward()
+    except torch.OutOfMemoryError:
+        return False
+    return True

@@ -44,7 +44,11 @@ def device_of(model: VideoModel) -> torch.device:
 
 @torch.no_grad()
 def run_over(
-    work: Callable[[Tensor], Tensor], clips: Clips, model: VideoModel, width: int
+    work: Callable[[Tensor], Tensor],
+    clips: Clips,
+    model: VideoModel,
+    width: int,
+    batch: int = EVALUATION_BATCH,
 ) -> Tensor:
     """Joins what `work` makes of the frames of every clip: float32 [M, X], on the CPU.
 
@@ -55,12 +59,13 @@ def run_over(
         clips: of the split.
         model: is set to evaluation.
         width: X, for a process whose share is empty.
+        batch: clips at a time.
     """
     model.eval()
     mine = list(my_share(range(len(clips))))
     parts = [torch.empty(0, width)]
-    for start in range(0, len(mine), EVALUATION_BATCH):
-        frames = clips.read(mine[start : start + EVALUATION_BATCH])
+    for start in range(0, len(mine), batch):
+        frames = clips.read(mine[start : start + batch])
         parts.append(work(frames.to(device_of(model))).float().cpu())
     return gather_rows(torch.cat(parts), mine, len(clips))
 
@@ -75,18 +80,14 @@ class TextBank:
         different = list(dict.fromkeys(sentences))
         self._number = {sentence: number for number, sentence in enumerate(different)}
         mine = list(my_share(range(len(different))))
-        width = model.encode_text(["a"]).shape[1]
-        parts = [torch.empty(0, width)]
         with torch.no_grad():
+            self.width = model.encode_text(["a"]).shape[1]
+            parts = [torch.empty(0, self.width)]
             for start in range(0, len(mine), TEXT_BATCH):
                 texts = [different[i] for i in mine[start : start + TEXT_BATCH]]
                 parts.append(model.encode_text(texts).float().cpu())
         self.embeddings_UE = gather_rows(torch.cat(parts), mine, len(different))
 
-    def numbers(self, sentences: Sequence[str]) -> Tensor:
-        """The number of each sentence among the different ones, [N]."""
-        return torch.tensor([self._number[sentence] for sentence in sentences], dtype=torch.long)
-
     def rows(self, sentences: Sequence[str]) -> Tensor:
         """The embedding of each sentence, [N, E], on the CPU."""
-        return self.embeddings_UE[self.numbers(sentences)]
+        return self.embeddings_UE[[self._number[sentence] for sentence in sentences]]

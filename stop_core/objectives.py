@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stop_core.cache.manifest import Manifest
 from stop_core.datasets.clip import Task
-from stop_core.evaluation import Clips, TextBank, device_of, run_over
+from stop_core.evaluation import EVALUATION_BATCH, Clips, TextBank, device_of, run_over
 from stop_core.experiment import ExperimentConfig
 from stop_core.losses import contrastive_loss, recognition_loss
 from stop_core.metrics import confusion_matrix, recognition_metrics
@@ -49,6 +49,8 @@ class Objective(ABC):
     chosen_by: str
     additive: bool
     """Whether the loss of a batch is the sum of the losses of its parts."""
+    evaluation_batch: int = EVALUATION_BATCH
+    """Clips that are evaluated at a time."""
 
     @abstractmethod
     def outputs(self, frames: Tensor, clips: Sequence[int], epoch: int) -> Tensor:
@@ -83,7 +85,7 @@ class Recognition(Objective):
 
     def outputs(self, frames: Tensor, clips: Sequence[int], epoch: int) -> Tensor:
         """Logits, [B, C]."""
-        return self._logits(frames)
+        return self._logits(frames, None)
 
     def no_outputs(self) -> Tensor:
         """[0, C]."""
@@ -97,16 +99,26 @@ class Recognition(Objective):
     def measure(self, clips: Clips) -> Measured:
         """Accuracies, and a row a clip."""
         classes = len(self.texts)
-        logits_MC = run_over(self._logits, clips, self.model, classes)
+        with torch.no_grad():
+            text_CE = self.texts.embeddings()
+        logits_MC = run_over(
+            lambda frames: self._logits(frames, text_CE),
+            clips,
+            self.model,
+            classes,
+            self.evaluation_batch,
+        )
         return Measured(
             recognition_metrics(logits_MC, clips.labels),
             _prediction_rows(clips, logits_MC),
             confusion_matrix(logits_MC, clips.labels, classes),
         )
 
-    def _logits(self, frames: Tensor) -> Tensor:
+    def _logits(self, frames: Tensor, text_CE: Tensor | None) -> Tensor:
         with autocast(self.config, frames.device):
-            logits_BC: Tensor = self.model(frames, self.texts.embeddings())
+            if text_CE is None:
+                text_CE = self.texts.embeddings()
+            logits_BC: Tensor = self.model(frames, text_CE)
         return logits_BC.float()
 
 
@@ -126,7 +138,9 @@ class Retrieval(Objective):
         self.config = config
         self.clips = clips
         every = [s for part in (clips, *others) for captions in part.captions for s in captions]
-        self._bank = TextBank(model, every)
+        self._number = {sentence: number for number, sentence in enumerate(dict.fromkeys(every))}
+        self._bank = None if model.trains_text else TextBank(model, every)
+        self._width = TextBank(model, ()).width if self._bank is None else self._bank.width
 
     def caption(self, clip: int, epoch: int) -> str:
         """The caption of a training clip in one epoch."""
@@ -139,11 +153,12 @@ class Retrieval(Objective):
         """Embeddings of the clips and, beside them, of their captions, [B, 2E]."""
         video_BE = self._embed(frames)
         captions = [self.caption(clip, epoch) for clip in clips]
-        if self.model.trains_text:
-            text_BE = self.model.encode_text(captions).float()
+        if self._bank is None:
+            with autocast(self.config, frames.device):
+                text_BE = self.model.encode_text(captions)
         else:
             text_BE = self._bank.rows(captions).to(video_BE.device)
-        return torch.cat([video_BE, text_BE], 1)
+        return torch.cat([video_BE, text_BE.float()], 1)
 
     def no_outputs(self) -> Tensor:
         """[0, 2E]."""
@@ -153,17 +168,17 @@ class Retrieval(Objective):
         """This process's part of the contrastive loss; a collective operation."""
         del total  # the loss counts the rows of all processes itself
         video_BE, text_BE = outputs.chunk(2, 1)
-        ids_B = self._bank.numbers([self.caption(clip, epoch) for clip in clips])
-        scale = self.model.logit_scale
-        return contrastive_loss(video_BE, text_BE, scale, ids_B.to(outputs.device))
+        numbers = [self._number[self.caption(clip, epoch)] for clip in clips]
+        ids_B = torch.tensor(numbers, dtype=torch.long, device=outputs.device)
+        return contrastive_loss(video_BE, text_BE, self.model.logit_scale, ids_B)
 
     def measure(self, clips: Clips) -> Measured:
         """Retrieval of clips by every caption and of captions by every clip; a row a query."""
-        video_ME = run_over(self._embed, clips, self.model, self._width)
+        video_ME = run_over(self._embed, clips, self.model, self._width, self.evaluation_batch)
         sentences = [sentence for captions in clips.captions for sentence in captions]
         counts_M = torch.tensor([len(captions) for captions in clips.captions])
         video_N = torch.arange(len(clips)).repeat_interleave(counts_M)
-        bank = TextBank(self.model, sentences) if self.model.trains_text else self._bank
+        bank = self._bank or TextBank(self.model, sentences)
         similarity_NM = bank.rows(sentences) @ video_ME.T
         rows = _query_rows(clips.video_ids, sentences, similarity_NM, video_N)
         return Measured(retrieval_metrics(similarity_NM, video_N), rows)
@@ -172,10 +187,6 @@ class Retrieval(Objective):
         with autocast(self.config, frames.device):
             video_BE = self.model.encode_video(frames)
         return video_BE.float()
-
-    @property
-    def _width(self) -> int:
-        return self._bank.embeddings_UE.shape[1]
 
 
 def make_objective(

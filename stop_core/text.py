@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stop_core.towers import in_float32
 from stop_core.video_model import VideoModel
 
 _BATCH = 256  # sentences that go through the text tower together
@@ -47,7 +48,8 @@ class ClassTexts:
         if self.model.trains_text:
             return self._embed()
         if self._embedded is None:
-            with torch.no_grad():
+            # Once, and so in float32 even where the videos are not.
+            with torch.no_grad(), in_float32(self.model.logit_scale):
                 self._embedded = self._embed()
         return self._embedded
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -139,7 +140,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         frames = frames.to(self._device, non_blocking=True)
         epoch = step // self.steps_per_epoch
-        try:
+        part: float | None = None
+        with suppress(torch.OutOfMemoryError):
             part = backward(
                 self.objective,
                 frames,
@@ -149,8 +151,8 @@ class Trainer:
                 micro_batch=self.micro_batch,
                 seed=lambda part: _seed_dropout(self.config.seed, step, part),
             )
-        except torch.OutOfMemoryError as problem:
-            raise self._out_of_memory(frames, epoch) from problem
+        if part is None:  # only now the error is gone, and with it what the step had computed
+            raise self._out_of_memory(frames, epoch)
         loss, asking = sum_over_processes([part, float(self.asks())], self._device)
         if not math.isfinite(loss):
             names = ", ".join(self.clips.video_ids[i] for i in batch)

@@ -83,7 +83,7 @@ class VideoModel(nn.Module, ABC):
         video_BE = self.encode_video(frames)
         # A cosine in bfloat16 is off by up to 0.004, which CLIP's temperature makes 0.4 of a logit.
         with in_float32(video_BE):
-            return self.logit_scale * video_BE @ text_embeddings.T
+            return self.logit_scale * video_BE.float() @ text_embeddings.float().T
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The trainable tensors by name, in a fixed order."""

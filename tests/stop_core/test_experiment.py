@@ -15,7 +15,7 @@ def test_the_hash_changes_with_every_setting_and_not_with_the_seed() -> None:
     config = ExperimentConfig()
     assert replace(config, seed=5).hash == config.hash
     other = {"method": "vpt-deep", "tower": "ViT-B-16", "pretrained": "openai"}
-    other["templates"] = ("a photo of {}.",)
+    other |= {"templates": ("a photo of {}.",), "ema": 0.5, "precision": "bf16"}
     for f in fields(config):
         if f.name in ("seed", "stop"):
             continue

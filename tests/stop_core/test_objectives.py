@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,15 +11,24 @@ import torch
 from stop_core.clip import load_clip
 from stop_core.config import StopConfig
 from stop_core.evaluation import TextBank
-from stop_core.experiment import ExperimentConfig
+from stop_core.experiment import METHODS, ExperimentConfig, Method
 from stop_core.methods import build_method
-from stop_core.objectives import Recognition, Retrieval
+from stop_core.objectives import Objective, Recognition, Retrieval
 from stop_core.text import ClassTexts
 from stop_core.video_model import VideoModel
 from tests.stop_core.memory_clips import MemoryClips
 
 CONFIG = ExperimentConfig(stop=StopConfig(n_s=2, spatial_width=4, temporal_width=4))
 CLASSES = ("a red shape", "a green shape", "a blue shape")
+
+
+def _recognition(model: VideoModel, config: ExperimentConfig = CONFIG) -> Objective:
+    texts = ClassTexts(model, [[name] for name in CLASSES])
+    return Recognition(model, config, MemoryClips(), texts)
+
+
+def _retrieval(model: VideoModel, config: ExperimentConfig = CONFIG) -> Objective:
+    return Retrieval(model, config, MemoryClips(), [])
 
 
 @pytest.fixture(scope="module")
@@ -93,20 +101,14 @@ def test_the_measures_of_retrieval_recount_from_its_rows(model: VideoModel) -> N
 
 
 @pytest.mark.parametrize("objective", ["recognition", "retrieval"])
-def test_measures_do_not_depend_on_the_size_of_a_batch(
-    model: VideoModel, objective: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measures_do_not_depend_on_the_size_of_a_batch(model: VideoModel, objective: str) -> None:
     clips = MemoryClips()
-
-    def measure() -> Any:
-        if objective == "retrieval":
-            return Retrieval(model, CONFIG, clips, []).measure(clips)
-        texts = ClassTexts(model, [[name] for name in CLASSES])
-        return Recognition(model, CONFIG, clips, texts).measure(clips)
-
-    whole = measure()
-    monkeypatch.setattr("stop_core.evaluation.EVALUATION_BATCH", 3)
-    parts = measure()
+    made: Objective = (
+        Retrieval(model, CONFIG, clips, []) if objective == "retrieval" else _recognition(model)
+    )
+    whole = made.measure(clips)
+    made.evaluation_batch = 3
+    parts = made.measure(clips)
     assert parts.metrics == pytest.approx(whole.metrics)
     for name, column in parts.rows.items():
         expected = whole.rows[name]
@@ -115,21 +117,42 @@ def test_measures_do_not_depend_on_the_size_of_a_batch(
 
 
 def test_the_confusion_of_recognition_counts_its_rows(model: VideoModel) -> None:
-    measured = Recognition(model, CONFIG, MemoryClips(), CLASSES).measure(MemoryClips())
+    measured = _recognition(model).measure(MemoryClips())
     assert measured.confusion_CC is not None
     for true, predicted in zip(measured.rows["label"], measured.rows["predicted"], strict=True):
         measured.confusion_CC[true, predicted] -= 1
     assert not measured.confusion_CC.any()
 
 
-def test_bfloat16_is_near_float32_and_not_the_same(model: VideoModel) -> None:
+@pytest.mark.parametrize("context_tokens", [0, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_bfloat16_is_near_float32_and_trains(method: Method, context_tokens: int) -> None:
+    if method == "linear-probe" and context_tokens:
+        return  # it reads no texts
+    config = replace(CONFIG, method=method, context_tokens=context_tokens)
+    clips, chosen = MemoryClips(), range(4)
+    torch.manual_seed(0)
+    model = build_method(config, load_clip("tiny"), 3)
+    for kind, most in ((_recognition, 1.0), (_retrieval, 0.05)):
+        if kind is _retrieval and method == "linear-probe":
+            continue
+        exact, rounded = (
+            kind(model, replace(config, precision=precision)).outputs(clips.read(chosen), chosen, 0)
+            for precision in ("fp32", "bf16")
+        )
+        assert rounded.dtype == torch.float32
+        torch.testing.assert_close(exact, rounded, rtol=0, atol=most)
+        if model.trainable():
+            rounded.sum().backward()
+
+
+def test_bfloat16_is_not_float32(model: VideoModel) -> None:
     clips, chosen = MemoryClips(), range(4)
     exact, rounded = (
-        Retrieval(model, replace(CONFIG, precision=precision), clips, []).outputs(
+        _retrieval(model, replace(CONFIG, precision=precision)).outputs(
             clips.read(chosen), chosen, 0
         )
         for precision in ("fp32", "bf16")
     )
-    assert rounded.dtype == torch.float32
+    # A processor without bfloat16 computes in float32 whatever autocast says, where it may.
     assert not torch.equal(exact, rounded)
-    torch.testing.assert_close(exact, rounded, rtol=0, atol=0.05)
