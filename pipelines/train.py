@@ -57,6 +57,9 @@ class TrainConfig:
 
 def main(config: TrainConfig) -> TrainingResult:
     """Trains as configured and prints the result."""
+    from stop_core.clip import check_name  # seconds, which --help need not take
+
+    check_name(config.experiment.tower, config.experiment.pretrained)  # before minutes of decoding
     cache = find_cache(config.cache, config.output)
     start = None
     if config.resume_from is not None:
