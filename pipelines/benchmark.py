@@ -12,11 +12,13 @@ from pipelines.command_line import parse, run
 from pipelines.many_runs import Job, run_all
 from pipelines.output import default_output
 from pipelines.progress import say
+from pipelines.queued_run import deliver_waiting
 from pipelines.ray_session import start_ray
 from pipelines.table import ComparisonTable, publish
 from pipelines.tracking import ui_command
 from pipelines.training_run import Resources, TrainingRun
 from stop_core.experiment import ExperimentConfig
+from stop_core.storage import StoragePath
 from sweeps.reading import FOLDER, build_experiment, read_table
 
 
@@ -35,7 +37,8 @@ class BenchmarkConfig:
     table: Path = FOLDER / "tables" / "motion.yaml"
     """The rows, in YAML; sweeps/tables/motion.yaml is an example."""
     cache: str | None = None
-    """A directory made by preprocess.py; empty: the embedded set, prepared if need be."""
+    """A cache made by preprocess.py, a folder or its s3:// or gs:// URI; empty: the embedded set,
+    prepared if need be."""
     output: Path = field(default_factory=default_output)
     """Where runs, tables and the MLflow store go."""
     seeds: int = 3
@@ -53,10 +56,8 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
     """Runs what is missing of the table, prints it, and stores it."""
     experiments = _experiments(config)
     cache = find_cache(config.cache, config.output)
-    rows = {
-        title: [TrainingRun(experiment, cache, config.output) for experiment in seeds]
-        for title, seeds in experiments.items()
-    }
+    deliver_waiting(config.output)
+    rows = {title: _trainings(title, seeds, cache, config) for title, seeds in experiments.items()}
     jobs = [Job(run, f"{title}, seed {run.config.seed}") for title in rows for run in rows[title]]
     planned = {title: [run.config for run in runs] for title, runs in rows.items()}
     table = ComparisonTable.planned(jobs[0].training.manifest, planned, config.output)
@@ -72,6 +73,16 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
         say(f"all runs: {ui_command(config.output)}")
         table.complain_about([reason for reason in outcomes if isinstance(reason, str)])
     return table
+
+
+def _trainings(
+    title: str, seeds: list[ExperimentConfig], cache: StoragePath, config: BenchmarkConfig
+) -> list[TrainingRun]:
+    """The trainings of a row; ValueError if it does not fit the cache."""
+    try:
+        return [TrainingRun(experiment, cache, config.output) for experiment in seeds]
+    except ValueError as problem:
+        raise ValueError(f"{config.table}: row {title!r}: {problem}") from problem
 
 
 def _experiments(config: BenchmarkConfig) -> dict[str, list[ExperimentConfig]]:

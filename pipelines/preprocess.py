@@ -7,7 +7,6 @@
 The same command goes on after an interruption, and returns at once when there is nothing to do.
 """
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ from stop_core.outline import outlined
 from stop_core.storage import StoragePath, storage_path
 
 _MOST_CLIP_BYTES = 1 << 29
+_MOST_TIMEOUT = 86400
 CLIP_SIZE = 224  # pixels that the common CLIP towers take
 
 
@@ -53,10 +53,11 @@ class PreprocessConfig:
     dataset: str = "motion"
     """Which dataset, or protocol of it: hmdb51, ucf101, ssv2, ssv2-val, kinetics, kinetics-val,
     msrvtt, msrvtt-7k, activitynet, didemo, vatex, vatex-1k5, lsmdc, msvd; folder, csv or
-    csv-captions for your own; or motion, the demonstration set that is generated where absent.
-    docs/datasets.md shows what each reads."""
+    csv-captions for your own; or motion or motion-captions, the demonstration sets, which are
+    generated where absent. docs/datasets.md shows what each reads."""
     data_root: str | None = None
-    """Folder of the dataset as its archives unpack (default for motion: OUTPUT/data/motion)."""
+    """Folder of the dataset as its archives unpack (default for a demonstration set:
+    OUTPUT/data/DATASET)."""
     cache: str | None = None
     """Folder to write the cache to, one for each set of options (default: OUTPUT/cache/DATASET).
     Either folder may be on an object store: s3://BUCKET/FOLDER or gs://BUCKET/FOLDER."""
@@ -104,9 +105,10 @@ class PreprocessConfig:
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise ValueError(f"--{option} must be at least 1, got {value}")
-        if not 0 < self.decode_timeout < math.inf:
+        if not 0 < self.decode_timeout <= _MOST_TIMEOUT:
             raise ValueError(
-                f"--decode-timeout must be a number of seconds above 0, got {self.decode_timeout:g}"
+                f"--decode-timeout must be above 0 and at most {_MOST_TIMEOUT} seconds, a day; got "
+                f"{self.decode_timeout:g}"
             )
         if not self.splits:
             raise ValueError(f"--splits needs at least one of {', '.join(SPLITS)}")
@@ -215,6 +217,11 @@ def check(config: PreprocessConfig) -> str:
     """Returns how many of the chosen clips are there; RunError if one is missing."""
     report = config.output / "check" / f"{config.dataset}-missing.txt"
     with outlined(config.data_path) as root:
+        if config.entry.generate is not None and root == config.data_path and not root.exists():
+            raise RunError(
+                f"there is nothing at {root} to check: {config.dataset} is generated there by the "
+                "same command without --check"
+            )
         told = check_files(_listed_clips(config, root), root, report)
         return told.replace(str(root), str(config.data_path))
 

@@ -25,7 +25,7 @@ from pipelines.tracking import TrackedRun, open_experiment
 from pipelines.training_run import RUN_ID, Resources, TrainingRun, root_cause, write_whole
 from stop_core.cache.manifest import Manifest
 from stop_core.storage import StoragePath
-from sweeps.reading import Distribution, SearchSpace, build_experiment
+from sweeps.reading import OBJECTIVES, Distribution, SearchSpace, build_experiment
 
 # A trial of several workers only waits for them. Reserving a CPU for the waiting would starve them
 # on a small machine, and Tune refuses to reserve nothing.
@@ -79,6 +79,12 @@ class Search:
     def _check(self) -> None:
         """Refuses a space that does not fit the data or the tower, before anything starts."""
         origin = f"space {self.title}"
+        task = Manifest.load(self.cache).task
+        if self.space.objective not in OBJECTIVES[task]:
+            raise ValueError(
+                f"{origin}: objective is {self.space.objective}, but {self.cache} is for {task}; "
+                f"use one of {', '.join(OBJECTIVES[task])}"
+            )
         for name, distribution in self.space.search.items():
             for value in distribution.values:
                 experiment = build_experiment({**self.space.fixed, name: value}, origin)

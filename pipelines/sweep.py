@@ -11,6 +11,7 @@ from pipelines.cache_lookup import find_cache
 from pipelines.command_line import parse, run
 from pipelines.output import default_output
 from pipelines.progress import say
+from pipelines.queued_run import deliver_waiting
 from pipelines.ray_session import start_ray
 from pipelines.search import Search, SearchResult
 from pipelines.tracking import ui_command
@@ -35,7 +36,8 @@ class SweepConfig:
     space: Path = FOLDER / "motion.yaml"
     """The search space, in YAML; sweeps/motion.yaml is an example."""
     cache: str | None = None
-    """A directory made by preprocess.py; empty: the embedded set, prepared if need be."""
+    """A cache made by preprocess.py, a folder or its s3:// or gs:// URI; empty: the embedded set,
+    prepared if need be."""
     output: Path = field(default_factory=default_output)
     """Where trials, the best settings and the MLflow store go."""
     trials: int | None = None
@@ -55,6 +57,7 @@ def main(config: SweepConfig) -> SearchResult:
     """Runs the sweep, prints its trials from best to worst, and stores the best settings."""
     space = read_space(config.space)
     cache = find_cache(config.cache, config.output)
+    deliver_waiting(config.output)
     search = Search(
         space=space,
         title=config.space.stem,

@@ -40,7 +40,8 @@ class TrainConfig:
     """
 
     cache: str | None = None
-    """A directory made by preprocess.py; empty: the embedded set, prepared if need be."""
+    """A cache made by preprocess.py, a folder or its s3:// or gs:// URI; empty: the embedded set,
+    prepared if need be."""
     output: Path = field(default_factory=default_output)
     """Where runs, checkpoints and the MLflow store go."""
     resume_from: Path | None = None

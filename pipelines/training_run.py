@@ -129,7 +129,7 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str
     if manifest.task == "retrieval" and config.method == "linear-probe":
         raise ValueError(
             f"the method linear-probe learns classes, and {manifest.dataset} has captions instead; "
-            "choose another --method"
+            "choose another method"
         )
     check_name(config.tower, config.pretrained)
     if shape := tower_shape(config.tower):
@@ -381,8 +381,8 @@ def _deliver_last(tracked: QueuedRun) -> None:
     if waiting := tracked.outbox.waiting():
         say(
             f"the MLflow store {tracked.uri} has not taken all ({first_line(problem)}); "
-            f"{len(waiting)} records wait in {tracked.outbox.folder}, and the next command with "
-            "the same --output delivers them"
+            f"{len(waiting)} records wait in {tracked.outbox.folder}, and the next training, "
+            "table or sweep with the same --output delivers them"
         )
     if refused := tracked.outbox.refused():
         say(f"the MLflow store has refused {len(refused)} records; see {refused[0].parent}")

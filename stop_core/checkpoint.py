@@ -1,4 +1,7 @@
-"""A training checkpoint: safetensors and JSON, a few MB, nothing that runs code when loaded."""
+"""A training checkpoint: safetensors and JSON, nothing that runs code when loaded.
+
+A few MB with prompts; with clip4clip, both towers several times over.
+"""
 
 import errno
 import json

@@ -30,7 +30,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replaces every gradient by its sum over the processes.
 
     A process without a gradient (its share of the batch was empty) counts as zero. Only the
-    prompting weights travel, a few MB, so one message for all of them is enough.
+    trainable weights travel, in one message: a few MB of prompts, or both towers with clip4clip.
     """
     if world_size() == 1:
         return

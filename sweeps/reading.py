@@ -9,12 +9,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from stop_core.config import StopConfig
+from stop_core.datasets import Task
 from stop_core.experiment import ExperimentConfig
 
 FOLDER = Path(__file__).resolve().parent
 FIELDS = {f.name for kind in (StopConfig, ExperimentConfig) for f in fields(kind)} - {"stop"}
 _HINTS = {**get_type_hints(StopConfig), **get_type_hints(ExperimentConfig)}
-OBJECTIVES = ("val/top1", "val/top5", "val/mean_class", "val/t2v_r1", "val/t2v_r5", "val/v2t_r1")
+OBJECTIVES: dict[Task, tuple[str, ...]] = {
+    "recognition": ("val/top1", "val/top5", "val/mean_class"),
+    "retrieval": ("val/t2v_r1", "val/t2v_r5", "val/v2t_r1"),
+}
+"""What a sweep may maximise, by the task of its cache."""
 _RANGES = ("uniform", "loguniform", "randint")
 _LISTS = ("choice", "grid")
 
@@ -72,10 +77,11 @@ def read_space(path: Path) -> SearchSpace:
     trials, objective = content.get("trials", 1), content.get("objective", "val/top1")
     if not isinstance(trials, int) or trials < 1:
         raise ValueError(f"{path}: trials must be a whole number of at least 1, got {trials!r}")
-    if objective not in OBJECTIVES:
+    known = [measure for measures in OBJECTIVES.values() for measure in measures]
+    if objective not in known:
         raise ValueError(
             f"{path}: objective is {objective!r}, but hyper-parameters are chosen on validation "
-            f"data only; use one of {', '.join(OBJECTIVES)}"
+            f"data only; use one of {', '.join(known)}"
         )
     fixed = _mapping(content.get("fixed", {}), f"{path}: fixed")
     drawn = _mapping(content.get("search", {}), f"{path}: search")

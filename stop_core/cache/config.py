@@ -2,7 +2,7 @@
 
 import shlex
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from stop_core.cache.files import hash_json
 from stop_core.datasets import Clip, Dataset, Selection, Task
@@ -10,8 +10,6 @@ from stop_core.decoding import LONGEST_SIDE
 
 Crop = Literal["center", "none"]
 Compression = Literal["none", "zstd"]
-CROPS: tuple[Crop, ...] = get_args(Crop)
-COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@
                         +---- start: a source has changed --------+
 
 STARTED has `job.json`; FINISHED has `manifest.json` besides. A kill at any moment leaves one of the
-three, and the same command goes on from there to the same bytes.
+three, and the same command goes on from there to the same bytes. So it does where `job.json` is
+lost: every record tells by its identity whether its shard is one of this job.
 """
 
 from collections import Counter
@@ -56,10 +57,11 @@ class CacheJob:
             ValueError: if the folder holds something else, or a cache made with other options.
             OSError: if the folder cannot be written.
         """
+        plans = tuple(plan_shards(clips))
         if (cache / JOB).is_file():
             _check_same(cache, config)
-        elif cache.is_dir() and not all(is_leftover(path) for path in cache.iterdir()):
-            raise ValueError(f"{cache} holds files but no frame cache: choose another --cache")
+        elif cache.is_dir():
+            _check_ours(cache, config, plans)
         try:
             cache.mkdir(parents=True, exist_ok=True)
             if not (cache / JOB).is_file():
@@ -72,7 +74,7 @@ class CacheJob:
                 f"cannot write a cache to {cache} ({error.strerror or error}): "
                 "choose another --cache, or ask for the permission"
             ) from error
-        return cls(cache, config, tuple(plan_shards(clips)))
+        return cls(cache, config, plans)
 
     def pending(self, data_root: StoragePath, retry_failed: bool = False) -> list[ShardPlan]:
         """Returns the shards that are not there yet, or whose sources have changed.
@@ -149,9 +151,29 @@ def read_failures(cache: StoragePath) -> list[Failure]:
 def _check_same(cache: StoragePath, config: CacheConfig) -> None:
     job = read_json(cache / JOB)
     try:
-        differences = CacheConfig.from_dict(job["config"]).differences(config)
+        there = CacheConfig.from_dict(job["config"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{cache / JOB} cannot be read: choose another --cache") from error
+    _refuse_differences(cache, there.differences(config))
+
+
+def _check_ours(cache: StoragePath, config: CacheConfig, plans: Sequence[ShardPlan]) -> None:
+    """Refuses a folder without `job.json` that is neither empty nor what is left of this cache."""
+    found = {path.name for path in cache.iterdir() if not is_leftover(path)}
+    if not found:
+        return
+    if found - {DATA, RECORDS, FAILURES, MANIFEST} or not found & {DATA, RECORDS}:
+        raise ValueError(f"{cache} holds files but no frame cache: choose another --cache")
+    shards = {plan.name for plan in plans}
+    for folder, suffix in ((DATA, ".parquet"), (RECORDS, ".json")):
+        for path in (cache / folder).glob("[!.]*"):
+            if path.name.removesuffix(suffix) not in shards:
+                raise ValueError(f"{path} is no part of this frame cache: choose another --cache")
+    if MANIFEST in found:
+        _refuse_differences(cache, Manifest.load(cache).config.differences(config))
+
+
+def _refuse_differences(cache: StoragePath, differences: Sequence[str]) -> None:
     if differences:
         raise ValueError(
             f"{cache} was made with other options: {'; '.join(differences)}. "

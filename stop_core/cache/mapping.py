@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stop_core.cache.config import CacheConfig
+from stop_core.cache.fetching import local_folder
 from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, row_places
 from stop_core.cache.manifest import ShardEntry
 
@@ -60,9 +61,7 @@ def open_shard(path: Path) -> Any:
     try:
         return path.open("rb")
     except FileNotFoundError as error:
-        raise ValueError(
-            f"the shard {path} is gone: run the same preprocess command again"
-        ) from error
+        raise ValueError(f"the shard {path} is gone: {_remedy(path)}") from error
 
 
 def read_columns(path: Path, *names: str) -> list[list[Any]]:
@@ -83,6 +82,10 @@ def _read_footer(path: Path) -> pq.FileMetaData:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"the shard {path} is damaged ({error}): delete it and run the same preprocess command"
-    )
+    return ValueError(f"the shard {path} is damaged ({error}): delete it, then {_remedy(path)}")
+
+
+def _remedy(path: Path) -> str:
+    if path.is_relative_to(local_folder()):
+        return "run the same command again, which fetches it again"
+    return "run the same preprocess command again"

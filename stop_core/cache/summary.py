@@ -42,7 +42,7 @@ def summarise(cache: StoragePath) -> Summary:
         names, sentences, served = read_columns(
             local_shard(folder, entry), "class_name", "captions", "decoder"
         )
-        for name in names:
+        for name in filter(None, names):  # clips with captions have no class
             classes.setdefault(name, Counter())[entry.split] += 1
         captions[entry.split] += sum(map(len, sentences))
         decoders.update(served)

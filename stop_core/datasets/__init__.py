@@ -1,7 +1,7 @@
 """Video datasets: which clips there are, which split each is in, and its class or captions."""
 
 from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split, Task, class_words
-from stop_core.datasets.registry import DATASETS, Dataset, get_dataset
+from stop_core.datasets.registry import DATASETS, Dataset
 from stop_core.datasets.selecting import Selection, select_clips
 from stop_core.datasets.validation import carve_validation
 from stop_core.datasets.video_files import missing_clips
@@ -17,7 +17,6 @@ __all__ = [
     "Task",
     "carve_validation",
     "class_words",
-    "get_dataset",
     "missing_clips",
     "select_clips",
 ]

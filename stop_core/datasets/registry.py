@@ -48,13 +48,6 @@ class Dataset:
     """Makes the dataset below a data root that does not exist; None where it must be fetched."""
 
 
-def get_dataset(name: str) -> Dataset:
-    """Returns a dataset by name; ValueError with the known names otherwise."""
-    if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}: expected one of {', '.join(sorted(DATASETS))}")
-    return DATASETS[name]
-
-
 def _without_folds(read: Callable[[Path], list[Clip]]) -> Callable[[Path, int], list[Clip]]:
     return lambda root, fold: read(root)
 

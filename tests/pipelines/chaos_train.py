@@ -32,6 +32,7 @@ from safetensors.numpy import load_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from pipelines.command_line import USAGE_ERROR  # noqa: E402
 from pipelines.preprocess import PreprocessConfig, preprocess  # noqa: E402
 from pipelines.training_run import Resources, TrainingRun  # noqa: E402
 from stop_core.config import StopConfig  # noqa: E402
@@ -47,6 +48,8 @@ PORTS = (
     "metrics-export-port",
 )
 VICTIMS = ("driver", "worker", "raylet", "store")
+_MOST_FAILURES = 3
+"""Of drivers in a row that nothing was done to: a first start without a store is one, by design."""
 BIN = Path(sys.executable).parent
 EXPERIMENT = ExperimentConfig(
     stop=StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4),
@@ -123,16 +126,24 @@ def _train_under_fire(
     stage: Stage, cache: Path, output: Path, options: Chaos, dice: random.Random, done: Counter[str]
 ) -> None:
     """One training from its start to its end, whatever is killed meanwhile."""
-    driver = _drive(stage, cache, output)
+    driver, kills_before, failures = _drive(stage, cache, output), done.total(), 0
     next_kill = time.monotonic() + 12 + dice.uniform(0, options.longest_wait)
     while True:
         if driver.poll() is not None:
             if driver.returncode == 0:
                 return
+            untouched = done.total() == kills_before
+            failures = failures + 1 if untouched else 0
+            if driver.returncode == USAGE_ERROR or failures == _MOST_FAILURES:
+                log = (stage.folder / "driver.log").read_text(errors="replace")
+                sys.exit(
+                    f"the driver ended with {driver.returncode}, and not because of a kill; its "
+                    f"log in {stage.folder} ends with\n{log[-2000:]}"
+                )
             print(
                 f"  the driver ended with {driver.returncode}; the same command again", flush=True
             )
-            driver = _drive(stage, cache, output)
+            driver, kills_before = _drive(stage, cache, output), done.total()
         if time.monotonic() >= next_kill and done.total() < options.kills:
             victim = dice.choice(VICTIMS)
             if _strike(victim, stage, driver):
@@ -166,13 +177,20 @@ def _strike(victim: str, stage: Stage, driver: subprocess.Popen[bytes]) -> bool:
 
 def _drive(stage: Stage, cache: Path, output: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "pipelines/train.py", "--cache", str(cache)]
-    command += ["--output", str(output), "--checkpoint-every-steps", "2"]
-    for name, value in EXPERIMENT.parameters().items():
-        command += ["--" + name.replace("_", "-"), str(value)]
+    command += ["--output", str(output), "--checkpoint-every-steps", "2", *settings()]
     log = (stage.folder / "driver.log").open("ab")
     return subprocess.Popen(
         command, cwd=ROOT, env=stage.environment, stdout=log, stderr=log, start_new_session=True
     )
+
+
+def settings() -> list[str]:
+    """The experiment as options of the command line."""
+    words = []
+    for name, value in EXPERIMENT.parameters().items():
+        values = value if isinstance(value, tuple) else (value,)
+        words += ["--" + name.replace("_", "-"), *map(str, values)]
+    return words
 
 
 def _compare(output: Path, expected: "Ending", uri: str) -> list[str]:

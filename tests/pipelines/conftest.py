@@ -7,7 +7,9 @@ import pytest
 
 from pipelines.preprocess import PreprocessConfig, preprocess
 from pipelines.ray_session import start_ray
+from stop_core.cache import CacheConfig, CacheJob, write_shard
 from stop_core.config import StopConfig
+from stop_core.datasets import DATASETS, select_clips
 from stop_core.experiment import ExperimentConfig
 from stop_core.tiny.motion import write_motion_dataset
 
@@ -45,6 +47,23 @@ def small_cache(small_motion_set: Path, local_ray: None) -> Path:
         )
     )
     return cache
+
+
+@pytest.fixture
+def captioned_cache(hmdb51_root: Path, tmp_path: Path) -> Path:
+    """Three clips with captions, one in each split."""
+    first, second, third = sorted(hmdb51_root.glob("hmdb51_org/*/*.avi"))[:3]
+    splits = {first: "train", second: "val", third: "test"}
+    lines = [f"{p.relative_to(tmp_path)},{split},a {p.stem}" for p, split in splits.items()]
+    (tmp_path / "clips.csv").write_text("\n".join(["path,split,caption", *lines]))
+    dataset = DATASETS["csv-captions"]
+    selection = select_clips(dataset.read(tmp_path, 1))
+    config = CacheConfig.of(dataset, selection, fold=1, frames=2, size=32)
+    job = CacheJob.open(tmp_path / "captions", config, selection.clips)
+    for plan in job.plans:
+        write_shard(plan, config, tmp_path, job.cache)
+    job.finish()
+    return tmp_path / "captions"
 
 
 @pytest.fixture(scope="session")

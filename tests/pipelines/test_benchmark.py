@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from pipelines.benchmark import BenchmarkConfig, main
+from pipelines.queued_run import QueuedRun
+from pipelines.tracking import tracking_uri
 from stop_core.experiment import ExperimentConfig
 
 
@@ -39,6 +41,17 @@ def test_a_table_trains_only_what_is_missing(
     # Another seed adds a cell; the cells that are there are kept.
     main(replace(config, seeds=2))
     assert "3 trainings in the table, 1 of them to run" in capsys.readouterr().out
+
+
+def test_a_row_that_does_not_fit_the_cache_is_named_and_waiting_records_delivered(
+    captioned_cache: Path, tmp_path: Path
+) -> None:
+    config = BenchmarkConfig(cache=captioned_cache, output=tmp_path / "out")
+    waiting = QueuedRun(config.output / "runs" / "one", tracking_uri(config.output))
+    waiting.open(config.output, "motion", "a training that an outage has cut off")
+    with pytest.raises(ValueError, match=r"motion\.yaml: row 'linear probe': .* learns classes"):
+        main(config)
+    assert not waiting.outbox.waiting(), "what had waited for the store was not delivered"
 
 
 def test_a_row_that_is_not_in_the_table_is_refused(small_cache: Path, tmp_path: Path) -> None:

@@ -41,6 +41,15 @@ def test_info_counts_clips_and_failures(cache: Path, capsys: pytest.CaptureFixtu
     assert sum(map(int, wave[1:])) == 8
 
 
+def test_info_of_clips_with_captions_counts_these_and_no_class(
+    captioned_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run("info", captioned_cache)
+    text = capsys.readouterr().out
+    assert "captions     3 (1 train, 1 val, 1 test)" in text
+    assert text.splitlines()[-1].startswith("captions")
+
+
 def test_exported_parquet_holds_the_chosen_rows(cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--splits", "test", "--classes", "wave", "--compression", "snappy")

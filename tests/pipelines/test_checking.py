@@ -57,6 +57,16 @@ def test_only_what_was_chosen_is_checked(hmdb51_root: Path, tmp_path: Path) -> N
     assert check(config).startswith("complete  5 of 5 train, 1 of 1 val, 2 of 2 test clips are")
 
 
+@pytest.mark.parametrize("dataset", ["motion", "motion-captions"])
+def test_a_generated_set_that_is_not_there_is_generated_without_the_option(
+    dataset: str, tmp_path: Path
+) -> None:
+    config = PreprocessConfig(dataset=dataset, check=True, output=tmp_path / "out")
+    with pytest.raises(RunError, match=r"out/data/\S+ to check: .* same command without --check"):
+        check(config)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_broken_annotation_is_told(hmdb51_root: Path, tmp_path: Path) -> None:
     path = hmdb51_root / "testTrainMulti_7030_splits/wave_test_split1.txt"
     path.write_text("film.avi 7\n")

@@ -181,6 +181,7 @@ def test_a_mistake_about_files_is_one_sentence_and_exit_code_1(
         "--splits training",
         "--frames 10000 --size 1000",
         "--decode-timeout 0",
+        "--decode-timeout 1e10",
         "--no-such-option 1",
     ],
 )
@@ -193,6 +194,11 @@ def test_a_wrong_option_is_named_with_exit_code_2(
     said = capsys.readouterr()
     # The box that the message stands in may break a long line after a hyphen.
     assert options.split()[0][:6] in said.err + said.out
+
+
+def test_an_unknown_dataset_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"one of activitynet, csv.* ucf101, vatex.*'hmbd51'"):
+        PreprocessConfig(dataset="hmbd51")
 
 
 def test_the_command_of_a_cache_gives_its_options_again() -> None:

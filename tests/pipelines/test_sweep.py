@@ -7,9 +7,15 @@ import yaml
 from mlflow import MlflowClient
 
 from pipelines.command_line import parse
+from pipelines.search import Search
 from pipelines.sweep import SweepConfig, main
 from pipelines.tracking import tracking_uri
 from pipelines.train import TrainConfig
+from pipelines.training_run import Resources
+from stop_core.cache import CacheConfig, Manifest
+from stop_core.cache.files import FORMAT_VERSION, write_json
+from stop_core.datasets import Task
+from sweeps.reading import Distribution, SearchSpace
 
 SPACE = """
 trials: 1
@@ -51,3 +57,20 @@ def test_a_sweep_tries_its_space_on_validation_alone_and_remembers(
     again = main(config)
     assert again.trials.equals(result.trials)
     assert len(client.search_runs(["1"])) == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("task", "objective", "fitting"),
+    [("retrieval", "val/top1", "val/t2v_r1"), ("recognition", "val/t2v_r1", "val/top1")],
+)
+def test_an_objective_of_the_other_task_is_refused_before_anything_starts(
+    task: Task, objective: str, fitting: str, tmp_path: Path
+) -> None:
+    config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0", task)
+    manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1}, 0, "", ())
+    write_json(tmp_path / "manifest.json", manifest.to_dict())
+    space = SearchSpace(1, objective, {}, {"n_s": Distribution("choice", (1, 2))})
+    search = Search(space, "mine", 1, 0, tmp_path, tmp_path / "out", Resources())
+    with pytest.raises(ValueError, match=f"space mine: .* is for {task}; use one of {fitting}"):
+        search.run()
+    assert not (tmp_path / "out").exists()

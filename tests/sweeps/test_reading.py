@@ -51,6 +51,12 @@ def test_the_shipped_table_for_real_datasets_holds_every_method() -> None:
     assert len({one.hash for one in experiments}) == len(rows)
 
 
+def test_the_shipped_table_for_retrieval_holds_no_method_that_learns_classes() -> None:
+    rows = read_table(FOLDER / "tables" / "retrieval.yaml").rows
+    methods = [build_experiment(values, title).method for title, values in rows.items()]
+    assert methods == ["zero-shot", "clip4clip", "vpt-deep", "stop"]
+
+
 def test_every_row_of_a_shipped_table_fits_its_tower() -> None:
     # Weights would be fetched, and tell nothing about the fit: random ones do.
     load = cache(load_clip)

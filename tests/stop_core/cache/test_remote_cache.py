@@ -119,6 +119,11 @@ def test_shards_are_fetched_once_and_checked(
     again = FrameCache(remote).split("train")
     assert torch.equal(again.read([1]), expected.read([1])), "it was fetched a second time"
 
+    (copy,) = (tmp_path / "fetched").rglob("train-00000.parquet")
+    copy.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=r"delete it, then run .* fetches it again"):
+        FrameCache(remote).split("train").read([0])
+
     shutil.rmtree(tmp_path / "fetched")
     with pytest.raises(ValueError, match=r"train-00000.parquet\?\S* is damaged, its hash"):
         FrameCache(remote).split("train").read([0])
@@ -137,7 +142,7 @@ def test_what_is_not_there_is_named_by_its_uri(bucket: RemotePath) -> None:
         with outlined(bucket / "videos") as root:
             DATASETS["hmdb51"].read(root, 1)
     nowhere = storage_path(str(bucket).replace(bucket.key, "no-such-bucket/cache"))
-    config = CacheConfig("d", 1, 2, 16, None, (), ("train",), ("a",), "{}", "0")
+    config = CacheConfig("d", 1, 2, 16, None, (), ("train",), ("a",), "0")
     with pytest.raises(OSError, match="cannot write a cache to s3://no-such-bucket"):
         CacheJob.open(nowhere, config, [])
 

@@ -1,0 +1,37 @@
+"""The trainings that are killed are the one that they are compared with; a failure ends them."""
+
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipelines.command_line import parse
+from pipelines.train import TrainConfig
+from tests.pipelines import chaos_train
+from tests.pipelines.chaos_train import EXPERIMENT, Chaos, Stage, settings
+
+
+def test_the_options_of_the_command_give_the_experiment_again() -> None:
+    assert parse(TrainConfig, ["--cache", "c", *settings()]).experiment == EXPERIMENT
+
+
+@pytest.mark.parametrize(("code", "starts"), [(1, 3), (2, 1)])
+def test_a_driver_that_fails_by_itself_is_not_started_for_ever(
+    code: int, starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "driver.log").write_text("error: the reason")
+    started = []
+
+    def drive(*_: object) -> subprocess.Popen[bytes]:
+        started.append(1)
+        return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
+
+    monkeypatch.setattr(chaos_train, "_drive", drive)
+    stage = Stage(tmp_path, {}, [], [], [], {})
+    nothing = Counter[str]()
+    with pytest.raises(SystemExit, match=f"ended with {code}, .*(\\n.*)*the reason"):
+        chaos_train._train_under_fire(stage, tmp_path, tmp_path, Chaos(), random.Random(0), nothing)
+    assert len(started) == starts
