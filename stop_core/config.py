@@ -35,8 +35,8 @@ class StopConfig:
     """Prompt the inputs of the first `depth` blocks; empty means every block."""
     share: bool = False
     """One set of prompting weights for all prompted blocks, or one set a block."""
-    attention: Attention = "joint"
-    """joint: one CLS attends to all frames; frame: every frame alone, embeddings averaged."""
+    attention: Attention = "frame"
+    """frame: every frame alone, embeddings averaged; joint: one CLS attends to all frames."""
     normalize: Normalize = "per_frame"
     """per_frame: A, M and W^t rescaled to [0, 1] within a video; none: the equations as printed."""
     selection: Selection = "ste"

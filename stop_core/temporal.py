@@ -98,8 +98,11 @@ class TemporalPrompting(nn.Module):
         # N^t passes no gradient on to the tokens, as for the spatial choice.
         d, hidden, watched = map_differences(h_BTPD, down.weight, watching.weight)
         energy_BTP = self.change.energy(watched + watching.bias)
-        W_t_raw = ((1 + config.beta * r_BTP[:, 1:]) * energy_BTP).mean(-1)
-        W_t = min_max(W_t_raw, floor=True) if config.normalize == "per_frame" else W_t_raw
+        # In float64: where the gaps of a video are nearly alike, min-max magnifies the last bit.
+        exact = ((1 + config.beta * r_BTP[:, 1:]) * energy_BTP).mean(-1, dtype=torch.float64)
+        W_t_raw = exact.to(energy_BTP.dtype)
+        rescale = config.normalize == "per_frame"
+        W_t = min_max(exact, floor=True).to(energy_BTP.dtype) if rescale else W_t_raw
         N_t = count_prompts(W_t, config.eta, config.max_prompts)
         soft = config.selection == "ste"
         # "hard" is as published: nothing at all teaches the filter of the change.

@@ -57,17 +57,17 @@ def test_static_stop_without_prompts_is_the_plain_frozen_tower(
     # Frame by frame, the plain tower is zero-shot CLIP; together, STOP with both halves off.
     wanted = ZeroShot(clip).encode_video(frames)
     torch.testing.assert_close(model.encode_video(frames), wanted, **CLOSE)
-    off = StopConfig(n_s=0, eta=0)
+    off = StopConfig(n_s=0, eta=0, attention="joint")
     wanted = StopModel(clip, off).encode_video(frames)
     torch.testing.assert_close(StaticStop(clip, off).encode_video(frames), wanted, **CLOSE)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_static_stop_is_blind_to_the_order_of_the_frames(
+def test_static_stop_in_joint_attention_is_blind_to_the_order_of_the_frames(
     settings: dict[str, Any], make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
-    model = build("static", make_clip(), StopConfig(n_s=3, **settings))
+    model = build("static", make_clip(), StopConfig(n_s=3, attention="joint", **settings))
     stir(model)
     frames = make_frames(0, 2, 5, model.image_size)
     before = model.encode_video(frames)
