@@ -26,10 +26,12 @@ from stop_core.clip import load_clip
 from stop_core.distributed import copy_from_first, rank
 from stop_core.figures import confusion, save
 from stop_core.methods import build_method
+from stop_core.model_files import TOWER
+from stop_core.model_folder import tower_facts
 from stop_core.objectives import Measured, make_objective
 from stop_core.observer import Observer
 from stop_core.prompted_model import PromptedModel
-from stop_core.run_state import PROMPTS, Progress
+from stop_core.run_state import LAST_PROMPTS, Progress
 from stop_core.training import DivergedError, Trainer, seed_weights
 from stop_core.video_model import VideoModel
 
@@ -169,6 +171,7 @@ class WorkerRun:
     def _build_model(self, device: torch.device) -> VideoModel:
         seed_weights(self.config.seed)
         clip = load_clip(self.config.tower, self.config.pretrained)
+        self.tower = tower_facts(clip)  # before it is trained, if it is
         model = build_method(self.config, clip, len(self.cache.manifest.class_names)).to(device)
         if self.task.checkpoint_activations:
             if not isinstance(model, PromptedModel):
@@ -212,7 +215,7 @@ class WorkerRun:
             if folder is not None:
                 self._load(folder)
             elif self.task.start is not None and self.task.fork:
-                self.model.load_prompt_state_dict(load_file(self.task.start / PROMPTS))
+                self.model.load_prompt_state_dict(load_file(self.task.start / LAST_PROMPTS))
                 self.best_prompts = self.model.prompt_state_dict()
             elif self.task.start is not None:
                 self._load(self.task.start)
@@ -242,6 +245,7 @@ class WorkerRun:
             self._checkpoint().save(folder)
             if results is not None:
                 results.to_parquet(folder / PREDICTIONS, index=False)
+                self.tower.save(folder / TOWER)
 
         self.session.report(metrics, write if rank() == 0 else None)
         self._saved = time.monotonic()
