@@ -41,6 +41,7 @@ from tests.tools import Curves, curves, kill_tree, options_of, steps_saved  # no
 VICTIMS = ("driver", "worker", "raylet", "store")
 _SHARE_WHILE_TRAINING = 0.7
 """Of the kills; the others may also hit a start-up or a recovery."""
+_SECONDS_AFTER_A_FAILURE = 5.0
 _MOST_FAILURES = 3
 """Of drivers in a row that nothing was done to: a first start without a store is one, by design."""
 EXPERIMENT = ExperimentConfig(
@@ -81,9 +82,13 @@ def main(options: Chaos) -> None:
             _train_under_fire(stage, cache, output, options, dice, done)
             trainings += 1
             uri = stage.environment["MLFLOW_TRACKING_URI"]
-            faults += _compare(output, expected, uri)
+            found = _compare(output, expected, uri)
             if (runs := _count_runs(uri)) != trainings:
-                faults.append(f"{runs} MLflow runs after {trainings} trainings")
+                found.append(f"{runs} MLflow runs after {trainings} trainings")
+            print(
+                f"  training {trainings} ended {'OTHERWISE' if found else 'the same'}", flush=True
+            )
+            faults += found
     _report(seed, done, trainings, faults)
     if faults:
         sys.exit(f"what is left lies in {folder}")
@@ -123,6 +128,8 @@ def _train_under_fire(
             print(
                 f"  the driver ended with {driver.returncode}; the same command again", flush=True
             )
+            if untouched:
+                time.sleep(_SECONDS_AFTER_A_FAILURE)
             driver, kills_before = _drive(stage, cache, output), done.total()
         if done.total() < options.kills and trigger.is_due():
             victim = dice.choice(VICTIMS)

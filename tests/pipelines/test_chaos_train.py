@@ -32,6 +32,7 @@ def test_a_driver_that_fails_by_itself_is_not_started_for_ever(
         return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
 
     monkeypatch.setattr(chaos_train, "_drive", drive)
+    monkeypatch.setattr(chaos_train, "_SECONDS_AFTER_A_FAILURE", 0.0)
     stage = Stage(tmp_path, {}, {})
     nothing = Counter[str]()
     with pytest.raises(SystemExit, match=f"ended with {code}, .*(\\n.*)*the reason"):
