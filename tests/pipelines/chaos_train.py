@@ -221,7 +221,7 @@ class Ending:
 
 def _ended(folder: str, run_id: str, uri: str) -> Ending:
     client = MlflowClient(uri)
-    timed = ("system/", "train/step_seconds", "train/clips_per", "train/data_wait")
+    timed = ("system/", "cost/", "train/step_seconds", "train/clips_per", "train/data_wait")
     names = [n for n in client.get_run(run_id).data.metrics if not n.startswith(timed)]
     points = {
         name: sorted((p.step, p.value) for p in client.get_metric_history(run_id, name))

@@ -73,7 +73,7 @@ def _ended(task: WorkerTask) -> tuple[dict[str, np.ndarray], dict[str, list[tupl
     assert run.deliver() is None
     client = MlflowClient(task.tracking_uri)
     names = client.get_run(run.run_id).data.metrics
-    timed = ("system/", "train/step_seconds", "train/clips_per", "train/data_wait")
+    timed = ("system/", "cost/", "train/step_seconds", "train/clips_per", "train/data_wait")
     return weights, {
         name: sorted((p.step, p.value) for p in client.get_metric_history(run.run_id, name))
         for name in names
