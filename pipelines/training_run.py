@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from pipelines.command_line import RunError
 from pipelines.progress import ProgressFile, say
 from pipelines.queued_run import RUN_ID as RUN_ID
@@ -27,6 +25,18 @@ from pipelines.training_worker import FIGURES, PREDICTIONS, WorkerTask, train_al
 from stop_core.cache.files import appearing, write_whole
 from stop_core.cache.manifest import Manifest
 from stop_core.experiment import ExperimentConfig
+from stop_core.model_files import (
+    FILES,
+    MODEL,
+    PROMPTS,
+    TOWER,
+    ModelRecord,
+    Preprocessing,
+    Provenance,
+    TowerFacts,
+    label_classes,
+    versions,
+)
 from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 
@@ -36,7 +46,6 @@ if TYPE_CHECKING:  # torch, open_clip and Ray Train take seconds; a remembered r
     from stop_core.clip import TowerShape
 
 RESULT = "result.json"
-PROMPTS = "prompts.safetensors"
 RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
 _RESTARTS_OF_A_WORKER_GROUP = 2
 _SECONDS_FOR_A_LOST_STORE = 10.0
@@ -117,7 +126,12 @@ class TrainingResult:
     @property
     def prompts(self) -> Path:
         """The trained prompts of the chosen epoch."""
-        return Path(self.folder) / PROMPTS
+        return self.model / PROMPTS
+
+    @property
+    def model(self) -> Path:
+        """The folder of the trained model; `stop_core.model_folder.TrainedModel` loads it."""
+        return Path(self.folder) / MODEL
 
 
 def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str]) -> None:
@@ -345,18 +359,20 @@ class TrainingRun:
     def _keep(self, checkpoint: Path) -> TrainingResult:
         """Copies what matters out of the last checkpoint; the result file comes last."""
         from stop_core.checkpoint import BEST_PROMPTS
+        from stop_core.model_folder import keep_model
 
         progress = read_progress(checkpoint)
         metrics = progress.final
         if metrics is None:
             raise RunError(f"the training {self.name} ended before it was tested; run it again")
-        for source, target in ((BEST_PROMPTS, PROMPTS), (PREDICTIONS, PREDICTIONS)):
-            with appearing(self.folder / target) as staging:
-                shutil.copyfile(checkpoint / source, staging)
-        write_whole(self.folder / "config.yaml", yaml.safe_dump(self.config.parameters()))
+        with appearing(self.folder / PREDICTIONS) as staging:
+            shutil.copyfile(checkpoint / PREDICTIONS, staging)
+        record = self._model_record(metrics, TowerFacts.load(checkpoint / TOWER))
+        keep_model(self.folder / MODEL, record, checkpoint / BEST_PROMPTS)
         tracked = self.tracked
-        for name in (PROMPTS, PREDICTIONS, "config.yaml"):
-            tracked.log_file(name)
+        tracked.log_file(PREDICTIONS)
+        for name in FILES:
+            tracked.log_file(f"{MODEL}/{name}", MODEL)
         for figure in sorted((self.folder / FIGURES).glob("*.png")):
             tracked.log_file(f"{FIGURES}/{figure.name}", FIGURES)
         tracked.finish()
@@ -377,6 +393,26 @@ class TrainingRun:
         )
         write_whole(self.folder / RESULT, json.dumps(asdict(result), indent=2))
         return result
+
+    def _model_record(self, metrics: dict[str, float], tower: TowerFacts) -> ModelRecord:
+        manifest, config = self.manifest, self.config
+        return ModelRecord(
+            config=config,
+            classes=label_classes(manifest.class_names, config.templates),
+            preprocessing=Preprocessing(manifest.frames, manifest.size, tower.mean, tower.std),
+            provenance=Provenance(
+                tower_fingerprint=tower.fingerprint,
+                run=self.name,
+                dataset=manifest.dataset,
+                fold=manifest.fold,
+                metrics=metrics,
+                config_hash=config.hash,
+                data_hash=manifest.data_hash,
+                git_commit=git_commit(),
+                mlflow_run_id=self.tracked.run_id,
+                versions=versions(),
+            ),
+        )
 
 
 def _deliver_last(tracked: QueuedRun) -> None:

@@ -26,6 +26,8 @@ from stop_core.clip import load_clip
 from stop_core.distributed import copy_from_first, rank
 from stop_core.figures import confusion, save
 from stop_core.methods import build_method
+from stop_core.model_files import TOWER
+from stop_core.model_folder import tower_facts
 from stop_core.objectives import Measured, make_objective
 from stop_core.observer import Observer
 from stop_core.prompted_model import PromptedModel
@@ -171,6 +173,7 @@ class WorkerRun:
     def _build_model(self, device: torch.device) -> VideoModel:
         seed_weights(self.config.seed)
         clip = load_clip(self.config.tower, self.config.pretrained)
+        self.tower = tower_facts(clip)  # before it is trained, if it is
         model = build_method(self.config, clip, len(self.cache.manifest.class_names)).to(device)
         if self.task.checkpoint_activations:
             if not isinstance(model, PromptedModel):
@@ -244,6 +247,7 @@ class WorkerRun:
             self._checkpoint().save(folder)
             if results is not None:
                 results.to_parquet(folder / PREDICTIONS, index=False)
+                self.tower.save(folder / TOWER)
 
         self.session.report(metrics, write if rank() == 0 else None)
         self._saved = time.monotonic()
