@@ -9,7 +9,7 @@ import fcntl
 import json
 import shutil
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipelines.queued_run import RUN_ID as RUN_ID
 from pipelines.queued_run import QueuedRun
 from pipelines.start_from import StartFrom
 from pipelines.tracking import first_line, git_commit, open_experiment, tracking_uri
+from pipelines.training_check import check_fit
 from pipelines.training_worker import FIGURES, PREDICTIONS, WorkerTask, train_alone, train_worker
 from stop_core.cache.files import appearing, write_whole
 from stop_core.cache.manifest import Manifest
@@ -42,8 +43,6 @@ from stop_core.storage import StoragePath
 
 if TYPE_CHECKING:  # torch, open_clip and Ray Train take seconds; a remembered run needs none
     from ray.train import ScalingConfig
-
-    from stop_core.clip import TowerShape
 
 RESULT = "result.json"
 RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
@@ -132,49 +131,6 @@ class TrainingResult:
     def model(self) -> Path:
         """The folder of the trained model; `stop_core.model_folder.TrainedModel` loads it."""
         return Path(self.folder) / MODEL
-
-
-def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str]) -> None:
-    """Refuses a cache that does not suit the experiment, before anything starts.
-
-    Raises:
-        ValueError: which says what differs and what to do.
-    """
-    from stop_core.clip import check_name, tower_shape
-
-    if manifest.task == "retrieval" and config.method == "linear-probe":
-        raise ValueError(
-            f"the method linear-probe learns classes, and {manifest.dataset} has captions instead; "
-            "choose another method"
-        )
-    check_name(config.tower, config.pretrained)
-    if shape := tower_shape(config.tower):
-        _check_shape(config, shape, manifest.size)
-    for split in splits:
-        if not manifest.counts.get(split):
-            raise ValueError(
-                f"the cache has no clips in its {split} split; preprocess more of the dataset "
-                "(a larger --limit, more --classes, --splits with train, val and test)"
-            )
-
-
-def _check_shape(config: ExperimentConfig, shape: "TowerShape", size: int) -> None:
-    if shape.image_size != size:
-        raise ValueError(
-            f"the cache holds frames of {size} pixels, and the tower {config.tower} takes "
-            f"{shape.image_size}; run preprocess.py with --size {shape.image_size} into another "
-            "--cache, or choose another --tower"
-        )
-    if config.method == "stop" and config.stop.n_s > shape.patches:
-        raise ValueError(
-            f"n_s is {config.stop.n_s}, but a frame has only {shape.patches} patches in "
-            f"{config.tower}; lower --n-s"
-        )
-    if config.method == "stop" and (config.stop.depth or 1) > shape.blocks:
-        raise ValueError(
-            f"depth is {config.stop.depth}, but {config.tower} has only {shape.blocks} blocks; "
-            "lower --depth"
-        )
 
 
 class TrainingRun:

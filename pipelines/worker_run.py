@@ -32,6 +32,7 @@ from stop_core.objectives import Measured, make_objective
 from stop_core.observer import Observer
 from stop_core.prompted_model import PromptedModel
 from stop_core.run_state import LAST_PROMPTS, Progress
+from stop_core.shown_clips import ShownClips
 from stop_core.training import DivergedError, Trainer, seed_weights
 from stop_core.video_model import VideoModel
 
@@ -47,9 +48,9 @@ class WorkerRun:
         self.cache = FrameCache(task.cache)
         device = session.device(task.gpu)
         self.model = self._build_model(device)
-        counts = self.cache.manifest.counts
-        wanted = ("train", "val", "test") if task.test else ("train", "val")
-        self.splits = {name: self.cache.split(name) for name in wanted if counts.get(name)}
+        self.splits = self._split_clips()
+        if task.compile:
+            self._compile(device)
         self.objective = make_objective(
             self.model, self.config, self.cache.manifest, {**self.splits}
         )
@@ -181,14 +182,25 @@ class WorkerRun:
                     f"checkpoint_activations has no effect on {self.config.method}; leave it out"
                 )
             model.checkpoint_activations = True
-        if self.task.compile:
-            if isinstance(model, LinearProbe):
-                raise ValueError(f"compile has no effect on {self.config.method}; leave it out")
-            shape = (1, *self.cache.manifest.config.shape)
-            with torch.no_grad():  # folds the frozen weights, which a compiler should find ready
-                model.encode_video(torch.zeros(shape, dtype=torch.uint8, device=device))
-            model.encode_video = torch.compile(model.encode_video)  # type: ignore[method-assign]
         return model
+
+    def _split_clips(self) -> dict[str, ShownClips]:
+        counts = self.cache.manifest.counts
+        wanted = ("train", "val", "test") if self.task.test else ("train", "val")
+        return {
+            name: ShownClips(self.cache.split(name), self.config, self.model.image_size)
+            for name in wanted
+            if counts.get(name)
+        }
+
+    def _compile(self, device: torch.device) -> None:
+        model = self.model
+        if isinstance(model, LinearProbe):
+            raise ValueError(f"compile has no effect on {self.config.method}; leave it out")
+        frames = torch.zeros(1, *self.splits["train"].shape, dtype=torch.uint8, device=device)
+        with torch.no_grad():  # folds the frozen weights, which a compiler should find ready
+            model.encode_video(frames)
+        model.encode_video = torch.compile(model.encode_video)  # type: ignore[method-assign]
 
     def _make_trainer(self) -> Trainer | None:
         """None for a method that has nothing to train."""
@@ -199,6 +211,7 @@ class WorkerRun:
             self.config,
             self.splits["train"],
             self.objective,
+            shown=self.splits["train"].in_epoch,
             micro_batch=self.task.micro_batch,
             asks=self._is_due_by_time,
         )

@@ -241,7 +241,6 @@ def test_a_training_that_fails_says_why_in_one_sentence_and_in_mlflow(
     ("experiment", "told"),
     [
         (ExperimentConfig(tower="ViT-B-32"), "--size 224"),
-        (ExperimentConfig(stop=StopConfig(n_s=17)), "only 16 patches"),
         (ExperimentConfig(stop=StopConfig(depth=5)), "only 4 blocks"),
         (ExperimentConfig(tower="ViT-B-33"), "ViT-B-32"),
     ],
