@@ -11,7 +11,7 @@ import shutil
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pipelines.command_line import RunError
@@ -50,7 +50,7 @@ from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 
 RESULT = "result.json"
-RESULT_VERSION = 1  # raise it when a change of code changes results: old ones are then not reused
+RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
 _RESTARTS_OF_A_WORKER_GROUP = 2
 _SECONDS_FOR_A_LOST_STORE = 10.0
 
@@ -70,6 +70,8 @@ class TrainingResult:
     git_commit: str
     run_id: str  # of MLflow
     folder: str
+    costs: dict[str, float] = field(default_factory=dict)
+    """Seconds a step and memory; empty if nothing was trained."""
     reused: bool = False
 
     @property
@@ -271,7 +273,8 @@ class TrainingRun:
         from stop_core.checkpoint import BEST_PROMPTS
         from stop_core.model_folder import keep_model
 
-        metrics = read_progress(checkpoint).final
+        progress = read_progress(checkpoint)
+        metrics = progress.final
         if metrics is None:
             raise RunError(f"the training {self.name} ended before it was tested; run it again")
         with appearing(self.folder / PREDICTIONS) as staging:
@@ -298,6 +301,7 @@ class TrainingRun:
             git_commit=git_commit(),
             run_id=tracked.run_id,
             folder=str(self.folder),
+            costs=progress.costs,
         )
         write_whole(self.folder / RESULT, json.dumps(asdict(result), indent=2))
         return result
