@@ -51,7 +51,6 @@ from stop_core.storage import StoragePath
 
 RESULT = "result.json"
 RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
-_RESTARTS_OF_A_WORKER_GROUP = 2
 _SECONDS_FOR_A_LOST_STORE = 10.0
 
 
@@ -259,7 +258,7 @@ class TrainingRun:
                 name=self.name,
                 storage_path=str(self.folder.parent),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
-                failure_config=FailureConfig(max_failures=_RESTARTS_OF_A_WORKER_GROUP),
+                failure_config=FailureConfig(max_failures=resources.restarts),
             ),
         ).fit()
         if diverged.is_file():
