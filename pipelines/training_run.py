@@ -306,11 +306,15 @@ class TrainingRun:
         return result
 
     def _model_record(self, metrics: dict[str, float], tower: TowerFacts) -> ModelRecord:
+        from stop_core.clip import tower_shape
+
         manifest, config = self.manifest, self.config
+        frames, shape = config.frames or manifest.frames, tower_shape(config.tower)
+        size = shape.image_size if shape else manifest.size  # the cache's may be larger
         return ModelRecord(
             config=config,
             classes=label_classes(manifest.class_names, config.templates),
-            preprocessing=Preprocessing(manifest.frames, manifest.size, tower.mean, tower.std),
+            preprocessing=Preprocessing(frames, size, tower.mean, tower.std),
             provenance=Provenance(
                 tower_fingerprint=tower.fingerprint,
                 run=self.name,
