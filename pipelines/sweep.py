@@ -13,7 +13,7 @@ from pipelines.output import default_output
 from pipelines.progress import say
 from pipelines.queued_run import deliver_waiting
 from pipelines.ray_session import start_ray
-from pipelines.search import Search, SearchResult
+from pipelines.sweep_search import Search, SearchResult
 from pipelines.tracking import ui_command
 from pipelines.training_run import Resources
 from sweeps.reading import FOLDER, read_space

@@ -7,8 +7,8 @@ import yaml
 from mlflow import MlflowClient
 
 from pipelines.command_line import parse
-from pipelines.search import Search
 from pipelines.sweep import SweepConfig, main
+from pipelines.sweep_search import Search
 from pipelines.tracking import tracking_uri
 from pipelines.train import TrainConfig
 from pipelines.training_run import Resources

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-import torch
 from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
@@ -27,23 +26,12 @@ from pipelines.train import TrainConfig, main
 from pipelines.training_run import PREDICTIONS, Resources, TrainingResult, TrainingRun
 from stop_core import StopConfig
 from stop_core.cache import FrameCache
-from stop_core.clip import load_clip
 from stop_core.experiment import ExperimentConfig
-from stop_core.methods import build_method
-from stop_core.objectives import Recognition
-from stop_core.text import ClassTexts
-from stop_core.text_templates import class_sentences
+from stop_core.model_folder import TrainedModel
+from stop_core.run_state import LAST_PROMPTS
+from tests.tools import files_below, options_of
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _options(config: ExperimentConfig) -> list[str]:
-    """The command line that says what `config` says."""
-    words = []
-    for name, value in config.parameters().items():
-        values = value if isinstance(value, tuple) else [value]
-        words += ["--" + name.replace("_", "-"), *map(str, values)]
-    return words
 
 
 def _curve(output: Path, result: TrainingResult, name: str) -> list[float]:
@@ -85,16 +73,14 @@ def test_the_kept_weights_of_full_fine_tuning_predict_what_was_reported(
     experiment = replace(small_experiment, **settings, templates=("ensemble",))
     training = TrainingRun(experiment, small_cache, tmp_path)
     result = training.train(Resources(), here=True)
-    manifest = training.manifest
-    config = ExperimentConfig(**{**settings, "templates": training.config.templates})
-    model = build_method(config, load_clip("tiny"), len(manifest.class_names))
-    model.load_prompt_state_dict({k: torch.from_numpy(v) for k, v in _prompts(result).items()})
-    texts = ClassTexts(model, class_sentences(config.templates, manifest.class_words))
+    model = TrainedModel.load(result.folder)
     clips = FrameCache(small_cache).split("test")
-    ours = Recognition(model, config, clips, texts).measure(clips).rows
+    best, predicted = model.class_probabilities(clips.read(range(len(clips)))).max(-1)
     rows = pd.read_parquet(Path(result.folder) / PREDICTIONS).query("split == 'test'")
-    assert ours["predicted"] == rows["predicted"].tolist()
-    assert ours["probability"] == pytest.approx(rows["probability"].tolist())
+    assert predicted.tolist() == rows["predicted"].tolist()
+    assert best.tolist() == pytest.approx(rows["probability"].tolist())
+    assert model.labels == training.manifest.class_names
+    assert model.provenance.metrics == result.metrics
 
 
 @pytest.mark.slow
@@ -110,7 +96,7 @@ def test_a_finished_training_is_remembered_and_not_run_again(
 
 @pytest.mark.slow
 def test_mlflow_knows_settings_curves_hashes_and_files(
-    finished: tuple[TrainConfig, TrainingResult],
+    finished: tuple[TrainConfig, TrainingResult], tmp_path: Path
 ) -> None:
     config, result = finished
     client = MlflowClient(tracking_uri(config.output))
@@ -125,7 +111,9 @@ def test_mlflow_knows_settings_curves_hashes_and_files(
     curve = client.get_metric_history(result.run_id, "val/top1")
     assert len({point.step for point in curve}) == len(curve) == config.experiment.epochs
     files = {file.path for file in client.list_artifacts(result.run_id)}
-    assert {"prompts.safetensors", PREDICTIONS, "config.yaml", "environment.json"} <= files
+    assert {"model", PREDICTIONS, "environment.json"} <= files
+    copy = client.download_artifacts(result.run_id, "model", str(tmp_path))
+    assert files_below(Path(copy)) == files_below(result.model)
 
 
 @pytest.mark.slow
@@ -153,7 +141,7 @@ def test_a_killed_driver_and_worker_end_with_the_bits_and_records_of_an_unbroken
     output = tmp_path / "killed"
     resources = Resources(checkpoint_every_steps=1)
     command = [sys.executable, "pipelines/train.py", "--cache", str(small_cache)]
-    command += ["--output", str(output), "--checkpoint-every-steps", "1", *_options(config)]
+    command += ["--output", str(output), "--checkpoint-every-steps", "1", *options_of(config)]
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as driver:
         # A worker first: Ray Train starts it again by itself. Then everything there is.
         worker = _wait_for(lambda: _training_worker(driver.pid), driver)
@@ -226,7 +214,7 @@ def test_a_named_checkpoint_is_gone_on_with_or_forked_from_and_nothing_else(
     forked = run.train(Resources(), here=True)
     assert forked.run_id != result.run_id
     assert "-fork" in forked.name
-    last = load_file(start.checkpoint / "prompts.safetensors")
+    last = load_file(start.checkpoint / LAST_PROMPTS)
     for name, values in _prompts(forked).items():
         assert values == pytest.approx(last[name], abs=1e-6)
     assert trained.keys() == last.keys()
@@ -251,7 +239,6 @@ def test_a_training_that_fails_says_why_in_one_sentence_and_in_mlflow(
     ("experiment", "told"),
     [
         (ExperimentConfig(tower="ViT-B-32"), "--size 224"),
-        (ExperimentConfig(stop=StopConfig(n_s=17)), "only 16 patches"),
         (ExperimentConfig(stop=StopConfig(depth=5)), "only 4 blocks"),
         (ExperimentConfig(tower="ViT-B-33"), "ViT-B-32"),
     ],
