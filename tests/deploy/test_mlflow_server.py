@@ -25,7 +25,7 @@ from pipelines.tracking import TrackedRun, open_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 30
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 if shutil.which("initdb") is None or shutil.which("postgres") is None:
     pytest.skip("PostgreSQL is not installed", allow_module_level=True)
 pytest.importorskip("moto", reason="the S3 server of the tests is in the extra `dev`")
@@ -45,7 +45,7 @@ def _running(command: list[str], ready: Callable[[], object], **options: Any) ->
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(command, stdout=log, stderr=log, **options) as process,
     ):
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         try:
             while not _answers(ready):
                 log.seek(0)
