@@ -143,6 +143,7 @@ def test_several_writers_share_a_server_on_postgresql_and_an_object_store(
         store = stack.enter_context(_object_store(store_port, "bucket"))
         environment = {
             **os.environ,
+            **_mlflow_service()["environment"],
             "MLFLOW_BACKEND_STORE_URI": stack.enter_context(_postgres(database_port)),
             "MLFLOW_ARTIFACTS_DESTINATION": "s3://bucket/mlflow",
             "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{store_port}",
@@ -163,6 +164,7 @@ def test_several_writers_share_a_server_on_postgresql_and_an_object_store(
         assert _listeners(server) == {"127.0.0.1"}
         # The writers know the server, and neither the database nor the keys of the store.
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # on a busy machine
         runs = _write_at_once(["a", "b"], tmp_path)
         client = MlflowClient(uri)
         for name, run_id in runs.items():
