@@ -27,9 +27,8 @@ demo: $(READY) ## Compare STOP with its baselines on the embedded data: a table 
 test: $(READY) ## Run all tests that this machine can
 	$(BIN)/python -m pytest
 
-chaos: $(READY) ## Kill parts of preprocessing and training at random moments, and compare the ends
-	$(BIN)/python tests/pipelines/chaos.py --kills 20
-	$(BIN)/python tests/pipelines/chaos_train.py --kills 100
+chaos: $(READY) ## Kill parts of everything at random moments, 100 times, and compare the ends
+	$(BIN)/python tests/pipelines/chaos_all.py --kills 100
 
 lint: $(READY) ## Check format, style and types
 	$(BIN)/ruff format --check .
