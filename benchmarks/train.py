@@ -31,6 +31,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+Lap = tuple[str, float, float]
+"""What it was, its seconds by the clock, and those of the process's processor time."""
+
 
 @dataclass(frozen=True)
 class TrainBenchmark:
@@ -112,14 +115,11 @@ def _start_ray_train(options: TrainBenchmark, cache: Path, output: Path) -> tupl
     return laps.found, json.loads((output / "found.json").read_text())
 
 
-def _print_laps(laps: "list[Lap]") -> None:
+def _print_laps(laps: list[Lap]) -> None:
     print("    wall  processor time of the process itself")
     total = ("in all", sum(wall for _, wall, _ in laps), sum(own for *_, own in laps))
     for part, wall, own in [*laps, total]:
         print(f"{wall:8.2f} {own:8.2f} s  {part}")
-
-
-Lap = tuple[str, float, float]
 
 
 class _Laps:
