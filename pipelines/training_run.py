@@ -11,7 +11,7 @@ import shutil
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # torch, open_clip and Ray Train take seconds; a remembered r
     from ray.train import ScalingConfig
 
 RESULT = "result.json"
-RESULT_VERSION = 1  # raise it when a change of code changes results: old ones are then not reused
+RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
 _RESTARTS_OF_A_WORKER_GROUP = 2
 _SECONDS_FOR_A_LOST_STORE = 10.0
 
@@ -118,6 +118,8 @@ class TrainingResult:
     git_commit: str
     run_id: str  # of MLflow
     folder: str
+    costs: dict[str, float] = field(default_factory=dict)
+    """Seconds a step and memory; empty if nothing was trained."""
     reused: bool = False
 
     @property
@@ -315,7 +317,8 @@ class TrainingRun:
         from stop_core.checkpoint import BEST_PROMPTS
         from stop_core.model_folder import keep_model
 
-        metrics = read_progress(checkpoint).final
+        progress = read_progress(checkpoint)
+        metrics = progress.final
         if metrics is None:
             raise RunError(f"the training {self.name} ended before it was tested; run it again")
         with appearing(self.folder / PREDICTIONS) as staging:
@@ -342,6 +345,7 @@ class TrainingRun:
             git_commit=git_commit(),
             run_id=tracked.run_id,
             folder=str(self.folder),
+            costs=progress.costs,
         )
         write_whole(self.folder / RESULT, json.dumps(asdict(result), indent=2))
         return result

@@ -151,6 +151,8 @@ class WorkerRun:
         metrics["trainable_parameters"] = float(sum(p.numel() for p in trainable))
         # Under a name of its own: `val/...` is the curve over all epochs.
         told = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
+        self.progress.costs = self.recorder.costs()
+        told |= {f"cost/{name}": value for name, value in self.progress.costs.items()}
         if not self._final_told:
             self.recorder.add(told, self.progress.step)
         self.progress.final = metrics

@@ -63,6 +63,8 @@ def test_the_result_is_what_its_predictions_say(
         assert len(own) == own["video_id"].nunique() >= count
         top1 = (own["label"] == own["predicted"]).mean()
         assert result.metrics[f"{split}/top1"] == pytest.approx(top1)
+        assert result.metrics[f"{split}/top5"] == pytest.approx((own["rank"] <= 5).mean())
+    assert 0 < result.costs["step_seconds"] < result.costs["memory_megabytes"]
 
 
 @pytest.mark.slow
