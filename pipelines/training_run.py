@@ -32,12 +32,12 @@ from stop_core.model_files import (
     PROMPTS,
     TOWER,
     ModelRecord,
-    Preprocessing,
     Provenance,
     TowerFacts,
     label_classes,
     versions,
 )
+from stop_core.model_input import preprocessing_of_cache
 from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 
@@ -355,7 +355,12 @@ class TrainingRun:
         return ModelRecord(
             config=config,
             classes=label_classes(manifest.class_names, config.templates),
-            preprocessing=Preprocessing(manifest.frames, manifest.size, tower.mean, tower.std),
+            preprocessing=preprocessing_of_cache(
+                (manifest.frames, manifest.size, manifest.config.crop),
+                (config.frames, tower.size),
+                tower.mean,
+                tower.std,
+            ),
             provenance=Provenance(
                 tower_fingerprint=tower.fingerprint,
                 run=self.name,
