@@ -19,6 +19,7 @@ from pipelines.command_line import RunError
 from pipelines.ray_session import ROOT
 from pipelines.tracking import first_line, is_missing, open_experiment, tracking_uri
 from stop_core.model_files import FILES, ModelRecord, read_record
+from stop_core.serving import OPTIONS
 
 SCRIPT = Path(__file__).with_name("served_model.py")
 ARTIFACT = "trained_model"  # as in the script, which is not imported here: it would load the model
@@ -67,6 +68,7 @@ def _arguments(folder: Path) -> dict[str, Any]:
         "artifacts": {ARTIFACT: str(folder)},
         "code_paths": [str(ROOT / "stop_core")],
         "signature": signature(record),
+        "model_config": OPTIONS,  # without it MLflow passes none to the server
         "pip_requirements": requirements(),
         "metadata": {DIGEST: digest(folder), "run": record.provenance.run},
     }

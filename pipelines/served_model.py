@@ -14,17 +14,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from stop_core.model_folder import TrainedModel
-from stop_core.serving import Limits, RequestError, VideoService
+from stop_core.serving import OPTIONS, Limits, RequestError, VideoService
 
 ARTIFACT = "trained_model"
-CONFIG: dict[str, Any] = {
-    "video_folder": None,
-    "device": "auto",
-    "max_requests": 16,
-    "max_video_mib": 64,
-    "decode_seconds": 20.0,
-}
-"""What a server can be told through SERVING_MODEL_CONFIG; docs/serving.md says what each does."""
 
 
 class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow has no types
@@ -32,9 +24,9 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow has no types
 
     def load_context(self, context: PythonModelContext) -> None:
         """Loads the model, and warms it up."""
-        options = {**CONFIG, **(context.model_config or {})}
-        if unknown := sorted(options.keys() - CONFIG.keys()):
-            raise ValueError(f"there is no option {unknown[0]}; there are {', '.join(CONFIG)}")
+        options = {**OPTIONS, **(context.model_config or {})}
+        if unknown := sorted(options.keys() - OPTIONS.keys()):
+            raise ValueError(f"there is no option {unknown[0]}; there are {', '.join(OPTIONS)}")
         device = options["device"]
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"

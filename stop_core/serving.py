@@ -27,6 +27,16 @@ KINDS = ("path", "video", "frames", "text")
 """What a request may hold; it holds exactly one of them."""
 
 
+OPTIONS: dict[str, Any] = {
+    "video_folder": None,
+    "device": "auto",
+    "max_requests": 16,
+    "max_video_mib": 64,
+    "decode_seconds": 20.0,
+}
+"""What whoever runs a server can choose; docs/serving.md says what each does."""
+
+
 class RequestError(ValueError):
     """What is wrong with a request, in a sentence for whoever sent it."""
 
