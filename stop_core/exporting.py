@@ -93,7 +93,7 @@ def save_onnx(program: ExportedProgram, path: Path) -> Callable[[Tensor], Tensor
     Raises:
         ImportError: if the packages of the extra `export` are not installed.
     """
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     exported: Any = torch.onnx.export(
         program,
@@ -113,9 +113,10 @@ def _stable_sort(
     self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
 ) -> Any:
     """torch.sort(stable=True): of equal values, ONNX's TopK puts the lower index first too."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
     del stable
+    op: Any = opset18  # its types are narrower than what it takes
     count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
     return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
 
@@ -138,7 +139,7 @@ def parity_clips(how: Preprocessing, batches: tuple[int, ...] = (1, 3, 4)) -> It
     """Batches of uint8 frames [B, T, S, S, 3]: waves that move, under more and more noise."""
     generator = torch.Generator().manual_seed(0)
     time_T = torch.arange(how.frames)[:, None, None, None] / how.frames
-    y_S, x_S = (torch.arange(how.size) / how.size).view(1, -1, 1, 1), None
+    y_S = (torch.arange(how.size) / how.size).view(1, -1, 1, 1)
     x_S = (torch.arange(how.size) / how.size).view(1, 1, -1, 1)
     for batch in batches:
         clips = []
