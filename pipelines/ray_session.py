@@ -2,6 +2,8 @@
 
 import logging
 import os
+import socket
+import time
 from pathlib import Path
 
 from pipelines.command_line import RunError
@@ -18,6 +20,9 @@ _SETTINGS = {
 }
 
 
+_SECONDS_FOR_A_HEAD = 30.0  # that has just been started; Ray itself tries for a quarter of an hour
+
+
 def start_ray() -> None:
     """Connects to the cluster of RAY_ADDRESS, or starts Ray for this machine alone; idempotent.
 
@@ -30,6 +35,7 @@ def start_ray() -> None:
 
     if ray.is_initialized():
         return
+    await_head(os.environ.get("RAY_ADDRESS", ""), _SECONDS_FOR_A_HEAD)
     leave_last_words()
     try:
         _connect()
@@ -41,6 +47,30 @@ def start_ray() -> None:
             f"{told} ({said}): see that the machine has processors and memory to spare, then run "
             "the same command again"
         ) from problem
+
+
+def await_head(address: str, seconds: float) -> None:
+    """Waits until a head answers at `host:port`; what is no such address is left to Ray.
+
+    Raises:
+        RunError: if none does.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as problem:
+            if time.monotonic() >= deadline:
+                raise RunError(
+                    f"no Ray cluster answers at RAY_ADDRESS={address} ({problem}); start it with "
+                    "`ray start --head`, give the address of one that runs, or unset RAY_ADDRESS "
+                    "to start Ray on this machine"
+                ) from problem
+        time.sleep(0.5)
 
 
 def _connect() -> None:
