@@ -16,6 +16,9 @@ class Resources:
     min_workers: int | None = None
     """Begin, or go on, with as few workers as this while nodes are missing, and take up more as
     nodes join; empty: wait until there is room for all."""
+    restarts: int = 2
+    """How often Ray Train starts the workers again after one has died, or its node; then the
+    training ends, and the same command goes on with it."""
     cpus_per_worker: float = 1
     """Logical CPUs, and computing threads, of each worker."""
     gpus_per_worker: float = 0
@@ -38,6 +41,8 @@ class Resources:
             raise ValueError(
                 f"min_workers must be from 1 to workers, {self.workers}; got {self.min_workers}"
             )
+        if self.restarts < 0:
+            raise ValueError(f"restarts must not be negative, got {self.restarts}")
         if self.cpus_per_worker <= 0:
             raise ValueError(f"cpus_per_worker must be positive, got {self.cpus_per_worker}")
         if self.gpus_per_worker < 0:

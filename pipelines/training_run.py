@@ -40,18 +40,17 @@ from stop_core.model_files import (
     PROMPTS,
     TOWER,
     ModelRecord,
-    Preprocessing,
     Provenance,
     TowerFacts,
     label_classes,
     versions,
 )
+from stop_core.model_input import preprocessing_of_cache
 from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 
 RESULT = "result.json"
 RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
-_RESTARTS_OF_A_WORKER_GROUP = 2
 _SECONDS_FOR_A_LOST_STORE = 10.0
 
 
@@ -259,7 +258,7 @@ class TrainingRun:
                 name=self.name,
                 storage_path=str(self.folder.parent),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
-                failure_config=FailureConfig(max_failures=_RESTARTS_OF_A_WORKER_GROUP),
+                failure_config=FailureConfig(max_failures=resources.restarts),
             ),
         ).fit()
         if diverged.is_file():
@@ -311,7 +310,12 @@ class TrainingRun:
         return ModelRecord(
             config=config,
             classes=label_classes(manifest.class_names, config.templates),
-            preprocessing=Preprocessing(manifest.frames, manifest.size, tower.mean, tower.std),
+            preprocessing=preprocessing_of_cache(
+                (manifest.frames, manifest.size, manifest.config.crop),
+                (config.frames, tower.size),
+                tower.mean,
+                tower.std,
+            ),
             provenance=Provenance(
                 tower_fingerprint=tower.fingerprint,
                 run=self.name,
