@@ -3,6 +3,8 @@
 Lengths in inches. Shapes: T frames, C of them shown.
 """
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -79,7 +81,7 @@ class _Page:
         return self.figure.add_axes(box)
 
     def text(
-        self, left: float, base: float, text: str, size: float, colour: str, **style: object
+        self, left: float, base: float, text: str, size: float, colour: str, **style: Any
     ) -> None:
         self.figure.text(
             left / self.width, 1 - base / self.height, text, fontsize=size, color=colour, **style

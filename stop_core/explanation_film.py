@@ -32,6 +32,7 @@ _INCHES, _DOTS = (12.8, 7.2), 100  # 1280 x 720 pixels
 _GIF_WIDTH = 960
 _RATE = 10  # pictures a second
 _HELD, _HELD_AT_END = 6, 15  # pictures that a frame, and the last one, is shown for
+_PLACES = ((0.36, 0.606), (0.515, 0.606), (0.36, 0.335))  # left and bottom of each map
 _MAPS = (("$A$", "where CLS looks"), ("$M$", "what changes"), ("$W^s$", "both, mixed"))
 
 
@@ -57,13 +58,16 @@ def scenes(explanation: Explanation) -> Iterator[NDArray[np.uint8]]:
     for frame in range(len(explanation.pictures_THWC)):
         figure = _scene(explanation, frame)
         canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        canvas.draw()  # type: ignore[no-untyped-call]
+        drawn = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        yield drawn[..., :3].copy()
 
 
 def _scene(explanation: Explanation, frame: int) -> Figure:
     figure = Figure(figsize=_INCHES, dpi=_DOTS, facecolor="white")
-    figure.text(0.03, 0.935, shortened(explanation.title, 70), fontsize=19, color=INK, weight="bold")
+    figure.text(
+        0.03, 0.935, shortened(explanation.title, 70), fontsize=19, color=INK, weight="bold"
+    )
     figure.text(0.03, 0.895, settings(explanation), fontsize=11, color=GREY)
     picture, chosen = explanation.pictures_THWC[frame], explanation.chosen_TP[frame]
     large = _square(figure, 0.03, 0.335, 0.53)
@@ -71,16 +75,18 @@ def _scene(explanation: Explanation, frame: int) -> Figure:
     outline(large, chosen, explanation.side, 2.4)
     maps = (explanation.A_TP, explanation.M_TP, explanation.W_s_TP)
     for column, ((symbol, meaning), values) in enumerate(zip(_MAPS, maps, strict=True)):
-        axes = _square(figure, 0.36 + column * 0.108, 0.655, 0.175)
+        left, bottom = _PLACES[column]
+        axes = _square(figure, left, bottom, 0.226)
         show(axes, heat_picture(picture, values[frame], explanation.side, float(values.max())))
         axes.set_title(f"{symbol}  {meaning}", fontsize=10, color=GREY, loc="left", pad=4)
     when = "" if explanation.times_T is None else f", {explanation.times_T[frame]:.2f} s"
     count = f"frame {frame + 1} of {len(explanation.pictures_THWC)}{when}"
-    figure.text(0.36, 0.60, count, fontsize=12, color=INK)
-    figure.text(0.36, 0.565, f"{int(chosen.sum())} regions have a prompt", fontsize=12, color=GREY)
+    figure.text(0.515, 0.53, count, fontsize=12, color=INK)
+    told = f"{int(chosen.sum())} regions\nwith a prompt"
+    figure.text(0.515, 0.505, told, fontsize=12, color=GREY, va="top", linespacing=1.3)
     if frame:
-        told = f"{int(explanation.N_t_G[frame - 1])} prompts since the frame before"
-        figure.text(0.36, 0.53, told, fontsize=12, color=PROMPT)
+        told = f"{int(explanation.N_t_G[frame - 1])} prompts in the gap\nbefore this frame"
+        figure.text(0.515, 0.425, told, fontsize=12, color=PROMPT, va="top", linespacing=1.3)
     if explanation.answers:
         figure.text(0.71, 0.845, "prediction", fontsize=12, color=GREY)
         draw_answers(figure.add_axes((0.71, 0.335, 0.26, 0.5)), explanation, 13)

@@ -3,6 +3,7 @@
 Shapes: one frame of H x W pixels, P patches of it, G gaps.
 """
 
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ REGION, CURVE, PROMPT, FAINT = "#2ee6ff", "#f26b21", "#0e7c86", "#d5dde0"
 INK, GREY = "#1b262c", "#66757c"
 HEAT = "inferno"
 _DIM = 0.5  # of the brightness of what is not chosen
-_LONGEST_LABEL = 27
+_LABEL_LINE = 24  # letters
 
 
 def regions_picture(
@@ -88,8 +89,9 @@ def draw_gaps(axes: Axes, explanation: Explanation, until: int | None = None) ->
             face = (PROMPT if seen else FAINT) if filled else "white"
             axes.add_patch(
                 FancyBboxPatch(
-                    (gap + 0.36, slot + 0.14), 0.28, 0.72, boxstyle="round,pad=0,rounding_size=0.1",
-                    facecolor=face, edgecolor=face if filled else FAINT, linewidth=0.8, mutation_aspect=2,
+                    (gap + 0.36, slot + 0.14), 0.28, 0.72,
+                    boxstyle="round,pad=0,rounding_size=0.1", mutation_aspect=2,
+                    facecolor=face, edgecolor=face if filled else FAINT, linewidth=0.8,
                 )
             )  # fmt: skip
         axes.text(
@@ -107,7 +109,7 @@ def draw_gaps(axes: Axes, explanation: Explanation, until: int | None = None) ->
 
 
 def draw_answers(axes: Axes, explanation: Explanation, size: float) -> None:
-    """The most probable classes as bars, the best one in colour, the true one marked."""
+    """The most probable classes as bars, the best one in colour, the true one ticked."""
     axes.set_axis_off()
     rows = max(len(explanation.answers), 3)
     axes.set(xlim=(0, 1), ylim=(rows, 0))
@@ -115,11 +117,14 @@ def draw_answers(axes: Axes, explanation: Explanation, size: float) -> None:
         best = row == 0
         axes.barh(row + 0.72, 1, height=0.24, color="#eef2f3")
         axes.barh(row + 0.72, answer.probability, height=0.24, color=PROMPT if best else "#9fb3ba")
-        mark = "  (true)" if answer.label == explanation.truth else ""
         weight = "bold" if best else "normal"
-        axes.text(0, row + 0.5, shortened(answer.label) + mark, fontsize=size, color=INK,
-                  weight=weight, va="bottom")  # fmt: skip
-        axes.text(1, row + 0.5, percent(answer.probability), fontsize=size, color=INK,
+        lines = wrapped(answer.label)
+        if answer.label == explanation.truth:
+            lines[-1] += " \u2713"
+        shrunk = size if len(lines) == 1 else 0.82 * size
+        axes.text(0, row + 0.53, "\n".join(lines), fontsize=shrunk, color=INK, weight=weight,
+                  va="bottom", linespacing=1.05)  # fmt: skip
+        axes.text(1, row + 0.53, percent(answer.probability), fontsize=size, color=INK,
                   weight=weight, ha="right", va="bottom")  # fmt: skip
 
 
@@ -128,16 +133,22 @@ def draw_scale(axes: Axes) -> None:
     axes.imshow(np.linspace(0, 1, 256)[None], cmap=HEAT, aspect="auto", extent=(0, 1, 0, 1))
     axes.set(xticks=(0, 1), yticks=[])
     axes.set_xticklabels(("0", "most, in this video"), fontsize=9, color=GREY)
-    axes.xaxis.get_ticklabels()[1].set_ha("right")
+    axes.xaxis.get_ticklabels()[1].set_horizontalalignment("right")
     axes.tick_params(length=0, pad=3)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
-def shortened(text: str, longest: int = _LONGEST_LABEL) -> str:
+def shortened(text: str, longest: int) -> str:
     """A name that fits, in words."""
     words = text.replace("_", " ")
     return words if len(words) <= longest else words[: longest - 3].rstrip() + "..."
+
+
+def wrapped(label: str) -> list[str]:
+    """A label in words, in at most two lines."""
+    lines = wrap(label.replace("_", " "), _LABEL_LINE, max_lines=2, placeholder="...")
+    return lines or [""]
 
 
 def percent(probability: float) -> str:
@@ -150,8 +161,8 @@ def settings(explanation: Explanation) -> str:
     config = explanation.config
     return (
         f"STOP on {explanation.tower}, block {explanation.block} of the {explanation.blocks} "
-        f"prompted; $N_s$ = {config.n_s}, $\\alpha$ = {config.alpha:g}, $\\beta$ = {config.beta:g}, "
-        f"$\\eta$ = {config.eta:g}, K = {config.max_prompts}"
+        f"prompted; $N_s$ = {config.n_s}, $\\alpha$ = {config.alpha:g}, "
+        f"$\\beta$ = {config.beta:g}, $\\eta$ = {config.eta:g}, K = {config.max_prompts}"
     )
 
 
