@@ -57,6 +57,14 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "Draw what a trained STOP sees in a video.",
         ),
     ),
+    "a trained model elsewhere": (
+        Command(
+            "export",
+            "pipelines.export",
+            "ExportConfig",
+            "Make a program of a model, or one that MLflow serves.",
+        ),
+    ),
     "this installation": (
         Command("doctor", "pipelines.doctor", "Doctor", "Check it, and say what to do."),
         Command(

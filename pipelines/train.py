@@ -1,5 +1,6 @@
 """Trains STOP, or a baseline, on a frame cache with Ray Train."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,9 @@ if __package__ in (None, ""):  # run as a file: the checkout is not on the path 
 
 from pipelines.cache_lookup import find_cache
 from pipelines.command_line import parse, run
-from pipelines.many_runs import room_for
 from pipelines.output import default_output
 from pipelines.progress import say, told
 from pipelines.queued_run import deliver_waiting
-from pipelines.ray_session import start_ray
 from pipelines.start_from import StartFrom, find_checkpoint
 from pipelines.tracking import ui_command
 from pipelines.training_run import Resources, TrainingResult, TrainingRun
@@ -48,12 +47,21 @@ class TrainConfig:
     """Begin with this checkpoint, or the last one of this run (a folder, or its name)."""
     fork: bool = False
     """With --resume-from: a new training that takes the weights alone, under any settings."""
+    in_process: bool | None = None
+    """Train in this very process, without Ray Train: starts sooner, but a process that dies is not
+    started again by itself. Empty: so for one worker on the CPU, unless RAY_ADDRESS names a
+    cluster."""
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         if self.fork and self.resume_from is None:
             raise ValueError("fork needs resume_from: the checkpoint or run to take weights from")
+        if self.in_process and self.resources.workers > 1:
+            raise ValueError(
+                f"in_process has room for one worker, and workers is {self.resources.workers}; "
+                "leave one of them out"
+            )
 
 
 def main(config: TrainConfig) -> TrainingResult:
@@ -70,12 +78,30 @@ def main(config: TrainConfig) -> TrainingResult:
     result = training.remembered()
     if result is None:
         say(f"training {training.name}")
-        start_ray()
-        room_for(config.resources)
+        if not (here := _trains_here(config)):
+            _join_ray(config)
         with told(lambda: _line(training)):
-            result = training.train(config.resources)
+            result = training.train(config.resources, here=here)
     _summarise(result, config)
     return result
+
+
+def _trains_here(config: TrainConfig) -> bool:
+    """Whether this process is the worker; a GPU's training is worth a supervisor."""
+    if config.in_process is not None:
+        return config.in_process
+    resources = config.resources
+    return (
+        resources.one_worker and not resources.gpus_per_worker and "RAY_ADDRESS" not in os.environ
+    )
+
+
+def _join_ray(config: TrainConfig) -> None:
+    from pipelines.many_runs import room_for  # imports Ray, which a single worker does without
+    from pipelines.ray_session import start_ray
+
+    start_ray()
+    room_for(config.resources)
 
 
 def _line(training: TrainingRun) -> str | None:

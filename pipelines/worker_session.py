@@ -17,6 +17,8 @@ from typing import Protocol
 
 import torch
 
+from pipelines.training_worker import ALONE
+
 Write = Callable[[Path], None]
 _KEPT = 2
 
@@ -33,6 +35,9 @@ class Session(Protocol):
 
     def report(self, metrics: dict[str, float], write: Write | None) -> None:
         """Reports numbers, and keeps the checkpoint that `write` fills a folder with."""
+
+    def left_by_others(self, run: Path) -> list[Path]:
+        """What the other kind of session has left in the folder of a run, whole or not."""
 
 
 class RayTrainSession:
@@ -71,6 +76,10 @@ class RayTrainSession:
             write(Path(folder))
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
+    def left_by_others(self, run: Path) -> list[Path]:
+        """Those of a single worker."""
+        return list((run / ALONE).glob("checkpoint_*"))
+
 
 class FolderSession:
     """A single worker that keeps its checkpoints below `folder`, by itself."""
@@ -103,6 +112,10 @@ class FolderSession:
         os.replace(staging, self.folder / f"checkpoint_{number:06d}")
         for old in [*done[: 1 - _KEPT], *self.folder.glob(".checkpoint_*")]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def left_by_others(self, run: Path) -> list[Path]:
+        """Those of Ray Train, which a kill may have left half copied."""
+        return list(run.glob("checkpoint_*"))
 
     def latest(self) -> Path | None:
         """The folder of the newest checkpoint."""
