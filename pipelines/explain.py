@@ -5,7 +5,7 @@ stop explain clip.mp4 --checkpoint outputs/runs/NAME --to talk/clip.gif
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,13 +93,15 @@ def explain_video(config: ExplainConfig, trained: "TrainedModel") -> "Explanatio
     """
     import torch
 
-    from stop_core.decoding import DecodeError, DecodeProcess
+    from stop_core.decoding import DecodeError
     from stop_core.explanation import best_answers, explain
 
     how = trained.preprocessing
+    short_side = how.short_side and round(how.short_side * config.pixels / how.size)
+    larger = replace(how, size=config.pixels, short_side=short_side)
     found = []
     # Both take the same frames, and the same square of them.
-    for process in (how.decoder(), DecodeProcess(how.frames, config.pixels)):
+    for process in (how.decoder(), larger.decoder()):
         try:
             (clip,) = process.decode([config.video])
             if isinstance(clip, DecodeError):

@@ -79,8 +79,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from stop_core.clip import load_clip
     from stop_core.methods import build_method
-    from stop_core.model_files import ModelRecord, Preprocessing, Provenance, label_classes
+    from stop_core.model_files import ModelRecord, Provenance, label_classes
     from stop_core.model_folder import TrainedModel, tower_facts
+    from stop_core.model_input import Preprocessing
 
     stop = StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4)
     config = ExperimentConfig(stop=stop, templates=("a {}",))
@@ -111,23 +112,14 @@ def decoded_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     import torch
 
-    from stop_core import decoding, model_files
-    from stop_core.decoding import DecodedClip, DecodeError, decode_clip
+    from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess, decode_clip
 
-    class Decoder:
-        def __init__(self, frames: int, size: int, timeout: float = 0, crop: bool = True) -> None:
-            self.shape = (frames, size, crop)
-
-        def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
-            for path in paths:
-                try:
-                    yield decode_clip(path, *self.shape)
-                except DecodeError as error:
-                    yield error
-
-        def close(self) -> None:
-            """Nothing was started."""
+    def decode(self: DecodeProcess, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
+        for path in paths:
+            try:
+                yield decode_clip(path, self.frames, self.size, self.crop)
+            except DecodeError as error:
+                yield error
 
     torch.set_num_threads(1)  # small tensors gain nothing from threads
-    for module in (decoding, model_files):
-        monkeypatch.setattr(module, "DecodeProcess", Decoder)
+    monkeypatch.setattr(DecodeProcess, "decode", decode)
