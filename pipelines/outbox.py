@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stop_core.cache.files import appearing
+from stop_core.cache.files import write_whole
 
 Record = dict[str, Any]
 _numbers = itertools.count()
@@ -39,8 +39,7 @@ class Outbox:
         """Adds a record, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         order = f"{time.time_ns():020d}-{next(_numbers):06d}-{os.getpid()}"
-        with appearing(self.folder / f"{order}-{record['kind']}.json") as staging:
-            staging.write_text(json.dumps(record))
+        write_whole(self.folder / f"{order}-{record['kind']}.json", json.dumps(record))
 
     def waiting(self) -> list[Path]:
         """The records that are not delivered."""
@@ -75,8 +74,7 @@ class Outbox:
 
     def _refuse(self, path: Path, record: Record) -> None:
         (self.folder / "refused").mkdir(exist_ok=True)
-        with appearing(self.folder / "refused" / path.name) as staging:
-            staging.write_text(json.dumps(record))
+        write_whole(self.folder / "refused" / path.name, json.dumps(record))
 
 
 class Courier:

@@ -22,7 +22,7 @@ from pipelines.tracking import (
     stores_artifacts_in,
     tracking_uri,
 )
-from stop_core.cache.files import appearing
+from stop_core.cache.files import write_whole
 
 RUN_ID = "mlflow_run_id"
 OUTBOX = "outbox"
@@ -78,8 +78,7 @@ class QueuedRun:
         """Makes this folder's run the one of that id, if it has none yet."""
         if run_id and not self.run_id:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with appearing(self.folder / RUN_ID) as staging:
-                staging.write_text(run_id)
+            write_whole(self.folder / RUN_ID, run_id)
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Records parameters."""
@@ -147,8 +146,7 @@ class QueuedRun:
         if run is None:
             run = client.create_run(experiment, run_name=record["name"], tags=record["tags"])
         client.log_dict(run.info.run_id, record["environment"], "environment.json")
-        with appearing(self.folder / RUN_ID) as staging:
-            staging.write_text(run.info.run_id)
+        write_whole(self.folder / RUN_ID, run.info.run_id)
 
     def _log(self, client: MlflowClient, run_id: str, record: Record) -> None:
         match record["kind"]:

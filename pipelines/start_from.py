@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from stop_core.run_state import PROMPTS, Origin, read_origin, read_progress
+from stop_core.run_state import LAST_PROMPTS, Origin, read_origin, read_progress
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class StartFrom:
         """What tells the name of a fork from that of a training from the start."""
         if not self.fork:
             return ""
-        weights = (self.checkpoint / PROMPTS).read_bytes()
+        weights = (self.checkpoint / LAST_PROMPTS).read_bytes()
         return f"-fork{hashlib.sha256(weights).hexdigest()[:8]}"
 
     def check(self, origin: Origin) -> None:

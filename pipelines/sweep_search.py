@@ -22,7 +22,8 @@ from pipelines.command_line import RunError
 from pipelines.many_runs import room_for
 from pipelines.progress import say, told
 from pipelines.tracking import TrackedRun, open_experiment
-from pipelines.training_run import RUN_ID, Resources, TrainingRun, root_cause, write_whole
+from pipelines.training_run import RUN_ID, Resources, TrainingRun, root_cause
+from stop_core.cache.files import write_whole
 from stop_core.cache.manifest import Manifest
 from stop_core.storage import StoragePath
 from sweeps.reading import OBJECTIVES, Distribution, SearchSpace, build_experiment

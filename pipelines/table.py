@@ -15,7 +15,8 @@ from pipelines.command_line import RunError
 from pipelines.progress import say
 from pipelines.queued_run import RUN_ID
 from pipelines.tracking import TrackedRun, open_experiment
-from pipelines.training_run import TrainingResult, write_whole
+from pipelines.training_run import TrainingResult
+from stop_core.cache.files import write_whole
 from stop_core.cache.manifest import Manifest
 from stop_core.datasets import Task
 from stop_core.experiment import ExperimentConfig

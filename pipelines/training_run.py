@@ -24,7 +24,7 @@ from pipelines.queued_run import QueuedRun
 from pipelines.start_from import StartFrom
 from pipelines.tracking import first_line, git_commit, open_experiment, tracking_uri
 from pipelines.training_worker import FIGURES, PREDICTIONS, WorkerTask, train_alone, train_worker
-from stop_core.cache.files import appearing
+from stop_core.cache.files import appearing, write_whole
 from stop_core.cache.manifest import Manifest
 from stop_core.experiment import ExperimentConfig
 from stop_core.run_state import Origin, read_origin, read_progress
@@ -386,12 +386,6 @@ def _deliver_last(tracked: QueuedRun) -> None:
         )
     if refused := tracked.outbox.refused():
         say(f"the MLflow store has refused {len(refused)} records; see {refused[0].parent}")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a small text file so that a reader, or a kill, never sees half of it."""
-    with appearing(path) as staging:
-        staging.write_text(text)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from stop_core.methods import build_method
 from stop_core.objectives import Measured, make_objective
 from stop_core.observer import Observer
 from stop_core.prompted_model import PromptedModel
-from stop_core.run_state import PROMPTS, Progress
+from stop_core.run_state import LAST_PROMPTS, Progress
 from stop_core.training import DivergedError, Trainer, seed_weights
 from stop_core.video_model import VideoModel
 
@@ -212,7 +212,7 @@ class WorkerRun:
             if folder is not None:
                 self._load(folder)
             elif self.task.start is not None and self.task.fork:
-                self.model.load_prompt_state_dict(load_file(self.task.start / PROMPTS))
+                self.model.load_prompt_state_dict(load_file(self.task.start / LAST_PROMPTS))
                 self.best_prompts = self.model.prompt_state_dict()
             elif self.task.start is not None:
                 self._load(self.task.start)

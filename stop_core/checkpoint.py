@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stop_core.run_state import (
+    LAST_PROMPTS,
     ORIGIN,
     PROGRESS,
-    PROMPTS,
     Origin,
     Progress,
     read_origin,
@@ -52,7 +52,7 @@ class Checkpoint:
             OSError: if they cannot be written; the message says what to do.
         """
         try:
-            save_file(self.prompts, directory / PROMPTS)
+            save_file(self.prompts, directory / LAST_PROMPTS)
             save_file(self.best_prompts, directory / BEST_PROMPTS)
             save_file(self.average, directory / AVERAGE)
             save_file(self.behaviour, directory / BEHAVIOUR)
@@ -77,7 +77,7 @@ class Checkpoint:
             origin = read_origin(directory)
             prompts, best, average, behaviour, optimizer = (
                 load_file(directory / name)
-                for name in (PROMPTS, BEST_PROMPTS, AVERAGE, BEHAVIOUR, OPTIMIZER)
+                for name in (LAST_PROMPTS, BEST_PROMPTS, AVERAGE, BEHAVIOUR, OPTIMIZER)
             )
         except Exception as problem:  # safetensors raises a type of its own
             raise ValueError(

@@ -13,7 +13,6 @@ from stop_core.distributed import gather_rows, my_share
 from stop_core.video_model import VideoModel
 
 EVALUATION_BATCH = 64
-TEXT_BATCH = 256
 
 
 class Clips(Protocol):
@@ -82,11 +81,10 @@ class TextBank:
         mine = list(my_share(range(len(different))))
         with torch.no_grad():
             self.width = model.encode_text(["a"]).shape[1]
-            parts = [torch.empty(0, self.width)]
-            for start in range(0, len(mine), TEXT_BATCH):
-                texts = [different[i] for i in mine[start : start + TEXT_BATCH]]
-                parts.append(model.encode_text(texts).float().cpu())
-        self.embeddings_UE = gather_rows(torch.cat(parts), mine, len(different))
+            rows = torch.empty(0, self.width)
+            if mine:
+                rows = model.encode_text([different[i] for i in mine]).float().cpu()
+        self.embeddings_UE = gather_rows(rows, mine, len(different))
 
     def rows(self, sentences: Sequence[str]) -> Tensor:
         """The embedding of each sentence, [N, E], on the CPU."""

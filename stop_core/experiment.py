@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from stop_core.config import StopConfig
@@ -120,6 +121,26 @@ class ExperimentConfig:
         """All fields by their own names, those of `stop` beside the others."""
         values = asdict(self)
         return {**values.pop("stop"), **values}
+
+    @classmethod
+    def from_parameters(cls, values: Mapping[str, Any]) -> "ExperimentConfig":
+        """Reads back what `parameters` gave, through YAML or JSON or not.
+
+        Raises:
+            ValueError: if a name is unknown, or a value is of the wrong kind or out of its range.
+        """
+        inner = {one.name for one in fields(StopConfig)}
+        outer = {one.name for one in fields(cls)} - {"stop"}
+        if unknown := sorted(values.keys() - inner - outer):
+            raise ValueError(f"there is no setting called {', '.join(unknown)}")
+        stop = {name: value for name, value in values.items() if name in inner}
+        others = {name: value for name, value in values.items() if name in outer}
+        if isinstance(sentences := others.get("templates"), list):
+            others["templates"] = tuple(sentences)
+        try:
+            return cls(stop=StopConfig(**stop), **others)
+        except TypeError as problem:
+            raise ValueError(f"a setting is of the wrong kind: {problem}") from problem
 
 
 def _check(name: str, value: float, holds: bool, demand: str) -> None:

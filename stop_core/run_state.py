@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PROMPTS = "prompts.safetensors"
+LAST_PROMPTS = "last_prompts.safetensors"
 PROGRESS = "progress.json"
 ORIGIN = "origin.json"
 

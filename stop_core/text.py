@@ -12,8 +12,6 @@ from torch import Tensor
 from stop_core.towers import in_float32
 from stop_core.video_model import VideoModel
 
-_BATCH = 256  # sentences that go through the text tower together
-
 
 class ClassTexts:
     """The sentences of every class, as one embedding a class.
@@ -54,8 +52,7 @@ class ClassTexts:
         return self._embedded
 
     def _embed(self) -> Tensor:
-        parts = [self.model.encode_tokens(part) for part in self._tokens_SL.split(_BATCH)]
-        rows = torch.cat(parts)
+        rows = self.model.encode_tokens(self._tokens_SL)
         if self.templates == 1:
             return rows
         return F.normalize(rows.unflatten(0, (-1, self.templates)).mean(1), dim=-1)

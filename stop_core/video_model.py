@@ -17,6 +17,8 @@ from stop_core.sequences import VideoTokens
 from stop_core.text_context import LearnedContext
 from stop_core.towers import FrozenTower, in_float32
 
+_TEXTS_AT_A_TIME = 256  # go through the text tower together
+
 
 class VideoModel(nn.Module, ABC):
     """A video encoder in CLIP's joint space, and the matching of videos to texts.
@@ -72,7 +74,10 @@ class VideoModel(nn.Module, ABC):
         return self._clip.tokenize(list(texts))
 
     def encode_tokens(self, tokens_NL: Tensor) -> Tensor:
-        """`encode_text` for texts that are token ids already, on any device."""
+        """`encode_text` for texts that are token ids already, on any device; N is at least 1."""
+        return torch.cat([self._encode_some(part) for part in tokens_NL.split(_TEXTS_AT_A_TIME)])
+
+    def _encode_some(self, tokens_NL: Tensor) -> Tensor:
         if self.context is None:
             return self._clip.encode_tokens(tokens_NL)
         embeddings: Tensor = self.context(self.clip, tokens_NL)

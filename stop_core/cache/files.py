@@ -63,10 +63,15 @@ def appearing(path: StoragePath) -> Iterator[Path]:
         staging.unlink(missing_ok=True)
 
 
+def write_whole(path: StoragePath, text: str) -> None:
+    """Writes a small text file, in UTF-8, that appears whole or not at all."""
+    with appearing(path) as staging:
+        staging.write_text(text, encoding="utf-8")
+
+
 def write_json(path: StoragePath, value: dict[str, Any]) -> None:
     """Writes a JSON object, with a checksum in it, that appears whole or not at all."""
-    with appearing(path) as staging:
-        staging.write_text(_render(value), encoding="utf-8")
+    write_whole(path, _render(value))
 
 
 def read_json(path: StoragePath) -> dict[str, Any]:

@@ -22,6 +22,10 @@ import numpy as np
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.tools import files_below  # noqa: E402
+
 SCRIPT = ROOT / "pipelines" / "preprocess.py"
 
 
@@ -29,12 +33,6 @@ def command(root: Path, cache: Path) -> list[str]:
     """The command that makes a cache of `root`."""
     options = f"--dataset hmdb51 --data-root {root} --cache {cache} --frames 4 --size 16"
     return [sys.executable, str(SCRIPT), *options.split(), "--output", str(cache.parent / "out")]
-
-
-def tree(cache: Path) -> dict[str, bytes]:
-    """The cache's files, without what a worker may still be writing for a killed driver."""
-    paths = (path for path in cache.rglob("[!.]*") if path.is_file())
-    return {str(path.relative_to(cache)): path.read_bytes() for path in paths}
 
 
 def kill_at_random(root: Path, cache: Path, kills: int, dice: random.Random) -> Counter[str]:
@@ -138,7 +136,7 @@ def main() -> None:
         root = many_clips(Path(folder) / "clips", options.clips)
         whole = Path(folder) / "whole"
         kill_at_random(root, whole, 0, dice)
-        expected, done = tree(whole), Counter[str]()
+        expected, done = files_below(whole), Counter[str]()
         for turn in range(1000):
             if sum(done.values()) >= options.kills:
                 break
@@ -146,7 +144,7 @@ def main() -> None:
             most = min(5, options.kills - sum(done.values()))
             now = kill_at_random(root, cache, most, dice)
             done += now
-            same = tree(cache) == expected
+            same = files_below(cache) == expected
             print(f"{dict(now)}: {'the same bytes' if same else 'DIFFERENT'}", flush=True)
             if not same:
                 raise SystemExit(1)

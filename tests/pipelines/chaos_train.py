@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import tyro
-from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,10 +33,11 @@ sys.path.insert(0, str(ROOT))
 
 from pipelines.command_line import USAGE_ERROR  # noqa: E402
 from pipelines.preprocess import PreprocessConfig, preprocess  # noqa: E402
-from pipelines.training_run import Resources, TrainingRun  # noqa: E402
+from pipelines.training_run import PROMPTS, Resources, TrainingRun  # noqa: E402
 from stop_core.config import StopConfig  # noqa: E402
 from stop_core.experiment import ExperimentConfig  # noqa: E402
 from stop_core.tiny.motion import write_motion_dataset  # noqa: E402
+from tests.tools import Curves, curves, free_ports, kill_tree, options_of  # noqa: E402
 
 PORTS = (
     "node-manager-port",
@@ -92,7 +92,7 @@ class Stage:
 
     def kill(self, name: str) -> None:
         """Kills a process and all that it has started."""
-        _kill_tree(self.running.pop(name))
+        kill_tree(self.running.pop(name))
 
 
 def main(options: Chaos) -> None:
@@ -156,7 +156,7 @@ def _train_under_fire(
 def _strike(victim: str, stage: Stage, driver: subprocess.Popen[bytes]) -> bool:
     """Kills one of them; whether it was there to be killed."""
     if victim == "driver":
-        _kill_tree(driver)
+        kill_tree(driver)
         return True
     if victim == "store":
         stage.kill("store")
@@ -177,20 +177,11 @@ def _strike(victim: str, stage: Stage, driver: subprocess.Popen[bytes]) -> bool:
 
 def _drive(stage: Stage, cache: Path, output: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "pipelines/train.py", "--cache", str(cache)]
-    command += ["--output", str(output), "--checkpoint-every-steps", "2", *settings()]
+    command += ["--output", str(output), "--checkpoint-every-steps", "2", *options_of(EXPERIMENT)]
     log = (stage.folder / "driver.log").open("ab")
     return subprocess.Popen(
         command, cwd=ROOT, env=stage.environment, stdout=log, stderr=log, start_new_session=True
     )
-
-
-def settings() -> list[str]:
-    """The experiment as options of the command line."""
-    words = []
-    for name, value in EXPERIMENT.parameters().items():
-        values = value if isinstance(value, tuple) else (value,)
-        words += ["--" + name.replace("_", "-"), *map(str, values)]
-    return words
 
 
 def _compare(output: Path, expected: "Ending", uri: str) -> list[str]:
@@ -216,18 +207,11 @@ class Ending:
     """What a training left behind."""
 
     weights: dict[str, np.ndarray]
-    points: dict[str, list[tuple[int, float]]]
+    points: Curves
 
 
 def _ended(folder: str, run_id: str, uri: str) -> Ending:
-    client = MlflowClient(uri)
-    timed = ("system/", "train/step_seconds", "train/clips_per", "train/data_wait")
-    names = [n for n in client.get_run(run_id).data.metrics if not n.startswith(timed)]
-    points = {
-        name: sorted((p.step, p.value) for p in client.get_metric_history(run_id, name))
-        for name in names
-    }
-    return Ending(load_file(Path(folder) / "prompts.safetensors"), points)
+    return Ending(load_file(Path(folder) / PROMPTS), curves(uri, run_id))
 
 
 def _cache(folder: Path) -> Path:
@@ -248,7 +232,7 @@ def _cache(folder: Path) -> Path:
 @contextlib.contextmanager
 def _stage(folder: Path) -> Iterator[Stage]:
     """Head, node and store, running."""
-    ports = iter(_free_ports(20))
+    ports = iter(free_ports(20))
     gcs, store = next(ports), next(ports)
     # Ray's sockets live below it, and their names may not be long.
     sessions = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
@@ -284,26 +268,6 @@ def _stage(folder: Path) -> Iterator[Stage]:
         for name in list(stage.running):
             stage.kill(name)
         shutil.rmtree(sessions, ignore_errors=True)
-
-
-def _kill_tree(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(psutil.Error):
-        root = psutil.Process(process.pid)
-        for one in [*root.children(recursive=True), root]:
-            with contextlib.suppress(psutil.Error):
-                one.kill()
-    process.wait()  # through Popen: another's wait would leave it with an exit code of 0
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def _answers(port: int) -> bool:

@@ -11,11 +11,12 @@ import pytest
 from pipelines.command_line import parse
 from pipelines.train import TrainConfig
 from tests.pipelines import chaos_train
-from tests.pipelines.chaos_train import EXPERIMENT, Chaos, Stage, settings
+from tests.pipelines.chaos_train import EXPERIMENT, Chaos, Stage
+from tests.tools import options_of
 
 
 def test_the_options_of_the_command_give_the_experiment_again() -> None:
-    assert parse(TrainConfig, ["--cache", "c", *settings()]).experiment == EXPERIMENT
+    assert parse(TrainConfig, ["--cache", "c", *options_of(EXPERIMENT)]).experiment == EXPERIMENT
 
 
 @pytest.mark.parametrize(("code", "starts"), [(1, 3), (2, 1)])

@@ -19,6 +19,7 @@ from pipelines.preprocessing import ShardDone
 from stop_core.cache import CacheConfig, CacheJob, ShardPlan, read_failures, write_shard
 from stop_core.datasets import DATASETS, Clip, select_clips
 from tests.pipelines.chaos import kill_at_random, many_clips
+from tests.tools import files_below
 
 WriteVideo = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -32,12 +33,6 @@ def _config(root: Path, cache: Path) -> PreprocessConfig:
 def _command(root: Path, cache: Path) -> list[str]:
     options = f"--dataset hmdb51 --data-root {root} --cache {cache} --frames 4 --size 16"
     return [sys.executable, SCRIPT, *options.split()]
-
-
-def _tree(cache: Path) -> dict[str, bytes]:
-    # Without staging files: a worker that outlives its killed driver may still write to one.
-    paths = (path for path in cache.rglob("[!.]*") if path.is_file())
-    return {str(path.relative_to(cache)): path.read_bytes() for path in paths}
 
 
 def _serially(
@@ -82,11 +77,11 @@ def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
     assert "python pipelines/train.py" in text.splitlines()[-1]
     assert "Traceback" not in capfd.readouterr().err
 
-    before = _tree(config.cache_path)
+    before = files_below(config.cache_path)
     began = time.monotonic()
     assert preprocess(config) == manifest
     assert time.monotonic() - began < 2
-    assert _tree(config.cache_path) == before
+    assert files_below(config.cache_path) == before
     assert "decoding" not in capfd.readouterr().err
 
 
@@ -107,7 +102,7 @@ def test_killed_and_run_again_the_cache_is_the_same(
     assert not (killed / "manifest.json").exists(), "the kill came too late to test anything"
 
     preprocess(_config(root, killed))
-    assert _tree(killed) == _tree(whole)
+    assert files_below(killed) == files_below(whole)
 
 
 def _many_clips(root: Path, write_video: WriteVideo) -> Path:
@@ -133,7 +128,7 @@ def test_killed_at_random_the_cache_is_the_same(
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     kill_at_random(root, killed, kills=2, dice=random.Random(seed))
-    assert _tree(killed) == _tree(whole)
+    assert files_below(killed) == files_below(whole)
 
 
 def test_failures_are_tried_again_when_that_is_asked_for(

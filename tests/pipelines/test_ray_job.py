@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from tests.tools import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 # Another Ray of this machine has the usual ports.
@@ -35,21 +36,10 @@ search:
 """
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
 @pytest.fixture
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A Ray head of its own on loopback; gives the environment in which to submit to it."""
-    ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     # Ray's sockets live below it, and their names may not be long.
     folder = Path("/tmp") / f"ray-{os.getpid()}"
     venv = str(Path(sys.executable).parent)

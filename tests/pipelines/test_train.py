@@ -31,19 +31,12 @@ from stop_core.clip import load_clip
 from stop_core.experiment import ExperimentConfig
 from stop_core.methods import build_method
 from stop_core.objectives import Recognition
+from stop_core.run_state import LAST_PROMPTS
 from stop_core.text import ClassTexts
 from stop_core.text_templates import class_sentences
+from tests.tools import options_of
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _options(config: ExperimentConfig) -> list[str]:
-    """The command line that says what `config` says."""
-    words = []
-    for name, value in config.parameters().items():
-        values = value if isinstance(value, tuple) else [value]
-        words += ["--" + name.replace("_", "-"), *map(str, values)]
-    return words
 
 
 def _curve(output: Path, result: TrainingResult, name: str) -> list[float]:
@@ -153,7 +146,7 @@ def test_a_killed_driver_and_worker_end_with_the_bits_and_records_of_an_unbroken
     output = tmp_path / "killed"
     resources = Resources(checkpoint_every_steps=1)
     command = [sys.executable, "pipelines/train.py", "--cache", str(small_cache)]
-    command += ["--output", str(output), "--checkpoint-every-steps", "1", *_options(config)]
+    command += ["--output", str(output), "--checkpoint-every-steps", "1", *options_of(config)]
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as driver:
         # A worker first: Ray Train starts it again by itself. Then everything there is.
         worker = _wait_for(lambda: _training_worker(driver.pid), driver)
@@ -226,7 +219,7 @@ def test_a_named_checkpoint_is_gone_on_with_or_forked_from_and_nothing_else(
     forked = run.train(Resources(), here=True)
     assert forked.run_id != result.run_id
     assert "-fork" in forked.name
-    last = load_file(start.checkpoint / "prompts.safetensors")
+    last = load_file(start.checkpoint / LAST_PROMPTS)
     for name, values in _prompts(forked).items():
         assert values == pytest.approx(last[name], abs=1e-6)
     assert trained.keys() == last.keys()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
 from pipelines.queued_run import QueuedRun
@@ -15,7 +14,8 @@ from pipelines.worker_run import WorkerRun
 from pipelines.worker_session import FolderSession, Write
 from stop_core.checkpoint import BEST_PROMPTS
 from stop_core.experiment import ExperimentConfig
-from stop_core.run_state import PROMPTS, Origin
+from stop_core.run_state import LAST_PROMPTS, Origin
+from tests.tools import Curves, curves
 
 
 class Killed(BaseException):
@@ -63,28 +63,21 @@ def _task(config: ExperimentConfig, cache: Path, output: Path) -> WorkerTask:
     )
 
 
-def _ended(task: WorkerTask) -> tuple[dict[str, np.ndarray], dict[str, list[tuple[int, float]]]]:
+def _ended(task: WorkerTask) -> tuple[dict[str, np.ndarray], Curves]:
     """The weights of the last checkpoint, and all points of the run that do not tell a speed."""
     latest = FolderSession(task.folder / "checkpoints").latest()
     assert latest is not None
-    weights = {f"{file} {k}": v for file in (PROMPTS, BEST_PROMPTS)
+    weights = {f"{file} {k}": v for file in (LAST_PROMPTS, BEST_PROMPTS)
                for k, v in load_file(latest / file).items()}  # fmt: skip
     run = QueuedRun(task.folder, task.tracking_uri)
     assert run.deliver() is None
-    client = MlflowClient(task.tracking_uri)
-    names = client.get_run(run.run_id).data.metrics
-    timed = ("system/", "train/step_seconds", "train/clips_per", "train/data_wait")
-    return weights, {
-        name: sorted((p.step, p.value) for p in client.get_metric_history(run.run_id, name))
-        for name in names
-        if not name.startswith(timed)
-    }
+    return weights, curves(task.tracking_uri, run.run_id)
 
 
 @pytest.fixture(scope="module")
 def unbroken(
     small_cache: Path, small_experiment: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[ExperimentConfig, dict[str, np.ndarray], dict[str, list[tuple[int, float]]]]:
+) -> tuple[ExperimentConfig, dict[str, np.ndarray], Curves]:
     config = replace(small_experiment, ema=0.5).for_dataset("hmdb51")
     task = _task(config, small_cache, tmp_path_factory.mktemp("unbroken"))
     WorkerRun(task, FolderSession(task.folder / "checkpoints")).run()
@@ -96,7 +89,7 @@ def unbroken(
     ("at", "before"), [(1, True), (2, False), (3, True), (5, False), (7, True), (7, False)]
 )
 def test_a_kill_at_any_save_changes_no_bit_and_no_record(
-    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], dict[str, list[tuple[int, float]]]],
+    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
     small_cache: Path,
     tmp_path: Path,
     at: int,

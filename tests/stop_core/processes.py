@@ -24,7 +24,7 @@ def run_together(work: Work, processes: int, folder: Path) -> list[Any]:
     ]
     for worker in workers:
         worker.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     for worker in workers:
         worker.join(max(0.0, deadline - time.monotonic()))
         if worker.is_alive():  # it waits for another that failed

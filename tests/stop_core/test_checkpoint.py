@@ -13,7 +13,7 @@ from stop_core.checkpoint import (
     OPTIMIZER,
     Checkpoint,
 )
-from stop_core.run_state import PROMPTS, Origin, Progress, read_origin, read_progress
+from stop_core.run_state import LAST_PROMPTS, Origin, Progress, read_origin, read_progress
 
 PROGRESS = Progress(
     step=30,
@@ -70,7 +70,7 @@ def test_a_checkpoint_of_a_fresh_optimizer_is_one_too(tmp_path: Path) -> None:
     assert Checkpoint.load(tmp_path, groups).optimizer["state"] == {}
 
 
-@pytest.mark.parametrize("name", [PROMPTS, OPTIMIZER, AVERAGE])
+@pytest.mark.parametrize("name", [LAST_PROMPTS, OPTIMIZER, AVERAGE])
 def test_a_damaged_checkpoint_is_refused_with_its_folder(tmp_path: Path, name: str) -> None:
     layer, optimizer = _layer_and_optimizer()
     _saved(layer, optimizer, tmp_path)

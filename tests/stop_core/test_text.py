@@ -43,7 +43,7 @@ def test_the_order_of_an_ensemble_does_not_matter_nor_does_the_batch(
 ) -> None:
     model = ZeroShot(clip)
     found = ClassTexts(model, SENTENCES).embeddings()
-    monkeypatch.setattr("stop_core.text._BATCH", 3)
+    monkeypatch.setattr("stop_core.video_model._TEXTS_AT_A_TIME", 3)
     turned = ClassTexts(model, [row[::-1] for row in SENTENCES]).embeddings()
     torch.testing.assert_close(turned, found)
 

@@ -1,0 +1,206 @@
+"""The card of a trained model: a README as the Hugging Face Hub shows it."""
+
+import yaml
+
+from stop_core.model_files import ModelRecord
+
+_BASE_MODELS = {"openai": "OpenAI's CLIP", "": "the tiny CLIP of this project"}
+# By the beginning of open_clip's tag; what is not listed is not known here.
+_LICENCES = {
+    "openai": ("MIT", "https://github.com/openai/CLIP/blob/main/LICENSE"),
+    "laion": ("MIT", "https://huggingface.co/laion"),
+    "datacomp": ("MIT", "https://huggingface.co/laion"),
+    "metaclip": ("CC-BY-NC-4.0", "https://github.com/facebookresearch/MetaCLIP"),
+}
+_UNKNOWN = ("unknown", "look at the page that the weights come from")
+
+
+def tower_licence(tower: str, pretrained: str | None) -> tuple[str, str]:
+    """Name of the licence of a tower's weights, and where it can be read."""
+    if tower == "tiny":
+        return "Apache-2.0", "pretrained by this project on pictures that it renders itself"
+    if pretrained is None:
+        return "none", "the weights are random"
+    for beginning, licence in _LICENCES.items():
+        if pretrained.lower().startswith(beginning):
+            return licence
+    return _UNKNOWN
+
+
+def render_card(record: ModelRecord) -> str:
+    """The text of README.md: YAML for the hub, then Markdown for a reader."""
+    parts = [
+        "---",
+        yaml.safe_dump(_front_matter(record), sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        "",
+        f"# {_title(record)}",
+        "",
+        *_summary(record),
+        *_measures(record),
+        *_inputs(record),
+        *_use(record),
+        *_origin(record),
+        *_limits(record),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _title(record: ModelRecord) -> str:
+    return f"{record.config.method} on {record.provenance.dataset or 'no data'}"
+
+
+def _front_matter(record: ModelRecord) -> dict[str, object]:
+    config, origin = record.config, record.provenance
+    values: dict[str, object] = {
+        "library_name": "stop-video",
+        "pipeline_tag": "video-classification" if record.classes else "feature-extraction",
+        "tags": ["video", "clip", "prompt-tuning", config.method],
+        "license": "other",
+        "license_name": "see-below",
+    }
+    if origin.dataset:
+        values["datasets"] = [origin.dataset]
+        task = {"type": values["pipeline_tag"]}
+        data = {"type": origin.dataset, "name": f"{origin.dataset}, fold {origin.fold}"}
+        metrics = [
+            {"type": name, "name": name, "value": value}
+            for name, value in sorted(origin.metrics.items())
+            if "/" in name
+        ]
+        results = [{"task": task, "dataset": data, "metrics": metrics}]
+        values["model-index"] = [{"name": origin.run, "results": results}]
+    return values
+
+
+def _summary(record: ModelRecord) -> list[str]:
+    config = record.config
+    weights = config.pretrained or ("its own weights" if config.tower == "tiny" else "random")
+    what = (
+        f"recognises {len(record.classes)} classes of videos"
+        if record.classes
+        else "embeds videos and sentences in one space, to find either by the other"
+    )
+    return [
+        f"The method `{config.method}` on the CLIP tower `{config.tower}` ({weights}). "
+        f"It {what}. The method STOP is by Liu et al. (CVPR 2025, "
+        "[arXiv 2503.15973](https://arxiv.org/abs/2503.15973)); this is an independent "
+        "implementation.",
+        "",
+    ]
+
+
+def _measures(record: ModelRecord) -> list[str]:
+    metrics = record.provenance.metrics
+    splits = sorted({name.partition("/")[0] for name in metrics if "/" in name}, reverse=True)
+    if not splits:
+        return ["## Measures", "", "None: nothing was measured with this model.", ""]
+    names = sorted({name.partition("/")[2] for name in metrics if "/" in name})
+    lines = ["## Measures", "", f"| measure | {' | '.join(splits)} |"]
+    lines.append("|---|" + "---:|" * len(splits))
+    for name in names:
+        row = (metrics.get(f"{split}/{name}") for split in splits)
+        cells = ("" if value is None else f"{value:.4f}" for value in row)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    chosen = metrics.get("best_epoch")
+    how = f"Epoch {chosen:.0f} was kept. " if chosen else ""
+    if "val" in splits:
+        how += "Validation chose the epoch, so its numbers are a little too good; test was "
+        how += "measured once, at the end. " if "test" in splits else "not looked at. "
+    return [*lines, "", f"{how}One seed ({record.config.seed}): it says nothing of the spread.", ""]
+
+
+def _inputs(record: ModelRecord) -> list[str]:
+    how = record.preprocessing
+    lines = [
+        "## What goes in and comes out",
+        "",
+        f"{how.frames} frames of a video, uint8 RGB, [B, {how.frames}, {how.size}, {how.size}, 3]:"
+        f" the middles of {how.frames} equal segments, the short side brought to {how.size} pixels "
+        "(bicubic, antialiased), the centre cropped. The model itself subtracts the mean "
+        f"{_numbers(how.mean)} and divides by {_numbers(how.std)}.",
+        "",
+    ]
+    if record.classes:
+        lines += ["Out come the probabilities of these classes, in this order:", ""]
+        lines += [
+            f"{number}. `{label.name}`: {'; '.join(label.sentences[:3])}"
+            + ("; ..." if len(label.sentences) > 3 else "")
+            for number, label in enumerate(record.classes)
+        ]
+        lines.append("")
+    return lines
+
+
+def _use(record: ModelRecord) -> list[str]:
+    last = (
+        "model.class_probabilities(frames)  # [1, classes]"
+        if record.classes
+        else 'model.embed_videos(frames) @ model.embed_texts(["a dog jumps"]).T'
+    )
+    return [
+        "## How to use it",
+        "",
+        "```python",
+        "from pathlib import Path",
+        "",
+        "import torch",
+        "from stop_core.model_folder import TrainedModel",
+        "",
+        'model = TrainedModel.load("this folder")',
+        'clip = next(model.preprocessing.decoder().decode([Path("video.mp4")]))',
+        "frames = torch.from_numpy(clip.frames.copy())[None]",
+        last,
+        "```",
+        "",
+    ]
+
+
+def _origin(record: ModelRecord) -> list[str]:
+    config, origin = record.config, record.provenance
+    name, where = tower_licence(config.tower, config.pretrained)
+    rows = {
+        "training": origin.run,
+        "dataset": f"{origin.dataset}, fold {origin.fold}" if origin.dataset else "",
+        "data hash": origin.data_hash,
+        "settings": f"{origin.config_hash} (`config.yaml`)" if origin.config_hash else "",
+        "seed": str(config.seed),
+        "code": origin.git_commit,
+        "MLflow run": origin.mlflow_run_id,
+        "fingerprint of the tower": origin.tower_fingerprint,
+        "versions": ", ".join(f"{k} {v}" for k, v in origin.versions.items()),
+    }
+    return [
+        "## Where it comes from",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {key} | {value} |" for key, value in rows.items() if value),
+        "",
+        f"The weights of the tower are under the licence: {name} ({where}). They are not in this "
+        "folder, but for `clip4clip`, which changes all of them. Whether the trained tensors may "
+        "be passed on also depends on the terms of the dataset.",
+        "",
+    ]
+
+
+def _limits(record: ModelRecord) -> list[str]:
+    lines = ["## Limits", ""]
+    if record.classes:
+        lines.append(
+            "- It knows its classes alone: a video of anything else is given one of them, and the "
+            "probabilities are not calibrated."
+        )
+    lines += [
+        f"- It sees {record.preprocessing.frames} frames of a video, whatever its length, and no "
+        "sound.",
+        "- CLIP's weights were learned from texts and pictures of the web, with their biases. Do "
+        "not use it to decide about people.",
+    ]
+    if record.config.tower == "tiny":
+        lines.append("- The tiny tower knows rendered shapes, and nothing of real videos.")
+    return lines
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

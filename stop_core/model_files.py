@@ -1,0 +1,269 @@
+"""What a trained model is on disk: a folder of its own, which can be copied anywhere.
+
+    <folder>/prompts.safetensors   the trained tensors of the chosen epoch, and nothing else
+    <folder>/config.yaml           the settings, by their option names
+    <folder>/labels.json           the classes in the order of the logits, and their sentences
+    <folder>/preprocessing.json    how a video becomes the frames that the model was trained on
+    <folder>/provenance.json       data, seeds, measures, code and weights that it came from
+    <folder>/README.md             the model card: the same for a reader
+
+Nothing in it runs code when it is loaded. The CLIP itself is not in it: it is named, and known
+again by a fingerprint. No torch here: what only looks at a model need not wait for it.
+"""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from stop_core.cache.files import appearing
+from stop_core.datasets import class_words
+from stop_core.decoding.process import DECODE_TIMEOUT, DecodeProcess
+from stop_core.experiment import ExperimentConfig
+from stop_core.text_templates import class_sentences
+
+T = TypeVar("T")
+
+MODEL = "model"
+"""Name of the model's folder inside the folder of a training run."""
+FORMAT_VERSION = 1
+PROMPTS = "prompts.safetensors"
+CONFIG = "config.yaml"
+LABELS = "labels.json"
+PREPROCESSING = "preprocessing.json"
+PROVENANCE = "provenance.json"
+CARD = "README.md"
+FILES = (PROMPTS, CONFIG, LABELS, PREPROCESSING, PROVENANCE, CARD)
+_RESULT = "result.json"  # of a training run
+
+
+@dataclass(frozen=True)
+class ClassLabel:
+    """One class of a recognition model."""
+
+    name: str
+    """As the dataset writes it."""
+    sentences: tuple[str, ...]
+    """What the text tower was given for it: the words of the name in every template."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a video becomes frames; `decoder` does it, and so does the frame cache."""
+
+    frames: int
+    """T, frames of a clip."""
+    size: int
+    """Height and width of a frame, in pixels."""
+    mean: tuple[float, ...]
+    """Of red, green and blue, from 0 to 1; the model subtracts it itself."""
+    std: tuple[float, ...]
+    """What the model divides by, likewise."""
+    sampling: Literal["segment-midpoints"] = "segment-midpoints"
+    """The middles of T equal segments: frame floor((i + 1/2) * N / T) of N, i = 0 .. T-1."""
+    resize: Literal["short-side-bicubic"] = "short-side-bicubic"
+    """The short side is brought to `size`, bicubic with antialiasing, as CLIP does it."""
+    crop: Literal["center"] = "center"
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.size < 1:
+            raise ValueError(f"frames and size must be at least 1, got {self.frames}, {self.size}")
+        for name, known in (
+            ("sampling", "segment-midpoints"),
+            ("resize", "short-side-bicubic"),
+            ("crop", "center"),
+        ):
+            if getattr(self, name) != known:
+                raise ValueError(f"{name} must be {known}, got {getattr(self, name)!r}")
+
+    def decoder(self, timeout: float = DECODE_TIMEOUT) -> DecodeProcess:
+        """A guarded process whose `decode` yields such frames, uint8 [T, size, size, 3]."""
+        return DecodeProcess(self.frames, self.size, timeout)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model comes from. A zero-shot model that nobody trained has the tower alone."""
+
+    tower_fingerprint: str
+    """Over the weights of the frozen CLIP as they were in memory."""
+    run: str = ""
+    """Name of the training."""
+    dataset: str = ""
+    fold: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    """As measured at the end of the training, by `split/measure`."""
+    config_hash: str = ""
+    data_hash: str = ""
+    git_commit: str = ""
+    mlflow_run_id: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of Python and of the packages that it was trained with."""
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """All of a trained model but its tensors."""
+
+    config: ExperimentConfig
+    classes: tuple[ClassLabel, ...]
+    """In the order of the logits; empty for a retrieval model."""
+    preprocessing: Preprocessing
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class TowerFacts:
+    """What has to be noted of a CLIP to know it again. See `stop_core.model_folder.tower_facts`."""
+
+    fingerprint: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def save(self, path: Path) -> None:
+        """Writes it as JSON."""
+        path.write_text(_json(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "TowerFacts":
+        """Reads what `save` wrote; raises OSError, ValueError, KeyError or TypeError if none."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(str(values["fingerprint"]), _floats(values["mean"]), _floats(values["std"]))
+
+
+def label_classes(names: Sequence[str], templates: Sequence[str]) -> tuple[ClassLabel, ...]:
+    """The classes with their sentences; `templates` are sentences with {}."""
+    sentences = class_sentences(templates, [class_words(name) for name in names])
+    return tuple(ClassLabel(n, tuple(row)) for n, row in zip(names, sentences, strict=True))
+
+
+def write_model(
+    folder: Path, record: ModelRecord, write_prompts: Callable[[Path], object], card: str
+) -> None:
+    """Makes `folder`, which appears whole or not at all, in the place of one that is there.
+
+    Args:
+        folder: of the model.
+        record: what is to be said of it.
+        write_prompts: writes the trained tensors, as safetensors, to the path that it is given.
+        card: the text of the model card.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        staging.mkdir()
+        with appearing(staging / PROMPTS) as prompts:
+            write_prompts(prompts)
+        texts = {
+            CONFIG: yaml.safe_dump(_plain(record.config.parameters()), sort_keys=False),
+            LABELS: _json({"classes": [asdict(label) for label in record.classes]}),
+            PREPROCESSING: _json(asdict(record.preprocessing)),
+            PROVENANCE: _json({"format_version": FORMAT_VERSION, **asdict(record.provenance)}),
+            CARD: card,
+        }
+        for name, text in texts.items():
+            with appearing(staging / name) as path:
+                path.write_text(text, encoding="utf-8")
+        if folder.exists():  # a killed run made it; the rename below wants the name free
+            shutil.rmtree(folder)
+        os.replace(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def find_model(where: Path) -> Path:
+    """The model's folder that `where` names: itself, or that of a training run.
+
+    Raises:
+        FileNotFoundError: if there is none; the message says what to do.
+    """
+    for folder in (where, where / MODEL):
+        if (folder / PROVENANCE).is_file() and (folder / PROMPTS).is_file():
+            return folder
+    if (where / _RESULT).is_file():
+        raise FileNotFoundError(
+            f"the training run {where} is of an earlier version, which kept no folder "
+            f"{MODEL}/: remove {where / _RESULT} and give the same training command again, which "
+            "then writes the model from the last checkpoint"
+        )
+    if (where / "checkpoints").is_dir() or any(where.glob("checkpoint_*")):
+        raise FileNotFoundError(
+            f"the training in {where} is not finished: give the same training command again"
+        )
+    raise FileNotFoundError(
+        f"there is no trained model at {where}: give the folder that `train` printed at its end, "
+        f"<output>/runs/<name>, or the folder {MODEL}/ in it"
+    )
+
+
+def read_record(folder: Path) -> ModelRecord:
+    """Reads all of a model but its tensors.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if one of them is damaged or of another version; the message names it.
+    """
+    provenance = _read(folder / PROVENANCE, json.loads, _provenance)
+    return ModelRecord(
+        config=_read(folder / CONFIG, yaml.safe_load, ExperimentConfig.from_parameters),
+        classes=_read(folder / LABELS, json.loads, _classes),
+        preprocessing=_read(folder / PREPROCESSING, json.loads, _preprocessing),
+        provenance=provenance,
+    )
+
+
+def _read(path: Path, parse: Callable[[str], Any], build: Callable[[Any], T]) -> T:
+    try:
+        return build(parse(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as problem:
+        raise FileNotFoundError(
+            f"the model has no {path.name} at {path.parent}; copy its folder again, as a whole"
+        ) from problem
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as problem:
+        reason = " ".join(str(problem).split()) or type(problem).__name__
+        raise ValueError(
+            f"{path} cannot be read ({reason}); copy the model's folder again, as a whole"
+        ) from problem
+
+
+def _provenance(values: dict[str, Any]) -> Provenance:
+    if (version := values.pop("format_version")) != FORMAT_VERSION:
+        raise ValueError(
+            f"it is of version {version} of the model format, and this program reads version "
+            f"{FORMAT_VERSION}"
+        )
+    return Provenance(**values)
+
+
+def _classes(values: dict[str, Any]) -> tuple[ClassLabel, ...]:
+    return tuple(
+        ClassLabel(str(label["name"]), tuple(map(str, label["sentences"])))
+        for label in values["classes"]
+    )
+
+
+def _preprocessing(values: dict[str, Any]) -> Preprocessing:
+    means = {name: _floats(values[name]) for name in ("mean", "std")}
+    return Preprocessing(**{**values, **means})
+
+
+def _floats(values: Sequence[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Tuples as lists, which is how YAML writes them."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

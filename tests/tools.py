@@ -1,0 +1,63 @@
+"""What tests and the chaos scripts of several packages need: ports, files, options, curves."""
+
+import contextlib
+import socket
+import subprocess
+from pathlib import Path
+
+import psutil
+from mlflow import MlflowClient
+
+from stop_core.experiment import ExperimentConfig
+
+Curves = dict[str, list[tuple[int, float]]]
+"""Points of an MLflow run, as (step, value), by the name of their metric."""
+_TIMED = ("system/", "train/step_seconds", "train/clips_per", "train/data_wait")
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of loopback that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """All files by their relative path, but for those that are only being written."""
+    # A worker that outlives its killed driver may still write to a staging file.
+    paths = (path for path in folder.rglob("[!.]*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def options_of(config: ExperimentConfig) -> list[str]:
+    """The words of a command line that say what `config` says."""
+    words = []
+    for name, value in config.parameters().items():
+        values = value if isinstance(value, tuple) else (value,)
+        words += ["--" + name.replace("_", "-"), *map(str, values)]
+    return words
+
+
+def curves(uri: str, run_id: str) -> Curves:
+    """All points of a run, but for those that tell a speed or a load."""
+    client = MlflowClient(uri)
+    return {
+        name: sorted((p.step, p.value) for p in client.get_metric_history(run_id, name))
+        for name in client.get_run(run_id).data.metrics
+        if not name.startswith(_TIMED)
+    }
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for a process that we started and all that it has started."""
+    with contextlib.suppress(psutil.Error):
+        root = psutil.Process(process.pid)
+        for one in [*root.children(recursive=True), root]:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+    process.wait()  # through Popen: another's wait would leave it with an exit code of 0
