@@ -74,17 +74,27 @@ def draw(
 
 
 def study_of(
-    space: SearchSpace, trials: Sequence[Trial], sampler: BaseSampler | None = None
+    space: SearchSpace,
+    trials: Sequence[Trial],
+    sampler: BaseSampler | None = None,
+    objectives: tuple[str, ...] = (),
 ) -> optuna.Study:
-    """Optuna's view of the trials: for drawing, importances and anything else it offers."""
+    """Optuna's view of the trials: for drawing, importances and anything else it offers.
+
+    Args:
+        space: of the sweep.
+        trials: to take in.
+        sampler: of the study.
+        objectives: those of the space, or fewer of them.
+    """
+    objectives = objectives or space.objectives
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(
-        directions=["minimize" if is_minimised(o) else "maximize" for o in space.objectives],
+        directions=["minimize" if is_minimised(o) else "maximize" for o in objectives],
         sampler=sampler,
     )
-    several = len(space.objectives) > 1
     for trial in trials:
-        study.add_trial(_frozen(space, trial, several))
+        study.add_trial(_frozen(space, trial, objectives))
     return study
 
 
@@ -129,15 +139,18 @@ def _sampler(space: SearchSpace, seed: int, number: int, attempt: int) -> BaseSa
     )
 
 
-def _frozen(space: SearchSpace, trial: Trial, several: bool) -> optuna.trial.FrozenTrial:
-    values = [trial.value(objective) for objective in space.objectives]
+def _frozen(
+    space: SearchSpace, trial: Trial, objectives: tuple[str, ...]
+) -> optuna.trial.FrozenTrial:
+    several = len(objectives) > 1
+    values = [trial.value(objective) for objective in objectives]
     state, curve = _STATES[trial.state], {}
     if any(value is None for value in values) and state != TrialState.RUNNING:
         state = TrialState.FAIL
     if several and state == TrialState.PRUNED:  # Optuna prunes with one objective alone
         state = TrialState.COMPLETE
     if not several:
-        curve = {int(row["epoch"]): row[space.objectives[0]] for row in trial.curve}
+        curve = {int(row["epoch"]): row[objectives[0]] for row in trial.curve}
     return optuna.trial.create_trial(
         state=state,
         values=values if state == TrialState.COMPLETE else None,

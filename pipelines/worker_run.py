@@ -4,6 +4,7 @@ A worker that is killed goes on after the last step that a checkpoint holds, and
 weights and the same records.
 """
 
+import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from stop_core.checkpoint import Checkpoint
 from stop_core.clip import load_clip
 from stop_core.distributed import copy_from_first, rank
 from stop_core.figures import confusion, save
+from stop_core.kept_clip import ClipKeeper
 from stop_core.methods import build_method
 from stop_core.objectives import Measured, make_objective
 from stop_core.observer import Observer
@@ -37,8 +39,11 @@ from stop_core.video_model import VideoModel
 class WorkerRun:
     """The state of one worker."""
 
-    def __init__(self, task: WorkerTask, session: Session) -> None:
+    def __init__(
+        self, task: WorkerTask, session: Session, keeper: ClipKeeper | None = None
+    ) -> None:
         torch.set_num_threads(task.threads)
+        self._load_clip = keeper.load if keeper else load_clip
         self.task = task
         self.config = task.config
         self.session = session
@@ -67,12 +72,14 @@ class WorkerRun:
         )
         self._saved = time.monotonic()
         self._final_told = False
+        self._step_seconds: list[float] = []  # of this epoch, since this process began
         self._resume()
         copy_from_first(self.model.trainable().values())
 
     def run(self) -> None:
         """Trains what is left to train, then tests the chosen epoch and reports it all."""
         try:
+            self.session.report_again(self.progress.curve)
             if self.progress.final is None:
                 self._train()
                 self._finish()
@@ -95,6 +102,7 @@ class WorkerRun:
         try:
             for step in trainer.steps(self.progress.step):
                 self.progress.step = step.step + 1
+                self._step_seconds.append(step.seconds)
                 last = self.progress.step == end
                 self.recorder.add_step(step, trainer.total_steps, last_of_epoch=last)
                 if not last and (step.asked or self._is_due_by_steps()):
@@ -116,7 +124,17 @@ class WorkerRun:
         # `epoch` is what schedulers of a sweep count by; it is the same after a restart.
         metrics["epoch"] = float(self.progress.epochs_done)
         self.recorder.add({**metrics, **seen}, self.progress.step)
-        self._save({**metrics, "finished": 0})
+        report = {**metrics, **self._costs(), "finished": 0}
+        self.progress.curve.append(report)
+        self._save(report)
+
+    def _costs(self) -> dict[str, float]:
+        """What a sweep may weigh the measures against."""
+        costs = {"trainable_parameters": float(_size(self.model))}
+        if self._step_seconds:
+            costs["step_seconds"] = statistics.median(self._step_seconds)
+        self._step_seconds = []
+        return costs
 
     def _keep_best(self, metrics: dict[str, float], trainer: Trainer) -> None:
         """Keeps this epoch if validation is better than before; without validation, always."""
@@ -144,8 +162,7 @@ class WorkerRun:
             self.observer.draw(self.task.folder / FIGURES)
         self.model.load_prompt_state_dict(trained)
         metrics["best_epoch"] = float(self.progress.best_epoch or 0)
-        trainable = self.model.trainable().values()
-        metrics["trainable_parameters"] = float(sum(p.numel() for p in trainable))
+        metrics["trainable_parameters"] = float(_size(self.model))
         # Under a name of its own: `val/...` is the curve over all epochs.
         told = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
         if not self._final_told:
@@ -168,7 +185,7 @@ class WorkerRun:
 
     def _build_model(self, device: torch.device) -> VideoModel:
         seed_weights(self.config.seed)
-        clip = load_clip(self.config.tower, self.config.pretrained)
+        clip = self._load_clip(self.config.tower, self.config.pretrained)
         model = build_method(self.config, clip, len(self.cache.manifest.class_names)).to(device)
         if self.task.checkpoint_activations:
             if not isinstance(model, PromptedModel):
@@ -267,3 +284,8 @@ class WorkerRun:
         if self.tracked and self.courier:
             self.tracked.log_points(points)
             self.courier.call()
+
+
+def _size(model: VideoModel) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in model.trainable().values())
