@@ -6,6 +6,7 @@ never of a step that is trained again after a kill, and a resumed run shows ever
 
 import time
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 import psutil
@@ -26,6 +27,10 @@ class Recorder:
         self.device = device
         self.points: list[Point] = []
         self._recent: list[Step] = []
+        self._step_seconds: list[float] = []
+        self._megabytes = 0.0
+        if device.type == "cuda":  # a process of Ray may have trained another model before
+            torch.cuda.reset_peak_memory_stats(device)
 
     def add(self, values: dict[str, float], step: int) -> None:
         """Adds numbers at one step."""
@@ -38,17 +43,37 @@ class Recorder:
             values = {**_means(self._recent), **_system(self.device)}
             self.add(values, step.step + 1)
             self._recent.clear()
+            self._step_seconds.append(values["train/step_seconds"])
+            self._megabytes = max(self._megabytes, _megabytes(values))
             if self.progress_file:
                 self.progress_file.write(step.step + 1, total, values["train/loss"])
 
+    def costs(self) -> dict[str, float]:
+        """What the training took; empty if nothing was trained.
+
+        `step_seconds` is the median over the points, which the steps before and after a kill or a
+        checkpoint hardly move. `memory_megabytes` is the largest that the first worker held: what
+        tensors took of the GPU, or without one the whole process, sampled at the points.
+        """
+        if not self._step_seconds:
+            return {}
+        return {"step_seconds": median(self._step_seconds), "memory_megabytes": self._megabytes}
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
-        return {"points": self.points, "recent": [asdict(step) for step in self._recent]}
+        return {
+            "points": self.points,
+            "recent": [asdict(step) for step in self._recent],
+            "step_seconds": self._step_seconds,
+            "megabytes": self._megabytes,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`, through JSON or not."""
         self.points = [(step, when, values) for step, when, values in state.get("points", [])]
         self._recent = [Step(**values) for values in state.get("recent", [])]
+        self._step_seconds = list(state.get("step_seconds", []))
+        self._megabytes = state.get("megabytes", 0.0)
 
     def take(self) -> list[Point]:
         """Hands over the points, which a checkpoint holds by now."""
@@ -67,6 +92,11 @@ def _means(steps: list[Step]) -> dict[str, float]:
         "train/clips_per_second": sum(step.clips for step in steps) / seconds,
         "train/data_wait_fraction": sum(step.wait_seconds for step in steps) / seconds,
     }
+
+
+def _megabytes(values: dict[str, float]) -> float:
+    name = "train/device_memory_megabytes"
+    return values.get(name, values["system/process_memory_megabytes"])
 
 
 def _system(device: torch.device) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Searches the settings of STOP with Ray Tune; every trial is a training of the same code."""
 
+import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,9 @@ from pipelines.command_line import parse, run
 from pipelines.output import default_output
 from pipelines.progress import say
 from pipelines.queued_run import deliver_waiting
+from pipelines.sweep_confirm import confirm
+from pipelines.sweep_plan import print_plan
+from pipelines.sweep_report import REPORT, Report, publish
 from pipelines.sweep_results import SweepResult, print_trials, write_results
 from pipelines.sweep_search import Search
 from pipelines.tracking import ui_command
@@ -70,6 +74,13 @@ class SweepConfig:
         if self.trials_per_gpu and self.resources.gpus_per_worker:
             raise ValueError("give trials_per_gpu or gpus_per_worker, not both")
 
+    def command(self) -> str:
+        """The command line of this sweep, to go on with it."""
+        words = ["python pipelines/sweep.py", "--space", shlex.quote(str(self.space))]
+        words += ["--cache", shlex.quote(self.cache)] if self.cache else []
+        words += ["--output", shlex.quote(str(self.output)), "--seed", str(self.seed)]
+        return " ".join(words)
+
     def search(self) -> Search:
         """The search that these options are about."""
         resources = self.resources
@@ -88,15 +99,26 @@ class SweepConfig:
         )
 
 
-def main(config: SweepConfig) -> SweepResult:
-    """Runs the sweep, prints its trials from best to worst, and stores the best settings."""
+def main(config: SweepConfig) -> SweepResult | None:
+    """Runs the sweep, prints its trials from best to worst, and writes the report.
+
+    None after a dry run.
+    """
     read_space(config.space)  # before minutes of decoding
     search = config.search()
+    if config.dry_run:
+        search.check()
+        print_plan(search)
+        return None
     deliver_waiting(config.output)
-    trials = search.run()
-    result = write_results(search, trials)
-    print_trials(search, result)
-    publish(search, trials, result, command_of(config))
+    with search.opened() as (trials, tracked):
+        search.run(trials, tracked)
+        result = write_results(search, trials)
+        print_trials(search, result)
+        report = Report(search, trials, result, config.command())
+        report.confirmed = confirm(search, result, config.confirm, tracked.run_id)
+        publish(report, tracked)
+    say(f"report: {search.folder / REPORT}")
     say(f"best settings, for `train.py --config`: {result.best_file}")
     say(f"all runs: {ui_command(config.output)}")
     return result

@@ -16,11 +16,11 @@ from pipelines.sweep_figures import (
     draw_slices,
     save,
 )
-from pipelines.sweep_results import SweepResult
+from pipelines.sweep_results import BEST, PARETO, TRIALS, SweepResult
 from pipelines.sweep_search import Search
 from pipelines.sweep_trials import Trial, Trials
 from pipelines.sweep_worker import describe, short
-from pipelines.tracking import git_commit
+from pipelines.tracking import TrackedRun, git_commit
 from stop_core.cache.files import write_whole
 from sweeps.space import Distribution
 
@@ -53,10 +53,6 @@ class Report:
         path = self.search.folder / REPORT
         write_whole(path, "\n\n".join(part for part in parts if part) + "\n")
         return path
-
-    def figures(self) -> list[Path]:
-        """The figures that have been written."""
-        return sorted((self.search.folder / FIGURES).glob("*.png"))
 
     def _head(self) -> str:
         states = [trial.state for trial in self.trials.all]
@@ -287,6 +283,22 @@ class Report:
 
     def _save(self, figure, name: str) -> None:  # type: ignore[no-untyped-def]
         save(figure, self.search.folder / FIGURES / f"{name}.png")
+
+
+def publish(report: Report, tracked: TrackedRun) -> None:
+    """Writes the report, and stores all that a sweep leaves with its MLflow run."""
+    search, result = report.search, report.result
+    report.write()
+    for name in (BEST, TRIALS, REPORT):
+        tracked.log_file(search.folder / name)
+    for folder, pattern in ((FIGURES, "*.png"), (PARETO, "*.yaml")):
+        for path in sorted((search.folder / folder).glob(pattern)):
+            tracked.log_file(path, folder)
+    frame = result.trials.astype(object).where(result.trials.notna(), None)
+    tracked.log_table({name: frame[name].tolist() for name in frame}, "trials.json")
+    values = {f"best/{o}": result.best.value(o) for o in search.space.objectives}
+    tracked.log_metrics({name: value for name, value in values.items() if value is not None})
+    tracked.set_tags({"best_trial": result.best.name, "trials": len(report.trials.all)})
 
 
 def _shown(name: str) -> str:

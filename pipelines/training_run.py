@@ -9,13 +9,11 @@ import fcntl
 import json
 import shutil
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import yaml
 
 from pipelines.command_line import RunError
 from pipelines.progress import ProgressFile, say
@@ -23,6 +21,7 @@ from pipelines.queued_run import RUN_ID as RUN_ID
 from pipelines.queued_run import QueuedRun
 from pipelines.start_from import StartFrom
 from pipelines.tracking import first_line, git_commit, open_experiment, tracking_uri
+from pipelines.training_check import check_fit
 from pipelines.training_worker import (
     FIGURES,
     PREDICTIONS,
@@ -34,17 +33,26 @@ from pipelines.training_worker import (
 from stop_core.cache.files import appearing, write_whole
 from stop_core.cache.manifest import Manifest
 from stop_core.experiment import ExperimentConfig
+from stop_core.model_files import (
+    FILES,
+    MODEL,
+    PROMPTS,
+    TOWER,
+    ModelRecord,
+    Preprocessing,
+    Provenance,
+    TowerFacts,
+    label_classes,
+    versions,
+)
 from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 
 if TYPE_CHECKING:  # torch, open_clip and Ray Train take seconds; a remembered run needs none
     from ray.train import ScalingConfig
 
-    from stop_core.clip import TowerShape
-
 RESULT = "result.json"
-PROMPTS = "prompts.safetensors"
-RESULT_VERSION = 1  # raise it when a change of code changes results: old ones are then not reused
+RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
 _RESTARTS_OF_A_WORKER_GROUP = 2
 _SECONDS_FOR_A_LOST_STORE = 10.0
 
@@ -119,55 +127,19 @@ class TrainingResult:
     folder: str
     curve: list[dict[str, float]] = field(default_factory=list)
     """What each epoch reported."""
+    costs: dict[str, float] = field(default_factory=dict)
+    """Seconds a step and memory; empty if nothing was trained."""
     reused: bool = False
 
     @property
     def prompts(self) -> Path:
         """The trained prompts of the chosen epoch."""
-        return Path(self.folder) / PROMPTS
+        return self.model / PROMPTS
 
-
-def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str]) -> None:
-    """Refuses a cache that does not suit the experiment, before anything starts.
-
-    Raises:
-        ValueError: which says what differs and what to do.
-    """
-    from stop_core.clip import check_name, tower_shape
-
-    if manifest.task == "retrieval" and config.method == "linear-probe":
-        raise ValueError(
-            f"the method linear-probe learns classes, and {manifest.dataset} has captions instead; "
-            "choose another method"
-        )
-    check_name(config.tower, config.pretrained)
-    if shape := tower_shape(config.tower):
-        _check_shape(config, shape, manifest.size)
-    for split in splits:
-        if not manifest.counts.get(split):
-            raise ValueError(
-                f"the cache has no clips in its {split} split; preprocess more of the dataset "
-                "(a larger --limit, more --classes, --splits with train, val and test)"
-            )
-
-
-def _check_shape(config: ExperimentConfig, shape: "TowerShape", size: int) -> None:
-    if shape.image_size != size:
-        raise ValueError(
-            f"the cache holds frames of {size} pixels, and the tower {config.tower} takes "
-            f"{shape.image_size}; run preprocess.py with --size {shape.image_size} into another "
-            "--cache, or choose another --tower"
-        )
-    if config.method == "stop" and config.stop.n_s > shape.patches:
-        raise ValueError(
-            f"n_s is {config.stop.n_s}, but a frame has only {shape.patches} patches in "
-            f"{config.tower}; lower --n-s"
-        )
-    if config.method == "stop" and (config.stop.depth or 1) > shape.blocks:
-        raise ValueError(
-            f"depth is {config.stop.depth}, but {config.tower} has only {shape.blocks} blocks; "
-            "lower --depth"
-        )
+    @property
+    def model(self) -> Path:
+        """The folder of the trained model; `stop_core.model_folder.TrainedModel` loads it."""
+        return Path(self.folder) / MODEL
 
 
 class TrainingRun:
@@ -358,18 +330,20 @@ class TrainingRun:
     def _keep(self, checkpoint: Path) -> TrainingResult:
         """Copies what matters out of the last checkpoint; the result file comes last."""
         from stop_core.checkpoint import BEST_PROMPTS
+        from stop_core.model_folder import keep_model
 
         progress = read_progress(checkpoint)
         metrics = progress.final
         if metrics is None:
             raise RunError(f"the training {self.name} ended before it was tested; run it again")
-        for source, target in ((BEST_PROMPTS, PROMPTS), (PREDICTIONS, PREDICTIONS)):
-            with appearing(self.folder / target) as staging:
-                shutil.copyfile(checkpoint / source, staging)
-        write_whole(self.folder / "config.yaml", yaml.safe_dump(self.config.parameters()))
+        with appearing(self.folder / PREDICTIONS) as staging:
+            shutil.copyfile(checkpoint / PREDICTIONS, staging)
+        record = self._model_record(metrics, TowerFacts.load(checkpoint / TOWER))
+        keep_model(self.folder / MODEL, record, checkpoint / BEST_PROMPTS)
         tracked = self.tracked
-        for name in (PROMPTS, PREDICTIONS, "config.yaml"):
-            tracked.log_file(name)
+        tracked.log_file(PREDICTIONS)
+        for name in FILES:
+            tracked.log_file(f"{MODEL}/{name}", MODEL)
         for figure in sorted((self.folder / FIGURES).glob("*.png")):
             tracked.log_file(f"{FIGURES}/{figure.name}", FIGURES)
         tracked.finish()
@@ -387,9 +361,30 @@ class TrainingRun:
             run_id=tracked.run_id,
             folder=str(self.folder),
             curve=progress.curve,
+            costs=progress.costs,
         )
         write_whole(self.folder / RESULT, json.dumps(asdict(result), indent=2))
         return result
+
+    def _model_record(self, metrics: dict[str, float], tower: TowerFacts) -> ModelRecord:
+        manifest, config = self.manifest, self.config
+        return ModelRecord(
+            config=config,
+            classes=label_classes(manifest.class_names, config.templates),
+            preprocessing=Preprocessing(manifest.frames, manifest.size, tower.mean, tower.std),
+            provenance=Provenance(
+                tower_fingerprint=tower.fingerprint,
+                run=self.name,
+                dataset=manifest.dataset,
+                fold=manifest.fold,
+                metrics=metrics,
+                config_hash=config.hash,
+                data_hash=manifest.data_hash,
+                git_commit=git_commit(),
+                mlflow_run_id=self.tracked.run_id,
+                versions=versions(),
+            ),
+        )
 
 
 def _deliver_last(tracked: QueuedRun) -> None:

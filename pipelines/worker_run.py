@@ -28,10 +28,13 @@ from stop_core.distributed import copy_from_first, rank
 from stop_core.figures import confusion, save
 from stop_core.kept_clip import ClipKeeper
 from stop_core.methods import build_method
+from stop_core.model_files import TOWER
+from stop_core.model_folder import tower_facts
 from stop_core.objectives import Measured, make_objective
 from stop_core.observer import Observer
 from stop_core.prompted_model import PromptedModel
 from stop_core.run_state import LAST_PROMPTS, Progress
+from stop_core.shown_clips import ShownClips
 from stop_core.training import DivergedError, Trainer, seed_weights
 from stop_core.video_model import VideoModel
 
@@ -50,9 +53,9 @@ class WorkerRun:
         self.cache = FrameCache(task.cache)
         device = session.device(task.gpu)
         self.model = self._build_model(device)
-        counts = self.cache.manifest.counts
-        wanted = ("train", "val", "test") if task.test else ("train", "val")
-        self.splits = {name: self.cache.split(name) for name in wanted if counts.get(name)}
+        self.splits = self._split_clips()
+        if task.compile:
+            self._compile(device)
         self.objective = make_objective(
             self.model, self.config, self.cache.manifest, {**self.splits}
         )
@@ -165,6 +168,8 @@ class WorkerRun:
         metrics["trainable_parameters"] = float(_size(self.model))
         # Under a name of its own: `val/...` is the curve over all epochs.
         told = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
+        self.progress.costs = self.recorder.costs()
+        told |= {f"cost/{name}": value for name, value in self.progress.costs.items()}
         if not self._final_told:
             self.recorder.add(told, self.progress.step)
         self.progress.final = metrics
@@ -186,6 +191,7 @@ class WorkerRun:
     def _build_model(self, device: torch.device) -> VideoModel:
         seed_weights(self.config.seed)
         clip = self._load_clip(self.config.tower, self.config.pretrained)
+        self.tower = tower_facts(clip)  # before it is trained, if it is
         model = build_method(self.config, clip, len(self.cache.manifest.class_names)).to(device)
         if self.task.checkpoint_activations:
             if not isinstance(model, PromptedModel):
@@ -193,14 +199,25 @@ class WorkerRun:
                     f"checkpoint_activations has no effect on {self.config.method}; leave it out"
                 )
             model.checkpoint_activations = True
-        if self.task.compile:
-            if isinstance(model, LinearProbe):
-                raise ValueError(f"compile has no effect on {self.config.method}; leave it out")
-            shape = (1, *self.cache.manifest.config.shape)
-            with torch.no_grad():  # folds the frozen weights, which a compiler should find ready
-                model.encode_video(torch.zeros(shape, dtype=torch.uint8, device=device))
-            model.encode_video = torch.compile(model.encode_video)  # type: ignore[method-assign]
         return model
+
+    def _split_clips(self) -> dict[str, ShownClips]:
+        counts = self.cache.manifest.counts
+        wanted = ("train", "val", "test") if self.task.test else ("train", "val")
+        return {
+            name: ShownClips(self.cache.split(name), self.config, self.model.image_size)
+            for name in wanted
+            if counts.get(name)
+        }
+
+    def _compile(self, device: torch.device) -> None:
+        model = self.model
+        if isinstance(model, LinearProbe):
+            raise ValueError(f"compile has no effect on {self.config.method}; leave it out")
+        frames = torch.zeros(1, *self.splits["train"].shape, dtype=torch.uint8, device=device)
+        with torch.no_grad():  # folds the frozen weights, which a compiler should find ready
+            model.encode_video(frames)
+        model.encode_video = torch.compile(model.encode_video)  # type: ignore[method-assign]
 
     def _make_trainer(self) -> Trainer | None:
         """None for a method that has nothing to train."""
@@ -211,6 +228,7 @@ class WorkerRun:
             self.config,
             self.splits["train"],
             self.objective,
+            shown=self.splits["train"].in_epoch,
             micro_batch=self.task.micro_batch,
             asks=self._is_due_by_time,
         )
@@ -259,6 +277,7 @@ class WorkerRun:
             self._checkpoint().save(folder)
             if results is not None:
                 results.to_parquet(folder / PREDICTIONS, index=False)
+                self.tower.save(folder / TOWER)
 
         self.session.report(metrics, write if rank() == 0 else None)
         self._saved = time.monotonic()

@@ -20,6 +20,9 @@ Method = Literal[
     "stop-temporal-vpt",
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
+# Settings that came later. At these values they are no part of the hash, so that what was trained
+# without them is still found.
+_LATER: dict[str, Any] = {"frames": None, "segment_jitter": False, "random_crop": False}
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,15 @@ class ExperimentConfig:
     of the dataset in stop_core/datasets/templates.yaml; or a .yaml file with a list of them."""
     context_tokens: int = 0
     """Learned tokens in front of every text (CoOp); 0: none, and the texts are embedded once."""
+    frames: int | None = None
+    """Frames of a clip that the model is shown: the middles of so many equal segments of those in
+    the cache; empty: all of them."""
+    segment_jitter: bool = False
+    """Training shows a random frame of every segment (TSN), another in each epoch; for a cache of
+    more than `frames` frames."""
+    random_crop: bool = False
+    """Training shows a random square of a clip, another in each epoch, evaluation the centre; for
+    a cache of frames larger than the tower takes."""
     epochs: int = 10
     """Passes over the training clips."""
     batch_size: int = 32
@@ -87,6 +99,13 @@ class ExperimentConfig:
                 "context_tokens has no use for linear-probe, which reads no text; set it to 0, or "
                 "use the method zero-shot to train context tokens alone"
             )
+        if self.frames is not None:
+            _check("frames", self.frames, self.frames >= 1, "must be at least 1")
+        if self.segment_jitter and self.frames is None:
+            raise ValueError(
+                "segment_jitter needs frames, fewer than the cache has: where every frame is "
+                "shown there is none to choose"
+            )
         for name in ("context_tokens", "epochs", "warmup_steps", "seed", "weight_decay"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "must not be negative")
         for name in ("batch_size", "static_prompts"):
@@ -114,6 +133,7 @@ class ExperimentConfig:
     def hash(self) -> str:
         """Twelve hex digits that name this configuration, whatever its seed."""
         values = asdict(replace(self, seed=0))
+        values = {k: v for k, v in values.items() if k not in _LATER or v != _LATER[k]}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

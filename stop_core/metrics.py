@@ -18,7 +18,7 @@ def recognition_metrics(logits_MN: Tensor, labels_M: Tensor) -> dict[str, float]
     Raises:
         ValueError: if there is no clip to measure, or the labels do not fit the logits.
     """
-    rank_M = _rank_of_truth(logits_MN, labels_M)
+    rank_M = rank_of_truth(logits_MN, labels_M)
     return {
         "top1": (rank_M == 1).double().mean().item(),
         "top5": (rank_M <= 5).double().mean().item(),
@@ -44,10 +44,8 @@ def per_class_accuracy(logits_MN: Tensor, labels_M: Tensor, classes: int) -> Ten
 def confusion_matrix(logits_MN: Tensor, labels_M: Tensor, classes: int) -> Tensor:
     """Counts the clips of every true class (row) by the class predicted for them (column), [N, N].
 
-    A row sums to the number of clips of its class, and the diagonal to top1 * M. So that this
-    holds, a tie predicts a wrong class here too: the true class only if its logit is larger than
-    every other, and otherwise the largest of the others (the first of them where they tie as
-    well). A NaN is larger than any number in another class and smaller in the true one.
+    A row sums to the number of clips of its class, and the diagonal to top1 * M, since the
+    predicted class is that of `predicted_classes`.
 
     Args:
         logits_MN: one column a class, [M, N].
@@ -62,17 +60,32 @@ def confusion_matrix(logits_MN: Tensor, labels_M: Tensor, classes: int) -> Tenso
             f"the logits have {logits_MN.shape[-1]} columns but there are {classes} classes; give "
             "the logits over the classes that the labels number"
         )
-    wrong_M = _rank_of_truth(logits_MN, labels_M) != 1
+    predicted_M = predicted_classes(logits_MN, labels_M)
+    cells = torch.bincount(labels_M * classes + predicted_M, minlength=classes * classes)
+    return cells.view(classes, classes)
+
+
+def predicted_classes(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
+    """Returns the class that is predicted for every clip, [M]: the true one just where top1 counts.
+
+    So a tie predicts a wrong class: the true one only if its logit is larger than every other, and
+    otherwise the largest of the others (the first of them where they tie as well). A NaN is larger
+    than any number in another class and smaller in the true one.
+
+    Raises:
+        ValueError: as `recognition_metrics`.
+    """
+    wrong_M = rank_of_truth(logits_MN, labels_M) != 1
     predicted_M = labels_M.clone()
     if wrong_M.any():
         # The other classes' columns: without the true one, argmax cannot return it on a tie.
         true_W1 = labels_M[wrong_M][:, None]
-        others_WN = torch.arange(classes - 1, device=labels_M.device).expand(len(true_W1), -1)
+        others = torch.arange(logits_MN.shape[1] - 1, device=labels_M.device)
+        others_WN = others.expand(len(true_W1), -1)
         others_WN = others_WN + (others_WN >= true_W1)
         best_W1 = logits_MN[wrong_M].gather(1, others_WN).argmax(1, keepdim=True)
         predicted_M[wrong_M] = others_WN.gather(1, best_W1)[:, 0]
-    cells = torch.bincount(labels_M * classes + predicted_M, minlength=classes * classes)
-    return cells.view(classes, classes)
+    return predicted_M
 
 
 def average_views(
@@ -114,8 +127,12 @@ def average_views(
     return sums_MN.index_add_(0, clip_of_V, rows_VN) / views_M[:, None]
 
 
-def _rank_of_truth(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
-    """The rank of every clip's true class, [M], from 1; behind all classes that it ties with."""
+def rank_of_truth(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
+    """Returns the rank of every clip's true class, [M], from 1; behind all that it ties with.
+
+    Raises:
+        ValueError: as `recognition_metrics`.
+    """
     if len(labels_M) == 0:
         raise ValueError("there is no clip to measure; check that the split is not empty")
     if logits_MN.ndim != 2 or labels_M.shape != logits_MN.shape[:1]:

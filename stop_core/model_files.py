@@ -11,8 +11,10 @@ Nothing in it runs code when it is loaded. The CLIP itself is not in it: it is n
 again by a fingerprint. No torch here: what only looks at a model need not wait for it.
 """
 
+import importlib.metadata
 import json
 import os
+import platform
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,7 +24,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from stop_core.cache.files import appearing
+from stop_core.cache.files import appearing, write_whole
 from stop_core.datasets import class_words
 from stop_core.decoding.process import DECODE_TIMEOUT, DecodeProcess
 from stop_core.experiment import ExperimentConfig
@@ -33,6 +35,8 @@ T = TypeVar("T")
 MODEL = "model"
 """Name of the model's folder inside the folder of a training run."""
 FORMAT_VERSION = 1
+TOWER = "tower.json"
+"""Beside the last checkpoint of a training: `TowerFacts`."""
 PROMPTS = "prompts.safetensors"
 CONFIG = "config.yaml"
 LABELS = "labels.json"
@@ -143,6 +147,15 @@ def label_classes(names: Sequence[str], templates: Sequence[str]) -> tuple[Class
     return tuple(ClassLabel(n, tuple(row)) for n, row in zip(names, sentences, strict=True))
 
 
+def versions() -> dict[str, str]:
+    """Of Python and the packages that a result may depend on."""
+    packages = ("torch", "open_clip_torch", "stop-video")
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
 def write_model(
     folder: Path, record: ModelRecord, write_prompts: Callable[[Path], object], card: str
 ) -> None:
@@ -171,8 +184,7 @@ def write_model(
             CARD: card,
         }
         for name, text in texts.items():
-            with appearing(staging / name) as path:
-                path.write_text(text, encoding="utf-8")
+            write_whole(staging / name, text)
         if folder.exists():  # a killed run made it; the rename below wants the name free
             shutil.rmtree(folder)
         os.replace(staging, folder)
@@ -191,9 +203,8 @@ def find_model(where: Path) -> Path:
             return folder
     if (where / _RESULT).is_file():
         raise FileNotFoundError(
-            f"the training run {where} is of an earlier version, which kept no folder "
-            f"{MODEL}/: remove {where / _RESULT} and give the same training command again, which "
-            "then writes the model from the last checkpoint"
+            f"the training run {where} is of an earlier version, which kept no folder {MODEL}/: "
+            "move it elsewhere and give the same training command again"
         )
     if (where / "checkpoints").is_dir() or any(where.glob("checkpoint_*")):
         raise FileNotFoundError(

@@ -5,8 +5,6 @@ space.
 """
 
 import hashlib
-import importlib.metadata
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,8 +36,6 @@ from stop_core.objectives import autocast
 from stop_core.text import ClassTexts
 from stop_core.training import seed_weights
 from stop_core.video_model import VideoModel
-
-_TEXT_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -190,11 +186,8 @@ class TrainedModel:
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Sentences, whole and without {} -> float32 embeddings [N, E], L2-normalised."""
-        parts = [
-            self.model.encode_text(texts[start : start + _TEXT_BATCH])
-            for start in range(0, len(texts), _TEXT_BATCH)
-        ]
-        return torch.cat(parts).float() if parts else self.embed_texts(["a"])[:0]
+        embeddings_NE: Tensor = self.model.encode_text(texts or ["a"]).float()
+        return embeddings_NE[: len(texts)]
 
     @torch.no_grad()
     def logits(self, frames: Tensor) -> Tensor:
@@ -260,15 +253,6 @@ def tower_facts(clip: FrozenClip) -> TowerFacts:
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     mean, std = (tuple(getattr(clip.model.visual, f"image_{name}")) for name in ("mean", "std"))
     return TowerFacts(digest.hexdigest()[:16], mean, std)
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the packages that a result may depend on."""
-    packages = ("torch", "open_clip_torch", "stop-video")
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
 
 
 def _load_tower(config: ExperimentConfig) -> FrozenClip:

@@ -18,7 +18,12 @@ from stop_core.datasets.clip import Task
 from stop_core.evaluation import EVALUATION_BATCH, Clips, TextBank, device_of, run_over
 from stop_core.experiment import ExperimentConfig
 from stop_core.losses import contrastive_loss, recognition_loss
-from stop_core.metrics import confusion_matrix, recognition_metrics
+from stop_core.metrics import (
+    confusion_matrix,
+    predicted_classes,
+    rank_of_truth,
+    recognition_metrics,
+)
 from stop_core.retrieval import retrieval_metrics, text_to_video_ranks, video_to_text_ranks
 from stop_core.text import ClassTexts
 from stop_core.text_templates import class_sentences
@@ -217,13 +222,15 @@ def autocast(config: ExperimentConfig, device: torch.device) -> torch.autocast:
 
 
 def _prediction_rows(clips: Clips, logits_MC: Tensor) -> dict[str, list[Any]]:
+    """A row a clip; the accuracies are means over them: `rank` is 1 where top1 counts a clip."""
     probability_MC = logits_MC.softmax(-1)
-    best_M, predicted_M = probability_MC.max(-1)
+    predicted_M = predicted_classes(logits_MC, clips.labels)
     return {
         "video_id": list(clips.video_ids),
         "label": clips.labels.tolist(),
         "predicted": predicted_M.tolist(),
-        "probability": best_M.tolist(),
+        "rank": rank_of_truth(logits_MC, clips.labels).tolist(),
+        "probability": probability_MC.gather(1, predicted_M[:, None])[:, 0].tolist(),
         "label_probability": probability_MC.gather(1, clips.labels[:, None])[:, 0].tolist(),
     }
 

@@ -29,6 +29,8 @@ class Progress:
     """What is to be told to the tracking server, and has not been told before this checkpoint."""
     final: dict[str, float] | None = None
     """The measures of a training that is finished."""
+    costs: dict[str, float] = field(default_factory=dict)
+    """Of a training that is finished: seconds a step and memory, which no two runs have alike."""
 
 
 @dataclass(frozen=True)

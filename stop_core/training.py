@@ -80,6 +80,8 @@ class Trainer:
         config: how.
         clips: to train on.
         objective: gives the loss.
+        shown: the frames of an epoch, counted from 0, are read from what it returns; None: from
+            `clips`, in every epoch.
         micro_batch: clips that a process embeds at a time; None: its whole share of a batch.
         asks: whether this process wants all to pause after the step; `Step.asked` then says so
             on every process.
@@ -92,6 +94,7 @@ class Trainer:
         clips: Clips,
         objective: Objective,
         *,
+        shown: Callable[[int], Clips] | None = None,
         micro_batch: int | None = None,
         asks: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -99,6 +102,7 @@ class Trainer:
         self.config = config
         self.clips = clips
         self.objective = objective
+        self.shown = shown or (lambda epoch: clips)
         self.micro_batch = micro_batch
         self.asks = asks
         self.steps_per_epoch = math.ceil(len(clips) / config.batch_size)
@@ -124,7 +128,7 @@ class Trainer:
         ended = time.perf_counter()
         shares = (list(my_share(batch)) for batch in batches)
         for step, (batch, read) in enumerate(
-            zip(batches, _read_ahead(self.clips, shares), strict=True), first
+            zip(batches, _read_ahead(self.shown(epoch), shares), strict=True), first
         ):
             share, frames, waited = read
             loss, asked = self._backward(step, batch, share, frames)

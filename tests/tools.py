@@ -12,7 +12,7 @@ from stop_core.experiment import ExperimentConfig
 
 Curves = dict[str, list[tuple[int, float]]]
 """Points of an MLflow run, as (step, value), by the name of their metric."""
-_TIMED = ("system/", "train/step_seconds", "train/clips_per", "train/data_wait")
+_TIMED = ("system/", "cost/", "train/step_seconds", "train/clips_per", "train/data_wait")
 
 
 def free_ports(count: int) -> list[int]:

@@ -52,10 +52,11 @@ def _without_folds(read: Callable[[Path], list[Clip]]) -> Callable[[Path, int], 
     return lambda root, fold: read(root)
 
 
-def _generate_motion(root: Path) -> None:
+def _generate_motion(root: Path, **difficulty: int) -> None:
     from stop_core.tiny.motion import write_motion_dataset  # it needs PyAV; others do not
+    from stop_core.tiny.scenes import Difficulty
 
-    write_motion_dataset(root, train=MOTION_TRAIN, test=MOTION_TEST, seed=MOTION_SEED)
+    write_motion_dataset(root, MOTION_TRAIN, MOTION_TEST, MOTION_SEED, Difficulty(**difficulty))
 
 
 def _generate_motion_captions(root: Path) -> None:
@@ -88,6 +89,20 @@ _RECOGNITION = (
         frames=6,
         size=32,
         generate=_generate_motion,
+    ),
+    Dataset(
+        "motion-crowded",
+        read_hmdb51,
+        frames=12,
+        size=32,
+        generate=partial(_generate_motion, statics=8, movers=3, flickers=3, frames=24),
+    ),
+    Dataset(
+        "motion-wide",
+        read_hmdb51,
+        frames=6,
+        size=64,
+        generate=partial(_generate_motion, statics=16, movers=2, flickers=4, canvas=6),
     ),
 )
 _RETRIEVAL = (

@@ -5,7 +5,8 @@
     root/motion.json
 
 The scenes are those of `stop_core.tiny.scenes`: 64 x 64 pixels, 12 frames at 12 a second, of which
-every second one is meant to be sampled. The same arguments give the same bytes.
+every second one is meant to be sampled; with another `Difficulty`, more of both. The same arguments
+give the same bytes.
 
 A set is written to a staging folder beside `root` and renamed when it is whole:
 
@@ -22,9 +23,10 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -32,7 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator
 
-from stop_core.tiny.scenes import CLASSES, Scenes, draw_scenes, render
+from stop_core.tiny.scenes import CLASSES, Difficulty, Scenes, draw_scenes, render
 
 PIXELS = 64
 FRAMES_A_SECOND = 12
@@ -51,6 +53,7 @@ class MotionArguments:
     train: int
     test: int
     seed: int
+    difficulty: Difficulty = field(default_factory=Difficulty)
     generator_version: int = GENERATOR_VERSION
 
     def __post_init__(self) -> None:
@@ -61,15 +64,33 @@ class MotionArguments:
                     f"class, got {count}"
                 )
 
+    @property
+    def pixels(self) -> int:
+        """Edge of a video, twice the units of its canvas."""
+        return round(2 * self.difficulty.units)
 
-def write_motion_dataset(root: Path, train: int, test: int, seed: int, workers: int = 2) -> None:
+    def to_dict(self) -> dict[str, Any]:
+        """What `motion.json` holds; of the difficulty, what is not the demonstration set's."""
+        values, usual = asdict(self), asdict(Difficulty())
+        difficulty = values.pop("difficulty")
+        return values | {name: v for name, v in difficulty.items() if v != usual[name]}
+
+
+def write_motion_dataset(
+    root: Path,
+    train: int,
+    test: int,
+    seed: int,
+    difficulty: Difficulty | None = None,
+    workers: int = 2,
+) -> None:
     """Writes `train` and `test` clips, balanced over the classes, to the new folder `root`.
 
     Returns at once where `root` holds the set of the same arguments. Raises ValueError where it
     holds anything else; an existing folder is never changed. `workers` is the number of threads
     that encode.
     """
-    wanted = MotionArguments(train, test, seed)
+    wanted = MotionArguments(train, test, seed, difficulty or Difficulty())
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     if _is_complete(root, wanted):
@@ -88,7 +109,8 @@ def chunk_scenes(chunk: int, wanted: MotionArguments) -> Scenes:
     scene_ids = _scene_ids(chunk, wanted)
     digest = sha256(f"motion/{wanted.seed}/{chunk}".encode()).digest()
     generator = Generator().manual_seed(int.from_bytes(digest[:7]))
-    return draw_scenes(torch.tensor([i % len(CLASSES) for i in scene_ids]), generator)
+    labels_N = torch.tensor([i % len(CLASSES) for i in scene_ids])
+    return draw_scenes(labels_N, generator, wanted.difficulty)
 
 
 def clip_name(scene_id: int) -> str:
@@ -118,8 +140,8 @@ def _is_complete(root: Path, wanted: MotionArguments) -> bool:
         found = json.loads((root / "motion.json").read_text())
     except (OSError, ValueError):
         raise ValueError(f"{root} exists and is no set of motion clips; {advice}") from None
-    if found != asdict(wanted):
-        raise ValueError(f"{root} holds motion clips of {found}, not {asdict(wanted)}; {advice}")
+    if found != wanted.to_dict():
+        raise ValueError(f"{root} holds motion clips of {found}, not {wanted.to_dict()}; {advice}")
     return True
 
 
@@ -144,7 +166,7 @@ def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
     with _one_thread(), ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[None]] = deque()
         for chunk in chunks:
-            frames_NTHWC = render(chunk_scenes(chunk, wanted), PIXELS).numpy()
+            frames_NTHWC = render(chunk_scenes(chunk, wanted), wanted.pixels).numpy()
             files = [_clip_path(staging, scene_id) for scene_id in _scene_ids(chunk, wanted)]
             waiting.append(pool.submit(_encode_chunk, frames_NTHWC, files))
             if len(waiting) > 2 * workers:  # bounds the memory
@@ -152,7 +174,7 @@ def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
         while waiting:
             waiting.popleft().result()
     _write_splits(staging / "testTrainMulti_7030_splits", wanted)
-    (staging / "motion.json").write_text(json.dumps(asdict(wanted), indent=2) + "\n")
+    (staging / "motion.json").write_text(json.dumps(wanted.to_dict(), indent=2) + "\n")
 
 
 def _encode_chunk(frames_NTHWC: NDArray[np.uint8], files: list[Path]) -> None:

@@ -139,8 +139,8 @@ def _write_chunk(staging: Path, first: int, stories: list[int], seed: int) -> No
     colours_N = torch.tensor([COLOURS.index(colour) for _, _, colour, _ in told])
     scenes = replace(
         draw_scenes(torch.tensor(labels), generator),
-        mover_colour_NC=jittered_colours(colours_N, generator),
-        mover_shape_N=torch.tensor([SHAPES.index(shape) for *_, shape in told]),
+        mover_colour_NVC=jittered_colours(colours_N, generator)[:, None],
+        mover_shape_NV=torch.tensor([[SHAPES.index(shape)] for *_, shape in told]),
     )
     for number, frames_THWC in enumerate(render(scenes, PIXELS).numpy(), first):
         encode_clip(frames_THWC, staging / _name(number))

@@ -6,11 +6,14 @@ colours there are; the mark is a white pad beneath one of them. The mover is of 
 crosses a canvas that wraps around, so no single frame says which way it goes, and a clip played
 backwards is a clip of the other direction.
 
-Shapes: N scenes, T frames, C channels, H = W pixels, O = 4 static objects. Lengths are in units,
-see `stop_core.tiny.shapes`.
+`Difficulty` makes other scenes by the same rule: more static objects, movers that go up or down,
+squares that flicker, more frames, a larger canvas.
+
+Shapes: N scenes, T frames, C channels, H = W pixels, O static objects, V movers, S flickering
+squares. Lengths are in units, see `stop_core.tiny.shapes`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -36,13 +39,50 @@ CLASSES = tuple(
     for direction in DIRECTIONS
 )
 FRAMES = 12
+CELL = UNITS / 3  # edge of the cells that static objects stand in, one in each
 
 _SOLID = tuple(i for i, name in enumerate(SHAPES) if name != "ring")
-_OBJECTS = 4
 _GRAIN = 0.03
+_PAD = 6.0  # radius of the white square beneath the marked object
+_FLICKER = 4 / 0.85  # of a flickering square: an edge of 8 units, a patch of the tiny tower
 # Units between two frames that are sampled; every second frame is.
 _STEP = (2.0, 4.0)
 _SAMPLED_EVERY = 2
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """How much there is in a scene; as it is, that of the demonstration set.
+
+    Raises:
+        ValueError: if a field is out of its range; the message names the field.
+    """
+
+    statics: int = 4
+    """Static objects, a multiple of the class colours: every colour is there as often."""
+    movers: int = 1
+    """The first goes left or right, as the class says; the others go up or down."""
+    flickers: int = 0
+    """Grey squares behind all else, of the size of a patch, of a new brightness in every frame."""
+    frames: int = FRAMES
+    """Of a video; every second one is meant to be sampled."""
+    canvas: int = 3
+    """Edge of the canvas, in cells: 3 are 32 units."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("statics", 1), ("movers", 1), ("flickers", 0), ("frames", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.statics % len(TARGET_COLOURS) or self.statics > self.canvas**2:
+            raise ValueError(
+                f"statics must be a multiple of {len(TARGET_COLOURS)} and at most "
+                f"{self.canvas**2}, one a cell of the canvas, got {self.statics}"
+            )
+
+    @property
+    def units(self) -> float:
+        """Edge of the canvas in units."""
+        return self.canvas * CELL
 
 
 @dataclass(frozen=True)
@@ -52,7 +92,8 @@ class Scenes:
     labels_N: indices into `CLASSES`.
     background_seed: seeds texture and noise, the only random things left to `render`.
     static_*: the O static objects; object 0 is the marked one.
-    mover_*: the moving object; `mover_centre_NT2` gives (x, y) in every frame, not yet wrapped.
+    mover_*: the V movers; `mover_centre_NVT2` gives (x, y) in every frame, not yet wrapped.
+    flicker_*: the S squares that flicker; `flicker_grey_NST` is their brightness in every frame.
     """
 
     labels_N: Tensor
@@ -63,11 +104,14 @@ class Scenes:
     static_angle_NO: Tensor
     static_colour_NOC: Tensor
     pad_colour_NC: Tensor
-    mover_shape_N: Tensor
-    mover_centre_NT2: Tensor
-    mover_radius_N: Tensor
-    mover_angle_N: Tensor
-    mover_colour_NC: Tensor
+    mover_shape_NV: Tensor
+    mover_centre_NVT2: Tensor
+    mover_radius_NV: Tensor
+    mover_angle_NV: Tensor
+    mover_colour_NVC: Tensor
+    flicker_centre_NS2: Tensor
+    flicker_grey_NST: Tensor
+    difficulty: Difficulty = field(default_factory=Difficulty)
 
 
 def class_text(name: str) -> str:
@@ -75,31 +119,39 @@ def class_text(name: str) -> str:
     return "a video of a " + name.replace("_", " ")
 
 
-def draw_scenes(labels_N: Tensor, generator: Generator) -> Scenes:
+def draw_scenes(
+    labels_N: Tensor, generator: Generator, difficulty: Difficulty | None = None
+) -> Scenes:
     """Draws a scene for each label, an index into `CLASSES`."""
-    count = len(labels_N)
+    difficulty = difficulty or Difficulty()
+    count, statics, movers = len(labels_N), difficulty.statics, difficulty.movers
     wanted_N, direction_N = labels_N // len(DIRECTIONS), labels_N % len(DIRECTIONS)
-    colours_NO = _colours_led_by(wanted_N, generator)
-    every = count * _OBJECTS
+    colours_NO = _colours_led_by(wanted_N, statics, generator)
+    every, moving = count * statics, count * movers
+    # The order of the draws is part of the demonstration set: what is new is drawn last.
     return Scenes(
         labels_N=labels_N,
         background_seed=int(torch.randint(2**31, (1,), generator=generator)),
-        static_shape_NO=_solid_shapes(every, generator).view(count, _OBJECTS),
-        static_centre_NO2=_static_centres(count, generator),
-        static_radius_NO=uniform(every, 10 / 3, 13 / 3, generator).view(count, _OBJECTS),
-        static_angle_NO=any_angle(every, generator).view(count, _OBJECTS),
-        static_colour_NOC=jittered_colours(colours_NO.flatten(), generator).view(
-            count, _OBJECTS, 3
-        ),
+        static_shape_NO=_solid_shapes(every, generator).view(count, statics),
+        static_centre_NO2=_static_centres(count, difficulty, generator),
+        static_radius_NO=uniform(every, 10 / 3, 13 / 3, generator).view(count, statics),
+        static_angle_NO=any_angle(every, generator).view(count, statics),
+        static_colour_NOC=jittered_colours(colours_NO.flatten(), generator).view(count, statics, 3),
         pad_colour_NC=uniform(count, 0.9, 1.0, generator)[:, None].expand(count, 3),
-        mover_shape_N=_solid_shapes(count, generator),
-        mover_centre_NT2=_paths(direction_N, generator),
-        mover_radius_N=uniform(count, 16 / 3, 20 / 3, generator),
-        mover_angle_N=any_angle(count, generator),
-        mover_colour_NC=jittered_colours(
-            torch.randint(len(TARGET_COLOURS), len(COLOURS), (count,), generator=generator),
+        mover_shape_NV=_solid_shapes(moving, generator).view(count, movers),
+        mover_centre_NVT2=_paths(direction_N, difficulty, generator),
+        mover_radius_NV=uniform(moving, 16 / 3, 20 / 3, generator).view(count, movers),
+        mover_angle_NV=any_angle(moving, generator).view(count, movers),
+        mover_colour_NVC=jittered_colours(
+            torch.randint(len(TARGET_COLOURS), len(COLOURS), (moving,), generator=generator),
             generator,
+        ).view(count, movers, 3),
+        flicker_centre_NS2=difficulty.units
+        * torch.rand(count, difficulty.flickers, 2, generator=generator),
+        flicker_grey_NST=torch.rand(
+            count, difficulty.flickers, difficulty.frames, generator=generator
         ),
+        difficulty=difficulty,
     )
 
 
@@ -109,9 +161,15 @@ def render(scenes: Scenes, pixels: int) -> Tensor:
     background_NCHW = quiet_background(len(scenes.labels_N), pixels, generator)
     # Grain that stands still: new grain in every frame is most of a file, and the codec drops it.
     grain_NCHW = _GRAIN * torch.randn(background_NCHW.shape, generator=generator)
-    mover_NTHW = _mover_coverage(scenes, pixels)
-    video = background_NCHW[:, None].expand(-1, mover_NTHW.shape[1], -1, -1, -1)
-    video = paint(video, mover_NTHW, scenes.mover_colour_NC[:, None])
+    frames = scenes.difficulty.frames
+    video = background_NCHW[:, None].expand(-1, frames, -1, -1, -1)
+    for which in range(scenes.difficulty.flickers):
+        grey_NTC = scenes.flicker_grey_NST[:, which, :, None].expand(-1, -1, 3)
+        square_NHW = _square_coverage(scenes.flicker_centre_NS2[:, which], _FLICKER, scenes, pixels)
+        video = paint(video, square_NHW[:, None].expand(-1, frames, -1, -1), grey_NTC)
+    for which in reversed(range(scenes.difficulty.movers)):
+        mover_NTHW = _mover_coverage(scenes, which, pixels)
+        video = paint(video, mover_NTHW, scenes.mover_colour_NVC[:, None, which])
     statics_NCHW, gaps_NHW = _static_layer(scenes, pixels)
     video = video * gaps_NHW[:, None, None] + statics_NCHW[:, None]
     video = (video + grain_NCHW[:, None]).clamp_(0, 1).mul_(255).round_()
@@ -121,31 +179,34 @@ def render(scenes: Scenes, pixels: int) -> Tensor:
 def _static_layer(scenes: Scenes, pixels: int) -> tuple[Tensor, Tensor]:
     """All that stands still, on black, [N, C, H, W], and what shows through it, [N, H, W].
 
-    Drawn once and laid over every frame: over the mover, so that the mark is never hidden.
+    Drawn once and laid over every frame: over the movers, so that the mark is never hidden.
     """
     count = len(scenes.labels_N)
     layer_NCHW, gaps_NHW = torch.zeros(count, 3, pixels, pixels), torch.ones(count, pixels, pixels)
     parts = [
         (_static_coverage(scenes, which, pixels), scenes.static_colour_NOC[:, which])
-        for which in reversed(range(_OBJECTS))
+        for which in reversed(range(scenes.difficulty.statics))
     ]
-    parts.insert(-1, (_pad_coverage(scenes, pixels), scenes.pad_colour_NC))
+    pad_NHW = _square_coverage(scenes.static_centre_NO2[:, 0], _PAD, scenes, pixels)
+    parts.insert(-1, (pad_NHW, scenes.pad_colour_NC))
     for mask_NHW, colour_NC in parts:
         layer_NCHW = paint(layer_NCHW, mask_NHW, colour_NC)
         gaps_NHW = gaps_NHW * (1 - mask_NHW)
     return layer_NCHW, gaps_NHW
 
 
-def _mover_coverage(scenes: Scenes, pixels: int) -> Tensor:
-    """Where the mover is in every frame, [N, T, H, W]."""
-    frames = scenes.mover_centre_NT2.shape[1]
+def _mover_coverage(scenes: Scenes, which: int, pixels: int) -> Tensor:
+    """Where a mover is in every frame, [N, T, H, W]."""
+    centre_NT2 = scenes.mover_centre_NVT2[:, which]
+    frames = centre_NT2.shape[1]
     mask = coverage(
-        scenes.mover_shape_N.repeat_interleave(frames),
-        scenes.mover_centre_NT2.flatten(0, 1),
-        scenes.mover_radius_N.repeat_interleave(frames),
-        scenes.mover_angle_N.repeat_interleave(frames),
+        scenes.mover_shape_NV[:, which].repeat_interleave(frames),
+        centre_NT2.flatten(0, 1),
+        scenes.mover_radius_NV[:, which].repeat_interleave(frames),
+        scenes.mover_angle_NV[:, which].repeat_interleave(frames),
         pixels,
         wrap=True,
+        units=scenes.difficulty.units,
     )
     return mask.view(-1, frames, pixels, pixels)
 
@@ -158,42 +219,58 @@ def _static_coverage(scenes: Scenes, which: int, pixels: int) -> Tensor:
         scenes.static_angle_NO[:, which],
         pixels,
         wrap=True,
+        units=scenes.difficulty.units,
     )
 
 
-def _pad_coverage(scenes: Scenes, pixels: int) -> Tensor:
-    """The white square beneath the marked object, [N, H, W]."""
-    ones = torch.ones(len(scenes.labels_N))
+def _square_coverage(centre_N2: Tensor, radius: float, scenes: Scenes, pixels: int) -> Tensor:
+    """Upright squares of a radius (half an edge is .85 of it), [N, H, W]."""
+    ones = torch.ones(len(centre_N2))
     square = (ones * SHAPES.index("square")).long()
-    centre_N2 = scenes.static_centre_NO2[:, 0]
-    return coverage(square, centre_N2, 6 * ones, 0 * ones, pixels, wrap=True)
+    return coverage(
+        square,
+        centre_N2,
+        radius * ones,
+        0 * ones,
+        pixels,
+        wrap=True,
+        units=scenes.difficulty.units,
+    )
 
 
 def _solid_shapes(count: int, generator: Generator) -> Tensor:
     return torch.tensor(_SOLID)[torch.randint(len(_SOLID), (count,), generator=generator)]
 
 
-def _colours_led_by(wanted_N: Tensor, generator: Generator) -> Tensor:
-    """A random order of the class colours that starts with the wanted one, [N, O]."""
-    priority_NO = torch.rand(len(wanted_N), _OBJECTS, generator=generator)
+def _colours_led_by(wanted_N: Tensor, statics: int, generator: Generator) -> Tensor:
+    """A random order of the class colours, each as often, led by the wanted one, [N, O]."""
+    priority_NO = torch.rand(len(wanted_N), statics, generator=generator)
     priority_NO[torch.arange(len(wanted_N)), wanted_N] = -1.0
-    return priority_NO.argsort(1)
+    return priority_NO.argsort(1) % len(TARGET_COLOURS)
 
 
-def _static_centres(count: int, generator: Generator) -> Tensor:
-    """Near the middles of four different cells of a 3 x 3 grid, [N, O, 2]."""
-    cell_NO = torch.rand(count, 9, generator=generator).argsort(1)[:, :_OBJECTS]
-    grid_NO2 = torch.stack([cell_NO % 3, cell_NO // 3], dim=-1)
-    jitter = uniform(count * _OBJECTS * 2, -1.5, 1.5, generator).view(count, _OBJECTS, 2)
-    return (grid_NO2 + 0.5) * (UNITS / 3) + jitter
+def _static_centres(count: int, difficulty: Difficulty, generator: Generator) -> Tensor:
+    """Near the middles of different cells of the canvas, [N, O, 2]."""
+    edge, statics = difficulty.canvas, difficulty.statics
+    cell_NO = torch.rand(count, edge * edge, generator=generator).argsort(1)[:, :statics]
+    grid_NO2 = torch.stack([cell_NO % edge, cell_NO // edge], dim=-1)
+    jitter = uniform(count * statics * 2, -1.5, 1.5, generator).view(count, statics, 2)
+    return (grid_NO2 + 0.5) * CELL + jitter
 
 
-def _paths(direction_N: Tensor, generator: Generator) -> Tensor:
-    """Straight horizontal paths, symmetric in time around a random place, [N, T, 2]."""
-    count = len(direction_N)
-    speed_N = uniform(count, *_STEP, generator) / _SAMPLED_EVERY
-    velocity_N = speed_N * (2 * direction_N - 1)
-    middle_N2 = uniform(2 * count, 0, UNITS, generator).view(count, 2)
-    time_T = torch.arange(FRAMES) - (FRAMES - 1) / 2
-    x_NT = middle_N2[:, :1] + velocity_N[:, None] * time_T
-    return torch.stack([x_NT, middle_N2[:, 1:].expand(count, FRAMES)], dim=-1)
+def _paths(direction_N: Tensor, difficulty: Difficulty, generator: Generator) -> Tensor:
+    """Straight paths, symmetric in time around a random place, [N, V, T, 2].
+
+    The first mover's is horizontal, the others' are vertical.
+    """
+    count, movers, frames = len(direction_N), difficulty.movers, difficulty.frames
+    speed_NV = uniform(count * movers, *_STEP, generator).view(count, movers) / _SAMPLED_EVERY
+    middle_NV2 = uniform(2 * count * movers, 0, difficulty.units, generator).view(count, movers, 2)
+    vertical = torch.rand(count, movers - 1, generator=generator).round()
+    sign_NV = 2 * torch.cat([direction_N[:, None], vertical], dim=1) - 1
+    velocity_NV = speed_NV * sign_NV
+    time_T = torch.arange(frames) - (frames - 1) / 2
+    along_NVT = velocity_NV[..., None] * time_T
+    path_NVT2 = torch.stack([along_NVT, torch.zeros_like(along_NVT)], dim=-1)
+    path_NVT2[:, 1:] = path_NVT2[:, 1:].flip(-1)
+    return middle_NV2[:, :, None] + path_NVT2

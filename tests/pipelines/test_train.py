@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-import torch
 from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
@@ -27,14 +26,10 @@ from pipelines.train import TrainConfig, main
 from pipelines.training_run import PREDICTIONS, Resources, TrainingResult, TrainingRun
 from stop_core import StopConfig
 from stop_core.cache import FrameCache
-from stop_core.clip import load_clip
 from stop_core.experiment import ExperimentConfig
-from stop_core.methods import build_method
-from stop_core.objectives import Recognition
+from stop_core.model_folder import TrainedModel
 from stop_core.run_state import LAST_PROMPTS
-from stop_core.text import ClassTexts
-from stop_core.text_templates import class_sentences
-from tests.tools import options_of
+from tests.tools import files_below, options_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,6 +63,8 @@ def test_the_result_is_what_its_predictions_say(
         assert len(own) == own["video_id"].nunique() >= count
         top1 = (own["label"] == own["predicted"]).mean()
         assert result.metrics[f"{split}/top1"] == pytest.approx(top1)
+        assert result.metrics[f"{split}/top5"] == pytest.approx((own["rank"] <= 5).mean())
+    assert 0 < result.costs["step_seconds"] < result.costs["memory_megabytes"]
 
 
 @pytest.mark.slow
@@ -78,16 +75,14 @@ def test_the_kept_weights_of_full_fine_tuning_predict_what_was_reported(
     experiment = replace(small_experiment, **settings, templates=("ensemble",))
     training = TrainingRun(experiment, small_cache, tmp_path)
     result = training.train(Resources(), here=True)
-    manifest = training.manifest
-    config = ExperimentConfig(**{**settings, "templates": training.config.templates})
-    model = build_method(config, load_clip("tiny"), len(manifest.class_names))
-    model.load_prompt_state_dict({k: torch.from_numpy(v) for k, v in _prompts(result).items()})
-    texts = ClassTexts(model, class_sentences(config.templates, manifest.class_words))
+    model = TrainedModel.load(result.folder)
     clips = FrameCache(small_cache).split("test")
-    ours = Recognition(model, config, clips, texts).measure(clips).rows
+    best, predicted = model.class_probabilities(clips.read(range(len(clips)))).max(-1)
     rows = pd.read_parquet(Path(result.folder) / PREDICTIONS).query("split == 'test'")
-    assert ours["predicted"] == rows["predicted"].tolist()
-    assert ours["probability"] == pytest.approx(rows["probability"].tolist())
+    assert predicted.tolist() == rows["predicted"].tolist()
+    assert best.tolist() == pytest.approx(rows["probability"].tolist())
+    assert model.labels == training.manifest.class_names
+    assert model.provenance.metrics == result.metrics
 
 
 @pytest.mark.slow
@@ -103,7 +98,7 @@ def test_a_finished_training_is_remembered_and_not_run_again(
 
 @pytest.mark.slow
 def test_mlflow_knows_settings_curves_hashes_and_files(
-    finished: tuple[TrainConfig, TrainingResult],
+    finished: tuple[TrainConfig, TrainingResult], tmp_path: Path
 ) -> None:
     config, result = finished
     client = MlflowClient(tracking_uri(config.output))
@@ -118,7 +113,9 @@ def test_mlflow_knows_settings_curves_hashes_and_files(
     curve = client.get_metric_history(result.run_id, "val/top1")
     assert len({point.step for point in curve}) == len(curve) == config.experiment.epochs
     files = {file.path for file in client.list_artifacts(result.run_id)}
-    assert {"prompts.safetensors", PREDICTIONS, "config.yaml", "environment.json"} <= files
+    assert {"model", PREDICTIONS, "environment.json"} <= files
+    copy = client.download_artifacts(result.run_id, "model", str(tmp_path))
+    assert files_below(Path(copy)) == files_below(result.model)
 
 
 @pytest.mark.slow
@@ -244,7 +241,6 @@ def test_a_training_that_fails_says_why_in_one_sentence_and_in_mlflow(
     ("experiment", "told"),
     [
         (ExperimentConfig(tower="ViT-B-32"), "--size 224"),
-        (ExperimentConfig(stop=StopConfig(n_s=17)), "only 16 patches"),
         (ExperimentConfig(stop=StopConfig(depth=5)), "only 4 blocks"),
         (ExperimentConfig(tower="ViT-B-33"), "ViT-B-32"),
     ],

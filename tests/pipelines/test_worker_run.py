@@ -78,7 +78,8 @@ def _ended(task: WorkerTask) -> tuple[dict[str, np.ndarray], Curves]:
 def unbroken(
     small_cache: Path, small_experiment: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[ExperimentConfig, dict[str, np.ndarray], Curves]:
-    config = replace(small_experiment, ema=0.5).for_dataset("hmdb51")
+    config = replace(small_experiment, ema=0.5, frames=4, segment_jitter=True)
+    config = config.for_dataset("hmdb51")
     task = _task(config, small_cache, tmp_path_factory.mktemp("unbroken"))
     WorkerRun(task, FolderSession(task.folder / "checkpoints")).run()
     return config, *_ended(task)

@@ -1,6 +1,8 @@
 """Laws of an experiment's identity and of its limits."""
 
-from dataclasses import fields, replace
+import hashlib
+import json
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,24 @@ def test_the_hash_changes_with_every_setting_and_not_with_the_seed() -> None:
     config = ExperimentConfig()
     assert replace(config, seed=5).hash == config.hash
     other = {"method": "vpt-deep", "tower": "ViT-B-16", "pretrained": "openai"}
-    other |= {"templates": ("a photo of {}.",), "ema": 0.5, "precision": "bf16"}
+    other |= {"templates": ("a photo of {}.",), "ema": 0.5, "precision": "bf16", "frames": 4}
+    other |= {"random_crop": True}
     for f in fields(config):
-        if f.name in ("seed", "stop"):
+        if f.name in ("seed", "stop", "segment_jitter"):
             continue
         changed = other.get(f.name) or getattr(config, f.name) + 1
         assert replace(config, **{f.name: changed}).hash != config.hash, f.name
     assert replace(config, stop=StopConfig(alpha=0.25)).hash != config.hash
+    few = replace(config, frames=4)
+    assert replace(few, segment_jitter=True).hash != few.hash
+
+
+def test_settings_that_came_later_do_not_change_the_hash_of_what_was_trained_before() -> None:
+    values = asdict(ExperimentConfig())
+    for name in ("frames", "segment_jitter", "random_crop"):
+        del values[name]
+    text = json.dumps(values, sort_keys=True)
+    assert ExperimentConfig().hash == hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @pytest.fixture
@@ -87,6 +100,8 @@ def test_a_method_with_both_halves_turned_off_is_refused(method: Method) -> None
         ("learning_rate", float("nan")),
         ("learning_rate", float("inf")),
         ("clip_norm", 0.0),
+        ("frames", 0),
+        ("segment_jitter", True),
         ("seed", -1),
     ],
 )

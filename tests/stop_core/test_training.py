@@ -135,6 +135,15 @@ def test_context_tokens_are_trained_with_every_method_that_reads_texts(method: M
     assert trainer.objective.measure(clips).rows == again.rows
 
 
+def test_the_frames_of_an_epoch_are_those_that_it_is_to_be_shown() -> None:
+    plain, other = _trainer(CONFIG), _trainer(CONFIG)
+    other.shown = lambda epoch: MemoryClips(seed=7 + epoch)  # the usual ones in the first epoch
+    ours, theirs = ([s.loss for s in _run(one)] for one in (other, plain))
+    epoch = plain.steps_per_epoch
+    assert ours[:epoch] == theirs[:epoch]
+    assert ours[epoch] != theirs[epoch]
+
+
 def test_training_lowers_the_loss_on_what_it_sees() -> None:
     _, steps = _train(replace(CONFIG, epochs=30))
     first, last = ([s.loss for s in part] for part in (steps[:3], steps[-3:]))

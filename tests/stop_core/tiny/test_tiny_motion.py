@@ -12,7 +12,7 @@ import torch
 
 from stop_core.tiny import motion
 from stop_core.tiny.motion import MotionArguments, chunk_scenes, clip_name, write_motion_dataset
-from stop_core.tiny.scenes import CLASSES, render
+from stop_core.tiny.scenes import CLASSES, Difficulty, render
 
 WANTED = MotionArguments(train=16, test=8, seed=4)
 
@@ -151,6 +151,23 @@ def test_of_two_writers_of_one_set_both_succeed(
 def test_arguments_are_kept_beside_the_clips(root: Path) -> None:
     kept = json.loads((root / "motion.json").read_text())
     assert kept == {"train": 16, "test": 8, "seed": 4, "generator_version": 1}
+
+
+def test_a_harder_set_says_what_is_harder_and_is_not_mistaken_for_the_other(
+    root: Path, tmp_path: Path
+) -> None:
+    hard = MotionArguments(train=8, test=8, seed=4, difficulty=Difficulty(canvas=6, frames=4))
+    write_motion_dataset(tmp_path / "set", 8, 8, 4, hard.difficulty)
+    kept = json.loads((tmp_path / "set" / "motion.json").read_text())
+    assert kept == {
+        **{"train": 8, "test": 8, "seed": 4, "generator_version": 1},
+        **{"canvas": 6, "frames": 4},
+    }
+    with av.open(str(clip_path(tmp_path / "set", 0))) as container:
+        assert container.streams.video[0].width == 128
+        assert sum(1 for _ in container.decode(video=0)) == 4
+    with pytest.raises(ValueError, match="give another folder"):
+        write_motion_dataset(tmp_path / "set", 8, 8, 4)
 
 
 @pytest.mark.parametrize(("train", "test"), [(15, 8), (16, 0), (-8, 8)])

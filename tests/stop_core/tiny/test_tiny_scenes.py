@@ -1,9 +1,20 @@
 """What the classes of the demonstration set mean, read off the pixels."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import Generator, Tensor
 
-from stop_core.tiny.scenes import CLASSES, DIRECTIONS, FRAMES, class_text, draw_scenes, render
+from stop_core.tiny.scenes import (
+    CLASSES,
+    DIRECTIONS,
+    FRAMES,
+    Difficulty,
+    class_text,
+    draw_scenes,
+    render,
+)
 from stop_core.tiny.shapes import jittered_colours
 
 LABELS = torch.arange(32) % len(CLASSES)
@@ -30,14 +41,15 @@ def test_the_mover_moves_as_its_class_says_and_backwards_as_the_other() -> None:
     scenes = draw_scenes(LABELS, Generator().manual_seed(0))
     frames = render(scenes, 64)
     right = (LABELS % 2).bool()  # DIRECTIONS: left, right
-    assert torch.equal(advance(frames, scenes.mover_colour_NC) > 0, right)
-    assert torch.equal(advance(frames.flip(1), scenes.mover_colour_NC) < 0, right)
+    assert torch.equal(advance(frames, scenes.mover_colour_NVC[:, 0]) > 0, right)
+    assert torch.equal(advance(frames.flip(1), scenes.mover_colour_NVC[:, 0]) < 0, right)
 
 
 def test_a_sampled_step_is_two_to_four_units() -> None:
     scenes = draw_scenes(LABELS, Generator().manual_seed(1))
-    steps = scenes.mover_centre_NT2[:, ::2].diff(dim=1)
-    assert scenes.mover_centre_NT2.shape[1] == FRAMES
+    paths = scenes.mover_centre_NVT2[:, 0]
+    steps = paths[:, ::2].diff(dim=1)
+    assert paths.shape[1] == FRAMES
     assert (steps[..., 0].abs() >= 2 - 1e-4).all()
     assert (steps[..., 0].abs() <= 4 + 1e-4).all()
     assert not steps[..., 1].any()
@@ -71,6 +83,69 @@ def test_what_stands_still_stands_still() -> None:
 def test_a_class_text_is_a_sentence_for_clip() -> None:
     assert CLASSES[0] == "red_shape_and_a_shape_moving_left"
     assert class_text(CLASSES[0]) == "a video of a red shape and a shape moving left"
+
+
+# Red, green and blue of four clips.
+PINNED = [
+    101.88,
+    104.42,
+    92.76,
+    137.97,
+    130.73,
+    123.69,
+    145.57,
+    126.13,
+    143.26,
+    90.32,
+    81.48,
+    69.51,
+]
+HARD = Difficulty(statics=8, movers=3, flickers=2, frames=24, canvas=6)
+
+
+def test_the_demonstration_set_keeps_its_pixels() -> None:
+    # Every table in the documents was measured on them. Written down before there was a difficulty.
+    frames = render(draw_scenes(LABELS[:4], Generator().manual_seed(0)), 32).double()
+    assert frames.mean((1, 2, 3)).flatten().tolist() == pytest.approx(PINNED, abs=0.05)
+
+
+def test_in_a_hard_scene_the_first_mover_alone_goes_sideways() -> None:
+    scenes = draw_scenes(LABELS, Generator().manual_seed(5), HARD)
+    steps = scenes.mover_centre_NVT2.diff(dim=2)
+    assert torch.equal((steps[:, 0, :, 0] > 0).all(1), (LABELS % 2).bool())
+    assert not steps[:, 0, :, 1].any()
+    assert not steps[:, 1:, :, 0].any()
+    assert (steps[:, 1:, :, 1].abs() >= 1 - 1e-4).all()
+
+
+def test_a_hard_scene_shows_every_colour_as_often_and_its_squares_flicker() -> None:
+    scenes = draw_scenes(LABELS, Generator().manual_seed(6), HARD)
+    pure = jittered_colours(torch.arange(4).repeat(500), Generator()).view(500, 4, 3).mean(0)
+    named = (scenes.static_colour_NOC[:, :, None] - pure).norm(dim=-1).argmin(-1)
+    assert torch.equal(named.sort(1).values, torch.arange(8).expand(len(LABELS), 8) // 2)
+    assert torch.equal(named[:, 0], LABELS // len(DIRECTIONS))
+    quiet = replace(scenes, mover_radius_NV=torch.full_like(scenes.mover_radius_NV, -9.0))
+    frames = render(quiet, 64).double()
+    assert frames.shape == (len(LABELS), 24, 64, 64, 3)
+    moved = frames.amax(1) - frames.amin(1) > 64
+    seen = moved.any(-1).double().mean((1, 2)) * HARD.units**2
+    # Two squares of 8 units, less what stands before them or is hidden by the other one.
+    assert 60 < seen.mean() <= 2 * 9**2
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"statics": 6}, "statics must be a multiple of 4"),
+        ({"statics": 12}, "at most 9"),
+        ({"movers": 0}, "movers must be at least 1"),
+        ({"flickers": -1}, "flickers must be at least 0"),
+        ({"frames": 1}, "frames must be at least 2"),
+    ],
+)
+def test_a_scene_that_cannot_be_is_refused(values: dict[str, int], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Difficulty(**values)
 
 
 def _around(frame_HWC: Tensor, centre_2: Tensor) -> Tensor:

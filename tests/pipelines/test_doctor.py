@@ -1,0 +1,138 @@
+"""Laws of the doctor: what is well is said to be, what is broken is named, with what to do."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow.store.db.utils import _get_latest_schema_revision
+
+from pipelines import check_machine, check_services, check_videos, doctor
+from pipelines.doctor import Doctor, describe, main
+from pipelines.findings import Finding, examined, failure, ok
+
+
+def _only(found: Iterator[Finding]) -> Finding:
+    (finding,) = found
+    return finding
+
+
+def test_both_decoders_and_the_process_give_the_frames_of_the_embedded_clip() -> None:
+    found = {finding.about: finding for finding in check_videos.check_decoders()}
+    assert found.keys() == {"decord", "PyAV", "decoding process"}
+    assert {finding.status for finding in found.values()} == {"ok"}
+
+
+def test_wrong_frames_are_no_frames() -> None:
+    right = np.repeat(16 + 19 * np.arange(12), 64 * 64 * 3).reshape(12, 64, 64, 3)
+    assert check_videos._judge("x", right, "", "").status == "ok"
+    swapped = right[[1, 0, *range(2, 12)]]
+    for wrong in (swapped, right[:-1], np.zeros_like(right)):
+        assert check_videos._judge("x", wrong, "", "").status == "failure"
+
+
+def test_one_decoder_that_is_left_makes_the_other_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = failure("decord", "No module named 'decord'", "pip install decord")
+    monkeypatch.setattr(check_videos, "_check_decord", lambda: broken)
+    monkeypatch.setattr(check_videos, "_check_process", lambda: ok("decoding process", ""))
+    first, second, _ = check_videos.check_decoders()
+    assert (first.status, second.status) == ("warning", "ok")
+    assert "PyAV decodes" in first.advice
+
+
+def test_an_error_that_nobody_foresaw_is_a_finding() -> None:
+    def check() -> Iterator[Finding]:
+        yield ok("x", "first")
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    first, second = examined("x", check)
+    assert first.status == "ok"
+    assert second.status == "failure"
+    assert "torchvision::nms" in second.found
+
+
+def test_a_missing_or_old_package_is_named() -> None:
+    assert check_machine._unmet("no-such-package", ">=1") == "no-such-package is missing"
+    assert "needed is >=999" in check_machine._unmet("numpy", ">=999")
+    assert check_machine._unmet("numpy", ">=1") == ""
+
+
+def test_a_folder_that_cannot_be_written_is_a_failure() -> None:
+    found = {finding.about: finding for finding in check_machine.check_disks(Path("/proc/none"))}
+    assert found["output folder"].status == "failure"
+    assert found["temporary folder"].status != "failure"
+
+
+def test_a_store_is_well_until_its_schema_is_another_or_it_cannot_be_written(
+    tmp_path: Path,
+) -> None:
+    assert "first use" in _only(check_services.check_mlflow(tmp_path)).found
+    assert not (tmp_path / "mlflow.db").exists(), "looking makes nothing"
+    file = tmp_path / "mlflow.db"
+    with sqlite3.connect(file) as connection:  # what is asked of a store; a whole one takes 15 s
+        connection.execute("CREATE TABLE experiments (experiment_id INTEGER, name TEXT)")
+        connection.execute("CREATE TABLE runs (run_uuid TEXT)")
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        connection.execute(
+            "INSERT INTO alembic_version VALUES (?)", (_get_latest_schema_revision(),)
+        )
+    before = file.read_bytes()
+    assert _only(check_services.check_mlflow(tmp_path)).status == "ok"
+    assert file.read_bytes() == before, "looking changes nothing"
+
+    with sqlite3.connect(file) as connection:
+        (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        connection.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
+    old = _only(check_services.check_mlflow(tmp_path))
+    assert old.status == "failure"
+    assert "mlflow db upgrade" in old.advice
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+    file.write_bytes(b"not a database, but long enough to be read as one" * 40)
+    assert _only(check_services.check_mlflow(tmp_path)).status == "failure"
+
+
+def test_a_server_that_is_away_is_a_failure_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    found = _only(check_services.check_mlflow(tmp_path))
+    assert found.status == "failure"
+    assert "127.0.0.1:9" in found.found
+
+
+def test_a_password_is_not_shown() -> None:
+    shown = check_services._without_password("postgresql://user:secret@host:5432/mlflow")
+    assert shown == "postgresql://user@host:5432/mlflow"
+    assert check_services._without_password("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_a_cache_is_read_or_refused(captioned_cache: Path, tmp_path: Path) -> None:
+    good = _only(check_videos.check_cache(str(captioned_cache)))
+    assert good.status == "ok"
+    assert "1 train, 1 val, 1 test" in good.found
+    shard = next((captioned_cache / "data").glob("*.parquet"))
+    os.truncate(shard, 100)
+    assert _only(check_videos.check_cache(str(captioned_cache))).status == "failure"
+    assert _only(check_videos.check_cache(str(tmp_path / "none"))).status == "failure"
+
+
+@pytest.mark.parametrize(("status", "code"), [("ok", 0), ("warning", 0), ("failure", 1)])
+def test_only_a_failure_changes_the_exit_code(
+    status: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = Finding("disk", status, "found this", "do that")  # type: ignore[arg-type]
+    monkeypatch.setattr(doctor, "findings", lambda config: iter([finding]))
+    assert main(Doctor(json=True)) == code
+    told = json.loads(capsys.readouterr().out)
+    assert told["healthy"] is (code == 0)
+    assert told["findings"] == [
+        {"about": "disk", "status": status, "found": "found this", "advice": "do that"}
+    ]
+    assert "found this" in describe(finding)
+    assert "-> do that" in describe(finding)
