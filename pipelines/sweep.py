@@ -81,11 +81,14 @@ class SweepConfig:
         words += ["--output", shlex.quote(str(self.output)), "--seed", str(self.seed)]
         return " ".join(words)
 
+    def shared_resources(self) -> Resources:
+        """Those of a trial, with its part of a GPU."""
+        if not self.trials_per_gpu:
+            return self.resources
+        return replace(self.resources, gpus_per_worker=1 / self.trials_per_gpu)
+
     def search(self) -> Search:
         """The search that these options are about."""
-        resources = self.resources
-        if self.trials_per_gpu:
-            resources = replace(resources, gpus_per_worker=1 / self.trials_per_gpu)
         return Search(
             space=read_space(self.space),
             title=self.space.stem,
@@ -93,7 +96,7 @@ class SweepConfig:
             seed=self.seed,
             cache=find_cache(self.cache, self.output).resolve(),
             output=self.output.resolve(),
-            resources=resources,
+            resources=self.shared_resources(),
             max_concurrent=self.max_concurrent,
             retry_failed=self.retry_failed,
         )

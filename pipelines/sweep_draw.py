@@ -6,6 +6,7 @@ trial's number. So a sweep that was killed draws what it would have drawn.
 
 import hashlib
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from sweeps.reading import build_experiment
 from sweeps.space import Distribution, SearchSpace, is_minimised
 
 _ATTEMPTS = 100
+_ATTEMPTS_OF_TPE = 10  # it may keep to one corner, where all has been tried
 _STATES = {
     "running": TrialState.RUNNING,
     "finished": TrialState.COMPLETE,
@@ -125,18 +127,20 @@ def _sampler(space: SearchSpace, seed: int, number: int, attempt: int) -> BaseSa
     """Every trial has random numbers of its own, whichever was drawn before in this process."""
     digest = hashlib.sha256(f"{seed} {number} {attempt}".encode()).digest()
     own = int.from_bytes(digest[:4], "big")
-    if space.algorithm != "tpe":
+    if space.algorithm != "tpe" or attempt >= _ATTEMPTS_OF_TPE:
         return RandomSampler(seed=own)
-    # Grouped, for settings that are drawn under conditions; trials that run count as bad ones, so
-    # that those beside each other do not draw alike.
-    return TPESampler(
-        seed=own,
-        n_startup_trials=space.startup_trials,
-        multivariate=True,
-        group=True,
-        constant_liar=True,
-        warn_independent_sampling=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # Grouped, for settings that are drawn under conditions; trials that run count as bad ones,
+        # so that those beside each other do not draw alike.
+        return TPESampler(
+            seed=own,
+            n_startup_trials=space.startup_trials,
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            warn_independent_sampling=False,
+        )
 
 
 def _frozen(

@@ -12,6 +12,7 @@ More `trials` go on with the same sweep.
 import functools
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ from sweeps.space import COSTS, MEASURES, SearchSpace, is_minimised
 # on a small machine, and Tune refuses to reserve nothing.
 _WAITING = {"memory": 64 * 2**20}
 _RESTARTS_OF_A_TRIAL = 2
+_QUIET = {"RAY_AIR_NEW_OUTPUT": "0"}  # otherwise Tune prints where its own files lie
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ class Search:
             if driver.is_done:
                 say(f"{self.name}: all {len(trials.all)} trials have ended before")
                 return
+            for name, value in _QUIET.items():
+                os.environ.setdefault(name, value)
             start_ray()
             say(self._beginning(driver))
             with told(lambda: self._line(driver)):

@@ -4,7 +4,6 @@ A worker that is killed goes on after the last step that a checkpoint holds, and
 weights and the same records.
 """
 
-import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +74,6 @@ class WorkerRun:
         )
         self._saved = time.monotonic()
         self._final_told = False
-        self._step_seconds: list[float] = []  # of this epoch, since this process began
         self._resume()
         copy_from_first(self.model.trainable().values())
 
@@ -105,7 +103,6 @@ class WorkerRun:
         try:
             for step in trainer.steps(self.progress.step):
                 self.progress.step = step.step + 1
-                self._step_seconds.append(step.seconds)
                 last = self.progress.step == end
                 self.recorder.add_step(step, trainer.total_steps, last_of_epoch=last)
                 if not last and (step.asked or self._is_due_by_steps()):
@@ -133,11 +130,9 @@ class WorkerRun:
 
     def _costs(self) -> dict[str, float]:
         """What a sweep may weigh the measures against."""
+        seconds = self.recorder.costs().get("step_seconds")
         costs = {"trainable_parameters": float(_size(self.model))}
-        if self._step_seconds:
-            costs["step_seconds"] = statistics.median(self._step_seconds)
-        self._step_seconds = []
-        return costs
+        return {**costs, "step_seconds": seconds} if seconds else costs
 
     def _keep_best(self, metrics: dict[str, float], trainer: Trainer) -> None:
         """Keeps this epoch if validation is better than before; without validation, always."""

@@ -288,7 +288,8 @@ class _Reader:
         for name in space.search:
             if name not in space.around:
                 raise self.document.error(
-                    where, f"around must say what {name} is while another setting varies"
+                    ("search", name),
+                    f"around must say what {name} is while another setting varies",
                 )
         for name in space.around:
             if name not in space.search:
