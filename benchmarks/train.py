@@ -1,6 +1,9 @@
 """The rate of a whole training against its bare step, and what its start-up takes.
 
-Both are measured in one worker of Ray Train, turn by turn, on the same model and batches:
+The start-up is itemised twice: without Ray Train, as `pipelines/train.py` trains with one worker
+on the CPU, and with it. The rates are measured in a worker of Ray Train, turn by turn, on the same
+model and batches, by the clock and by the processor time of the worker's process with all of its
+threads, which a busy machine disturbs less:
 
     bare    forward, backward and optimiser on clips that lie in memory, and nothing else
     whole   an epoch as `pipelines/train.py` runs it: clips read from the cache, steps recorded,
@@ -49,36 +52,69 @@ def main(options: TrainBenchmark) -> None:
     """Prints the start-up by its parts, then the two rates and their ratio."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # In a process of its own: what it imports is not to be missing from the start-up below.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            cache = pool.submit(_make_cache, options, folder).result()
-        laps = _Laps()
-        from pipelines.training_run import Resources, TrainingRun
+        cache = _alone(_make_cache, options, folder)
+        print("start-up without Ray Train")
+        _print_laps(_alone(_start_here, options, cache, folder / "here"))
+        print("start-up with Ray Train")
+        laps, found = _alone(_start_ray_train, options, cache, folder / "there")
+        _print_laps([*laps, *found["laps"]])
+    _print_rates(options, found)
 
-        laps.end("driver: imports")
-        from pipelines.ray_session import start_ray
 
-        start_ray()
-        laps.end("driver: Ray")
-        run = TrainingRun(_experiment(options), cache, folder)
-        laps.end("driver: look at cache and tower (imports torch and open_clip)")
-        run._track(Resources(), None, None)
-        laps.end("driver: MLflow's import, an empty store, the run")
-        task = run._task(Resources())
-        from ray.train import RunConfig
-        from ray.train.torch import TorchTrainer
+def _alone(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs it in a process of its own: what it imports is not missing from the next start-up."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
-        laps.end("driver: Ray Train's import")
-        TorchTrainer(
-            _in_worker,
-            train_loop_config={"task": task, "out": str(folder), "asked": time.time()},
-            scaling_config=Resources().scaling(),
-            run_config=RunConfig(name="benchmark", storage_path=str(folder / "ray")),
-        ).fit()
-        found = json.loads((folder / "found.json").read_text())
-    for part, seconds in [*laps.found, *found["laps"]]:
+
+def _begin(options: TrainBenchmark, cache: Path, output: Path, laps: "_Laps") -> tuple[Any, Any]:
+    """The run and the task of its worker, as `TrainingRun.train` makes them."""
+    from pipelines.resources import Resources
+    from pipelines.tracking import open_experiment
+    from pipelines.training_run import TrainingRun
+
+    laps.end("driver: imports (MLflow)")
+    run = TrainingRun(_experiment(options), cache, output)
+    laps.end("driver: look at cache and tower (imports torch and open_clip)")
+    open_experiment(output, run.manifest.dataset)
+    run._track(Resources(), None, None)
+    laps.end("driver: an empty store, the run")
+    return run, run._task(Resources())
+
+
+def _start_here(options: TrainBenchmark, cache: Path, output: Path) -> list[tuple[str, float]]:
+    laps = _Laps()
+    _, task = _begin(options, cache, output, laps)
+    from pipelines.worker_session import FolderSession
+
+    _start_worker(task, FolderSession(output / "checkpoints"), laps)
+    return laps.found
+
+
+def _start_ray_train(options: TrainBenchmark, cache: Path, output: Path) -> tuple[Any, Any]:
+    laps = _Laps()
+    _, task = _begin(options, cache, output, laps)
+    from pipelines.ray_session import start_ray
+    from pipelines.resources import Resources
+
+    start_ray()
+    laps.end("driver: Ray")
+    from ray.train import RunConfig
+    from ray.train.torch import TorchTrainer
+
+    laps.end("driver: Ray Train's import")
+    TorchTrainer(
+        _in_worker,
+        train_loop_config={"task": task, "out": str(output), "asked": time.time()},
+        scaling_config=Resources().scaling(),
+        run_config=RunConfig(name="benchmark", storage_path=str(output / "ray")),
+    ).fit()
+    return laps.found, json.loads((output / "found.json").read_text())
+
+
+def _print_laps(laps: list[tuple[str, float]]) -> None:
+    for part, seconds in [*laps, ("in all", sum(seconds for _, seconds in laps))]:
         print(f"{seconds:8.2f} s  {part}")
-    _print_rates(options, found["bare"], found["whole"])
 
 
 class _Laps:
@@ -124,37 +160,42 @@ def _make_cache(options: TrainBenchmark, folder: Path) -> Path:
     return folder / "cache"
 
 
+def _start_worker(task: Any, session: Any, laps: _Laps) -> tuple[Any, Callable[[int], None]]:
+    """A worker that has done its first step, and the bare step."""
+    from dataclasses import replace
+
+    from pipelines.worker_run import WorkerRun
+
+    laps.end("worker: imports")
+    worker = WorkerRun(replace(task, test=False), session)
+    worker.splits.pop("val", None)
+    laps.end("worker: model, texts, cache")
+    bare = _bare(worker.trainer)
+    bare(1)
+    laps.end("worker: first step")
+    return worker, bare
+
+
 def _in_worker(arguments: dict[str, Any]) -> None:
     """Takes turns in the worker that Ray Train has started."""
     entered = time.time() - arguments["asked"]
     laps = _Laps()
-    from dataclasses import replace
-
-    from pipelines.worker_run import WorkerRun
     from pipelines.worker_session import RayTrainSession
 
-    laps.end("worker: imports")
-    task = arguments["task"]
-    worker = WorkerRun(replace(task, test=False), RayTrainSession())
-    worker.splits.pop("val", None)
-    laps.end("worker: model, texts, cache")
+    worker, bare = _start_worker(arguments["task"], RayTrainSession(), laps)
     trainer = worker.trainer
-    assert trainer is not None
-    bare = _bare(trainer)
-    bare(1)
-    laps.end("worker: first step")
     worker.train_epoch(trainer)  # untimed: the pages of the cache are in memory afterwards
     steps = trainer.steps_per_epoch
-    times: dict[str, list[float]] = {"bare": [], "whole": []}
+    times: dict[str, list[tuple[float, float]]] = {"bare": [], "whole": []}
     for _ in range(trainer.config.epochs - 1):
         for name, work in (
             ("bare", lambda: bare(steps)),
             ("whole", lambda: worker.train_epoch(trainer)),
         ):
-            started = time.perf_counter()
+            wall, processor = time.perf_counter(), time.process_time()
             work()
-            times[name].append((time.perf_counter() - started) / steps)
-    assert worker.courier is not None
+            passed = time.perf_counter() - wall, time.process_time() - processor
+            times[name].append((passed[0] / steps, passed[1] / steps))
     worker.courier.close()
     parts = [("Ray Train: controller and worker, until our code runs", entered), *laps.found]
     (Path(arguments["out"]) / "found.json").write_text(json.dumps({"laps": parts, **times}))
@@ -181,17 +222,17 @@ def _bare(trainer: Any) -> Callable[[int], None]:
     return run
 
 
-def _print_rates(options: TrainBenchmark, bare: list[float], whole: list[float]) -> None:
-    ratios = [b / w for b, w in zip(bare, whole, strict=True)]
-    print(f"{options}")
-    for name, seconds in (("bare", bare), ("whole", whole)):
-        middle = statistics.median(seconds)
+def _print_rates(options: TrainBenchmark, found: dict[str, Any]) -> None:
+    print(f"{options}, {options.clips // options.batch_size} steps an epoch")
+    for number, clock in enumerate(("wall", "processor")):
+        bare, whole = ([turn[number] for turn in found[name]] for name in ("bare", "whole"))
+        ratios = [b / w for b, w in zip(bare, whole, strict=True)]
+        spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        steps = [1000 * statistics.median(seconds) for seconds in (bare, whole)]
         print(
-            f"{name:<6} {1000 * middle:8.1f} ms a step, {options.batch_size / middle:8.1f} clips/s"
+            f"{clock:<9} time of a step: bare {steps[0]:.1f} ms, whole {steps[1]:.1f} ms; "
+            f"rate of whole / bare {spread}"
         )
-    steps = options.clips // options.batch_size
-    spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-    print(f"whole / bare rate {spread}, {steps} steps an epoch")
 
 
 if __name__ == "__main__":

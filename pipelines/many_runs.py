@@ -1,5 +1,6 @@
 """Runs many trainings at once, as many as the cluster has room for."""
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ import ray
 from pipelines.command_line import RunError
 from pipelines.progress import say, told
 from pipelines.training_run import Resources, TrainingResult, TrainingRun, root_cause
+
+_SECONDS_FOR_NODES_TO_JOIN = 60.0  # after a node has died, or a cluster has just been started
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,30 @@ def run_all(jobs: list[Job], resources: Resources, parent: str) -> list[Training
 
 
 def room_for(resources: Resources) -> int:
-    """How many trainings fit into the cluster at once."""
-    have = ray.cluster_resources()
-    fits = [have.get("CPU", 0) / (resources.workers * resources.cpus_per_worker)]
-    if resources.gpus_per_worker:
-        fits.append(have.get("GPU", 0) / (resources.workers * resources.gpus_per_worker))
-    if (room := int(min(fits))) < 1:
-        raise RunError(
-            f"a training needs {resources.workers} x {resources.cpus_per_worker:g} CPUs and "
-            f"{resources.workers} x {resources.gpus_per_worker:g} GPUs, and the cluster has "
-            f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}; lower --workers, "
-            "--cpus-per-worker or --gpus-per-worker"
+    """How many trainings fit into the cluster at once; waits a while for nodes that still join."""
+    deadline = time.monotonic() + (_SECONDS_FOR_NODES_TO_JOIN if "RAY_ADDRESS" in os.environ else 0)
+    told = False
+    while (room := _room(resources, have := ray.cluster_resources())) < 1:
+        problem = (
+            f"a training needs {resources.fewest_workers} x {resources.cpus_per_worker:g} CPUs and "
+            f"{resources.fewest_workers} x {resources.gpus_per_worker:g} GPUs, and the cluster has "
+            f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}"
         )
+        if time.monotonic() >= deadline:
+            raise RunError(f"{problem}; lower --workers, --cpus-per-worker or --gpus-per-worker")
+        if not told:
+            say(f"{problem}; waiting {_SECONDS_FOR_NODES_TO_JOIN:.0f} s for nodes to join")
+            told = True
+        time.sleep(1.0)
     return room
+
+
+def _room(resources: Resources, have: dict[str, float]) -> int:
+    workers = resources.fewest_workers
+    fits = [have.get("CPU", 0) / (workers * resources.cpus_per_worker)]
+    if resources.gpus_per_worker:
+        fits.append(have.get("GPU", 0) / (workers * resources.gpus_per_worker))
+    return int(min(fits))
 
 
 def _submit(job: Job, resources: Resources, parent: str) -> "ray.ObjectRef":

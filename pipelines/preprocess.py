@@ -155,6 +155,7 @@ def preprocess(config: PreprocessConfig) -> Manifest:
 def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
     """The same, with the data root outlined at `root`."""
     selection = _find_clips(config, root)
+    missing = _missing(selection, root)
     frames, size = config.shape
     cache_config = CacheConfig.of(
         config.entry,
@@ -169,7 +170,7 @@ def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
     if pending := job.pending(root, config.retry_failed):
         job.start()
         started = time.monotonic()
-        _decode(job, pending, config, root)
+        _decode(job, pending, config, missing)
     manifest = job.finish() if pending or not job.is_finished() else Manifest.load(job.cache)
     if not manifest.shards:
         raise RunError(
@@ -199,17 +200,17 @@ def _record(config: PreprocessConfig, manifest: Manifest, seconds: float) -> Non
 
 
 def _decode(
-    job: CacheJob, pending: Sequence[ShardPlan], config: PreprocessConfig, root: Path
+    job: CacheJob, pending: Sequence[ShardPlan], config: PreprocessConfig, missing: set[str]
 ) -> None:
     """Makes the pending shards, telling how far it has come."""
-    clips = [clip for plan in pending for clip in plan.clips]
-    there = len(clips) - len(missing_clips(root, clips))
+    listed = [clip.video_id for plan in pending for clip in plan.clips]
+    there = len(listed) - len(missing.intersection(listed))
     _say(f"decoding {there} clips of {config.dataset} into {config.cache_path}")
-    if there < len(clips):
-        _say(f"{len(clips) - there} more are listed, but not below {config.data_path}")
-    shards = decode_shards(
-        job, pending, config.data_path, config.decode_timeout, config.retry_failed
-    )
+    if there < len(listed):
+        _say(f"{len(listed) - there} more are listed, but not below {config.data_path}")
+    # Large shards first, so that no core is left with one at the end.
+    plans = sorted(pending, key=lambda plan: len(plan.clips), reverse=True)
+    shards = decode_shards(job, plans, config.data_path, config.decode_timeout, config.retry_failed)
     Progress(there).follow(shards)
 
 
@@ -246,13 +247,18 @@ def _find_clips(config: PreprocessConfig, root: Path) -> Selection:
             )
         _say(f"generating the dataset {entry.name} below {root}")
         entry.generate(root)
-    selection = _listed_clips(config, root)
-    if len(missing_clips(root, selection.clips)) == len(selection.clips):
+    return _listed_clips(config, root)
+
+
+def _missing(selection: Selection, root: Path) -> set[str]:
+    """Returns the ids of the listed clips that are not there; RunError if none is there."""
+    missing = {clip.video_id for clip in missing_clips(root, selection.clips)}
+    if len(missing) == len(selection.clips):
         raise RunError(
             f"none of the {len(selection.clips)} listed clips is there, for example "
             f"{root / selection.clips[0].path}: unpack the videos below {root}"
         )
-    return selection
+    return missing
 
 
 def _reasons(cache: StoragePath) -> str:

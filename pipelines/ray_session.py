@@ -4,6 +4,9 @@ import logging
 import os
 from pathlib import Path
 
+from pipelines.command_line import RunError
+from pipelines.last_words import leave_last_words
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Set before ray is imported. What each does is in docs/clusters.md.
@@ -16,13 +19,33 @@ _SETTINGS = {
 
 
 def start_ray() -> None:
-    """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine; idempotent."""
+    """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine; idempotent.
+
+    Raises:
+        RunError: if Ray does not start or the cluster does not answer.
+    """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         return
+    leave_last_words()
+    try:
+        _connect()
+    except Exception as problem:  # of many kinds: Ray gives a machine 30 s, and raises Exception
+        where = os.environ.get("RAY_ADDRESS")
+        told = f"Ray at {where} cannot be reached" if where else "Ray does not start here"
+        said = " ".join(str(problem).split()) or type(problem).__name__
+        raise RunError(
+            f"{told} ({said}): see that the machine has processors and memory to spare, then run "
+            "the same command again"
+        ) from problem
+
+
+def _connect() -> None:
+    import ray
+
     ray.init(
         # With the dashboard: Train asks its state service who is alive. It listens on loopback.
         include_dashboard=None if "RAY_ADDRESS" in os.environ else True,

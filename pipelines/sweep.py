@@ -13,13 +13,13 @@ from pipelines.command_line import parse, run
 from pipelines.output import default_output
 from pipelines.progress import say
 from pipelines.queued_run import deliver_waiting
+from pipelines.resources import Resources
 from pipelines.sweep_confirm import confirm
 from pipelines.sweep_plan import print_plan
 from pipelines.sweep_report import REPORT, Report, publish
 from pipelines.sweep_results import SweepResult, print_trials, write_results
 from pipelines.sweep_search import Search
 from pipelines.tracking import ui_command
-from pipelines.training_run import Resources
 from sweeps.reading import FOLDER
 from sweeps.space_reading import read_space
 

@@ -28,11 +28,12 @@ from pipelines.outbox import Courier
 from pipelines.progress import say, told
 from pipelines.queued_run import QueuedRun, deliver_waiting
 from pipelines.ray_session import start_ray
+from pipelines.resources import Resources
 from pipelines.sweep_trials import Trial, Trials
 from pipelines.sweep_tune import Driver, Failures, NotedAsha
 from pipelines.sweep_worker import Task, run_trial
 from pipelines.tracking import TrackedRun, open_experiment, tracking_uri
-from pipelines.training_run import RESULT_VERSION, RUN_ID, Resources, alone_in
+from pipelines.training_run import RESULT_VERSION, RUN_ID, alone_in
 from stop_core.cache.files import write_whole
 from stop_core.cache.manifest import Manifest
 from stop_core.kept_clip import ClipKeeper

@@ -10,7 +10,8 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from pipelines.command_line import RunError
-from pipelines.training_run import Resources, TrainingRun
+from pipelines.resources import Resources
+from pipelines.training_run import TrainingRun
 from pipelines.training_worker import Watch
 from stop_core.kept_clip import ClipKeeper
 from stop_core.storage import StoragePath

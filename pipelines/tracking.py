@@ -219,10 +219,14 @@ class TrackedRun:
 
 
 def git_commit() -> str:
-    """The commit of this checkout, with "+changes" if it has any; "unknown" outside one."""
+    """The commit of this checkout, with "+changes" if it has any.
+
+    A container and the copy that a Ray job works in have no history: they are told the commit in
+    STOP_GIT_COMMIT, or else it is "unknown".
+    """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
-        return "unknown"
+        return os.environ.get("STOP_GIT_COMMIT") or "unknown"
     return commit + ("+changes" if _git("status", "--porcelain", "-uno") else "")
 
 

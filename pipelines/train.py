@@ -1,5 +1,6 @@
 """Trains STOP, or a baseline, on a frame cache with Ray Train."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,12 +49,21 @@ class TrainConfig:
     """Begin with this checkpoint, or the last one of this run (a folder, or its name)."""
     fork: bool = False
     """With --resume-from: a new training that takes the weights alone, under any settings."""
+    in_process: bool | None = None
+    """Train in this very process, without Ray Train: starts sooner, but a process that dies is not
+    started again by itself. Empty: so for one worker on the CPU, unless RAY_ADDRESS names a
+    cluster."""
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         if self.fork and self.resume_from is None:
             raise ValueError("fork needs resume_from: the checkpoint or run to take weights from")
+        if self.in_process and self.resources.workers > 1:
+            raise ValueError(
+                f"in_process has room for one worker, and workers is {self.resources.workers}; "
+                "leave one of them out"
+            )
 
 
 def main(config: TrainConfig) -> TrainingResult:
@@ -70,12 +80,23 @@ def main(config: TrainConfig) -> TrainingResult:
     result = training.remembered()
     if result is None:
         say(f"training {training.name}")
-        start_ray()
-        room_for(config.resources)
+        if not (here := _trains_here(config)):
+            start_ray()
+            room_for(config.resources)
         with told(lambda: _line(training)):
-            result = training.train(config.resources)
+            result = training.train(config.resources, here=here)
     _summarise(result, config)
     return result
+
+
+def _trains_here(config: TrainConfig) -> bool:
+    """Whether this process is the worker; a GPU's training is worth a supervisor."""
+    if config.in_process is not None:
+        return config.in_process
+    resources = config.resources
+    return (
+        resources.one_worker and not resources.gpus_per_worker and "RAY_ADDRESS" not in os.environ
+    )
 
 
 def _line(training: TrainingRun) -> str | None:

@@ -13,16 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipelines.command_line import RunError
 from pipelines.progress import ProgressFile, say
 from pipelines.queued_run import RUN_ID as RUN_ID
 from pipelines.queued_run import QueuedRun
+from pipelines.resources import Resources
 from pipelines.start_from import StartFrom
 from pipelines.tracking import first_line, git_commit, open_experiment, tracking_uri
 from pipelines.training_check import check_fit
 from pipelines.training_worker import (
+    ALONE,
+    DIVERGED,
     FIGURES,
     PREDICTIONS,
     Watch,
@@ -48,66 +50,9 @@ from stop_core.model_files import (
 from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 
-if TYPE_CHECKING:  # torch, open_clip and Ray Train take seconds; a remembered run needs none
-    from ray.train import ScalingConfig
-
 RESULT = "result.json"
 RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
-_RESTARTS_OF_A_WORKER_GROUP = 2
 _SECONDS_FOR_A_LOST_STORE = 10.0
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Where a training runs. It must not change the result."""
-
-    workers: int = 1
-    """Ray Train workers that share every batch."""
-    cpus_per_worker: float = 1
-    """Logical CPUs, and computing threads, of each worker."""
-    gpus_per_worker: float = 0
-    """GPUs of each worker; 0 trains on the CPU, a fraction shares a GPU between trainings."""
-    micro_batch: int | None = None
-    """Clips that a worker embeds at a time, to save memory; empty: its share of the batch."""
-    checkpoint_activations: bool = False
-    """Compute a step's inner activations twice instead of keeping them; saves memory."""
-    compile: bool = False
-    """Compile the model with torch.compile: minutes at the start, faster steps on a GPU."""
-    checkpoint_minutes: float = 2.0
-    """Save so often within an epoch; each epoch's end is saved as well."""
-    checkpoint_every_steps: int | None = None
-    """Save after every so many steps, too."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
-        if self.cpus_per_worker <= 0:
-            raise ValueError(f"cpus_per_worker must be positive, got {self.cpus_per_worker}")
-        if self.gpus_per_worker < 0:
-            raise ValueError(f"gpus_per_worker must not be negative, got {self.gpus_per_worker}")
-        for name in ("micro_batch", "checkpoint_every_steps"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not self.checkpoint_minutes > 0:
-            raise ValueError(f"checkpoint_minutes must be positive, got {self.checkpoint_minutes}")
-
-    @property
-    def one_worker(self) -> bool:
-        """Whether a training fits into a single Ray task."""
-        return self.workers == 1
-
-    def scaling(self) -> "ScalingConfig":
-        """The same for Ray Train."""
-        from ray.train import ScalingConfig
-
-        per_worker = {"CPU": self.cpus_per_worker}
-        if self.gpus_per_worker:
-            per_worker["GPU"] = self.gpus_per_worker
-        return ScalingConfig(
-            num_workers=self.workers,
-            use_gpu=self.gpus_per_worker > 0,
-            resources_per_worker=per_worker,
-        )
 
 
 @dataclass(frozen=True)
@@ -240,7 +185,7 @@ class TrainingRun:
         with _ends_with_reason(self.tracked, self.name):
             task = self._task(resources)
             checkpoint = (
-                train_alone(task, self.folder / "checkpoints", watch)
+                train_alone(task, self.folder / ALONE, watch)
                 if here
                 else self._run_workers(task, resources, watch)
             )
@@ -311,6 +256,8 @@ class TrainingRun:
         from ray.train import CheckpointConfig, FailureConfig, RunConfig
         from ray.train.torch import TorchTrainer
 
+        diverged = self.folder / DIVERGED
+        diverged.unlink(missing_ok=True)
         outcome = TorchTrainer(
             train_worker,
             train_loop_config={"task": task},
@@ -319,10 +266,12 @@ class TrainingRun:
                 name=self.name,
                 storage_path=str(self.folder.parent),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
-                failure_config=FailureConfig(max_failures=_RESTARTS_OF_A_WORKER_GROUP),
+                failure_config=FailureConfig(max_failures=resources.restarts),
                 callbacks=list(watch.callbacks),
             ),
         ).fit()
+        if diverged.is_file():
+            raise RunError(diverged.read_text())
         if outcome.checkpoint is None:
             raise RunError(f"the training {self.name} ended without a result; run it again")
         return Path(outcome.checkpoint.path)
@@ -367,11 +316,15 @@ class TrainingRun:
         return result
 
     def _model_record(self, metrics: dict[str, float], tower: TowerFacts) -> ModelRecord:
+        from stop_core.clip import tower_shape
+
         manifest, config = self.manifest, self.config
+        frames, shape = config.frames or manifest.frames, tower_shape(config.tower)
+        size = shape.image_size if shape else manifest.size  # the cache's may be larger
         return ModelRecord(
             config=config,
             classes=label_classes(manifest.class_names, config.templates),
-            preprocessing=Preprocessing(manifest.frames, manifest.size, tower.mean, tower.std),
+            preprocessing=Preprocessing(frames, size, tower.mean, tower.std),
             provenance=Provenance(
                 tower_fingerprint=tower.fingerprint,
                 run=self.name,

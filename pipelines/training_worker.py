@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stop_core.cache.files import write_whole
 from stop_core.experiment import ExperimentConfig
 from stop_core.run_state import Origin
 from stop_core.storage import StoragePath
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
     from stop_core.kept_clip import ClipKeeper
 
 PREDICTIONS = "predictions.parquet"  # a row a clip (recognition) or a query (retrieval)
-
-
 FIGURES = "figures"
+ALONE = "checkpoints"
+"""Where a worker without Ray Train keeps its checkpoints, in the folder of the run; Ray Train puts
+its own beside."""
+DIVERGED = "diverged.txt"
+"""Why a training under Ray Train has given up."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,17 @@ def train_worker(arguments: dict[str, WorkerTask]) -> None:
     """The function that Ray Train runs in every worker."""
     from pipelines.worker_run import WorkerRun
     from pipelines.worker_session import RayTrainSession
+    from stop_core.distributed import rank
+    from stop_core.training import DivergedError
 
-    WorkerRun(arguments["task"], RayTrainSession()).run()
+    task = arguments["task"]
+    try:
+        WorkerRun(task, RayTrainSession()).run()
+    except DivergedError as problem:
+        # All workers are here, and would be again: Ray Train, which starts what fails once more,
+        # is not told of it.
+        if rank() == 0:
+            write_whole(task.folder / DIVERGED, str(problem))
 
 
 @dataclass(frozen=True)

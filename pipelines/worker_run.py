@@ -5,6 +5,7 @@ weights and the same records.
 """
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,21 +240,40 @@ class WorkerRun:
 
     def _resume(self) -> None:
         with self.session.checkpoint() as folder:
-            if folder is not None:
-                self._load(folder)
+            own = self._read(folder) if folder else None
+            if other := self._left_by_others(own.progress.step if own else -1):
+                self._take_over(other)
+            elif own:
+                self._load(own)
             elif self.task.start is not None and self.task.fork:
                 self.model.load_prompt_state_dict(load_file(self.task.start / LAST_PROMPTS))
                 self.best_prompts = self.model.prompt_state_dict()
             elif self.task.start is not None:
-                self._load(self.task.start)
-                # A finished one is tested again, for the files of this folder, and not told again.
-                self._final_told = self.progress.final is not None
-                self.progress.final = None
+                self._take_over(self._read(self.task.start))
 
-    def _load(self, folder: Path) -> None:
-        """Goes on from a checkpoint of this training."""
+    def _left_by_others(self, beyond: int) -> Checkpoint | None:
+        """The furthest checkpoint of this run's other kind of session, if it has more steps."""
+        best = None
+        for folder in self.session.left_by_others(self.task.folder):
+            with suppress(ValueError):  # half copied
+                found = self._read(folder)
+                if found.progress.step > beyond:
+                    best, beyond = found, found.progress.step
+        return best
+
+    def _take_over(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint that another session has made."""
+        self._load(checkpoint)
+        # A finished one is tested again, for the files of this session, and not told again.
+        self._final_told = self.progress.final is not None
+        self.progress.final = None
+
+    def _read(self, folder: Path) -> Checkpoint:
         groups = self.trainer.optimizer.state_dict()["param_groups"] if self.trainer else []
-        checkpoint = Checkpoint.load(folder, groups)
+        return Checkpoint.load(folder, groups)
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint of this training."""
         self.model.load_prompt_state_dict(checkpoint.prompts)
         self.best_prompts = checkpoint.best_prompts
         self.progress = checkpoint.progress

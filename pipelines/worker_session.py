@@ -17,6 +17,8 @@ from typing import Protocol
 
 import torch
 
+from pipelines.training_worker import ALONE
+
 Write = Callable[[Path], None]
 Told = Callable[[dict[str, float]], None]
 _KEPT = 2
@@ -37,6 +39,9 @@ class Session(Protocol):
 
     def report_again(self, curve: list[dict[str, float]]) -> None:
         """Reports what the epochs before a kill reported, to whoever may have missed it."""
+
+    def left_by_others(self, run: Path) -> list[Path]:
+        """What the other kind of session has left in the folder of a run, whole or not."""
 
 
 class RayTrainSession:
@@ -77,6 +82,10 @@ class RayTrainSession:
 
     def report_again(self, curve: list[dict[str, float]]) -> None:
         """Nothing: Ray Train keeps what was reported with its checkpoints."""
+
+    def left_by_others(self, run: Path) -> list[Path]:
+        """Those of a single worker."""
+        return list((run / ALONE).glob("checkpoint_*"))
 
 
 class FolderSession:
@@ -123,6 +132,10 @@ class FolderSession:
         os.replace(staging, self.folder / f"checkpoint_{number:06d}")
         for old in [*done[: 1 - _KEPT], *self.folder.glob(".checkpoint_*")]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def left_by_others(self, run: Path) -> list[Path]:
+        """Those of Ray Train, which a kill may have left half copied."""
+        return list(run.glob("checkpoint_*"))
 
     def latest(self) -> Path | None:
         """The folder of the newest checkpoint."""

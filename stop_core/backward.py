@@ -7,6 +7,7 @@ every part again and hand its rows of that gradient on.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,10 +15,26 @@ from torch import Tensor
 from stop_core.objectives import Objective
 
 Seed = Callable[[int], None]
+T = TypeVar("T")
 
 
 class OutOfMemory(MemoryError):
     """A step needs more memory than the device has."""
+
+
+def within_memory(work: Callable[[], T]) -> T | None:
+    """What `work` returns; None if the memory of its device does not suffice.
+
+    When None comes back the error is gone, and with it all that `work` had computed.
+    """
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        return None
+    except RuntimeError as problem:  # of the CPU's allocator, which has no type of its own
+        if "DefaultCPUAllocator" in str(problem):
+            return None
+        raise
 
 
 def backward(
@@ -104,8 +121,8 @@ def largest_that_fits(objective: Objective, frames: Tensor, epoch: int) -> int:
 
 
 def _fits(objective: Objective, frames: Tensor, epoch: int) -> bool:
-    try:
+    def work() -> bool:
         objective.outputs(frames, range(len(frames)), epoch).sum().backward()
-    except torch.OutOfMemoryError:
-        return False
-    return True
+        return True
+
+    return within_memory(work) or False

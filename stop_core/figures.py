@@ -45,7 +45,8 @@ def confusion(counts_NN: Tensor, names: Sequence[str], title: str) -> Figure:
                 axes.text(
                     column, row, str(count), ha="center", va="center", fontsize=size, color=colour
                 )
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    counted = ", with the number of clips" if readable else ""
+    axes.set(xlabel=f"predicted{counted}", ylabel="true", title=title)
     figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
     return figure
 
@@ -58,7 +59,7 @@ def regions(frames_CTHWC: Tensor, behaviour: Behaviour, names: Sequence[str]) ->
     """
     clips, frames = frames_CTHWC.shape[:2]
     shown = min(frames, _MOST_FRAMES)  # the first ones: between others, a gap would have no number
-    figure = Figure(figsize=(1.7 * shown, 1.75 * clips + 0.5), layout="constrained")
+    figure = Figure(figsize=(1.7 * shown, 1.85 * clips + 0.8), layout="constrained")
     grid = figure.subplots(clips, shown, squeeze=False)
     share_CTP = behaviour.regions_CLTP.double().mean(1)
     side = math.isqrt(share_CTP.shape[-1])
@@ -81,8 +82,16 @@ def regions(frames_CTHWC: Tensor, behaviour: Behaviour, names: Sequence[str]) ->
                     fontsize=8, zorder=5, clip_on=False,
                     bbox={"boxstyle": "round,pad=0.2", "fc": "#ffd166", "ec": "none"},
                 )  # fmt: skip
-        grid[clip, 0].set_title(names[clip], fontsize=8, loc="left")
-    figure.suptitle("regions with spatial prompts; in yellow, temporal prompts a gap", fontsize=10)
+        first = grid[clip, 0]
+        name = first.text(0, 1.05, names[clip], transform=first.transAxes, fontsize=8)
+        name.set_in_layout(False)  # a long one, or a title, would push the frames apart
+    for frame in range(shown):
+        grid[-1, frame].set_xlabel(f"frame {frame + 1}", fontsize=8)
+    figure.suptitle(
+        "patches with a spatial prompt: bright in many blocks, outlined in half of them or more\n"
+        "between two frames, in yellow: temporal prompts, mean over the blocks",
+        fontsize=9,
+    )
     return figure
 
 
@@ -96,11 +105,11 @@ def prompts_per_gap(history_EG: Tensor, most: int) -> Figure:
         history_EG.T.numpy(), aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=most,
         extent=(0.5, epochs + 0.5, 0.5, gaps + 0.5),
     )  # fmt: skip
-    axes.set(xlabel="epoch", ylabel="gap between frames", title="temporal prompts a gap (mean)")
+    axes.set(xlabel="epoch", ylabel="gap between frames", title="temporal prompts between frames")
     axes.set_yticks(range(1, gaps + 1))
     step = max(1, epochs // 12)
     axes.set_xticks(range(1, epochs + 1, step))
-    figure.colorbar(picture, ax=axes, label=f"N_t, at most {most}")
+    figure.colorbar(picture, ax=axes, label=f"N_t, mean over clips and blocks, at most {most}")
     return figure
 
 

@@ -8,14 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from stop_core.backward import OutOfMemory, backward, largest_that_fits
+from stop_core.backward import OutOfMemory, backward, largest_that_fits, within_memory
 from stop_core.distributed import my_share, rank, sum_gradients, sum_over_processes
 from stop_core.ema import MovingAverage
 from stop_core.evaluation import Clips, device_of
@@ -144,9 +143,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         frames = frames.to(self._device, non_blocking=True)
         epoch = step // self.steps_per_epoch
-        part: float | None = None
-        with suppress(torch.OutOfMemoryError):
-            part = backward(
+        own_loss = within_memory(
+            lambda: backward(
                 self.objective,
                 frames,
                 share,
@@ -155,9 +153,10 @@ class Trainer:
                 micro_batch=self.micro_batch,
                 seed=lambda part: _seed_dropout(self.config.seed, step, part),
             )
-        if part is None:  # only now the error is gone, and with it what the step had computed
+        )
+        if own_loss is None:
             raise self._out_of_memory(frames, epoch)
-        loss, asking = sum_over_processes([part, float(self.asks())], self._device)
+        loss, asking = sum_over_processes([own_loss, float(self.asks())], self._device)
         if not math.isfinite(loss):
             names = ", ".join(self.clips.video_ids[i] for i in batch)
             raise DivergedError(

@@ -1,6 +1,7 @@
 """What tests and the chaos scripts of several packages need: ports, files, options, curves."""
 
 import contextlib
+import json
 import socket
 import subprocess
 from pathlib import Path
@@ -51,6 +52,15 @@ def curves(uri: str, run_id: str) -> Curves:
         for name in client.get_run(run_id).data.metrics
         if not name.startswith(_TIMED)
     }
+
+
+def steps_saved(output: Path) -> int:
+    """The steps of the furthest checkpoint of all runs below an output folder."""
+    steps = [0]
+    for file in output.glob("runs/*/**/progress.json"):
+        with contextlib.suppress(ValueError, OSError):  # it is just being written, or removed
+            steps.append(json.loads(file.read_text())["step"])
+    return max(steps)
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:

@@ -125,11 +125,8 @@ def hash_json(value: Any) -> str:
 
 def hash_file(path: StoragePath) -> str:
     """Returns the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

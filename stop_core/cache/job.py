@@ -92,7 +92,7 @@ class CacheJob:
             record is not None
             and not (retry_failed and record.has_retriable)
             and record.matches_file(self.cache)
-            and record.identity == plan.identity(self.config, data_root)
+            and record.identity == plan.identity(self.config, plan.sources(data_root))
         )
 
     def is_finished(self) -> bool:

@@ -30,9 +30,9 @@ FRAMES = "frames"
 FRAME_HEIGHT = "frame_height"
 FRAME_WIDTH = "frame_width"
 _ROWS_PER_GROUP = 16
+# A row that another program reads by itself costs it the whole group.
+_GROUP_BYTES = 1 << 23
 _ZSTD_LEVEL = 3
-# A data page's size is a signed 32-bit number; stay well below where frames are large.
-_MOST_PAGE_BYTES = 1 << 29
 _LONGEST_PAGE_HEADER = 256
 _LENGTH_BYTES = 4
 
@@ -41,7 +41,7 @@ def rows_per_group(config: CacheConfig) -> int:
     """Returns how many clips make a row group."""
     if config.compression != "none":
         return 1
-    return max(1, min(_ROWS_PER_GROUP, _MOST_PAGE_BYTES // config.most_clip_bytes))
+    return max(1, min(_ROWS_PER_GROUP, _GROUP_BYTES // config.most_clip_bytes))
 
 
 def shard_schema(config: CacheConfig) -> pa.Schema:

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from stop_core.cache.config import CacheConfig
@@ -11,6 +13,9 @@ from stop_core.datasets import SPLITS, Clip
 from stop_core.storage import RemotePath, StoragePath
 
 CLIPS_PER_SHARD = 64
+_CONNECTIONS = 16
+
+Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,24 @@ class ShardPlan:
     split: str
     clips: tuple[Clip, ...]
 
-    def identity(self, config: CacheConfig, data_root: StoragePath) -> str:
-        """Returns a hash over configuration, clips, and size and time of every source file.
+    def sources(self, data_root: StoragePath) -> list[Stamp | None]:
+        """Returns size and time of change of every clip's file; None where there is no file.
+
+        Raises:
+            OSError: if an object store does not answer.
+        """
+        paths = [data_root / clip.path for clip in self.clips]
+        if isinstance(data_root, Path):
+            return [_stamp(path) for path in paths]
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:  # each question waits for an answer
+            return list(pool.map(_stamp, paths))
+
+    def identity(self, config: CacheConfig, sources: Sequence[Stamp | None]) -> str:
+        """Returns a hash over configuration, clips and source files.
 
         A shard made under this identity need not be made again. A source that is replaced, edited
         or touched, or that appears or goes, changes it.
         """
-        sources = [_stamp(data_root / clip.path) for clip in self.clips]
         return hash_json([FORMAT_VERSION, config.to_dict(), asdict(self), sources])
 
     def to_json(self) -> str:
@@ -113,7 +129,7 @@ def plan_shards(clips: Sequence[Clip], clips_per_shard: int = CLIPS_PER_SHARD) -
     return plans
 
 
-def _stamp(path: StoragePath) -> tuple[int, int] | None:
+def _stamp(path: StoragePath) -> Stamp | None:
     try:
         status = path.stat()
     except OSError as error:

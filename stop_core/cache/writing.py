@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ def write_shard(
     """Decodes the clips of a shard and writes its file, then its record; both appear whole.
 
     A clip that is missing or does not decode becomes a failure in the record, and the rest goes on.
-    At most one row group of frames is in memory at a time. A shard that is complete is left as it
-    is, so a worker that outlived its driver cannot disturb the run that took over.
+    At most a row group of frames and one clip are in memory at a time. A shard that is complete is
+    left as it is, so a worker that outlived its driver cannot disturb the run that took over.
 
     Args:
         plan: the clips.
@@ -60,7 +60,8 @@ def write_shard(
         OSError: if the cache cannot be written. What was complete before stays.
     """
     # Taken before decoding: a source that changes meanwhile no longer matches afterwards.
-    identity = plan.identity(config, data_root)
+    sources = plan.sources(data_root)
+    identity = plan.identity(config, sources)
     there = ShardRecord.load(cache, plan.name)
     attempts: dict[str, int] = {}
     kept: Iterator[_Row] = iter(())
@@ -79,7 +80,8 @@ def write_shard(
     path = shard_path(cache, plan.name)
     failures: list[Failure] = []
     decoder = _decode_process(config, timeout)
-    rows = _all_rows(plan, data_root, decoder, kept, attempts, failures)
+    found = {clip.path for clip, stamp in zip(plan.clips, sources, strict=True) if stamp}
+    rows = _all_rows(plan, data_root, found, decoder, kept, attempts, failures)
     first = next(rows, None)
     if first is None:
         path.unlink(missing_ok=True)
@@ -100,12 +102,13 @@ class _Row:
     small: dict[str, Any]
     """Every column but the frames."""
     frames: NDArray[np.uint8]
-    """[T, H, W, 3]; good until the next row is asked for."""
+    """[T, H, W, 3]; good until as many further rows are asked for as a row group has."""
 
 
 def _all_rows(
     plan: ShardPlan,
     data_root: StoragePath,
+    found: set[str],
     decoder: DecodeProcess,
     kept: Iterator[_Row],
     attempts: dict[str, int],
@@ -116,6 +119,7 @@ def _all_rows(
     Args:
         plan: the clips.
         data_root: where their paths begin.
+        found: the paths at which there is a file.
         decoder: decodes those that are not kept.
         kept: rows that are there already, in the plan's order.
         attempts: how often clips have failed before, by video id.
@@ -123,8 +127,7 @@ def _all_rows(
     """
     row = next(kept, None)
     old = {clip.video_id for clip in plan.clips} - set(attempts) if row is not None else set()
-    there = {clip.path: (data_root / clip.path).exists() for clip in plan.clips}
-    wanted = [c.path for c in plan.clips if c.video_id not in old and there[c.path]]
+    wanted = [c.path for c in plan.clips if c.video_id not in old and c.path in found]
     sources: deque[_Source] = deque()
     results = decoder.decode(_local_files((data_root / path for path in wanted), sources))
     for clip in plan.clips:
@@ -133,7 +136,7 @@ def _all_rows(
             row = next(kept, None)
             continue
         tried = attempts.get(clip.video_id, 0) + 1
-        if not there[clip.path]:
+        if clip.path not in found:
             failures.append(_failure(clip, "find", "no such file", tried))
             continue
         result, source = next(results), sources.popleft()
@@ -194,18 +197,19 @@ _decoder: DecodeProcess | None = None
 def _decode_process(config: CacheConfig, timeout: float) -> DecodeProcess:
     """Returns this process's decoder, which lives on from shard to shard."""
     global _decoder
-    wanted = (config.frames, config.size, config.crop == "center", timeout, os.getpid())
+    square, kept = config.crop == "center", rows_per_group(config)
     if _decoder is None:
         atexit.register(_close_decoder)
-    if _decoder is None or wanted != (
+    if _decoder is None or (config.frames, config.size, timeout, square, kept, os.getpid()) != (
         _decoder.frames,
         _decoder.size,
-        _decoder.crop,
         _decoder.timeout,
+        _decoder.crop,
+        _decoder.kept,
         _decoder.owner,
     ):
         _close_decoder()
-        _decoder = DecodeProcess(config.frames, config.size, timeout, config.crop == "center")
+        _decoder = DecodeProcess(config.frames, config.size, timeout, square, kept)
     return _decoder
 
 
@@ -221,46 +225,35 @@ def _failure(clip: Clip, stage: str, error: str, attempts: int) -> Failure:
 
 def _write_rows(path: Path, config: CacheConfig, first: _Row, rest: Iterator[_Row]) -> int:
     """Writes the rows, a row group at a time, and returns how many there were."""
-    schema = shard_schema(config)
-    most = rows_per_group(config)
-    square = config.crop == "center"
-    # One buffer for all groups, as each row's frames are good until the next row alone.
-    buffer = np.empty((most if square else 0, *config.shape), np.uint8)
-    count = 0
-    small: list[dict[str, Any]] = []
-    whole: list[bytes] = []
+    schema, most, count = shard_schema(config), rows_per_group(config), 0
+    rows = chain([first], rest)
     with open_writer(path, schema, config.compression) as writer:
-        for row in chain([first], rest):
-            if square:
-                buffer[len(small)] = row.frames
-            else:
-                whole.append(row.frames.tobytes())
-            small.append(row.small)
-            if len(small) == most:
-                _write_group(writer, small, buffer if square else whole, schema)
-                count, small, whole = count + len(small), [], []
-        if small:
-            _write_group(writer, small, buffer[: len(small)] if square else whole, schema)
-    return count + len(small)
+        while group := list(islice(rows, most)):
+            writer.write_table(_row_group(group, schema), row_group_size=len(group))
+            count += len(group)
+    return count
 
 
-def _write_group(
-    writer: pq.ParquetWriter,
-    small: Sequence[dict[str, Any]],
-    pixels: NDArray[np.uint8] | list[bytes],
-    schema: pa.Schema,
-) -> None:
+def _row_group(rows: Sequence[_Row], schema: pa.Schema) -> pa.Table:
+    """Returns a row group. Frames are not copied: each row's are a chunk where they lie."""
     kind = schema.field(FRAMES).type
-    if isinstance(pixels, list):
-        frames = pa.array(pixels, kind)
-    else:
-        buffers = [None, pa.py_buffer(pixels)]
-        frames = pa.FixedSizeBinaryArray.from_buffers(kind, len(small), buffers)
+    frames = pa.chunked_array([_one_value(row.frames, kind) for row in rows], kind)
     columns = [
-        frames if field.name == FRAMES else pa.array([v[field.name] for v in small], field.type)
+        frames
+        if field.name == FRAMES
+        else pa.array([row.small[field.name] for row in rows], field.type)
         for field in schema
     ]
-    writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=len(small))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _one_value(frames: NDArray[np.uint8], kind: pa.DataType) -> pa.Array:
+    """Returns an array of one binary value, of fixed size or not."""
+    pixels = pa.py_buffer(frames)
+    if pa.types.is_fixed_size_binary(kind):
+        return pa.Array.from_buffers(kind, 1, [None, pixels])
+    ends = pa.py_buffer(np.array([0, frames.size], np.int32))
+    return pa.Array.from_buffers(kind, 1, [None, ends, pixels])
 
 
 def _small_columns(clip: Clip, decoded: DecodedClip, source_sha256: str) -> dict[str, Any]:

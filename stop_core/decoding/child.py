@@ -1,9 +1,9 @@
 """The process that decodes, so that no video can take down the one that writes the cache.
 
-    python -m stop_core.decoding.child FRAMES SIZE CROP TIMEOUT REQUESTS REPLIES MEMORY
+    python -m stop_core.decoding.child FRAMES SIZE CROP SLOTS TIMEOUT REQUESTS REPLIES MEMORY
 
 REQUESTS and REPLIES are pipes, one line of JSON a message; MEMORY is a file in memory with room for
-two clips. Frames go there, and nothing else does. See `DecodeProcess`, which starts it.
+SLOTS clips. Frames go there, and nothing else does. See `DecodeProcess`, which starts it.
 """
 
 import json
@@ -33,9 +33,10 @@ _MOST_GROWTH = MEMORY_LIMIT // 4
 
 def main() -> None:
     """Answers requests until there are no more."""
-    frames, size, crop, timeout = *(int(word) for word in sys.argv[1:4]), float(sys.argv[4])
-    requests, replies, memory = (int(word) for word in sys.argv[5:8])
-    slots = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(2, -1)
+    frames, size, crop, count = (int(word) for word in sys.argv[1:5])
+    timeout = float(sys.argv[5])
+    requests, replies, memory = (int(word) for word in sys.argv[6:9])
+    slots = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(count, -1)
     # What numba compiles is compiled before the clock and the limit begin.
     crop_frames(np.zeros((1, 4, 6, 3), np.uint8), 8)
     before = _address_space()

@@ -17,6 +17,16 @@ class CannotOpen(DecodeError):
     """A decoder knows no such file or stream; another may."""
 
 
+# Twice the pixels of the largest video that is made, 8192 x 4320.
+_MOST_PIXELS = 1 << 26
+
+
+def refuse_absurd(width: int, height: int) -> None:
+    """Raises DecodeError for a picture that no video has, before more than one is decoded."""
+    if width * height > _MOST_PIXELS:
+        raise DecodeError(f"absurd dimensions: {width} x {height} pixels")
+
+
 @dataclass(frozen=True)
 class DecodedClip:
     """T frames of a video and where they came from."""

@@ -10,14 +10,12 @@ from stop_core.decoding.clip import CannotOpen, DecodedClip, DecodeError, segmen
 from stop_core.decoding.containers import inspect
 from stop_core.decoding.resizing import crop_frames, resize_frames, resized_shape
 from stop_core.decoding.with_decord import DecordVideo
-from stop_core.decoding.with_pyav import FewerFrames, PyavVideo, picture_size
+from stop_core.decoding.with_pyav import FewerFrames, PyavVideo
 
 Video = DecordVideo | PyavVideo
 
 # A header may count a frame or two too many; a file that lost a tenth of its frames is damaged.
 _LEAST_SHARE_OF_FRAMES = 0.9
-# Twice the pixels of the largest video that is made, 8192 x 4320.
-_MOST_PIXELS = 1 << 26
 LONGEST_SIDE = 8
 """Of a frame that is kept whole, in short sides; a cache has to allow for that much."""
 
@@ -52,28 +50,25 @@ def decode_clip(
     least = 0.0
     if announced is not None:
         least = announced * (1 if missing_bytes else _LEAST_SHARE_OF_FRAMES)
-    width, height = picture_size(path) or (0, 0)
-    if width * height > _MOST_PIXELS:
-        raise DecodeError(f"absurd dimensions: {width} x {height} pixels")
     if out is None:
         out = np.empty(most_bytes(frames, size, crop), np.uint8)
     target = _Target(frames, size, crop, out)
     try:
-        return _decode(DecordVideo(path), least, announced, width * height, target)
+        return _decode(DecordVideo(path), least, announced, target)
     except DecodeError as error:
         if isinstance(error, CannotOpen) and missing_bytes:
             raise DecodeError("truncated: too little is left") from error
         try:
             video = PyavVideo(path)
             try:
-                return _decode(video, least, announced, width * height, target)
+                return _decode(video, least, announced, target)
             except FewerFrames as fewer:
                 # Packets need not be frames: VP8 has hidden ones, DivX empty ones.
                 usual = fewer.count >= _LEAST_SHARE_OF_FRAMES * video.num_frames
                 if not (usual and isinstance(error, CannotOpen)):
                     raise
                 video.num_frames = fewer.count
-                return _decode(video, least, announced, width * height, target)
+                return _decode(video, least, announced, target)
         except CannotOpen as other:
             raise DecodeError(str(other)) from error
         except DecodeError as other:
@@ -106,9 +101,7 @@ class _Target:
         return self.room[: self.frames * height * width * 3].reshape(-1, height, width, 3)
 
 
-def _decode(
-    video: Video, least: float, announced: int | None, pixels: int, target: _Target
-) -> DecodedClip:
+def _decode(video: Video, least: float, announced: int | None, target: _Target) -> DecodedClip:
     if isinstance(video, PyavVideo) and announced is None and video.announced:
         announced, least = video.announced, video.announced * _LEAST_SHARE_OF_FRAMES
     if video.num_frames < least:
@@ -119,7 +112,7 @@ def _decode(
     shape = (0, 0)
     out = target.room
     fit = crop_frames if target.crop else resize_frames
-    for start, pictures in video.pictures(wanted, pixels):
+    for start, pictures in video.pictures(wanted):
         if start == 0:
             shape = pictures.shape[1:3]
             out = target.take(*shape)

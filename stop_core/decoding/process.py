@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +37,6 @@ from stop_core.decoding.decode import most_bytes
 # Above any clip that is decoded as it should be: a film of two hours takes less.
 DECODE_TIMEOUT = 120.0
 _START_TIMEOUT = 300.0
-_SLOTS = 2
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -48,15 +48,22 @@ class DecodeProcess:
         size: edge of the crop, in pixels.
         timeout: seconds that one clip may take.
         crop: False keeps frames whole, `size` being their short side.
+        kept: how many clips that `decode` has yielded are good at a time: the last ones.
     """
 
     def __init__(
-        self, frames: int, size: int, timeout: float = DECODE_TIMEOUT, crop: bool = True
+        self,
+        frames: int,
+        size: int,
+        timeout: float = DECODE_TIMEOUT,
+        crop: bool = True,
+        kept: int = 1,
     ) -> None:
         self.frames = frames
         self.size = size
         self.crop = crop
         self.timeout = timeout
+        self.kept = kept
         self.owner = os.getpid()
         self._child: _Child | None = None
         self._busy = False
@@ -64,7 +71,7 @@ class DecodeProcess:
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
         """Yields a clip, or why there is none, for every path, in their order.
 
-        The frames of a clip are good until the next one is asked for.
+        The frames of a clip are good until `kept` further clips are asked for.
 
         Raises:
             OSError: if no decoding process can be started, whatever the clip.
@@ -73,19 +80,23 @@ class DecodeProcess:
             self.close()
         waiting = iter(paths)
         path, slot = next(waiting, None), 0
+        # The slot that has been free for longest comes first: one that the caller uses is last.
+        free = deque(range(1, self.kept + 1))
         if path is not None:
             self._request(path, slot)
         while path is not None:
             answer = self._reply(path, slot)
-            frames = self._child.slots[slot] if self._child is not None else None
-            following, slot = next(waiting, None), (slot + 1) % _SLOTS
-            if following is not None:
-                self._request(following, slot)
-            path = following
-            if "clip" in answer and frames is not None:
-                yield _clip(answer["clip"], frames, answer["shape"])
+            result: DecodedClip | DecodeError = DecodeError(answer.get("error", ""))
+            if self._child is not None and "clip" in answer:
+                result = _clip(answer["clip"], self._child.slots[slot], answer["shape"])
+                free.append(slot)
             else:
-                yield DecodeError(answer["error"])
+                free.appendleft(slot)
+            path = next(waiting, None)
+            if path is not None:
+                slot = free.popleft()
+                self._request(path, slot)
+            yield result
 
     def close(self) -> None:
         """Ends the child, if there is one."""
@@ -137,17 +148,18 @@ class _Child:
         if before is None:
             memory = os.memfd_create("clips", os.MFD_CLOEXEC)
             # Of whole frames much is never touched, and so takes no memory.
-            os.ftruncate(memory, _SLOTS * most_bytes(wanted.frames, wanted.size, wanted.crop))
+            slots = wanted.kept + 1
+            os.ftruncate(memory, slots * most_bytes(wanted.frames, wanted.size, wanted.crop))
             self._memory = os.fdopen(memory, "rb+")
             room = mmap.mmap(memory, 0)
-            self.slots: NDArray[np.uint8] = np.frombuffer(room, np.uint8).reshape(_SLOTS, -1)
+            self.slots: NDArray[np.uint8] = np.frombuffer(room, np.uint8).reshape(slots, -1)
         else:
             self._memory, self.slots = before._memory, before.slots
         requests, self._to_child = os.pipe()
         self._from_child, replies = os.pipe()
         self._buffer = b""
         handed = (requests, replies, self._memory.fileno())
-        shape = (wanted.frames, wanted.size, int(wanted.crop))
+        shape = (wanted.frames, wanted.size, int(wanted.crop), len(self.slots))
         numbers = [str(value) for value in (*shape, wanted.timeout, *handed)]
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
         with tempfile.TemporaryFile() as stderr:

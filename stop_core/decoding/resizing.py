@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_BITS = 22  # of a weight, as in Pillow
-_HALF = 1 << (_BITS - 1)
+BITS = 22  # of a weight, as in Pillow
+TAPS = 6
+"""Weights of a pixel come in multiples of this; those that are not needed are zero."""
 _TALL = 1.9
-_TILE = 16  # rows that are turned together; their bytes stay in the first cache
 
 
 def crop_frames(
@@ -93,12 +93,13 @@ def _resize(
         return out
     across = _weights(columns, shape[1], left, box_width)
     down = _weights(rows, shape[0], top, box_height)
-    first_row, last_row = int(down[0][0]), int((down[0] + down[1]).max())
-    along_rows, along_columns = loops
-    between = np.empty((last_row - first_row, box_width, 3), np.uint8)
+    first_row, end = int(down[0][0]), int(down[0][-1]) + down[1].shape[1]
+    last_row = min(rows, end)
+    # The rows from the last one on are there for weights of zero alone.
+    between = np.zeros((end - first_row, box_width, 3), np.uint8)
     for i, frame in enumerate(frames):
-        along_rows(frame[first_row:last_row], *across, between)
-        along_columns(
+        loops.along_rows(frame[first_row:last_row], *across, between[: last_row - first_row])
+        loops.along_columns(
             between.reshape(-1, box_width * 3),
             first_row,
             *down,
@@ -118,29 +119,30 @@ def _with_pillow(frame: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np
 @lru_cache(maxsize=64)
 def _weights(
     old: int, new: int, begin: int, size: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Returns how `size` output pixels from `begin` on are mixed, as Pillow computes it.
 
     Returns:
-        The first input pixel of each, how many there are, and their weights times 2^22, [size, K].
+        The first input pixel of each, and the weights times 2^22 of it and of those after it,
+        [size, K]; the last weights are zero, and may be of pixels that are not there.
     """
     scale = old / new
     stretch = max(scale, 1.0)
     support = 2.0 * stretch
-    most = math.ceil(support) * 2 + 1
-    first, count = np.zeros(size, np.int32), np.zeros(size, np.int32)
-    weights = np.zeros((size, most), np.int32)
+    most = math.floor(2 * support) + 1  # from low to high
+    first = np.zeros(size, np.int32)
+    weights = np.zeros((size, math.ceil(most / TAPS) * TAPS), np.int32)
     for i in range(size):
         center = (begin + i + 0.5) * scale
         low = max(int(center - support + 0.5), 0)
         high = min(int(center + support + 0.5), old)
         exact = [_bicubic((x - center + 0.5) * (1.0 / stretch)) for x in range(low, high)]
         total = sum(exact)
-        first[i], count[i] = low, high - low
+        first[i] = low
         for k, weight in enumerate(exact):
-            scaled = weight / total * (1 << _BITS)
+            scaled = weight / total * (1 << BITS)
             weights[i, k] = int(scaled - 0.5) if scaled < 0 else int(scaled + 0.5)
-    return first, count, weights
+    return first, weights
 
 
 def _bicubic(x: float) -> float:
@@ -152,68 +154,12 @@ def _bicubic(x: float) -> float:
     return 0.0
 
 
-def _along_rows(
-    source: NDArray[np.uint8],
-    first: NDArray[np.int32],
-    count: NDArray[np.int32],
-    weights: NDArray[np.int32],
-    target: NDArray[np.uint8],
-) -> None:
-    """[rows, columns, 3] -> [rows, size, 3]. Some rows are turned into columns at a time, so that
-    the innermost loop runs over neighbouring bytes and takes several at once."""
-    rows, size = target.shape[0], target.shape[1]
-    left = first[0]
-    right = first[size - 1] + count[size - 1]
-    turned = np.empty((right - left, _TILE * 3), np.uint8)
-    sums = np.empty(_TILE * 3, np.int32)
-    for start in range(0, rows, _TILE):
-        tile = min(_TILE, rows - start)
-        for y in range(tile):
-            for x in range(left, right):
-                for c in range(3):
-                    turned[x - left, y * 3 + c] = source[start + y, x, c]
-        for x in range(size):
-            sums[:] = np.int32(_HALF)
-            for k in range(count[x]):
-                weight, pixels = weights[x, k], turned[first[x] + k - left]
-                for i in range(_TILE * 3):
-                    sums[i] += weight * np.int32(pixels[i])
-            for y in range(tile):
-                for c in range(3):
-                    target[start + y, x, c] = np.uint8(min(max(sums[y * 3 + c] >> _BITS, 0), 255))
-
-
-def _along_columns(
-    source: NDArray[np.uint8],
-    first_row: int,
-    first: NDArray[np.int32],
-    count: NDArray[np.int32],
-    weights: NDArray[np.int32],
-    target: NDArray[np.uint8],
-) -> None:
-    """[rows, size * 3] -> [size, size * 3]; row 0 of the source is row `first_row` of the frame."""
-    size, n = target.shape
-    sums = np.empty(n, np.int32)
-    for y in range(size):
-        sums[:] = np.int32(_HALF)
-        for k in range(count[y]):
-            weight, pixels = weights[y, k], source[first[y] + k - first_row]
-            for i in range(n):
-                sums[i] += weight * np.int32(pixels[i])
-        for i in range(n):
-            target[y, i] = np.uint8(min(max(sums[i] >> _BITS, 0), 255))
-
-
 @lru_cache(maxsize=1)
-def _loops() -> tuple[Any, Any] | None:
-    """Returns the two passes, compiled; None where Pillow has to do it, with the same bytes."""
+def _loops() -> Any:
+    """Returns the compiled passes; None where Pillow has to do it, with the same bytes."""
     try:
-        import numba  # half a second, which only a process that decodes should pay
+        # Half a second, which only a process that decodes should pay.
+        from stop_core.decoding import resizing_loops
     except ImportError:  # a Python or numpy that numba does not support yet
         return None
-    try:
-        compiled = numba.njit(cache=True, nogil=True)
-        return compiled(_along_rows), compiled(_along_columns)
-    except RuntimeError:  # no folder to keep the compiled code in: each process compiles anew
-        compiled = numba.njit(nogil=True)
-        return compiled(_along_rows), compiled(_along_columns)
+    return resizing_loops

@@ -1,5 +1,6 @@
 """Reading frames with decord: the first choice."""
 
+import ctypes
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stop_core.decoding.clip import CannotOpen, DecodeError
+from stop_core.decoding.clip import CannotOpen, DecodeError, refuse_absurd
 
 try:
     import decord
@@ -61,27 +62,31 @@ class DecordVideo:
         self._begin, self._end = self._timestamps()
         self.decoder = f"decord {decord.__version__}"
 
-    def pictures(
-        self, index: NDArray[np.int32], pixels: int
-    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yields (position in `index`, [n, H, W, 3]) until all are there; `index` must increase.
 
-        Args:
-            index: the frames to decode, each once.
-            pixels: of a frame; says how many fit into a batch.
+        A batch is good until the next one is asked for.
         """
-        most = max(1, _BATCH_BYTES // max(1, 3 * pixels))
-        for start in range(0, len(index), most):
-            wanted = index[start : start + most].tolist()
-            try:
-                batch: NDArray[np.uint8] = self._reader.get_batch(wanted).asnumpy()
-            except Exception as error:  # decord raises several kinds, none of which is documented
-                raise DecodeError(f"damaged: {_reason(error)}") from error
-            if batch.ndim != 4 or batch.shape[0] != len(wanted) or batch.shape[3] != 3:
-                raise DecodeError(
-                    f"damaged: {len(wanted)} frames asked for, shape {batch.shape} returned"
-                )
-            yield start, batch
+        # One picture alone at first: it tells how large they are, which decord does not.
+        start, most = 0, 1
+        while start < len(index):
+            batch = self._batch(index[start : start + most].tolist())
+            pictures = _without_copy(batch)
+            yield start, pictures
+            start += len(pictures)
+            most = max(1, _BATCH_BYTES // max(1, pictures[0].size))
+
+    def _batch(self, wanted: list[int]) -> Any:
+        """Returns decord's own array of these frames, [n, H, W, 3]."""
+        try:
+            batch = self._reader.get_batch(wanted)
+        except Exception as error:  # decord raises several kinds, none of which is documented
+            raise DecodeError(f"damaged: {_reason(error)}") from error
+        shape = batch.shape
+        if len(shape) != 4 or shape[0] != len(wanted) or shape[3] != 3:
+            raise DecodeError(f"damaged: {len(wanted)} frames asked for, shape {shape} returned")
+        refuse_absurd(shape[2], shape[1])
+        return batch
 
     def clock(self, index: NDArray[np.int32]) -> tuple[float, NDArray[np.float32], float]:
         """Returns frames a second, the time of each frame and the duration, in seconds."""
@@ -108,6 +113,12 @@ class DecordVideo:
         if (np.abs(every) < _LONGEST).all() and start[0] >= -1 and (np.diff(start) >= 0).all():
             return start, every[:, 1]
         raise CannotOpen("damaged: it holds no usable timestamps")
+
+
+def _without_copy(batch: Any) -> NDArray[np.uint8]:
+    """Returns the bytes of decord's array, which has to be kept for as long as they are used."""
+    address = ctypes.cast(batch.handle.contents.data, ctypes.POINTER(ctypes.c_uint8))
+    return np.ctypeslib.as_array(address, shape=batch.shape)
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from stop_core.decoding.clip import CannotOpen, DecodeError
+from stop_core.decoding.clip import CannotOpen, DecodeError, refuse_absurd
 
 
 class FewerFrames(DecodeError):
@@ -28,13 +28,14 @@ class PyavVideo:
 
     Raises:
         CannotOpen: if FFmpeg finds no video stream in it.
-        DecodeError: if the file cannot be read to its end.
+        DecodeError: if its pictures are absurdly large, or it cannot be read to its end.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         with _open(path) as container:
             stream = _video_stream(container)
+            refuse_absurd(stream.width or 0, stream.height or 0)
             try:
                 packets = [
                     (packet.pts, packet.duration or 0)
@@ -54,9 +55,7 @@ class PyavVideo:
         self.announced = announced
         self.decoder = f"PyAV {av.__version__}"
 
-    def pictures(
-        self, index: NDArray[np.int32], pixels: int
-    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yields (position in `index`, [1, H, W, 3]) until all are there; `index` must increase."""
         position, number = 0, -1
         with _open(self._path) as container:
@@ -88,16 +87,6 @@ class PyavVideo:
         start = np.array([pts for pts, _ in shown], dtype=np.float64) * self._seconds
         duration = start[-1] - start[0] + shown[-1][1] * self._seconds
         return self._fps, start[index].astype(np.float32), float(duration)
-
-
-def picture_size(path: Path) -> tuple[int, int] | None:
-    """Returns width and height as the header gives them; None where FFmpeg cannot open the file."""
-    try:
-        with _open(path) as container:
-            stream = _video_stream(container)
-            return int(stream.width or 0), int(stream.height or 0)
-    except DecodeError:
-        return None
 
 
 def _open(path: Path) -> Any:

@@ -10,22 +10,20 @@ point; then the next one begins, until all kills are done.
 """
 
 import contextlib
-import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 import tyro
+from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,20 +35,15 @@ from pipelines.training_run import PROMPTS, Resources, TrainingRun  # noqa: E402
 from stop_core.config import StopConfig  # noqa: E402
 from stop_core.experiment import ExperimentConfig  # noqa: E402
 from stop_core.tiny.motion import write_motion_dataset  # noqa: E402
-from tests.tools import Curves, curves, free_ports, kill_tree, options_of  # noqa: E402
+from tests.pipelines.ray_nodes import Stage, ray_nodes  # noqa: E402
+from tests.tools import Curves, curves, kill_tree, options_of, steps_saved  # noqa: E402
 
-PORTS = (
-    "node-manager-port",
-    "object-manager-port",
-    "dashboard-agent-listen-port",
-    "dashboard-agent-grpc-port",
-    "runtime-env-agent-port",
-    "metrics-export-port",
-)
 VICTIMS = ("driver", "worker", "raylet", "store")
+_SHARE_WHILE_TRAINING = 0.7
+"""Of the kills; the others may also hit a start-up or a recovery."""
+_SECONDS_AFTER_A_FAILURE = 5.0
 _MOST_FAILURES = 3
 """Of drivers in a row that nothing was done to: a first start without a store is one, by design."""
-BIN = Path(sys.executable).parent
 EXPERIMENT = ExperimentConfig(
     stop=StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4),
     epochs=6,
@@ -68,31 +61,7 @@ class Chaos:
     seed: int | None = None
     """Of what is killed and when; empty draws one, and it is printed."""
     longest_wait: float = 8.0
-    """Seconds, at most, from one kill, once the training goes on, to the next."""
-
-
-@dataclass
-class Stage:
-    """The processes that a training needs, and the commands that start them again."""
-
-    folder: Path
-    environment: dict[str, str]
-    head: list[str]
-    node: list[str]
-    store: list[str]
-    running: dict[str, subprocess.Popen[bytes]]
-
-    def start(self, name: str) -> None:
-        """Starts head, node or store."""
-        log = (self.folder / f"{name}.log").open("ab")
-        command = {"head": self.head, "node": self.node, "store": self.store}[name]
-        self.running[name] = subprocess.Popen(
-            command, env=self.environment, stdout=log, stderr=log, start_new_session=True
-        )
-
-    def kill(self, name: str) -> None:
-        """Kills a process and all that it has started."""
-        kill_tree(self.running.pop(name))
+    """Seconds, at most, to the next kill: mostly from when the training has gone on."""
 
 
 def main(options: Chaos) -> None:
@@ -107,19 +76,35 @@ def main(options: Chaos) -> None:
     done: Counter[str] = Counter()
     faults: list[str] = []
     trainings = 0
-    with _stage(folder) as stage:
+    with ray_nodes(folder, server=True) as stage:
         while done.total() < options.kills:
             output = folder / f"broken-{trainings}"
             _train_under_fire(stage, cache, output, options, dice, done)
             trainings += 1
-            faults += _compare(output, expected, stage.environment["MLFLOW_TRACKING_URI"])
-    print(f"{done.total()} kills in {trainings} trainings: {dict(done)}; seed {seed}")
-    for fault in faults:
-        print(f"FAULT {fault}")
+            uri = stage.environment["MLFLOW_TRACKING_URI"]
+            found = _compare(output, expected, uri)
+            if (runs := _count_runs(uri)) != trainings:
+                found.append(f"{runs} MLflow runs after {trainings} trainings")
+            print(
+                f"  training {trainings} ended {'OTHERWISE' if found else 'the same'}", flush=True
+            )
+            faults += found
+    _report(seed, done, trainings, faults)
     if faults:
         sys.exit(f"what is left lies in {folder}")
-    print("every training ended with the bits and the records of the unbroken one")
     shutil.rmtree(folder)
+
+
+def _report(seed: int, done: Counter[str], trainings: int, faults: list[str]) -> None:
+    """The table at the end."""
+    print(f"\n{'killed':<12}{'times':>6}")
+    for victim in VICTIMS:
+        print(f"{victim:<12}{done[victim]:>6}")
+    print(f"{'in all':<12}{done.total():>6}  in {trainings} trainings, seed {seed}")
+    for fault in faults:
+        print(f"FAULT {fault}")
+    if not faults:
+        print("every training ended with the bits and the records of the unbroken one, in one run")
 
 
 def _train_under_fire(
@@ -127,7 +112,7 @@ def _train_under_fire(
 ) -> None:
     """One training from its start to its end, whatever is killed meanwhile."""
     driver, kills_before, failures = _drive(stage, cache, output), done.total(), 0
-    next_kill = time.monotonic() + 12 + dice.uniform(0, options.longest_wait)
+    trigger = _Trigger(output, options, dice)
     while True:
         if driver.poll() is not None:
             if driver.returncode == 0:
@@ -143,14 +128,31 @@ def _train_under_fire(
             print(
                 f"  the driver ended with {driver.returncode}; the same command again", flush=True
             )
+            if untouched:
+                time.sleep(_SECONDS_AFTER_A_FAILURE)
             driver, kills_before = _drive(stage, cache, output), done.total()
-        if time.monotonic() >= next_kill and done.total() < options.kills:
+        if done.total() < options.kills and trigger.is_due():
             victim = dice.choice(VICTIMS)
             if _strike(victim, stage, driver):
                 done[victim] += 1
                 print(f"{done.total():4d} killed the {victim}", flush=True)
-            next_kill = time.monotonic() + 3 + dice.uniform(0, options.longest_wait)
+            trigger = _Trigger(output, options, dice)
         time.sleep(0.1)
+
+
+class _Trigger:
+    """When the next kill is due: mostly once the training has gone on, else at any moment."""
+
+    def __init__(self, output: Path, options: Chaos, dice: random.Random) -> None:
+        self.output = output
+        self._steps = steps_saved(output) if dice.random() < _SHARE_WHILE_TRAINING else None
+        self._pause = dice.uniform(0, options.longest_wait)
+        self._since = time.monotonic()
+
+    def is_due(self) -> bool:
+        if self._steps is not None and steps_saved(self.output) <= self._steps:
+            self._since = time.monotonic()
+        return time.monotonic() - self._since >= self._pause
 
 
 def _strike(victim: str, stage: Stage, driver: subprocess.Popen[bytes]) -> bool:
@@ -164,14 +166,14 @@ def _strike(victim: str, stage: Stage, driver: subprocess.Popen[bytes]) -> bool:
         stage.start("store")
         return True
     if victim == "raylet":
-        stage.kill("node")
-        stage.start("node")
+        stage.kill("node0")
+        stage.start("node0")
         return True
-    for process in psutil.Process(stage.running["node"].pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                process.kill()
-                return True
+    worker = stage.train_worker()
+    with contextlib.suppress(psutil.Error):
+        if worker:
+            worker.kill()
+            return True
     return False
 
 
@@ -202,6 +204,11 @@ def _compare(output: Path, expected: "Ending", uri: str) -> list[str]:
     return faults
 
 
+def _count_runs(uri: str) -> int:
+    client = MlflowClient(uri)
+    return len(client.search_runs([one.experiment_id for one in client.search_experiments()]))
+
+
 @dataclass(frozen=True)
 class Ending:
     """What a training left behind."""
@@ -227,60 +234,6 @@ def _cache(folder: Path) -> Path:
     )  # fmt: skip
     ray.shutdown()
     return folder / "cache"
-
-
-@contextlib.contextmanager
-def _stage(folder: Path) -> Iterator[Stage]:
-    """Head, node and store, running."""
-    ports = iter(free_ports(20))
-    gcs, store = next(ports), next(ports)
-    # Ray's sockets live below it, and their names may not be long.
-    sessions = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
-    environment = {
-        **os.environ,
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "RAY_ADDRESS": f"127.0.0.1:{gcs}",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
-        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{store}",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    ray = [str(BIN / "ray"), "start", "--block"]
-    head = [*ray, "--head", f"--port={gcs}", "--num-cpus=0", f"--temp-dir={sessions}"]
-    head += [f"--dashboard-port={next(ports)}", f"--ray-client-server-port={next(ports)}"]
-    head += ["--node-ip-address=127.0.0.1", *(f"--{name}={next(ports)}" for name in PORTS)]
-    # An address of its own: at the driver's, the driver might live on this node, and die with it.
-    node = [*ray, f"--address=127.0.0.1:{gcs}", "--num-cpus=2", "--node-ip-address=127.0.0.2"]
-    node += [f"--{name}={next(ports)}" for name in PORTS]
-    server = [str(BIN / "mlflow"), "server", "--host=127.0.0.1", f"--port={store}", "--workers=1"]
-    server += [f"--backend-store-uri=sqlite:///{folder}/server.db"]
-    server += [f"--artifacts-destination={folder}/artifacts"]
-    stage = Stage(folder, environment, head, node, server, {})
-    try:
-        for name in ("store", "head"):
-            stage.start(name)
-        _until(lambda: _answers(gcs) and _answers(store))
-        stage.start("node")
-        yield stage
-    finally:
-        for name in list(stage.running):
-            stage.kill(name)
-        shutil.rmtree(sessions, ignore_errors=True)
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not holds():
-        if time.monotonic() > deadline:
-            sys.exit("Ray or the MLflow server did not start")
-        time.sleep(0.2)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import pytest
 from pipelines.command_line import parse
 from pipelines.train import TrainConfig
 from tests.pipelines import chaos_train
-from tests.pipelines.chaos_train import EXPERIMENT, Chaos, Stage
+from tests.pipelines.chaos_train import EXPERIMENT, Chaos
+from tests.pipelines.ray_nodes import Stage
 from tests.tools import options_of
 
 
@@ -31,7 +32,8 @@ def test_a_driver_that_fails_by_itself_is_not_started_for_ever(
         return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
 
     monkeypatch.setattr(chaos_train, "_drive", drive)
-    stage = Stage(tmp_path, {}, [], [], [], {})
+    monkeypatch.setattr(chaos_train, "_SECONDS_AFTER_A_FAILURE", 0.0)
+    stage = Stage(tmp_path, {}, {})
     nothing = Counter[str]()
     with pytest.raises(SystemExit, match=f"ended with {code}, .*(\\n.*)*the reason"):
         chaos_train._train_under_fire(stage, tmp_path, tmp_path, Chaos(), random.Random(0), nothing)

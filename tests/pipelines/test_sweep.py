@@ -9,11 +9,11 @@ import yaml
 from mlflow import MlflowClient
 
 from pipelines.command_line import parse
+from pipelines.resources import Resources
 from pipelines.sweep import SweepConfig, main
 from pipelines.sweep_search import Search
 from pipelines.tracking import tracking_uri
 from pipelines.train import TrainConfig
-from pipelines.training_run import Resources
 from stop_core.cache import CacheConfig, Manifest
 from stop_core.cache.files import FORMAT_VERSION, write_json
 from stop_core.datasets import Task

@@ -13,10 +13,10 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from pipelines.resources import Resources
 from pipelines.sweep_trials import Trial, Trials
 from pipelines.sweep_tune import Driver, NotedAsha
 from pipelines.sweep_worker import FAILURE, Task
-from pipelines.training_run import Resources
 from sweeps.space import Asha, Distribution, SearchSpace
 
 EPOCHS = 4

@@ -1,20 +1,14 @@
 """Laws of a training: remembered, the same after a kill, the same however many share it."""
 
-import contextlib
-import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 from mlflow import MlflowClient
 from safetensors.numpy import load_file
@@ -29,7 +23,8 @@ from stop_core.cache import FrameCache
 from stop_core.experiment import ExperimentConfig
 from stop_core.model_folder import TrainedModel
 from stop_core.run_state import LAST_PROMPTS
-from tests.tools import files_below, options_of
+from tests.pipelines.ray_nodes import ray_nodes
+from tests.tools import curves, files_below, kill_tree, options_of, steps_saved
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -134,65 +129,51 @@ def test_two_workers_train_what_one_trains(
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_a_killed_driver_and_worker_end_with_the_bits_and_records_of_an_unbroken_training(
+@pytest.mark.timeout(600)
+def test_a_killed_worker_raylet_and_driver_end_with_the_bits_and_records_of_an_unbroken_training(
     small_cache: Path, small_experiment: ExperimentConfig, tmp_path: Path
 ) -> None:
-    config = replace(small_experiment, epochs=3)
+    config = replace(small_experiment, epochs=4)
     unbroken = TrainingRun(config, small_cache, tmp_path / "unbroken").train(Resources(), here=True)
 
     output = tmp_path / "killed"
-    resources = Resources(checkpoint_every_steps=1)
     command = [sys.executable, "pipelines/train.py", "--cache", str(small_cache)]
     command += ["--output", str(output), "--checkpoint-every-steps", "1", *options_of(config)]
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as driver:
-        # A worker first: Ray Train starts it again by itself. Then everything there is.
-        worker = _wait_for(lambda: _training_worker(driver.pid), driver)
-        _wait_for(lambda: _steps_saved(output) >= 2, driver)
-        os.kill(worker, signal.SIGKILL)
-        _wait_for(lambda: _steps_saved(output) >= 5, driver)
-        os.killpg(driver.pid, signal.SIGKILL)
-    assert not list(output.glob("runs/*/result.json"))
+    with ray_nodes(tmp_path) as stage:
+        run = {"cwd": ROOT, "env": stage.environment, "start_new_session": True}
+        with subprocess.Popen(command, **run) as driver:
+            # Ray Train starts a worker again, on the same node or on the one that comes back.
+            _wait_until(lambda: steps_saved(output) >= 2, driver)
+            worker = stage.train_worker()
+            assert worker is not None
+            worker.kill()
+            _wait_until(lambda: steps_saved(output) >= 4, driver)
+            stage.kill("node0")
+            stage.start("node0")
+            _wait_until(lambda: steps_saved(output) >= 6, driver)
+            kill_tree(driver)
+        assert not list(output.glob("runs/*/result.json"))
+        subprocess.run(command, check=True, **run)
 
-    resumed = main(TrainConfig(small_cache, output, experiment=config, resources=resources))
+    resumed = TrainingRun(config, small_cache, output).remembered()
+    assert resumed is not None
     assert resumed.metrics == unbroken.metrics
     ours, theirs = _prompts(resumed), _prompts(unbroken)
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     runs = MlflowClient(tracking_uri(output)).search_runs(["1"])
     assert [run.info.run_id for run in runs] == [resumed.run_id]
-    for curve in ("train/loss", "val/top1"):
-        told, expected = (
-            _curve(output, resumed, curve),
-            _curve(tmp_path / "unbroken", unbroken, curve),
-        )
-        assert told == expected, curve
-        assert len(told) == config.epochs
+    told = curves(tracking_uri(output), resumed.run_id)
+    assert told == curves(tracking_uri(tmp_path / "unbroken"), unbroken.run_id)
+    assert len(told["train/loss"]) == len(told["val/top1"]) == config.epochs
 
 
-def _wait_for(found: Callable[[], Any], driver: subprocess.Popen[bytes]) -> Any:
-    deadline = time.monotonic() + 120
-    while not (value := found()):
+def _wait_until(holds: Callable[[], bool], driver: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 180
+    while not holds():
         assert driver.poll() is None, "the training ended before it could be killed"
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.05)
-    return value
-
-
-def _training_worker(driver: int) -> int | None:
-    """The process in which the driver's Ray runs the training, once there is one."""
-    for process in psutil.Process(driver).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                return process.pid
-    return None
-
-
-def _steps_saved(output: Path) -> int:
-    steps = [0]
-    for file in output.glob("runs/*/*/progress.json"):
-        with contextlib.suppress(ValueError, OSError):  # it is just being written, or removed
-            steps.append(json.loads(file.read_text())["step"])
-    return max(steps)
 
 
 @pytest.mark.slow

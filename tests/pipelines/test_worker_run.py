@@ -1,5 +1,7 @@
 """A worker that is killed at any save ends with the bits and the records of one that is not."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +11,12 @@ from safetensors.numpy import load_file
 
 from pipelines.queued_run import QueuedRun
 from pipelines.tracking import open_experiment, tracking_uri
-from pipelines.training_worker import WorkerTask
+from pipelines.training_worker import ALONE, WorkerTask
 from pipelines.worker_run import WorkerRun
 from pipelines.worker_session import FolderSession, Write
 from stop_core.checkpoint import BEST_PROMPTS
 from stop_core.experiment import ExperimentConfig
-from stop_core.run_state import LAST_PROMPTS, Origin
+from stop_core.run_state import LAST_PROMPTS, PROGRESS, Origin, read_progress
 from tests.tools import Curves, curves
 
 
@@ -107,3 +109,27 @@ def test_a_kill_at_any_save_changes_no_bit_and_no_record(
     assert all(np.array_equal(ours[name], weights[name]) for name in weights)
     assert told == records
     assert {"train/loss", "val/top1", "test/top1"} <= told.keys()
+
+
+@pytest.mark.slow
+def test_a_training_begun_under_ray_train_is_taken_up_without_it(
+    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
+    small_cache: Path,
+    tmp_path: Path,
+) -> None:
+    config, weights, records = unbroken
+    task = _task(config, small_cache, tmp_path)
+    with pytest.raises(Killed):  # Ray Train's checkpoints lie in the folder of the run
+        WorkerRun(task, MortalSession(task.folder, 5, before=False)).run()
+    latest = FolderSession(task.folder).latest()
+    assert latest is not None
+    partial = task.folder / "checkpoint_000009"  # a copy that a kill has cut short
+    shutil.copytree(latest, partial)
+    progress = json.loads((partial / PROGRESS).read_text())
+    (partial / PROGRESS).write_text(json.dumps({**progress, "step": 99}))
+    (partial / BEST_PROMPTS).write_bytes((latest / BEST_PROMPTS).read_bytes()[:-40])
+    WorkerRun(task, FolderSession(task.folder / ALONE)).run()
+    assert read_progress(latest).step > 0
+    ours, told = _ended(task)
+    assert all(np.array_equal(ours[name], weights[name]) for name in weights)
+    assert told == records

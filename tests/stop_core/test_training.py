@@ -1,6 +1,7 @@
 """Laws of training: every clip once an epoch, one result for one seed, frozen means frozen."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from stop_core.backward import OutOfMemory
 from stop_core.clip import FrozenClip, load_clip
 from stop_core.config import StopConfig
 from stop_core.datasets.clip import Task
+from stop_core.distributed import my_share, sum_gradients
 from stop_core.experiment import METHODS, ExperimentConfig, Method
 from stop_core.methods import build_method
 from stop_core.objectives import Objective, Recognition, Retrieval
+from stop_core.prompted_model import PromptedModel
 from stop_core.text import ClassTexts
 from stop_core.training import (
     DivergedError,
@@ -180,29 +183,100 @@ def test_a_training_taken_up_in_mid_epoch_ends_with_the_same_bits(ema: float) ->
 def test_micro_batches_give_the_loss_and_gradient_of_the_whole_batch(
     task: Task, micro_batch: int
 ) -> None:
-    whole = _run(_trainer(CONFIG, task), last=2)
-    parts = _run(_trainer(CONFIG, task, micro_batch), last=2)
-    assert [s.loss for s in parts] == pytest.approx([s.loss for s in whole], rel=1e-3)
-    first, same = whole[0].gradient_norm, parts[0].gradient_norm
-    assert same == pytest.approx(first, rel=1e-5)
+    whole, parts = (_gradient(_trainer(CONFIG, task, size)) for size in (None, micro_batch))
+    _assert_equal_gradients(parts, whole)
 
 
-def _curves(rank: int) -> dict[str, list[float]]:
+Gradient = tuple[float, torch.Tensor]
+"""Loss, and all gradients in one vector, of the first step."""
+
+
+def _gradient(trainer: Trainer) -> Gradient:
+    batch = epoch_batches(len(trainer.clips), trainer.config, 0)[0]
+    share = list(my_share(batch))
+    trainer.model.train()
+    loss, _ = trainer._backward(0, batch, share, trainer.clips.read(share))
+    parameters = list(trainer.model.trainable().values())
+    sum_gradients(parameters)
+    parts = [p.grad.flatten() for p in parameters if p.grad is not None]
+    return loss, torch.cat(parts)
+
+
+def _assert_equal_gradients(ours: Gradient, theirs: Gradient) -> None:
+    """Up to float32 rounding, every element."""
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
+    largest = theirs[1].abs().max().item()
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-3, atol=1e-5 * largest)
+
+
+Shared = dict[str, tuple[Gradient, list[float]]]
+
+
+def _shared(rank: int) -> Shared:
+    """The first gradient and the loss curve of each task, retrieval in micro-batches."""
     del rank
     kinds: tuple[tuple[Task, int | None], ...] = (("recognition", None), ("retrieval", 1))
     return {
-        task: [s.loss for s in _run(_trainer(CONFIG, task, micro_batch), last=4)]
-        for task, micro_batch in kinds
+        task: (
+            _gradient(_trainer(CONFIG, task, size)),
+            [s.loss for s in _run(_trainer(CONFIG, task, size), last=4)],
+        )
+        for task, size in kinds
     }
 
 
-def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
-    alone = _curves(0)
-    for process in run_together(_curves, 2, tmp_path):
-        for name, curve in process.items():
+def test_four_processes_have_the_gradient_and_loss_curve_of_one(tmp_path: Path) -> None:
+    alone = _shared(0)
+    for process in run_together(_shared, 4, tmp_path):
+        for task, (gradient, curve) in process.items():
+            _assert_equal_gradients(gradient, alone[task][0])
             # Adam takes the rounding of a tiny gradient for a direction: the first steps tell.
-            assert curve[:2] == pytest.approx(alone[name][:2], rel=1e-4), name
-            assert curve == pytest.approx(alone[name], rel=2e-2), name
+            assert curve[:2] == pytest.approx(alone[task][1][:2], rel=1e-4), task
+            assert curve == pytest.approx(alone[task][1], rel=2e-2), task
+
+
+@pytest.mark.parametrize("rate", [0.5, 2.0])
+def test_the_spatial_layers_move_at_their_own_rate(rate: float) -> None:
+    config = replace(CONFIG, spatial_rate=rate, weight_decay=0.0, warmup_steps=0, clip_norm=1e9)
+    trainer = _trainer(config)
+    before = trainer.model.prompt_state_dict()
+    (step,) = _run(trainer, last=1)
+    for name, now in trainer.model.prompt_state_dict().items():
+        # The first step of Adam is the rate itself, wherever the gradient is not tiny.
+        expected = step.learning_rate * (rate if ".spatial." in name else 1.0)
+        assert (now - before[name]).abs().max().item() == pytest.approx(expected, rel=1e-2), name
+
+
+def test_a_gradient_is_clipped_to_its_largest_norm() -> None:
+    trainer = _trainer(replace(CONFIG, clip_norm=1e-3))
+    (step,) = _run(trainer, last=1)
+    parts = [p.grad for p in trainer.model.trainable().values() if p.grad is not None]
+    assert step.gradient_norm > 1e-3
+    assert torch.cat([part.flatten() for part in parts]).norm().item() == pytest.approx(
+        1e-3, rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("method", ["stop", "stop-static"])
+def test_activations_computed_twice_change_no_bit(method: Method) -> None:
+    config = replace(CONFIG, method=method, stop=replace(SMALL, dropout=0.5))
+    ends = []
+    for twice in (False, True):
+        trainer = _trainer(config)
+        assert isinstance(trainer.model, PromptedModel)
+        trainer.model.checkpoint_activations = twice
+        _run(trainer, last=3)
+        ends.append(trainer.model.prompt_state_dict())
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_compiled_model_has_the_gradient_of_one_that_is_not() -> None:
+    config = replace(CONFIG, stop=replace(SMALL, depth=1))
+    plain, compiled = _trainer(config), _trainer(config)
+    # The traced graph is that of any backend; this one takes no minutes.
+    encode = torch.compile(compiled.model.encode_video, backend="eager")
+    compiled.model.encode_video = encode  # type: ignore[method-assign]
+    _assert_equal_gradients(_gradient(compiled), _gradient(plain))
 
 
 def test_a_pause_is_asked_for_by_one_and_told_to_all() -> None:
@@ -214,20 +288,36 @@ def test_a_pause_is_asked_for_by_one_and_told_to_all() -> None:
 
 
 @pytest.mark.parametrize("room", [0, 1, 2])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError, lambda text: RuntimeError(f"DefaultCPUAllocator: {text}")]
+)
 def test_too_large_a_batch_says_how_many_clips_would_fit(
-    room: int, monkeypatch: pytest.MonkeyPatch
+    room: int, error: Callable[[str], Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = _trainer(CONFIG)
     embed = trainer.objective.outputs
 
     def small_device(frames, clips, epoch):  # type: ignore[no-untyped-def]
         if len(frames) > room:
-            raise torch.OutOfMemoryError("tried to allocate 1 GiB")
+            raise error("tried to allocate 1 GiB")
         return embed(frames, clips, epoch)
 
     monkeypatch.setattr(trainer.objective, "outputs", small_device)
     told = f"--micro-batch {room} " if room else "not even one clip"
     with pytest.raises(OutOfMemory, match=told):
+        next(trainer.steps(0))
+
+
+def test_another_error_of_a_step_is_not_taken_for_a_lack_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = _trainer(CONFIG)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(trainer.objective, "outputs", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
         next(trainer.steps(0))
 
 

@@ -32,7 +32,7 @@ class _Flaky(DecodeProcess):
 
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Flaky]:
-    decoder = _Flaky(4, 16)
+    decoder = _Flaky(4, 16, kept=16)  # the rows of a group
     decoder.asked = []
     monkeypatch.setattr(writing, "_decode_process", lambda config, timeout: decoder)
     yield decoder

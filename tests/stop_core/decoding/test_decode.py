@@ -119,9 +119,9 @@ def _with_each_decoder(path: Path) -> list[DecodedClip]:
     def target() -> decode._Target:
         return decode._Target(7, 32, True, np.empty((7, 32, 32, 3), np.uint8).reshape(-1))
 
-    clips = [decode._decode(PyavVideo(path), 0.0, None, 0, target())]
+    clips = [decode._decode(PyavVideo(path), 0.0, None, target())]
     with suppress(CannotOpen):
-        clips.append(decode._decode(DecordVideo(path), 0.0, None, 0, target()))
+        clips.append(decode._decode(DecordVideo(path), 0.0, None, target()))
     return clips
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,6 +70,25 @@ def test_frames_and_facts_are_those_of_decoding_here(
             with pytest.raises(DecodeError) as caught:
                 decode_clip(path, 4, 32)
             assert str(there) == str(caught.value)
+
+
+def test_the_last_clips_stay_good_for_as_long_as_was_asked_for(
+    clips: list[Path], tmp_path: Path
+) -> None:
+    """Failures between them take no room, and a clip more is decoded meanwhile."""
+    bad = tmp_path / "no.avi"
+    bad.write_text("not a video\n" * 50)
+    paths = [clips[0], bad, clips[1], clips[2], bad, bad, clips[3], clips[4], clips[0]]
+    good = [path for path in paths if path != bad]
+    decoder = DecodeProcess(4, 32, kept=3)
+    last: deque[tuple[Path, DecodedClip]] = deque(maxlen=3)
+    for path, result in zip(paths, decoder.decode(paths), strict=True):
+        if isinstance(result, DecodedClip):
+            last.append((path, result))
+        for earlier, clip in last:
+            assert np.array_equal(clip.frames, decode_clip(earlier, 4, 32).frames)
+    assert [path for path, _ in last] == good[-3:]
+    decoder.close()
 
 
 def test_a_decoder_that_hangs_costs_one_clip_and_its_deadline(

@@ -1,0 +1,186 @@
+"""The script for Slurm, run with stand-ins for srun, scontrol, ray and python."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "deploy" / "slurm" / "stop.sbatch"
+
+# Each writes what it was called with to $LOG. srun runs the rest of its line here, ray stays until
+# it is killed, as `ray start --block` does.
+STAND_INS = {
+    "srun": """
+        echo "srun $*" >> "$LOG"
+        while [[ $1 == --* ]]; do
+            [[ $1 == --ntasks=* ]] && export TASKS=${1#--ntasks=}
+            shift
+        done
+        exec "$@" """,
+    "scontrol": """
+        echo "scontrol $*" >> "$LOG"
+        [[ $1 == show ]] && printf '%s\\n' $NODES || true""",
+    "getent": """
+        [[ $2 == unknown* ]] || echo "10.0.0.1 STREAM $2" """,
+    "venv/bin/ray": """
+        echo "ray $* token=${#RAY_AUTH_TOKEN}" >> "$LOG"
+        [[ -z ${RAY_FAILS:-} ]] || exit 1
+        for ((task = 0; task < TASKS; task++)); do echo $$ >> "$PIDS"; done
+        exec sleep 60""",
+    "venv/bin/python": """
+        case $1 in
+            -c) echo 0123456789abcdef ;;                # the token
+            -) wc -l < "$PIDS" ;;                       # how many have joined
+            *) echo "python $* at $RAY_ADDRESS" >> "$LOG"; exec bash -c "$WORK" ;;
+        esac""",
+}
+
+
+@dataclass
+class Slurm:
+    """An allocation, and what was called in it."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def start(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            ["bash", str(SCRIPT), *command],
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def calls(self) -> list[str]:
+        log = self.folder / "log"
+        return log.read_text().splitlines() if log.exists() else []
+
+    def wait_for_command(self, times: int = 1) -> None:
+        deadline = time.monotonic() + 30
+        while sum(call.startswith("python") for call in self.calls) < times:
+            assert time.monotonic() < deadline, self.calls
+            time.sleep(0.02)
+
+    def is_quiet(self) -> bool:
+        """Whether soon no `ray start` of it is left."""
+        pids = {int(pid) for pid in (self.folder / "pids").read_text().split()}
+        deadline = time.monotonic() + 10
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Slurm:
+    for name, body in STAND_INS.items():
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+        path.chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "LOG": str(tmp_path / "log"),
+        "PIDS": str(tmp_path / "pids"),
+        "STOP_VENV": str(tmp_path / "bin" / "venv"),
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_ID": "4242",
+        "SLURM_JOB_NODELIST": "n[1-3]",
+        "SLURM_CPUS_PER_TASK": "8",
+        "NODES": "n1 n2 n3",
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+        "WORK": "exit 0",
+    }
+    return Slurm(tmp_path, environment)
+
+
+def _shellcheck() -> str | None:
+    beside = Path(sys.executable).with_name("shellcheck")
+    return str(beside) if beside.exists() else shutil.which("shellcheck")
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
+    if (command := _shellcheck()) is None:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run([command, str(SCRIPT)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_one_head_and_the_other_machines_join_it_with_the_token(slurm: Slurm) -> None:
+    _, problem = slurm.start("pipelines/train.py", "--seed", "1").communicate(timeout=30)
+    head, workers = [call for call in slurm.calls if call.startswith("ray")]
+    assert "--head --node-ip-address=10.0.0.1 --port=24242 --dashboard-host=127.0.0.1" in head
+    assert "--block --num-cpus=8 --address=10.0.0.1:24242" in workers
+    assert head.endswith("token=16")
+    assert workers.endswith("token=16")
+    ask, *steps = [call for call in slurm.calls if call.startswith("srun")]
+    assert "--nodelist=n3 getent ahostsv4 n1" in ask
+    assert "--nodes=1 --ntasks=1 " in steps[0]
+    assert "--nodelist=n1" in steps[0]
+    assert "--nodes=2 --ntasks=2 " in steps[1]
+    assert "--exclude=n1" in steps[1]
+    assert slurm.calls[-1] == "python pipelines/train.py --seed 1 at 10.0.0.1:24242", problem
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_job_ends_as_its_command_does_and_leaves_no_ray_behind(slurm: Slurm, code: int) -> None:
+    job = slurm.start("pipelines/train.py", WORK=f"exit {code}")
+    job.communicate(timeout=30)
+    assert job.returncode == code
+    assert slurm.is_quiet()
+
+
+def test_a_job_whose_time_is_nearly_up_is_queued_again_and_runs_the_same_command(
+    slurm: Slurm,
+) -> None:
+    command = ("pipelines/train.py", "--output", "/shared/two words")
+    job = slurm.start(*command, WORK="sleep 60")
+    slurm.wait_for_command()
+    job.send_signal(signal.SIGUSR1)
+    out, _ = job.communicate(timeout=30)
+    assert job.returncode == 0
+    assert "scontrol requeue 4242" in slurm.calls
+    assert "goes into the queue again" in out
+    assert slurm.is_quiet()
+    slurm.start(*command).communicate(timeout=30)  # as Slurm does, with the same arguments
+    first, again = [call for call in slurm.calls if call.startswith("python")]
+    assert first == again
+
+
+def test_one_machine_has_no_workers_to_start_and_needs_no_server(slurm: Slurm) -> None:
+    slurm.environment.pop("MLFLOW_TRACKING_URI")
+    job = slurm.start("pipelines/train.py", NODES="n1")
+    job.communicate(timeout=30)
+    assert job.returncode == 0
+    assert len([call for call in slurm.calls if call.startswith("ray")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "reason"),
+    [
+        ((), {}, "no command"),
+        (("a.py",), {"STOP_VENV": "/nowhere"}, "run make setup in the checkout"),
+        (("a.py",), {"MLFLOW_TRACKING_URI": ""}, "set MLFLOW_TRACKING_URI to a server"),
+        (("a.py",), {"NODES": "unknown1 n2"}, "n2 does not know the address of unknown1"),
+        (("a.py",), {"RAY_FAILS": "1", "PIDS": "/dev/null"}, "Ray did not start"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_sentence(
+    slurm: Slurm, arguments: tuple[str, ...], environment: dict[str, str], reason: str
+) -> None:
+    job = slurm.start(*arguments, **environment)
+    _, told = job.communicate(timeout=30)
+    assert job.returncode == 2, told
+    assert [line for line in told.splitlines() if reason in line and "error: " in line], told
+    assert not [call for call in slurm.calls if call.startswith("python")]

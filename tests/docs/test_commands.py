@@ -1,0 +1,155 @@
+"""The commands in the documentation are commands, and the tutorial's do what it says."""
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from pipelines.command_line import parse
+from pipelines.commands import Command, commands
+from stop_core.tiny.motion import write_motion_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+SECRETS = "deploy/mlflow/.env"  # everybody makes their own
+# An HTML comment above a block says what this test does with it: `run: STORY`, `file: STORY NAME`.
+_BLOCK = re.compile(
+    r"(?:<!-- (?P<mark>[^>]+) -->\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```", re.M | re.S
+)
+_ENDS = {"|", ";", "&&", "||", "&", ">", ">>", "\n"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    kind: str
+    mark: str
+    text: str
+
+    @property
+    def lines(self) -> list[str]:
+        """What a shell would take as one line."""
+        return self.text.replace("\\\n", " ").splitlines()
+
+
+def _blocks() -> Iterator[Block]:
+    for page in PAGES:
+        for found in _BLOCK.finditer(page.read_text()):
+            yield Block(page.name, found["kind"], found["mark"] or "", found["text"])
+
+
+def _invocations(line: str) -> Iterator[tuple[Command, list[str]]]:
+    """The commands of this project in a line of shell, with their arguments."""
+    words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
+    words = shlex.split(line, comments=True) if not _ENDS & set(words) else words
+    by_file = {f"pipelines/{one.module.partition('.')[2]}.py": one for one in commands().values()}
+    for place, word in enumerate(words):
+        command = by_file.get(word)
+        rest = words[place + 1 :]
+        if word == "stop" and place == 0 and rest and not rest[0].startswith("-"):
+            assert rest[0] in commands(), f"there is no command {line!r}"
+            command, rest = commands()[rest[0]], rest[1:]
+        if command is not None:
+            end = next((i for i, w in enumerate(rest) if w in _ENDS), len(rest))
+            yield command, [word for word in rest[:end] if word != "..."]
+
+
+def _documented() -> list[tuple[str, Command, list[str]]]:
+    return [
+        (f"{block.page}: {line.strip()}", command, arguments)
+        for block in _blocks()
+        if block.kind == "sh"
+        for line in block.lines
+        for command, arguments in _invocations(line)
+    ]
+
+
+def test_the_options_of_all_documented_commands_are_understood() -> None:
+    documented = _documented()
+    assert {command.name for _, command, _ in documented} >= {"train", "sweep", "benchmark"}
+    assert len(documented) > 25
+    for where, command, arguments in documented:
+        options = getattr(import_module(command.module), command.options)
+        try:
+            parse(options, arguments)
+        except SystemExit as end:
+            if "--help" not in arguments or end.code != 0:
+                pytest.fail(f"{where}: not understood")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_of_this_repository_that_a_page_names_exist(page: Path) -> None:
+    folders = "pipelines|stop_core|sweeps|tests|deploy|benchmarks"
+    for name in re.findall(rf"(?<![\w/~.])(?:{folders})/[\w./-]*\w", page.read_text()):
+        assert (ROOT / name).exists() or name == SECRETS, name
+
+
+def test_documented_targets_of_make_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    lines = [line for block in _blocks() if block.kind == "sh" for line in block.lines]
+    wanted = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("make ")]
+    assert wanted
+    for words in wanted:
+        assert {word for word in words if "=" not in word} <= targets, words
+
+
+# What the page says in full, in little.
+_SMALLER = {
+    r"--epochs \d+": "--epochs 1",
+    r"epochs: \d+": "epochs: 1",
+    r"--seeds \d+": "--seeds 1",
+    r"trials: \d+": "trials: 1",
+}
+
+
+def _smaller(text: str) -> str:
+    for pattern, replacement in _SMALLER.items():
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def _run(command: Command, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command as a program, in this process, which has a Ray already."""
+    monkeypatch.setattr(sys, "argv", [command.module, *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(command.module, run_name="__main__")
+    assert end.value.code in (0, None), [command.name, *arguments]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_the_tutorial_leads_from_a_folder_to_a_table(
+    local_ray: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    write_motion_dataset(Path("outputs/data/motion"), train=48, test=16, seed=1)
+    story = [block for block in _blocks() if block.mark.partition(": ")[2].startswith("tutorial")]
+    assert len([block for block in story if block.mark.startswith("run")]) == 5
+    for block in story:
+        text = _smaller(block.text)
+        if block.mark.startswith("file: "):
+            Path(block.mark.split()[-1]).write_text(text)
+        elif "for class in" in text:  # a folder of videos; the set is there, small
+            subprocess.run(["bash", "-ec", text.partition("\n")[2]], check=True)
+        else:
+            for line in text.replace("\\\n", " ").splitlines():
+                for command, arguments in _invocations(line):
+                    _run(command, arguments, monkeypatch)
+    said = capsys.readouterr().out
+    for row in ("zero-shot CLIP", "linear probe", "static deep prompts", "STOP"):
+        assert re.search(rf"{row}.*±?\d", said), said
+    assert Path("sheet.png").stat().st_size > 1000
+    assert list(Path("outputs/sweeps").glob("*/best.yaml"))

@@ -1,0 +1,43 @@
+"""What docs/troubleshooting.md says that the commands say, they say."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "troubleshooting.md"
+OURS = ("pipelines", "sweeps", "stop_core")
+
+
+def _sentences() -> list[str]:
+    """Every text in the sources, with … for what is filled in."""
+    found = []
+    for source in (path for folder in OURS for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [
+                    part.value if isinstance(part, ast.Constant) else "…" for part in node.values
+                ]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    found += [(ROOT / "Makefile").read_text(), (ROOT / "deploy/slurm/stop.sbatch").read_text()]
+    return found
+
+
+def _quoted() -> list[str]:
+    """What stands in backticks in the first column, but for what others say (`Ray: ...`)."""
+    first = [line.split(" | ")[0] for line in PAGE.read_text().splitlines() if line[:2] == "| "]
+    ours = [cell for cell in first if not re.match(r"\| (Ray|MLflow|`ray)", cell)]
+    quoted = [text for cell in ours for text in re.findall(r"`([^`]+)`", cell)]
+    return [text for text in quoted if " " in text]
+
+
+def test_a_quotation_is_what_some_source_says() -> None:
+    sentences = _sentences()
+    quoted = _quoted()
+    assert len(quoted) > 35
+    for text in quoted:
+        pieces = [re.escape(piece) for piece in text.split("…")]
+        pattern = re.compile(".*".join(pieces), re.DOTALL)
+        assert any(pattern.search(sentence) for sentence in sentences), text

@@ -1,0 +1,80 @@
+"""`make chaos`: kills over all parts, and one report at the end.
+
+    python tests/pipelines/chaos_all.py --kills 100 --seed 1
+
+Each part is a script of its own, with the same options, that compares what it is left with against
+something unbroken, and exits with 1 where they differ.
+"""
+
+import random
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+HERE = Path(__file__).parent
+PARTS = {"preprocess": "chaos.py", "train": "chaos_train.py"}
+
+
+@dataclass(frozen=True)
+class AllChaos:
+    """Kill parts of everything at random moments, and compare the ends."""
+
+    kills: int = 100
+    """How many kills in all; each part has an equal share."""
+    seed: int | None = None
+    """Of what is killed and when; empty draws one, and it is printed."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """How one part went."""
+
+    name: str
+    kills: int
+    exit_code: int
+    seconds: float
+
+    def line(self) -> str:
+        """A row of the report."""
+        end = "the same" if self.exit_code == 0 else f"OTHERWISE (exit code {self.exit_code})"
+        return f"{self.name:<12}{self.kills:>6}{self.seconds / 60:>9.1f}  {end}"
+
+
+def main(options: AllChaos) -> None:
+    """Runs the parts one by one; exit code 1 if one of them ended otherwise."""
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}", flush=True)
+    shares = [len(range(n, options.kills, len(PARTS))) for n in range(len(PARTS))]
+    parts = [
+        _run(name, [sys.executable, str(HERE / script)], kills, seed)
+        for (name, script), kills in zip(PARTS.items(), shares, strict=True)
+    ]
+    print(f"\n{'part':<12}{'kills':>6}{'minutes':>9}  ended, seed {seed}")
+    for part in parts:
+        print(part.line())
+    print(f"{'in all':<12}{sum(part.kills for part in parts):>6}")
+    sys.exit(any(part.exit_code for part in parts))
+
+
+def _run(name: str, command: list[str], kills: int, seed: int) -> Part:
+    """Runs one script, shows what it prints, and counts its kills by what it says."""
+    print(f"\n== {name}", flush=True)
+    started, told = time.monotonic(), ""
+    command += ["--kills", str(kills), "--seed", str(seed)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            told += line
+    found = re.findall(r"^in all +(\d+)|^(\d+) kills", told, re.MULTILINE)
+    done = int("".join(found[-1])) if found else 0
+    return Part(name, done, process.returncode, time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(AllChaos))

@@ -1,0 +1,148 @@
+"""Real Ray nodes on one machine, each with a raylet of its own, and an MLflow server beside them.
+
+The head has no CPUs, so what works lives on the other nodes, which may be killed and started again.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.tools import free_ports, kill_tree
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+PORTS = (
+    "node-manager-port",
+    "object-manager-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+)
+_SECONDS_TO_START = 240
+
+
+@dataclass
+class Stage:
+    """The processes that a training needs, and the commands that start them again."""
+
+    folder: Path
+    """For their logs."""
+    environment: dict[str, str]
+    """In which a driver finds them."""
+    commands: dict[str, list[str]]
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> list[str]:
+        """The names of the nodes that work."""
+        return [name for name in self.commands if name.startswith("node")]
+
+    def start(self, name: str) -> None:
+        """Starts head, store or one of the nodes."""
+        log = (self.folder / f"{name}.log").open("ab")
+        self.running[name] = subprocess.Popen(
+            self.commands[name],
+            env=self.environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+    def kill(self, name: str) -> None:
+        """Kills a process and all that it has started."""
+        kill_tree(self.running.pop(name))
+
+    def train_worker(self) -> psutil.Process | None:
+        """A process in which Ray Train trains, once there is one."""
+        for name in self.nodes:
+            node = self.running.get(name)
+            for process in psutil.Process(node.pid).children(recursive=True) if node else []:
+                with suppress(psutil.Error):
+                    if "RayTrainWorker" in " ".join(process.cmdline()):
+                        return process
+        return None
+
+
+@contextmanager
+def ray_nodes(
+    folder: Path, *, nodes: int = 1, cpus: int = 2, server: bool = False
+) -> Iterator[Stage]:
+    """Head and nodes, and with `server` an MLflow server, from start to end of the context.
+
+    Args:
+        folder: for logs and the server's store.
+        nodes: how many beside the head.
+        cpus: logical ones, of each node.
+        server: otherwise a driver keeps the store in a file.
+    """
+    ports = iter(free_ports(6 + len(PORTS) * (nodes + 1)))
+    gcs, store = next(ports), next(ports)
+    # Ray's sockets live below it, and their names may not be long.
+    sessions = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
+    ray = [str(BIN / "ray"), "start", "--block"]
+    head = [*ray, "--head", f"--port={gcs}", "--num-cpus=0", f"--temp-dir={sessions}"]
+    head += [f"--dashboard-port={next(ports)}", f"--ray-client-server-port={next(ports)}"]
+    head += ["--node-ip-address=127.0.0.1", *(f"--{name}={next(ports)}" for name in PORTS)]
+    commands = {"head": head}
+    for number in range(nodes):
+        # An address of its own: at the driver's, the driver might live on it, and die with it.
+        node = [*ray, f"--address=127.0.0.1:{gcs}", f"--num-cpus={cpus}"]
+        node += [f"--node-ip-address=127.0.0.{number + 2}"]
+        commands[f"node{number}"] = [*node, *(f"--{name}={next(ports)}" for name in PORTS)]
+    if server:
+        mlflow = [str(BIN / "mlflow"), "server", "--host=127.0.0.1", f"--port={store}"]
+        mlflow += ["--workers=1", f"--backend-store-uri=sqlite:///{folder}/server.db"]
+        commands["store"] = [*mlflow, f"--artifacts-destination={folder}/artifacts"]
+    stage = Stage(folder, _environment(gcs, store if server else None), commands)
+    try:
+        for name in commands:
+            if not name.startswith("node"):
+                stage.start(name)
+        _until(lambda: _answers(gcs) and (not server or _answers(store)))
+        for name in stage.nodes:
+            stage.start(name)
+        yield stage
+    finally:
+        for name in list(stage.running):
+            stage.kill(name)
+        shutil.rmtree(sessions, ignore_errors=True)
+
+
+def _environment(gcs: int, store: int | None) -> dict[str, str]:
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "RAY_ADDRESS": f"127.0.0.1:{gcs}",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    if store is not None:
+        environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{store}"
+    return environment
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _SECONDS_TO_START
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError("Ray or the MLflow server did not start")
+        time.sleep(0.2)
