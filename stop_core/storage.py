@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -45,12 +45,15 @@ class RemotePath:
     """Bucket and key, as in `bucket/folder/name`."""
     query: str = ""
     """Options of the connection, as pyarrow reads them from a URI: `endpoint_override=...`."""
+    user: str = ""
+    """Who asks, where it is not the one of the environment: "anonymous", for a public bucket."""
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.key}" + (f"?{self.query}" if self.query else "")
+        user = f"{self.user}@" if self.user else ""
+        return f"{self.scheme}://{user}{self.key}" + (f"?{self.query}" if self.query else "")
 
     def __truediv__(self, part: str) -> "RemotePath":
-        return RemotePath(self.scheme, f"{self.key}/{part}", self.query)
+        return replace(self, key=f"{self.key}/{part}")
 
     @property
     def name(self) -> str:
@@ -60,12 +63,13 @@ class RemotePath:
     @property
     def parent(self) -> "RemotePath":
         """The path without its last part."""
-        return RemotePath(self.scheme, str(PurePosixPath(self.key).parent), self.query)
+        return replace(self, key=str(PurePosixPath(self.key).parent))
 
     @property
     def filesystem(self) -> pyarrow.fs.FileSystem:
         """The connection, one a process for every bucket and its options."""
-        return _connect(self.scheme, self.key.partition("/")[0], self.query)
+        bucket = self.key.partition("/")[0]
+        return _connect(self.scheme, f"{self.user}@{bucket}".lstrip("@"), self.query)
 
     def resolve(self) -> "RemotePath":
         """Returns the path: it is absolute always."""
@@ -172,7 +176,7 @@ def storage_path(text: str | StoragePath) -> StoragePath:
     """Returns what a user's path or URI names.
 
     Raises:
-        ValueError: if it is a URI of another kind, or has a password in it.
+        ValueError: if it is a URI of another kind, or has credentials in it.
     """
     if not isinstance(text, str):
         return text
@@ -188,16 +192,17 @@ def storage_path(text: str | StoragePath) -> StoragePath:
         )
     key, _, query = rest.partition("?")
     user, _, _ = key.partition("/")[0].rpartition("@")
-    if ":" in user:
+    key = key.removeprefix(f"{user}@")
+    if user and (scheme, user) != ("gs", "anonymous"):
         raise ValueError(
-            f"a URI with a password in it would end in logs: give {scheme}://"
-            f"{key.partition('@')[2]} and set the environment of the store "
-            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS)"
+            f"credentials in a URI would end in logs: give {scheme}://{key} and set the "
+            "environment of the store (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "GOOGLE_APPLICATION_CREDENTIALS)"
         )
     key = "/".join(part for part in key.split("/") if part)
     if not key:
         raise ValueError(f"{text} names no bucket")
-    return RemotePath(scheme, key, query)
+    return RemotePath(scheme, key, query, user)
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def many_clips(root: Path, count: int) -> Path:
     names = [f"film{i}_wave_f_cm_np1_fr_med_0.mp4" for i in range(count)]
     for i, name in enumerate(names):
         if i < 8:
-            _write_clip(folder / name, seed=i)
+            write_clip(folder / name, seed=i)
         else:
             os.link(folder / names[i % 8], folder / name)
     (folder / names[5]).unlink()
@@ -109,7 +109,7 @@ def many_clips(root: Path, count: int) -> Path:
     return root
 
 
-def _write_clip(path: Path, seed: int) -> None:
+def write_clip(path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)

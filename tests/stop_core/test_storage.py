@@ -19,6 +19,9 @@ def test_paths_and_uris_are_told_apart() -> None:
     assert str(remote / "d#e") == "s3://bucket/a b/c/d#e?region=x"
     assert storage_path(str(remote)) == pickle.loads(pickle.dumps(remote)) == remote
     assert ((remote / "d").name, (remote / "d").parent) == ("d", remote)
+    public = storage_path("gs://anonymous@bucket/a")
+    assert isinstance(public, RemotePath)
+    assert (public.key, str(public / "b")) == ("bucket/a", "gs://anonymous@bucket/a/b")
     with pytest.raises(TypeError):
         os.fspath(remote)  # type: ignore[call-overload]
 
@@ -29,6 +32,7 @@ def test_paths_and_uris_are_told_apart() -> None:
         ("ftp://host/a", "ftp://host/a is neither a path nor"),
         ("s3://", "names no bucket"),
         ("s3://key:secret@bucket/a", "give s3://bucket/a and set the environment"),
+        ("s3://secret@bucket/a", "give s3://bucket/a and set the environment"),
     ],
 )
 def test_other_uris_are_refused_without_telling_a_password(uri: str, found: str) -> None:

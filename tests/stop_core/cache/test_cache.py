@@ -367,3 +367,22 @@ def test_pandas_and_duckdb_read_the_shards(hmdb51_root: Path, tmp_path: Path) ->
     pixels = np.frombuffer(clip.frames, np.uint8).reshape(4, clip.frame_height, clip.frame_width, 3)
     left = (clip.frame_width - SIZE) // 2
     assert np.array_equal(pixels[:, :, left : left + SIZE], frames.numpy())
+
+
+def test_hugging_face_datasets_read_the_shards(
+    hmdb51_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets", reason="Hugging Face datasets is not installed")
+    _make(tmp_path / "cache", hmdb51_root)
+    files = {
+        split: str(tmp_path / "cache/data" / f"{split}-*.parquet") for split in ("train", "val")
+    }
+    loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "hf"))
+    for split in files:
+        cached = FrameCache(tmp_path / "cache").split(split)
+        rows = loaded[split]
+        assert rows["video_id"][:] == cached.video_ids
+        assert rows["label"][:] == cached.labels.tolist()
+        every = b"".join(rows["frames"][:])
+        assert every == cached.read(range(len(cached))).numpy().tobytes()

@@ -1,4 +1,8 @@
-"""A cache on S3 is the cache on disk, byte for byte; what is read of it is fetched once."""
+"""A cache on S3 or GCS is the one on disk, byte for byte; what is read of it is fetched once.
+
+Against real servers in processes of their own: moto's for S3, and gcp-storage-emulator for GCS,
+where it is installed.
+"""
 
 import pickle
 import shutil
@@ -7,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.fs
@@ -17,19 +22,29 @@ from stop_core.cache import CacheConfig, CacheJob, FrameCache, read_failures, wr
 from stop_core.cache.verification import verify
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.outline import outlined
-from stop_core.storage import RemotePath, StoragePath, storage_path
+from stop_core.storage import RemotePath, StoragePath
+from tests.stop_core.cache.conftest import FlakyDecoder
 
-pytest.importorskip("moto", reason="the S3 server of the tests is in the extra `dev`")
+
+def _server_command(scheme: str, host: str, port: str) -> list[str]:
+    if scheme == "s3":
+        pytest.importorskip("moto", reason="the S3 server of the tests is in the extra `dev`")
+        return [sys.executable, "-m", "moto.server", "--host", host, "--port", port]
+    emulator = shutil.which("gcp-storage-emulator")
+    if emulator is None:
+        pytest.skip("there is no gcp-storage-emulator on the PATH")
+    return [emulator, "start", "--host", host, "--port", port, "--in-memory"]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A real S3 server in a process of its own; gives `host:port`."""
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def server(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """A store in a process of its own; gives its scheme and `host:port`."""
+    scheme = request.param
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     host, port = address.split(":")
-    command = [sys.executable, "-m", "moto.server", "--host", host, "--port", port]
+    command = _server_command(scheme, host, port)
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
     try:
@@ -37,34 +52,41 @@ def server() -> Iterator[str]:
             if not socket.socket().connect_ex((host, int(port))):
                 break
             time.sleep(0.05)
-        yield address
+        yield scheme, address
     finally:
         process.kill()
         process.wait()
 
 
 @pytest.fixture
-def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
+def bucket(server: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
+    scheme, address = server
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("STOP_CACHE_FOLDER", str(tmp_path / "fetched"))
     name = tmp_path.name.replace("_", "-").lower()
-    store = pyarrow.fs.S3FileSystem(
-        endpoint_override=server, scheme="http", region="us-east-1", allow_bucket_creation=True
+    query = f"endpoint_override={address}&scheme=http"
+    if scheme == "gs":
+        google = pyarrow.fs.GcsFileSystem(
+            anonymous=True, endpoint_override=address, scheme="http", project_id="tests"
+        )
+        google.create_dir(name)
+        return RemotePath("gs", f"{name}/some folder", query, "anonymous")
+    amazon = pyarrow.fs.S3FileSystem(
+        endpoint_override=address, scheme="http", region="us-east-1", allow_bucket_creation=True
     )
-    store.create_dir(name)
-    query = f"endpoint_override={server}&scheme=http&region=us-east-1"
-    return RemotePath("s3", f"{name}/some folder", query)
+    amazon.create_dir(name)
+    return RemotePath("s3", f"{name}/some folder", f"{query}&region=us-east-1")
 
 
-def _make(cache: StoragePath, data_root: StoragePath) -> CacheJob:
+def _make(cache: StoragePath, data_root: StoragePath, retry_failed: bool = False) -> CacheJob:
     with outlined(data_root) as root:
         selection = select_clips(DATASETS["hmdb51"].read(root, 1))
-        config = CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=2, size=16)
+        config = CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=4, size=16)
         job = CacheJob.open(cache, config, selection.clips)
-        pending = job.pending(root)
+        pending = job.pending(root, retry_failed)
     for plan in pending:
-        write_shard(plan, config, data_root, cache)
+        write_shard(plan, config, data_root, cache, retry_failed=retry_failed)
     job.finish()
     return job
 
@@ -80,7 +102,7 @@ def _data(cache: StoragePath) -> dict[str, bytes]:
     return {path.name: path.open("rb").read() for path in files}
 
 
-def test_a_cache_made_on_s3_from_s3_is_the_local_one(
+def test_a_cache_made_on_a_store_from_a_store_is_the_local_one(
     hmdb51_root: Path, tmp_path: Path, bucket: RemotePath
 ) -> None:
     first, second, *_ = sorted(hmdb51_root.glob("hmdb51_org/*/*.avi"))
@@ -98,6 +120,24 @@ def test_a_cache_made_on_s3_from_s3_is_the_local_one(
     (bucket / "videos" / clips[-1].path).upload(second)
     with outlined(bucket / "videos") as root:
         assert [plan.split for plan in remote.pending(root)] == [clips[-1].split]
+
+
+def test_failures_alone_are_fetched_and_tried_again(
+    hmdb51_root: Path, bucket: RemotePath, flaky: FlakyDecoder
+) -> None:
+    _upload(hmdb51_root, bucket / "videos")
+    whole = _data(_make(bucket / "whole", bucket / "videos").cache)
+    train = [clip.video_id for clip in _make(bucket / "whole", hmdb51_root).plans[0].clips]
+    flaky.asked.clear()
+    flaky.bad = frozenset({1, 3})
+    job = _make(bucket / "cache", bucket / "videos")
+    assert [f.video_id for f in read_failures(job.cache)] == [train[1], train[3]]
+
+    flaky.bad = frozenset()
+    flaky.asked.clear()
+    again = _make(bucket / "cache", bucket / "videos", retry_failed=True)
+    assert len(flaky.asked) == 2, "the others were kept"
+    assert _data(again.cache) == whole
 
 
 def test_shards_are_fetched_once_and_checked(
@@ -136,20 +176,22 @@ def test_shards_are_fetched_once_and_checked(
 
 
 def test_what_is_not_there_is_named_by_its_uri(bucket: RemotePath) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no frame cache at s3://.*some folder/cache"):
+    with pytest.raises(FileNotFoundError, match=r"no frame cache at \w+://.*some folder/cache"):
         FrameCache(bucket / "cache")
-    with pytest.raises(FileNotFoundError, match=r"data root s3://.*is not a folder"):  # noqa: SIM117
+    with pytest.raises(FileNotFoundError, match=r"data root \w+://.*is not a folder"):  # noqa: SIM117
         with outlined(bucket / "videos") as root:
             DATASETS["hmdb51"].read(root, 1)
-    nowhere = storage_path(str(bucket).replace(bucket.key, "no-such-bucket/cache"))
+    nowhere = replace(bucket, key="no-such-bucket/cache")
     config = CacheConfig("d", 1, 2, 16, None, (), ("train",), ("a",), "0")
-    with pytest.raises(OSError, match="cannot write a cache to s3://no-such-bucket"):
+    with pytest.raises(OSError, match=r"cannot write a cache to \w+://\S*no-such-bucket"):
         CacheJob.open(nowhere, config, [])
 
 
 def test_a_store_that_is_lost_fails_no_clip(
-    hmdb51_root: Path, tmp_path: Path, bucket: RemotePath, monkeypatch: pytest.MonkeyPatch
+    hmdb51_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
     selection = select_clips(DATASETS["hmdb51"].read(hmdb51_root, 1))
     config = CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=2, size=16)
     job = CacheJob.open(tmp_path / "cache", config, selection.clips)

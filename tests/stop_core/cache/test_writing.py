@@ -1,7 +1,7 @@
 """A shard whose clips fail, are tried again, or find the disk full: nothing is lost or doubled."""
 
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,32 +11,9 @@ from stop_core.cache import CacheConfig, CacheJob, Manifest, read_failures, writ
 from stop_core.cache.files import write_json
 from stop_core.cache.shards import plan_shards
 from stop_core.datasets import DATASETS, select_clips
-from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess
+from tests.stop_core.cache.conftest import FlakyDecoder
 
 WriteVideo = Callable[..., Path]
-
-
-class _Flaky(DecodeProcess):
-    """Cannot decode some files, for a reason that is not in the files."""
-
-    bad: frozenset[str] = frozenset()
-
-    def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
-        paths = list(paths)
-        for path, result in zip(paths, super().decode(paths), strict=True):
-            self.asked.append(path.name)
-            yield DecodeError("timed out after 1 s") if path.name in self.bad else result
-
-    asked: list[str]
-
-
-@pytest.fixture
-def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Flaky]:
-    decoder = _Flaky(4, 16, kept=16)  # the rows of a group
-    decoder.asked = []
-    monkeypatch.setattr(writing, "_decode_process", lambda config, timeout: decoder)
-    yield decoder
-    decoder.close()
 
 
 def _job(cache: Path, root: Path, clips_per_shard: int = 5) -> CacheJob:
@@ -59,7 +36,7 @@ def _tree(cache: Path) -> dict[str, bytes]:
 
 
 def test_failures_alone_are_tried_again_and_leave_no_trace(
-    hmdb51_root: Path, tmp_path: Path, flaky: _Flaky
+    hmdb51_root: Path, tmp_path: Path, flaky: FlakyDecoder
 ) -> None:
     _make(tmp_path / "whole", hmdb51_root)
     clips = _job(tmp_path / "whole", hmdb51_root).plans[0].clips
@@ -89,7 +66,7 @@ def test_failures_alone_are_tried_again_and_leave_no_trace(
 
 
 def test_a_shard_that_failed_as_a_whole_is_tried_again(
-    hmdb51_root: Path, tmp_path: Path, flaky: _Flaky
+    hmdb51_root: Path, tmp_path: Path, flaky: FlakyDecoder
 ) -> None:
     _make(tmp_path / "whole", hmdb51_root)
     flaky.bad = frozenset(path.name for path in hmdb51_root.rglob("*.avi"))
@@ -100,7 +77,7 @@ def test_a_shard_that_failed_as_a_whole_is_tried_again(
 
 
 def test_attempts_survive_a_kill_between_the_file_and_its_record(
-    hmdb51_root: Path, tmp_path: Path, flaky: _Flaky, monkeypatch: pytest.MonkeyPatch
+    hmdb51_root: Path, tmp_path: Path, flaky: FlakyDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = _job(tmp_path / "a", hmdb51_root).plans[0].clips
     names = [Path(clip.path).name for clip in clips]
