@@ -77,17 +77,14 @@ def print_trials(search: Search, result: SweepResult) -> None:
     for name in names:
         shown.add_column(name, justify="right", overflow="fold")
     for row in frame.to_dict("records"):
-        shown.add_row(*("" if pd.isna(row[name]) else short(row[name]) for name in names))
+        shown.add_row(*("" if row[name] != row[name] else short(row[name]) for name in names))
     Console(width=None if Console().is_terminal else 160).print(shown)
 
 
 def _row(search: Search, trial: Trial) -> dict[str, Any]:
     settings = experiment_of(search, trial).parameters()
-    # A setting whose conditions do not hold was not searched in this trial: nothing, not None.
-    drawn = {
-        name: settings[name] if name in trial.drawn else float("nan")
-        for name in search.space.search
-    }
+    # A setting whose conditions do not hold was not searched in this trial.
+    drawn = {name: settings[name] if name in trial.drawn else "-" for name in search.space.search}
     measured = {**(trial.curve[-1] if trial.curve else {}), **trial.measures}
     values = {name: measured[name] for name in sorted(measured) if name.startswith("val/")}
     values |= {o: trial.value(o) for o in (*search.space.objectives, *COSTS)}

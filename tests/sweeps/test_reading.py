@@ -12,6 +12,12 @@ from stop_core.methods import build_method
 from sweeps.reading import FOLDER, build_experiment, read_table
 
 
+def _space(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "rows.yaml"
+    path.write_text(text)
+    return path
+
+
 def test_the_shipped_comparison_holds_stop_and_its_baselines() -> None:
     rows = read_table(FOLDER / "tables" / "motion.yaml").rows
     methods = {build_experiment(values, title).method for title, values in rows.items()}
@@ -103,14 +109,12 @@ def test_a_number_is_the_same_however_it_is_written() -> None:
 
 
 def test_common_settings_hold_for_a_row_unless_it_overrides_them(tmp_path: Path) -> None:
-    path = tmp_path / "table.yaml"
-    path.write_text("common: {epochs: 3, n_s: 2}\nrows: {a: , b: {n_s: 4}}\n")
+    path = _space(tmp_path, "common: {epochs: 3, n_s: 2}\nrows: {a: , b: {n_s: 4}}\n")
     rows = read_table(path).rows
     assert rows == {"a": {"epochs": 3, "n_s": 2}, "b": {"epochs": 3, "n_s": 4}}
 
 
 def test_a_wrong_row_is_refused_with_its_title(tmp_path: Path) -> None:
-    path = tmp_path / "table.yaml"
-    path.write_text("rows: {my row: {method: magic}}")
+    path = _space(tmp_path, "rows: {my row: {method: magic}}")
     with pytest.raises(ValueError, match=r"my row.*method must be one of"):
         read_table(path)
