@@ -47,7 +47,7 @@ def test_a_program_read_from_its_file_answers_as_the_model(
     method: Method,
     attention: Attention,
 ) -> None:
-    trained = _trained(make_clip(), method, attention)
+    trained = _trained(make_clip(layers=1), method, attention)
     stir(trained.model)
     wanted = [trained.logits(frames) for frames in parity_clips(trained.preprocessing)]
     program, model = export_program(trained)
