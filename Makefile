@@ -36,7 +36,7 @@ lint: $(READY) ## Check format, style and types
 	$(BIN)/mypy
 
 docs: $(READY) ## Build the documentation into site/; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff format .

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from pipelines.preprocess import PreprocessConfig, preprocess
 from stop_core.cache.manifest import Manifest
 from stop_core.storage import StoragePath, storage_path
 
@@ -20,6 +19,8 @@ def find_cache(cache: str | None, output: Path) -> StoragePath:
         path = storage_path(cache)
         Manifest.load(path)
         return path
+    from pipelines.preprocess import PreprocessConfig, preprocess  # and with it what decodes
+
     config = PreprocessConfig(dataset=EMBEDDED, output=output)
     preprocess(config)
     return config.cache_path

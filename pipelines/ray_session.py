@@ -2,6 +2,8 @@
 
 import logging
 import os
+import socket
+import time
 from pathlib import Path
 
 from pipelines.command_line import RunError
@@ -19,8 +21,11 @@ _SETTINGS = {
 }
 
 
+_SECONDS_FOR_A_HEAD = 30.0  # that has just been started; Ray itself tries for a quarter of an hour
+
+
 def start_ray() -> None:
-    """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine; idempotent.
+    """Connects to the cluster of RAY_ADDRESS, or starts Ray for this machine alone; idempotent.
 
     Raises:
         RunError: if Ray does not start or the cluster does not answer.
@@ -31,6 +36,7 @@ def start_ray() -> None:
 
     if ray.is_initialized():
         return
+    await_head(os.environ.get("RAY_ADDRESS", ""), _SECONDS_FOR_A_HEAD)
     leave_last_words()
     try:
         _connect()
@@ -44,17 +50,58 @@ def start_ray() -> None:
         ) from problem
 
 
+def await_head(address: str, seconds: float) -> None:
+    """Waits until a head answers at `host:port`; what is no such address is left to Ray.
+
+    Raises:
+        RunError: if none does.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as problem:
+            if time.monotonic() >= deadline:
+                raise RunError(
+                    f"no Ray cluster answers at RAY_ADDRESS={address} ({problem}); start it with "
+                    "`ray start --head`, give the address of one that runs, or unset RAY_ADDRESS "
+                    "to start Ray on this machine"
+                ) from problem
+        time.sleep(0.5)
+
+
 def _connect() -> None:
     import ray
 
+    alone = "RAY_ADDRESS" not in os.environ
+    if alone:
+        _listen_on_loopback()
     ray.init(
-        # With the dashboard: Train asks its state service who is alive. It listens on loopback.
-        include_dashboard=None if "RAY_ADDRESS" in os.environ else True,
+        address="local" if alone else None,
+        # With the dashboard: Train asks its state service who is alive.
+        include_dashboard=True if alone else None,
         # Workers tell their progress through files, and their failures through exceptions.
         log_to_driver=False,
         logging_level=logging.ERROR,
         runtime_env=_runtime_env(),
     )
+
+
+def _listen_on_loopback() -> None:
+    """Keeps a Ray of this machine alone off the network.
+
+    Otherwise its servers listen on all interfaces, behind the token alone. Ray has a switch for it,
+    made for systems without clusters: it reads the environment when it is imported, and its
+    processes do when they start.
+    """
+    from ray._private import ray_constants
+
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _runtime_env() -> dict[str, object] | None:

@@ -11,11 +11,9 @@ if __package__ in (None, ""):  # run as a file: the checkout is not on the path 
 
 from pipelines.cache_lookup import find_cache
 from pipelines.command_line import parse, run
-from pipelines.many_runs import room_for
 from pipelines.output import default_output
 from pipelines.progress import say, told
 from pipelines.queued_run import deliver_waiting
-from pipelines.ray_session import start_ray
 from pipelines.start_from import StartFrom, find_checkpoint
 from pipelines.tracking import ui_command
 from pipelines.training_run import Resources, TrainingResult, TrainingRun
@@ -81,8 +79,7 @@ def main(config: TrainConfig) -> TrainingResult:
     if result is None:
         say(f"training {training.name}")
         if not (here := _trains_here(config)):
-            start_ray()
-            room_for(config.resources)
+            _join_ray(config)
         with told(lambda: _line(training)):
             result = training.train(config.resources, here=here)
     _summarise(result, config)
@@ -97,6 +94,14 @@ def _trains_here(config: TrainConfig) -> bool:
     return (
         resources.one_worker and not resources.gpus_per_worker and "RAY_ADDRESS" not in os.environ
     )
+
+
+def _join_ray(config: TrainConfig) -> None:
+    from pipelines.many_runs import room_for  # imports Ray, which a single worker does without
+    from pipelines.ray_session import start_ray
+
+    start_ray()
+    room_for(config.resources)
 
 
 def _line(training: TrainingRun) -> str | None:

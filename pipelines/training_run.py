@@ -40,12 +40,12 @@ from stop_core.model_files import (
     PROMPTS,
     TOWER,
     ModelRecord,
-    Preprocessing,
     Provenance,
     TowerFacts,
     label_classes,
     versions,
 )
+from stop_core.model_input import preprocessing_of_cache
 from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 
@@ -306,15 +306,16 @@ class TrainingRun:
         return result
 
     def _model_record(self, metrics: dict[str, float], tower: TowerFacts) -> ModelRecord:
-        from stop_core.clip import tower_shape
-
         manifest, config = self.manifest, self.config
-        frames, shape = config.frames or manifest.frames, tower_shape(config.tower)
-        size = shape.image_size if shape else manifest.size  # the cache's may be larger
         return ModelRecord(
             config=config,
             classes=label_classes(manifest.class_names, config.templates),
-            preprocessing=Preprocessing(frames, size, tower.mean, tower.std),
+            preprocessing=preprocessing_of_cache(
+                (manifest.frames, manifest.size, manifest.config.crop),
+                (config.frames, tower.size),
+                tower.mean,
+                tower.std,
+            ),
             provenance=Provenance(
                 tower_fingerprint=tower.fingerprint,
                 run=self.name,

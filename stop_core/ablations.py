@@ -159,7 +159,7 @@ class _TemporalBesideStaticLayer(nn.Module):
     def forward(self, tokens: VideoTokens) -> BlockInput:
         attention, h = self.config.attention, tokens.h
         sequence = pack(tokens, attention)
-        static_NSD = self.prompts.expand(len(sequence), -1, -1)
+        static_NSD = self.prompts.expand(sequence.shape[0], -1, -1)
         there_NS = h.new_ones(static_NSD.shape[:2])
         if self.temporal is None or h.shape[1] == 1:
             return BlockInput(sequence, static_NSD, there_NS)

@@ -102,10 +102,10 @@ class StaticPrompts(VideoModel):
         prompts_BSD: Tensor | None = None
         for index in range(depth):
             if index < prompted:
-                prompts_BSD = self.prompts[index].expand(len(packed), -1, -1)
+                prompts_BSD = self.prompts[index].expand(packed.shape[0], -1, -1)
             # What the next block replaces need not be computed, nor what follows the last.
             carry = prompted <= index + 1 < depth
             packed, prompts_BSD = self.tower.run_block(
                 index, packed, prompts_BSD, carry_prompts=carry, only_cls=index + 1 == depth
             )
-        return self.embed_video(packed.view(len(frames), -1, self.tower.width))
+        return self.embed_video(packed.view(frames.shape[0], -1, self.tower.width))

@@ -112,13 +112,15 @@ def _measures(record: ModelRecord) -> list[str]:
 
 def _inputs(record: ModelRecord) -> list[str]:
     how = record.preprocessing
+    count, short_side = how.decoded
+    of_them = f"of the middles of {count} equal segments, " if count != how.frames else ""
     lines = [
         "## What goes in and comes out",
         "",
         f"{how.frames} frames of a video, uint8 RGB, [B, {how.frames}, {how.size}, {how.size}, 3]:"
-        f" the middles of {how.frames} equal segments, the short side brought to {how.size} pixels "
-        "(bicubic, antialiased), the centre cropped. The model itself subtracts the mean "
-        f"{_numbers(how.mean)} and divides by {_numbers(how.std)}.",
+        f" {of_them}the middles of {how.frames} equal segments, the short side brought to "
+        f"{short_side} pixels (bicubic, antialiased), the centre cropped. The model "
+        f"itself subtracts the mean {_numbers(how.mean)} and divides by {_numbers(how.std)}.",
         "",
     ]
     if record.classes:

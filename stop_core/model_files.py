@@ -20,14 +20,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
 from stop_core.cache.files import appearing, write_whole
 from stop_core.datasets import class_words
-from stop_core.decoding.process import DECODE_TIMEOUT, DecodeProcess
 from stop_core.experiment import ExperimentConfig
+from stop_core.model_input import Preprocessing
 from stop_core.text_templates import class_sentences
 
 T = TypeVar("T")
@@ -55,40 +55,6 @@ class ClassLabel:
     """As the dataset writes it."""
     sentences: tuple[str, ...]
     """What the text tower was given for it: the words of the name in every template."""
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How a video becomes frames; `decoder` does it, and so does the frame cache."""
-
-    frames: int
-    """T, frames of a clip."""
-    size: int
-    """Height and width of a frame, in pixels."""
-    mean: tuple[float, ...]
-    """Of red, green and blue, from 0 to 1; the model subtracts it itself."""
-    std: tuple[float, ...]
-    """What the model divides by, likewise."""
-    sampling: Literal["segment-midpoints"] = "segment-midpoints"
-    """The middles of T equal segments: frame floor((i + 1/2) * N / T) of N, i = 0 .. T-1."""
-    resize: Literal["short-side-bicubic"] = "short-side-bicubic"
-    """The short side is brought to `size`, bicubic with antialiasing, as CLIP does it."""
-    crop: Literal["center"] = "center"
-
-    def __post_init__(self) -> None:
-        if self.frames < 1 or self.size < 1:
-            raise ValueError(f"frames and size must be at least 1, got {self.frames}, {self.size}")
-        for name, known in (
-            ("sampling", "segment-midpoints"),
-            ("resize", "short-side-bicubic"),
-            ("crop", "center"),
-        ):
-            if getattr(self, name) != known:
-                raise ValueError(f"{name} must be {known}, got {getattr(self, name)!r}")
-
-    def decoder(self, timeout: float = DECODE_TIMEOUT) -> DecodeProcess:
-        """A guarded process whose `decode` yields such frames, uint8 [T, size, size, 3]."""
-        return DecodeProcess(self.frames, self.size, timeout)
 
 
 @dataclass(frozen=True)
@@ -129,6 +95,8 @@ class TowerFacts:
     fingerprint: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    size: int
+    """Of the images that it takes, in pixels."""
 
     def save(self, path: Path) -> None:
         """Writes it as JSON."""
@@ -138,7 +106,8 @@ class TowerFacts:
     def load(cls, path: Path) -> "TowerFacts":
         """Reads what `save` wrote; raises OSError, ValueError, KeyError or TypeError if none."""
         values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(str(values["fingerprint"]), _floats(values["mean"]), _floats(values["std"]))
+        mean, std = _floats(values["mean"]), _floats(values["std"])
+        return cls(str(values["fingerprint"]), mean, std, int(values["size"]))
 
 
 def label_classes(names: Sequence[str], templates: Sequence[str]) -> tuple[ClassLabel, ...]:

@@ -24,7 +24,6 @@ from stop_core.model_files import (
     PROMPTS,
     ClassLabel,
     ModelRecord,
-    Preprocessing,
     Provenance,
     TowerFacts,
     find_model,
@@ -32,6 +31,7 @@ from stop_core.model_files import (
     read_record,
     write_model,
 )
+from stop_core.model_input import Preprocessing
 from stop_core.objectives import autocast
 from stop_core.text import ClassTexts
 from stop_core.training import seed_weights
@@ -252,7 +252,8 @@ def tower_facts(clip: FrozenClip) -> TowerFacts:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     mean, std = (tuple(getattr(clip.model.visual, f"image_{name}")) for name in ("mean", "std"))
-    return TowerFacts(digest.hexdigest()[:16], mean, std)
+    size = int(clip.model.visual.image_size[0])  # type: ignore[index, union-attr]
+    return TowerFacts(digest.hexdigest()[:16], mean, std, size)
 
 
 def _load_tower(config: ExperimentConfig) -> FrozenClip:
@@ -274,14 +275,15 @@ def _read_tensors(path: Path) -> Mapping[str, Tensor]:
 
 def _refuse_other_tower(folder: Path, record: ModelRecord, found: TowerFacts) -> None:
     origin, how, config = record.provenance, record.preprocessing, record.config
-    wanted = TowerFacts(origin.tower_fingerprint, how.mean, how.std)
+    wanted = TowerFacts(origin.tower_fingerprint, how.mean, how.std, how.size)
     if found != wanted:
         raise ValueError(
             f"the model {folder} was trained on other weights of {config.tower} "
             f"({config.pretrained or 'without a tag'}) than are found here: their fingerprint is "
-            f"{wanted.fingerprint} there and {found.fingerprint} here, mean and std {wanted.mean}, "
-            f"{wanted.std} there and {found.mean}, {found.std} here. Install the versions of "
-            f"its model card, or set pretrained in {folder / 'config.yaml'} to the weights' file"
+            f"{wanted.fingerprint} there and {found.fingerprint} here, size, mean and std are "
+            f"{wanted.size}, {wanted.mean}, {wanted.std} there and {found.size}, {found.mean}, "
+            f"{found.std} here. Install the versions of its model card, or set pretrained in "
+            f"{folder / 'config.yaml'} to the file of those weights"
         )
 
 

@@ -72,7 +72,7 @@ class PromptedModel(VideoModel, ABC):
                 out, prompts, presence = self._block(prompting, index, tokens, prompts, presence)
             if index + 1 < tower.depth:
                 tokens = unpack(out, tokens)
-        return self.embed_video(out.view(len(frames), -1, tower.width))
+        return self.embed_video(out.view(frames.shape[0], -1, tower.width))
 
     def _block(
         self,

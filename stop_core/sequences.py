@@ -44,7 +44,7 @@ def unpack(packed: Tensor, like: VideoTokens) -> VideoTokens:
     batch, frames, patches, _ = like.h.shape
     # split, not two slices: its gradient is one copy, that of a slice one copy each.
     cls, h = packed.split([1, packed.shape[1] - 1], dim=1)
-    if len(packed) == batch and like.cls.shape[1] == 1:
+    if packed.shape[0] == batch and like.cls.shape[1] == 1:
         return VideoTokens(cls, h.unflatten(1, (frames, patches)))
     return VideoTokens(cls.view(batch, frames, -1), h.unflatten(0, (batch, frames)))
 

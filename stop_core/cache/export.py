@@ -114,7 +114,7 @@ def _write_png(rows: Iterator[tuple[str, pa.Table]], folder: Path) -> int:
     count = 0
     for _, table in rows:
         for row in table.to_pylist():
-            clip = folder / row["split"] / _safe(row["video_id"])
+            clip = folder / _safe(row["split"]) / _safe(row["video_id"])
             clip.mkdir(parents=True)
             shape = (len(row["frame_index"]), row[FRAME_HEIGHT], row[FRAME_WIDTH], 3)
             frames = np.frombuffer(row[FRAMES], np.uint8).reshape(shape)

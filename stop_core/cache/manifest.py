@@ -1,5 +1,6 @@
 """The manifest: what a finished cache holds."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -95,9 +96,20 @@ class Manifest:
             config = CacheConfig.from_dict(values.pop("config"))
             shards = tuple(ShardEntry(**shard) for shard in values.pop("shards"))
             counts = {split: values["counts"][split] for split in config.splits}
+            _refuse_paths(cache, (config.dataset, *(shard.name for shard in shards)))
             return cls(**values | {"config": config, "shards": shards, "counts": counts})
         except (KeyError, TypeError) as error:
             raise ValueError(f"{cache / MANIFEST} cannot be read: preprocess again") from error
+
+
+def _refuse_paths(cache: StoragePath, names: Iterable[str]) -> None:
+    """Names of files and folders are made of these, and must not lead elsewhere."""
+    for name in names:
+        if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+            raise ValueError(
+                f"{cache / MANIFEST} holds the name {name!r}, which leads to another folder: do "
+                "not use this cache, and preprocess the dataset yourself"
+            )
 
 
 def _refuse_unfinished(cache: StoragePath) -> None:

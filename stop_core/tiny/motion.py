@@ -5,7 +5,7 @@
     root/motion.json
 
 The scenes are those of `stop_core.tiny.scenes`: 64 x 64 pixels, 12 frames at 12 a second, of which
-every second one is meant to be sampled; with another `Difficulty`, more of both. The same arguments
+every second one is meant to be sampled; with another `Difficulty`, more frames. The same arguments
 give the same bytes.
 
 A set is written to a staging folder beside `root` and renamed when it is whole:
@@ -63,11 +63,6 @@ class MotionArguments:
                     f"{name} must be a positive multiple of {len(CLASSES)}, as many clips of every "
                     f"class, got {count}"
                 )
-
-    @property
-    def pixels(self) -> int:
-        """Edge of a video, twice the units of its canvas."""
-        return round(2 * self.difficulty.units)
 
     def to_dict(self) -> dict[str, Any]:
         """What `motion.json` holds; of the difficulty, what is not the demonstration set's."""
@@ -166,7 +161,7 @@ def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
     with _one_thread(), ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[None]] = deque()
         for chunk in chunks:
-            frames_NTHWC = render(chunk_scenes(chunk, wanted), wanted.pixels).numpy()
+            frames_NTHWC = render(chunk_scenes(chunk, wanted), PIXELS).numpy()
             files = [_clip_path(staging, scene_id) for scene_id in _scene_ids(chunk, wanted)]
             waiting.append(pool.submit(_encode_chunk, frames_NTHWC, files))
             if len(waiting) > 2 * workers:  # bounds the memory

@@ -10,7 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -22,6 +22,7 @@ import yaml
 from mlflow import MlflowClient
 
 from pipelines.tracking import TrackedRun, open_experiment
+from tests.tools import free_ports, kill_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 30
@@ -29,13 +30,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 if shutil.which("initdb") is None or shutil.which("postgres") is None:
     pytest.skip("PostgreSQL is not installed", allow_module_level=True)
 pytest.importorskip("moto", reason="the S3 server of the tests is in the extra `dev`")
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -54,10 +48,7 @@ def _running(command: list[str], ready: Callable[[], object], **options: Any) ->
                 time.sleep(0.1)
             yield process.pid
         finally:
-            with suppress(psutil.NoSuchProcess):
-                for child in psutil.Process(process.pid).children(recursive=True):
-                    child.kill()
-            process.kill()
+            kill_tree(process)
 
 
 def _answers(ready: Callable[[], object]) -> bool:
@@ -138,7 +129,7 @@ def _listeners(pid: int) -> set[str]:
 def test_several_writers_share_a_server_on_postgresql_and_an_object_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database_port, store_port, port = _free_port(), _free_port(), _free_port()
+    database_port, store_port, port = free_ports(3)
     with ExitStack() as stack:
         store = stack.enter_context(_object_store(store_port, "bucket"))
         environment = {

@@ -31,9 +31,10 @@ sys.path.insert(0, str(ROOT))
 
 from pipelines.command_line import USAGE_ERROR  # noqa: E402
 from pipelines.preprocess import PreprocessConfig, preprocess  # noqa: E402
-from pipelines.training_run import PROMPTS, Resources, TrainingRun  # noqa: E402
+from pipelines.training_run import Resources, TrainingRun  # noqa: E402
 from stop_core.config import StopConfig  # noqa: E402
 from stop_core.experiment import ExperimentConfig  # noqa: E402
+from stop_core.model_files import MODEL, PROMPTS  # noqa: E402
 from stop_core.tiny.motion import write_motion_dataset  # noqa: E402
 from tests.pipelines.ray_nodes import Stage, ray_nodes  # noqa: E402
 from tests.tools import Curves, curves, kill_tree, options_of, steps_saved  # noqa: E402
@@ -218,7 +219,7 @@ class Ending:
 
 
 def _ended(folder: str, run_id: str, uri: str) -> Ending:
-    return Ending(load_file(Path(folder) / PROMPTS), curves(uri, run_id))
+    return Ending(load_file(Path(folder) / MODEL / PROMPTS), curves(uri, run_id))
 
 
 def _cache(folder: Path) -> Path:

@@ -63,6 +63,11 @@ class Stage:
         """Kills a process and all that it has started."""
         kill_tree(self.running.pop(name))
 
+    def has_started(self, name: str) -> bool:
+        """Whether a node says that it is there."""
+        # That its port answers is not enough: a driver also looks for the raylet.
+        return "Ray runtime started" in (self.folder / f"{name}.log").read_text(errors="replace")
+
     def train_worker(self) -> psutil.Process | None:
         """A process in which Ray Train trains, once there is one."""
         for name in self.nodes:
@@ -109,9 +114,10 @@ def ray_nodes(
         for name in commands:
             if not name.startswith("node"):
                 stage.start(name)
-        _until(lambda: _answers(gcs) and (not server or _answers(store)))
+        _until(lambda: stage.has_started("head") and (not server or _answers(store)))
         for name in stage.nodes:
             stage.start(name)
+        _until(lambda: all(stage.has_started(name) for name in stage.nodes))
         yield stage
     finally:
         for name in list(stage.running):

@@ -25,13 +25,13 @@ from stop_core.model_files import (
     PROMPTS,
     PROVENANCE,
     ModelRecord,
-    Preprocessing,
     Provenance,
     find_model,
     label_classes,
     read_record,
 )
 from stop_core.model_folder import TrainedModel, keep_model, tower_facts
+from stop_core.model_input import Preprocessing
 from stop_core.objectives import Recognition, Retrieval
 from stop_core.text import ClassTexts
 from stop_core.training import Trainer, seed_weights

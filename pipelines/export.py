@@ -1,0 +1,129 @@
+"""Turns a trained model into a program, or into an MLflow model that can be served."""
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+if __package__ in (None, ""):  # run as a file: the checkout is not on the path yet
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipelines.command_line import RunError, parse, run
+from pipelines.output import default_output
+from pipelines.progress import say
+from stop_core.model_files import CARD, LABELS, PREPROCESSING, PROVENANCE, find_model
+
+Format = Literal["torch", "onnx", "mlflow"]
+_PROGRAM = {"torch": "program.pt2", "onnx": "program.onnx"}
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Export a trained model: a program without this code, or a model that MLflow serves.
+
+    torch: an ExportedProgram (.pt2), for any number of videos, run by torch alone. onnx: the same
+    for ONNX Runtime. Both are compared with the model before they are kept. mlflow: a folder for
+    `mlflow models serve`; with --register, an entry of MLflow's model registry.
+
+    Examples:
+      stop export --checkpoint outputs/runs/NAME --to torch
+      stop export --checkpoint outputs/runs/NAME --to mlflow --register hmdb51 --alias champion
+    """
+
+    checkpoint: Path
+    """The folder of a training run, as `train` prints it at its end, or of its model."""
+    to: Format = "torch"
+    """torch, onnx or mlflow."""
+    out: Path | None = None
+    """A folder that is not there yet; empty: exports/torch, onnx or mlflow in that of the run."""
+    tolerance: float = 1e-3
+    """Most that a logit, or a number of an embedding, may differ from the model's own."""
+    register: str | None = None
+    """With --to mlflow: register it under this name in the MLflow store, instead of a folder."""
+    alias: str | None = None
+    """With --register: let this alias, such as champion, point to it."""
+    output: Path = field(default_factory=default_output)
+    """With --register: where the MLflow store of the trainings is."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < float("inf"):
+            raise ValueError(f"tolerance must be positive and finite, got {self.tolerance}")
+        if self.register is not None and self.to != "mlflow":
+            raise ValueError("register needs --to mlflow: programs are no MLflow models")
+        if self.register is not None and self.out is not None:
+            raise ValueError("give register or out: the registry keeps the model in its own store")
+        if self.alias is not None and self.register is None:
+            raise ValueError("alias needs register: an alias is of a registered model")
+
+
+def main(config: ExportConfig) -> None:
+    """Exports as configured, and says what to do with the result."""
+    folder = find_model(config.checkpoint)
+    if config.register is not None:
+        _register(folder, config, config.register)
+        return
+    out = config.out or folder.parent / "exports" / config.to
+    if out.exists():
+        raise FileExistsError(f"{out} is there already: choose another --out, or remove it")
+    staging = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if config.to == "mlflow":
+            from pipelines.mlflow_model import save_mlflow_model
+
+            save_mlflow_model(folder, staging)
+        else:
+            _write_program(folder, config, staging)
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    say(f"exported to {out}")
+    if config.to == "mlflow":
+        say(f"serve it: mlflow models serve --env-manager local -m {out}")
+
+
+def _register(folder: Path, config: ExportConfig, name: str) -> None:
+    from pipelines.mlflow_model import register
+    from pipelines.tracking import tracking_uri
+
+    version = register(folder, config.output, name, config.alias)
+    uri = f"models:/{name}@{config.alias}" if config.alias else f"models:/{name}/{version}"
+    say(f"registered as version {version} of {name}")
+    say(
+        f"serve it: MLFLOW_TRACKING_URI={tracking_uri(config.output)} "
+        f"mlflow models serve --env-manager local -m {uri}"
+    )
+
+
+def _write_program(folder: Path, config: ExportConfig, out: Path) -> None:
+    """The program, what says how to feed it and read it, and how exact it is."""
+    from stop_core.exporting import export_program, largest_difference, save_onnx, save_program
+    from stop_core.model_folder import TrainedModel
+
+    trained = TrainedModel.load(folder)
+    if trained.config.precision != "fp32":
+        say(f"the model was trained and measured in {trained.config.precision}; exporting float32")
+    say("exporting; this takes from half a minute to some minutes")
+    program, model = export_program(trained)
+    out.mkdir()
+    save = save_onnx if config.to == "onnx" else save_program
+    exported = save(program, out / _PROGRAM[config.to])
+    found = largest_difference(exported, model, trained.preprocessing)
+    say(f"largest difference from the model: {found:.2g} (at most {config.tolerance:g} allowed)")
+    if not found <= config.tolerance:
+        raise RunError(
+            f"the exported program differs from the model by {found:.2g}, more than --tolerance "
+            f"{config.tolerance:g}; nothing was kept. Use another --to"
+        )
+    for name in (LABELS, PREPROCESSING, PROVENANCE, CARD):
+        shutil.copyfile(folder / name, out / name)
+    parity = {"largest_difference": found, "tolerance": config.tolerance}
+    (out / "parity.json").write_text(json.dumps(parity, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    options = parse(ExportConfig)
+    run(lambda: main(options))

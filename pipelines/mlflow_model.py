@@ -1,0 +1,185 @@
+"""A trained model as an MLflow model: its signature, its requirements, and registering it."""
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array, Object, Property
+
+from pipelines.command_line import RunError
+from pipelines.ray_session import ROOT
+from pipelines.tracking import first_line, is_missing, open_experiment, tracking_uri
+from stop_core.model_files import FILES, ModelRecord, read_record
+from stop_core.serving import OPTIONS
+
+SCRIPT = Path(__file__).with_name("served_model.py")
+ARTIFACT = "trained_model"  # as in the script, which is not imported here: it would load the model
+_PROGRESS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+DIGEST = "stop.model_digest"
+# What stop_core imports; the rest of the installation is not needed to answer.
+_PACKAGES = (
+    *("mlflow", "torch", "torchvision", "open_clip_torch", "safetensors", "numpy", "pandas"),
+    *("decord", "av", "numba", "pillow", "pyarrow", "pyyaml"),
+)
+
+
+def requirements() -> list[str]:
+    """What a server installs: the versions that are installed here."""
+    found = []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name}=={importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue  # decord has no wheels for some processors
+    return found
+
+
+def signature(record: ModelRecord) -> ModelSignature:
+    """Columns of a request, of which a row fills one, and of the answer."""
+    kinds = ("path", "video", "frames") if record.classes else ("path", "video", "frames", "text")
+    asked = Schema([ColSpec(DataType.string, name, required=False) for name in kinds])
+    params = ParamSchema([ParamSpec("top", DataType.long, 5)]) if record.classes else None
+    error = ColSpec(DataType.string, "error", required=False)
+    if not record.classes:
+        embedding = ColSpec(Array(DataType.double), "embedding", required=False)
+        return ModelSignature(asked, Schema([embedding, error]), params)
+    pair = Object([Property("label", DataType.string), Property("probability", DataType.double)])
+    answer = [
+        ColSpec(DataType.string, "label", required=False),
+        ColSpec(DataType.double, "probability", required=False),
+        ColSpec(Array(pair), "top", required=False),
+        error,
+    ]
+    return ModelSignature(asked, Schema(answer), params)
+
+
+@contextmanager
+def _arguments(folder: Path) -> Iterator[dict[str, Any]]:
+    """What MLflow is told of the model, whichever way it is written."""
+    record = read_record(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        # Without what was compiled here: numba keeps that in pickles.
+        code = Path(scratch) / "stop_core"
+        compiled = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "stop_core", code, ignore=compiled)
+        yield _described(folder, record, code)
+
+
+def _described(folder: Path, record: ModelRecord, code: Path) -> dict[str, Any]:
+    return {
+        "python_model": str(SCRIPT),
+        "artifacts": {ARTIFACT: str(folder)},
+        "code_paths": [str(code)],
+        "signature": signature(record),
+        "model_config": OPTIONS,  # without it MLflow passes none to the server
+        "pip_requirements": requirements(),
+        "metadata": {DIGEST: digest(folder), "run": record.provenance.run},
+    }
+
+
+def digest(folder: Path) -> str:
+    """A hash over a model's folder, by which a registered version is known again."""
+    total = hashlib.sha256()
+    for name in FILES:
+        total.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return total.hexdigest()[:16]
+
+
+def save_mlflow_model(folder: Path, to: Path) -> None:
+    """Writes the MLflow model of a trained model to a folder that is not there yet."""
+    with _quiet(), _arguments(folder) as arguments:
+        mlflow.pyfunc.save_model(str(to), **arguments)
+
+
+def register(folder: Path, output: Path, name: str, alias: str | None) -> str:
+    """Logs the model to the MLflow run that trained it, and registers it; returns the version.
+
+    The same model again is the same version. The alias then points to it.
+
+    Raises:
+        RunError: if the store refuses it.
+    """
+    client = MlflowClient(tracking_uri(output))
+    try:
+        version = _registered(client, name, digest(folder)) or _register(
+            client, folder, output, name
+        )
+        if alias:
+            client.set_registered_model_alias(name, alias, version)
+    except MlflowException as problem:
+        raise RunError(
+            f"the model could not be registered as {name!r} in {tracking_uri(output)} "
+            f"({first_line(problem)}); mend the name or the store and run this again"
+        ) from problem
+    return version
+
+
+def _registered(client: MlflowClient, name: str, wanted: str) -> str | None:
+    quoted = name.replace("'", "\\'")
+    for version in client.search_model_versions(f"name = '{quoted}'"):
+        if version.tags.get(DIGEST) == wanted:
+            return str(version.version)
+    return None
+
+
+def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> str:
+    record = read_record(folder)
+    origin = record.provenance
+    uri = tracking_uri(output)
+    experiment = open_experiment(output, origin.dataset or "zero-shot")
+    mlflow.set_tracking_uri(uri)
+    with (
+        _quiet(),
+        _arguments(folder) as arguments,
+        _run_of(client, origin.mlflow_run_id, experiment),
+    ):
+        info = mlflow.pyfunc.log_model(name="served", registered_model_name=name, **arguments)
+    version = str(info.registered_model_version)
+    client.set_model_version_tag(name, version, DIGEST, digest(folder))
+    for metric, value in origin.metrics.items():
+        client.set_model_version_tag(name, version, metric, f"{value:.6g}")
+    return version
+
+
+@contextmanager
+def _run_of(client: MlflowClient, run_id: str, experiment: str) -> Iterator[None]:
+    """The run that trained the model, or a new one where the store does not have it."""
+    try:
+        known = bool(run_id) and client.get_run(run_id) is not None
+    except MlflowException as problem:
+        if not is_missing(problem):
+            raise
+        known = False
+    if known:
+        with mlflow.start_run(run_id=run_id):
+            yield
+    else:
+        with mlflow.start_run(experiment_id=experiment, run_name="served model"):
+            yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a bar for each copy, and without advice that the signature makes needless."""
+    before = os.environ.get(_PROGRESS)
+    os.environ[_PROGRESS] = "false"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*An input example was not provided.*")
+            yield
+    finally:
+        os.environ.pop(_PROGRESS)
+        if before is not None:
+            os.environ[_PROGRESS] = before

@@ -1,0 +1,57 @@
+"""A cluster that is away is told of at once, and a Ray of this machine is of use to it alone."""
+
+import ipaddress
+import socket
+
+import psutil
+import pytest
+
+from pipelines.command_line import RunError
+from pipelines.ray_session import await_head
+from tests.tools import free_ports
+
+
+def test_a_dead_address_is_refused_by_name() -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(RunError, match=rf"RAY_ADDRESS=127.0.0.1:{port}.*unset RAY_ADDRESS"):
+        await_head(f"127.0.0.1:{port}", 0.0)
+
+
+def test_a_head_that_answers_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        await_head(f"127.0.0.1:{head.getsockname()[1]}", 0.0)
+
+
+@pytest.mark.parametrize("address", ["", "auto", "local", "ray://nowhere:1", "http://nowhere:1"])
+def test_what_is_no_host_and_port_is_left_to_ray(address: str) -> None:
+    await_head(address, 0.0)
+
+
+def _addresses() -> dict[str, str]:
+    """Where this process and all that it has started listen, and who does."""
+    me = psutil.Process()
+    found = {}
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            connections = process.net_connections(kind="inet")
+        except psutil.Error:  # it has ended
+            continue
+        for one in connections:
+            if one.status == psutil.CONN_LISTEN:
+                found[f"{one.laddr.ip}:{one.laddr.port}"] = process.name()
+    return found
+
+
+def _is_loopback(address: str) -> bool:
+    ip = ipaddress.ip_address(address.rpartition(":")[0])
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (mapped or ip).is_loopback
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_local_ray_listens_on_loopback_alone(local_ray: None) -> None:
+    addresses = _addresses()
+    assert {"gcs_server", "raylet"} <= set(addresses.values())
+    outside = {address: name for address, name in addresses.items() if not _is_loopback(address)}
+    assert not outside
