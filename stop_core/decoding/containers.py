@@ -41,8 +41,10 @@ def inspect(path: Path) -> tuple[int, int | None]:
 
 def _inspect_avi(head: bytes, size: int) -> tuple[int, int | None]:
     announced_size = 8 + int(struct.unpack_from("<I", head, 4)[0])
-    frames = int(struct.unpack_from("<I", head, 48)[0]) if head[24:28] == b"avih" else 0
-    refuse_absurd(*struct.unpack_from("<II", head, 64))
+    frames = 0
+    if head[24:28] == b"avih":
+        frames = int(struct.unpack_from("<I", head, 48)[0])
+        refuse_absurd(*struct.unpack_from("<II", head, 64))
     # An unfinished recording says zero; it is judged by what it yields.
     return max(0, announced_size - size), frames
 
