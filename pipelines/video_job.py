@@ -94,7 +94,8 @@ class VideoJob:
         import ray.exceptions
 
         quiet(ray.data.DataContext.get_current())
-        count = workers.workers or _as_many_as_fit(ray.cluster_resources(), workers)
+        share = workers.gpus_per_worker or float(self.work.model.gpu)
+        count = workers.workers or as_many_as_fit(ray.cluster_resources(), share)
         parts = self._parts(pending, count)
         count = min(count, len(parts))
         # One block a part, as a worker that dies repeats a block; a part is whole or absent.
@@ -103,7 +104,7 @@ class VideoJob:
             fn_constructor_args=(self.work,),
             concurrency=(1, count),
             num_cpus=1,
-            num_gpus=workers.gpus_per_worker or (1 if self.work.model.gpu else None),
+            num_gpus=share or None,
         )
         try:
             yield from rows.iter_rows()
@@ -136,14 +137,18 @@ def row_numbers(done: pa.Table) -> tuple[dict[Video, int], set[Video]]:
     return rows, {video for video, row in rows.items() if bad[row]}
 
 
-def _as_many_as_fit(resources: dict[str, float], workers: Workers) -> int:
-    """A worker a CPU, or as many as share the GPUs."""
+def as_many_as_fit(resources: dict[str, float], share: float) -> int:
+    """A worker a CPU, or as many as have the share of a GPU that each wants.
+
+    Raises:
+        RunError: if not even one does.
+    """
     fit = resources.get("CPU", 1.0)
-    if workers.gpus_per_worker:
-        fit = min(fit, resources.get("GPU", 0.0) / workers.gpus_per_worker)
+    if share:
+        fit = min(fit, resources.get("GPU", 0.0) / share)
     if fit < 1:
         raise RunError(
-            f"a worker wants {workers.gpus_per_worker:g} GPUs, and Ray has "
-            f"{resources.get('GPU', 0.0):g}: lower --gpus-per-worker"
+            f"a worker wants {share:g} GPUs, and Ray has {resources.get('GPU', 0.0):g}: lower "
+            "--gpus-per-worker, or leave --gpu out"
         )
     return int(fit)

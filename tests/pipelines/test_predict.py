@@ -13,7 +13,7 @@ from pipelines import video_job
 from pipelines.command_line import RunError
 from pipelines.model_choice import ModelChoice
 from pipelines.predict import PredictConfig, main
-from pipelines.video_job import VideoJob
+from pipelines.video_job import VideoJob, as_many_as_fit
 from pipelines.video_list import Video, list_videos
 from pipelines.video_options import Workers
 from pipelines.video_worker import VideoWorker, Work
@@ -154,6 +154,20 @@ def test_workers_of_ray_give_the_rows_of_one_process(
     here = VideoJob(tmp_path / "here", work).run(every, Workers(0))
     there = VideoJob(tmp_path / "there", work).run(every, Workers(1))
     _check_alike(here.to_pylist(), there.to_pylist())
+
+
+def test_workers_share_the_gpus_that_there_are_or_say_that_there_are_too_few() -> None:
+    machine = {"CPU": 16.0, "GPU": 2.0}
+    assert as_many_as_fit(machine, 0) == 16
+    assert as_many_as_fit(machine, 1) == 2
+    assert as_many_as_fit(machine, 0.25) == 8
+    with pytest.raises(RunError, match="--gpus-per-worker"):
+        as_many_as_fit({"CPU": 16.0}, 0.5)
+
+
+def test_gpus_that_nobody_would_use_are_refused(work: Work, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--gpu"):
+        VideoJob(tmp_path, work).run([], Workers(gpus_per_worker=1))
 
 
 def _check_alike(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
