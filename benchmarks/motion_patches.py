@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import tyro
@@ -30,6 +30,7 @@ from stop_core.clip import load_clip
 from stop_core.datasets.registry import MOTION_SEED, MOTION_TEST, MOTION_TRAIN
 from stop_core.methods import build_method
 from stop_core.spatial import SpatialPrompting, SpatialPrompts
+from stop_core.stop_model import StopModel
 from stop_core.storage import storage_path
 from stop_core.text import ClassTexts
 from stop_core.text_templates import class_sentences
@@ -73,6 +74,20 @@ def main(options: Options) -> None:
         chosen_NP = choice if isinstance(choice, Tensor) else None
         right_N = predict(model, frames, text_CE, chosen_NP) == labels_N
         print(f"{name:30} {right_N.double().mean():.3f}", flush=True)
+    found = ", ".join(f"{share:.2f}" for share in shares_found(options.run, cache))
+    print(f"frames in which the choice holds the marked object's centre, block by block: {found}")
+
+
+@torch.no_grad()
+def shares_found(run: Path, cache: FrameCache) -> list[float]:
+    """How often a patch at the centre of the marked object is among those chosen, by block."""
+    n_s = yaml.safe_load((run / "config.yaml").read_text())["n_s"]
+    clips = cache.split("val")
+    some = range(0, len(clips), 4)  # a trace is large
+    model = cast(StopModel, load(run, n_s, cache.manifest.class_words)[0])
+    nearest_N = torch.stack([nearest(clips.video_ids[i])[0, 0] for i in some])
+    traces = model.trace(clips.read(some))
+    return [trace.r[torch.arange(len(some)), :, nearest_N].mean().item() for trace in traces]
 
 
 def load(run: Path, n_s: int, class_words: Sequence[str]) -> tuple[VideoModel, Tensor]:
@@ -129,20 +144,25 @@ def prompts_on(model: VideoModel, chosen_NP: Tensor | None) -> Iterator[None]:
 
 def object_patches(video_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
     """The patches of the marked object, and those of the others alone: 0 or 1, [N, P] each."""
-    wanted = MotionArguments(MOTION_TRAIN, MOTION_TEST, MOTION_SEED)
-    along_G = (torch.arange(GRID) + 0.5) * (UNITS / GRID)
-    middle_P2 = torch.cartesian_prod(along_G, along_G).flip(-1)  # (x, y), row by row
     marked, others = [], []
     for video_id in video_ids:
-        scene = int(video_id.partition("scene")[2][:5])
-        centre_O2 = chunk_scenes(scene // CHUNK, wanted).static_centre_NO2[scene % CHUNK]
-        away_OP2 = (middle_P2 - centre_O2[:, None] + UNITS / 2) % UNITS - UNITS / 2  # it wraps
-        nearest_OX = away_OP2.norm(dim=-1).argsort(1)[:, :OF_AN_OBJECT]
-        marked_P = torch.zeros(len(middle_P2)).index_fill(0, nearest_OX[0], 1)
-        others_P = torch.zeros(len(middle_P2)).index_fill(0, nearest_OX[1:].flatten(), 1)
+        own_X, *other_OX = nearest(video_id)[:, :OF_AN_OBJECT]
+        marked_P = torch.zeros(GRID**2).index_fill(0, own_X, 1)
+        others_P = torch.zeros(GRID**2).index_fill(0, torch.cat(other_OX), 1)
         marked.append(marked_P)
         others.append(others_P * (1 - marked_P))
     return torch.stack(marked), torch.stack(others)
+
+
+def nearest(video_id: str) -> Tensor:
+    """The patches by their distance to each static object, the nearest first, [O, P]."""
+    wanted = MotionArguments(MOTION_TRAIN, MOTION_TEST, MOTION_SEED)
+    along_G = (torch.arange(GRID) + 0.5) * (UNITS / GRID)
+    middle_P2 = torch.cartesian_prod(along_G, along_G).flip(-1)  # (x, y), row by row
+    scene = int(video_id.partition("scene")[2][:5])
+    centre_O2 = chunk_scenes(scene // CHUNK, wanted).static_centre_NO2[scene % CHUNK]
+    away_OP2 = (middle_P2 - centre_O2[:, None] + UNITS / 2) % UNITS - UNITS / 2  # it wraps
+    return away_OP2.norm(dim=-1).argsort(1)
 
 
 if __name__ == "__main__":
