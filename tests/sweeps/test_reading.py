@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,8 +32,13 @@ def test_the_shipped_comparison_holds_stop_and_its_baselines() -> None:
     assert methods == {"stop", "zero-shot", "linear-probe", "vpt-deep"}
 
 
+def _ablation() -> dict[str, dict[str, Any]]:
+    stop = read_table(FOLDER / "tables" / "motion.yaml").rows["STOP"]
+    return read_table(FOLDER / "tables" / "ablation.yaml", base=stop).rows
+
+
 def test_every_row_of_the_shipped_ablation_is_another_stop_trained_alike() -> None:
-    rows = read_table(FOLDER / "tables" / "ablation.yaml").rows
+    rows = _ablation()
     stop = read_table(FOLDER / "tables" / "motion.yaml").rows["STOP"]
     experiments = {title: build_experiment(values, title) for title, values in rows.items()}
     assert experiments["STOP"] == build_experiment(stop, "STOP")
@@ -74,11 +80,28 @@ def test_templates_are_one_text_or_a_list_of_texts() -> None:
         build_experiment({"templates": [1]}, "here")
 
 
-def test_the_shipped_ablation_knows_the_tiny_tower() -> None:
-    rows = read_table(FOLDER / "tables" / "ablation.yaml").rows
+def test_the_ablation_takes_patches_and_matched_parameters_from_tower_and_stop() -> None:
+    rows = _ablation()
     tower = build_method(ExperimentConfig(), load_clip("tiny"), classes=2).tower
     assert rows["every patch prompted"]["n_s"] == tower.patches
-    assert rows["first half of the blocks"]["depth"] == tower.depth / 2
+    stop, static = (
+        _trainable(build_experiment(rows[title], title))
+        for title in ("STOP", "static prompts (VPT), as many parameters")
+    )
+    assert abs(static - stop) <= tower.depth * tower.width / 2, "half of a prompt in every block"
+
+
+def _trainable(config: ExperimentConfig) -> int:
+    model = build_method(config, load_clip(config.tower), classes=2)
+    return sum(p.numel() for p in model.trainable().values())
+
+
+def test_the_baseline_is_a_row_and_the_first_unless_named(tmp_path: Path) -> None:
+    rows = "rows: {a: , b: {n_s: 4}}\n"
+    assert read_table(_space(tmp_path, rows)).baseline == "a"
+    assert read_table(_space(tmp_path, rows + "baseline: b\n")).baseline == "b"
+    with pytest.raises(ValueError, match=r"baseline is 'c', but the rows are a, b"):
+        read_table(_space(tmp_path, rows + "baseline: c\n"))
 
 
 def test_settings_of_stop_and_of_training_go_to_their_places() -> None:
