@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "jsonl", "parquet"]
 _ENDINGS: dict[str, Format] = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-_WIDEST_NAME = 40
+_WIDEST_NAME = 45
 
 
 @dataclass(frozen=True)
@@ -177,14 +177,20 @@ def _write_parquet(rows: Sequence[dict[str, Any]], path: Path, trained: "Trained
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     """A line a label, under the name of its video."""
-    names = [Path(row["video"]).name for row in rows]
-    width = min(_WIDEST_NAME, max(map(len, names)))
+    names = [_shortened(Path(row["video"]).name) for row in rows]
+    width = max(map(len, names))
     for name, row in zip(names, rows, strict=True):
         if row["error"] is not None:
             print(f"{name:<{width}}  failed  {row['error']}")
         pairs = zip(row["labels"], row["probabilities"], strict=True)
         for rank, (label, probability) in enumerate(pairs):
             print(f"{name if rank == 0 else '':<{width}}  {probability:6.1%}  {label}")
+
+
+def _shortened(name: str) -> str:
+    """A name without its middle where it is long: clips often differ at either end."""
+    kept = (_WIDEST_NAME - 3) // 2
+    return name if len(name) <= _WIDEST_NAME else f"{name[:kept]}...{name[-kept:]}"
 
 
 if __name__ == "__main__":
