@@ -1,10 +1,13 @@
-"""A sweep that is submitted as a job to a cluster does what it does at home."""
+"""A sweep that is submitted as a job to a cluster does what it does at home, with Ray's token."""
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +49,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     environment = {
         **os.environ,
         "PATH": f"{venv}{os.pathsep}{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "disabled",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
@@ -63,14 +67,26 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _ask(environment: dict[str, str], token: str) -> int:
+    """The status with which the job server answers who shows this token; 0 without an answer."""
+    address = environment["RAY_ADDRESS"] + "/api/jobs/"
+    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            status: int = answer.status
+            return status
+    except urllib.error.HTTPError as refused:
+        return refused.code
+    except OSError:
+        return 0
+
+
 def _wait_for(environment: dict[str, str]) -> None:
-    """Until the job server answers."""
-    command = "import os, time, urllib.request as u\n"
-    command += "for _ in range(120):\n"
-    command += "    try: u.urlopen(os.environ['RAY_ADDRESS'] + '/api/version'); break\n"
-    command += "    except OSError: time.sleep(0.5)\n"
-    command += "else: raise SystemExit('the job server does not answer')"
-    subprocess.run([sys.executable, "-c", command], env=environment, check=True)
+    """Until the job server answers who has the token."""
+    deadline = time.monotonic() + 120
+    while _ask(environment, environment["RAY_AUTH_TOKEN"]) != 200:
+        assert time.monotonic() < deadline, "the job server does not answer"
+        time.sleep(0.5)
 
 
 @pytest.mark.slow
@@ -81,11 +97,12 @@ def test_a_submitted_sweep_ends_with_its_trials_and_best_settings(
     space = tmp_path / "space.yaml"
     space.write_text(SPACE)
     _wait_for(head)
+    assert _ask(head, "another") == 403
     command = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "pipelines/sweep.py"]
     command += ["--space", str(space), "--cache", str(small_cache), "--output", str(tmp_path / "o")]
     for _ in range(20):
         done = subprocess.run(
-            command, cwd=ROOT, env=head, capture_output=True, text=True, check=False, timeout=150
+            command, cwd=ROOT, env=head, capture_output=True, text=True, check=False, timeout=280
         )
         if "No available agent" not in done.stderr:  # the job server is up before its agent is
             break
