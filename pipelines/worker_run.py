@@ -146,6 +146,11 @@ class WorkerRun:
                 rows.append(pd.DataFrame({"split": split, **measured.rows}))
         if self.observer:
             self.observer.draw(self.task.folder / FIGURES)
+            if self.task.test:  # a trial of a sweep is one of many
+                names = self.cache.manifest.class_names
+                self.observer.explain(
+                    self.task.folder / FIGURES, self.objective.probabilities, names
+                )
         self.model.load_prompt_state_dict(trained)
         metrics["best_epoch"] = float(self.progress.best_epoch or 0)
         trainable = self.model.trainable().values()
