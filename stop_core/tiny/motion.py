@@ -41,7 +41,7 @@ FRAMES_A_SECOND = 12
 # Raise it with any change to what is drawn or encoded: old folders are refused, not mixed in.
 GENERATOR_VERSION = 1
 
-_CHUNK = 16  # larger ones fall out of the cache and take half as long again
+CHUNK = 16  # larger ones fall out of the cache and take half as long again
 # Near lossless at these sizes, and small: about 10 kB a clip.
 _X264 = {"preset": "superfast", "crf": "18"}
 
@@ -153,7 +153,7 @@ def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
     for name in CLASSES:
         (staging / "hmdb51_org" / name).mkdir(parents=True)
     total = wanted.train + wanted.test
-    chunks = range(-(-total // _CHUNK))
+    chunks = range(-(-total // CHUNK))
     # This thread draws and the others encode: x264 works outside of Python's lock. Drawing in
     # several threads gained a sixth, and crashed once in continuous integration, in a process
     # that also ran Ray. Processes would have to be spawned, each importing torch anew, and could
@@ -194,7 +194,7 @@ def _write_splits(folder: Path, wanted: MotionArguments) -> None:
 
 
 def _scene_ids(chunk: int, wanted: MotionArguments) -> range:
-    return range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, wanted.train + wanted.test))
+    return range(chunk * CHUNK, min((chunk + 1) * CHUNK, wanted.train + wanted.test))
 
 
 @contextmanager
