@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 if __package__ in (None, ""):  # run as a file: the checkout is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -14,12 +15,19 @@ from pipelines.output import default_output
 from pipelines.progress import say
 from pipelines.queued_run import deliver_waiting
 from pipelines.ray_session import start_ray
-from pipelines.table import ComparisonTable, publish
+from pipelines.table import ComparisonTable
+from pipelines.table_publishing import publish
+from pipelines.table_tracking import track
 from pipelines.tracking import ui_command
 from pipelines.training_run import Resources, TrainingRun
-from stop_core.experiment import ExperimentConfig
+from stop_core.cache.manifest import Manifest
+from stop_core.experiment import METHODS, ExperimentConfig
 from stop_core.storage import StoragePath
-from sweeps.reading import FOLDER, build_experiment, read_table
+from sweeps.published_rows import read_published
+from sweeps.reading import FOLDER, Table, build_experiment, read_table
+
+TABLES = FOLDER / "tables"
+ABLATION = TABLES / "ablation.yaml"
 
 
 @dataclass(frozen=True)
@@ -28,14 +36,30 @@ class BenchmarkConfig:
 
     Without options: the embedded demonstration set, a few minutes on two CPU cores. Trainings
     that were done before, with the same settings on the same data, are not run again; after a
-    kill, the same command does what is missing.
+    kill, the same command does what is missing. docs/tables.md explains every number.
 
-    Example:
-      python pipelines/benchmark.py --table my_rows.yaml --cache outputs/cache/hmdb51 --seeds 5
+    Examples:
+      python pipelines/benchmark.py --cache outputs/cache/hmdb51 --table my_rows.yaml --seeds 5
+      python pipelines/benchmark.py --cache outputs/cache/hmdb51 --methods stop,vpt-deep --seeds 5
+      python pipelines/benchmark.py --ablation
+      python pipelines/benchmark.py --cache outputs/cache/msrvtt \\
+          --published sweeps/published/msrvtt_vit_b32.csv
     """
 
-    table: Path = FOLDER / "tables" / "motion.yaml"
-    """The rows, in YAML; sweeps/tables/motion.yaml is an example."""
+    table: Path | None = None
+    """The rows, in YAML, like sweeps/tables/motion.yaml; empty: the file there that is named like
+    the dataset, or else recognition.yaml or retrieval.yaml."""
+    methods: tuple[str, ...] = ()
+    """Only these methods, for example stop,vpt-deep,zero-shot: each has the settings of its first
+    row in the table, or those that all rows have in common."""
+    rows: tuple[str, ...] = ()
+    """Only the rows with these titles."""
+    ablation: bool = False
+    """The table of components: the table's row of STOP, without one thing at a time."""
+    baseline: str | None = None
+    """Title of the row that the others are tested against; empty: the one that the table names."""
+    published: Path | None = None
+    """A CSV with rows that others have published; docs/tables.md tells its columns."""
     cache: str | None = None
     """A cache made by preprocess.py, a folder or its s3:// or gs:// URI; empty: the embedded set,
     prepared if need be."""
@@ -43,25 +67,50 @@ class BenchmarkConfig:
     """Where runs, tables and the MLflow store go."""
     seeds: int = 3
     """Trainings of every row, with the seeds 0, 1, ...; a row without training is run once."""
-    rows: tuple[str, ...] = ()
-    """Titles of the rows to run; empty: all."""
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        if sum(map(bool, (self.methods, self.rows, self.ablation))) > 1:
+            raise ValueError("methods, rows and ablation each choose the rows; give one of them")
+        for method in self.chosen_methods:
+            if method not in METHODS:
+                raise ValueError(f"methods has {method!r}; choose from {', '.join(METHODS)}")
+
+    @property
+    def chosen_methods(self) -> list[str]:
+        """The methods, whether spaces or commas are between them."""
+        return [name for text in self.methods for name in text.split(",") if name]
 
 
 def main(config: BenchmarkConfig) -> ComparisonTable:
     """Runs what is missing of the table, prints it, and stores it."""
-    experiments = _experiments(config)
+    published = read_published(config.published) if config.published else []
     cache = find_cache(config.cache, config.output)
+    manifest = Manifest.load(cache)
+    file, chosen = choose_rows(config, manifest)
     deliver_waiting(config.output)
-    rows = {title: _trainings(title, seeds, cache, config) for title, seeds in experiments.items()}
-    jobs = [Job(run, f"{title}, seed {run.config.seed}") for title in rows for run in rows[title]]
-    planned = {title: [run.config for run in runs] for title, runs in rows.items()}
-    table = ComparisonTable.planned(jobs[0].training.manifest, planned, config.output)
-    parent = table.track(config.output)
+    rows = {title: _trainings(title, values, file, cache, config)
+            for title, values in chosen.rows.items()}  # fmt: skip
+    table = ComparisonTable.planned(
+        manifest,
+        {title: [run.config for run in runs] for title, runs in rows.items()},
+        config.output,
+        name=file.stem,
+        baseline=chosen.baseline,
+        published=published,
+    )
+    # Two rows may be one configuration; it is trained once.
+    jobs = {run.name: Job(run, f"{title}, seed {run.config.seed}")
+            for title, runs in rows.items() for run in runs}  # fmt: skip
+    _run(table, list(jobs.values()), config)
+    return table
+
+
+def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> None:
+    """Does what is missing, and publishes what there is, even where a training failed."""
+    parent = track(table, config.output)
     missing = [job for job in jobs if job.training.remembered() is None]
     say(f"{len(jobs)} trainings in the table, {len(missing)} of them to run")
     if missing:
@@ -72,32 +121,62 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
         publish(table, parent)
         say(f"all runs: {ui_command(config.output)}")
         table.complain_about([reason for reason in outcomes if isinstance(reason, str)])
-    return table
+
+
+def choose_rows(config: BenchmarkConfig, manifest: Manifest) -> tuple[Path, Table]:
+    """The file of the table, and the rows that were asked for."""
+    file = config.table or _default_table(manifest)
+    table = read_table(file)
+    if config.ablation:
+        stop = _first_row_of("stop", table)
+        if stop is None:
+            raise ValueError(f"{file} has no row of the method stop, which --ablation starts from")
+        file, table = ABLATION, read_table(ABLATION, base=table.rows[stop])
+    if unknown := sorted(set(config.rows) - table.rows.keys()):
+        raise ValueError(f"{file} has no row {unknown[0]!r}; it has {', '.join(table.rows)}")
+    rows = {title: table.rows[title] for title in config.rows or table.rows}
+    if config.methods:
+        rows = _rows_of_methods(config.chosen_methods, table, file)
+    baseline = config.baseline or (table.baseline if table.baseline in rows else next(iter(rows)))
+    if baseline not in rows:
+        raise ValueError(f"baseline is {baseline!r}, but the rows are {', '.join(rows)}")
+    return file, Table(rows, table.common, baseline)
+
+
+def _default_table(manifest: Manifest) -> Path:
+    own = TABLES / f"{manifest.dataset}.yaml"
+    return own if own.is_file() else TABLES / f"{manifest.task}.yaml"
+
+
+def _first_row_of(method: str, table: Table) -> str | None:
+    default = ExperimentConfig().method
+    return next((t for t, row in table.rows.items() if row.get("method", default) == method), None)
+
+
+def _rows_of_methods(methods: list[str], table: Table, file: Path) -> dict[str, dict[str, Any]]:
+    """One row a method."""
+    rows = {}
+    for method in methods:
+        title = _first_row_of(method, table)
+        if title is None:
+            say(f"{file} has no row of {method}: it gets what all rows have in common, untuned")
+        rows[title or method] = table.rows[title] if title else {**table.common, "method": method}
+    return rows
 
 
 def _trainings(
-    title: str, seeds: list[ExperimentConfig], cache: StoragePath, config: BenchmarkConfig
+    title: str, values: dict[str, Any], file: Path, cache: StoragePath, config: BenchmarkConfig
 ) -> list[TrainingRun]:
     """The trainings of a row; ValueError if it does not fit the cache."""
+    where = f"{file}: row {title!r}"
+    if "seed" in values:
+        raise ValueError(f"{where} sets seed; give --seeds instead")
+    one = build_experiment(values, where)
+    seeds = config.seeds if one.is_trained else 1
     try:
-        return [TrainingRun(experiment, cache, config.output) for experiment in seeds]
+        return [TrainingRun(replace(one, seed=seed), cache, config.output) for seed in range(seeds)]
     except ValueError as problem:
-        raise ValueError(f"{config.table}: row {title!r}: {problem}") from problem
-
-
-def _experiments(config: BenchmarkConfig) -> dict[str, list[ExperimentConfig]]:
-    """The trainings of every row."""
-    rows = read_table(config.table).rows
-    if unknown := sorted(set(config.rows) - rows.keys()):
-        raise ValueError(f"{config.table} has no row {unknown[0]!r}; it has {', '.join(rows)}")
-    experiments = {}
-    for title in config.rows or rows:
-        if "seed" in rows[title]:
-            raise ValueError(f"{config.table}: row {title!r} sets seed; give --seeds instead")
-        one = build_experiment(rows[title], f"{config.table}: row {title!r}")
-        seeds = config.seeds if one.is_trained else 1
-        experiments[title] = [replace(one, seed=seed) for seed in range(seeds)]
-    return experiments
+        raise ValueError(f"{where}: {problem}") from problem
 
 
 if __name__ == "__main__":

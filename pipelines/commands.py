@@ -36,6 +36,27 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "Compare methods over seeds, in a table.",
         ),
     ),
+    "using a model": (
+        Command(
+            "predict",
+            "pipelines.predict",
+            "PredictConfig",
+            "Tell the most probable labels of videos.",
+        ),
+        Command("index", "pipelines.index", "IndexConfig", "Embed videos for searching."),
+        Command(
+            "search",
+            "pipelines.search",
+            "SearchConfig",
+            "Find videos by text, or texts by a video.",
+        ),
+        Command(
+            "explain",
+            "pipelines.explain",
+            "ExplainConfig",
+            "Draw what a trained STOP sees in a video.",
+        ),
+    ),
     "a trained model elsewhere": (
         Command(
             "export",

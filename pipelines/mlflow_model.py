@@ -3,6 +3,9 @@
 import hashlib
 import importlib.metadata
 import os
+import shutil
+import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,7 @@ from stop_core.serving import OPTIONS
 
 SCRIPT = Path(__file__).with_name("served_model.py")
 ARTIFACT = "trained_model"  # as in the script, which is not imported here: it would load the model
+_PROGRESS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 DIGEST = "stop.model_digest"
 # What stop_core imports; the rest of the installation is not needed to answer.
 _PACKAGES = (
@@ -61,12 +65,23 @@ def signature(record: ModelRecord) -> ModelSignature:
     return ModelSignature(asked, Schema(answer), params)
 
 
-def _arguments(folder: Path) -> dict[str, Any]:
+@contextmanager
+def _arguments(folder: Path) -> Iterator[dict[str, Any]]:
+    """What MLflow is told of the model, whichever way it is written."""
     record = read_record(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        # Without what was compiled here: numba keeps that in pickles.
+        code = Path(scratch) / "stop_core"
+        compiled = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "stop_core", code, ignore=compiled)
+        yield _described(folder, record, code)
+
+
+def _described(folder: Path, record: ModelRecord, code: Path) -> dict[str, Any]:
     return {
         "python_model": str(SCRIPT),
         "artifacts": {ARTIFACT: str(folder)},
-        "code_paths": [str(ROOT / "stop_core")],
+        "code_paths": [str(code)],
         "signature": signature(record),
         "model_config": OPTIONS,  # without it MLflow passes none to the server
         "pip_requirements": requirements(),
@@ -84,8 +99,8 @@ def digest(folder: Path) -> str:
 
 def save_mlflow_model(folder: Path, to: Path) -> None:
     """Writes the MLflow model of a trained model to a folder that is not there yet."""
-    with _quiet():
-        mlflow.pyfunc.save_model(str(to), **_arguments(folder))
+    with _quiet(), _arguments(folder) as arguments:
+        mlflow.pyfunc.save_model(str(to), **arguments)
 
 
 def register(folder: Path, output: Path, name: str, alias: str | None) -> str:
@@ -125,10 +140,12 @@ def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> st
     uri = tracking_uri(output)
     experiment = open_experiment(output, origin.dataset or "zero-shot")
     mlflow.set_tracking_uri(uri)
-    with _quiet(), _run_of(client, origin.mlflow_run_id, experiment):
-        info = mlflow.pyfunc.log_model(
-            name="served", registered_model_name=name, **_arguments(folder)
-        )
+    with (
+        _quiet(),
+        _arguments(folder) as arguments,
+        _run_of(client, origin.mlflow_run_id, experiment),
+    ):
+        info = mlflow.pyfunc.log_model(name="served", registered_model_name=name, **arguments)
     version = str(info.registered_model_version)
     client.set_model_version_tag(name, version, DIGEST, digest(folder))
     for metric, value in origin.metrics.items():
@@ -155,13 +172,14 @@ def _run_of(client: MlflowClient, run_id: str, experiment: str) -> Iterator[None
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars of a copy, and without a question to the internet."""
-    before = os.environ.get("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR")
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    """Without a bar for each copy, and without advice that the signature makes needless."""
+    before = os.environ.get(_PROGRESS)
+    os.environ[_PROGRESS] = "false"
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*An input example was not provided.*")
+            yield
     finally:
-        if before is None:
-            del os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"]
-        else:
-            os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = before
+        os.environ.pop(_PROGRESS)
+        if before is not None:
+            os.environ[_PROGRESS] = before

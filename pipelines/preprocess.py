@@ -53,8 +53,8 @@ class PreprocessConfig:
     dataset: str = "motion"
     """Which dataset, or protocol of it: hmdb51, ucf101, ssv2, ssv2-val, kinetics, kinetics-val,
     msrvtt, msrvtt-7k, activitynet, didemo, vatex, vatex-1k5, lsmdc, msvd; folder, csv or
-    csv-captions for your own; or motion or motion-captions, the demonstration sets, which are
-    generated where absent. docs/datasets.md shows what each reads."""
+    csv-captions for your own; or motion, motion-crowded or motion-captions, the demonstration sets,
+    which are generated where absent. docs/datasets.md shows what each reads."""
     data_root: str | None = None
     """Folder of the dataset as its archives unpack (default for a demonstration set:
     OUTPUT/data/DATASET)."""

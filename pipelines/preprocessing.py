@@ -53,7 +53,7 @@ def decode_shards(
     import ray
     import ray.exceptions
 
-    _quiet(ray.data.DataContext.get_current())
+    quiet(ray.data.DataContext.get_current())
     # One block a plan: a task is then one shard, and reports as soon as that is on disk. Ray runs
     # the task of a worker or node that dies three times more, which is safe: a shard is whole or
     # absent.
@@ -80,7 +80,7 @@ def decode_shards(
             yield ShardDone(clips=row["clips"], failures=row["failures"])
     except ray.exceptions.RayError as error:
         raise RunError(
-            f"workers died while decoding ({_first_line(error)}). "
+            f"workers died while decoding ({first_line(error)}). "
             "What is complete stays; run the same command again to go on"
         ) from error
 
@@ -171,7 +171,7 @@ class Progress:
         )
 
 
-def _quiet(context: Any) -> None:
+def quiet(context: Any) -> None:
     """Turns off what Ray Data prints about its executions; progress is told by `Progress`."""
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -179,7 +179,8 @@ def _quiet(context: Any) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What can be shown of an error of a worker."""
     return next(
         (line.strip() for line in str(error).splitlines() if line.strip()), "no reason given"
     )

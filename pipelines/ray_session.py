@@ -9,6 +9,7 @@ from pathlib import Path
 from pipelines.command_line import RunError
 from pipelines.last_words import leave_last_words
 
+_LONGEST_REASON = 200  # it may have a log in it
 ROOT = Path(__file__).resolve().parents[1]
 
 # Set before ray is imported. What each does is in docs/clusters.md.
@@ -42,7 +43,7 @@ def start_ray() -> None:
     except Exception as problem:  # of many kinds: Ray gives a machine 30 s, and raises Exception
         where = os.environ.get("RAY_ADDRESS")
         told = f"Ray at {where} cannot be reached" if where else "Ray does not start here"
-        said = " ".join(str(problem).split()) or type(problem).__name__
+        said = next(iter(str(problem).splitlines()), type(problem).__name__)[:_LONGEST_REASON]
         raise RunError(
             f"{told} ({said}): see that the machine has processors and memory to spare, then run "
             "the same command again"

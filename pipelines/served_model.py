@@ -47,15 +47,15 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow has no types
         context: PythonModelContext,
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
-    ) -> pd.DataFrame:
-        """A row of the answer for every row of the input."""
+    ) -> list[dict[str, Any]]:
+        """An answer for every row of the input."""
         del context
         rows = model_input.astype(object).to_dict("records")
         try:
-            answers = self.service.answer(rows, int((params or {}).get("top", 5)))
+            # No table: it would have NaN, which is no JSON, where an answer has nothing.
+            return self.service.answer(rows, int((params or {}).get("top", 5)))
         except RequestError as problem:
             raise MlflowException.invalid_parameter_value(str(problem)) from None
-        return pd.DataFrame(answers).astype(object)
 
 
 mlflow.models.set_model(ServedModel())

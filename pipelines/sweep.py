@@ -1,7 +1,8 @@
 """Searches the settings of STOP with Ray Tune; every trial is a training of the same code."""
 
+import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: the checkout is not on the path yet
@@ -12,63 +13,115 @@ from pipelines.command_line import parse, run
 from pipelines.output import default_output
 from pipelines.progress import say
 from pipelines.queued_run import deliver_waiting
-from pipelines.ray_session import start_ray
-from pipelines.sweep_search import Search, SearchResult
+from pipelines.resources import Resources
+from pipelines.sweep_confirm import confirm
+from pipelines.sweep_plan import print_plan
+from pipelines.sweep_report import REPORT, Report, publish
+from pipelines.sweep_results import SweepResult, print_trials, write_results
+from pipelines.sweep_search import Search
 from pipelines.tracking import ui_command
-from pipelines.training_run import Resources
-from sweeps.reading import FOLDER, read_space
+from sweeps.reading import FOLDER
+from sweeps.space_reading import read_space
 
 
 @dataclass(frozen=True)
 class SweepConfig:
     """Search the settings of STOP (n_s, alpha, beta, eta, prompt sizes, ...) with Ray Tune.
 
-    Without options: eight trials on the embedded demonstration set, a few minutes on two CPU
-    cores. Trials are compared on validation data alone; none of them sees the test split. After a
-    kill, the same command keeps the finished trials and goes on with the others.
+    Without options: the space sweeps/motion.yaml on the embedded demonstration set, some minutes
+    on two CPU cores. Trials are compared on validation data alone; none of them sees the test
+    split. After a kill, the same command keeps the finished trials and goes on with the others.
+    docs/sweeps.md tells more.
 
     Examples:
       python pipelines/sweep.py --space sweeps/smoke.yaml
+      python pipelines/sweep.py --dry-run
+      python pipelines/sweep.py --confirm 5
       python pipelines/train.py --config outputs/sweeps/NAME/best.yaml
       ray job submit --working-dir . -- python pipelines/sweep.py --output /shared/outputs
     """
 
     space: Path = FOLDER / "motion.yaml"
-    """The search space, in YAML; sweeps/motion.yaml is an example."""
+    """The search space, in YAML; those of sweeps/ are examples."""
     cache: str | None = None
     """A cache made by preprocess.py, a folder or its s3:// or gs:// URI; empty: the embedded set,
     prepared if need be."""
     output: Path = field(default_factory=default_output)
     """Where trials, the best settings and the MLflow store go."""
     trials: int | None = None
-    """How many settings to try; empty: as many as the space says."""
+    """How many settings to try; empty: as many as the space says. More continue the same sweep."""
     seed: int = 0
     """Of the draws, and of every trial's training."""
+    max_concurrent: int | None = None
+    """Trials at once; empty: as many as there is room for."""
+    trials_per_gpu: int | None = None
+    """Trials that share a GPU; the same as --gpus-per-worker of one over this number."""
+    dry_run: bool = False
+    """Print the trials and what they would cost, and start none."""
+    confirm: int = 0
+    """Retrain the best settings on so many other seeds, and test those once."""
+    retry_failed: bool = False
+    """Try the trials again that failed before."""
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
-        if self.trials is not None and self.trials < 1:
-            raise ValueError(f"trials must be at least 1, got {self.trials}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
+        for name in ("trials", "max_concurrent", "trials_per_gpu"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("seed", "confirm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.trials_per_gpu and self.resources.gpus_per_worker:
+            raise ValueError("give trials_per_gpu or gpus_per_worker, not both")
+
+    def command(self) -> str:
+        """The command line of this sweep, to go on with it."""
+        words = ["python pipelines/sweep.py", "--space", shlex.quote(str(self.space))]
+        words += ["--cache", shlex.quote(self.cache)] if self.cache else []
+        words += ["--output", shlex.quote(str(self.output)), "--seed", str(self.seed)]
+        return " ".join(words)
+
+    def shared_resources(self) -> Resources:
+        """Those of a trial, with its part of a GPU."""
+        if not self.trials_per_gpu:
+            return self.resources
+        return replace(self.resources, gpus_per_worker=1 / self.trials_per_gpu)
+
+    def search(self) -> Search:
+        """The search that these options are about."""
+        return Search(
+            space=read_space(self.space),
+            title=self.space.stem,
+            trials=self.trials,
+            seed=self.seed,
+            cache=find_cache(self.cache, self.output).resolve(),
+            output=self.output.resolve(),
+            resources=self.shared_resources(),
+            max_concurrent=self.max_concurrent,
+            retry_failed=self.retry_failed,
+        )
 
 
-def main(config: SweepConfig) -> SearchResult:
-    """Runs the sweep, prints its trials from best to worst, and stores the best settings."""
-    space = read_space(config.space)
-    cache = find_cache(config.cache, config.output)
+def main(config: SweepConfig) -> SweepResult | None:
+    """Runs the sweep, prints its trials from best to worst, and writes the report.
+
+    None after a dry run.
+    """
+    read_space(config.space)  # before minutes of decoding
+    search = config.search()
+    if config.dry_run:
+        search.check()
+        print_plan(search)
+        return None
     deliver_waiting(config.output)
-    search = Search(
-        space=space,
-        title=config.space.stem,
-        trials=config.trials or space.trials,
-        seed=config.seed,
-        cache=cache.resolve(),
-        output=config.output.resolve(),
-        resources=config.resources,
-    )
-    start_ray()
-    result = search.run()
+    with search.opened() as (trials, tracked):
+        search.run(trials, tracked)
+        result = write_results(search, trials)
+        print_trials(search, result)
+        report = Report(search, trials, result, config.command())
+        report.confirmed = confirm(search, result, config.confirm, tracked.run_id)
+        publish(report, tracked)
+    say(f"report: {search.folder / REPORT}")
     say(f"best settings, for `train.py --config`: {result.best_file}")
     say(f"all runs: {ui_command(config.output)}")
     return result

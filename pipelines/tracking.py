@@ -33,6 +33,17 @@ from pipelines.command_line import RunError
 from pipelines.ray_session import ROOT
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
+EXPERIMENT_NOTE = """Everything that was trained on **{dataset}**.
+
+The tag `kind` tells the runs apart: a `training` has the curves, figures and the model; a `table`
+has a comparison table in its description and its cells as runs below it; a `cell` is a copy of a
+training that belongs to another table or sweep; a `sweep` has its trials below it.
+
+To compare the rows of a table: filter by `tags.kind = "table"`, unfold the table, select its runs
+and press Compare, or open the chart view and group by the tag `row`. `test/...` was measured once,
+with the chosen epoch; `val/...` is the curve over the epochs, `val_best/...` the chosen epoch;
+`cost/...` is the time of a step and the memory.
+"""
 _PACKAGES = ("torch", "open_clip_torch", "ray", "mlflow", "decord", "pyarrow", "pandas", "numpy")
 LONGEST_PARAM = 6000  # MLflow's own limits
 MOST_METRICS = 1000  # of a batch
@@ -83,7 +94,8 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
-    return str(client.create_experiment(name, artifact_location=artifacts))
+    tags = {"mlflow.note.content": EXPERIMENT_NOTE.format(dataset=name)}
+    return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
 
 
 def is_missing(problem: MlflowException) -> bool:

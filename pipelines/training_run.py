@@ -27,6 +27,7 @@ from pipelines.training_worker import (
     DIVERGED,
     FIGURES,
     PREDICTIONS,
+    Watch,
     WorkerTask,
     train_alone,
     train_worker,
@@ -69,6 +70,8 @@ class TrainingResult:
     git_commit: str
     run_id: str  # of MLflow
     folder: str
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """What each epoch reported."""
     costs: dict[str, float] = field(default_factory=dict)
     """Seconds a step and memory; empty if nothing was trained."""
     reused: bool = False
@@ -94,6 +97,7 @@ class TrainingRun:
         output: Path,
         *,
         test: bool = True,
+        sweep: str = "",
         start: StartFrom | None = None,
     ) -> None:
         from stop_core.clip import weights_fingerprint
@@ -109,6 +113,7 @@ class TrainingRun:
         weights = weights_fingerprint(config.tower, config.pretrained)
         hashes = f"{config.hash}-{self.manifest.data_hash[:8]}-{weights}v{RESULT_VERSION}"
         kind = "" if test else "-untested"  # a trial of a sweep must not see the test split
+        kind += f"-{sweep}" if sweep else ""  # and what a sweep stops early is no other's
         self.start = start
         kind += start.suffix if start else ""
         self.name = f"{data}-{method}-seed{config.seed}-{hashes}{kind}"
@@ -142,6 +147,7 @@ class TrainingRun:
         label: str | None = None,
         *,
         here: bool = False,
+        watch: Watch = Watch(),  # noqa: B008 - it is frozen
     ) -> TrainingResult:
         """Trains, or goes on with it, and remembers the result.
 
@@ -151,6 +157,7 @@ class TrainingRun:
             label: name of the MLflow run; default: method and seed.
             here: train in this process instead of starting workers of Ray Train: for a Ray task
                 that has the resources of the one worker already.
+            watch: whoever follows it.
 
         Raises:
             RunError: if the training fails; the message gives the reason in one sentence.
@@ -161,9 +168,9 @@ class TrainingRun:
             # A store that is wrong from the start is refused; one that goes away later is not.
             open_experiment(self.output, self.manifest.dataset)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _alone_in(self.folder):
+        with alone_in(self.folder):
             # Whoever held the folder may have finished this very training meanwhile.
-            return self.remembered() or self._train(resources, parent, label, here)
+            return self.remembered() or self._train(resources, parent, label, here, watch)
 
     def _train(
         self,
@@ -171,15 +178,16 @@ class TrainingRun:
         parent: str | None,
         label: str | None,
         here: bool,
+        watch: Watch,
     ) -> TrainingResult:
         self.progress_file.path.unlink(missing_ok=True)  # a killed process left it
         self._track(resources, parent, label)
         with _ends_with_reason(self.tracked, self.name):
             task = self._task(resources)
             checkpoint = (
-                train_alone(task, self.folder / ALONE)
+                train_alone(task, self.folder / ALONE, watch)
                 if here
-                else self._run_workers(task, resources)
+                else self._run_workers(task, resources, watch)
             )
             result = self._keep(checkpoint)
         return result
@@ -243,7 +251,7 @@ class TrainingRun:
             checkpoint_every_steps=resources.checkpoint_every_steps,
         )
 
-    def _run_workers(self, task: WorkerTask, resources: Resources) -> Path:
+    def _run_workers(self, task: WorkerTask, resources: Resources, watch: Watch) -> Path:
         """Runs Ray Train; the run's name and folder are how it finds its checkpoints again."""
         from ray.train import CheckpointConfig, FailureConfig, RunConfig
         from ray.train.torch import TorchTrainer
@@ -259,6 +267,7 @@ class TrainingRun:
                 storage_path=str(self.folder.parent),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 failure_config=FailureConfig(max_failures=resources.restarts),
+                callbacks=list(watch.callbacks),
             ),
         ).fit()
         if diverged.is_file():
@@ -300,6 +309,7 @@ class TrainingRun:
             git_commit=git_commit(),
             run_id=tracked.run_id,
             folder=str(self.folder),
+            curve=progress.curve,
             costs=progress.costs,
         )
         write_whole(self.folder / RESULT, json.dumps(asdict(result), indent=2))
@@ -345,7 +355,7 @@ def _deliver_last(tracked: QueuedRun) -> None:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Waits until no other process trains in this folder; a killed one holds it no longer."""
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -357,6 +367,8 @@ def _ends_with_reason(tracked: QueuedRun, name: str) -> Iterator[None]:
     """Turns a failed training into one sentence, and tells MLflow of it."""
     try:
         yield
+    except SystemExit:  # whoever watches has ended it, and says why
+        raise
     except BaseException as problem:
         reason = root_cause(problem)
         tracked.set_tags({"failure": reason})

@@ -6,11 +6,18 @@ is left to the worker itself.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stop_core.cache.files import write_whole
 from stop_core.experiment import ExperimentConfig
 from stop_core.run_state import Origin
 from stop_core.storage import StoragePath
+
+if TYPE_CHECKING:
+    from ray.train import UserCallback
+
+    from pipelines.worker_session import Told
+    from stop_core.kept_clip import ClipKeeper
 
 PREDICTIONS = "predictions.parquet"  # a row a clip (recognition) or a query (retrieval)
 FIGURES = "figures"
@@ -67,13 +74,25 @@ def train_worker(arguments: dict[str, WorkerTask]) -> None:
             write_whole(task.folder / DIVERGED, str(problem))
 
 
-def train_alone(task: WorkerTask, checkpoints: Path) -> Path:
-    """Trains in this very process; returns the last checkpoint."""
+@dataclass(frozen=True)
+class Watch:
+    """Whoever follows a training from epoch to epoch, and may end it."""
+
+    told: "Told | None" = None
+    """Is handed every report of a training in this process; it ends it by SystemExit."""
+    keeper: "ClipKeeper | None" = None
+    """Gives a training in this process its tower."""
+    callbacks: "tuple[UserCallback, ...]" = ()
+    """Of Ray Train, for a training of several workers."""
+
+
+def train_alone(task: WorkerTask, checkpoints: Path, watch: Watch) -> Path:
+    """Trains in this very process, checkpoints below a folder; returns the last one."""
     from pipelines.worker_run import WorkerRun
     from pipelines.worker_session import FolderSession
 
-    session = FolderSession(checkpoints)
-    WorkerRun(task, session).run()
+    session = FolderSession(checkpoints, watch.told)
+    WorkerRun(task, session, watch.keeper).run()
     latest = session.latest()
     if latest is None:
         raise RuntimeError(f"no checkpoint appeared in {checkpoints}")

@@ -26,6 +26,7 @@ from stop_core.checkpoint import Checkpoint
 from stop_core.clip import load_clip
 from stop_core.distributed import copy_from_first, rank
 from stop_core.figures import confusion, save
+from stop_core.kept_clip import ClipKeeper
 from stop_core.methods import build_method
 from stop_core.model_files import TOWER
 from stop_core.model_folder import tower_facts
@@ -41,8 +42,11 @@ from stop_core.video_model import VideoModel
 class WorkerRun:
     """The state of one worker."""
 
-    def __init__(self, task: WorkerTask, session: Session) -> None:
+    def __init__(
+        self, task: WorkerTask, session: Session, keeper: ClipKeeper | None = None
+    ) -> None:
         torch.set_num_threads(task.threads)
+        self._load_clip = keeper.load if keeper else load_clip
         self.task = task
         self.config = task.config
         self.session = session
@@ -77,6 +81,7 @@ class WorkerRun:
     def run(self) -> None:
         """Trains what is left to train, then tests the chosen epoch and reports it all."""
         try:
+            self.session.report_again(self.progress.curve)
             if self.progress.final is None:
                 self._train()
                 self._finish()
@@ -120,7 +125,15 @@ class WorkerRun:
         # `epoch` is what schedulers of a sweep count by; it is the same after a restart.
         metrics["epoch"] = float(self.progress.epochs_done)
         self.recorder.add({**metrics, **seen}, self.progress.step)
-        self._save({**metrics, "finished": 0})
+        report = {**metrics, **self._costs(), "finished": 0}
+        self.progress.curve.append(report)
+        self._save(report)
+
+    def _costs(self) -> dict[str, float]:
+        """What a sweep may weigh the measures against."""
+        seconds = self.recorder.costs().get("step_seconds")
+        costs = {"trainable_parameters": float(_size(self.model))}
+        return {**costs, "step_seconds": seconds} if seconds else costs
 
     def _keep_best(self, metrics: dict[str, float], trainer: Trainer) -> None:
         """Keeps this epoch if validation is better than before; without validation, always."""
@@ -146,10 +159,14 @@ class WorkerRun:
                 rows.append(pd.DataFrame({"split": split, **measured.rows}))
         if self.observer:
             self.observer.draw(self.task.folder / FIGURES)
+            if self.task.test:  # a trial of a sweep is one of many
+                names = self.cache.manifest.class_names
+                self.observer.explain(
+                    self.task.folder / FIGURES, self.objective.probabilities, names
+                )
         self.model.load_prompt_state_dict(trained)
         metrics["best_epoch"] = float(self.progress.best_epoch or 0)
-        trainable = self.model.trainable().values()
-        metrics["trainable_parameters"] = float(sum(p.numel() for p in trainable))
+        metrics["trainable_parameters"] = float(_size(self.model))
         # Under a name of its own: `val/...` is the curve over all epochs.
         told = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
         self.progress.costs = self.recorder.costs()
@@ -174,7 +191,7 @@ class WorkerRun:
 
     def _build_model(self, device: torch.device) -> VideoModel:
         seed_weights(self.config.seed)
-        clip = load_clip(self.config.tower, self.config.pretrained)
+        clip = self._load_clip(self.config.tower, self.config.pretrained)
         self.tower = tower_facts(clip)  # before it is trained, if it is
         model = build_method(self.config, clip, len(self.cache.manifest.class_names)).to(device)
         if self.task.checkpoint_activations:
@@ -306,3 +323,8 @@ class WorkerRun:
         if self.tracked and self.courier:
             self.tracked.log_points(points)
             self.courier.call()
+
+
+def _size(model: VideoModel) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in model.trainable().values())

@@ -20,6 +20,7 @@ import torch
 from pipelines.training_worker import ALONE
 
 Write = Callable[[Path], None]
+Told = Callable[[dict[str, float]], None]
 _KEPT = 2
 
 
@@ -35,6 +36,9 @@ class Session(Protocol):
 
     def report(self, metrics: dict[str, float], write: Write | None) -> None:
         """Reports numbers, and keeps the checkpoint that `write` fills a folder with."""
+
+    def report_again(self, curve: list[dict[str, float]]) -> None:
+        """Reports what the epochs before a kill reported, to whoever may have missed it."""
 
     def left_by_others(self, run: Path) -> list[Path]:
         """What the other kind of session has left in the folder of a run, whole or not."""
@@ -76,16 +80,23 @@ class RayTrainSession:
             write(Path(folder))
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
+    def report_again(self, curve: list[dict[str, float]]) -> None:
+        """Nothing: Ray Train keeps what was reported with its checkpoints."""
+
     def left_by_others(self, run: Path) -> list[Path]:
         """Those of a single worker."""
         return list((run / ALONE).glob("checkpoint_*"))
 
 
 class FolderSession:
-    """A single worker that keeps its checkpoints below `folder`, by itself."""
+    """A single worker that keeps its checkpoints below `folder`, by itself.
 
-    def __init__(self, folder: Path) -> None:
+    `told` is handed what is reported, when it is safe; it may end the training by an exception.
+    """
+
+    def __init__(self, folder: Path, told: Told | None = None) -> None:
         self.folder = folder
+        self.told = told
         self.metrics: dict[str, float] = {}
 
     def device(self, gpu: bool) -> torch.device:
@@ -102,8 +113,17 @@ class FolderSession:
     def report(self, metrics: dict[str, float], write: Write | None) -> None:
         """Keeps the metrics, and the checkpoint whole or not at all."""
         self.metrics = metrics
-        if write is None:
-            return
+        if write is not None:
+            self._keep(write)
+        if self.told:
+            self.told(metrics)
+
+    def report_again(self, curve: list[dict[str, float]]) -> None:
+        """Tells of each epoch again."""
+        for metrics in curve if self.told else []:
+            self.told(metrics)
+
+    def _keep(self, write: Write) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".checkpoint_", dir=self.folder))
         write(staging)

@@ -14,8 +14,6 @@ from stop_core.tiny.tower import WEIGHTS, TinyTokenizer, build_tiny_clip
 from stop_core.towers import UNFIT_ADVICE
 
 TINY = "tiny"
-TINY_SIZES = {TINY: TINY_VISION["image_size"], "tiny-64": 64}
-"""The embedded towers by their image size in pixels; they have the same weights."""
 _REMOTE = ("hf-hub:", "local-dir:")  # open_clip's prefixes for models that it does not list
 
 
@@ -51,17 +49,17 @@ def load_clip(name: str, pretrained: str | None = None) -> FrozenClip:
     """Loads the CLIP called `name` and freezes it.
 
     Args:
-        name: "tiny", "tiny-64", or any model name that open_clip knows.
+        name: "tiny", or any model name that open_clip knows.
         pretrained: an open_clip tag, a local weights file, or None: random weights, except for
-            the tiny ones, which then have the weights that ship with them.
+            "tiny", which then has the weights that ship with it.
 
     Raises:
         ValueError: if open_clip knows no such model or no such weights for it.
         OSError: if the weights cannot be read or fetched.
     """
     check_name(name, pretrained)
-    if name in TINY_SIZES:
-        model: nn.Module = build_tiny_clip(pretrained=True, image_size=TINY_SIZES[name])
+    if name == TINY:
+        model: nn.Module = build_tiny_clip(pretrained=True)
         return FrozenClip(name, model.requires_grad_(False).eval(), TinyTokenizer())
     tower_shape(name)  # refuses an unfit tower before it is built
     try:
@@ -85,8 +83,8 @@ def tower_shape(name: str) -> TowerShape | None:
     Raises:
         ValueError: if there is no such tower, or it is not a vision transformer.
     """
-    if name in TINY_SIZES:
-        vision = {**TINY_VISION, "image_size": TINY_SIZES[name]}
+    if name == TINY:
+        vision = TINY_VISION
     elif name.startswith(_REMOTE):
         return None
     else:
@@ -104,7 +102,7 @@ def tower_shape(name: str) -> TowerShape | None:
 
 def weights_fingerprint(name: str, pretrained: str | None) -> str:
     """Eight hex digits that change with the bytes of local weights; empty where there are none."""
-    file = WEIGHTS if name in TINY_SIZES else Path(pretrained or "")
+    file = WEIGHTS if name == TINY else Path(pretrained or "")
     if not file.is_file():
         return ""
     with file.open("rb") as stream:
@@ -119,9 +117,9 @@ def check_name(name: str, pretrained: str | None) -> None:
     """
     if name.startswith(_REMOTE):
         return
-    if name in TINY_SIZES and pretrained is not None:
+    if name == TINY and pretrained is not None:
         raise ValueError("the tiny tower has its own weights; leave `pretrained` empty")
-    known = [*TINY_SIZES, *open_clip.list_models()]
+    known = [TINY, *open_clip.list_models()]
     if name not in known:
         lowered = {model.lower(): model for model in known}
         matches = difflib.get_close_matches(name.lower(), lowered, n=3)

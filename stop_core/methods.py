@@ -1,8 +1,10 @@
 """Building a method of the comparison by its name."""
 
+from dataclasses import replace
+
 from stop_core.ablations import StaticStop, TemporalBesideStatic
 from stop_core.baselines import Clip4Clip, LinearProbe, StaticPrompts, ZeroShot
-from stop_core.clip import FrozenClip
+from stop_core.clip import FrozenClip, load_clip
 from stop_core.experiment import ExperimentConfig
 from stop_core.stop_model import StopModel
 from stop_core.video_model import VideoModel
@@ -18,6 +20,20 @@ def build_method(config: ExperimentConfig, clip: FrozenClip, classes: int) -> Vi
     if config.context_tokens:
         model.learn_context(config.context_tokens)
     return model
+
+
+def matched_static_prompts(config: ExperimentConfig) -> int:
+    """The number of deep static prompts with about the trainable parameters of STOP.
+
+    Builds both on the config's tower, with random weights where it does not ship with us.
+    """
+    clip = load_clip(config.tower)
+    stop, one = (
+        build_method(replace(config, method=method, static_prompts=1, context_tokens=0), clip, 1)
+        for method in ("stop", "vpt-deep")
+    )
+    count, each = (sum(p.numel() for p in model.trainable().values()) for model in (stop, one))
+    return max(1, round(count / each))
 
 
 def _build(config: ExperimentConfig, clip: FrozenClip, classes: int) -> VideoModel:

@@ -69,6 +69,10 @@ class Objective(ABC):
     def loss(self, outputs: Tensor, clips: Sequence[int], epoch: int, total: int) -> Tensor:
         """This process's part of the loss of a batch of `total` clips, a scalar."""
 
+    def probabilities(self, frames: Tensor) -> Tensor | None:
+        """Of the classes, for frames [B, T, S, S, 3]: [B, C]; None where there are none."""
+        return None
+
     @abstractmethod
     def measure(self, clips: Clips) -> Measured:
         """Evaluates the model on all clips of a split, exactly; alike on every process."""
@@ -118,6 +122,11 @@ class Recognition(Objective):
             _prediction_rows(clips, logits_MC),
             confusion_matrix(logits_MC, clips.labels, classes),
         )
+
+    @torch.no_grad()
+    def probabilities(self, frames: Tensor) -> Tensor:
+        """Of the classes, [B, C]."""
+        return self._logits(frames, self.texts.embeddings()).softmax(-1)
 
     def _logits(self, frames: Tensor, text_CE: Tensor | None) -> Tensor:
         with autocast(self.config, frames.device):

@@ -1,13 +1,13 @@
 """Watches the prompts of a model from epoch to epoch, and draws what it saw."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from stop_core.behaviour import Behaviour, fixed_clips, observe
-from stop_core.evaluation import Clips
+from stop_core.evaluation import Clips, device_of
 from stop_core.experiment import ExperimentConfig
 from stop_core.video_model import VideoModel
 
@@ -68,3 +68,36 @@ class Observer:
         if self.history_EG.numel():
             figure = figures.prompts_per_gap(self.history_EG, self.config.stop.max_prompts)
             figures.save(figure, folder / "prompts_per_gap.png")
+
+    def explain(
+        self,
+        folder: Path,
+        probabilities: Callable[[Tensor], Tensor | None],
+        class_names: Sequence[str],
+    ) -> None:
+        """Writes an explanation of each of the clips, as far as the model can be traced.
+
+        Args:
+            folder: of the figures.
+            probabilities: frames [1, T, S, S, 3] -> [1, C]; None without classes.
+            class_names: C names.
+        """
+        if not hasattr(self.model, "trace"):
+            return
+        from stop_core import figures
+        from stop_core.explanation import best_answers, explain
+        from stop_core.explanation_figure import draw
+
+        self.model.eval()
+        for number, clip in enumerate(fixed_clips(self.clips), 1):
+            frames = self.clips.read([clip])
+            found = probabilities(frames.to(device_of(self.model)))
+            explained = explain(
+                self.model,
+                self.config,
+                frames[0],
+                title=self.clips.video_ids[clip],
+                answers=() if found is None else best_answers(found[0].cpu(), class_names),
+                truth=None if found is None else class_names[int(self.clips.labels[clip])],
+            )
+            figures.save(draw(explained), folder / f"explained_{number}.png")

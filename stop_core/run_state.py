@@ -23,6 +23,8 @@ class Progress:
     epochs_done: int = 0  # epochs trained and validated
     best_epoch: int | None = None  # from 1; empty before the first epoch
     best_metrics: dict[str, float] = field(default_factory=dict)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """What each epoch reported."""
     records: dict[str, Any] = field(default_factory=dict)
     """What is to be told to the tracking server, and has not been told before this checkpoint."""
     final: dict[str, float] | None = None

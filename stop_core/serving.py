@@ -107,7 +107,8 @@ class VideoService:
         """
         if not 1 <= len(requests) <= self.limits.requests:
             raise RequestError(
-                f"{len(requests)} videos in one request; send from 1 to {self.limits.requests}"
+                f"found {len(requests)} rows with one of {', '.join(KINDS)}; send from 1 to "
+                f"{self.limits.requests}"
             )
         if top < 1:
             raise RequestError(f"top is {top}; ask for at least 1 class")

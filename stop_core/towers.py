@@ -3,6 +3,7 @@
 Shapes: S sequences of N tokens, X extra prompt tokens a sequence, D channels, H heads.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, cast
 
@@ -19,9 +20,13 @@ from stop_core.folding import FoldedBlock, fold_block
 UNFIT_ADVICE = "choose a CLIP vision transformer such as ViT-B-32-quickgelu, ViT-B-16 or ViT-L-14"
 
 
-def in_float32(like: Tensor) -> torch.autocast:
+def in_float32(like: Tensor) -> AbstractContextManager[object]:
     """A context without autocast on the device of `like`: for what bfloat16 would spoil."""
-    return torch.autocast(like.device.type, enabled=False)
+    device = like.device.type
+    # Where there is none to turn off, nothing: an exported program cannot be saved with one.
+    if not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 class FrozenTower(nn.Module):

@@ -97,13 +97,6 @@ _RECOGNITION = (
         size=32,
         generate=partial(_generate_motion, statics=8, movers=3, flickers=3, frames=24),
     ),
-    Dataset(
-        "motion-wide",
-        read_hmdb51,
-        frames=6,
-        size=64,
-        generate=partial(_generate_motion, statics=16, movers=2, flickers=4, canvas=6),
-    ),
 )
 _RETRIEVAL = (
     Dataset("msrvtt", _without_folds(partial(read_msrvtt, training="9k")), "retrieval"),

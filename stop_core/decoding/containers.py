@@ -4,7 +4,9 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from stop_core.decoding.clip import DecodeError
+from stop_core.decoding.clip import DecodeError, refuse_absurd
+
+_LONGEST_MOOV = 1 << 26  # of a film of hours it is some MB
 
 
 def inspect(path: Path) -> tuple[int, int | None]:
@@ -16,7 +18,8 @@ def inspect(path: Path) -> tuple[int, int | None]:
 
     Raises:
         OSError: if the file cannot be read.
-        DecodeError: if it is empty or a folder.
+        DecodeError: if it is empty or a folder, or says that its pictures are absurdly large. A
+            stream that says so against its container is found out by its first picture.
     """
     if path.is_dir():
         raise DecodeError("a folder, not a file")
@@ -24,9 +27,9 @@ def inspect(path: Path) -> tuple[int, int | None]:
     if size == 0:
         raise DecodeError("the file is empty")
     with path.open("rb") as file:
-        head = file.read(64)
+        head = file.read(72)
         if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-            if len(head) < 64:
+            if len(head) < 72:
                 raise DecodeError("the file ends inside its header")
             return _inspect_avi(head, size)
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
@@ -38,13 +41,19 @@ def inspect(path: Path) -> tuple[int, int | None]:
 
 def _inspect_avi(head: bytes, size: int) -> tuple[int, int | None]:
     announced_size = 8 + int(struct.unpack_from("<I", head, 4)[0])
-    frames = int(struct.unpack_from("<I", head, 48)[0]) if head[24:28] == b"avih" else 0
+    frames = 0
+    if head[24:28] == b"avih":
+        frames = int(struct.unpack_from("<I", head, 48)[0])
+        refuse_absurd(*struct.unpack_from("<II", head, 64))
     # An unfinished recording says zero; it is judged by what it yields.
     return max(0, announced_size - size), frames
 
 
 def _end_of_boxes(file: BinaryIO, size: int) -> int:
-    """Returns where the last top-level box of an MP4 or QuickTime file says that it ends."""
+    """Returns where the last top-level box of an MP4 or QuickTime file says that it ends.
+
+    On the way it looks into the box that describes the tracks.
+    """
     position = 0
     while position < size:
         file.seek(position)
@@ -56,8 +65,19 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
             length = int(struct.unpack_from(">Q", header, 8)[0])
         if length < 8:  # zero means "up to the end of the file"; the rest is not a box
             return size
+        if header[4:8] == b"moov" and length <= _LONGEST_MOOV:
+            _refuse_absurd_tracks(header + file.read(length - len(header)))
         position += length
     return position
+
+
+def _refuse_absurd_tracks(moov: bytes) -> None:
+    at = moov.find(b"stsd")
+    while at >= 0:
+        if len(moov) >= at + 48:
+            # Of a sound, the height is the fraction of the sampling rate, which is zero.
+            refuse_absurd(*struct.unpack_from(">HH", moov, at + 44))
+        at = moov.find(b"stsd", at + 1)
 
 
 def _end_of_segment(head: bytes) -> int:

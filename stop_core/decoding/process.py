@@ -164,7 +164,7 @@ class _Child:
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
         with tempfile.TemporaryFile() as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "stop_core.decoding.child", *numbers],
+                [sys.executable, "-P", "-m", "stop_core.decoding.child", *numbers],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,

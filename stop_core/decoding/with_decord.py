@@ -32,6 +32,7 @@ _BATCH_BYTES = 1 << 25
 _MEANINGS = {
     "corrupted and recovered": "frames that cannot be decoded",
     "Error sending packet": "a packet that cannot be decoded",
+    "run_.load()": "a packet that cannot be decoded",  # its decoder has stopped by itself
     "av_read_frame failed": "a stream that cannot be read to its end",
 }
 

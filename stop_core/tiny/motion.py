@@ -5,7 +5,7 @@
     root/motion.json
 
 The scenes are those of `stop_core.tiny.scenes`: 64 x 64 pixels, 12 frames at 12 a second, of which
-every second one is meant to be sampled; with another `Difficulty`, more of both. The same arguments
+every second one is meant to be sampled; with another `Difficulty`, more frames. The same arguments
 give the same bytes.
 
 A set is written to a staging folder beside `root` and renamed when it is whole:
@@ -41,7 +41,7 @@ FRAMES_A_SECOND = 12
 # Raise it with any change to what is drawn or encoded: old folders are refused, not mixed in.
 GENERATOR_VERSION = 1
 
-_CHUNK = 16  # larger ones fall out of the cache and take half as long again
+CHUNK = 16  # larger ones fall out of the cache and take half as long again
 # Near lossless at these sizes, and small: about 10 kB a clip.
 _X264 = {"preset": "superfast", "crf": "18"}
 
@@ -63,11 +63,6 @@ class MotionArguments:
                     f"{name} must be a positive multiple of {len(CLASSES)}, as many clips of every "
                     f"class, got {count}"
                 )
-
-    @property
-    def pixels(self) -> int:
-        """Edge of a video, twice the units of its canvas."""
-        return round(2 * self.difficulty.units)
 
     def to_dict(self) -> dict[str, Any]:
         """What `motion.json` holds; of the difficulty, what is not the demonstration set's."""
@@ -158,7 +153,7 @@ def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
     for name in CLASSES:
         (staging / "hmdb51_org" / name).mkdir(parents=True)
     total = wanted.train + wanted.test
-    chunks = range(-(-total // _CHUNK))
+    chunks = range(-(-total // CHUNK))
     # This thread draws and the others encode: x264 works outside of Python's lock. Drawing in
     # several threads gained a sixth, and crashed once in continuous integration, in a process
     # that also ran Ray. Processes would have to be spawned, each importing torch anew, and could
@@ -166,7 +161,7 @@ def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
     with _one_thread(), ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[None]] = deque()
         for chunk in chunks:
-            frames_NTHWC = render(chunk_scenes(chunk, wanted), wanted.pixels).numpy()
+            frames_NTHWC = render(chunk_scenes(chunk, wanted), PIXELS).numpy()
             files = [_clip_path(staging, scene_id) for scene_id in _scene_ids(chunk, wanted)]
             waiting.append(pool.submit(_encode_chunk, frames_NTHWC, files))
             if len(waiting) > 2 * workers:  # bounds the memory
@@ -199,7 +194,7 @@ def _write_splits(folder: Path, wanted: MotionArguments) -> None:
 
 
 def _scene_ids(chunk: int, wanted: MotionArguments) -> range:
-    return range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, wanted.train + wanted.test))
+    return range(chunk * CHUNK, min((chunk + 1) * CHUNK, wanted.train + wanted.test))
 
 
 @contextmanager

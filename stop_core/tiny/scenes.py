@@ -7,7 +7,7 @@ crosses a canvas that wraps around, so no single frame says which way it goes, a
 backwards is a clip of the other direction.
 
 `Difficulty` makes other scenes by the same rule: more static objects, movers that go up or down,
-squares that flicker, more frames, a larger canvas.
+squares that flicker, more frames.
 
 Shapes: N scenes, T frames, C channels, H = W pixels, O static objects, V movers, S flickering
 squares. Lengths are in units, see `stop_core.tiny.shapes`.
@@ -39,9 +39,9 @@ CLASSES = tuple(
     for direction in DIRECTIONS
 )
 FRAMES = 12
-CELL = UNITS / 3  # edge of the cells that static objects stand in, one in each
 
 _SOLID = tuple(i for i, name in enumerate(SHAPES) if name != "ring")
+_CELLS = 3  # a side of the grid that the static objects stand in, one in each
 _GRAIN = 0.03
 _PAD = 6.0  # radius of the white square beneath the marked object
 _FLICKER = 4 / 0.85  # of a flickering square: an edge of 8 units, a patch of the tiny tower
@@ -66,23 +66,16 @@ class Difficulty:
     """Grey squares behind all else, of the size of a patch, of a new brightness in every frame."""
     frames: int = FRAMES
     """Of a video; every second one is meant to be sampled."""
-    canvas: int = 3
-    """Edge of the canvas, in cells: 3 are 32 units."""
 
     def __post_init__(self) -> None:
         for name, least in (("statics", 1), ("movers", 1), ("flickers", 0), ("frames", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.statics % len(TARGET_COLOURS) or self.statics > self.canvas**2:
+        if self.statics % len(TARGET_COLOURS) or self.statics > _CELLS**2:
             raise ValueError(
-                f"statics must be a multiple of {len(TARGET_COLOURS)} and at most "
-                f"{self.canvas**2}, one a cell of the canvas, got {self.statics}"
+                f"statics must be a multiple of {len(TARGET_COLOURS)} and at most {_CELLS**2}, one "
+                f"a cell of the canvas, got {self.statics}"
             )
-
-    @property
-    def units(self) -> float:
-        """Edge of the canvas in units."""
-        return self.canvas * CELL
 
 
 @dataclass(frozen=True)
@@ -133,7 +126,7 @@ def draw_scenes(
         labels_N=labels_N,
         background_seed=int(torch.randint(2**31, (1,), generator=generator)),
         static_shape_NO=_solid_shapes(every, generator).view(count, statics),
-        static_centre_NO2=_static_centres(count, difficulty, generator),
+        static_centre_NO2=_static_centres(count, statics, generator),
         static_radius_NO=uniform(every, 10 / 3, 13 / 3, generator).view(count, statics),
         static_angle_NO=any_angle(every, generator).view(count, statics),
         static_colour_NOC=jittered_colours(colours_NO.flatten(), generator).view(count, statics, 3),
@@ -146,8 +139,7 @@ def draw_scenes(
             torch.randint(len(TARGET_COLOURS), len(COLOURS), (moving,), generator=generator),
             generator,
         ).view(count, movers, 3),
-        flicker_centre_NS2=difficulty.units
-        * torch.rand(count, difficulty.flickers, 2, generator=generator),
+        flicker_centre_NS2=UNITS * torch.rand(count, difficulty.flickers, 2, generator=generator),
         flicker_grey_NST=torch.rand(
             count, difficulty.flickers, difficulty.frames, generator=generator
         ),
@@ -165,7 +157,7 @@ def render(scenes: Scenes, pixels: int) -> Tensor:
     video = background_NCHW[:, None].expand(-1, frames, -1, -1, -1)
     for which in range(scenes.difficulty.flickers):
         grey_NTC = scenes.flicker_grey_NST[:, which, :, None].expand(-1, -1, 3)
-        square_NHW = _square_coverage(scenes.flicker_centre_NS2[:, which], _FLICKER, scenes, pixels)
+        square_NHW = _square_coverage(scenes.flicker_centre_NS2[:, which], _FLICKER, pixels)
         video = paint(video, square_NHW[:, None].expand(-1, frames, -1, -1), grey_NTC)
     for which in reversed(range(scenes.difficulty.movers)):
         mover_NTHW = _mover_coverage(scenes, which, pixels)
@@ -187,7 +179,7 @@ def _static_layer(scenes: Scenes, pixels: int) -> tuple[Tensor, Tensor]:
         (_static_coverage(scenes, which, pixels), scenes.static_colour_NOC[:, which])
         for which in reversed(range(scenes.difficulty.statics))
     ]
-    pad_NHW = _square_coverage(scenes.static_centre_NO2[:, 0], _PAD, scenes, pixels)
+    pad_NHW = _square_coverage(scenes.static_centre_NO2[:, 0], _PAD, pixels)
     parts.insert(-1, (pad_NHW, scenes.pad_colour_NC))
     for mask_NHW, colour_NC in parts:
         layer_NCHW = paint(layer_NCHW, mask_NHW, colour_NC)
@@ -206,7 +198,6 @@ def _mover_coverage(scenes: Scenes, which: int, pixels: int) -> Tensor:
         scenes.mover_angle_NV[:, which].repeat_interleave(frames),
         pixels,
         wrap=True,
-        units=scenes.difficulty.units,
     )
     return mask.view(-1, frames, pixels, pixels)
 
@@ -219,11 +210,10 @@ def _static_coverage(scenes: Scenes, which: int, pixels: int) -> Tensor:
         scenes.static_angle_NO[:, which],
         pixels,
         wrap=True,
-        units=scenes.difficulty.units,
     )
 
 
-def _square_coverage(centre_N2: Tensor, radius: float, scenes: Scenes, pixels: int) -> Tensor:
+def _square_coverage(centre_N2: Tensor, radius: float, pixels: int) -> Tensor:
     """Upright squares of a radius (half an edge is .85 of it), [N, H, W]."""
     ones = torch.ones(len(centre_N2))
     square = (ones * SHAPES.index("square")).long()
@@ -234,7 +224,6 @@ def _square_coverage(centre_N2: Tensor, radius: float, scenes: Scenes, pixels: i
         0 * ones,
         pixels,
         wrap=True,
-        units=scenes.difficulty.units,
     )
 
 
@@ -249,13 +238,12 @@ def _colours_led_by(wanted_N: Tensor, statics: int, generator: Generator) -> Ten
     return priority_NO.argsort(1) % len(TARGET_COLOURS)
 
 
-def _static_centres(count: int, difficulty: Difficulty, generator: Generator) -> Tensor:
+def _static_centres(count: int, statics: int, generator: Generator) -> Tensor:
     """Near the middles of different cells of the canvas, [N, O, 2]."""
-    edge, statics = difficulty.canvas, difficulty.statics
-    cell_NO = torch.rand(count, edge * edge, generator=generator).argsort(1)[:, :statics]
-    grid_NO2 = torch.stack([cell_NO % edge, cell_NO // edge], dim=-1)
+    cell_NO = torch.rand(count, _CELLS**2, generator=generator).argsort(1)[:, :statics]
+    grid_NO2 = torch.stack([cell_NO % _CELLS, cell_NO // _CELLS], dim=-1)
     jitter = uniform(count * statics * 2, -1.5, 1.5, generator).view(count, statics, 2)
-    return (grid_NO2 + 0.5) * CELL + jitter
+    return (grid_NO2 + 0.5) * (UNITS / _CELLS) + jitter
 
 
 def _paths(direction_N: Tensor, difficulty: Difficulty, generator: Generator) -> Tensor:
@@ -265,7 +253,7 @@ def _paths(direction_N: Tensor, difficulty: Difficulty, generator: Generator) ->
     """
     count, movers, frames = len(direction_N), difficulty.movers, difficulty.frames
     speed_NV = uniform(count * movers, *_STEP, generator).view(count, movers) / _SAMPLED_EVERY
-    middle_NV2 = uniform(2 * count * movers, 0, difficulty.units, generator).view(count, movers, 2)
+    middle_NV2 = uniform(2 * count * movers, 0, UNITS, generator).view(count, movers, 2)
     vertical = torch.rand(count, movers - 1, generator=generator).round()
     sign_NV = 2 * torch.cat([direction_N[:, None], vertical], dim=1) - 1
     velocity_NV = speed_NV * sign_NV

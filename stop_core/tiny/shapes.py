@@ -53,21 +53,20 @@ def coverage(
     pixels: int,
     *,
     wrap: bool = False,
-    units: float = UNITS,
 ) -> Tensor:
     """How much of every pixel each shape covers, [N, H, W] in [0, 1].
 
     `shape_N` indexes `SHAPES`; centres (x, y) and radii are in units, angles in radians. With
-    `wrap`, what leaves the canvas, `units` wide, on one side comes back on the other.
+    `wrap`, what leaves the canvas on one side comes back on the other.
     """
     _check_pixels(pixels)
-    scale = pixels / units
+    scale = pixels / UNITS
     along = (torch.arange(pixels) + 0.5) / scale
     dx_NHW = along[None, None, :] - centre_N2[:, 0, None, None]
     dy_NHW = along[None, :, None] - centre_N2[:, 1, None, None]
     if wrap:
-        dx_NHW = (dx_NHW + units / 2) % units - units / 2
-        dy_NHW = (dy_NHW + units / 2) % units - units / 2
+        dx_NHW = (dx_NHW + UNITS / 2) % UNITS - UNITS / 2
+        dy_NHW = (dy_NHW + UNITS / 2) % UNITS - UNITS / 2
     cos_N11, sin_N11 = angle_N.cos()[:, None, None], angle_N.sin()[:, None, None]
     u_NHW = dx_NHW * cos_N11 + dy_NHW * sin_N11
     v_NHW = dy_NHW * cos_N11 - dx_NHW * sin_N11

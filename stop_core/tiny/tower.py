@@ -2,8 +2,7 @@
 
 32 x 32 images in patches of 8 (16 patches a frame), a joint space of 64. It is pretrained on the
 stills of `stop_core.tiny.stills` and ships with its weights, so that everything built on a CLIP
-can be tried on a laptop in seconds. With `image_size=64` the same weights see 64 x 64 pixels in 64
-patches, their position embeddings interpolated as open_clip does it.
+can be tried on a laptop in seconds.
 """
 
 import hashlib
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from open_clip.model import CLIP, resize_pos_embed, set_model_preprocess_cfg
+from open_clip.model import CLIP, set_model_preprocess_cfg
 from open_clip.pos_embed import get_2d_sincos_pos_embed
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
@@ -89,16 +88,15 @@ class TinyTokenizer:
         return [1 + len(VOCABULARY) + byte % BUCKETS for byte in digest[:BUCKETS_A_WORD]]
 
 
-def build_tiny_clip(pretrained: bool, image_size: int = _IMAGE_SIZE) -> CLIP:
+def build_tiny_clip(pretrained: bool) -> CLIP:
     """The tiny CLIP in fp32, in evaluation mode; `model.visual.image_mean` and `image_std` are .5.
 
     Without `pretrained` the weights are drawn from torch's global generator. Raises
     FileNotFoundError where the packaged weights are missing, ValueError where they do not fit.
     """
-    vision = {**VISION, "image_size": image_size}
-    model = CLIP(EMBED_DIM, vision, {**_TEXT, "vocab_size": TinyTokenizer().vocab_size})
+    model = CLIP(EMBED_DIM, VISION, {**_TEXT, "vocab_size": TinyTokenizer().vocab_size})
     half = (0.5, 0.5, 0.5)
-    set_model_preprocess_cfg(model, {"size": image_size, "mean": half, "std": half})
+    set_model_preprocess_cfg(model, {"size": _IMAGE_SIZE, "mean": half, "std": half})
     if pretrained:
         load_weights(model, WEIGHTS)
     else:
@@ -111,9 +109,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     again = "run `python -m stop_core.tiny.pretrain` to make them"
     if not path.is_file():
         raise FileNotFoundError(f"no tiny CLIP weights at {path}; {again}")
-    state = {name: value.float() for name, value in load_file(path).items()}
-    if isinstance(model, CLIP):
-        resize_pos_embed(state, model)
+    state = load_file(path)
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     if {name: value.shape for name, value in state.items()} != wanted:
         raise ValueError(f"the weights in {path} are of another tiny CLIP than this one; {again}")
@@ -123,8 +119,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 @torch.no_grad()
 def _initialise(model: CLIP) -> None:
     """Starts position as sine and cosine: learned from noise, position came far later."""
-    grid: int = model.visual.grid_size[0]
-    sincos = get_2d_sincos_pos_embed(_VISION_WIDTH, grid, cls_token=True)
+    sincos = get_2d_sincos_pos_embed(_VISION_WIDTH, _IMAGE_SIZE // _PATCH_SIZE, cls_token=True)
     model.visual.positional_embedding.copy_(torch.from_numpy(sincos))
     model.visual.conv1.weight.mul_(2)
     nn.init.normal_(model.token_embedding.weight, std=0.1)

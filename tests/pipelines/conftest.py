@@ -70,3 +70,56 @@ def captioned_cache(hmdb51_root: Path, tmp_path: Path) -> Path:
 def small_experiment() -> ExperimentConfig:
     stop = StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4)
     return ExperimentConfig(stop=stop, epochs=2, batch_size=16, warmup_steps=2)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of four frames and three classes, with prompts that weigh; nobody trained it."""
+    import torch
+
+    from stop_core.clip import load_clip
+    from stop_core.methods import build_method
+    from stop_core.model_files import ModelRecord, Provenance, label_classes
+    from stop_core.model_folder import TrainedModel, tower_facts
+    from stop_core.model_input import Preprocessing
+
+    stop = StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4)
+    config = ExperimentConfig(stop=stop, templates=("a {}",))
+    clip = load_clip("tiny")
+    facts = tower_facts(clip)
+    model = build_method(config, clip, 3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.trainable().values():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    record = ModelRecord(
+        config,
+        label_classes(("red_square", "blue_circle", "green_cross"), config.templates),
+        Preprocessing(4, model.image_size, facts.mean, facts.std),
+        Provenance(facts.fingerprint, run="a run"),
+    )
+    folder = tmp_path_factory.mktemp("models") / "model"
+    TrainedModel(
+        model, record.config, record.classes, record.preprocessing, record.provenance
+    ).save(folder)
+    return folder
+
+
+@pytest.fixture
+def decoded_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decodes in this process: starting another one takes a second, for the same frames."""
+    from collections.abc import Iterable
+
+    import torch
+
+    from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess, decode_clip
+
+    def decode(self: DecodeProcess, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
+        for path in paths:
+            try:
+                yield decode_clip(path, self.frames, self.size, self.crop)
+            except DecodeError as error:
+                yield error
+
+    torch.set_num_threads(1)  # small tensors gain nothing from threads
+    monkeypatch.setattr(DecodeProcess, "decode", decode)

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines.benchmark import BenchmarkConfig, main
+from pipelines.benchmark import BenchmarkConfig, choose_rows, main
+from pipelines.command_line import parse
 from pipelines.queued_run import QueuedRun
 from pipelines.tracking import tracking_uri
+from stop_core.cache.manifest import Manifest
 from stop_core.experiment import ExperimentConfig
 
 
@@ -22,16 +24,20 @@ def test_a_table_trains_only_what_is_missing(
 ) -> None:
     file = tmp_path / "rows.yaml"
     stop = {k: v for k, v in small_experiment.parameters().items() if k != "seed"}
-    rows = {"zero-shot CLIP": {**stop, "method": "zero-shot"}, "STOP": stop}
+    # The same settings under two titles are one training.
+    rows = {"zero-shot CLIP": {**stop, "method": "zero-shot"}, "STOP": stop, "again": stop}
     file.write_text(yaml.safe_dump({"rows": rows}, sort_keys=False))
-    config = BenchmarkConfig(table=file, cache=small_cache, output=tmp_path, seeds=1)
+    config = BenchmarkConfig(table=file, cache=str(small_cache), output=tmp_path, seeds=1)
 
     table = main(config)
     assert "2 trainings in the table, 2 of them to run" in capsys.readouterr().out
     frame = pd.read_csv(table.folder / "table.csv")
-    assert frame["method"].tolist() == ["zero-shot CLIP", "STOP"]
+    assert frame["method"].tolist() == ["zero-shot CLIP", "STOP", "again"]
     assert frame["trainable_parameters"].tolist()[0] == 0
-    assert frame["test_top1_mean"].between(0, 1).all()
+    assert (frame["test_top1_low"] <= frame["test_top1_mean"]).all()
+    assert (frame["test_top1_mean"] <= frame["test_top1_high"]).all()
+    assert frame["step_seconds"].notna().tolist() == [False, True, True]
+    assert frame["difference"][1] == frame["difference"][2]
 
     main(config)
     shown = capsys.readouterr().out
@@ -46,7 +52,8 @@ def test_a_table_trains_only_what_is_missing(
 def test_a_row_that_does_not_fit_the_cache_is_named_and_waiting_records_delivered(
     captioned_cache: Path, tmp_path: Path
 ) -> None:
-    config = BenchmarkConfig(cache=captioned_cache, output=tmp_path / "out")
+    table = Path("sweeps/tables/motion.yaml")
+    config = BenchmarkConfig(table=table, cache=str(captioned_cache), output=tmp_path / "out")
     waiting = QueuedRun(config.output / "runs" / "one", tracking_uri(config.output))
     waiting.open(config.output, "motion", "a training that an outage has cut off")
     with pytest.raises(ValueError, match=r"motion\.yaml: row 'linear probe': .* learns classes"):
@@ -54,7 +61,68 @@ def test_a_row_that_does_not_fit_the_cache_is_named_and_waiting_records_delivere
     assert not waiting.outbox.waiting(), "what had waited for the store was not delivered"
 
 
-def test_a_row_that_is_not_in_the_table_is_refused(small_cache: Path, tmp_path: Path) -> None:
-    config = BenchmarkConfig(cache=small_cache, output=tmp_path, rows=("magic",))
-    with pytest.raises(ValueError, match="no row 'magic'"):
+def test_published_rows_of_another_dataset_are_refused_before_anything_runs(
+    captioned_cache: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.yaml"
+    file.write_text("rows: {STOP: {n_s: 1}}")
+    published = Path("sweeps/published/msrvtt_vit_b32.csv")
+    config = BenchmarkConfig(
+        table=file, cache=str(captioned_cache), output=tmp_path, published=published
+    )
+    with pytest.raises(ValueError, match="leave --published out"):
         main(config)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def manifest(captioned_cache: Path) -> Manifest:
+    return Manifest.load(captioned_cache)
+
+
+def test_the_table_is_that_of_the_dataset_or_of_its_task(manifest: Manifest) -> None:
+    file, chosen = choose_rows(BenchmarkConfig(), manifest)
+    assert file.name == "retrieval.yaml"
+    assert chosen.baseline == "static prompts in every block (VPT-deep)"
+    object.__setattr__(manifest.config, "dataset", "motion")
+    assert choose_rows(BenchmarkConfig(), manifest)[0].name == "motion.yaml"
+
+
+def test_methods_choose_rows_and_others_get_what_is_common(
+    manifest: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parse(BenchmarkConfig, ["--methods", "stop,vpt-shallow", "zero-shot"])
+    _, chosen = choose_rows(config, manifest)
+    assert list(chosen.rows) == ["STOP", "vpt-shallow", "zero-shot CLIP"]
+    assert chosen.rows["vpt-shallow"] == {**chosen.common, "method": "vpt-shallow"}
+    assert "no row of vpt-shallow" in capsys.readouterr().out
+    assert chosen.baseline == "STOP", "the table's own baseline is not among them"
+
+
+def test_an_ablation_starts_from_the_row_of_stop(manifest: Manifest, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("common: {epochs: 3}\nrows: {zs: {method: zero-shot}, best: {eta: 2, n_s: 3}}")
+    _, chosen = choose_rows(BenchmarkConfig(table=file, ablation=True), manifest)
+    assert chosen.rows["STOP"] == {"epochs": 3, "eta": 2, "n_s": 3}
+    assert chosen.rows["spatial only"] == {"epochs": 3, "eta": 0, "n_s": 3}
+    assert chosen.baseline == "STOP"
+    file.write_text("rows: {zs: {method: zero-shot}}")
+    with pytest.raises(ValueError, match="no row of the method stop"):
+        choose_rows(BenchmarkConfig(table=file, ablation=True), manifest)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"rows": ("magic",)}, "no row 'magic'"),
+        ({"baseline": "magic"}, "baseline is 'magic', but the rows are"),
+        ({"methods": ("magic",)}, "methods has 'magic'; choose from"),
+        ({"methods": ("stop",), "ablation": True}, "give one of them"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+    ],
+)
+def test_a_wrong_choice_is_refused(
+    manifest: Manifest, options: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        choose_rows(BenchmarkConfig(**options), manifest)  # type: ignore[arg-type]

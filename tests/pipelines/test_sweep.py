@@ -1,30 +1,38 @@
 """A sweep tries what its space says, never sees the test split, and is not run twice."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
 
 from pipelines.command_line import parse
+from pipelines.resources import Resources
 from pipelines.sweep import SweepConfig, main
 from pipelines.sweep_search import Search
 from pipelines.tracking import tracking_uri
 from pipelines.train import TrainConfig
-from pipelines.training_run import Resources
 from stop_core.cache import CacheConfig, Manifest
 from stop_core.cache.files import FORMAT_VERSION, write_json
 from stop_core.datasets import Task
-from sweeps.reading import Distribution, SearchSpace
+from sweeps.space import Distribution, SearchSpace
 
 SPACE = """
-trials: 1
+algorithm: tpe
+trials: 3
+startup_trials: 1
+scheduler: asha
 objective: val/top1
-fixed: {method: stop, tower: tiny, epochs: 1, batch_size: 32, n_s: 2, max_prompts: 2}
+fixed: {method: stop, tower: tiny, epochs: 2, batch_size: 32, n_s: 2, max_prompts: 2}
 search:
   alpha: {uniform: [0.25, 0.75]}
-  eta: {grid: [1.0, 2.0]}
+  eta: {choice: [1.0, 2.0]}
   spatial_width: {choice: [4]}
+  learning_rate: {loguniform: [1.0e-5, 0.01]}
+points_to_evaluate:
+  - {alpha: 0.5, eta: 2.0, learning_rate: 0.01}
 """
 
 
@@ -34,29 +42,51 @@ def test_a_sweep_tries_its_space_on_validation_alone_and_remembers(
 ) -> None:
     space = tmp_path / "space.yaml"
     space.write_text(SPACE)
-    config = SweepConfig(space=space, cache=small_cache, output=tmp_path)
+    config = SweepConfig(space=space, cache=str(small_cache), output=tmp_path)
     result = main(config)
+    assert result is not None
 
-    assert sorted(result.trials["eta"]) == [1.0, 2.0]
-    assert result.trials["alpha"].between(0.25, 0.75).all()
-    assert not [name for name in result.trials if name.startswith("test/")]
+    frame = result.trials
+    assert sorted(frame["trial"]) == ["trial-0000", "trial-0001", "trial-0002"]
+    assert set(frame["state"]) <= {"finished", "stopped early"}
+    first = frame[frame["trial"] == "trial-0000"].iloc[0]
+    assert (first["alpha"], first["eta"], first["learning_rate"]) == (0.5, 2.0, 0.01)
+    assert frame["alpha"].between(0.25, 0.75).all()
     client = MlflowClient(tracking_uri(tmp_path))
     runs = client.search_runs(["1"])
-    trials = [run for run in runs if run.data.tags.get("kind") == "training"]
-    assert len(trials) == 2
-    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {
-        run.info.run_id for run in runs if run.data.tags.get("kind") == "sweep"
-    }
-    assert not [name for run in trials for name in run.data.metrics if name.startswith("test/")]
+    trials = {r.data.tags["trial"]: r for r in runs if r.data.tags.get("kind") == "training"}
+    sweep = next(run for run in runs if run.data.tags.get("kind") == "sweep")
+    assert len(runs) == 1 + len(trials) == 1 + len(frame)
+    for row in frame.to_dict("records"):
+        run = trials[row["trial"]]
+        assert run.data.tags["mlflow.parentRunId"] == sweep.info.run_id
+        assert run.data.tags["state"] == row["state"]
+        assert run.info.run_id == row["mlflow_run_id"]
+        assert run.data.params["alpha"] == str(row["alpha"])
+        assert run.info.status == ("FINISHED" if row["state"] == "finished" else "KILLED")
+    assert not [n for run in trials.values() for n in run.data.metrics if n.startswith("test/")]
 
     best = parse(TrainConfig, ["--config", str(result.best_file)]).experiment
-    winner = result.trials.iloc[0]
+    winner = frame.iloc[0]
     assert (best.stop.alpha, best.stop.eta) == (winner["alpha"], winner["eta"])
-    assert yaml.safe_load(result.best_file.read_text())["epochs"] == 1
+    assert yaml.safe_load(result.best_file.read_text())["epochs"] == 2
+    stored = {file.path for file in client.list_artifacts(sweep.info.run_id)}
+    assert {"report.md", "trials.csv", "trials.json", "best.yaml", "figures"} <= stored
+    report = (result.best_file.parent / "report.md").read_text()
+    assert f"**val/top1 {winner['val/top1']:.4f}** ({winner['trial']})" in report
+    assert "few for 3 settings" in report or "Too few trials" in report
 
     again = main(config)
-    assert again.trials.equals(result.trials)
+    assert again is not None
+    assert again.trials.equals(frame)
     assert len(client.search_runs(["1"])) == len(runs)
+
+    confirmed = main(replace(config, confirm=1))
+    assert confirmed is not None
+    rows = pd.read_csv(result.best_file.parent / "confirmation.csv")
+    assert rows["seed"].tolist() == [1]
+    assert rows["test/top1"].between(0, 1).all()
+    assert "## Confirmation" in (result.best_file.parent / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -69,8 +99,30 @@ def test_an_objective_of_the_other_task_is_refused_before_anything_starts(
     config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0", task)
     manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1}, 0, "", ())
     write_json(tmp_path / "manifest.json", manifest.to_dict())
-    space = SearchSpace(1, objective, {}, {"n_s": Distribution("choice", (1, 2))})
+    space = SearchSpace((objective,), {}, {"n_s": Distribution((1, 2))})
     search = Search(space, "mine", 1, 0, tmp_path, tmp_path / "out", Resources())
-    with pytest.raises(ValueError, match=f"space mine: .* is for {task}; use one of {fitting}"):
-        search.run()
+    with (
+        pytest.raises(ValueError, match=f"space mine: .* is for {task}; use one of {fitting}"),
+        search.opened(),
+    ):
+        pass
     assert not (tmp_path / "out").exists()
+
+
+def test_more_trials_are_the_same_sweep_and_other_settings_are_another(tmp_path: Path) -> None:
+    config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0", "recognition")
+    manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1}, 0, "", ())
+    write_json(tmp_path / "manifest.json", manifest.to_dict())
+    space = SearchSpace(("val/top1",), {}, {"n_s": Distribution((1, 2))}, trials=4)
+    search = Search(space, "mine", None, 0, tmp_path, tmp_path / "out", Resources())
+    assert replace(search, trials=9, max_concurrent=1).name == search.name
+    assert replace(search, space=replace(space, trials=5)).name == search.name
+    assert replace(search, seed=1).name != search.name
+    assert replace(search, space=replace(space, algorithm="tpe")).name != search.name
+
+
+def test_trials_that_share_a_gpu_reserve_their_part_of_it(tmp_path: Path) -> None:
+    config = parse(SweepConfig, ["--trials-per-gpu", "4", "--cache", "c"])
+    assert config.shared_resources().gpus_per_worker == 0.25
+    with pytest.raises(ValueError, match="not both"):
+        SweepConfig(trials_per_gpu=2, resources=Resources(gpus_per_worker=1))

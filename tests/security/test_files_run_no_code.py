@@ -18,7 +18,7 @@ from stop_core.clip import load_clip
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.run_state import LAST_PROMPTS, Origin, Progress
 from stop_core.text_templates import find_templates
-from sweeps.reading import read_space
+from sweeps.space_reading import read_space
 
 ROOT = Path(__file__).resolve().parents[2]
 _RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "_pickle"}

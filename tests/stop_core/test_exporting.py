@@ -1,7 +1,6 @@
 """An exported program computes what the model does, for any number of videos."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,27 +46,19 @@ def test_a_program_read_from_its_file_answers_as_the_model(
     method: Method,
     attention: Attention,
 ) -> None:
-    trained = _trained(make_clip(), method, attention)
+    trained = _trained(make_clip(layers=1), method, attention)
     stir(trained.model)
     wanted = [trained.logits(frames) for frames in parity_clips(trained.preprocessing)]
     program, model = export_program(trained)
-    exported = save_program(program, tmp_path / "program.pt2")
-    for frames, logits in zip(parity_clips(trained.preprocessing), wanted, strict=True):
-        torch.testing.assert_close(exported(frames), logits, rtol=0, atol=1e-4)
-    assert largest_difference(exported, model, trained.preprocessing) < TOLERANCE
+    ways = [save_program(program, tmp_path / "program.pt2")]
+    if method == "stop":  # the only one whose operations ONNX does not know all
+        ways.append(save_onnx(program, tmp_path / "program.onnx"))
+    for exported in ways:
+        for frames, logits in zip(parity_clips(trained.preprocessing), wanted, strict=True):
+            torch.testing.assert_close(exported(frames), logits, rtol=0, atol=1e-4)
+        assert largest_difference(exported, model, trained.preprocessing) < TOLERANCE
     used = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
     assert {spec.arg.name for spec in program.graph_signature.input_specs} == used
-
-
-@pytest.mark.slow
-def test_onnx_runtime_answers_as_the_model_does(
-    make_clip: MakeClip, stir: Callable[..., None], tmp_path: Path
-) -> None:
-    trained = replace(_trained(make_clip(layers=1), "stop"), classes=())
-    stir(trained.model)
-    program, model = export_program(trained)
-    exported = save_onnx(program, tmp_path / "program.onnx")
-    assert largest_difference(exported, model, trained.preprocessing) < TOLERANCE
 
 
 def test_a_program_that_differs_or_gives_no_numbers_is_seen(make_clip: MakeClip) -> None:

@@ -62,6 +62,25 @@ def test_an_observer_goes_on_from_its_state(model: VideoModel) -> None:
     assert len(resumed.history_EG) == 2
 
 
+def test_every_fixed_clip_is_explained_by_a_model_that_can_be_traced(
+    model: VideoModel, tmp_path: Path
+) -> None:
+    clips, asked = MemoryClips(), []
+
+    def probabilities(frames: torch.Tensor) -> torch.Tensor:
+        asked.append(frames)
+        return torch.tensor([[0.2, 0.5, 0.3]])
+
+    Observer(model, CONFIG, clips).explain(tmp_path, probabilities, ["a", "b", "c"])
+    chosen = fixed_clips(clips)
+    assert len(list(tmp_path.glob("explained_*.png"))) == len(chosen) == len(asked)
+    assert torch.equal(torch.cat(asked), clips.read(chosen))
+    without = replace(CONFIG, method="linear-probe")
+    plain = Observer(build_method(without, load_clip("tiny"), 3), without, clips)
+    plain.explain(tmp_path / "none", probabilities, ["a", "b", "c"])
+    assert not (tmp_path / "none").exists()
+
+
 def test_figures_are_drawn_of_what_there_is(model: VideoModel, tmp_path: Path) -> None:
     observer = Observer(model, CONFIG, MemoryClips())
     observer.end_epoch()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from stop_core.decoding import decode_clip
 from stop_core.model_folder import TrainedModel
 from stop_core.serving import Limits, RequestError, VideoService
 
@@ -25,9 +26,10 @@ def model() -> TrainedModel:
     return TrainedModel.zero_shot("tiny", None, LABELS, frames=4)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, write_video: Callable[..., Path]) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Path]) -> Path:
     """Two videos in the server's folder, one beside it, and links from one to the other."""
+    tmp_path = tmp_path_factory.mktemp("server")
     for number, name in enumerate(("videos/a.mp4", "videos/below/b.mp4", "secret.mp4")):
         write_video(tmp_path / name, seed=number)
     (tmp_path / "videos" / "out.mp4").symlink_to(tmp_path / "secret.mp4")
@@ -35,7 +37,7 @@ def folder(tmp_path: Path, write_video: Callable[..., Path]) -> Path:
     return tmp_path / "videos"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def service(model: TrainedModel, folder: Path) -> Iterator[VideoService]:
     limits = Limits(requests=4, video_bytes=1 << 16, decode_seconds=60)
     service = VideoService(model, folder, limits)
@@ -46,8 +48,7 @@ def service(model: TrainedModel, folder: Path) -> Iterator[VideoService]:
 def test_a_path_its_bytes_and_its_frames_get_the_models_own_answer(
     service: VideoService, folder: Path, model: TrainedModel
 ) -> None:
-    (clip,) = model.preprocessing.decoder().decode([folder / "a.mp4"])
-    frames = torch.from_numpy(clip.frames.copy())
+    frames = torch.from_numpy(decode_clip(folder / "a.mp4", 4, 32).frames)
     data = (folder / "a.mp4").read_bytes()
     requests: list[dict[str, Any]] = [
         {"path": "a.mp4"},

@@ -2,27 +2,20 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stop_core.clip import load_clip
 from stop_core.experiment import METHODS, ExperimentConfig
 from stop_core.methods import build_method
-from sweeps.reading import FOLDER, build_experiment, read_space, read_table
+from sweeps.reading import FOLDER, build_experiment, read_table
 
 
 def _space(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "space.yaml"
+    path = tmp_path / "rows.yaml"
     path.write_text(text)
     return path
-
-
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_shipped_space_searches_what_the_paper_searches(path: Path) -> None:
-    space = read_space(path)
-    paper = {"n_s", "alpha", "beta", "eta", "spatial_width", "temporal_width"}
-    assert paper <= space.search.keys()
-    assert space.objective.startswith("val/")
 
 
 def test_the_shipped_comparison_holds_stop_and_its_baselines() -> None:
@@ -31,8 +24,13 @@ def test_the_shipped_comparison_holds_stop_and_its_baselines() -> None:
     assert methods == {"stop", "zero-shot", "linear-probe", "vpt-deep"}
 
 
+def _ablation() -> dict[str, dict[str, Any]]:
+    stop = read_table(FOLDER / "tables" / "motion.yaml").rows["STOP"]
+    return read_table(FOLDER / "tables" / "ablation.yaml", base=stop).rows
+
+
 def test_every_row_of_the_shipped_ablation_is_another_stop_trained_alike() -> None:
-    rows = read_table(FOLDER / "tables" / "ablation.yaml").rows
+    rows = _ablation()
     stop = read_table(FOLDER / "tables" / "motion.yaml").rows["STOP"]
     experiments = {title: build_experiment(values, title) for title, values in rows.items()}
     assert experiments["STOP"] == build_experiment(stop, "STOP")
@@ -74,11 +72,28 @@ def test_templates_are_one_text_or_a_list_of_texts() -> None:
         build_experiment({"templates": [1]}, "here")
 
 
-def test_the_shipped_ablation_knows_the_tiny_tower() -> None:
-    rows = read_table(FOLDER / "tables" / "ablation.yaml").rows
+def test_the_ablation_takes_patches_and_matched_parameters_from_tower_and_stop() -> None:
+    rows = _ablation()
     tower = build_method(ExperimentConfig(), load_clip("tiny"), classes=2).tower
     assert rows["every patch prompted"]["n_s"] == tower.patches
-    assert rows["first half of the blocks"]["depth"] == tower.depth / 2
+    stop, static = (
+        _trainable(build_experiment(rows[title], title))
+        for title in ("STOP", "static prompts (VPT), as many parameters")
+    )
+    assert abs(static - stop) <= tower.depth * tower.width / 2, "half of a prompt in every block"
+
+
+def _trainable(config: ExperimentConfig) -> int:
+    model = build_method(config, load_clip(config.tower), classes=2)
+    return sum(p.numel() for p in model.trainable().values())
+
+
+def test_the_baseline_is_a_row_and_the_first_unless_named(tmp_path: Path) -> None:
+    rows = "rows: {a: , b: {n_s: 4}}\n"
+    assert read_table(_space(tmp_path, rows)).baseline == "a"
+    assert read_table(_space(tmp_path, rows + "baseline: b\n")).baseline == "b"
+    with pytest.raises(ValueError, match=r"baseline is 'c', but the rows are a, b"):
+        read_table(_space(tmp_path, rows + "baseline: c\n"))
 
 
 def test_settings_of_stop_and_of_training_go_to_their_places() -> None:
@@ -97,39 +112,6 @@ def test_common_settings_hold_for_a_row_unless_it_overrides_them(tmp_path: Path)
     path = _space(tmp_path, "common: {epochs: 3, n_s: 2}\nrows: {a: , b: {n_s: 4}}\n")
     rows = read_table(path).rows
     assert rows == {"a": {"epochs": 3, "n_s": 2}, "b": {"epochs": 3, "n_s": 4}}
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("search: {alhpa: {uniform: [0, 1]}}", "did you mean alpha"),
-        ("search: {alpha: {uniform: [0, 2]}}", "alpha must lie between 0 and 1"),
-        ("search: {alpha: {uniform: [1, 0]}}", "low < high"),
-        ("search: {learning_rate: {loguniform: [0, 1]}}", "above 0"),
-        ("search: {n_s: {randint: [1, 2.5]}}", "whole numbers"),
-        ("search: {n_s: {normal: [0, 1]}}", "must be one of"),
-        ("search: {n_s: {choice: []}}", "needs a list"),
-        ("search: {}", "search is empty"),
-        ("search: {n_s: {uniform: [1, 8]}}", "randint"),
-        ("search: {share: {choice: ['false']}}", "share must be bool"),
-        ("search: {seed: {choice: [1, 2]}}", "--seed"),
-        ("fixed: {epochs: 2.5}\nsearch: {n_s: {choice: [1]}}", "epochs must be int"),
-        ("objective: val/topp1\nsearch: {n_s: {choice: [1]}}", "val/top1"),
-        ("objective: test/top1\nsearch: {n_s: {choice: [1]}}", "validation"),
-        ("trials: 0\nsearch: {n_s: {choice: [1]}}", "at least 1"),
-        ("trails: 3\nsearch: {n_s: {choice: [1]}}", "'trails'"),
-        ("fixed: {n_s: 3}\nsearch: {n_s: {choice: [1]}}", "both fixed and searched"),
-        ("search: [1, 2", "line"),
-        ("- a list", "must be"),
-    ],
-)
-def test_a_wrong_space_is_refused_with_its_file_and_the_remedy(
-    tmp_path: Path, text: str, told: str
-) -> None:
-    path = _space(tmp_path, text)
-    with pytest.raises(ValueError, match=told) as caught:
-        read_space(path)
-    assert str(path) in str(caught.value)
 
 
 def test_a_wrong_row_is_refused_with_its_title(tmp_path: Path) -> None:

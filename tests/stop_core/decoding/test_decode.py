@@ -201,15 +201,42 @@ def test_both_decoders_agree_on_real_clips(path: Path) -> None:
         assert np.abs(other.frames.astype(int) - first.frames).mean() < 1
 
 
-def test_absurd_dimensions_are_refused_before_decoding(tmp_path: Path) -> None:
-    path = tmp_path / "huge.mp4"
+@pytest.fixture(scope="module")
+def huge_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("huge") / "huge.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 9000, 7500, "yuv420p"
         container.mux(stream.encode(av.VideoFrame(9000, 7500, "yuv420p")))
         container.mux(stream.encode())
+    return path
+
+
+def test_absurd_dimensions_are_refused_before_decoding(
+    huge_video: Path, tmp_path: Path, write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    avi = write_video(tmp_path / "clip.avi")
+    data = bytearray(avi.read_bytes())
+    data[64:72] = struct.pack("<II", 60000, 60000)
+    avi.write_bytes(data)
+    monkeypatch.setattr(decode, "DecordVideo", None)
+    monkeypatch.setattr(decode, "PyavVideo", None)
     with pytest.raises(DecodeError, match="absurd dimensions: 9000 x 7500"):
-        decode_clip(path, 1, 32)
+        decode_clip(huge_video, 1, 32)
+    with pytest.raises(DecodeError, match="absurd dimensions: 60000 x 60000"):
+        decode_clip(avi, 1, 32)
+
+
+def test_a_stream_that_is_larger_than_its_container_says_is_refused(
+    huge_video: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "liar.mp4"
+    data = huge_video.read_bytes()
+    small = data.replace(struct.pack(">HH", 9000, 7500), struct.pack(">HH", 64, 48))
+    assert small != data
+    path.write_bytes(small)
+    with pytest.raises(DecodeError, match="absurd dimensions: 9000 x 7500"):
+        decode_clip(path, 4, 32)
 
 
 def _cut(path: Path, share: float) -> Path:

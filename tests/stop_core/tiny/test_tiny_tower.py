@@ -105,21 +105,6 @@ def test_the_weights_are_small_and_their_provenance_is_theirs() -> None:
     assert provenance["date"]
 
 
-@torch.no_grad()
-def test_the_tower_of_64_pixels_is_the_same_one_over_64_patches() -> None:
-    small, large = build_tiny_clip(pretrained=True), build_tiny_clip(pretrained=True, image_size=64)
-    assert large.visual.image_size == (64, 64)
-    state = large.state_dict()
-    positions = "visual.positional_embedding"
-    assert state[positions].shape == (1 + 64, 96)
-    for name, value in small.state_dict().items():
-        assert name == positions or torch.equal(state[name], value), name
-    # A neighbour's neighbour of the fine grid stands where a neighbour of the coarse one did.
-    coarse, fine = (m.visual.positional_embedding[1:] for m in (small, large))
-    pooled = fine.view(4, 2, 4, 2, 96).mean((1, 3)).flatten(0, 1)
-    assert torch.nn.functional.cosine_similarity(pooled, coarse).min() > 0.9
-
-
 def test_missing_weights_say_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"stop_core\.tiny\.pretrain"):
         load_weights(build_tiny_clip(pretrained=False), tmp_path / "none.safetensors")

@@ -1,0 +1,169 @@
+"""Which patches' prompts a trained STOP needs, on the motion set, where it is known what is where.
+
+Evaluates the validation clips again and again with one trained model, and lets other patches have
+their spatial prompts each time: the most heavily weighted ones, those of the marked object, those
+of the other objects that stand still. docs/findings.md has what it printed.
+
+    python benchmarks/motion_patches.py --run outputs/runs/motion1-stop-seed0-...
+
+Shapes: N clips, B of a batch, T frames, P patches of a frame, O static objects, D channels, C
+classes, E of the joint space.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import tyro
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from stop_core.cache import FrameCache
+from stop_core.clip import load_clip
+from stop_core.datasets.registry import MOTION_SEED, MOTION_TEST, MOTION_TRAIN
+from stop_core.methods import build_method
+from stop_core.spatial import SpatialPrompting, SpatialPrompts
+from stop_core.stop_model import StopModel
+from stop_core.storage import storage_path
+from stop_core.text import ClassTexts
+from stop_core.text_templates import class_sentences
+from stop_core.tiny.motion import CHUNK, MotionArguments, chunk_scenes
+from stop_core.tiny.shapes import UNITS
+from stop_core.video_model import VideoModel
+from sweeps.reading import build_experiment
+
+GRID = 4  # patches of a side
+BATCH = 64
+OF_AN_OBJECT = 4  # patches that count as an object's: those nearest to its centre
+
+
+@dataclass(frozen=True)
+class Options:
+    """Evaluate a training on the motion set with prompts on some patches alone."""
+
+    run: Path
+    """Folder of a training of the method stop."""
+    cache: str = "outputs/cache/motion"
+    """The motion set that it was trained on."""
+
+
+def main(options: Options) -> None:
+    """Prints the accuracy for every choice of patches."""
+    cache = FrameCache(storage_path(options.cache))
+    clips = cache.split("val")
+    marked_NP, others_NP = object_patches(clips.video_ids)
+    choices: dict[str, int | Tensor] = {
+        **{f"the {n_s} that weigh most": n_s for n_s in (1, 2, 4, 6, 8, 12, 16)},
+        "the marked object's alone": marked_NP,
+        "the other objects' alone": others_NP,
+        "all but the marked object's": 1 - marked_NP,
+        "all but the other objects'": 1 - others_NP,
+        "none": torch.zeros_like(marked_NP),
+    }
+    frames, labels_N = clips.read(range(len(clips))), clips.labels
+    for name, choice in choices.items():
+        n_s = choice if isinstance(choice, int) else GRID**2
+        model, text_CE = load(options.run, n_s, cache.manifest.class_words)
+        chosen_NP = choice if isinstance(choice, Tensor) else None
+        right_N = predict(model, frames, text_CE, chosen_NP) == labels_N
+        print(f"{name:30} {right_N.double().mean():.3f}", flush=True)
+    found = ", ".join(f"{share:.2f}" for share in shares_found(options.run, cache))
+    print(f"frames in which the choice holds the marked object's centre, block by block: {found}")
+
+
+@torch.no_grad()
+def shares_found(run: Path, cache: FrameCache) -> list[float]:
+    """How often a patch at the centre of the marked object is among those chosen, by block."""
+    n_s = yaml.safe_load((run / "config.yaml").read_text())["n_s"]
+    clips = cache.split("val")
+    some = range(0, len(clips), 4)  # a trace is large
+    model = cast(StopModel, load(run, n_s, cache.manifest.class_words)[0])
+    nearest_N = torch.stack([nearest(clips.video_ids[i])[0, 0] for i in some])
+    traces = model.trace(clips.read(some))
+    return [trace.r[torch.arange(len(some)), :, nearest_N].mean().item() for trace in traces]
+
+
+def load(run: Path, n_s: int, class_words: Sequence[str]) -> tuple[VideoModel, Tensor]:
+    """The trained model with another `n_s`, and the embeddings of its classes, [C, E]."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    experiment = build_experiment({**config, "n_s": n_s}, str(run / "config.yaml"))
+    model = build_method(experiment, load_clip(experiment.tower), len(class_words)).eval()
+    model.load_prompt_state_dict(load_file(run / "prompts.safetensors"))
+    with torch.no_grad():
+        texts = ClassTexts(model, class_sentences(experiment.templates, class_words))
+        return model, texts.embeddings()
+
+
+@torch.no_grad()
+def predict(model: VideoModel, frames: Tensor, text_CE: Tensor, chosen_NP: Tensor | None) -> Tensor:
+    """The class of every clip, [N]; with `chosen_NP`, these patches alone keep their prompts."""
+    found = []
+    for start in range(0, len(frames), BATCH):
+        part = slice(start, start + BATCH)
+        with prompts_on(model, None if chosen_NP is None else chosen_NP[part]):
+            found.append(model(frames[part], text_CE).argmax(1))
+    return torch.cat(found)
+
+
+@contextmanager
+def prompts_on(model: VideoModel, chosen_NP: Tensor | None) -> Iterator[None]:
+    """Lets the patches of a mask have the prompts, in every frame and block; None changes nothing.
+
+    W^t weighs the patches of the mask as if they had been chosen.
+    """
+    if chosen_NP is None:
+        yield
+        return
+
+    def ask_for_every_prompt(
+        layer: nn.Module, given: Any, named: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        return given, {**named, "every_prompt": True}
+
+    def choose(layer: nn.Module, given: Any, out: SpatialPrompts) -> SpatialPrompts:
+        (h_BTPD, *_), p_s = given, out.p_s
+        assert p_s is not None
+        r_BTP = chosen_NP[:, None].expand(h_BTPD.shape[:3])
+        return replace(out, r=r_BTP, h_s=h_BTPD + r_BTP[..., None] * p_s)
+
+    with ExitStack() as hooks:
+        for layer in model.modules():
+            if isinstance(layer, SpatialPrompting):
+                before = layer.register_forward_pre_hook(ask_for_every_prompt, with_kwargs=True)
+                hooks.callback(before.remove)
+                hooks.callback(layer.register_forward_hook(choose).remove)
+        yield
+
+
+def object_patches(video_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The patches of the marked object, and those of the others alone: 0 or 1, [N, P] each."""
+    marked, others = [], []
+    for video_id in video_ids:
+        own_X, *other_OX = nearest(video_id)[:, :OF_AN_OBJECT]
+        marked_P = torch.zeros(GRID**2).index_fill(0, own_X, 1)
+        others_P = torch.zeros(GRID**2).index_fill(0, torch.cat(other_OX), 1)
+        marked.append(marked_P)
+        others.append(others_P * (1 - marked_P))
+    return torch.stack(marked), torch.stack(others)
+
+
+def nearest(video_id: str) -> Tensor:
+    """The patches by their distance to each static object, the nearest first, [O, P]."""
+    wanted = MotionArguments(MOTION_TRAIN, MOTION_TEST, MOTION_SEED)
+    along_G = (torch.arange(GRID) + 0.5) * (UNITS / GRID)
+    middle_P2 = torch.cartesian_prod(along_G, along_G).flip(-1)  # (x, y), row by row
+    scene = int(video_id.partition("scene")[2][:5])
+    centre_O2 = chunk_scenes(scene // CHUNK, wanted).static_centre_NO2[scene % CHUNK]
+    away_OP2 = (middle_P2 - centre_O2[:, None] + UNITS / 2) % UNITS - UNITS / 2  # it wraps
+    return away_OP2.norm(dim=-1).argsort(1)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,132 @@
+"""Shows why a model answers as it does: the regions, the maps, the prompts and the prediction.
+
+stop explain clip.mp4 --checkpoint outputs/runs/NAME
+stop explain clip.mp4 --checkpoint outputs/runs/NAME --to talk/clip.gif
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tyro
+
+from pipelines.command_line import RunError, parse, run
+from pipelines.model_choice import ModelChoice
+from pipelines.output import default_output
+
+if TYPE_CHECKING:
+    from stop_core.explanation import Explanation
+    from stop_core.model_folder import TrainedModel
+
+_FILMS = (".mp4", ".gif")
+
+
+@dataclass(frozen=True)
+class ExplainConfig:
+    """Draw what a trained STOP sees in a video, as a picture (PNG) and a film (MP4 or GIF).
+
+    The chosen regions are outlined on the frames; beside them are the maps A, M and W^s, the
+    curve of W^t with the prompts of every gap, and the prediction.
+
+    Examples:
+      stop explain clip.mp4 --checkpoint outputs/runs/NAME
+      stop explain clip.mp4 --checkpoint outputs/runs/NAME --block 1 --to talk/clip.gif
+    """
+
+    video: Annotated[Path, tyro.conf.Positional]
+    """A video file."""
+    model: ModelChoice = field(default_factory=ModelChoice)
+    to: Path | None = None
+    """The film, .mp4 or .gif; the picture lies beside it, as .png
+    (default: OUTPUT/explained/VIDEO.mp4)."""
+    block: int | None = None
+    """Which of the prompted blocks, from 1 (default: the last one)."""
+    truth: str | None = None
+    """The class that the video really has, to be marked."""
+    title: str | None = None
+    """Heading (default: the name of the file)."""
+    pixels: int = 384
+    """Edge of the frames that are drawn upon; what the model is shown has its own size."""
+    output: Path = field(default_factory=default_output)
+    """Folder for what has no name of its own, and of the MLflow store."""
+
+    def __post_init__(self) -> None:
+        if self.to is not None and self.to.suffix.lower() not in _FILMS:
+            raise ValueError(f"--to must end in .mp4 or .gif, got {self.to}")
+        if not 32 <= self.pixels <= 2048:
+            raise ValueError(f"--pixels must be from 32 to 2048, got {self.pixels}")
+
+    @property
+    def film(self) -> Path:
+        """Where the film goes."""
+        return self.to or self.output / "explained" / f"{self.video.stem}.mp4"
+
+
+def main(config: ExplainConfig) -> None:
+    """Draws both, and says where they are."""
+    from stop_core.explanation_figure import draw
+    from stop_core.explanation_film import write_film
+    from stop_core.figures import save
+
+    if not config.video.is_file():
+        raise FileNotFoundError(f"there is no video {config.video}")
+    explained = explain_video(config, config.model.found(config.output).load())
+    for answer in explained.answers:
+        print(f"{answer.probability:7.1%}  {answer.label}")
+    picture = config.film.with_suffix(".png")
+    save(draw(explained), picture)
+    print(f"picture: {picture}", flush=True)
+    write_film(explained, config.film)
+    print(f"film: {config.film}")
+
+
+def explain_video(config: ExplainConfig, trained: "TrainedModel") -> "Explanation":
+    """Decodes the video twice, for the model and for the eye, and traces the model on it.
+
+    Raises:
+        RunError: if the video cannot be decoded.
+        ValueError: if the model is none that can be traced.
+    """
+    import torch
+
+    from stop_core.decoding import DecodeError
+    from stop_core.explanation import best_answers, explain
+
+    how = trained.preprocessing
+    short_side = how.short_side and round(how.short_side * config.pixels / how.size)
+    larger = replace(how, size=config.pixels, short_side=short_side)
+    found = []
+    # Both take the same frames, and the same square of them.
+    for process in (how.decoder(), larger.decoder()):
+        try:
+            (clip,) = process.decode([config.video])
+            if isinstance(clip, DecodeError):
+                raise RunError(f"{config.video} cannot be decoded: {clip}")
+            found.append((clip.frames.copy(), clip.frame_time))
+        finally:
+            process.close()
+    (frames, times), (pictures, _) = found
+    answers = ()
+    if trained.labels:
+        probability_1C = trained.class_probabilities(torch.from_numpy(frames)[None])
+        answers = best_answers(probability_1C[0].cpu(), trained.labels)
+    return explain(
+        trained.model,
+        trained.config,
+        torch.from_numpy(frames),
+        title=config.title or config.video.name,
+        block=config.block,
+        answers=answers,
+        pictures_THWC=pictures,
+        times_T=times,
+        truth=config.truth,
+    )
+
+
+if __name__ == "__main__":
+    options = parse(ExplainConfig)
+    run(lambda: main(options))

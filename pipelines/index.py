@@ -1,0 +1,102 @@
+"""Embeds videos once, so that texts and other videos find them.
+
+    stop index videos/ --checkpoint outputs/runs/NAME
+    stop index --cache outputs/cache/msrvtt --splits test --checkpoint outputs/runs/NAME
+
+The same command goes on after an interruption, and adds what is new in a folder.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tyro
+
+from pipelines.command_line import RunError, parse, run
+from pipelines.model_choice import ModelChoice
+from pipelines.output import default_output
+from pipelines.video_options import DecodeOptions, Workers
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """Embed videos, or the clips of a cache, into an index for `stop search`.
+
+    A video that cannot be decoded is in failures.parquet with the reason. After a kill, the same
+    command goes on with what is left; given later, it adds what is new and drops what is gone.
+
+    Examples:
+      stop index videos/ --checkpoint outputs/runs/NAME
+      stop index --cache outputs/cache/msrvtt --splits test --checkpoint outputs/runs/NAME
+    """
+
+    videos: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Video files and folders of them; either may be at s3:// or gs://."""
+    cache: str | None = None
+    """A frame cache in the place of videos, a folder or its s3:// or gs:// URI."""
+    splits: tuple[str, ...] = ()
+    """Of the cache, only these (default: all)."""
+    index: Path | None = None
+    """Folder of the index (default: OUTPUT/index)."""
+    model: ModelChoice = field(default_factory=ModelChoice)
+    decoding: DecodeOptions = field(default_factory=DecodeOptions)
+    workers: Workers = field(default_factory=Workers)
+    output: Path = field(default_factory=default_output)
+    """Folder for what has no folder of its own, and of the MLflow store."""
+
+    def __post_init__(self) -> None:
+        if bool(self.videos) == (self.cache is not None):
+            raise ValueError("give videos, or --cache: one of the two")
+        if self.splits and self.cache is None:
+            raise ValueError("--splits belongs to --cache")
+
+    @property
+    def folder(self) -> Path:
+        """Where the index goes."""
+        return self.index or self.output / "index"
+
+
+def main(config: IndexConfig) -> None:
+    """Makes the index, or brings it up to date."""
+    from pipelines.video_job import VideoJob
+    from pipelines.video_list import list_cached, list_videos
+    from pipelines.video_worker import Work
+    from stop_core.cache import FrameCache
+    from stop_core.cache.files import hash_json
+    from stop_core.model_identity import embedding_identity
+    from stop_core.search_index import IndexInfo, write_index
+    from stop_core.storage import storage_path
+
+    choice = config.model.found(config.output)
+    identity = embedding_identity(choice.load())
+    data, cache = "", None
+    if config.cache is not None:
+        cache = str(storage_path(config.cache).resolve())
+        frames = FrameCache(cache)
+        videos, data = list_cached(frames, config.splits), frames.manifest.data_hash
+    else:
+        videos = list_videos(config.videos)
+    work = Work(choice, "embedding", timeout=config.decoding.decode_timeout, cache=cache)
+    parts = config.folder / "parts" / hash_json([identity, data])[:16]
+    rows = VideoJob(parts, work).run(
+        videos, config.workers, retry_failed=config.decoding.retry_failed
+    )
+    vectors = [row["embedding"] for row in rows if row["error"] is None]
+    if not vectors:
+        raise RunError(f"no video could be embedded, for example {rows[0]['error']}")
+    info = IndexInfo(identity, choice.to_dict(), cache, len(vectors[0]))
+    write_index(config.folder, rows, info)
+    failed = len(rows) - len(vectors)
+    print(f"indexed {len(vectors)} videos in {config.folder}")
+    if failed:
+        print(f"failed  {failed} videos: see {config.folder / 'failures.parquet'}")
+    print(f'next    stop search "what to find" --index {config.folder}')
+
+
+if __name__ == "__main__":
+    options = parse(IndexConfig)
+    run(lambda: main(options))

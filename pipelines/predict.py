@@ -1,0 +1,198 @@
+"""Tells what videos show: the most probable labels of each, by a trained model or by CLIP.
+
+    stop predict clip.mp4 --checkpoint outputs/runs/NAME
+    stop predict videos/ --checkpoint outputs/runs/NAME --to predictions.parquet
+    stop predict clip.mp4 --tower ViT-B-32-quickgelu --pretrained openai --labels running jumping
+
+The same command goes on after an interruption; what is done is not done again.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tyro
+
+from pipelines.command_line import RunError, parse, run
+from pipelines.model_choice import ModelChoice
+from pipelines.output import default_output
+from pipelines.video_options import DecodeOptions, Workers
+
+if TYPE_CHECKING:
+    from stop_core.model_folder import TrainedModel
+
+Format = Literal["table", "jsonl", "parquet"]
+_ENDINGS: dict[str, Format] = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+_WIDEST_NAME = 45
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Tell the most probable labels of videos, by a trained model or by CLIP as it is.
+
+    Frames are chosen and resized as for the cache that the model was trained on. A video that
+    cannot be decoded is a row with the reason, and stops nothing. After a kill, the same command
+    goes on with what is left.
+
+    Examples:
+      stop predict clip.mp4 --checkpoint outputs/runs/NAME
+      stop predict videos/ --checkpoint outputs/runs/NAME --to predictions.parquet
+      stop predict clip.mp4 --tower ViT-B-32-quickgelu --pretrained openai \\
+          --labels "riding a bike" jumping
+    """
+
+    videos: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Video files and folders of them; either may be at s3:// or gs://."""
+    model: ModelChoice = field(default_factory=ModelChoice)
+    top: int = 5
+    """Labels of each video, the most probable ones."""
+    to: Path | None = None
+    """File to write the rows to, .jsonl or .parquet (default: print them)."""
+    format: Format | None = None
+    """How they are printed or written (default: by the file's ending; printed, a table)."""
+    decoding: DecodeOptions = field(default_factory=DecodeOptions)
+    workers: Workers = field(default_factory=Workers)
+    output: Path = field(default_factory=default_output)
+    """Folder for what is done so far, and of the MLflow store."""
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ValueError(f"--top must be at least 1, got {self.top}")
+        if self.to is not None and self.format is None and self.to.suffix not in _ENDINGS:
+            raise ValueError(
+                f"--to {self.to} ends neither in .jsonl nor in .parquet; give --format"
+            )
+        if self.to is None and self.format == "parquet":
+            raise ValueError("--format parquet needs --to, the file to write")
+
+    @property
+    def form(self) -> Format:
+        """The format, that of the file's ending where none is given."""
+        return self.format or ("table" if self.to is None else _ENDINGS[self.to.suffix])
+
+
+def main(config: PredictConfig) -> list[dict[str, Any]]:
+    """Predicts, and prints or writes the rows."""
+    from pipelines.video_job import VideoJob
+    from pipelines.video_list import list_videos
+    from pipelines.video_worker import Work
+    from stop_core.model_identity import answer_identity
+
+    videos = list_videos(config.videos)
+    choice = config.model.found(config.output)
+    trained = choice.load()  # what is wrong with it is told before any worker starts
+    if not trained.labels:
+        raise RunError(
+            "this model was trained on captions and has no classes: name some with --labels, or "
+            "use it with `stop index` and `stop search`"
+        )
+    top = min(config.top, len(trained.labels))
+    work = Work(choice, "labels", top, config.decoding.decode_timeout)
+    folder = config.output / "predictions" / f"{answer_identity(trained)}-top{top}"
+    job = VideoJob(folder, work)
+    done = job.run(videos, config.workers, retry_failed=config.decoding.retry_failed)
+    rows = [_row(one) for one in done]
+    _tell(rows, config, trained)
+    return rows
+
+
+def _row(done: dict[str, Any]) -> dict[str, Any]:
+    """What the user is given of a video."""
+    labels, values = done["labels"] or [], done["probabilities"] or []
+    return {
+        "video": done["video"],
+        "label": labels[0] if labels else None,
+        "probability": values[0] if values else None,
+        "labels": labels,
+        "probabilities": values,
+        "error": done["error"],
+    }
+
+
+def _tell(rows: Sequence[dict[str, Any]], config: PredictConfig, trained: "TrainedModel") -> None:
+    failed = [row for row in rows if row["error"] is not None]
+    if config.to is not None:
+        _write(rows, config.to, config.form, trained)
+        print(f"wrote {len(rows)} rows to {config.to}")
+    elif config.form == "jsonl":
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+    else:
+        _print_table(rows)
+    if failed:
+        reasons = Counter(row["error"] for row in failed).most_common(3)
+        told = "; ".join(f"{reason}: {count}" for reason, count in reasons)
+        print(f"{len(failed)} of {len(rows)} videos failed ({told})", file=sys.stderr)
+    if len(failed) == len(rows):
+        raise RunError("no video could be decoded: see the reasons above")
+
+
+def _write(
+    rows: Sequence[dict[str, Any]], path: Path, form: Format, trained: "TrainedModel"
+) -> None:
+    from stop_core.cache.files import appearing
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(path) as staging:
+        if form == "parquet":
+            _write_parquet(rows, staging, trained)
+        elif form == "jsonl":
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            staging.write_text(text, encoding="utf-8")
+        else:
+            raise ValueError("a table is printed and not written: give --to a .jsonl or .parquet")
+
+
+def _write_parquet(rows: Sequence[dict[str, Any]], path: Path, trained: "TrainedModel") -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from stop_core.model_identity import answer_identity
+
+    schema = pa.schema(
+        [
+            pa.field("video", pa.string(), nullable=False),
+            pa.field("label", pa.string()),
+            pa.field("probability", pa.float64()),
+            pa.field("labels", pa.list_(pa.string())),
+            pa.field("probabilities", pa.list_(pa.float64())),
+            pa.field("error", pa.string()),
+        ],
+        metadata={
+            "stop.model": answer_identity(trained),
+            "stop.run": trained.provenance.run,
+            "stop.method": trained.config.method,
+            "stop.tower": trained.config.tower,
+        },
+    )
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """A line a label, under the name of its video."""
+    names = [_shortened(Path(row["video"]).name) for row in rows]
+    width = max(map(len, names))
+    for name, row in zip(names, rows, strict=True):
+        if row["error"] is not None:
+            print(f"{name:<{width}}  failed  {row['error']}")
+        pairs = zip(row["labels"], row["probabilities"], strict=True)
+        for rank, (label, probability) in enumerate(pairs):
+            print(f"{name if rank == 0 else '':<{width}}  {probability:6.1%}  {label}")
+
+
+def _shortened(name: str) -> str:
+    """A name without its middle where it is long: clips often differ at either end."""
+    kept = (_WIDEST_NAME - 3) // 2
+    return name if len(name) <= _WIDEST_NAME else f"{name[:kept]}...{name[-kept:]}"
+
+
+if __name__ == "__main__":
+    options = parse(PredictConfig)
+    run(lambda: main(options))

@@ -1,0 +1,61 @@
+"""Retrains the best settings of a sweep on seeds that the search has not used, and tests those.
+
+This alone looks at the test split, after all has been chosen.
+"""
+
+from dataclasses import replace
+
+import pandas as pd
+
+from pipelines.command_line import RunError
+from pipelines.many_runs import Job, run_all
+from pipelines.progress import say
+from pipelines.ray_session import start_ray
+from pipelines.sweep_results import SweepResult, experiment_of
+from pipelines.sweep_search import Search
+from pipelines.training_run import TrainingResult, TrainingRun
+from stop_core.cache.files import write_whole
+
+CONFIRMATION = "confirmation.csv"
+
+
+def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.DataFrame | None:
+    """A row a seed with its validation and test measures; None for no seeds.
+
+    Args:
+        search: the sweep.
+        result: what it found.
+        seeds: how many.
+        parent: MLflow run id of the sweep.
+
+    Raises:
+        RunError: if a retraining fails; the message gives the reason.
+    """
+    if not seeds:
+        return None
+    best = experiment_of(search, result.best)
+    first = search.seed + search.space.seeds
+    jobs = [
+        Job(
+            TrainingRun(replace(best, seed=seed), search.cache, search.output),
+            f"best of {search.title}, seed {seed}",
+        )
+        for seed in range(first, first + seeds)
+    ]
+    if any(job.training.remembered() is None for job in jobs):
+        start_ray()
+    say(f"retraining {result.best.name} on {seeds} other seeds, and testing those")
+    outcomes = run_all(jobs, search.resources, parent)
+    done = [one for one in outcomes if isinstance(one, TrainingResult)]
+    if failures := [one for one in outcomes if isinstance(one, str)]:
+        raise RunError(
+            f"{len(failures)} of {seeds} retrainings failed: {failures[0]}; the same command "
+            "tries them again"
+        )
+    frame = pd.DataFrame([{"seed": one.seed, **one.metrics} for one in done])
+    write_whole(search.folder / CONFIRMATION, frame.to_csv(index=False))
+    for name in frame:
+        if "/" in name:
+            mean, spread = frame[name].mean(), frame[name].std(ddof=1)
+            say(f"  {name:<18} {mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else ""))
+    return frame

@@ -1,0 +1,155 @@
+"""--dry-run: the trials that a sweep would start, and about what they would cost."""
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+from itertools import islice
+
+import ray
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.command_line import RunError
+from pipelines.progress import say
+from pipelines.ray_session import start_ray
+from pipelines.sweep_draw import draw, planned
+from pipelines.sweep_search import Search
+from pipelines.sweep_trials import Trial
+from pipelines.sweep_worker import Task, short
+from pipelines.training_run import root_cause
+from stop_core.cache.manifest import Manifest
+from sweeps.reading import build_experiment
+
+_STEPS = 6
+"""That are measured; the first two warm up."""
+_CLIPS = 64
+"""Validation clips that are measured."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a training is here."""
+
+    step_seconds: float
+    clip_seconds: float
+    """To evaluate a clip."""
+    start_seconds: float
+    """To load the tower and the texts."""
+
+
+def print_plan(search: Search) -> None:
+    """Prints the trials, those that need the results of others as such, and the cost."""
+    trials, unknown = _foreseen(search)
+    shown = Table(title=f"{search.name}: trials", title_justify="left")
+    names = list(search.space.search)
+    for name in ("trial", "seed", *names):
+        shown.add_column(name, justify="right", overflow="fold")
+    for trial in trials:
+        values = (short(trial.drawn[n]) if n in trial.drawn else "" for n in names)
+        shown.add_row(trial.name, str(trial.seed), *values)
+    Console(width=None if Console().is_terminal else 160).print(shown)
+    if unknown:
+        say(f"and {unknown} more, which TPE draws from the results of those before")
+    _print_cost(search, trials, len(trials) + unknown)
+
+
+def _foreseen(search: Search) -> tuple[list[Trial], int]:
+    """The trials that can be said before any has ended, and the number of the others."""
+    plan = planned(search.space, search.trials, search.seed)
+    known = len(plan)
+    if search.space.algorithm == "tpe":
+        given = len(search.space.points_to_evaluate)
+        known = min(known, max(given, search.space.startup_trials))
+    trials: list[Trial] = []
+    for point, seed in plan[:known]:
+        drawn = draw(search.space, point, seed, trials)
+        if drawn is None:
+            return trials, 0
+        trials.append(Trial(len(trials), drawn, seed))
+    return trials, len(plan) - known
+
+
+def _print_cost(search: Search, trials: list[Trial], count: int) -> None:
+    start_ray()
+    at_once = search.at_once()
+    first = build_experiment(search.space.complete(trials[0].drawn), "trial-0000")
+    speed = _measure(search, trials[0])
+    counts = Manifest.load(search.cache).counts
+    steps = [
+        math.ceil(counts["train"] / one.batch_size) * one.epochs
+        for one in (build_experiment(search.space.complete(t.drawn), t.name) for t in trials)
+    ]
+    # An evaluation after every epoch, and one of the chosen weights.
+    evaluations = first.epochs + 1
+    seconds = statistics.mean(steps) * speed.step_seconds
+    seconds += evaluations * counts["val"] * speed.clip_seconds
+    total = (count * seconds + at_once * speed.start_seconds) / at_once
+    say(
+        f"measured here, by {_STEPS - 2} steps of {trials[0].name} and {_CLIPS} validation clips, "
+        f"nothing else of this sweep running: {speed.step_seconds:.3g} s a step, "
+        f"{speed.clip_seconds:.3g} s a clip evaluated, {speed.start_seconds:.3g} s to load"
+    )
+    say(
+        f"a trial: about {statistics.mean(steps):.0f} steps, {_duration(seconds)}; "
+        f"{count} trials, {at_once} at once: about {_duration(total)}"
+        + (", less what ASHA saves by stopping" if search.space.scheduler else "")
+    )
+    if at_once > 1 and not search.resources.gpus_per_worker:
+        say("trials beside each other share the machine's memory bandwidth: expect more")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _measure(search: Search, trial: Trial) -> Speed:
+    """In a Ray task with the resources of a worker, so on a machine that would train."""
+    resources = search.resources
+    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)
+    try:
+        speed: Speed = ray.get(task(_measure_here).remote(search.task, trial))
+    except ray.exceptions.RayError as problem:
+        raise RunError(
+            f"the steps of {trial.name} could not be measured: {root_cause(problem)}"
+        ) from problem
+    return speed
+
+
+def _measure_here(task: Task, trial: Trial) -> Speed:
+    import torch
+
+    from stop_core.cache import FrameCache
+    from stop_core.clip import load_clip
+    from stop_core.methods import build_method
+    from stop_core.objectives import make_objective
+    from stop_core.training import Trainer, seed_weights
+
+    torch.set_num_threads(max(1, int(task.resources.cpus_per_worker)))
+    config = task.training(trial.drawn, trial.seed).config
+    device = torch.device("cuda" if task.resources.gpus_per_worker else "cpu")
+    began = time.perf_counter()
+    cache = FrameCache(task.cache)
+    seed_weights(config.seed)
+    clip = load_clip(config.tower, config.pretrained)
+    model = build_method(config, clip, len(cache.manifest.class_names)).to(device)
+    splits = {name: cache.split(name) for name in ("train", "val")}
+    objective = make_objective(model, config, cache.manifest, {**splits})
+    loaded = time.perf_counter() - began
+    trainer = Trainer(
+        model, config, splits["train"], objective, micro_batch=task.resources.micro_batch
+    )
+    steps = [step.seconds for step in islice(trainer.steps(0), _STEPS)]
+    model.eval()
+    clips = list(range(min(_CLIPS, len(splits["val"]))))
+    began = time.perf_counter()
+    with torch.no_grad():
+        objective.outputs(splits["val"].read(clips).to(device), clips, 0)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    evaluated = (time.perf_counter() - began) / len(clips)
+    return Speed(statistics.median(steps[2:] or steps), evaluated, loaded)

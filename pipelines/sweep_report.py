@@ -1,0 +1,316 @@
+"""report.md of a sweep: what was searched, what was found, how far to trust it, how to go on."""
+
+import shlex
+from pathlib import Path
+
+import pandas as pd
+
+from pipelines.sweep_analysis import FEW_PER_SETTING, Importances, importances, sensitivity
+from pipelines.sweep_figures import (
+    draw_curves,
+    draw_front,
+    draw_history,
+    draw_importances,
+    draw_parallel,
+    draw_sensitivity,
+    draw_slices,
+    save,
+)
+from pipelines.sweep_results import BEST, PARETO, TRIALS, SweepResult
+from pipelines.sweep_search import Search
+from pipelines.sweep_trials import Trial, Trials
+from pipelines.sweep_worker import describe, short
+from pipelines.tracking import TrackedRun, git_commit
+from stop_core.cache.files import write_whole
+from sweeps.space import Distribution
+
+REPORT = "report.md"
+FIGURES = "figures"
+
+
+class Report:
+    """Writes the figures and the report of a sweep whose trials have ended."""
+
+    def __init__(self, search: Search, trials: Trials, result: SweepResult, command: str) -> None:
+        self.search = search
+        self.space = search.space
+        self.objective = search.space.objectives[0]
+        self.trials = trials
+        self.result = result
+        self.command = command
+        self.confirmed: pd.DataFrame | None = None
+        """Of `--confirm`: a row a seed."""
+
+    def write(self) -> Path:
+        """Writes all of it; returns the path of the report."""
+        parts = [self._head(), self._best()]
+        if self.confirmed is not None:
+            parts.append(self._confirmation(self.confirmed))
+        if self.result.front:
+            parts.append(self._front())
+        parts += self._one_at_a_time() if self.space.around else self._search_figures()
+        parts += [self._others(), self._space(), self._go_on()]
+        path = self.search.folder / REPORT
+        write_whole(path, "\n\n".join(part for part in parts if part) + "\n")
+        return path
+
+    def _head(self) -> str:
+        states = [trial.state for trial in self.trials.all]
+        counts = [
+            f"{states.count(state)} {state}"
+            for state in ("finished", "stopped early", "failed")
+            if state in states
+        ]
+        how = {
+            "grid": "every point of the grid",
+            "random": "random draws",
+            "tpe": f"Optuna's TPE, the first {self.space.startup_trials} draws at random",
+            "one-at-a-time": f"one setting at a time, {self.space.seeds} seeds a point",
+        }[self.space.algorithm]
+        asha = self.space.scheduler
+        stopping = (
+            f"ASHA (grace period {asha.grace_period}, one in {asha.reduction_factor} goes on)"
+            if asha
+            else "none; every trial trains all its epochs"
+        )
+        return (
+            f"# Sweep {self.search.name}\n\n"
+            f"- **Data**: {self.search.dataset}, {self.search.cache}\n"
+            f"- **Search**: {how}; seed {self.search.seed}\n"
+            f"- **Early stopping**: {stopping}\n"
+            f"- **Objective**: {', '.join(f'`{o}`' for o in self.space.objectives)}, on the "
+            "validation split; the test split was not looked at\n"
+            f"- **Trials**: {len(states)} ({', '.join(counts)})\n"
+            f"- **Code**: git {git_commit()}"
+        )
+
+    def _best(self) -> str:
+        best = self.result.best
+        value = best.value(self.objective) or 0.0
+        lines = [
+            "## Best settings",
+            f"**{self.objective} {value:.4f}** ({best.name}): {describe(best.drawn)}",
+        ]
+        ranked = self.trials.ranked(self.objective)
+        values = pd.Series([one.value(self.objective) for one in ranked])
+        gain = abs(value - float(values.median()))
+        lines.append(
+            f"That is {gain:.4f} better than the median of the {len(ranked)} finished trials "
+            f"({values.median():.4f})."
+        )
+        if start := self._start():
+            reached = start.value(self.objective)
+            if start is best:
+                lines.append("It is what was tried first: the search has won nothing over it.")
+            elif reached is not None:
+                kept = "" if start.state == "finished" else f" ({start.state})"
+                lines.append(
+                    f"What was tried first ({start.name}{kept}) reached {reached:.4f}: the search "
+                    f"has won {abs(value - reached):.4f} over it."
+                )
+        lines.append(
+            "The best of many trials looks better on validation than it is: the number above is "
+            "of the seed and the videos that chose it. `--confirm` retrains it on other seeds."
+        )
+        return "\n\n".join(lines)
+
+    def _start(self) -> Trial | None:
+        """The trial that the report compares with: a point that was given, or the centre."""
+        given = self.space.points_to_evaluate or self.space.around
+        return self.trials.all[0] if given and self.trials.all else None
+
+    def _confirmation(self, frame: pd.DataFrame) -> str:
+        lines = [
+            "## Confirmation",
+            f"The best settings, retrained on {len(frame)} seeds that the search did not use; the "
+            "test split was looked at here for the first time:",
+        ]
+        rows = ["| measure | mean | standard deviation | seeds |", "|---|---:|---:|---|"]
+        for name in frame:
+            if "/" not in str(name):
+                continue
+            values = frame[name].astype(float)
+            spread = f"{values.std(ddof=1):.4f}" if len(values) > 1 else "-"
+            each = ", ".join(f"{value:.4f}" for value in values)
+            rows.append(f"| {name} | {values.mean():.4f} | {spread} | {each} |")
+        return "\n\n".join([*lines, "\n".join(rows)])
+
+    def _front(self) -> str:
+        figure = draw_front(self.space, self.trials.all, self.result.front)
+        self._save(figure, "pareto")
+        names = self.space.objectives
+        rows = [
+            f"| trial | {' | '.join(names)} | settings |",
+            f"|---|{'---:|' * len(names)}---|",
+        ]
+        for one in self.result.front:
+            values = " | ".join(short(one.value(name)) for name in names)
+            rows.append(f"| {one.name} | {values} | {describe(one.drawn)} |")
+        note = (
+            "No finished trial is better than one of these in every objective. Each has its file "
+            "for `train.py --config` in `pareto/`."
+        )
+        if "step_seconds" in names:
+            note += (
+                " Step times were taken while other trials ran on the same machine: compare "
+                "them only within this sweep, and use `--max-concurrent 1` for cleaner ones."
+            )
+        return "\n\n".join(["## Pareto front", note, "\n".join(rows), _shown("pareto")])
+
+    def _one_at_a_time(self) -> list[str]:
+        found = sensitivity(self.search, self.trials)
+        seeds = self.space.seeds
+        interval = (
+            f"95% interval of the mean (Student, {seeds} seeds, dots)"
+            if seeds > 1
+            else "95% bootstrap over the validation videos, one seed"
+        )
+        note = f"band: {interval}; dotted: the value that the others are varied at"
+        self._save(draw_sensitivity(self.space, found, note), "sensitivity")
+        rows = ["| setting | value | mean | 95% interval | seeds |", "|---|---:|---:|---|---:|"]
+        for name, table in found.items():
+            rows += [
+                f"| {name} | {short(row['value'])} | {row['mean']:.4f} | "
+                f"{row['low']:.4f} to {row['high']:.4f} | {row['seeds']} |"
+                for row in table.to_dict("records")
+            ]
+        few = (
+            "Three seeds bound a mean only loosely: curves whose bands overlap do not differ on "
+            "this evidence."
+            if seeds > 1
+            else "One seed says nothing of the spread between seeds: give `seeds` in the space."
+        )
+        return ["## Sensitivity", _shown("sensitivity"), few, "\n".join(rows)]
+
+    def _search_figures(self) -> list[str]:
+        shown = [one for one in self.trials.all if one.value(self.objective) is not None]
+        parts = ["## How the settings act"]
+        found = importances(self.search, self.trials)
+        parts.append(self._importances(found))
+        self._save(draw_slices(self.space, shown, self.result.best), "slices")
+        parts.append(_shown("slices"))
+        self._save(draw_parallel(self.space, shown, self.result.best), "parallel")
+        parts.append(_shown("parallel"))
+        self._save(draw_history(self.space, shown), "history")
+        parts += ["## How the search went", _shown("history")]
+        if self.space.scheduler:
+            self._save(draw_curves(self.space, shown, self.result.best), "curves")
+            parts.append(_shown("curves"))
+        return parts
+
+    def _importances(self, found: Importances | None) -> str:
+        if found is None:
+            return "Too few trials, or too alike, to say which setting matters."
+        self._save(draw_importances(found, self.objective), "importances")
+        rows = ["| setting | importance | 95% interval |", "|---|---:|---|"]
+        rows += [
+            f"| {name} | {share:.2f} | {low:.2f} to {high:.2f} |"
+            for name, share, low, high in found.table.itertuples(index=False)
+        ]
+        basis = (
+            f"after epoch {found.after_epoch}, where all can be compared"
+            if found.after_epoch
+            else "of the finished trials"
+        )
+        lines = [
+            f"fANOVA importances of {self.objective} {basis}, {found.trials} trials: the share of "
+            "its variance that a setting explains alone."
+        ]
+        if found.few:
+            lines.append(
+                f"**Warning**: {found.trials} trials are few for {len(found.table)} settings "
+                f"(at least {FEW_PER_SETTING} a setting would be wanted, "
+                f"{FEW_PER_SETTING * len(found.table)} in all). The intervals show how little "
+                "is known; draw no conclusion from the order of the bars."
+            )
+        if found.left_out:
+            lines.append(
+                f"Not judged, since not every trial has them: {', '.join(found.left_out)}."
+            )
+        return "\n\n".join([*lines, "\n".join(rows), _shown("importances")])
+
+    def _others(self) -> str:
+        """The trials that did not finish, and why."""
+        lines = []
+        stopped = [one for one in self.trials.all if one.state == "stopped early"]
+        if stopped:
+            lines.append("Stopped early by ASHA:\n")
+            lines += [
+                f"- {one.name} after epoch {one.epochs}, at {short(one.value(self.objective))}: "
+                f"{describe(one.drawn)}"
+                for one in stopped
+            ]
+        failed = [one for one in self.trials.all if one.state == "failed"]
+        if failed:
+            lines.append("\nFailed; `--retry-failed` tries them again:\n")
+            lines += [f"- {one.name}: {one.reason} ({describe(one.drawn)})" for one in failed]
+        return "\n".join(["## Trials that did not finish", "", *lines]) if lines else ""
+
+    def _space(self) -> str:
+        rows = ["## What was searched", "", "| setting | drawn from | only when |", "|---|---|---|"]
+        for name, distribution in self.space.search.items():
+            when = "; ".join(
+                f"{one.setting} in {list(one.values)}"
+                if one.values
+                else f"{one.setting} "
+                + " and ".join(
+                    f"{word} {bound:g}"
+                    for word, bound in (("above", one.above), ("below", one.below))
+                    if bound is not None
+                )
+                for one in distribution.when
+            )
+            rows.append(f"| {name} | {_terms(distribution)} | {when} |")
+        fixed = ", ".join(f"{name} {short(value)}" for name, value in self.space.fixed.items())
+        return "\n".join(rows) + f"\n\nFixed: {fixed}."
+
+    def _go_on(self) -> str:
+        folder = self.search.folder
+        python = "python pipelines"
+        more = len(self.trials.all) * 2
+        lines = [
+            "## Going on",
+            "```sh",
+            "# train and test the best settings",
+            f"{python}/train.py --config {shlex.quote(str(folder / 'best.yaml'))}",
+            "# retrain them on five other seeds, and test those",
+            f"{self.command} --confirm 5",
+        ]
+        if self.space.algorithm in ("random", "tpe"):
+            lines += ["# draw more: the same sweep goes on", f"{self.command} --trials {more}"]
+        lines.append("```")
+        return "\n".join(lines)
+
+    def _save(self, figure, name: str) -> None:  # type: ignore[no-untyped-def]
+        save(figure, self.search.folder / FIGURES / f"{name}.png")
+
+
+def publish(report: Report, tracked: TrackedRun) -> None:
+    """Writes the report, and stores all that a sweep leaves with its MLflow run."""
+    search, result = report.search, report.result
+    report.write()
+    for name in (BEST, TRIALS, REPORT):
+        tracked.log_file(search.folder / name)
+    for folder, pattern in ((FIGURES, "*.png"), (PARETO, "*.yaml")):
+        for path in sorted((search.folder / folder).glob(pattern)):
+            tracked.log_file(path, folder)
+    frame = result.trials.astype(object).where(result.trials.notna(), None)
+    tracked.log_table({name: frame[name].tolist() for name in frame}, "trials.json")
+    values = {f"best/{o}": result.best.value(o) for o in search.space.objectives}
+    tracked.log_metrics({name: value for name, value in values.items() if value is not None})
+    tracked.set_tags({"best_trial": result.best.name, "trials": len(report.trials.all)})
+
+
+def _shown(name: str) -> str:
+    return f"![{name}]({FIGURES}/{name}.png)"
+
+
+def _terms(distribution: Distribution) -> str:
+    """A distribution as the YAML says it."""
+    if distribution.values:
+        kind = "grid" if distribution.is_grid else "choice"
+        return f"{kind} {', '.join(short(value) for value in distribution.values)}"
+    scale = " on a logarithmic scale" if distribution.log else ""
+    step = f" in steps of {distribution.step:g}" if distribution.step else ""
+    whole = "a whole number " if distribution.is_whole else ""
+    return f"{whole}from {distribution.low:g} to {distribution.high:g}{step}{scale}"

@@ -1,0 +1,106 @@
+"""What a sweep leaves for a person and for `train.py`: its table and its best settings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.queued_run import QueuedRun
+from pipelines.sweep_search import Search
+from pipelines.sweep_trials import Trial, Trials
+from pipelines.sweep_worker import short
+from stop_core.cache.files import write_whole
+from stop_core.experiment import ExperimentConfig
+from sweeps.reading import build_experiment
+from sweeps.space import COSTS, is_minimised
+
+TRIALS = "trials.csv"
+BEST = "best.yaml"
+PARETO = "pareto"
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a search found."""
+
+    trials: pd.DataFrame
+    """A row a trial: those that finished from best to worst, then those that did not."""
+    best: Trial
+    best_file: Path
+    """For `train.py --config`."""
+    front: list[Trial]
+    """Of several objectives: the trials that no other beats in all of them."""
+
+
+def write_results(search: Search, trials: Trials) -> SweepResult:
+    """Writes the table of the trials and the best settings."""
+    objectives = search.space.objectives
+    frame = table(search, trials)
+    write_whole(search.folder / TRIALS, frame.to_csv(index=False))
+    best = trials.ranked(objectives[0])[0]
+    write_whole(search.folder / BEST, _as_yaml(search, best))
+    front = trials.front(objectives) if len(objectives) > 1 else []
+    for trial in front:
+        (search.folder / PARETO).mkdir(exist_ok=True)
+        write_whole(search.folder / PARETO / f"{trial.name}.yaml", _as_yaml(search, trial))
+    return SweepResult(frame, best, search.folder / BEST, front)
+
+
+def table(search: Search, trials: Trials) -> pd.DataFrame:
+    """A row a trial: its settings, what it reached, or why it failed."""
+    objective = search.space.objectives[0]
+    ranked = trials.ranked(objective)
+    others = [trial for trial in trials.all if trial not in ranked]
+    sign = 1 if is_minimised(objective) else -1
+    others.sort(key=lambda one: (one.state, sign * (one.value(objective) or 0.0), one.number))
+    # As objects: a column of numbers would turn None and whole numbers into floats.
+    return pd.DataFrame([_row(search, trial) for trial in [*ranked, *others]], dtype=object)
+
+
+def experiment_of(search: Search, trial: Trial) -> ExperimentConfig:
+    """The whole experiment of a trial."""
+    settings = {**search.space.complete(trial.drawn), "seed": trial.seed}
+    return build_experiment(settings, trial.name)
+
+
+def print_trials(search: Search, result: SweepResult) -> None:
+    """Prints the table, best first."""
+    frame = result.trials
+    names = ["trial", "state", *search.space.objectives, *search.space.search, "epochs", "failure"]
+    if not (frame["failure"] != "").any():
+        names.remove("failure")
+    shown = Table(title="trials, best first (validation data)", title_justify="left")
+    for name in names:
+        shown.add_column(name, justify="right", overflow="fold")
+    for row in frame.to_dict("records"):
+        shown.add_row(*("" if row[name] != row[name] else short(row[name]) for name in names))
+    Console(width=None if Console().is_terminal else 160).print(shown)
+
+
+def _row(search: Search, trial: Trial) -> dict[str, Any]:
+    settings = experiment_of(search, trial).parameters()
+    # A setting whose conditions do not hold was not searched in this trial.
+    drawn = {name: settings[name] if name in trial.drawn else "-" for name in search.space.search}
+    measured = {**(trial.curve[-1] if trial.curve else {}), **trial.measures}
+    values = {name: measured[name] for name in sorted(measured) if name.startswith("val/")}
+    values |= {o: trial.value(o) for o in (*search.space.objectives, *COSTS)}
+    folder = search.output / "runs" / trial.run
+    return {
+        "trial": trial.name,
+        "state": trial.state,
+        **values,
+        **drawn,
+        "seed": trial.seed,
+        "epochs": trial.epochs,
+        "failure": trial.reason,
+        "mlflow_run_id": QueuedRun(folder, "").run_id if trial.run else "",
+    }
+
+
+def _as_yaml(search: Search, trial: Trial) -> str:
+    settings = {"cache": str(search.cache), **experiment_of(search, trial).parameters()}
+    return yaml.safe_dump(settings, sort_keys=False)

@@ -1,0 +1,116 @@
+"""The trials of a sweep, on disk: what the sweep knows, and all that it needs after a kill.
+
+<sweep>/trials/trial-0007.json    written when the trial is drawn, after each epoch, and at its end
+
+The process that drives the sweep alone writes them. A trial is numbered in the order in which it
+is drawn, and keeps its number, its settings and its MLflow run whatever is killed.
+"""
+
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from stop_core.cache.files import appearing
+from sweeps.space import COSTS, is_minimised
+
+State = Literal["running", "finished", "stopped early", "failed"]
+
+
+@dataclass
+class Trial:
+    """One trial, however far it is."""
+
+    number: int
+    drawn: dict[str, Any]
+    """The searched settings; one whose conditions do not hold is left out."""
+    seed: int
+    state: State = "running"
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """What was measured after each epoch."""
+    measures: dict[str, float] = field(default_factory=dict)
+    """Of the chosen epoch, once the training is finished."""
+    reason: str = ""
+    """Of a failure."""
+    run: str = ""
+    """Name of the training, whose folder is <output>/runs/<run>."""
+
+    @property
+    def name(self) -> str:
+        """What it is called everywhere."""
+        return f"trial-{self.number:04d}"
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that it has trained."""
+        return int(self.curve[-1]["epoch"]) if self.curve else 0
+
+    def value(self, objective: str) -> float | None:
+        """What it reached: at the chosen epoch, or for a trial without one at its best so far."""
+        if objective in self.measures:
+            return self.measures[objective]
+        found = [row[objective] for row in self.curve if objective in row]
+        if not found:
+            return None
+        if objective in COSTS:  # of a step: the machine may have been busy for a while
+            return statistics.median(found)
+        return min(found) if is_minimised(objective) else max(found)
+
+    def add_epoch(self, row: Mapping[str, float]) -> None:
+        """Notes an epoch; one that is told of again after a kill changes nothing."""
+        if row["epoch"] > self.epochs:
+            self.curve.append(dict(row))
+
+
+class Trials:
+    """All trials of a sweep, those of earlier runs of the same command among them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "trials"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = sorted(self.folder.glob("trial-*.json"))
+        self.all = [Trial(**json.loads(path.read_text())) for path in files]
+
+    def add(self, drawn: dict[str, Any], seed: int) -> Trial:
+        """Takes down a new trial, before it starts."""
+        trial = Trial(len(self.all), drawn, seed)
+        self.all.append(trial)
+        self.save(trial)
+        return trial
+
+    def save(self, trial: Trial) -> None:
+        """Writes what is known of one."""
+        with appearing(self.folder / f"{trial.name}.json") as staging:
+            staging.write_text(json.dumps(asdict(trial), indent=1))
+
+    def unfinished(self) -> list[Trial]:
+        """Those that have begun and not ended."""
+        return [trial for trial in self.all if trial.state == "running"]
+
+    def ended(self) -> list[Trial]:
+        """Those that have ended, in whatever way."""
+        return [trial for trial in self.all if trial.state != "running"]
+
+    def ranked(self, objective: str) -> list[Trial]:
+        """Finished ones, best first; of equals, the one that was drawn first."""
+        finished = [trial for trial in self.all if trial.state == "finished"]
+        sign = 1 if is_minimised(objective) else -1
+        return sorted(finished, key=lambda one: (sign * (one.value(objective) or 0.0), one.number))
+
+    def front(self, objectives: tuple[str, ...]) -> list[Trial]:
+        """Finished ones that no other beats in every objective: the Pareto front."""
+        ranked = self.ranked(objectives[0])
+        return [one for one in ranked if not any(_dominates(o, one, objectives) for o in ranked)]
+
+
+def _dominates(better: Trial, worse: Trial, objectives: tuple[str, ...]) -> bool:
+    """Whether one is nowhere worse than the other, and somewhere better."""
+    gains = []
+    for objective in objectives:
+        first, second = better.value(objective), worse.value(objective)
+        if first is None or second is None:
+            return False
+        gains.append((second - first) if is_minimised(objective) else (first - second))
+    return min(gains) >= 0 and max(gains) > 0

@@ -1,0 +1,102 @@
+"""One trial, in the process that Ray Tune has started for it and for the trials that follow it."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from pipelines.command_line import RunError
+from pipelines.resources import Resources
+from pipelines.training_run import TrainingRun
+from pipelines.training_worker import Watch
+from stop_core.kept_clip import ClipKeeper
+from stop_core.storage import StoragePath
+from sweeps.reading import build_experiment
+from sweeps.space import SearchSpace
+
+FAILURE = "failure"
+# Seconds that Tune gives a trial that it has stopped to end by itself; then its process, with all
+# that it has loaded, is used no more. It may be telling MLflow of its last epoch.
+_PATIENCE = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "30"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all trials of a sweep have in common; it travels to their processes."""
+
+    sweep: str
+    """Eight hex digits."""
+    space: SearchSpace
+    cache: StoragePath
+    output: Path
+    resources: Resources
+    parent: str = ""
+    """MLflow run id of the sweep."""
+
+    def training(self, drawn: dict[str, Any], seed: int) -> TrainingRun:
+        """The training of a trial. It does not see the test split.
+
+        Raises:
+            ValueError: if the settings do not fit each other, the data or the tower.
+        """
+        settings = {**self.space.complete(drawn), "seed": seed}
+        experiment = build_experiment(settings, "this trial")
+        return TrainingRun(experiment, self.cache, self.output, test=False, sweep=self.sweep)
+
+
+def run_trial(config: dict[str, Any], task: Task, keeper: ClipKeeper) -> None:
+    """Trains one trial, or goes on with it; tells Tune of every epoch, and of the end.
+
+    Args:
+        config: the trial's name, its drawn settings, its seed, and the epochs that are noted.
+        task: of the sweep.
+        keeper: of this process.
+    """
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
+    training = task.training(config["drawn"], config["seed"])
+    objective, noted = task.space.objectives[0], config["noted"]
+
+    def told(row: dict[str, float]) -> None:
+        if objective in row and not row["finished"] and row["epoch"] > noted:
+            tune.report(row)
+
+    alone = task.resources.one_worker
+    watch = Watch(told, keeper) if alone else Watch(callbacks=(_Epochs(objective),))
+    label = f"{config['name']}: {describe(config['drawn'])}"
+    try:
+        result = training.train(task.resources, task.parent, label, here=alone, watch=watch)
+    except RunError as problem:
+        reason = str(problem).removeprefix(f"the training {training.name} failed: ")
+        tune.report({FAILURE: reason, objective: math.nan, "epoch": 0, "finished": 1})
+        return
+    for row in result.curve:  # of a trial whose end was not noted before a kill
+        told(row)
+    epochs = training.config.epochs
+    tune.report({**result.metrics, "epoch": epochs, "finished": 1})
+
+
+def describe(drawn: dict[str, Any]) -> str:
+    """The settings of a trial in one line."""
+    return ", ".join(f"{name} {short(value)}" for name, value in drawn.items())
+
+
+def short(value: Any) -> str:
+    """A value as a table shows it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class _Epochs(TuneReportCallback):  # type: ignore[misc]
+    """Hands the epochs of a training of several workers to Tune, and no checkpoint between."""
+
+    def __init__(self, objective: str) -> None:
+        super().__init__()
+        self._objective = objective
+
+    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
+        if self._objective in metrics[0] and not metrics[0]["finished"]:
+            super().after_report(run_context, metrics, checkpoint)

@@ -1,0 +1,151 @@
+"""The comparison table in MLflow: a parent run with the table, and its cells as children.
+
+A cell is the run of its training. A training that was done before, for another table or a sweep,
+stays that one's child, since a run has one parent: here it is shown by a copy of its settings and
+measures (`kind` = "cell"), which names the run that it was copied from.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from pipelines.queued_run import RUN_ID
+from pipelines.table import ComparisonTable
+from pipelines.table_formats import markdown
+from pipelines.table_sheet import Sheet
+from pipelines.tracking import LONGEST_PARAM, TrackedRun, is_missing, open_experiment, run_tags
+from pipelines.training_run import TrainingResult
+from stop_core.cache.files import write_whole
+from stop_core.experiment import ExperimentConfig
+
+NOTE = "mlflow.note.content"  # what the UI shows as a run's description
+_MOST_CHILDREN = 10_000
+
+
+def track(table: ComparisonTable, output: Path) -> TrackedRun:
+    """The MLflow run of this table: the same one each time the same table is made."""
+    experiment = open_experiment(output, table.dataset)
+    known = table.folder / RUN_ID
+    table.folder.mkdir(parents=True, exist_ok=True)
+    tracked = TrackedRun.start(
+        output,
+        experiment,
+        f"table {table.name}, {table.dataset} fold {table.fold}",
+        run_id=known.read_text() if known.is_file() else None,
+        tags={"kind": "table", "dataset": table.dataset, "data_hash": table.data_hash},
+    )
+    write_whole(known, tracked.run_id)
+    return tracked
+
+
+def record(table: ComparisonTable, sheet: Sheet, files: list[Path], tracked: TrackedRun) -> None:
+    """Stores a table: its files, its numbers, its description, and its cells as children."""
+    frame = table.frame()
+    for file in files:
+        tracked.log_file(file)
+    tracked.log_table({str(name): frame[name].tolist() for name in frame}, "table.json")
+    tracked.log_metrics(_chart_metrics(table, frame))
+    tracked.log_params({"rows": len(table.experiments), "dataset": table.dataset,
+                        "fold": table.fold, "baseline": table.baseline})  # fmt: skip
+    tracked.set_tags({NOTE: _description(sheet)})
+    _gather_cells(table, tracked)
+
+
+def _description(sheet: Sheet) -> str:
+    return (
+        f"{markdown(sheet)}\nThe runs below this one are the cells. To see a measure row by row, "
+        "select them and group the runs by the tag `row`."
+    )
+
+
+def _chart_metrics(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, float]:
+    """The mean of every row of ours and measure, under names that the UI can chart."""
+    return {
+        f"{name}/{''.join(c if c.isalnum() else '_' for c in row['method'])}": row[f"{name}_mean"]
+        for name in (measure.replace("/", "_") for measure in table.measures)
+        for row in frame[frame["kind"] == "ours"].to_dict("records")
+        if pd.notna(row[f"{name}_mean"])
+    }
+
+
+def _gather_cells(table: ComparisonTable, tracked: TrackedRun) -> None:
+    """Makes every cell a child of the table, once, however often the table is made."""
+    client = tracked.client
+    parent = client.get_run(tracked.run_id)
+    copies = _copies(client, parent)
+    for title, result in table.all_results():
+        own = _find(client, result.run_id)
+        if own and own.data.tags.get(MLFLOW_PARENT_RUN_ID) in (None, tracked.run_id):
+            client.set_tag(own.info.run_id, MLFLOW_PARENT_RUN_ID, tracked.run_id)
+            client.set_tag(own.info.run_id, "row", title)
+            continue
+        config = next(one for one in table.experiments[title] if one.seed == result.seed)
+        copy = copies.get((title, result.config_hash, str(result.seed)))
+        if copy is None or copy.info.status != "FINISHED":
+            _copy(client, parent, title, result, config, copy)
+
+
+def _copies(client: MlflowClient, parent: Run) -> dict[tuple[str, str, str], Run]:
+    """The copies among the children, by row, settings and seed."""
+    children = client.search_runs(
+        [parent.info.experiment_id],
+        f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}' and tags.kind = 'cell'",
+        max_results=_MOST_CHILDREN,
+    )
+    tags = [run.data.tags for run in children]
+    keys = [(one["row"], one["config_hash"], one["seed"]) for one in tags]
+    return dict(zip(keys, children, strict=True))
+
+
+def _copy(
+    client: MlflowClient,
+    parent: Run,
+    title: str,
+    result: TrainingResult,
+    config: ExperimentConfig,
+    begun: Run | None,
+) -> None:
+    """A child with the settings and measures of a training that belongs to another run."""
+    run = begun or client.create_run(
+        parent.info.experiment_id,
+        tags={
+            **run_tags(f"{title}, seed {result.seed}", None),
+            MLFLOW_PARENT_RUN_ID: parent.info.run_id,
+            "kind": "cell",
+            "row": title,
+            "method": result.method,
+            "seed": str(result.seed),
+            "config_hash": result.config_hash,
+            "data_hash": result.data_hash,
+            "training_run": result.run_id,
+            "git_commit": result.git_commit,
+            NOTE: f"Trained before, and reused: a copy of the run {result.run_id}, which has the "
+            f"curves and files. Its folder: {result.folder}",
+        },
+    )
+    when = run.info.start_time
+    told = {name.replace("val/", "val_best/"): value for name, value in result.metrics.items()}
+    told |= {f"cost/{name}": value for name, value in result.costs.items()}
+    params = [
+        Param(name, str(value)[:LONGEST_PARAM]) for name, value in config.parameters().items()
+    ]
+    metrics = [Metric(name, value, when, 0) for name, value in told.items()]
+    client.log_batch(run.info.run_id, metrics=metrics, params=params)
+    client.set_terminated(run.info.run_id)
+
+
+def _find(client: MlflowClient, run_id: str) -> Run | None:
+    """A run, if the store has it: it may have been moved or emptied since."""
+    if not run_id:
+        return None
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as problem:
+        if not is_missing(problem):
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None

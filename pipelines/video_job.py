@@ -1,0 +1,140 @@
+"""Thousands of videos through a model: in parts, each a file that is whole or absent.
+
+    list -> [what no part has yet] -> parts -> [worker: decode, ask the model, write] -> rows
+
+A kill costs the parts in work. The same command reads what is there and does the rest: no video is
+done twice, none is lost. What is done is known by name, size and time of change.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipelines.command_line import RunError
+from pipelines.preprocessing import Progress, ShardDone, first_line, quiet
+from pipelines.video_list import Video
+from pipelines.video_options import Workers
+from pipelines.video_worker import VideoWorker, Work
+from stop_core.cache.files import hash_json
+
+_MOST_A_PART = 64
+
+
+class VideoJob:
+    """One kind of work on videos, and the folder of what has been done of it.
+
+    Args:
+        folder: of the parts; for this model and kind of answer alone.
+        work: what is done.
+    """
+
+    def __init__(self, folder: Path, work: Work) -> None:
+        self.folder = folder.resolve()
+        self.work = work
+
+    def done(self) -> dict[Video, dict[str, Any]]:
+        """All rows of all parts, by their video."""
+        found: dict[Video, dict[str, Any]] = {}
+        for path in sorted(self.folder.glob("part-*.parquet")):
+            for row in pq.read_table(path).to_pylist():
+                video = Video(
+                    *(row[name] for name in ("video", "size", "mtime_ns", "split", "number"))
+                )
+                if row["error"] is None or video not in found:
+                    found[video] = row
+        return found
+
+    def run(
+        self, videos: Sequence[Video], workers: Workers, *, retry_failed: bool = False
+    ) -> list[dict[str, Any]]:
+        """Does what is not done; returns the row of every video, in their order.
+
+        Raises:
+            RunError: if a part cannot be written, or workers die again and again.
+        """
+        done = self.done()
+        pending = [
+            video
+            for video in videos
+            if video not in done or (retry_failed and done[video]["error"] is not None)
+        ]
+        if pending:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob(".part-*.tmp"):
+                leftover.unlink(missing_ok=True)
+            finished = (
+                self._here(pending) if workers.here(len(pending)) else self._ray(pending, workers)
+            )
+            Progress(len(pending)).follow(self._checked(finished))
+            done = self.done()
+        return [done[video] for video in videos]
+
+    def _checked(self, finished: Iterator[dict[str, Any]]) -> Iterator[ShardDone]:
+        for row in finished:
+            if row["error"]:
+                raise RunError(
+                    f"cannot write {row['path']}: {row['error']}. What is complete stays; mend "
+                    "this and run the same command again"
+                )
+            yield ShardDone(clips=row["videos"], failures=row["failures"])
+
+    def _here(self, pending: Sequence[Video]) -> Iterator[dict[str, Any]]:
+        worker = VideoWorker(self.work, threads=None)
+        try:
+            yield from map(worker, self._parts(pending, 1))
+        finally:
+            worker.close()
+
+    def _ray(self, pending: Sequence[Video], workers: Workers) -> Iterator[dict[str, Any]]:
+        from pipelines.ray_session import start_ray
+
+        start_ray()
+        import ray
+        import ray.exceptions
+
+        quiet(ray.data.DataContext.get_current())
+        count = workers.workers or _as_many_as_fit(ray.cluster_resources(), workers)
+        parts = self._parts(pending, count)
+        count = min(count, len(parts))
+        # One block a part, as a worker that dies repeats a block; a part is whole or absent.
+        rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map(
+            VideoWorker,
+            fn_constructor_args=(self.work,),
+            concurrency=(1, count),
+            num_cpus=1,
+            num_gpus=workers.gpus_per_worker or None,
+        )
+        try:
+            yield from rows.iter_rows()
+        except ray.exceptions.RayError as problem:
+            raise RunError(
+                f"the workers failed ({first_line(problem)}). What is complete stays; run the "
+                "same command again to go on"
+            ) from problem
+
+    def _parts(self, pending: Sequence[Video], workers: int) -> list[dict[str, Any]]:
+        """Some videos each, and the file for their rows."""
+        size = min(_MOST_A_PART, max(1, math.ceil(len(pending) / (4 * workers))))
+        parts = []
+        for start in range(0, len(pending), size):
+            videos = [asdict(video) for video in pending[start : start + size]]
+            name = f"part-{hash_json(videos)[:20]}.parquet"
+            parts.append({"path": str(self.folder / name), "videos": videos})
+        return parts
+
+
+def _as_many_as_fit(resources: dict[str, float], workers: Workers) -> int:
+    """A worker a CPU, or as many as share the GPUs."""
+    fit = resources.get("CPU", 1.0)
+    if workers.gpus_per_worker:
+        fit = min(fit, resources.get("GPU", 0.0) / workers.gpus_per_worker)
+    if fit < 1:
+        raise RunError(
+            f"a worker wants {workers.gpus_per_worker:g} GPUs, and Ray has "
+            f"{resources.get('GPU', 0.0):g}: lower --gpus-per-worker"
+        )
+    return int(fit)

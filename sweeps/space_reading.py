@@ -1,0 +1,310 @@
+"""Reads a search space from YAML; every mistake is told with its file and line.
+
+The format is explained in docs/sweeps.md.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from sweeps.distribution_reading import read_distribution, read_number, read_value
+from sweeps.document import Document, Where
+from sweeps.reading import FOLDER, build_experiment, closest
+from sweeps.space import (
+    ALGORITHMS,
+    COSTS,
+    MEASURES,
+    Algorithm,
+    Asha,
+    Condition,
+    Distribution,
+    SearchSpace,
+)
+
+_KEYS = {
+    "trials", "objective", "algorithm", "scheduler", "seeds", "startup_trials",
+    "fixed", "search", "around", "points_to_evaluate",
+}  # fmt: skip
+
+
+def read_space(path: Path) -> SearchSpace:
+    """Reads a search space.
+
+    Raises:
+        ValueError: if the file is not one; the message names the file, the line and the remedy.
+        OSError: if it cannot be read.
+    """
+    try:
+        document = Document(path)
+    except OSError as problem:
+        raise OSError(
+            f"{path} cannot be read ({problem.strerror}); the files below {FOLDER} are examples"
+        ) from problem
+    return _Reader(document).space()
+
+
+class _Reader:
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        document.mapping((), _KEYS)
+        self.algorithm = self._algorithm()
+        self.fixed = self._settings(("fixed",))
+
+    def space(self) -> SearchSpace:
+        """All of it, checked."""
+        around = self._settings(("around",))
+        search = self._search({**self.fixed, **around})
+        space = SearchSpace(
+            objectives=self._objectives(),
+            fixed=self.fixed,
+            search=search,
+            algorithm=self.algorithm,
+            trials=self._trials(search),
+            scheduler=self._scheduler(),
+            seeds=self._seeds(),
+            around=around,
+            points_to_evaluate=self._first(search),
+            startup_trials=self._count(("startup_trials",), 10),
+        )
+        self._check_around(space)
+        self._check_points(space)
+        return space
+
+    def _algorithm(self) -> Algorithm:
+        name = self.document.at(("algorithm",)) or "random"
+        if name not in ALGORITHMS:
+            hint = closest(str(name), ALGORITHMS)
+            raise self.document.error(("algorithm",), f"there is no algorithm {name!r}; {hint}")
+        return cast(Algorithm, name)
+
+    def _objectives(self) -> tuple[str, ...]:
+        given = self.document.at(("objective",)) or "val/top1"
+        names = given if isinstance(given, list) else [given]
+        measures = [name for task in MEASURES.values() for name in task]
+        for name in names:
+            if name not in (*measures, *COSTS):
+                raise self.document.error(
+                    ("objective",),
+                    f"objective is {name!r}, but hyper-parameters are chosen on validation data "
+                    f"only; use {', '.join(measures)}; or beside one of them {' or '.join(COSTS)}",
+                )
+        if names[0] in COSTS or len(set(names)) < len(names):
+            raise self.document.error(
+                ("objective",), "give a validation measure first, and each objective once"
+            )
+        return tuple(names)
+
+    def _trials(self, search: dict[str, Distribution]) -> int | None:
+        if self.algorithm in ("random", "tpe"):
+            return self._count(("trials",), 1)
+        if self.document.at(("trials",)) is not None:
+            raise self.document.error(
+                ("trials",), f"{self.algorithm} tries every point; leave trials out"
+            )
+        for name, distribution in search.items():
+            if not distribution.listed():
+                raise self.document.error(
+                    ("search", name),
+                    f"{self.algorithm} needs the values of {name} one by one; use grid, choice, "
+                    "quniform or qrandint",
+                )
+        return None
+
+    def _scheduler(self) -> Asha | None:
+        where: Where = ("scheduler",)
+        given = self.document.at(where)
+        if given in (None, "none"):
+            return None
+        if given == "asha":
+            return Asha()
+        if not isinstance(given, dict) or list(given) != ["asha"]:
+            raise self.document.error(
+                where, f"scheduler must be none, asha or `asha: {{...}}`, got {given!r}"
+            )
+        inner = (*where, "asha")
+        self.document.mapping(inner, {"grace_period", "reduction_factor"})
+        return Asha(
+            self._count((*inner, "grace_period"), 1),
+            self._count((*inner, "reduction_factor"), 3, least=2),
+        )
+
+    def _seeds(self) -> int:
+        seeds = self._count(("seeds",), 1)
+        if seeds > 1 and self.algorithm in ("random", "tpe"):
+            raise self.document.error(
+                ("seeds",),
+                f"seeds repeats the points of a grid, and {self.algorithm} draws new ones; leave "
+                "it out, and retrain the best with --confirm",
+            )
+        return seeds
+
+    def _count(self, where: Where, default: int, least: int = 1) -> int:
+        value = self.document.at(where)
+        if value is None:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise self.document.error(
+                where, f"{where[-1]} must be a whole number of at least {least}, got {value!r}"
+            )
+        return value
+
+    def _settings(self, where: Where) -> dict[str, Any]:
+        """Settings by name, that hold together."""
+        values = {
+            name: read_value(self.document, name, value, (*where, name))
+            for name, value in self.document.mapping(where).items()
+        }
+        for name, value in values.items():
+            self._build({name: value}, (*where, name))
+        self._build(values, where)
+        return values
+
+    def _build(self, values: dict[str, Any], where: Where) -> None:
+        try:
+            build_experiment(values, "")
+        except ValueError as problem:
+            raise self.document.error(where, str(problem).removeprefix(": ")) from problem
+
+    def _search(self, held: dict[str, Any]) -> dict[str, Distribution]:
+        given = self.document.mapping(("search",))
+        if not given:
+            raise self.document.error(("search",), "search is empty; give a distribution or more")
+        found = {}
+        for name in given:
+            where = ("search", name)
+            if name in self.fixed:
+                raise self.document.error(where, f"{name} is both fixed and searched; keep one")
+            drawn = read_distribution(self.document, name, where, self.algorithm)
+            found[name] = replace(drawn, when=self._conditions((*where, "when"), name))
+            for value in found[name].examples():
+                self._build({**held, name: value}, where)
+        return self._parents_first(found)
+
+    def _conditions(self, where: Where, name: str) -> tuple[Condition, ...]:
+        given = self.document.mapping(where)
+        if given and self.algorithm == "one-at-a-time":
+            raise self.document.error(where, "one-at-a-time varies a setting whatever the others")
+        return tuple(self._condition(where, other, name) for other in given)
+
+    def _condition(self, where: Where, other: str, name: str) -> Condition:
+        inner = (*where, other)
+        known = {**self.document.mapping(("fixed",)), **self.document.mapping(("search",))}
+        if other not in known or other == name:
+            hint = closest(other, [one for one in known if one != name])
+            raise self.document.error(
+                inner, f"when: {other!r} is no other setting of this space; {hint}"
+            )
+        value = self.document.at(inner)
+        if isinstance(value, dict):
+            self.document.mapping(inner, {"above", "below"})
+            bounds = [
+                read_number(self.document, value.get(key), inner, key) for key in ("above", "below")
+            ]
+            return Condition(other, above=bounds[0], below=bounds[1])
+        values = value if isinstance(value, list) else [value]
+        return Condition(
+            other, tuple(read_value(self.document, other, one, inner) for one in values)
+        )
+
+    def _parents_first(self, search: dict[str, Distribution]) -> dict[str, Distribution]:
+        """Orders the settings so that a condition asks for what is drawn already."""
+        ordered: dict[str, Distribution] = {}
+        waiting = dict(search)
+        while waiting:
+            ready = [
+                name
+                for name, distribution in waiting.items()
+                if not any(one.setting in waiting for one in distribution.when)
+            ]
+            if not ready:
+                names = " and ".join(waiting)
+                raise self.document.error(
+                    ("search", next(iter(waiting))), f"the conditions of {names} go in a circle"
+                )
+            for name in ready:
+                ordered[name] = waiting.pop(name)
+        for name, distribution in ordered.items():
+            self._check_conditions(name, distribution, ordered)
+        return ordered
+
+    def _check_conditions(
+        self, name: str, distribution: Distribution, search: dict[str, Distribution]
+    ) -> None:
+        """A condition must be able to hold, and a grid must know its points beforehand."""
+        where = ("search", name, "when")
+        for condition in distribution.when:
+            other = search.get(condition.setting)
+            if other is None and not condition.holds(self.fixed):
+                raise self.document.error(
+                    where, f"{condition.setting} is fixed, and {name} would never be drawn"
+                )
+            if other and not any(other.contains(value) for value in condition.values or ()):
+                possible = not condition.values and any(
+                    condition.holds({condition.setting: value}) for value in other.examples()
+                )
+                if not possible:
+                    raise self.document.error(
+                        where, f"{condition.setting} never fits, so {name} would never be drawn"
+                    )
+            if distribution.is_grid and other and not other.is_grid and self.algorithm == "random":
+                raise self.document.error(
+                    where, f"{name} is a grid, so {condition.setting} must be a grid as well"
+                )
+
+    def _first(self, search: dict[str, Distribution]) -> tuple[dict[str, Any], ...]:
+        where: Where = ("points_to_evaluate",)
+        given = self.document.at(where)
+        if given is None:
+            return ()
+        grids = any(distribution.is_grid for distribution in search.values())
+        if self.algorithm not in ("random", "tpe") or grids:
+            raise self.document.error(where, "a grid has its own points; leave this out")
+        if not isinstance(given, list):
+            raise self.document.error(where, f"give a list of points, got {given!r}")
+        return tuple(self._point((*where, number), search) for number in range(len(given)))
+
+    def _point(self, where: Where, search: dict[str, Distribution]) -> dict[str, Any]:
+        point = {}
+        for name, value in self.document.mapping(where).items():
+            if name not in search:
+                hint = closest(name, search)
+                raise self.document.error((*where, name), f"{name!r} is not searched; {hint}")
+            point[name] = read_value(self.document, name, value, (*where, name))
+            if not search[name].contains(point[name]):
+                raise self.document.error(
+                    (*where, name), f"{name} is {value!r}, which `search` cannot draw"
+                )
+        self._build({**self.fixed, **point}, where)
+        return point
+
+    def _check_around(self, space: SearchSpace) -> None:
+        where: Where = ("around",)
+        if space.algorithm != "one-at-a-time":
+            if space.around:
+                raise self.document.error(
+                    where, f"around is for one-at-a-time; {space.algorithm} does not use it"
+                )
+            return
+        for name in space.search:
+            if name not in space.around:
+                raise self.document.error(
+                    ("search", name),
+                    f"around must say what {name} is while another setting varies",
+                )
+        for name in space.around:
+            if name not in space.search:
+                raise self.document.error(
+                    (*where, name), f"{name} is not searched; move it to fixed"
+                )
+
+    def _check_points(self, space: SearchSpace) -> None:
+        """Every point that is certain must be a valid experiment."""
+        for point in space.points():
+            shown = ", ".join(f"{name} {value}" for name, value in point.items())
+            try:
+                build_experiment(space.complete(point), "")
+            except ValueError as problem:
+                text = str(problem).removeprefix(": ")
+                raise self.document.error(
+                    ("search",), f"the point {shown}: {text}; leave it out with `when`"
+                ) from problem

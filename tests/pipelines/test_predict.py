@@ -1,0 +1,238 @@
+"""Laws of prediction: it is the evaluation, a bad file is a row, and a kill loses nothing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipelines import video_job
+from pipelines.command_line import RunError
+from pipelines.model_choice import ModelChoice
+from pipelines.predict import PredictConfig, main
+from pipelines.video_job import VideoJob
+from pipelines.video_list import Video, list_videos
+from pipelines.video_options import Workers
+from pipelines.video_worker import VideoWorker, Work
+from stop_core.cache import CacheConfig, CacheJob, FrameCache, write_shard
+from stop_core.datasets import DATASETS, select_clips
+from stop_core.model_folder import TrainedModel
+from tests.conftest import WriteVideo
+
+
+@pytest.fixture
+def videos(tmp_path: Path, write_video: WriteVideo) -> Path:
+    """Five videos in two folders, one of them broken, beside a text."""
+    root = tmp_path / "videos"
+    for seed in range(4):
+        write_video(root / f"class{seed % 2}" / f"v{seed}.mp4", frames=7 + seed, seed=seed)
+    whole = (root / "class0" / "v0.mp4").read_bytes()
+    (root / "class0" / "broken.mp4").write_bytes(whole[: len(whole) // 2])
+    (root / "notes.txt").write_text("no video")
+    return root
+
+
+@pytest.fixture
+def work(model_folder: Path) -> Work:
+    return Work(ModelChoice(checkpoint=model_folder), "labels", top=3)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the videos that the model was asked about, as often as it was."""
+    names: list[str] = []
+    rows = VideoWorker.rows
+
+    def noted(self: VideoWorker, videos: list[Video]) -> list[dict[str, Any]]:
+        names.extend(Path(video.name).name for video in videos)
+        return rows(self, videos)
+
+    monkeypatch.setattr(VideoWorker, "rows", noted)
+    return names
+
+
+def test_the_prediction_of_a_file_is_the_evaluation_of_its_cached_row(
+    videos: Path, work: Work, model_folder: Path, tmp_path: Path
+) -> None:
+    (videos / "class0" / "broken.mp4").unlink()
+    trained = TrainedModel.load(model_folder)
+    how = trained.preprocessing
+    dataset = DATASETS["folder"]
+    selection = select_clips(dataset.read(videos, 1))
+    config = CacheConfig.of(dataset, selection, fold=1, frames=how.frames, size=how.size)
+    job = CacheJob.open(tmp_path / "cache", config, selection.clips)
+    for plan in job.plans:
+        write_shard(plan, config, videos, job.cache)
+    job.finish()
+    cache = FrameCache(tmp_path / "cache")
+    expected = {}
+    for split in cache.manifest.counts:
+        clips = cache.split(split)
+        for number, name in enumerate(clips.video_ids):
+            logits = trained.logits(clips.read([number]))[0]
+            expected[name] = torch.softmax(logits, -1)
+    worker = VideoWorker(work, threads=None)
+    rows = worker.rows(list_videos([str(videos)]))
+    worker.close()
+    assert len(rows) == len(expected) == 4
+    for row in rows:
+        found = dict(zip(row["labels"], row["probabilities"], strict=True))
+        probabilities = expected[str(Path(row["video"]).relative_to(videos))]
+        for label, probability in zip(trained.labels or (), probabilities.tolist(), strict=True):
+            assert found[label] == pytest.approx(probability, abs=1e-6)
+
+
+@pytest.mark.usefixtures("decoded_here")
+def test_a_broken_video_is_a_row_and_changes_no_other(
+    videos: Path, work: Work, tmp_path: Path
+) -> None:
+    every = list_videos([str(videos)])
+    together = VideoJob(tmp_path / "all", work).run(every, Workers(0))
+    assert [Path(row["video"]).name for row in together if row["error"]] == ["broken.mp4"]
+    good = [video for video in every if not video.name.endswith("broken.mp4")]
+    alone = VideoJob(tmp_path / "good", work).run(good, Workers(0))
+    _check_alike([row for row in together if not row["error"]], alone)
+
+
+@pytest.mark.usefixtures("decoded_here")
+def test_what_is_done_is_not_done_again_and_what_changes_is(
+    videos: Path, work: Work, tmp_path: Path, seen: list[str], write_video: WriteVideo
+) -> None:
+    job = VideoJob(tmp_path / "parts", work)
+    first = job.run(list_videos([str(videos / "class0")]), Workers(0))
+    assert sorted(seen) == ["broken.mp4", "v0.mp4", "v2.mp4"]
+    seen.clear()
+    both = job.run(list_videos([str(videos)]), Workers(0))
+    assert sorted(seen) == ["v1.mp4", "v3.mp4"]
+    assert [row for row in both if "class0" in row["video"]] == first
+    seen.clear()
+    job.run(list_videos([str(videos)]), Workers(0), retry_failed=True)
+    assert seen == ["broken.mp4"]
+    seen.clear()
+    write_video(videos / "class0" / "broken.mp4", frames=9, seed=9)
+    mended = job.run(list_videos([str(videos)]), Workers(0))
+    assert seen == ["broken.mp4"]
+    assert [row["error"] for row in mended] == [None] * 5
+
+
+@pytest.mark.usefixtures("decoded_here")
+def test_a_kill_repeats_no_complete_part_and_loses_no_row(
+    videos: Path, work: Work, tmp_path: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_job, "_MOST_A_PART", 2)
+    every = list_videos([str(videos)])
+    expected = VideoJob(tmp_path / "whole", work).run(every, Workers(0))
+    seen.clear()
+    rename: Callable[..., None] = video_job.pq.write_table
+
+    def killed(table: Any, staging: Path) -> None:
+        rename(table, staging)
+        if "v2.mp4" in seen:  # written, but not yet under its name
+            raise KeyboardInterrupt
+
+    job = VideoJob(tmp_path / "parts", work)
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.video_worker.pq.write_table", killed)
+        with pytest.raises(KeyboardInterrupt):
+            job.run(every, Workers(0))
+    complete = {Path(video.name).name for video in job.done()}
+    assert complete
+    assert "v2.mp4" not in complete
+    seen.clear()
+    _check_alike(job.run(every, Workers(0)), expected)
+    assert complete.isdisjoint(seen)
+
+
+def test_workers_of_ray_give_the_rows_of_one_process(
+    videos: Path, work: Work, tmp_path: Path, local_ray: None
+) -> None:
+    every = list_videos([str(videos)])
+    here = VideoJob(tmp_path / "here", work).run(every, Workers(0))
+    there = VideoJob(tmp_path / "there", work).run(every, Workers(1))
+    _check_alike(here, there)
+
+
+def _check_alike(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
+    """The same rows; a batch of other videos may round otherwise."""
+    for one, other in zip(some, others, strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-6)
+        assert {**one, "probabilities": 0} == {**other, "probabilities": 0}
+
+
+def _config(videos: Path, tmp_path: Path, **options: Any) -> PredictConfig:
+    return PredictConfig(videos=(str(videos),), output=tmp_path / "outputs", **options)
+
+
+@pytest.mark.usefixtures("decoded_here")
+def test_every_form_says_the_same(
+    videos: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ModelChoice(checkpoint=model_folder)
+    lines, table = tmp_path / "rows.jsonl", tmp_path / "rows.parquet"
+    rows = main(_config(videos, tmp_path, model=model, to=lines, top=2))
+    main(_config(videos, tmp_path, model=model, to=table, top=2))
+    assert [json.loads(line) for line in lines.read_text().splitlines()] == rows
+    read = pq.read_table(table)
+    assert [{**row, "labels": row["labels"] or []} for row in read.to_pylist()] == rows
+    assert read.schema.metadata[b"stop.run"] == b"a run"
+    capsys.readouterr()
+    main(_config(videos, tmp_path, model=model, top=2))
+    told = capsys.readouterr()
+    assert "broken.mp4  failed" in told.out
+    assert f"{rows[1]['probability']:.1%}  {rows[1]['label']}" in told.out
+    assert "1 of 5 videos failed" in told.err
+
+
+@pytest.mark.usefixtures("decoded_here")
+def test_labels_of_the_command_line_take_the_place_of_the_models(
+    videos: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    for named in (ModelChoice(checkpoint=model_folder), ModelChoice(tower="tiny", frames=4)):
+        model = ModelChoice(**{**vars(named), "labels": ("yellow ring", "red triangle")})
+        rows = main(_config(videos, tmp_path, model=model))
+        good = [row for row in rows if row["error"] is None]
+        assert len(good) == 4
+        for row in good:
+            assert set(row["labels"]) == {"yellow ring", "red triangle"}
+            assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_list_is_in_order_without_doubles_and_names_what_is_not_there(videos: Path) -> None:
+    names = [video.name for video in list_videos([str(videos), str(videos / "class0/v0.mp4")])]
+    assert names == sorted(set(names))
+    assert not any(name.endswith(".txt") for name in names)
+    with pytest.raises(FileNotFoundError, match=r"none\.mp4"):
+        list_videos([str(videos / "none.mp4")])
+    (videos / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty"):
+        list_videos([str(videos / "empty")])
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"checkpoint": Path("a"), "tower": "tiny"}, "give one of them"),
+        ({"frames": 4}, "--tower"),
+        ({"tower": "tiny", "frames": 0}, "at least 1"),
+        ({"tower": "tiny", "templates": ("a {}",)}, "--labels"),
+    ],
+)
+def test_a_choice_that_cannot_be_meant_is_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        ModelChoice(**options)
+
+
+@pytest.mark.usefixtures("decoded_here")
+def test_no_model_and_no_classes_are_told_what_to_do(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="--checkpoint"):
+        main(_config(videos, tmp_path))
+    with pytest.raises(RunError, match="--labels"):
+        main(_config(videos, tmp_path, model=ModelChoice(tower="tiny")))
+
+
+def test_a_choice_comes_back_from_json(model_folder: Path, tmp_path: Path) -> None:
+    choice = ModelChoice(checkpoint=model_folder, labels=("a", "b"), templates=("a {}",))
+    assert ModelChoice.from_dict(json.loads(json.dumps(choice.to_dict()))) == choice

@@ -1,0 +1,148 @@
+"""Laws of search: a video finds itself, files and their cache agree, a model answers its own."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.command_line import RunError
+from pipelines.index import IndexConfig
+from pipelines.index import main as make_index
+from pipelines.model_choice import ModelChoice
+from pipelines.search import SearchConfig, main
+from pipelines.video_options import Workers
+from stop_core.cache import CacheConfig, CacheJob, write_shard
+from stop_core.datasets import DATASETS, select_clips
+from stop_core.model_folder import TrainedModel
+from stop_core.search_index import SearchIndex
+from tests.conftest import WriteVideo
+
+pytestmark = pytest.mark.usefixtures("decoded_here")
+
+
+@pytest.fixture
+def videos(tmp_path: Path, write_video: WriteVideo) -> Path:
+    for seed in range(4):
+        write_video(tmp_path / f"videos/a/v{seed}.mp4", frames=8, seed=seed)
+    (tmp_path / "videos/a/broken.mp4").write_bytes(b"not a video")
+    return tmp_path / "videos"
+
+
+def _index(tmp_path: Path, model: Path, name: str = "index", **options: Any) -> Path:
+    folder = tmp_path / name
+    choice = ModelChoice(checkpoint=model)
+    make_index(
+        IndexConfig(index=folder, model=choice, workers=Workers(0), output=tmp_path, **options)
+    )
+    return folder
+
+
+def test_a_video_finds_itself_and_a_text_is_the_product_with_its_embedding(
+    videos: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _index(tmp_path, model_folder, videos=(str(videos),))
+    assert "failed  1" in capsys.readouterr().out
+    for seed in range(4):
+        video = videos / f"a/v{seed}.mp4"
+        found = main(SearchConfig(video=video, index=folder, output=tmp_path, json=True))
+        assert found[0]["video"] == str(video)
+        assert found[0]["score"] == pytest.approx(1, abs=1e-5)
+    sheet = tmp_path / "sheet.png"
+    found = main(SearchConfig(text="a red square", index=folder, output=tmp_path, sheet=sheet))
+    text_E = TrainedModel.load(model_folder).embed_texts(["a red square"])[0].numpy()
+    expected = np.sort(SearchIndex(folder).embeddings_ME @ text_E)[::-1]
+    assert [one["score"] for one in found] == pytest.approx(expected.tolist(), abs=1e-6)
+    with Image.open(sheet) as picture:
+        assert picture.height > 4 * 160
+
+
+def test_a_file_that_is_gone_stays_found_and_is_dropped_by_the_next_index(
+    videos: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = _index(tmp_path, model_folder, videos=(str(videos),))
+    (videos / "a/v1.mp4").unlink()
+    found = main(SearchConfig(text="a", index=folder, output=tmp_path))
+    assert len(found) == 4
+    _index(tmp_path, model_folder, videos=(str(videos),))
+    assert len(SearchIndex(folder).videos) == 3
+
+
+def test_an_index_of_a_cache_has_the_vectors_of_an_index_of_its_files(
+    videos: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    (videos / "a/broken.mp4").unlink()
+    how = TrainedModel.load(model_folder).preprocessing
+    dataset = DATASETS["folder"]
+    selection = select_clips(dataset.read(videos, 1))
+    config = CacheConfig.of(dataset, selection, fold=1, frames=how.frames, size=how.size)
+    job = CacheJob.open(tmp_path / "cache", config, selection.clips)
+    for plan in job.plans:
+        write_shard(plan, config, videos, job.cache)
+    job.finish()
+    of_cache = SearchIndex(_index(tmp_path, model_folder, "one", cache=str(job.cache)))
+    of_files = SearchIndex(_index(tmp_path, model_folder, "two", videos=(str(videos),)))
+    by_name = {
+        str(Path(video["video"]).relative_to(videos)): vector
+        for video, vector in zip(of_files.videos, of_files.embeddings_ME, strict=True)
+    }
+    for video, vector in zip(of_cache.videos, of_cache.embeddings_ME, strict=True):
+        np.testing.assert_allclose(vector, by_name[video["video"]], atol=1e-6)
+    found = main(SearchConfig(text="a", index=of_cache.folder, output=tmp_path, top=2))
+    assert len(found) == 2
+
+
+def test_a_query_of_another_model_is_refused(
+    videos: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = _index(tmp_path, model_folder, videos=(str(videos),))
+    other = ModelChoice(tower="tiny", frames=4)
+    with pytest.raises(ValueError, match="was made with the model"):
+        main(SearchConfig(text="a", index=folder, output=tmp_path, model=other))
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(model_folder, copy)
+    moved = ModelChoice(checkpoint=copy)
+    assert main(SearchConfig(text="a", index=folder, output=tmp_path, model=moved))
+
+
+def test_texts_are_found_by_a_video(
+    videos: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a red square\n\na blue circle\na red square\na green cross\n")
+    model = ModelChoice(checkpoint=model_folder)
+    config = SearchConfig(
+        video=videos / "a/v0.mp4", texts=texts, model=model, output=tmp_path, json=True, top=2
+    )
+    found = main(config)
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert told == found
+    assert len(found) == 2
+    assert found[0]["score"] >= found[1]["score"]
+    assert len({one["text"] for one in found}) == 2
+    texts.write_text("\n")
+    with pytest.raises(RunError, match="no sentence"):
+        main(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({}, "one of the two"),
+        ({"text": "a", "video": Path("v")}, "one of the two"),
+        ({"text": "a", "texts": Path("t")}, "--video"),
+        ({"text": "a", "top": 0}, "at least 1"),
+    ],
+)
+def test_a_query_that_cannot_be_meant_is_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        SearchConfig(**options)
+
+
+def test_an_index_is_of_videos_or_of_a_cache() -> None:
+    for options in ({}, {"videos": ("a",), "cache": "b"}):
+        with pytest.raises(ValueError, match="one of the two"):
+            IndexConfig(**options)  # type: ignore[arg-type]

@@ -1,0 +1,107 @@
+"""A table in MLflow is one run with its cells as children, however often it is made."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipelines.table import ComparisonTable
+from pipelines.table_publishing import publish
+from pipelines.table_tracking import NOTE, track
+from pipelines.tracking import TrackedRun, open_experiment, tracking_uri
+from pipelines.training_run import TrainingResult
+from stop_core.experiment import ExperimentConfig
+from tests.pipelines.fake_results import recognised
+
+STOP = ExperimentConfig()
+ZERO = ExperimentConfig(method="zero-shot")
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all, since to make one takes seconds."""
+    return tmp_path_factory.mktemp("output")
+
+
+def _results(folder: Path) -> list[TrainingResult]:
+    right = [[True] * count + [False] * (20 - count) for count in (18, 15, 3)]
+    configs = [replace(STOP, seed=0), replace(STOP, seed=1), ZERO]
+    return [recognised(c, r, folder) for c, r in zip(configs, right, strict=True)]
+
+
+def _publish(folder: Path, results: list[TrainingResult], name: str) -> TrackedRun:
+    rows = {"zero-shot": [ZERO], "STOP": [replace(STOP, seed=seed) for seed in range(2)]}
+    table = ComparisonTable("motion", 1, "d" * 64, rows, folder / "tables" / name, name=name)
+    table.fill(results)
+    tracked = track(table, folder)
+    with tracked.ended():
+        publish(table, tracked)
+    return tracked
+
+
+def _children(client: MlflowClient, parent: str) -> list[Run]:
+    experiment = client.get_run(parent).info.experiment_id
+    return list(client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'"))
+
+
+def test_a_table_made_twice_is_one_run_with_each_cell_once(
+    output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = _results(tmp_path)
+    first, second = (_publish(output, results, "twice") for _ in range(2))
+    assert first.run_id == second.run_id
+    run = first.client.get_run(first.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test_top1/STOP"] == pytest.approx(33 / 40)
+    assert "| STOP | 1,234 |" in run.data.tags[NOTE]
+    stored = first.client.download_artifacts(first.run_id, "table.json", str(tmp_path))
+    assert len(json.loads(Path(stored).read_text())["data"]) == 2
+    names = {file.path for file in first.client.list_artifacts(first.run_id)}
+    assert {"table.csv", "table.md", "table.tex", "table.html"} <= names
+    assert "82.5 ± 10.6" in capsys.readouterr().out
+
+    cells = _children(first.client, first.run_id)
+    assert sorted(cell.info.run_name for cell in cells) == [
+        "STOP, seed 0", "STOP, seed 1", "zero-shot, seed 0",
+    ]  # fmt: skip
+    for cell in cells:
+        assert cell.info.status == "FINISHED"
+        assert cell.data.params["method"] == cell.data.tags["method"]
+        assert cell.data.tags["row"] in ("STOP", "zero-shot")
+    by_name = {cell.info.run_name: cell.data.metrics for cell in cells}
+    for result in results:
+        name = f"{'STOP' if result.method == 'stop' else 'zero-shot'}, seed {result.seed}"
+        assert by_name[name]["test/top1"] == result.metrics["test/top1"]
+        assert by_name[name]["val_best/top1"] == result.metrics["val/top1"]
+
+
+def test_a_cell_is_the_trainings_own_run_unless_another_table_has_it(
+    output: Path, tmp_path: Path
+) -> None:
+    experiment = open_experiment(output, "motion")
+    results = [
+        replace(result, run_id=TrackedRun.start(output, experiment, result.name).run_id)
+        for result in _results(tmp_path)
+    ]
+    client = MlflowClient(tracking_uri(output))
+    first = _publish(output, results, "first")
+    own = {result.run_id for result in results}
+    assert {cell.info.run_id for cell in _children(client, first.run_id)} == own
+
+    second = _publish(output, results, "second")
+    copies = _children(client, second.run_id)
+    assert {cell.data.tags["training_run"] for cell in copies} == own
+    assert {cell.info.run_id for cell in _children(client, first.run_id)} == own, "it kept them"
+
+
+def test_a_copy_that_a_kill_left_unfinished_is_finished(output: Path, tmp_path: Path) -> None:
+    results = _results(tmp_path)
+    tracked = _publish(output, results, "killed")
+    cell = _children(tracked.client, tracked.run_id)[0]
+    tracked.client.update_run(cell.info.run_id, status="RUNNING")
+    _publish(output, results, "killed")
+    assert len(_children(tracked.client, tracked.run_id)) == 3
+    assert tracked.client.get_run(cell.info.run_id).info.status == "FINISHED"
