@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ if __package__ in (None, ""):  # run as a file: the checkout is not on the path 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.command_line import RunError, parse, run
+from pipelines.model_choice import ModelChoice
 from pipelines.output import default_output
 from pipelines.progress import say
 from stop_core.model_files import CARD, LABELS, PREPROCESSING, PROVENANCE, find_model
@@ -30,14 +32,15 @@ class ExportConfig:
     Examples:
       stop export --checkpoint outputs/runs/NAME --to torch
       stop export --checkpoint outputs/runs/NAME --to mlflow --register hmdb51 --alias champion
+      stop export --tower ViT-B-32-quickgelu --pretrained openai --labels dog cat --to mlflow
     """
 
-    checkpoint: Path
-    """The folder of a training run, as `train` prints it at its end, or of its model."""
+    model: ModelChoice = field(default_factory=ModelChoice)
     to: Format = "torch"
     """torch, onnx or mlflow."""
     out: Path | None = None
-    """A folder that is not there yet; empty: exports/torch, onnx or mlflow in that of the run."""
+    """A folder that is not there yet; empty: exports/torch, onnx or mlflow in that of the run, or
+    of --output for a model that is of no run here."""
     tolerance: float = 1e-3
     """Most that a logit, or a number of an embedding, may differ from the model's own."""
     register: str | None = None
@@ -45,7 +48,7 @@ class ExportConfig:
     alias: str | None = None
     """With --register: let this alias, such as champion, point to it."""
     output: Path = field(default_factory=default_output)
-    """With --register: where the MLflow store of the trainings is."""
+    """Where the runs and the MLflow store of the trainings are."""
 
     def __post_init__(self) -> None:
         if not 0 < self.tolerance < float("inf"):
@@ -60,11 +63,22 @@ class ExportConfig:
 
 def main(config: ExportConfig) -> None:
     """Exports as configured, and says what to do with the result."""
-    folder = find_model(config.checkpoint)
+    chosen = config.model.found(config.output)
+    if chosen.checkpoint is not None and not chosen.labels:
+        _export(find_model(chosen.checkpoint), config)
+        return
+    # CLIP as it is, or other labels than those of the training: a model that has no folder yet.
+    trained = chosen.load()
+    with tempfile.TemporaryDirectory() as scratch:
+        trained.save(Path(scratch) / "model")
+        _export(Path(scratch) / "model", config)
+
+
+def _export(folder: Path, config: ExportConfig) -> None:
     if config.register is not None:
         _register(folder, config, config.register)
         return
-    out = config.out or folder.parent / "exports" / config.to
+    out = config.out or _usual_place(config) / "exports" / config.to
     if out.exists():
         raise FileExistsError(f"{out} is there already: choose another --out, or remove it")
     staging = out.with_name(f".{out.name}.tmp")
@@ -83,6 +97,11 @@ def main(config: ExportConfig) -> None:
     say(f"exported to {out}")
     if config.to == "mlflow":
         say(f"serve it: mlflow models serve --env-manager local -m {out}")
+
+
+def _usual_place(config: ExportConfig) -> Path:
+    where = config.model.checkpoint
+    return config.output if where is None else find_model(where).parent
 
 
 def _register(folder: Path, config: ExportConfig, name: str) -> None:

@@ -7,7 +7,7 @@ The same command goes on after an interruption, and adds what is new in a folder
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -72,7 +72,7 @@ def main(config: IndexConfig) -> None:
     from stop_core.storage import storage_path
 
     choice = config.model.found(config.output)
-    identity = embedding_identity(choice.load())
+    identity = embedding_identity(replace(choice, gpu=False).load())  # here may be no GPU
     data, cache = "", None
     if config.cache is not None:
         cache = str(storage_path(config.cache).resolve())
@@ -85,13 +85,11 @@ def main(config: IndexConfig) -> None:
     rows = VideoJob(parts, work).run(
         videos, config.workers, retry_failed=config.decoding.retry_failed
     )
-    vectors = [row["embedding"] for row in rows if row["error"] is None]
-    if not vectors:
-        raise RunError(f"no video could be embedded, for example {rows[0]['error']}")
-    info = IndexInfo(identity, choice.to_dict(), cache, len(vectors[0]))
-    write_index(config.folder, rows, info)
-    failed = len(rows) - len(vectors)
-    print(f"indexed {len(vectors)} videos in {config.folder}")
+    failed = len(rows) - rows["error"].null_count
+    if failed == len(rows):
+        raise RunError(f"no video could be embedded, for example: {rows['error'][0]}")
+    write_index(config.folder, rows, IndexInfo(identity, choice.to_dict(), cache))
+    print(f"indexed {len(rows) - failed} videos in {config.folder}")
     if failed:
         print(f"failed  {failed} videos: see {config.folder / 'failures.parquet'}")
     print(f'next    stop search "what to find" --index {config.folder}')

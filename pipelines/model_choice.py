@@ -75,9 +75,13 @@ class ModelChoice:
         Raises:
             ValueError, OSError: which say what is wrong with it.
         """
+        import torch
+
         from stop_core.model_folder import TrainedModel
         from stop_core.text_templates import find_templates
 
+        if self.gpu and not torch.cuda.is_available():
+            raise RunError("--gpu: torch finds no GPU here; `stop doctor` says what it sees")
         device = "cuda" if self.gpu else "cpu"
         if self.checkpoint is None:
             assert self.tower is not None

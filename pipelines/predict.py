@@ -11,7 +11,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -87,7 +87,8 @@ def main(config: PredictConfig) -> list[dict[str, Any]]:
 
     videos = list_videos(config.videos)
     choice = config.model.found(config.output)
-    trained = choice.load()  # what is wrong with it is told before any worker starts
+    # What is wrong with it is told before any worker starts; here may be no GPU.
+    trained = replace(choice, gpu=False).load()
     if not trained.labels:
         raise RunError(
             "this model was trained on captions and has no classes: name some with --labels, or "
@@ -98,7 +99,7 @@ def main(config: PredictConfig) -> list[dict[str, Any]]:
     folder = config.output / "predictions" / f"{answer_identity(trained)}-top{top}"
     job = VideoJob(folder, work)
     done = job.run(videos, config.workers, retry_failed=config.decoding.retry_failed)
-    rows = [_row(one) for one in done]
+    rows = [_row(one) for one in done.to_pylist()]
     _tell(rows, config, trained)
     return rows
 

@@ -12,13 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.command_line import RunError
 from pipelines.preprocessing import Progress, ShardDone, first_line, quiet
 from pipelines.video_list import Video
 from pipelines.video_options import Workers
-from pipelines.video_worker import VideoWorker, Work
+from pipelines.video_worker import SCHEMAS, VideoWorker, Work
 from stop_core.cache.files import hash_json
 
 _MOST_A_PART = 64
@@ -36,32 +37,27 @@ class VideoJob:
         self.folder = folder.resolve()
         self.work = work
 
-    def done(self) -> dict[Video, dict[str, Any]]:
-        """All rows of all parts, by their video."""
-        found: dict[Video, dict[str, Any]] = {}
-        for path in sorted(self.folder.glob("part-*.parquet")):
-            for row in pq.read_table(path).to_pylist():
-                video = Video(
-                    *(row[name] for name in ("video", "size", "mtime_ns", "split", "number"))
-                )
-                if row["error"] is None or video not in found:
-                    found[video] = row
-        return found
+    def done(self) -> pa.Table:
+        """The rows of all parts."""
+        schema = SCHEMAS[self.work.kind]
+        parts = [pq.read_table(path) for path in sorted(self.folder.glob("part-*.parquet"))]
+        return pa.concat_tables(parts) if parts else schema.empty_table()
 
     def run(
         self, videos: Sequence[Video], workers: Workers, *, retry_failed: bool = False
-    ) -> list[dict[str, Any]]:
+    ) -> pa.Table:
         """Does what is not done; returns the row of every video, in their order.
 
         Raises:
+            ValueError: if workers are to have GPUs, and the model is not to use them.
             RunError: if a part cannot be written, or workers die again and again.
         """
+        if workers.gpus_per_worker and not self.work.model.gpu:
+            raise ValueError("--gpus-per-worker reserves GPUs; give --gpu too, which uses them")
         done = self.done()
-        pending = [
-            video
-            for video in videos
-            if video not in done or (retry_failed and done[video]["error"] is not None)
-        ]
+        rows, failed = row_numbers(done)
+        again = failed if retry_failed else set()
+        pending = [video for video in videos if video not in rows or video in again]
         if pending:
             self.folder.mkdir(parents=True, exist_ok=True)
             for leftover in self.folder.glob(".part-*.tmp"):
@@ -71,7 +67,8 @@ class VideoJob:
             )
             Progress(len(pending)).follow(self._checked(finished))
             done = self.done()
-        return [done[video] for video in videos]
+            rows, _ = row_numbers(done)
+        return done.take([rows[video] for video in videos])
 
     def _checked(self, finished: Iterator[dict[str, Any]]) -> Iterator[ShardDone]:
         for row in finished:
@@ -97,7 +94,8 @@ class VideoJob:
         import ray.exceptions
 
         quiet(ray.data.DataContext.get_current())
-        count = workers.workers or _as_many_as_fit(ray.cluster_resources(), workers)
+        share = workers.gpus_per_worker or float(self.work.model.gpu)
+        count = workers.workers or as_many_as_fit(ray.cluster_resources(), share)
         parts = self._parts(pending, count)
         count = min(count, len(parts))
         # One block a part, as a worker that dies repeats a block; a part is whole or absent.
@@ -106,7 +104,7 @@ class VideoJob:
             fn_constructor_args=(self.work,),
             concurrency=(1, count),
             num_cpus=1,
-            num_gpus=workers.gpus_per_worker or None,
+            num_gpus=share or None,
         )
         try:
             yield from rows.iter_rows()
@@ -127,14 +125,30 @@ class VideoJob:
         return parts
 
 
-def _as_many_as_fit(resources: dict[str, float], workers: Workers) -> int:
-    """A worker a CPU, or as many as share the GPUs."""
+def row_numbers(done: pa.Table) -> tuple[dict[Video, int], set[Video]]:
+    """Where the row of each video is, one without an error before one with; and which failed."""
+    columns = [done[name].to_pylist() for name in ("video", "size", "mtime_ns", "split", "number")]
+    bad = done["error"].is_valid().to_pylist()
+    rows: dict[Video, int] = {}
+    for row, key in enumerate(zip(*columns, strict=True)):
+        video = Video(*key)
+        if video not in rows or not bad[row]:
+            rows[video] = row
+    return rows, {video for video, row in rows.items() if bad[row]}
+
+
+def as_many_as_fit(resources: dict[str, float], share: float) -> int:
+    """A worker a CPU, or as many as have the share of a GPU that each wants.
+
+    Raises:
+        RunError: if not even one does.
+    """
     fit = resources.get("CPU", 1.0)
-    if workers.gpus_per_worker:
-        fit = min(fit, resources.get("GPU", 0.0) / workers.gpus_per_worker)
+    if share:
+        fit = min(fit, resources.get("GPU", 0.0) / share)
     if fit < 1:
         raise RunError(
-            f"a worker wants {workers.gpus_per_worker:g} GPUs, and Ray has "
-            f"{resources.get('GPU', 0.0):g}: lower --gpus-per-worker"
+            f"a worker wants {share:g} GPUs, and Ray has {resources.get('GPU', 0.0):g}: lower "
+            "--gpus-per-worker, or leave --gpu out"
         )
     return int(fit)

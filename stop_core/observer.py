@@ -96,7 +96,7 @@ class Observer:
                 self.model,
                 self.config,
                 frames[0],
-                title=self.clips.video_ids[clip],
+                title=Path(self.clips.video_ids[clip]).name,
                 answers=() if found is None else best_answers(found[0].cpu(), class_names),
                 truth=None if found is None else class_names[int(self.clips.labels[clip])],
             )

@@ -11,13 +11,13 @@ Shapes: M videos, N queries, E channels of the joint text-video space.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -39,8 +39,6 @@ class IndexInfo:
     """Where the model is, as `ModelChoice` writes it."""
     cache: str | None
     """Where the videos are clips of a frame cache."""
-    width: int
-    """E."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,9 @@ class SearchIndex:
         try:
             table = pq.read_table(path)
             self.info = _info(table.schema.metadata or {})
-            flat = table["embedding"].combine_chunks().flatten().to_numpy()
-            self.embeddings_ME: NDArray[np.float32] = flat.reshape(-1, self.info.width)
+            vectors = table["embedding"].combine_chunks()
+            flat = vectors.flatten().to_numpy()
+            self.embeddings_ME: NDArray[np.float32] = flat.reshape(len(table), -1)
         except (pa.ArrowException, KeyError, TypeError, ValueError) as problem:
             reason = " ".join(str(problem).split())
             raise ValueError(
@@ -98,28 +97,26 @@ class SearchIndex:
         return [Hit(int(row), float(score_M[row])) for row in order]
 
 
-def write_index(folder: Path, rows: Sequence[dict[str, Any]], info: IndexInfo) -> None:
+def write_index(folder: Path, rows: pa.Table, info: IndexInfo) -> None:
     """Writes an index in the place of one that is there; the embeddings appear last.
 
     Args:
         folder: of the index.
-        rows: `video`, `size`, `mtime_ns`, `split`, `number`, `error` and `embedding` of each.
+        rows: `error`, `embedding` and what else is to be kept of each video.
         info: what to say of it.
     """
-    names = [pa.field("video", pa.string(), nullable=False), pa.field("split", pa.string())]
-    file = [pa.field(name, pa.int64()) for name in ("number", "size", "mtime_ns")]
-    vector = pa.field("embedding", pa.list_(pa.float32(), info.width), nullable=False)
-    reason = pa.field("error", pa.string(), nullable=False)
-    said = {"format_version": FORMAT_VERSION, **vars(info)}
-    schema = pa.schema([*names, *file, vector], metadata={_INFO: json.dumps(said)})
-    good = [row for row in rows if row["error"] is None]
-    bad = [row for row in rows if row["error"] is not None]
-    for name, chosen, kind in (
-        (FAILURES, bad, pa.schema([*names, *file, reason])),
-        (EMBEDDINGS, good, schema),
-    ):
+    is_good = rows["error"].is_null()
+    bad = rows.filter(pc.invert(is_good)).drop_columns(["embedding"])
+    good = rows.filter(is_good)
+    vectors = good["embedding"].combine_chunks()
+    width = len(vectors[0])
+    good = good.drop_columns(["error", "embedding"]).append_column(
+        "embedding", pa.FixedSizeListArray.from_arrays(vectors.flatten(), width)
+    )
+    said = json.dumps({"format_version": FORMAT_VERSION, **vars(info)})
+    for name, table in ((FAILURES, bad), (EMBEDDINGS, good.replace_schema_metadata({_INFO: said}))):
         with appearing(folder / name) as staging:
-            pq.write_table(pa.Table.from_pylist(chosen, schema=kind), staging)
+            pq.write_table(table, staging)
 
 
 def _info(metadata: dict[bytes, bytes]) -> IndexInfo:

@@ -65,6 +65,8 @@ class Chaos:
     """Of what is killed and when; empty draws one, and it is printed."""
     longest_wait: float = 20.0
     """Seconds, at most, from a trial that has begun to the kill."""
+    cache: Path | None = None
+    """Of the embedded kind; empty makes a small one."""
 
 
 def main(options: Chaos) -> None:
@@ -73,7 +75,7 @@ def main(options: Chaos) -> None:
     print(f"seed {seed}", flush=True)
     dice, folder = random.Random(seed), Path(tempfile.mkdtemp(prefix="chaos-"))
     (folder / "space.yaml").write_text(SPACE)
-    cache = _cache(folder)
+    cache = options.cache or _cache(folder)
     if _drive(folder, cache, folder / "unbroken").wait() != 0:
         sys.exit(f"the unbroken sweep failed; its log is {folder / 'driver.log'}")
     print(f"the unbroken sweep: {_states(folder / 'unbroken')}", flush=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipelines.command_line import RunError
 from pipelines.export import ExportConfig, main
+from pipelines.model_choice import ModelChoice
 from stop_core.model_files import LABELS, PREPROCESSING
 from stop_core.model_folder import TrainedModel
 
@@ -32,22 +33,31 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_program_is_kept_with_what_says_how_to_use_it(run_folder: Path) -> None:
-    main(ExportConfig(run_folder))
+    main(ExportConfig(ModelChoice(run_folder)))
     out = run_folder / "exports" / "torch"
     found = json.loads((out / "parity.json").read_text())["largest_difference"]
     assert found == pytest.approx(1e-4, rel=0.2)
     for name in (LABELS, PREPROCESSING):
         assert (out / name).read_bytes() == (run_folder / "model" / name).read_bytes()
     with pytest.raises(FileExistsError, match="choose another --out, or remove it"):
-        main(ExportConfig(run_folder))
+        main(ExportConfig(ModelChoice(run_folder)))
 
 
 def test_a_program_that_differs_too_much_is_refused_and_leaves_nothing(run_folder: Path) -> None:
     before = sorted(run_folder.rglob("*"))
     with pytest.raises(RunError, match=r"differs from the model by 0\.0001.*nothing was kept"):
-        main(ExportConfig(run_folder, tolerance=1e-5, out=run_folder / "here"))
+        main(ExportConfig(ModelChoice(run_folder), tolerance=1e-5, out=run_folder / "here"))
     assert sorted(run_folder.rglob("*")) == before
     assert torch.is_grad_enabled()
+
+
+def test_clip_with_labels_is_a_model_too(run_folder: Path, tmp_path: Path) -> None:
+    choice = ModelChoice(tower="tiny", labels=("up", "down"), frames=3)
+    main(ExportConfig(choice, "mlflow", output=tmp_path / "output"))
+    inside = tmp_path / "output" / "exports" / "mlflow" / "artifacts" / "model"
+    assert TrainedModel.load(inside).labels == ("up", "down")
+    main(ExportConfig(ModelChoice(run_folder, labels=("up",)), "mlflow", out=tmp_path / "one"))
+    assert TrainedModel.load(tmp_path / "one" / "artifacts" / "model").labels == ("up",)
 
 
 @pytest.mark.parametrize(
@@ -63,4 +73,4 @@ def test_options_that_make_no_sense_together_are_refused(
     options: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ValueError, match=told):
-        ExportConfig(Path("run"), **options)
+        ExportConfig(ModelChoice(Path("run")), **options)

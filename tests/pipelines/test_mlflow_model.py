@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 
 from pipelines.export import ExportConfig, main
 from pipelines.mlflow_model import DIGEST, digest
+from pipelines.model_choice import ModelChoice
 from pipelines.tracking import open_experiment, tracking_uri
 from stop_core.model_folder import TrainedModel
 
@@ -25,7 +26,8 @@ def test_the_same_model_is_one_version_and_the_alias_follows_the_last(tmp_path: 
 
     def register(name: str) -> str:
         folder = tmp_path / name
-        main(ExportConfig(folder, "mlflow", register="shapes", alias="champion", output=tmp_path))
+        how = ("mlflow", None, 1e-3, "shapes", "champion", tmp_path)
+        main(ExportConfig(ModelChoice(folder), *how))
         version = client.get_model_version_by_alias("shapes", "champion")
         assert version.tags[DIGEST] == digest(folder)
         return str(version.version)

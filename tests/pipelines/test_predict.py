@@ -13,7 +13,7 @@ from pipelines import video_job
 from pipelines.command_line import RunError
 from pipelines.model_choice import ModelChoice
 from pipelines.predict import PredictConfig, main
-from pipelines.video_job import VideoJob
+from pipelines.video_job import VideoJob, as_many_as_fit
 from pipelines.video_list import Video, list_videos
 from pipelines.video_options import Workers
 from pipelines.video_worker import VideoWorker, Work
@@ -91,10 +91,11 @@ def test_a_broken_video_is_a_row_and_changes_no_other(
 ) -> None:
     every = list_videos([str(videos)])
     together = VideoJob(tmp_path / "all", work).run(every, Workers(0))
-    assert [Path(row["video"]).name for row in together if row["error"]] == ["broken.mp4"]
+    rows = together.to_pylist()
+    assert [Path(row["video"]).name for row in rows if row["error"]] == ["broken.mp4"]
     good = [video for video in every if not video.name.endswith("broken.mp4")]
     alone = VideoJob(tmp_path / "good", work).run(good, Workers(0))
-    _check_alike([row for row in together if not row["error"]], alone)
+    _check_alike([row for row in rows if not row["error"]], alone.to_pylist())
 
 
 @pytest.mark.usefixtures("decoded_here")
@@ -107,7 +108,7 @@ def test_what_is_done_is_not_done_again_and_what_changes_is(
     seen.clear()
     both = job.run(list_videos([str(videos)]), Workers(0))
     assert sorted(seen) == ["v1.mp4", "v3.mp4"]
-    assert [row for row in both if "class0" in row["video"]] == first
+    assert [row for row in both.to_pylist() if "class0" in row["video"]] == first.to_pylist()
     seen.clear()
     job.run(list_videos([str(videos)]), Workers(0), retry_failed=True)
     assert seen == ["broken.mp4"]
@@ -115,7 +116,7 @@ def test_what_is_done_is_not_done_again_and_what_changes_is(
     write_video(videos / "class0" / "broken.mp4", frames=9, seed=9)
     mended = job.run(list_videos([str(videos)]), Workers(0))
     assert seen == ["broken.mp4"]
-    assert [row["error"] for row in mended] == [None] * 5
+    assert mended["error"].null_count == 5
 
 
 @pytest.mark.usefixtures("decoded_here")
@@ -138,11 +139,11 @@ def test_a_kill_repeats_no_complete_part_and_loses_no_row(
         patched.setattr("pipelines.video_worker.pq.write_table", killed)
         with pytest.raises(KeyboardInterrupt):
             job.run(every, Workers(0))
-    complete = {Path(video.name).name for video in job.done()}
+    complete = {Path(name).name for name in job.done()["video"].to_pylist()}
     assert complete
     assert "v2.mp4" not in complete
     seen.clear()
-    _check_alike(job.run(every, Workers(0)), expected)
+    _check_alike(job.run(every, Workers(0)).to_pylist(), expected.to_pylist())
     assert complete.isdisjoint(seen)
 
 
@@ -152,7 +153,21 @@ def test_workers_of_ray_give_the_rows_of_one_process(
     every = list_videos([str(videos)])
     here = VideoJob(tmp_path / "here", work).run(every, Workers(0))
     there = VideoJob(tmp_path / "there", work).run(every, Workers(1))
-    _check_alike(here, there)
+    _check_alike(here.to_pylist(), there.to_pylist())
+
+
+def test_workers_share_the_gpus_that_there_are_or_say_that_there_are_too_few() -> None:
+    machine = {"CPU": 16.0, "GPU": 2.0}
+    assert as_many_as_fit(machine, 0) == 16
+    assert as_many_as_fit(machine, 1) == 2
+    assert as_many_as_fit(machine, 0.25) == 8
+    with pytest.raises(RunError, match="--gpus-per-worker"):
+        as_many_as_fit({"CPU": 16.0}, 0.5)
+
+
+def test_gpus_that_nobody_would_use_are_refused(work: Work, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--gpu"):
+        VideoJob(tmp_path, work).run([], Workers(gpus_per_worker=1))
 
 
 def _check_alike(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:

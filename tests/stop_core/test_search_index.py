@@ -1,9 +1,9 @@
 """Laws of an index: it comes back as written, finds the nearest, and refuses another model."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
@@ -11,15 +11,19 @@ from numpy.typing import NDArray
 from stop_core.film_strips import Strip, draw_strips
 from stop_core.search_index import EMBEDDINGS, FAILURES, IndexInfo, SearchIndex, write_index
 
-INFO = IndexInfo(identity="abc", model={"tower": "tiny"}, cache=None, width=4)
+INFO = IndexInfo(identity="abc", model={"tower": "tiny"}, cache=None)
 
 
-def _rows(vectors_ME: NDArray[np.float32]) -> list[dict[str, Any]]:
-    file = {"split": "", "number": -1, "size": 3, "mtime_ns": 5, "error": None}
-    return [
-        {"video": f"v{number}", **file, "embedding": vector.tolist()}
-        for number, vector in enumerate(vectors_ME)
-    ]
+def _rows(vectors_ME: NDArray[np.float32]) -> pa.Table:
+    count = len(vectors_ME)
+    return pa.table(
+        {
+            "video": [f"v{number}" for number in range(count)],
+            "size": [3] * count,
+            "error": pa.array([None] * count, pa.string()),
+            "embedding": pa.array(vectors_ME.tolist(), pa.list_(pa.float32())),
+        }
+    )
 
 
 @pytest.fixture
@@ -29,8 +33,10 @@ def vectors_ME() -> NDArray[np.float32]:
 
 
 def test_it_comes_back_bit_by_bit(vectors_ME: NDArray[np.float32], tmp_path: Path) -> None:
-    bad = {**_rows(vectors_ME)[0], "video": "bad", "error": "truncated", "embedding": None}
-    write_index(tmp_path, [bad, *_rows(vectors_ME)], INFO)
+    good = _rows(vectors_ME)
+    values = {"video": "bad", "size": 3, "error": "truncated", "embedding": None}
+    bad = pa.Table.from_pylist([values], schema=good.schema)
+    write_index(tmp_path, pa.concat_tables([bad, good]), INFO)
     index = SearchIndex(tmp_path)
     assert index.info == INFO
     np.testing.assert_array_equal(index.embeddings_ME, vectors_ME)
