@@ -139,7 +139,6 @@ def _sampler(space: SearchSpace, seed: int, number: int, attempt: int) -> BaseSa
             multivariate=True,
             group=True,
             constant_liar=True,
-            warn_independent_sampling=False,
         )
 
 

@@ -5,11 +5,13 @@ stays that one's child, since a run has one parent: here it is shown by a copy o
 measures (`kind` = "cell"), which names the run that it was copied from.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -24,6 +26,7 @@ from stop_core.experiment import ExperimentConfig
 
 NOTE = "mlflow.note.content"  # what the UI shows as a run's description
 _MOST_CHILDREN = 10_000
+_ON_PAGE = {"method", "test_top1", "test_t2v_r1", "interval", "difference", "p_holm", "seeds"}
 
 
 def track(table: ComparisonTable, output: Path) -> TrackedRun:
@@ -34,11 +37,12 @@ def track(table: ComparisonTable, output: Path) -> TrackedRun:
     tracked = TrackedRun.start(
         output,
         experiment,
-        f"table {table.name}, {table.dataset} fold {table.fold}",
+        f"table {table.name}, fold {table.fold}",
         run_id=known.read_text() if known.is_file() else None,
         tags={"kind": "table", "dataset": table.dataset, "data_hash": table.data_hash},
     )
     write_whole(known, tracked.run_id)
+    _name_data(tracked.client, tracked.run_id, table.dataset, table.data_hash)
     return tracked
 
 
@@ -51,15 +55,57 @@ def record(table: ComparisonTable, sheet: Sheet, files: list[Path], tracked: Tra
     tracked.log_metrics(_chart_metrics(table, frame))
     tracked.log_params({"rows": len(table.experiments), "dataset": table.dataset,
                         "fold": table.fold, "baseline": table.baseline})  # fmt: skip
-    tracked.set_tags({NOTE: _description(sheet)})
-    _gather_cells(table, tracked)
+    parent = tracked.client.get_run(tracked.run_id)
+    view = _share_view(table, tracked.client, parent)
+    tracked.set_tags({NOTE: _description(sheet, view)})
+    _gather_cells(table, tracked.client, parent)
 
 
-def _description(sheet: Sheet) -> str:
+def _description(sheet: Sheet, view: str) -> str:
+    """What the page of the run shows: the table, as far as the page is wide, and where to go on."""
+    while any(column.name not in _ON_PAGE for column in sheet.columns):
+        sheet = sheet.without(next(c.name for c in sheet.columns if c.name not in _ON_PAGE))
     return (
-        f"{markdown(sheet)}\nThe runs below this one are the cells. To see a measure row by row, "
-        "select them and group the runs by the tag `row`."
+        f"{markdown(sheet)}\nAll columns: `table.html` and `table.csv` among the artifacts. "
+        f"The runs below this one are the cells: [see them grouped by row]({view})."
     )
+
+
+def _share_view(table: ComparisonTable, client: MlflowClient, parent: Run) -> str:
+    """Saves a view of the cells, grouped by row, with the columns of the table; returns its link.
+
+    It is what the UI's own "share view" saves. A UI that does not know it shows all runs.
+    """
+    experiment, key = parent.info.experiment_id, f"table-{parent.info.run_id[:8]}"
+    metrics = [table.measures[0].replace("val/", "val_best/"), *table.tested]
+    metrics.append("trainable_parameters")
+    view: dict[str, Any] = {
+        "searchFilter": f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": ["params.`seed`", *(f"metrics.`{name}`" for name in metrics)],
+        "groupBy": {
+            "aggregateFunction": "average",
+            "groupByKeys": [{"mode": "tag", "groupByData": "row"}],
+        },
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsVisibilityMap": {},
+        "groupsExpanded": {},
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "autoRefreshEnabled": True,
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": False,
+    }
+    client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{key}", json.dumps(view))
+    return f"#/experiments/{experiment}/runs?viewStateShareKey={key}"
 
 
 def _chart_metrics(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, float]:
@@ -72,15 +118,13 @@ def _chart_metrics(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, flo
     }
 
 
-def _gather_cells(table: ComparisonTable, tracked: TrackedRun) -> None:
+def _gather_cells(table: ComparisonTable, client: MlflowClient, parent: Run) -> None:
     """Makes every cell a child of the table, once, however often the table is made."""
-    client = tracked.client
-    parent = client.get_run(tracked.run_id)
     copies = _copies(client, parent)
     for title, result in table.all_results():
         own = _find(client, result.run_id)
-        if own and own.data.tags.get(MLFLOW_PARENT_RUN_ID) in (None, tracked.run_id):
-            client.set_tag(own.info.run_id, MLFLOW_PARENT_RUN_ID, tracked.run_id)
+        if own and own.data.tags.get(MLFLOW_PARENT_RUN_ID) in (None, parent.info.run_id):
+            client.set_tag(own.info.run_id, MLFLOW_PARENT_RUN_ID, parent.info.run_id)
             client.set_tag(own.info.run_id, "row", title)
             continue
         config = next(one for one in table.experiments[title] if one.seed == result.seed)
@@ -135,7 +179,14 @@ def _copy(
     ]
     metrics = [Metric(name, value, when, 0) for name, value in told.items()]
     client.log_batch(run.info.run_id, metrics=metrics, params=params)
+    _name_data(client, run.info.run_id, result.dataset, result.data_hash)
     client.set_terminated(run.info.run_id)
+
+
+def _name_data(client: MlflowClient, run_id: str, dataset: str, data_hash: str) -> None:
+    """Fills the UI's column of datasets."""
+    data = Dataset(dataset, data_hash[:12], "frame cache", data_hash)
+    client.log_inputs(run_id, [DatasetInput(data)])
 
 
 def _find(client: MlflowClient, run_id: str) -> Run | None:

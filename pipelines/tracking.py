@@ -39,8 +39,8 @@ The tag `kind` tells the runs apart: a `training` has the curves, figures and th
 has a comparison table in its description and its cells as runs below it; a `cell` is a copy of a
 training that belongs to another table or sweep; a `sweep` has its trials below it.
 
-To compare the rows of a table: filter by `tags.kind = "table"`, unfold the table, select its runs
-and press Compare, or open the chart view and group by the tag `row`. `test/...` was measured once,
+To compare the rows of a table: filter by `tags.kind = "table"`, and open the link in the table's
+description, or unfold it, select its runs and press Compare. `test/...` was measured once,
 with the chosen epoch; `val/...` is the curve over the epochs, `val_best/...` the chosen epoch;
 `cost/...` is the time of a step and the memory.
 """
@@ -94,7 +94,10 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
-    tags = {"mlflow.note.content": EXPERIMENT_NOTE.format(dataset=name)}
+    tags = {
+        "mlflow.note.content": EXPERIMENT_NOTE.format(dataset=name),
+        "mlflow.experimentKind": "custom_model_development",  # or the UI takes it for GenAI's
+    }
     return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import tyro
 
 HERE = Path(__file__).parent
-PARTS = {"preprocess": "chaos.py", "train": "chaos_train.py"}
+PARTS = {"preprocess": "chaos.py", "train": "chaos_train.py", "sweep": "chaos_sweep.py"}
 
 
 @dataclass(frozen=True)

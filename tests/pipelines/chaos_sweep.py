@@ -152,7 +152,7 @@ def _trial_processes(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
     with contextlib.suppress(psutil.Error):
         for process in psutil.Process(driver.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if "ImplicitFunc" in process.cmdline()[0]:  # what Tune makes of a function
+                if "ImplicitFunc" in " ".join(process.cmdline()):  # what Tune makes of a function
                     found.append(process)
     return found
 

@@ -132,6 +132,7 @@ def _train_under_fire(
             if untouched:
                 time.sleep(_SECONDS_AFTER_A_FAILURE)
             driver, kills_before = _drive(stage, cache, output), done.total()
+        stage.revive()
         if done.total() < options.kills and trigger.is_due():
             victim = dice.choice(VICTIMS)
             if _strike(victim, stage, driver):

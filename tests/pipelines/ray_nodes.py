@@ -63,6 +63,13 @@ class Stage:
         """Kills a process and all that it has started."""
         kill_tree(self.running.pop(name))
 
+    def revive(self) -> None:
+        """Starts again what has ended by itself: Ray gives up a node that takes 30 s to start."""
+        for name, process in list(self.running.items()):
+            if process.poll() is not None:
+                self.kill(name)
+                self.start(name)
+
     def has_started(self, name: str) -> bool:
         """Whether a node says that it is there."""
         # That its port answers is not enough: a driver also looks for the raylet.
@@ -114,10 +121,10 @@ def ray_nodes(
         for name in commands:
             if not name.startswith("node"):
                 stage.start(name)
-        _until(lambda: stage.has_started("head") and (not server or _answers(store)))
+        _await(stage, lambda: stage.has_started("head") and (not server or _answers(store)))
         for name in stage.nodes:
             stage.start(name)
-        _until(lambda: all(stage.has_started(name) for name in stage.nodes))
+        _await(stage, lambda: all(stage.has_started(name) for name in stage.nodes))
         yield stage
     finally:
         for name in list(stage.running):
@@ -146,9 +153,10 @@ def _answers(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _until(holds: Callable[[], bool]) -> None:
+def _await(stage: Stage, holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _SECONDS_TO_START
     while not holds():
         if time.monotonic() > deadline:
             raise TimeoutError("Ray or the MLflow server did not start")
+        stage.revive()
         time.sleep(0.2)

@@ -56,7 +56,7 @@ def test_a_table_made_twice_is_one_run_with_each_cell_once(
     run = first.client.get_run(first.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test_top1/STOP"] == pytest.approx(33 / 40)
-    assert "| STOP | 1,234 |" in run.data.tags[NOTE]
+    assert "| STOP | **82.5 ± 10.6** |" in run.data.tags[NOTE]
     stored = first.client.download_artifacts(first.run_id, "table.json", str(tmp_path))
     assert len(json.loads(Path(stored).read_text())["data"]) == 2
     names = {file.path for file in first.client.list_artifacts(first.run_id)}
