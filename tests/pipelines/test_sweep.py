@@ -1,5 +1,6 @@
 """A sweep tries what its space says, never sees the test split, and is not run twice."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,20 @@ def test_more_trials_are_the_same_sweep_and_other_settings_are_another(tmp_path:
     assert replace(search, space=replace(space, trials=5)).name == search.name
     assert replace(search, seed=1).name != search.name
     assert replace(search, space=replace(space, algorithm="tpe")).name != search.name
+
+
+@pytest.mark.parametrize(("frames", "fits"), [((3, 4), True), ((7, 8), False)])
+def test_a_setting_is_checked_against_the_cache_beside_the_one_that_it_needs(
+    frames: tuple[int, ...], fits: bool, tmp_path: Path
+) -> None:
+    config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0", "recognition")
+    manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1, "val": 1}, 0, "", ())
+    write_json(tmp_path / "manifest.json", manifest.to_dict())
+    searched = {"frames": Distribution(frames), "segment_jitter": Distribution((False, True))}
+    space = SearchSpace(("val/top1",), {}, searched)
+    search = Search(space, "mine", 1, 0, tmp_path, tmp_path / "out", Resources())
+    with nullcontext() if fits else pytest.raises(ValueError, match="7 frames of a clip"):
+        search.check()
 
 
 def test_trials_that_share_a_gpu_reserve_their_part_of_it(tmp_path: Path) -> None:
