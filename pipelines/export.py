@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from pipelines.progress import say
 from stop_core.model_files import CARD, LABELS, PREPROCESSING, PROVENANCE, find_model
 
 Format = Literal["torch", "onnx", "mlflow"]
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
 _PROGRAM = {"torch": "program.pt2", "onnx": "program.onnx"}
 
 
@@ -57,6 +59,10 @@ class ExportConfig:
             raise ValueError("register needs --to mlflow: programs are no MLflow models")
         if self.register is not None and self.out is not None:
             raise ValueError("give register or out: the registry keeps the model in its own store")
+        if self.to == "onnx" and (missing := [p for p in _ONNX if find_spec(p) is None]):
+            raise ValueError(
+                f"--to onnx needs {', '.join(missing)}; run pip install 'stop-video[export]'"
+            )
         if self.alias is not None and self.register is None:
             raise ValueError("alias needs register: an alias is of a registered model")
 

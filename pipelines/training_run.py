@@ -136,7 +136,9 @@ class TrainingRun:
         path = self.folder / RESULT
         if not path.is_file():
             return None
-        result = TrainingResult(**{**json.loads(path.read_text()), "reused": True})
+        stored = json.loads(path.read_text())
+        # The folder may have been moved since; what it holds lies beside the result.
+        result = TrainingResult(**{**stored, "reused": True, "folder": str(self.folder)})
         # MLflow may have been away when the training ended.
         return replace(result, run_id=result.run_id or self.tracked.run_id)
 

@@ -91,6 +91,8 @@ def test_files_of_this_repository_that_a_page_names_exist(page: Path) -> None:
     folders = "pipelines|stop_core|sweeps|tests|deploy|benchmarks"
     for name in re.findall(rf"(?<![\w/~.])(?:{folders})/[\w./-]*\w", page.read_text()):
         assert (ROOT / name).exists() or name == SECRETS, name
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / link).exists(), link
 
 
 def test_documented_targets_of_make_exist() -> None:
