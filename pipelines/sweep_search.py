@@ -24,6 +24,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pipelines.command_line import RunError
+from pipelines.folder_lock import alone_in
 from pipelines.many_runs import room_for
 from pipelines.outbox import Courier
 from pipelines.progress import say, told
@@ -34,7 +35,7 @@ from pipelines.sweep_trials import Trial, Trials
 from pipelines.sweep_tune import Driver, Failures, NotedAsha
 from pipelines.sweep_worker import Task, run_trial
 from pipelines.tracking import TrackedRun, open_experiment, tracking_uri
-from pipelines.training_run import RESULT_VERSION, RUN_ID, alone_in
+from pipelines.training_run import RESULT_VERSION, RUN_ID
 from stop_core.cache.files import write_whole
 from stop_core.cache.manifest import Manifest
 from stop_core.experiment import ExperimentConfig

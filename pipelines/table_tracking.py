@@ -54,10 +54,11 @@ def record(table: ComparisonTable, sheet: Sheet, files: list[Path], tracked: Tra
     tracked.log_table({str(name): frame[name].tolist() for name in frame}, "table.json")
     tracked.log_metrics(_chart_metrics(table, frame))
     tracked.log_params({"rows": len(table.experiments), "dataset": table.dataset,
-                        "fold": table.fold, "baseline": table.baseline})  # fmt: skip
+                        "fold": table.fold})  # fmt: skip
     parent = tracked.client.get_run(tracked.run_id)
     view = _share_view(table, tracked.client, parent)
-    tracked.set_tags({NOTE: _description(sheet, view)})
+    # A tag can change, and so can what the same rows are compared with.
+    tracked.set_tags({NOTE: _description(sheet, view), "baseline": table.baseline})
     _gather_cells(table, tracked.client, parent)
 
 
@@ -120,12 +121,14 @@ def _chart_metrics(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, flo
 
 def _gather_cells(table: ComparisonTable, client: MlflowClient, parent: Run) -> None:
     """Makes every cell a child of the table, once, however often the table is made."""
-    copies = _copies(client, parent)
+    copies, shown = _copies(client, parent), set()
     for title, result in table.all_results():
-        own = _find(client, result.run_id)
+        # Two rows may be one training; its own run can be a cell of the first alone.
+        own = _find(client, result.run_id) if result.run_id not in shown else None
         if own and own.data.tags.get(MLFLOW_PARENT_RUN_ID) in (None, parent.info.run_id):
             client.set_tag(own.info.run_id, MLFLOW_PARENT_RUN_ID, parent.info.run_id)
             client.set_tag(own.info.run_id, "row", title)
+            shown.add(result.run_id)
             continue
         config = next(one for one in table.experiments[title] if one.seed == result.seed)
         copy = copies.get((title, result.config_hash, str(result.seed)))

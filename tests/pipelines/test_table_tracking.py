@@ -97,6 +97,35 @@ def test_a_cell_is_the_trainings_own_run_unless_another_table_has_it(
     assert {cell.info.run_id for cell in _children(client, first.run_id)} == own, "it kept them"
 
 
+def test_the_same_rows_can_be_compared_with_another_baseline(output: Path, tmp_path: Path) -> None:
+    results = _results(tmp_path)
+    rows = {"zero-shot": [ZERO], "STOP": [replace(STOP, seed=seed) for seed in range(2)]}
+    for baseline in ("zero-shot", "STOP", "zero-shot"):
+        table = ComparisonTable(
+            "motion", 1, "d" * 64, rows, output / "tables" / "other", baseline=baseline
+        )
+        table.fill(results)
+        tracked = track(table, output)
+        publish(table, tracked)
+        assert tracked.client.get_run(tracked.run_id).data.tags["baseline"] == baseline
+
+
+def test_two_rows_of_one_configuration_are_two_cells(output: Path, tmp_path: Path) -> None:
+    run = TrackedRun.start(output, open_experiment(output, "motion"), "zero-shot")
+    result = replace(_results(tmp_path)[-1], run_id=run.run_id)
+    for _ in range(2):
+        rows = {"first": [ZERO], "second": [ZERO]}
+        table = ComparisonTable("motion", 1, "d" * 64, rows, output / "tables" / "alike")
+        table.fill([result])
+        tracked = track(table, output)
+        publish(table, tracked)
+        cells = _children(tracked.client, tracked.run_id)
+        by_row = {cell.data.tags["row"]: cell for cell in cells}
+        assert len(cells) == 2
+        assert by_row["first"].info.run_id == run.run_id
+        assert by_row["second"].data.tags["training_run"] == run.run_id
+
+
 def test_a_copy_that_a_kill_left_unfinished_is_finished(output: Path, tmp_path: Path) -> None:
     results = _results(tmp_path)
     tracked = _publish(output, results, "killed")
