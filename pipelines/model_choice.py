@@ -53,7 +53,7 @@ class ModelChoice:
         return any(value is not None for value in (self.checkpoint, self.run, self.tower))
 
     def found(self, output: Path) -> "ModelChoice":
-        """The same with an absolute folder, which any process can load; a run is downloaded.
+        """The same with absolute paths, which any process can load; a run is downloaded.
 
         Raises:
             RunError: if no model is named, or the run has none.
@@ -63,11 +63,16 @@ class ModelChoice:
                 "a model is needed: --checkpoint outputs/runs/NAME (or --run of MLflow), or "
                 "--tower with --labels for CLIP without training"
             )
+        choice = replace(
+            self,
+            pretrained=self.pretrained and _absolute(self.pretrained),
+            templates=tuple(_absolute(one) for one in self.templates),
+        )
         if self.run is not None:
-            return replace(self, run=None, checkpoint=_downloaded(self.run, output))
+            return replace(choice, run=None, checkpoint=_downloaded(self.run, output))
         if self.checkpoint is not None:
-            return replace(self, checkpoint=self.checkpoint.resolve())
-        return self
+            return replace(choice, checkpoint=self.checkpoint.resolve())
+        return choice
 
     def load(self) -> "TrainedModel":
         """Loads what `found` returned.
@@ -112,6 +117,12 @@ class ModelChoice:
         where = values["checkpoint"]
         lists = {name: tuple(values[name]) for name in ("labels", "templates")}
         return cls(**{**values, **lists, "checkpoint": None if where is None else Path(where)})
+
+
+def _absolute(text: str) -> str:
+    """The absolute path of a file; what names none, such as a tag or a sentence, as it is."""
+    path = Path(text)
+    return str(path.resolve()) if path.suffix and "{}" not in text and path.is_file() else text
 
 
 def _downloaded(run: str, output: Path) -> Path:

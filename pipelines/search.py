@@ -8,7 +8,7 @@ stop search --video clip.mp4 --texts sentences.txt --checkpoint outputs/runs/NAM
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pipelines.video_list import Video
     from stop_core.film_strips import Strip
     from stop_core.model_folder import TrainedModel
     from stop_core.search_index import Hit, SearchIndex
@@ -86,7 +87,9 @@ def main(config: SearchConfig) -> list[dict[str, Any]]:
         trained = config.model.found(config.output).load()
         return _tell(_nearest_texts(config, trained), config)
     index = SearchIndex(config.folder)
-    choice = config.model if config.model.is_given else ModelChoice.from_dict(index.info.model)
+    choice = config.model
+    if not choice.is_given:  # an index that was made with a GPU is searched without one too
+        choice = replace(ModelChoice.from_dict(index.info.model), gpu=choice.gpu)
     trained = choice.found(config.output).load()
     index.check(embedding_identity(trained))
     if config.texts is not None:
@@ -180,16 +183,13 @@ def _strips(index: "SearchIndex", hits: "Sequence[Hit]") -> "list[Strip]":
     return strips
 
 
-def _frames(index: "SearchIndex", videos: "Sequence[Any]") -> "list[NDArray[np.uint8] | str]":
+def _frames(index: "SearchIndex", videos: "Sequence[Video]") -> "list[NDArray[np.uint8] | str]":
     """Some frames of each video, or why there are none."""
-    from stop_core.cache import FrameCache, View
     from stop_core.decoding import DecodeProcess
     from stop_core.storage import local_file, storage_path
 
     if index.info.cache is not None:
-        cache = FrameCache(index.info.cache)
-        view = View(frames=min(_FRAMES, cache.manifest.frames))
-        return [cache.split(v.split).read([v.number], view)[0].numpy() for v in videos]
+        return _cached_frames(index.info.cache, videos)
     process = DecodeProcess(_FRAMES, _PIXELS)
     found: list[NDArray[np.uint8] | str] = []
     try:
@@ -204,6 +204,29 @@ def _frames(index: "SearchIndex", videos: "Sequence[Any]") -> "list[NDArray[np.u
     finally:
         process.close()
     return found
+
+
+def _cached_frames(where: str, videos: "Sequence[Video]") -> "list[NDArray[np.uint8] | str]":
+    """The same of a cache, in which a clip may have another number by now, or be gone."""
+    from stop_core.cache import FrameCache, View
+
+    try:
+        cache = FrameCache(where)
+        view = View(frames=min(_FRAMES, cache.manifest.frames))
+        splits = {name: cache.split(name) for name in cache.manifest.counts}
+        numbers = {
+            (name, clip): number
+            for name in {video.split for video in videos} & set(splits)
+            for number, clip in enumerate(splits[name].video_ids)
+        }
+        return [
+            splits[video.split].read([number], view)[0].numpy()
+            if (number := numbers.get((video.split, video.name))) is not None
+            else f"is no longer in {where}"
+            for video in videos
+        ]
+    except (OSError, ValueError) as problem:
+        return [f"has no frames ({problem})"] * len(videos)
 
 
 def _named(row: dict[str, Any]) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pipelines.command_line import RunError
+from pipelines.folder_lock import alone_in
 from pipelines.many_runs import room_for
 from pipelines.outbox import Courier
 from pipelines.progress import say, told
@@ -33,13 +35,13 @@ from pipelines.sweep_trials import Trial, Trials
 from pipelines.sweep_tune import Driver, Failures, NotedAsha
 from pipelines.sweep_worker import Task, run_trial
 from pipelines.tracking import TrackedRun, open_experiment, tracking_uri
-from pipelines.training_run import RESULT_VERSION, RUN_ID, alone_in
+from pipelines.training_run import RESULT_VERSION, RUN_ID
 from stop_core.cache.files import write_whole
 from stop_core.cache.manifest import Manifest
+from stop_core.experiment import ExperimentConfig
 from stop_core.kept_clip import ClipKeeper
 from stop_core.storage import StoragePath
-from sweeps.reading import build_experiment
-from sweeps.space import COSTS, MEASURES, SearchSpace, is_minimised
+from sweeps.space import COSTS, MEASURES, SearchSpace, check_possible, is_minimised
 
 # A trial of several workers only waits for them. Reserving a CPU for the waiting would starve them
 # on a small machine, and Tune refuses to reserve nothing.
@@ -109,9 +111,13 @@ class Search:
                     f"space {self.title}: objective is {objective}, but {self.cache} is for "
                     f"{task}; use one of {', '.join(MEASURES[task])}"
                 )
+
+        def fits(point: dict[str, Any]) -> None:
+            self.task.training(point, self.seed)
+
         for name, distribution in self.space.search.items():
             for value in distribution.examples():
-                self.task.training({**self.space.around, name: value}, self.seed)
+                check_possible(fits, {name: value}, self.space.around, self.space.search)
 
     @property
     def dataset(self) -> str:
@@ -236,9 +242,8 @@ class Search:
         if self.space.scheduler is None:
             return FIFOScheduler()
         epochs = self.space.search.get("epochs")
-        longest = (
-            max(epochs.examples()) if epochs else build_experiment(self.space.fixed, "").epochs
-        )
+        fixed = self.space.fixed.get("epochs", ExperimentConfig.epochs)
+        longest = max(epochs.examples()) if epochs else fixed
         return NotedAsha(driver, self.space, self.space.scheduler, int(longest))
 
     def at_once(self) -> int:

@@ -5,7 +5,6 @@ goes on from its last checkpoint, in the same MLflow run; running it again when 
 the remembered result. MLflow is told through an outbox, so that its absence ends nothing.
 """
 
-import fcntl
 import json
 import shutil
 import traceback
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pipelines.command_line import RunError
+from pipelines.folder_lock import alone_in
 from pipelines.progress import ProgressFile, say
 from pipelines.queued_run import RUN_ID as RUN_ID
 from pipelines.queued_run import QueuedRun
@@ -354,14 +354,6 @@ def _deliver_last(tracked: QueuedRun) -> None:
         )
     if refused := tracked.outbox.refused():
         say(f"the MLflow store has refused {len(refused)} records; see {refused[0].parent}")
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Waits until no other process trains in this folder; a killed one holds it no longer."""
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.command_line import RunError
+from pipelines.folder_lock import alone_in
 from pipelines.preprocessing import Progress, ShardDone, first_line, quiet
 from pipelines.video_list import Video
 from pipelines.video_options import Workers
@@ -54,12 +55,16 @@ class VideoJob:
         """
         if workers.gpus_per_worker and not self.work.model.gpu:
             raise ValueError("--gpus-per-worker reserves GPUs; give --gpu too, which uses them")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.folder):
+            return self._run(videos, workers, retry_failed)
+
+    def _run(self, videos: Sequence[Video], workers: Workers, retry_failed: bool) -> pa.Table:
         done = self.done()
         rows, failed = row_numbers(done)
         again = failed if retry_failed else set()
         pending = [video for video in videos if video not in rows or video in again]
         if pending:
-            self.folder.mkdir(parents=True, exist_ok=True)
             for leftover in self.folder.glob(".part-*.tmp"):
                 leftover.unlink(missing_ok=True)
             finished = (
@@ -74,8 +79,8 @@ class VideoJob:
         for row in finished:
             if row["error"]:
                 raise RunError(
-                    f"cannot write {row['path']}: {row['error']}. What is complete stays; mend "
-                    "this and run the same command again"
+                    f"cannot make {row['path']}: {row['error']}. What is complete stays; mend this "
+                    "and run the same command again"
                 )
             yield ShardDone(clips=row["videos"], failures=row["failures"])
 

@@ -3,8 +3,8 @@
 A video that does not decode is a row with the reason, and the rest goes on.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,8 @@ from stop_core.cache import FrameCache
 from stop_core.cache.files import appearing
 from stop_core.cache.views import View
 from stop_core.decoding import DecodeError, DecodeProcess
-from stop_core.storage import local_file, storage_path
+from stop_core.local_files import Source, local_files
+from stop_core.storage import storage_path
 
 Kind = Literal["labels", "embedding"]
 _BATCH = 16  # videos that the model is asked about together
@@ -82,8 +83,8 @@ class VideoWorker:
         """
         videos = [Video(**values) for values in row["videos"]]
         done = {"path": row["path"], "videos": len(videos), "failures": 0, "error": ""}
-        rows = self.rows(videos)
         try:
+            rows = self.rows(videos)
             with appearing(Path(row["path"])) as staging:
                 table = pa.Table.from_pylist(rows, schema=SCHEMAS[self.work.kind])
                 pq.write_table(table, staging)
@@ -136,21 +137,14 @@ class VideoWorker:
                 clip = self.cache.split(video.split).read([video.number], view)[0]
                 yield video, clip.numpy()
             return
-        with ExitStack() as copies:
-            sources = [_local(video, copies) for video in videos]
-            there = [source for source in sources if isinstance(source, Path)]
-            results = self.decoder.decode(there)
-            for video, source in zip(videos, sources, strict=True):
-                if isinstance(source, str):
-                    yield video, source
-                    continue
-                result = next(results)
-                yield video, str(result) if isinstance(result, DecodeError) else result.frames
-
-
-def _local(video: Video, copies: ExitStack) -> Path | str:
-    """A local file of a video, or why there is none."""
-    try:
-        return copies.enter_context(local_file(storage_path(video.name)))
-    except OSError as problem:
-        return f"cannot be fetched: {problem}"
+        sources: deque[Source] = deque()
+        paths = (storage_path(video.name) for video in videos)
+        for video, result in zip(
+            videos, self.decoder.decode(local_files(paths, sources)), strict=True
+        ):
+            source = sources.popleft()
+            source.closing.close()  # it is decoded
+            if source.problem or isinstance(result, DecodeError):
+                yield video, source.problem or str(result)
+            else:
+                yield video, result.frames

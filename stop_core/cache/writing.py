@@ -4,7 +4,6 @@ import atexit
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -29,6 +28,7 @@ from stop_core.cache.shards import Failure, ShardPlan, ShardRecord
 from stop_core.datasets import Clip
 from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess
 from stop_core.decoding.process import DECODE_TIMEOUT
+from stop_core.local_files import Source, local_files
 from stop_core.storage import StoragePath, local_file
 
 
@@ -128,8 +128,8 @@ def _all_rows(
     row = next(kept, None)
     old = {clip.video_id for clip in plan.clips} - set(attempts) if row is not None else set()
     wanted = [c.path for c in plan.clips if c.video_id not in old and c.path in found]
-    sources: deque[_Source] = deque()
-    results = decoder.decode(_local_files((data_root / path for path in wanted), sources))
+    sources: deque[Source] = deque()
+    results = decoder.decode(local_files((data_root / path for path in wanted), sources))
     for clip in plan.clips:
         if row is not None and row.small["video_id"] == clip.video_id:
             yield row
@@ -151,33 +151,6 @@ def _all_rows(
             failures.append(_failure(clip, "decode", reason, tried))
             continue
         yield _Row(_small_columns(clip, result, digest), result.frames)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A clip as a local file, which goes when `closing` is closed if it is a copy."""
-
-    file: Path
-    closing: ExitStack
-    problem: str = ""
-    """Why there is no copy."""
-
-
-def _local_files(paths: Iterator[StoragePath], sources: deque[_Source]) -> Iterator[Path]:
-    """Yields local files with the bytes of `paths`, fetched as they are asked for.
-
-    Raises:
-        OSError: if an object store does not answer, which says nothing of the clip.
-    """
-    for path in paths:
-        closing = ExitStack()
-        try:
-            source = _Source(closing.enter_context(local_file(path)), closing)
-        except OSError as error:
-            path.exists()  # raises if nothing can be had from the store
-            source = _Source(Path(path.name), closing, f"cannot be fetched: {error}")
-        sources.append(source)
-        yield source.file
 
 
 def _read_rows(path: StoragePath) -> Iterator[_Row]:

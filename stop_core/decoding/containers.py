@@ -1,6 +1,7 @@
 """What a container's own header says of a video file, read before any decoder opens it."""
 
 import struct
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,18 +67,40 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
         if length < 8:  # zero means "up to the end of the file"; the rest is not a box
             return size
         if header[4:8] == b"moov" and length <= _LONGEST_MOOV:
-            _refuse_absurd_tracks(header + file.read(length - len(header)))
+            _refuse_absurd_pictures(header + file.read(length - len(header)))
         position += length
     return position
 
 
-def _refuse_absurd_tracks(moov: bytes) -> None:
-    at = moov.find(b"stsd")
-    while at >= 0:
-        if len(moov) >= at + 48:
-            # Of a sound, the height is the fraction of the sampling rate, which is zero.
-            refuse_absurd(*struct.unpack_from(">HH", moov, at + 44))
-        at = moov.find(b"stsd", at + 1)
+def _refuse_absurd_pictures(moov: bytes) -> None:
+    """Looks at the tracks of pictures; an entry of text, sound or data has other things there."""
+    for media in _inside([moov], b"moov", b"trak", b"mdia"):
+        if not any(handler[16:20] == b"vide" for handler in _inside([media], b"mdia", b"hdlr")):
+            continue
+        for table in _inside([media], b"mdia", b"minf", b"stbl", b"stsd"):
+            if len(table) >= 52:
+                refuse_absurd(*struct.unpack_from(">HH", table, 48))
+
+
+def _inside(boxes: Iterable[bytes], outer: bytes, *names: bytes) -> Iterator[bytes]:
+    """Yields the boxes, whole, that are reached from `outer` boxes through boxes of these names."""
+    for box in boxes:
+        if box[4:8] != outer:
+            continue
+        if names:
+            yield from _inside(_children(box), *names)
+        else:
+            yield box
+
+
+def _children(box: bytes) -> Iterator[bytes]:
+    at = 16 if box[:4] == b"\0\0\0\1" else 8
+    while at + 8 <= len(box):
+        length = int(struct.unpack_from(">I", box, at)[0])
+        if length < 8:  # nothing that a box of the header can be
+            return
+        yield box[at : at + length]
+        at += length
 
 
 def _end_of_segment(head: bytes) -> int:

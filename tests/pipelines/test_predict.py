@@ -1,7 +1,10 @@
 """Laws of prediction: it is the evaluation, a bad file is a row, and a kill loses nothing."""
 
+import errno
 import json
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 
 from pipelines import video_job
 from pipelines.command_line import RunError
+from pipelines.folder_lock import alone_in
 from pipelines.model_choice import ModelChoice
 from pipelines.predict import PredictConfig, main
 from pipelines.video_job import VideoJob, as_many_as_fit
@@ -20,6 +24,7 @@ from pipelines.video_worker import VideoWorker, Work
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, write_shard
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.model_folder import TrainedModel
+from stop_core.storage import RemotePath
 from tests.conftest import WriteVideo
 
 
@@ -170,6 +175,59 @@ def test_gpus_that_nobody_would_use_are_refused(work: Work, tmp_path: Path) -> N
         VideoJob(tmp_path, work).run([], Workers(gpus_per_worker=1))
 
 
+@pytest.mark.usefixtures("decoded_here")
+def test_videos_of_a_store_are_fetched_one_by_one_and_its_failures_are_not_theirs(
+    videos: Path, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together: list[int] = []
+    here: set[Path] = set()
+
+    def download(self: RemotePath, local: Path) -> None:
+        here.add(local)
+        together.append(sum(path.exists() for path in here))
+        if self.name == "gone.mp4":
+            raise FileNotFoundError("no such object")
+        if self.name == "full.mp4":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if self.name == "silent.mp4":
+            raise OSError("NETWORK_CONNECTION")
+        shutil.copyfile(videos / "class0" / "v0.mp4", local)
+
+    def exists(self: RemotePath) -> bool:
+        if self.name == "silent.mp4":
+            raise OSError("NETWORK_CONNECTION")
+        return self.name != "gone.mp4"
+
+    monkeypatch.setattr(RemotePath, "download", download)
+    monkeypatch.setattr(RemotePath, "exists", exists)
+    names = ["a.mp4", "gone.mp4", *(f"{number}.mp4" for number in range(5))]
+    job = VideoJob(tmp_path / "parts", work)
+    rows = job.run([Video(f"s3://bucket/{name}") for name in names], Workers(0)).to_pylist()
+    assert ["gone" in row["video"] for row in rows] == [row["error"] is not None for row in rows]
+    assert max(together) <= 2  # of one that is decoded, and of the next
+    for name, reason in (("full.mp4", "No space"), ("silent.mp4", "NETWORK_CONNECTION")):
+        with pytest.raises(RunError, match=reason):
+            job.run([Video(f"s3://bucket/{name}")], Workers(0))
+    assert not any("full" in name or "silent" in name for name in job.done()["video"].to_pylist())
+
+
+@pytest.mark.usefixtures("decoded_here")
+def test_a_second_command_of_the_same_job_waits_for_the_first(
+    videos: Path, work: Work, tmp_path: Path, seen: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, every = VideoJob(tmp_path / "parts", work), list_videos([str(videos / "class1")])
+    job.folder.mkdir()
+    writing = job.folder / ".part-of-the-first.tmp"
+    writing.touch()
+    with ThreadPoolExecutor() as pool:
+        with alone_in(job.folder):
+            second = pool.submit(job.run, every, Workers(0))
+            while "waiting" not in capsys.readouterr().err:
+                assert not second.done()
+            assert writing.exists()
+        assert len(second.result(60)) == len(seen) == 2
+
+
 def _check_alike(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
     """The same rows; a batch of other videos may round otherwise."""
     for one, other in zip(some, others, strict=True):
@@ -246,6 +304,21 @@ def test_no_model_and_no_classes_are_told_what_to_do(videos: Path, tmp_path: Pat
         main(_config(videos, tmp_path))
     with pytest.raises(RunError, match="--labels"):
         main(_config(videos, tmp_path, model=ModelChoice(tower="tiny")))
+
+
+def test_files_that_a_choice_names_are_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights.pt").touch()
+    (tmp_path / "sentences.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    of_files = ModelChoice(
+        tower="tiny", pretrained="weights.pt", labels=("a",), templates=("sentences.yaml",)
+    ).found(tmp_path)
+    assert of_files.pretrained == str(tmp_path / "weights.pt")
+    assert of_files.templates == (str(tmp_path / "sentences.yaml"),)
+    named = ModelChoice(tower="tiny", pretrained="openai", labels=("a",), templates=("a {}",))
+    assert named.found(tmp_path) == named
 
 
 def test_a_choice_comes_back_from_json(model_folder: Path, tmp_path: Path) -> None:

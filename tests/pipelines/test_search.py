@@ -2,23 +2,28 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines import search
 from pipelines.command_line import RunError
 from pipelines.index import IndexConfig
 from pipelines.index import main as make_index
 from pipelines.model_choice import ModelChoice
 from pipelines.search import SearchConfig, main
+from pipelines.video_list import Video
 from pipelines.video_options import Workers
 from stop_core.cache import CacheConfig, CacheJob, write_shard
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.model_folder import TrainedModel
-from stop_core.search_index import SearchIndex
+from stop_core.search_index import SearchIndex, write_index
 from tests.conftest import WriteVideo
 
 pytestmark = pytest.mark.usefixtures("decoded_here")
@@ -38,6 +43,18 @@ def _index(tmp_path: Path, model: Path, name: str = "index", **options: Any) -> 
     make_index(
         IndexConfig(index=folder, model=choice, workers=Workers(0), output=tmp_path, **options)
     )
+    return folder
+
+
+def _cache(videos: Path, folder: Path, frames: int, size: int) -> Path:
+    """All clips for training."""
+    dataset = DATASETS["folder"]
+    selection = select_clips(dataset.read(videos, 1))
+    config = CacheConfig.of(dataset, selection, fold=1, frames=frames, size=size)
+    job = CacheJob.open(folder, config, selection.clips)
+    for plan in job.plans:
+        write_shard(plan, config, videos, job.cache)
+    job.finish()
     return folder
 
 
@@ -76,14 +93,8 @@ def test_an_index_of_a_cache_has_the_vectors_of_an_index_of_its_files(
 ) -> None:
     (videos / "a/broken.mp4").unlink()
     how = TrainedModel.load(model_folder).preprocessing
-    dataset = DATASETS["folder"]
-    selection = select_clips(dataset.read(videos, 1))
-    config = CacheConfig.of(dataset, selection, fold=1, frames=how.frames, size=how.size)
-    job = CacheJob.open(tmp_path / "cache", config, selection.clips)
-    for plan in job.plans:
-        write_shard(plan, config, videos, job.cache)
-    job.finish()
-    of_cache = SearchIndex(_index(tmp_path, model_folder, "one", cache=str(job.cache)))
+    cache = _cache(videos, tmp_path / "cache", how.frames, how.size)
+    of_cache = SearchIndex(_index(tmp_path, model_folder, "one", cache=str(cache)))
     of_files = SearchIndex(_index(tmp_path, model_folder, "two", videos=(str(videos),)))
     by_name = {
         str(Path(video["video"]).relative_to(videos)): vector
@@ -93,6 +104,48 @@ def test_an_index_of_a_cache_has_the_vectors_of_an_index_of_its_files(
         np.testing.assert_allclose(vector, by_name[video["video"]], atol=1e-6)
     found = main(SearchConfig(text="a", index=of_cache.folder, output=tmp_path, top=2))
     assert len(found) == 2
+
+
+def test_frames_are_those_of_the_clip_though_its_cache_has_changed(
+    videos: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    (videos / "a/broken.mp4").unlink()
+    how = TrainedModel.load(model_folder).preprocessing
+    cache = _cache(videos, tmp_path / "cache", how.frames, how.size)
+    index = SearchIndex(_index(tmp_path, model_folder, cache=str(cache)))
+    listed = [Video(**search._named(row)) for row in index.videos]
+    before = {v.name: f for v, f in zip(listed, search._frames(index, listed), strict=True)}
+    shutil.rmtree(cache)
+    (videos / "a/v1.mp4").unlink()
+    _cache(videos, cache, how.frames, how.size)
+    for video, found in zip(listed, search._frames(index, listed), strict=True):
+        if video.name.endswith("v1.mp4"):
+            assert "no longer" in str(found)
+        else:
+            np.testing.assert_array_equal(found, before[video.name])
+    shutil.rmtree(cache)
+    assert len(main(SearchConfig(text="a", index=index.folder, output=tmp_path))) == 4
+
+
+def test_an_index_that_was_made_with_a_gpu_is_searched_where_the_command_says(
+    videos: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _index(tmp_path, model_folder, videos=(str(videos),))
+    index = SearchIndex(folder)
+    rows = pq.read_table(folder / "embeddings.parquet")
+    rows = rows.append_column("error", pa.nulls(len(rows), pa.string()))
+    write_index(folder, rows, replace(index.info, model=index.info.model | {"gpu": True}))
+    asked: list[bool] = []
+    load = ModelChoice.load
+
+    def noted(self: ModelChoice) -> TrainedModel:
+        asked.append(self.gpu)
+        return load(replace(self, gpu=False))
+
+    monkeypatch.setattr(ModelChoice, "load", noted)
+    main(SearchConfig(text="a", index=folder, output=tmp_path))
+    main(SearchConfig(text="a", index=folder, output=tmp_path, model=ModelChoice(gpu=True)))
+    assert asked == [False, True]
 
 
 def test_a_query_of_another_model_is_refused(

@@ -1,6 +1,7 @@
 """A sweep tries what its space says, never sees the test split, and is not run twice."""
 
 import shlex
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +139,20 @@ def test_the_command_that_is_told_gives_the_same_options(words: str) -> None:
     config = parse(SweepConfig, shlex.split(words))
     asked = replace(config, trials=7, confirm=2, retry_failed=True)
     assert parse(SweepConfig, shlex.split(asked.command())[2:]) == config
+
+
+@pytest.mark.parametrize(("frames", "fits"), [((3, 4), True), ((7, 8), False)])
+def test_a_setting_is_checked_against_the_cache_beside_the_one_that_it_needs(
+    frames: tuple[int, ...], fits: bool, tmp_path: Path
+) -> None:
+    config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0", "recognition")
+    manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1, "val": 1}, 0, "", ())
+    write_json(tmp_path / "manifest.json", manifest.to_dict())
+    searched = {"frames": Distribution(frames), "segment_jitter": Distribution((False, True))}
+    space = SearchSpace(("val/top1",), {}, searched)
+    search = Search(space, "mine", 1, 0, tmp_path, tmp_path / "out", Resources())
+    with nullcontext() if fits else pytest.raises(ValueError, match="7 frames of a clip"):
+        search.check()
 
 
 def test_trials_that_share_a_gpu_reserve_their_part_of_it(tmp_path: Path) -> None:

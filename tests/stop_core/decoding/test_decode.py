@@ -16,6 +16,7 @@ from stop_core.decoding import (
     DecodedClip,
     DecodeError,
     clip_crop,
+    containers,
     decode,
     decode_clip,
     segment_midpoints,
@@ -225,6 +226,25 @@ def test_absurd_dimensions_are_refused_before_decoding(
         decode_clip(huge_video, 1, 32)
     with pytest.raises(DecodeError, match="absurd dimensions: 60000 x 60000"):
         decode_clip(avi, 1, 32)
+
+
+def test_a_track_of_text_has_no_dimensions(tmp_path: Path, write_video: WriteVideo) -> None:
+    """Its description has names where that of pictures has width and height."""
+    path = write_video(tmp_path / "phone.mp4")
+    at = (data := path.read_bytes()).index(b"moov")
+    text = b"motion photo metadata, application/octet-stream of one kind or other"
+    handler = _box(b"hdlr", bytes(8), b"meta", bytes(13))
+    for kind in (b"mett", b"stpp"):
+        table = _box(b"stsd", bytes(7), b"\1", _box(kind, bytes(7), b"\1", text))
+        media = _box(b"mdia", handler, _box(b"minf", _box(b"stbl", table)))
+        moov = data[at + 4 :] + _box(b"trak", media)  # it is the last box
+        path.write_bytes(data[: at - 4] + _box(b"moov", moov))
+        assert containers.inspect(path) == (0, None)
+
+
+def _box(name: bytes, *content: bytes) -> bytes:
+    inside = b"".join(content)
+    return struct.pack(">I", 8 + len(inside)) + name + inside
 
 
 def test_a_stream_that_is_larger_than_its_container_says_is_refused(

@@ -1,0 +1,20 @@
+"""One process at a time in a folder of results."""
+
+import fcntl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process works in this folder; a killed one holds it no longer."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Not where the rows of a prediction go.
+            print(f"another process works in {folder}; waiting until it ends", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
