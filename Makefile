@@ -25,7 +25,7 @@ demo: $(READY) ## Compare STOP with its baselines on the embedded data: a table 
 	$(BIN)/python pipelines/benchmark.py
 
 test: $(READY) ## Run all tests that this machine can
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 chaos: $(READY) ## Kill parts of everything at random moments, 100 times, and compare the ends
 	$(BIN)/python tests/pipelines/chaos_all.py --kills 100
