@@ -73,9 +73,9 @@ class Trials:
         files = sorted(self.folder.glob("trial-*.json"))
         self.all = [Trial(**json.loads(path.read_text())) for path in files]
 
-    def add(self, drawn: dict[str, Any], seed: int) -> Trial:
+    def add(self, drawn: dict[str, Any], seed: int, run: str = "") -> Trial:
         """Takes down a new trial, before it starts."""
-        trial = Trial(len(self.all), drawn, seed)
+        trial = Trial(len(self.all), drawn, seed, run=run)
         self.all.append(trial)
         self.save(trial)
         return trial

@@ -126,7 +126,7 @@ def test_more_trials_are_the_same_sweep_and_other_settings_are_another(tmp_path:
 def test_a_setting_is_checked_against_the_cache_beside_the_one_that_it_needs(
     frames: tuple[int, ...], fits: bool, tmp_path: Path
 ) -> None:
-    config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0", "recognition")
+    config = CacheConfig("d", 1, 6, 32, None, (), ("train", "val"), (), "0", "recognition")
     manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1, "val": 1}, 0, "", ())
     write_json(tmp_path / "manifest.json", manifest.to_dict())
     searched = {"frames": Distribution(frames), "segment_jitter": Distribution((False, True))}

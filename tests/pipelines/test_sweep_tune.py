@@ -150,6 +150,30 @@ def test_settings_that_do_not_fit_fail_before_they_start(
     assert driver.trials.all[0].reason == "alpha does not fit"
 
 
+@pytest.mark.parametrize(("alpha", "number"), [(0.5, 0), (0.01, 1)])
+def test_a_trial_has_its_run_from_the_first_write_on_or_gets_it(
+    tmp_path: Path, alpha: float, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, written = _driver(tmp_path), []
+    driver.plan = [({"alpha": alpha}, 0), ({"alpha": 0.6}, 0)]
+
+    def killed(trial: Trial) -> None:
+        written.append(replace(trial))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver.trials, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        driver.suggest("a")
+    assert written[0].run == ("run-0.5" if number == 0 else "")
+    Trials(tmp_path).save(replace(written[0], run=""))  # as earlier versions left it
+    again = _driver(tmp_path)
+    again.plan = driver.plan
+    assert again.suggest("b")["number"] == number  # type: ignore[index]
+    trials = Trials(tmp_path).all
+    assert trials[number].run == f"run-{(0.5, 0.6)[number]}"
+    assert [one.state for one in trials[:number]] == ["failed"] * number
+
+
 def test_an_interrupted_trial_has_not_ended(tmp_path: Path) -> None:
     driver = _driver(tmp_path)
     driver.suggest("a")
