@@ -1,6 +1,5 @@
 """Searches the settings of STOP with Ray Tune; every trial is a training of the same code."""
 
-import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ if __package__ in (None, ""):  # run as a file: the checkout is not on the path 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.cache_lookup import find_cache
-from pipelines.command_line import parse, run
+from pipelines.command_line import parse, run, spell_out
 from pipelines.output import default_output
 from pipelines.progress import say
 from pipelines.queued_run import deliver_waiting
@@ -75,11 +74,10 @@ class SweepConfig:
             raise ValueError("give trials_per_gpu or gpus_per_worker, not both")
 
     def command(self) -> str:
-        """The command line of this sweep, to go on with it."""
-        words = ["python pipelines/sweep.py", "--space", shlex.quote(str(self.space))]
-        words += ["--cache", shlex.quote(self.cache)] if self.cache else []
-        words += ["--output", shlex.quote(str(self.output)), "--seed", str(self.seed)]
-        return " ".join(words)
+        """The command line of this sweep, to go on with it in the same way."""
+        asked = ("trials", "dry_run", "confirm", "retry_failed")  # of this run of it alone
+        words = spell_out(self, always=("space", "output", "seed"), never=asked)
+        return " ".join(["python pipelines/sweep.py", *words])
 
     def shared_resources(self) -> Resources:
         """Those of a trial, with its part of a GPU."""

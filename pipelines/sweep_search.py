@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -37,10 +38,10 @@ from pipelines.tracking import TrackedRun, open_experiment, tracking_uri
 from pipelines.training_run import RESULT_VERSION, RUN_ID
 from stop_core.cache.files import write_whole
 from stop_core.cache.manifest import Manifest
+from stop_core.experiment import ExperimentConfig
 from stop_core.kept_clip import ClipKeeper
 from stop_core.storage import StoragePath
-from sweeps.reading import build_experiment
-from sweeps.space import COSTS, MEASURES, SearchSpace, is_minimised
+from sweeps.space import COSTS, MEASURES, SearchSpace, check_possible, is_minimised
 
 # A trial of several workers only waits for them. Reserving a CPU for the waiting would starve them
 # on a small machine, and Tune refuses to reserve nothing.
@@ -110,9 +111,13 @@ class Search:
                     f"space {self.title}: objective is {objective}, but {self.cache} is for "
                     f"{task}; use one of {', '.join(MEASURES[task])}"
                 )
+
+        def fits(point: dict[str, Any]) -> None:
+            self.task.training(point, self.seed)
+
         for name, distribution in self.space.search.items():
             for value in distribution.examples():
-                self.task.training({**self.space.around, name: value}, self.seed)
+                check_possible(fits, {name: value}, self.space.around, self.space.search)
 
     @property
     def dataset(self) -> str:
@@ -237,9 +242,8 @@ class Search:
         if self.space.scheduler is None:
             return FIFOScheduler()
         epochs = self.space.search.get("epochs")
-        longest = (
-            max(epochs.examples()) if epochs else build_experiment(self.space.fixed, "").epochs
-        )
+        fixed = self.space.fixed.get("epochs", ExperimentConfig.epochs)
+        longest = max(epochs.examples()) if epochs else fixed
         return NotedAsha(driver, self.space, self.space.scheduler, int(longest))
 
     def at_once(self) -> int:

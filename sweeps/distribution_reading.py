@@ -4,7 +4,7 @@ Tune leaves out the upper end of a randint, Optuna keeps it; here both ends are 
 """
 
 import math
-from typing import Any, get_args, get_origin
+from typing import Any, get_args
 
 from sweeps.document import Document, Where
 from sweeps.reading import FIELDS, closest, field_type, typed
@@ -51,17 +51,50 @@ def read_distribution(
 def read_value(document: Document, name: str, value: Any, where: Where) -> Any:
     """The value as the setting's type; refuses an unknown setting, and the seed.
 
+    A single text of a setting that holds texts stays a text, as Optuna wants it.
+
     Raises:
         ValueError: which names file and line.
     """
     _check_name(document, name, where)
     try:
-        return typed(name, value)
+        right = typed(name, value)
     except ValueError as problem:
         raise document.error(where, str(problem)) from None
+    return right[0] if isinstance(right, tuple) and len(right) == 1 else right
 
 
-def read_number(document: Document, value: Any, where: Where, what: str) -> float | None:
+def read_bounds(document: Document, name: str, where: Where) -> tuple[float | None, float | None]:
+    """Reads `{above: number, below: number}`, of which one may be left out.
+
+    Raises:
+        ValueError: if it is something else or the setting is no number; names file and line.
+    """
+    _check_name(document, name, where)
+    given = document.mapping(where, {"above", "below"})
+    if not _is_number(name):
+        raise document.error(
+            where, f"{name} is no number, so nothing is above or below it; give its values instead"
+        )
+    above, below = (
+        _read_number(document, given.get(key), where, key) for key in ("above", "below")
+    )
+    if above is None and below is None:
+        raise document.error(where, f"give a number that {name} must be above or below")
+    return above, below
+
+
+def _is_number(name: str) -> bool:
+    kinds = _kinds(name)
+    return float in kinds or int in kinds
+
+
+def _kinds(name: str) -> tuple[Any, ...]:
+    """Of `int | None`, both."""
+    return get_args(field_type(name)) or (field_type(name),)
+
+
+def _read_number(document: Document, value: Any, where: Where, what: str) -> float | None:
     """A finite number, or None for None; YAML takes 1e-3 for a text.
 
     Raises:
@@ -91,11 +124,9 @@ def _read_list(document: Document, name: str, kind: str, where: Where) -> tuple[
         raise document.error(where, f"{kind} needs a list of values, got {values!r}")
     if not all(isinstance(value, _SIMPLE) for value in values):
         raise document.error(where, f"{kind} needs texts or numbers, got {values!r}")
-    if get_origin(field_type(name)) is not tuple:  # of texts, and a text stands for one of one
-        values = [
-            read_value(document, name, value, (*where, number))
-            for number, value in enumerate(values)
-        ]
+    values = [
+        read_value(document, name, value, (*where, number)) for number, value in enumerate(values)
+    ]
     if len(set(values)) < len(values):
         raise document.error(where, f"{kind} has a value twice: {values!r}")
     return tuple(values)
@@ -112,10 +143,9 @@ def _read_range(document: Document, name: str, kind: str, where: Where) -> Distr
             raise document.error(where, f"{kind} needs [{', '.join(names)}], got {given!r}")
         numbers = dict(zip(names, given, strict=True))
         is_log, is_whole = kind.startswith("log"), "randint" in kind
-    kinds = get_args(field_type(name)) or (field_type(name),)
-    if float not in kinds and int not in kinds:
+    if not _is_number(name):
         raise document.error(where, f"{name} is no number; draw it by choice")
-    if float not in kinds and not is_whole:
+    if float not in _kinds(name) and not is_whole:
         raise document.error(
             where, f"{name} is a whole number; draw it by randint, lograndint or choice"
         )
@@ -138,7 +168,7 @@ def _read_bound(
     document: Document, value: Any, where: Where, what: str, is_whole: bool
 ) -> float | None:
     if not is_whole or value is None:
-        return read_number(document, value, where, what)
+        return _read_number(document, value, where, what)
     if not isinstance(value, int) or isinstance(value, bool):
         raise document.error(where, f"{what} must be a whole number, got {value!r}")
     return value

@@ -1,7 +1,7 @@
 """A search space: what is fixed, what is drawn and how, and what is to be made best."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -45,6 +45,8 @@ class Condition:
         value = settings[self.setting]
         if self.values:
             return value in self.values
+        if not isinstance(value, int | float):  # depth and frames may be empty
+            return False
         return (self.above is None or value > self.above) and (
             self.below is None or value < self.below
         )
@@ -93,6 +95,43 @@ class Distribution:
         count = int((self.high - self.low) / self.step + 1e-9) + 1
         kind = int if self.is_whole else float
         return tuple(kind(self.low + number * self.step) for number in range(count))
+
+
+def check_possible(
+    build: Callable[[dict[str, Any]], object],
+    point: Mapping[str, Any],
+    around: Mapping[str, Any],
+    search: Mapping[str, Distribution],
+) -> None:
+    """Refuses a point from which no trial can come.
+
+    A setting may need another: segment_jitter needs frames. So where the others are drawn, the
+    point is tried with their defaults first, and then beside each value of each other setting.
+
+    Args:
+        build: raises a ValueError for settings that do not hold together.
+        point: settings of a trial by name.
+        around: what the others are, if they are not drawn.
+        search: what is searched.
+
+    Raises:
+        ValueError: what `build` says of the point beside the defaults.
+    """
+    try:
+        build({**around, **point})
+    except ValueError:
+        others = [name for name in search if name not in point and not around]
+        beside = ({**point, name: value} for name in others for value in search[name].examples())
+        if not any(_builds(build, one) for one in beside):
+            raise
+
+
+def _builds(build: Callable[[dict[str, Any]], object], point: dict[str, Any]) -> bool:
+    try:
+        build(point)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

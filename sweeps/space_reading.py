@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from sweeps.distribution_reading import read_distribution, read_number, read_value
+from sweeps.distribution_reading import read_bounds, read_distribution, read_value
 from sweeps.document import Document, Where
 from sweeps.reading import FOLDER, build_experiment, closest
 from sweeps.space import (
@@ -19,6 +19,7 @@ from sweeps.space import (
     Condition,
     Distribution,
     SearchSpace,
+    check_possible,
 )
 
 _KEYS = {
@@ -53,7 +54,8 @@ class _Reader:
     def space(self) -> SearchSpace:
         """All of it, checked."""
         around = self._settings(("around",))
-        search = self._search({**self.fixed, **around})
+        search = self._search()
+        self._check_values(around, search)
         space = SearchSpace(
             objectives=self._objectives(),
             fixed=self.fixed,
@@ -149,23 +151,53 @@ class _Reader:
         return value
 
     def _settings(self, where: Where) -> dict[str, Any]:
-        """Settings by name, that hold together."""
-        values = {
+        """Settings by name."""
+        return {
             name: read_value(self.document, name, value, (*where, name))
             for name, value in self.document.mapping(where).items()
         }
-        for name, value in values.items():
-            self._build({name: value}, (*where, name))
-        self._build(values, where)
-        return values
 
-    def _build(self, values: dict[str, Any], where: Where) -> None:
+    def _build(self, point: dict[str, Any]) -> None:
         try:
-            build_experiment(values, "")
+            build_experiment({**self.fixed, **point}, "")
         except ValueError as problem:
-            raise self.document.error(where, str(problem).removeprefix(": ")) from problem
+            raise ValueError(str(problem).removeprefix(": ")) from problem
 
-    def _search(self, held: dict[str, Any]) -> dict[str, Distribution]:
+    def _check_values(self, around: dict[str, Any], search: dict[str, Distribution]) -> None:
+        """What is held must hold together, and a trial must be possible with every value."""
+        try:
+            check_possible(self._build, {}, around, search)
+        except ValueError as problem:
+            where = self._to_blame(around, f": {problem}")
+            raise self.document.error(where, str(problem)) from problem
+        for name, distribution in search.items():
+            for value in distribution.examples():
+                self._check_point({name: value}, around, search, ("search", name))
+
+    def _check_point(
+        self,
+        point: dict[str, Any],
+        around: dict[str, Any],
+        search: dict[str, Distribution],
+        where: Where,
+    ) -> None:
+        try:
+            check_possible(self._build, point, around, search)
+        except ValueError as problem:
+            raise self.document.error(where, str(problem)) from problem
+
+    def _to_blame(self, around: dict[str, Any], message: str) -> Where:
+        """The setting that is refused in the same words by itself, or else all of them."""
+        for part, values in (("fixed", self.fixed), ("around", around)):
+            for name, value in values.items():
+                try:
+                    build_experiment({name: value}, "")
+                except ValueError as problem:
+                    if str(problem) == message:
+                        return part, name
+        return ("around",) if around else ("fixed",)
+
+    def _search(self) -> dict[str, Distribution]:
         given = self.document.mapping(("search",))
         if not given:
             raise self.document.error(("search",), "search is empty; give a distribution or more")
@@ -176,8 +208,6 @@ class _Reader:
                 raise self.document.error(where, f"{name} is both fixed and searched; keep one")
             drawn = read_distribution(self.document, name, where, self.algorithm)
             found[name] = replace(drawn, when=self._conditions((*where, "when"), name))
-            for value in found[name].examples():
-                self._build({**held, name: value}, where)
         return self._parents_first(found)
 
     def _conditions(self, where: Where, name: str) -> tuple[Condition, ...]:
@@ -196,11 +226,8 @@ class _Reader:
             )
         value = self.document.at(inner)
         if isinstance(value, dict):
-            self.document.mapping(inner, {"above", "below"})
-            bounds = [
-                read_number(self.document, value.get(key), inner, key) for key in ("above", "below")
-            ]
-            return Condition(other, above=bounds[0], below=bounds[1])
+            above, below = read_bounds(self.document, other, inner)
+            return Condition(other, above=above, below=below)
         values = value if isinstance(value, list) else [value]
         return Condition(
             other, tuple(read_value(self.document, other, one, inner) for one in values)
@@ -274,7 +301,7 @@ class _Reader:
                 raise self.document.error(
                     (*where, name), f"{name} is {value!r}, which `search` cannot draw"
                 )
-        self._build({**self.fixed, **point}, where)
+        self._check_point(point, {}, search, where)
         return point
 
     def _check_around(self, space: SearchSpace) -> None:
@@ -301,10 +328,10 @@ class _Reader:
         """Every point that is certain must be a valid experiment."""
         for point in space.points():
             shown = ", ".join(f"{name} {value}" for name, value in point.items())
+            drawn = {} if space.algorithm in ("grid", "one-at-a-time") else space.search
             try:
-                build_experiment(space.complete(point), "")
+                check_possible(self._build, point, {}, drawn)
             except ValueError as problem:
-                text = str(problem).removeprefix(": ")
                 raise self.document.error(
-                    ("search",), f"the point {shown}: {text}; leave it out with `when`"
+                    ("search",), f"the point {shown}: {problem}; leave it out with `when`"
                 ) from problem

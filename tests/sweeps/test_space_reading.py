@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.sweep_draw import draw
 from sweeps.reading import FOLDER, build_experiment
 from sweeps.space import COSTS, MEASURES, SearchSpace
 from sweeps.space_reading import read_space
@@ -140,6 +141,7 @@ def test_several_objectives_make_a_front_of_accuracy_and_cost(tmp_path: Path) ->
 
 
 ONE = "search: {n_s: {choice: [1]}}"
+OTHER = "search: {alpha: {choice: [0.5]}}"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ ONE = "search: {n_s: {choice: [1]}}"
         ("search:\n  share: {choice: ['false']}", 2, "share must be bool"),
         ("search:\n  seed: {choice: [1, 2]}", 2, "--seed"),
         (f"fixed:\n  n_s: 1\n  epochs: 2.5\n{ONE}", 3, "epochs must be int"),
-        (f"fixed:\n  eta: 0\n  n_s: 0\n{ONE}", 1, "no prompt to train"),
+        (f"fixed:\n  eta: 0\n  n_s: 0\n{OTHER}", 1, "no prompt to train"),
         (f"{ONE}\nobjective: val/topp1", 2, "val/top1"),
         (f"{ONE}\nobjective: test/top1", 2, "validation"),
         (f"{ONE}\nobjective: [val/top1, test/top1]", 2, "validation"),
@@ -191,6 +193,19 @@ ONE = "search: {n_s: {choice: [1]}}"
         ("algorithm: grid\nsearch:\n  n_s: {grid: [0]}\n  eta: {grid: [0]}", 2, "n_s 0, eta 0"),
         ("search:\n  n_s: {choice: [1]}\n  n_s: {choice: [2]}", 3, "stands on line 2"),
         ("search:\n  n_s: [1, 2", 2, "not YAML"),
+        (f"fixed:\n  n_s: 1\n  segment_jitter: true\n{OTHER}", 3, "segment_jitter needs frames"),
+        ("search:\n  n_s: {choice: [1]}\n  segment_jitter: {choice: [true]}", 3, "needs frames"),
+        (
+            "search:\n  method: {choice: [stop]}\n  n_s: {choice: [1], when: {method: {above: 0}}}",
+            3,
+            "method is no number",
+        ),
+        (
+            "search:\n  n_s: {choice: [1], when: {eta: {}}}\n  eta: {choice: [1]}",
+            2,
+            "give a number",
+        ),
+        ("search:\n  n_s: {choice: [1], when: {etta: {above: 0}}}\n  etta: {}", 2, "did you mean"),
         ("- a list", 1, "must be"),
     ],
 )
@@ -200,6 +215,65 @@ def test_a_wrong_space_is_refused_with_file_line_and_remedy(
     with pytest.raises(ValueError, match=told) as caught:
         _read(tmp_path, text)
     assert str(caught.value).startswith(f"{tmp_path / 'space.yaml'}, line {line}: ")
+
+
+@pytest.mark.parametrize(
+    ("fixed", "search"),
+    [
+        ("frames: 8, segment_jitter: true", "n_s: {choice: [1, 2]}"),
+        ("frames: 8", "segment_jitter: {choice: [false, true]}"),
+        ("segment_jitter: true", "frames: {choice: [4, 8]}\n  n_s: {choice: [1]}"),
+        ("n_s: 1", "frames: {choice: [4, 8]}\n  segment_jitter: {choice: [false, true]}"),
+        ("n_s: 0", "eta: {choice: [0.0, 4.0]}\n  method: {choice: [stop, vpt-deep]}"),
+    ],
+)
+def test_a_setting_may_need_another_wherever_that_one_stands(
+    tmp_path: Path, fixed: str, search: str
+) -> None:
+    space = _read(tmp_path, f"fixed: {{{fixed}}}\nsearch:\n  {search}\nalgorithm: tpe\ntrials: 3")
+    drawn = draw(space, {}, 0, [])
+    assert drawn is not None
+    build_experiment(space.complete(drawn), "")
+
+
+def test_what_is_held_around_a_point_may_need_what_is_fixed(tmp_path: Path) -> None:
+    text = """
+algorithm: one-at-a-time
+fixed: {frames: 4}
+around: {segment_jitter: false}
+search: {segment_jitter: {grid: [false, true]}}
+"""
+    assert _read(tmp_path, text).points() == [{"segment_jitter": False}, {"segment_jitter": True}]
+
+
+@pytest.mark.parametrize(("depth", "active"), [(None, False), (2, True), (1, False)])
+def test_a_number_that_is_empty_lies_neither_above_nor_below(
+    tmp_path: Path, depth: int | None, active: bool
+) -> None:
+    text = """
+search:
+  depth: {choice: [1, 2, null]}
+  share: {choice: [false, true], when: {depth: {above: 1}}}
+"""
+    assert _read(tmp_path, text).active("share", {"depth": depth}) is active
+
+
+def test_a_set_of_templates_has_one_form_wherever_it_stands(tmp_path: Path) -> None:
+    text = """
+algorithm: tpe
+trials: 3
+search:
+  templates: {choice: [default, ensemble]}
+  context_tokens: {choice: [0, 4], when: {templates: ensemble}}
+points_to_evaluate: [{templates: ensemble, context_tokens: 4}, {templates: [default]}]
+"""
+    space = _read(tmp_path, text)
+    first, second = (draw(space, point, 0, []) for point in space.points_to_evaluate)
+    assert first == {"templates": "ensemble", "context_tokens": 4}
+    assert second == {"templates": "default"}
+    text = "algorithm: one-at-a-time\naround: {templates: default}\n"
+    text += "search: {templates: {grid: [default, ensemble]}}"
+    assert _read(tmp_path, text).points() == [{"templates": "default"}, {"templates": "ensemble"}]
 
 
 def test_the_examples_of_a_space_are_experiments() -> None:
