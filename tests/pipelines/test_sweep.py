@@ -155,6 +155,19 @@ def test_a_setting_is_checked_against_the_cache_beside_the_one_that_it_needs(
         search.check()
 
 
+@pytest.mark.parametrize("algorithm", ["grid", "one-at-a-time"])
+def test_a_number_of_trials_is_refused_where_every_point_is_tried(
+    algorithm: str, tmp_path: Path
+) -> None:
+    around = "around: {n_s: 1}\n" if algorithm == "one-at-a-time" else ""
+    space = tmp_path / "space.yaml"
+    space.write_text(f"algorithm: {algorithm}\n{around}search: {{n_s: {{grid: [1, 2]}}}}\n")
+    SweepConfig(space=space).checked_space()
+    with pytest.raises(ValueError, match=f"trials is 3, but .* by {algorithm}.*leave --trials out"):
+        main(SweepConfig(space=space, trials=3, output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_trials_that_share_a_gpu_reserve_their_part_of_it(tmp_path: Path) -> None:
     config = parse(SweepConfig, ["--trials-per-gpu", "4", "--cache", "c"])
     assert config.shared_resources().gpus_per_worker == 0.25
