@@ -1,6 +1,7 @@
 """What the entry points share: options from a dataclass and YAML, and how a failure is told."""
 
 import inspect
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -95,6 +96,23 @@ def flatten(config: Any) -> dict[str, Any]:
         value = getattr(config, field.name)
         flat.update(flatten(value) if is_dataclass(value) else {field.name: value})
     return flat
+
+
+def spell_out(config: Any, always: Sequence[str] = (), never: Sequence[str] = ()) -> list[str]:
+    """The words of a command line that gives a config: what is not the default.
+
+    Args:
+        config: a dataclass that `parse` reads.
+        always: fields to give even so.
+        never: fields to leave out.
+    """
+    usual = flatten(type(config)())
+    words = []
+    for name, value in flatten(config).items():
+        if name not in never and (name in always or value != usual[name]):
+            given = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name.replace('_', '-')}", *(shlex.quote(str(one)) for one in given)]
+    return words
 
 
 def _build(config_type: type[T], remaining: dict[str, Any], origin: str) -> T:

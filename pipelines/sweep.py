@@ -1,6 +1,5 @@
 """Searches the settings of STOP with Ray Tune; every trial is a training of the same code."""
 
-import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ if __package__ in (None, ""):  # run as a file: the checkout is not on the path 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.cache_lookup import find_cache
-from pipelines.command_line import parse, run
+from pipelines.command_line import parse, run, spell_out
 from pipelines.output import default_output
 from pipelines.progress import say
 from pipelines.queued_run import deliver_waiting
@@ -21,6 +20,7 @@ from pipelines.sweep_results import SweepResult, print_trials, write_results
 from pipelines.sweep_search import Search
 from pipelines.tracking import ui_command
 from sweeps.reading import FOLDER
+from sweeps.space import SearchSpace
 from sweeps.space_reading import read_space
 
 
@@ -49,7 +49,8 @@ class SweepConfig:
     output: Path = field(default_factory=default_output)
     """Where trials, the best settings and the MLflow store go."""
     trials: int | None = None
-    """How many settings to try; empty: as many as the space says. More continue the same sweep."""
+    """How many settings to draw; empty: as many as the space says. More continue the same sweep. A
+    space that is tried point by point has no use for it."""
     seed: int = 0
     """Of the draws, and of every trial's training."""
     max_concurrent: int | None = None
@@ -75,11 +76,10 @@ class SweepConfig:
             raise ValueError("give trials_per_gpu or gpus_per_worker, not both")
 
     def command(self) -> str:
-        """The command line of this sweep, to go on with it."""
-        words = ["python pipelines/sweep.py", "--space", shlex.quote(str(self.space))]
-        words += ["--cache", shlex.quote(self.cache)] if self.cache else []
-        words += ["--output", shlex.quote(str(self.output)), "--seed", str(self.seed)]
-        return " ".join(words)
+        """The command line of this sweep, to go on with it in the same way."""
+        asked = ("trials", "dry_run", "confirm", "retry_failed")  # of this run of it alone
+        words = spell_out(self, always=("space", "output", "seed"), never=asked)
+        return " ".join(["python pipelines/sweep.py", *words])
 
     def shared_resources(self) -> Resources:
         """Those of a trial, with its part of a GPU."""
@@ -87,10 +87,20 @@ class SweepConfig:
             return self.resources
         return replace(self.resources, gpus_per_worker=1 / self.trials_per_gpu)
 
+    def checked_space(self) -> SearchSpace:
+        """The space, read; ValueError if it does not go with the other options."""
+        space = read_space(self.space)
+        if self.trials and space.algorithm in ("grid", "one-at-a-time"):
+            raise ValueError(
+                f"trials is {self.trials}, but {self.space} is searched by {space.algorithm}, "
+                "which tries every point; leave --trials out, or take values out of the space"
+            )
+        return space
+
     def search(self) -> Search:
         """The search that these options are about."""
         return Search(
-            space=read_space(self.space),
+            space=self.checked_space(),
             title=self.space.stem,
             trials=self.trials,
             seed=self.seed,
@@ -107,7 +117,7 @@ def main(config: SweepConfig) -> SweepResult | None:
 
     None after a dry run.
     """
-    read_space(config.space)  # before minutes of decoding
+    config.checked_space()  # before minutes of decoding
     search = config.search()
     if config.dry_run:
         search.check()

@@ -15,6 +15,9 @@ from pipelines.sweep_draw import study_of
 from pipelines.sweep_search import Search
 from pipelines.sweep_trials import Trial, Trials
 from pipelines.training_worker import PREDICTIONS
+from stop_core.outcomes import read_outcomes
+from stop_core.statistics import interval, resampled_scores
+from sweeps.space import COSTS
 
 FEW_PER_SETTING = 10
 """Trials for each setting, below which an importance is a hint at most."""
@@ -107,8 +110,8 @@ def sensitivity(search: Search, trials: Trials) -> dict[str, pd.DataFrame]:
     """One table for every setting that was varied alone.
 
     Columns value, mean, low, high, seeds; `low` and `high` bound the 95% interval: Student's over
-    the seeds, or for a single seed the bootstrap over the validation videos, empty where the
-    measure is no mean over videos.
+    the seeds, or for a single seed the bootstrap over the validation videos, nan where the
+    measure is a cost or a median.
     """
     around, found = search.space.around, {}
     for name, distribution in search.space.search.items():
@@ -135,18 +138,9 @@ def _summary(search: Search, alike: list[Trial]) -> dict[str, Any]:
 
 
 def _over_videos(search: Search, trial: Trial, objective: str) -> tuple[float, float]:
-    rows = pd.read_parquet(search.output / "runs" / trial.run / PREDICTIONS)
-    rows = rows[rows["split"] == "val"]
-    measure = objective.removeprefix("val/")
-    if measure == "top1":
-        hits = (rows["predicted"] == rows["label"]).to_numpy(float)
-    elif "_r" in measure and measure.rpartition("_r")[2].isdigit():
-        direction, _, most = measure.rpartition("_r")
-        ranks = rows.loc[rows["direction"] == direction, "rank"]
-        hits = (ranks <= int(most)).to_numpy(float)
-    else:
+    """The interval that other validation videos might have given; nan where there is none."""
+    if objective in COSTS or objective.endswith("median_rank"):
         return float("nan"), float("nan")
-    dice = np.random.default_rng(0)
-    means = [hits[dice.integers(len(hits), size=len(hits))].mean() for _ in range(_BOOTSTRAPS)]
-    low, high = np.percentile(means, _INTERVAL)
-    return float(low), float(high)
+    file = search.output / "runs" / trial.run / PREDICTIONS
+    outcomes = read_outcomes([file], [objective])[objective]
+    return interval(resampled_scores([outcomes], _BOOTSTRAPS)[0])

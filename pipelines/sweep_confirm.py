@@ -4,6 +4,7 @@ This alone looks at the test split, after all has been chosen.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -20,7 +21,9 @@ CONFIRMATION = "confirmation.csv"
 
 
 def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.DataFrame | None:
-    """A row a seed with its validation and test measures; None for no seeds.
+    """A row a seed with the trial that it confirms, its validation and its test measures.
+
+    For no seeds, what the last confirmation found; None if there was none.
 
     Args:
         search: the sweep.
@@ -32,7 +35,7 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
         RunError: if a retraining fails; the message gives the reason.
     """
     if not seeds:
-        return None
+        return confirmed_before(search.folder)
     best = experiment_of(search, result.best)
     first = search.seed + search.space.seeds
     jobs = [
@@ -52,10 +55,19 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
             f"{len(failures)} of {seeds} retrainings failed: {failures[0]}; the same command "
             "tries them again"
         )
-    frame = pd.DataFrame([{"seed": one.seed, **one.metrics} for one in done])
+    frame = pd.DataFrame(
+        [{"trial": result.best.name, "seed": one.seed, **one.metrics} for one in done]
+    )
     write_whole(search.folder / CONFIRMATION, frame.to_csv(index=False))
     for name in frame:
         if "/" in name:
             mean, spread = frame[name].mean(), frame[name].std(ddof=1)
             say(f"  {name:<18} {mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else ""))
     return frame
+
+
+def confirmed_before(folder: Path) -> pd.DataFrame | None:
+    """The last confirmation in the folder of a sweep; None if none names its trial."""
+    file = folder / CONFIRMATION
+    frame = pd.read_csv(file) if file.is_file() else pd.DataFrame()
+    return frame if "trial" in frame else None

@@ -1,11 +1,14 @@
 """report.md of a sweep: what was searched, what was found, how far to trust it, how to go on."""
 
+import math
 import shlex
 from pathlib import Path
 
 import pandas as pd
 
+from pipelines.command_line import spell_out
 from pipelines.sweep_analysis import FEW_PER_SETTING, Importances, importances, sensitivity
+from pipelines.sweep_confirm import CONFIRMATION
 from pipelines.sweep_figures import (
     draw_curves,
     draw_front,
@@ -39,7 +42,7 @@ class Report:
         self.result = result
         self.command = command
         self.confirmed: pd.DataFrame | None = None
-        """Of `--confirm`: a row a seed."""
+        """Of the last `--confirm`: a row a seed."""
 
     def write(self) -> Path:
         """Writes all of it; returns the path of the report."""
@@ -120,11 +123,17 @@ class Report:
         return self.trials.all[0] if given and self.trials.all else None
 
     def _confirmation(self, frame: pd.DataFrame) -> str:
-        lines = [
-            "## Confirmation",
-            f"The best settings, retrained on {len(frame)} seeds that the search did not use; the "
-            "test split was looked at here for the first time:",
-        ]
+        trial, best = frame["trial"].iloc[0], self.result.best.name
+        lines = ["## Confirmation"]
+        if trial != best:
+            lines.append(
+                f"**These are the settings of {trial}, which was the best before; those of {best} "
+                "are not confirmed yet.** `--confirm` does it."
+            )
+        lines.append(
+            f"The settings of {trial}, retrained on {len(frame)} seeds that the search did not "
+            "use; the test split was looked at here for the first time:"
+        )
         rows = ["| measure | mean | standard deviation | seeds |", "|---|---:|---:|---|"]
         for name in frame:
             if "/" not in str(name):
@@ -171,7 +180,7 @@ class Report:
         for name, table in found.items():
             rows += [
                 f"| {name} | {short(row['value'])} | {row['mean']:.4f} | "
-                f"{row['low']:.4f} to {row['high']:.4f} | {row['seeds']} |"
+                f"{_interval(row['low'], row['high'])} | {row['seeds']} |"
                 for row in table.to_dict("records")
             ]
         few = (
@@ -267,12 +276,15 @@ class Report:
     def _go_on(self) -> str:
         folder = self.search.folder
         python = "python pipelines"
-        more = len(self.trials.all) * 2
+        # With grids, every point of them is drawn for so often.
+        more = 2 * math.ceil(len(self.trials.all) / len(self.space.points()))
+        output = shlex.join(["--output", str(self.search.output)])
+        where = " ".join([output, *spell_out(self.search.resources)])
         lines = [
             "## Going on",
             "```sh",
             "# train and test the best settings",
-            f"{python}/train.py --config {shlex.quote(str(folder / 'best.yaml'))}",
+            f"{python}/train.py --config {shlex.quote(str(folder / BEST))} {where}",
             "# retrain them on five other seeds, and test those",
             f"{self.command} --confirm 5",
         ]
@@ -291,6 +303,8 @@ def publish(report: Report, tracked: TrackedRun) -> None:
     report.write()
     for name in (BEST, TRIALS, REPORT):
         tracked.log_file(search.folder / name)
+    if report.confirmed is not None:
+        tracked.log_file(search.folder / CONFIRMATION)
     for folder, pattern in ((FIGURES, "*.png"), (PARETO, "*.yaml")):
         for path in sorted((search.folder / folder).glob(pattern)):
             tracked.log_file(path, folder)
@@ -299,6 +313,10 @@ def publish(report: Report, tracked: TrackedRun) -> None:
     values = {f"best/{o}": result.best.value(o) for o in search.space.objectives}
     tracked.log_metrics({name: value for name, value in values.items() if value is not None})
     tracked.set_tags({"best_trial": result.best.name, "trials": len(report.trials.all)})
+
+
+def _interval(low: float, high: float) -> str:
+    return "-" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
 
 
 def _shown(name: str) -> str:

@@ -1,5 +1,6 @@
 """What a sweep leaves for a person and for `train.py`: its table and its best settings."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,21 @@ def write_results(search: Search, trials: Trials) -> SweepResult:
     best = trials.ranked(objectives[0])[0]
     write_whole(search.folder / BEST, _as_yaml(search, best))
     front = trials.front(objectives) if len(objectives) > 1 else []
-    for trial in front:
-        (search.folder / PARETO).mkdir(exist_ok=True)
-        write_whole(search.folder / PARETO / f"{trial.name}.yaml", _as_yaml(search, trial))
+    _write_front(search, front)
     return SweepResult(frame, best, search.folder / BEST, front)
+
+
+def _write_front(search: Search, front: list[Trial]) -> None:
+    """Leaves a file for each trial of the front, and none of a trial that has been beaten since."""
+    folder = search.folder / PARETO
+    if front:
+        folder.mkdir(exist_ok=True)
+    for trial in front:
+        write_whole(folder / f"{trial.name}.yaml", _as_yaml(search, trial))
+    names = {f"{trial.name}.yaml" for trial in front}
+    for path in folder.glob("trial-*.yaml"):
+        if re.fullmatch(r"trial-\d{4,}\.yaml", path.name) and path.name not in names:
+            path.unlink()
 
 
 def table(search: Search, trials: Trials) -> pd.DataFrame:

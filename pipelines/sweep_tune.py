@@ -66,7 +66,7 @@ class Driver(Searcher):  # type: ignore[misc]
             "number": trial.number,
             "drawn": trial.drawn,
             "seed": trial.seed,
-            "noted": trial.epochs,
+            "noted": trial.noted,
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """A sweep tries what its space says, never sees the test split, and is not run twice."""
 
+import shlex
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +88,11 @@ def test_a_sweep_tries_its_space_on_validation_alone_and_remembers(
     rows = pd.read_csv(result.best_file.parent / "confirmation.csv")
     assert rows["seed"].tolist() == [1]
     assert rows["test/top1"].between(0, 1).all()
-    assert "## Confirmation" in (result.best_file.parent / "report.md").read_text()
+    assert set(rows["trial"]) == {winner["trial"]}
+    main(config)
+    assert "## Confirmation" in (result.best_file.parent / "report.md").read_text(), "it is kept"
+    stored = {file.path for file in client.list_artifacts(sweep.info.run_id)}
+    assert "confirmation.csv" in stored
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,20 @@ def test_more_trials_are_the_same_sweep_and_other_settings_are_another(tmp_path:
     assert replace(search, space=replace(space, algorithm="tpe")).name != search.name
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "--workers 2 --gpus-per-worker 1.0 --compile True --max-concurrent 3 --seed 4",
+        "--cache 's3://some bucket/cache' --trials-per-gpu 3 --output 'out of here' --restarts 0",
+    ],
+)
+def test_the_command_that_is_told_gives_the_same_options(words: str) -> None:
+    config = parse(SweepConfig, shlex.split(words))
+    asked = replace(config, trials=7, confirm=2, retry_failed=True)
+    assert parse(SweepConfig, shlex.split(asked.command())[2:]) == config
+
+
 @pytest.mark.parametrize(("frames", "fits"), [((3, 4), True), ((7, 8), False)])
 def test_a_setting_is_checked_against_the_cache_beside_the_one_that_it_needs(
     frames: tuple[int, ...], fits: bool, tmp_path: Path
@@ -134,6 +153,19 @@ def test_a_setting_is_checked_against_the_cache_beside_the_one_that_it_needs(
     search = Search(space, "mine", 1, 0, tmp_path, tmp_path / "out", Resources())
     with nullcontext() if fits else pytest.raises(ValueError, match="7 frames of a clip"):
         search.check()
+
+
+@pytest.mark.parametrize("algorithm", ["grid", "one-at-a-time"])
+def test_a_number_of_trials_is_refused_where_every_point_is_tried(
+    algorithm: str, tmp_path: Path
+) -> None:
+    around = "around: {n_s: 1}\n" if algorithm == "one-at-a-time" else ""
+    space = tmp_path / "space.yaml"
+    space.write_text(f"algorithm: {algorithm}\n{around}search: {{n_s: {{grid: [1, 2]}}}}\n")
+    SweepConfig(space=space).checked_space()
+    with pytest.raises(ValueError, match=f"trials is 3, but .* by {algorithm}.*leave --trials out"):
+        main(SweepConfig(space=space, trials=3, output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_trials_that_share_a_gpu_reserve_their_part_of_it(tmp_path: Path) -> None:

@@ -115,6 +115,17 @@ def test_every_trial_begins_on_disk_and_one_that_had_begun_comes_before_new_ones
     assert again.suggest("e")["name"] == "trial-0002"  # type: ignore[index]
 
 
+def test_an_epoch_that_two_kills_have_kept_back_is_asked_for_still(tmp_path: Path) -> None:
+    driver = _driver(tmp_path)
+    driver.suggest("a")
+    for epoch in (1, 3):
+        driver.on_trial_result("a", _row(epoch, 0.5))
+    again = _driver(tmp_path)
+    assert again.suggest("b")["noted"] == 1  # type: ignore[index]
+    again.on_trial_result("b", _row(2, 0.4))
+    assert [row["epoch"] for row in Trials(tmp_path).all[0].curve] == [1, 2, 3]
+
+
 def test_nobody_is_stopped_after_the_last_epoch(tmp_path: Path) -> None:
     sweep = _Sweep(tmp_path)
     sweep.run({})

@@ -1,0 +1,112 @@
+"""The report of a sweep says what is on disk now, and its commands do what they say."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipelines.command_line import parse
+from pipelines.resources import Resources
+from pipelines.sweep_analysis import sensitivity
+from pipelines.sweep_confirm import CONFIRMATION, confirm
+from pipelines.sweep_report import Report
+from pipelines.sweep_results import PARETO, SweepResult, write_results
+from pipelines.sweep_search import Search
+from pipelines.sweep_trials import Trial, Trials
+from pipelines.train import TrainConfig
+from pipelines.training_worker import PREDICTIONS
+from stop_core.cache import CacheConfig, Manifest
+from stop_core.cache.files import FORMAT_VERSION, write_json
+from stop_core.experiment import ExperimentConfig
+from sweeps.space import Distribution, SearchSpace
+from tests.pipelines.fake_results import recognised
+
+SPACE = SearchSpace(
+    ("val/top1", "step_seconds"),
+    {"method": "stop"},
+    {"n_s": Distribution((1, 2)), "alpha": Distribution(low=0.0, high=1.0)},
+    trials=3,
+)
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Search:
+    config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0", "recognition")
+    manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1}, 0, "", ())
+    write_json(tmp_path / "manifest.json", manifest.to_dict())
+    resources = Resources(workers=2, gpus_per_worker=0.5)
+    found = Search(SPACE, "mine", None, 0, tmp_path, tmp_path / "my outputs", resources)
+    found.folder.mkdir(parents=True)
+    return found
+
+
+def _results(search: Search, *reached: tuple[float, float]) -> tuple[Trials, SweepResult]:
+    """The results of trials that reached this validation accuracy, in steps of so many seconds."""
+    trials = Trials(search.folder)
+    trials.all = [
+        Trial(number, {"n_s": 1, "alpha": number / 9}, 0, "finished",
+              measures={"val/top1": top1, "step_seconds": seconds})
+        for number, (top1, seconds) in enumerate(reached)
+    ]  # fmt: skip
+    return trials, write_results(search, trials)
+
+
+def test_the_files_of_the_front_are_those_of_the_front(search: Search) -> None:
+    _results(search, (0.5, 1.0), (0.4, 0.5))
+    own = search.folder / PARETO / "trial-of-mine.yaml"
+    own.write_text("n_s: 3")
+    _results(search, (0.5, 1.0), (0.4, 0.5), (0.6, 0.9))
+    names = {path.name for path in own.parent.iterdir()}
+    assert names == {"trial-0001.yaml", "trial-0002.yaml", own.name}
+
+
+def test_a_confirmation_stays_in_the_report_and_names_its_trial(search: Search) -> None:
+    trials, result = _results(search, (0.5, 1.0))
+    assert confirm(search, result, 0, "") is None
+    frame = pd.DataFrame({"trial": ["trial-0000"] * 2, "seed": [1, 2], "test/top1": [0.5, 0.7]})
+    frame.to_csv(search.folder / CONFIRMATION, index=False)
+    report = Report(search, trials, result, "")
+    kept = confirm(search, result, 0, "")
+    assert kept is not None
+    assert "| test/top1 | 0.6000 |" in report._confirmation(kept)
+    assert "not confirmed" not in report._confirmation(kept)
+    report.trials, report.result = _results(search, (0.5, 1.0), (0.6, 0.9))
+    assert "settings of trial-0000, which was the best before" in report._confirmation(kept)
+    assert "those of trial-0001 are not confirmed" in report._confirmation(kept)
+
+
+def test_the_command_that_trains_the_best_trains_it_like_the_sweep(search: Search) -> None:
+    trials, result = _results(search, (0.5, 1.0))
+    text = Report(search, trials, result, "")._go_on()
+    line = next(line for line in text.splitlines() if "train.py" in line)
+    config = parse(TrainConfig, shlex.split(line)[2:])
+    assert (config.output, config.resources) == (search.output, search.resources)
+    assert config.experiment.stop.n_s == 1
+
+
+def test_more_draws_of_a_grid_are_counted_by_its_points(search: Search) -> None:
+    grid = {"n_s": Distribution((1, 2), is_grid=True), "alpha": Distribution(low=0.0, high=1.0)}
+    search = replace(search, space=replace(SPACE, search=grid, trials=3))
+    search.folder.mkdir(parents=True)
+    trials, result = _results(search, *[(0.5, 1.0)] * 6)  # three draws of two points
+    assert Report(search, trials, result, "")._go_on().count("--trials 6") == 1
+
+
+@pytest.mark.parametrize("measure", ["top1", "top5", "mean_class"])
+def test_one_seed_has_the_interval_over_videos_of_every_share(search: Search, measure: str) -> None:
+    objective = f"val/{measure}"
+    space = SearchSpace(
+        (objective,), {"method": "stop"}, {"n_s": Distribution((1,))}, "one-at-a-time",
+        around={"n_s": 1},
+    )  # fmt: skip
+    search = replace(search, space=space)
+    result = recognised(ExperimentConfig(), [True, False, True] * 10, search.output / "runs")
+    file = Path(result.folder) / PREDICTIONS
+    pd.read_parquet(file).assign(split="val").to_parquet(file)
+    trials = Trials(search.folder)
+    reached = result.metrics[f"test/{measure}"]
+    trials.all = [Trial(0, {"n_s": 1}, 0, "finished", [], {objective: reached}, run=result.name)]
+    row = sensitivity(search, trials)["n_s"].iloc[0]
+    assert 0 <= row["low"] <= reached <= row["high"] <= 1
