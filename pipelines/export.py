@@ -16,7 +16,7 @@ from pipelines.command_line import RunError, parse, run
 from pipelines.model_choice import ModelChoice
 from pipelines.output import default_output
 from pipelines.progress import say
-from stop_core.model_files import CARD, LABELS, PREPROCESSING, PROVENANCE, find_model
+from stop_core.model_files import CARD, LABELS, PREPROCESSING, PROVENANCE, RESULT, find_model
 
 Format = Literal["torch", "onnx", "mlflow"]
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -53,6 +53,8 @@ class ExportConfig:
     """Where the runs and the MLflow store of the trainings are."""
 
     def __post_init__(self) -> None:
+        if self.model.gpu:
+            raise ValueError("an export is made on the CPU, and runs on either: leave --gpu out")
         if not 0 < self.tolerance < float("inf"):
             raise ValueError(f"tolerance must be positive and finite, got {self.tolerance}")
         if self.register is not None and self.to != "mlflow":
@@ -106,8 +108,11 @@ def _export(folder: Path, config: ExportConfig) -> None:
 
 
 def _usual_place(config: ExportConfig) -> Path:
-    where = config.model.checkpoint
-    return config.output if where is None else find_model(where).parent
+    if config.model.checkpoint is not None:
+        parent = find_model(config.model.checkpoint).parent
+        if (parent / RESULT).is_file():  # of a training run
+            return parent
+    return config.output
 
 
 def _register(folder: Path, config: ExportConfig, name: str) -> None:

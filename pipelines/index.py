@@ -9,7 +9,7 @@ The same command goes on after an interruption, and adds what is new in a folder
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,6 +20,10 @@ from pipelines.command_line import RunError, parse, run
 from pipelines.model_choice import ModelChoice
 from pipelines.output import default_output
 from pipelines.video_options import DecodeOptions, Workers
+
+if TYPE_CHECKING:
+    from stop_core.cache import FrameCache
+    from stop_core.model_input import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,19 @@ def main(config: IndexConfig) -> None:
     from stop_core.storage import storage_path
 
     choice = config.model.found(config.output)
-    identity = embedding_identity(replace(choice, gpu=False).load())  # here may be no GPU
+    trained = replace(choice, gpu=False).load()  # here may be no GPU
+    identity = embedding_identity(trained)
     data, cache = "", None
     if config.cache is not None:
         cache = str(storage_path(config.cache).resolve())
         frames = FrameCache(cache)
+        _refuse_other_frames(frames, trained.preprocessing)
         videos, data = list_cached(frames, config.splits), frames.manifest.data_hash
     else:
         videos = list_videos(config.videos)
+    if not videos:
+        splits = " and ".join(config.splits) or "any split"
+        raise RunError(f"the cache {cache} holds no clip of {splits}: give other --splits")
     work = Work(choice, "embedding", timeout=config.decoding.decode_timeout, cache=cache)
     parts = config.folder / "parts" / hash_json([identity, data])[:16]
     rows = VideoJob(parts, work).run(
@@ -93,6 +102,30 @@ def main(config: IndexConfig) -> None:
     if failed:
         print(f"failed  {failed} videos: see {config.folder / 'failures.parquet'}")
     print(f'next    stop search "what to find" --index {config.folder}')
+
+
+def _refuse_other_frames(cache: "FrameCache", how: "Preprocessing") -> None:
+    """A query by a video is decoded as the model wants it, and so the index has to be."""
+    found, size = cache.manifest, cache.manifest.size
+    # Of whole frames as large as the square that is shown, the centre is the same crop.
+    square = found.config.crop == "center" or size == how.size
+    if (found.frames, size, square) == (*how.decoded, how.square):
+        return
+    there, wanted = _described(found.frames, size, square), _described(*how.decoded, how.square)
+    raise RunError(
+        f"the cache {cache.path} holds {there}, and the model sees {wanted}: preprocess with "
+        f"{_options(how)} into another --cache, or give the videos themselves"
+    )
+
+
+def _described(frames: int, size: int, square: bool) -> str:
+    shape = f"squares of {size} pixels" if square else f"whole frames, {size} pixels high or wide"
+    return f"{frames} frames of a video ({shape})"
+
+
+def _options(how: "Preprocessing") -> str:
+    frames, size = how.decoded
+    return f"--frames {frames} --size {size} --crop {'center' if how.square else 'none'}"
 
 
 if __name__ == "__main__":

@@ -83,12 +83,13 @@ def _submit(job: Job, resources: Resources, parent: str) -> "ray.ObjectRef":
     task = _train.options(
         num_cpus=resources.cpus_per_worker if alone else 0,
         num_gpus=resources.gpus_per_worker if alone else 0,
+        max_retries=resources.restarts,
     )
     reference: ray.ObjectRef = task.remote(job, resources, parent)
     return reference
 
 
-@ray.remote(max_retries=2)
+@ray.remote
 def _train(job: Job, resources: Resources, parent: str) -> TrainingResult:
     return job.training.train(resources, parent, job.label, here=resources.one_worker)
 

@@ -71,6 +71,8 @@ class PredictConfig:
             )
         if self.to is None and self.format == "parquet":
             raise ValueError("--format parquet needs --to, the file to write")
+        if self.to is not None and self.format == "table":
+            raise ValueError("a table is printed and not written: give --to a .jsonl or .parquet")
 
     @property
     def form(self) -> Format:
@@ -144,11 +146,9 @@ def _write(
     with appearing(path) as staging:
         if form == "parquet":
             _write_parquet(rows, staging, trained)
-        elif form == "jsonl":
+        else:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             staging.write_text(text, encoding="utf-8")
-        else:
-            raise ValueError("a table is printed and not written: give --to a .jsonl or .parquet")
 
 
 def _write_parquet(rows: Sequence[dict[str, Any]], path: Path, trained: "TrainedModel") -> None:

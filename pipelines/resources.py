@@ -17,8 +17,8 @@ class Resources:
     """Begin, or go on, with as few workers as this while nodes are missing, and take up more as
     nodes join; empty: wait until there is room for all."""
     restarts: int = 2
-    """How often Ray Train starts the workers again after one has died, or its node; then the
-    training ends, and the same command goes on with it."""
+    """How often the workers of a training are started again after one has died, or its node; then
+    the training ends, and the same command goes on with it."""
     cpus_per_worker: float = 1
     """Logical CPUs, and computing threads, of each worker."""
     gpus_per_worker: float = 0

@@ -46,8 +46,15 @@ def find_checkpoint(where: Path, output: Path) -> Path:
     """
     for folder in (where, output / "runs" / where):
         found = [folder, *folder.glob("checkpoint_*"), *folder.glob("checkpoints/checkpoint_*")]
-        if whole := [path.resolve() for path in found if _is_readable(path)]:
+        readable = [path.resolve() for path in found if _is_readable(path)]
+        if whole := [path for path in readable if (path / LAST_PROMPTS).is_file()]:
             return max(whole, key=lambda path: (read_progress(path).step, path.name))
+        if readable:
+            raise FileNotFoundError(
+                f"--resume-from: the checkpoint {readable[-1]} has no {LAST_PROMPTS}: it is of an "
+                "earlier version, or was copied in part. Give another checkpoint, or leave "
+                "--resume-from out and train from the start"
+            )
     runs = sorted(path.name for path in (output / "runs").glob("*") if path.is_dir())
     hint = f"the runs below {output} are {', '.join(runs)}" if runs else f"{output} holds no run"
     raise FileNotFoundError(f"--resume-from: there is no checkpoint or run {where}; {hint}")

@@ -20,6 +20,7 @@ from pipelines.sweep_results import SweepResult, print_trials, write_results
 from pipelines.sweep_search import Search
 from pipelines.tracking import ui_command
 from sweeps.reading import FOLDER
+from sweeps.space import SearchSpace
 from sweeps.space_reading import read_space
 
 
@@ -48,7 +49,8 @@ class SweepConfig:
     output: Path = field(default_factory=default_output)
     """Where trials, the best settings and the MLflow store go."""
     trials: int | None = None
-    """How many settings to try; empty: as many as the space says. More continue the same sweep."""
+    """How many settings to draw; empty: as many as the space says. More continue the same sweep. A
+    space that is tried point by point has no use for it."""
     seed: int = 0
     """Of the draws, and of every trial's training."""
     max_concurrent: int | None = None
@@ -85,10 +87,20 @@ class SweepConfig:
             return self.resources
         return replace(self.resources, gpus_per_worker=1 / self.trials_per_gpu)
 
+    def checked_space(self) -> SearchSpace:
+        """The space, read; ValueError if it does not go with the other options."""
+        space = read_space(self.space)
+        if self.trials and space.algorithm in ("grid", "one-at-a-time"):
+            raise ValueError(
+                f"trials is {self.trials}, but {self.space} is searched by {space.algorithm}, "
+                "which tries every point; leave --trials out, or take values out of the space"
+            )
+        return space
+
     def search(self) -> Search:
         """The search that these options are about."""
         return Search(
-            space=read_space(self.space),
+            space=self.checked_space(),
             title=self.space.stem,
             trials=self.trials,
             seed=self.seed,
@@ -105,7 +117,7 @@ def main(config: SweepConfig) -> SweepResult | None:
 
     None after a dry run.
     """
-    read_space(config.space)  # before minutes of decoding
+    config.checked_space()  # before minutes of decoding
     search = config.search()
     if config.dry_run:
         search.check()

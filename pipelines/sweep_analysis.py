@@ -62,11 +62,11 @@ def importances(search: Search, trials: Trials) -> Importances | None:
         return None
     whole = _fanova(search, found, varied)
     dice = np.random.default_rng(search.seed)
-    resampled = []
-    for _ in range(_RESAMPLES):
-        chosen = [found[i] for i in dice.integers(len(found), size=len(found))]
-        if np.ptp([value for _, value in chosen]) > 0:
-            resampled.append(_fanova(search, chosen, varied))
+    samples = (dice.integers(len(found), size=len(found)) for _ in range(_RESAMPLES))
+    shares = (_fanova(search, [found[i] for i in sample], varied) for sample in samples)
+    resampled = [one for one in shares if one]
+    if not whole or not resampled:
+        return None
     low, high = np.percentile([[one[n] for n in varied] for one in resampled], _INTERVAL, axis=0)
     table = pd.DataFrame(
         {"setting": varied, "importance": [whole[n] for n in varied], "low": low, "high": high}
@@ -85,7 +85,8 @@ def _at(search: Search, trial: Trial, epoch: int | None) -> float | None:
 
 def _fanova(
     search: Search, found: Sequence[tuple[Trial, float]], names: list[str]
-) -> dict[str, float]:
+) -> dict[str, float] | None:
+    """The share of every setting; None where no tree finds a difference, as in a single point."""
     objective = search.space.objectives[0]
     finished = [
         Trial(number, {n: one.drawn[n] for n in names}, 0, "finished", [], {objective: value})
@@ -94,9 +95,14 @@ def _fanova(
     study = study_of(search.space, finished, objectives=(objective,))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        shares = get_param_importances(
-            study, evaluator=FanovaImportanceEvaluator(n_trees=32, seed=0), params=names
-        )
+        try:
+            shares = get_param_importances(
+                study, evaluator=FanovaImportanceEvaluator(n_trees=32, seed=0), params=names
+            )
+        except RuntimeError as problem:
+            if "zero total variance" not in str(problem):
+                raise
+            return None
     return {name: float(shares[name]) for name in names}
 
 

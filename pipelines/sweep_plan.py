@@ -32,6 +32,7 @@ class Speed:
     """How fast a training is here."""
 
     step_seconds: float
+    """0 where nothing is trained."""
     clip_seconds: float
     """To evaluate a clip."""
     start_seconds: float
@@ -73,20 +74,22 @@ def _foreseen(search: Search) -> tuple[list[Trial], int]:
 def _print_cost(search: Search, trials: list[Trial], count: int) -> None:
     start_ray()
     at_once = search.at_once()
-    first = build_experiment(search.space.complete(trials[0].drawn), "trial-0000")
-    speed = _measure(search, trials[0])
+    configs = [build_experiment(search.space.complete(t.drawn), t.name) for t in trials]
+    epochs = [one.epochs if one.is_trained else 0 for one in configs]
+    measured = trials[next((n for n, count in enumerate(epochs) if count), 0)]
+    speed = _measure(search, measured)
     counts = Manifest.load(search.cache).counts
     steps = [
-        math.ceil(counts["train"] / one.batch_size) * one.epochs
-        for one in (build_experiment(search.space.complete(t.drawn), t.name) for t in trials)
+        math.ceil(counts["train"] / one.batch_size) * count
+        for one, count in zip(configs, epochs, strict=True)
     ]
     # An evaluation after every epoch, and one of the chosen weights.
-    evaluations = first.epochs + 1
+    evaluations = statistics.mean(epochs) + 1
     seconds = statistics.mean(steps) * speed.step_seconds
     seconds += evaluations * counts["val"] * speed.clip_seconds
     total = (count * seconds + at_once * speed.start_seconds) / at_once
     say(
-        f"measured here, by {_STEPS - 2} steps of {trials[0].name} and {_CLIPS} validation clips, "
+        f"measured here, by {_STEPS - 2} steps of {measured.name} and {_CLIPS} validation clips, "
         f"nothing else of this sweep running: {speed.step_seconds:.3g} s a step, "
         f"{speed.clip_seconds:.3g} s a clip evaluated, {speed.start_seconds:.3g} s to load"
     )
@@ -127,6 +130,7 @@ def _measure_here(task: Task, trial: Trial) -> Speed:
     from stop_core.clip import load_clip
     from stop_core.methods import build_method
     from stop_core.objectives import make_objective
+    from stop_core.shown_clips import ShownClips
     from stop_core.training import Trainer, seed_weights
 
     torch.set_num_threads(max(1, int(task.resources.cpus_per_worker)))
@@ -137,13 +141,22 @@ def _measure_here(task: Task, trial: Trial) -> Speed:
     seed_weights(config.seed)
     clip = load_clip(config.tower, config.pretrained)
     model = build_method(config, clip, len(cache.manifest.class_names)).to(device)
-    splits = {name: cache.split(name) for name in ("train", "val")}
+    splits = {
+        name: ShownClips(cache.split(name), config, model.image_size) for name in ("train", "val")
+    }
     objective = make_objective(model, config, cache.manifest, {**splits})
     loaded = time.perf_counter() - began
-    trainer = Trainer(
-        model, config, splits["train"], objective, micro_batch=task.resources.micro_batch
-    )
-    steps = [step.seconds for step in islice(trainer.steps(0), _STEPS)]
+    steps = [0.0]
+    if model.trainable() and config.epochs:
+        trainer = Trainer(
+            model,
+            config,
+            splits["train"],
+            objective,
+            shown=splits["train"].in_epoch,
+            micro_batch=task.resources.micro_batch,
+        )
+        steps = [step.seconds for step in islice(trainer.steps(0), _STEPS)]
     model.eval()
     clips = list(range(min(_CLIPS, len(splits["val"]))))
     began = time.perf_counter()

@@ -46,7 +46,6 @@ from sweeps.space import COSTS, MEASURES, SearchSpace, check_possible, is_minimi
 # A trial of several workers only waits for them. Reserving a CPU for the waiting would starve them
 # on a small machine, and Tune refuses to reserve nothing.
 _WAITING = {"memory": 64 * 2**20}
-_RESTARTS_OF_A_TRIAL = 2
 _QUIET = {"RAY_AIR_NEW_OUTPUT": "0"}  # otherwise Tune prints where its own files lie
 
 
@@ -234,7 +233,7 @@ class Search:
                 storage_path=str(self.folder),
                 verbose=0,
                 callbacks=[Failures(driver)],
-                failure_config=tune.FailureConfig(max_failures=_RESTARTS_OF_A_TRIAL),
+                failure_config=tune.FailureConfig(max_failures=self.resources.restarts),
             ),
         )
 

@@ -6,6 +6,7 @@ The process that drives the sweep alone writes them. A trial is numbered in the 
 is drawn, and keeps its number, its settings and its MLflow run whatever is killed.
 """
 
+import itertools
 import json
 import statistics
 from collections.abc import Mapping
@@ -47,6 +48,12 @@ class Trial:
         """Epochs that it has trained."""
         return int(self.curve[-1]["epoch"]) if self.curve else 0
 
+    @property
+    def noted(self) -> int:
+        """Epochs that are noted from the first without a gap; those after it are to be told."""
+        known = {row["epoch"] for row in self.curve}
+        return next(count for count in itertools.count() if count + 1 not in known)
+
     def value(self, objective: str) -> float | None:
         """What it reached: at the chosen epoch, or for a trial without one at its best so far."""
         if objective in self.measures:
@@ -59,9 +66,13 @@ class Trial:
         return min(found) if is_minimised(objective) else max(found)
 
     def add_epoch(self, row: Mapping[str, float]) -> None:
-        """Notes an epoch; one that is told of again after a kill changes nothing."""
-        if row["epoch"] > self.epochs:
+        """Notes an epoch; one that is told of again after a kill changes nothing.
+
+        A kill may also have lost one, which is then told of after later ones.
+        """
+        if row["epoch"] not in [one["epoch"] for one in self.curve]:
             self.curve.append(dict(row))
+            self.curve.sort(key=lambda one: one["epoch"])
 
 
 class Trials:
@@ -73,9 +84,9 @@ class Trials:
         files = sorted(self.folder.glob("trial-*.json"))
         self.all = [Trial(**json.loads(path.read_text())) for path in files]
 
-    def add(self, drawn: dict[str, Any], seed: int) -> Trial:
+    def add(self, drawn: dict[str, Any], seed: int, run: str = "") -> Trial:
         """Takes down a new trial, before it starts."""
-        trial = Trial(len(self.all), drawn, seed)
+        trial = Trial(len(self.all), drawn, seed, run=run)
         self.all.append(trial)
         self.save(trial)
         return trial

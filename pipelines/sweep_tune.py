@@ -57,7 +57,7 @@ class Driver(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The trial that comes next: one that a kill broke off, or a new one."""
-        trial = self._waiting.pop(0) if self._waiting else self._new()
+        trial = self._begun() or self._new()
         if trial is None:
             return str(Searcher.FINISHED)
         self._by_tune_id[trial_id] = trial
@@ -66,7 +66,7 @@ class Driver(Searcher):  # type: ignore[misc]
             "number": trial.number,
             "drawn": trial.drawn,
             "seed": trial.seed,
-            "noted": trial.epochs,
+            "noted": trial.noted,
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -109,15 +109,32 @@ class Driver(Searcher):  # type: ignore[misc]
             if drawn is None:
                 self.exhausted = True
                 return None
-            trial = self.trials.add(drawn, seed)
-            try:
-                trial.run = self.task.training(drawn, seed).name
-            except ValueError as problem:
-                self.fail(trial.number, str(problem))
-                continue
-            self.trials.save(trial)
-            return trial
+            run, reason = self._run_of(drawn, seed)
+            trial = self.trials.add(drawn, seed, run)
+            if run:
+                return trial
+            self.fail(trial.number, reason)
         return None
+
+    def _begun(self) -> Trial | None:
+        """A trial that a kill broke off; one without a run was killed before its failure."""
+        while self._waiting:
+            trial = self._waiting.pop(0)
+            if trial.run:
+                return trial
+            trial.run, reason = self._run_of(trial.drawn, trial.seed)
+            if trial.run:
+                self.trials.save(trial)
+                return trial
+            self.fail(trial.number, reason)
+        return None
+
+    def _run_of(self, drawn: dict[str, Any], seed: int) -> tuple[str, str]:
+        """The name of a trial's training; or none, and why there can be none."""
+        try:
+            return self.task.training(drawn, seed).name, ""
+        except ValueError as problem:
+            return "", str(problem)
 
     def _note(self, trial: Trial, result: dict[str, Any]) -> None:
         if trial.state != "running":

@@ -36,10 +36,11 @@ def list_videos(given: Sequence[str]) -> list[Video]:
         raise ValueError("give at least one video, or a folder of videos")
     found: dict[str, Video] = {}
     for text in given:
-        before = len(found)
-        found |= {video.name: video for video in _below(text) if video.name not in found}
-        if len(found) == before and not Path(text).is_file():
+        videos = list(_below(text))
+        if not videos:
             raise ValueError(f"there is no video below {text}")
+        for video in videos:
+            found.setdefault(video.name, video)
     return list(found.values())
 
 

@@ -68,8 +68,9 @@ def _front_matter(record: ModelRecord) -> dict[str, object]:
             for name, value in sorted(origin.metrics.items())
             if "/" in name
         ]
-        results = [{"task": task, "dataset": data, "metrics": metrics}]
-        values["model-index"] = [{"name": origin.run, "results": results}]
+        if metrics:
+            results = [{"task": task, "dataset": data, "metrics": metrics}]
+            values["model-index"] = [{"name": origin.run, "results": results}]
     return values
 
 
@@ -94,7 +95,12 @@ def _measures(record: ModelRecord) -> list[str]:
     metrics = record.provenance.metrics
     splits = sorted({name.partition("/")[0] for name in metrics if "/" in name}, reverse=True)
     if not splits:
-        return ["## Measures", "", "None: nothing was measured with this model.", ""]
+        why = (
+            "it was not measured for these labels, which it was given after its training"
+            if record.provenance.run
+            else "nothing was measured with this model"
+        )
+        return ["## Measures", "", f"None: {why}.", ""]
     names = sorted({name.partition("/")[2] for name in metrics if "/" in name})
     lines = ["## Measures", "", f"| measure | {' | '.join(splits)} |"]
     lines.append("|---|" + "---:|" * len(splits))

@@ -44,7 +44,8 @@ PREPROCESSING = "preprocessing.json"
 PROVENANCE = "provenance.json"
 CARD = "README.md"
 FILES = (PROMPTS, CONFIG, LABELS, PREPROCESSING, PROVENANCE, CARD)
-_RESULT = "result.json"  # of a training run
+RESULT = "result.json"
+"""In the folder of a training run that is finished."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def find_model(where: Path) -> Path:
     for folder in (where, where / MODEL):
         if (folder / PROVENANCE).is_file() and (folder / PROMPTS).is_file():
             return folder
-    if (where / _RESULT).is_file():
+    if (where / RESULT).is_file():
         raise FileNotFoundError(
             f"the training run {where} is of an earlier version, which kept no folder {MODEL}/: "
             "move it elsewhere and give the same training command again"

@@ -138,6 +138,8 @@ class TrainedModel:
     ) -> "TrainedModel":
         """The same model asked about other classes, by the names that CLIP's text side reads.
 
+        What was measured at its training says nothing of them, and is left out.
+
         Args:
             labels: names of classes.
             templates: sentences with {} for the class; default: those that it was trained with.
@@ -151,7 +153,10 @@ class TrainedModel:
                 "a linear probe knows the classes of its training alone; leave the labels out, or "
                 "use a model of another method"
             )
-        return replace(self, classes=_checked_labels(labels, templates or self.config.templates))
+        classes = _checked_labels(labels, templates or self.config.templates)
+        if classes == self.classes:
+            return self
+        return replace(self, classes=classes, provenance=replace(self.provenance, metrics={}))
 
     @property
     def labels(self) -> tuple[str, ...] | None:

@@ -1,6 +1,7 @@
 """`stop export` keeps what computes the same as the model, whole, and nothing else."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A training run with a model; what is off by 1e-4 stands in for the exporter's program."""
     model = TrainedModel.zero_shot("tiny", None, ["red", "blue"], frames=2)
     model.save(tmp_path / "run" / "model")
+    (tmp_path / "run" / "result.json").write_text("{}")
 
     def save(program: object, path: Path) -> Callable[[Tensor], Tensor]:
         path.write_text("a program")
@@ -58,6 +60,19 @@ def test_clip_with_labels_is_a_model_too(run_folder: Path, tmp_path: Path) -> No
     assert TrainedModel.load(inside).labels == ("up", "down")
     main(ExportConfig(ModelChoice(run_folder, labels=("up",)), "mlflow", out=tmp_path / "one"))
     assert TrainedModel.load(tmp_path / "one" / "artifacts" / "model").labels == ("up",)
+
+
+def test_a_model_that_is_of_no_run_is_exported_to_the_output(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "shared" / "of a colleague"
+    (run_folder / "model").rename(tmp_path / "model")
+    shutil.copytree(tmp_path / "model", copy)
+    main(ExportConfig(ModelChoice(copy), output=tmp_path / "output"))
+    assert (tmp_path / "output" / "exports" / "torch" / "parity.json").is_file()
+    assert list(copy.parent.iterdir()) == [copy]
+    with pytest.raises(ValueError, match="leave --gpu out"):
+        ExportConfig(ModelChoice(copy, gpu=True))
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,7 @@ def test_a_list_is_in_order_without_doubles_and_names_what_is_not_there(videos: 
     names = [video.name for video in list_videos([str(videos), str(videos / "class0/v0.mp4")])]
     assert names == sorted(set(names))
     assert not any(name.endswith(".txt") for name in names)
+    assert names == [v.name for v in list_videos([str(videos), str(videos / "class1")])]
     with pytest.raises(FileNotFoundError, match=r"none\.mp4"):
         list_videos([str(videos / "none.mp4")])
     (videos / "empty").mkdir()
@@ -304,6 +305,11 @@ def test_no_model_and_no_classes_are_told_what_to_do(videos: Path, tmp_path: Pat
         main(_config(videos, tmp_path))
     with pytest.raises(RunError, match="--labels"):
         main(_config(videos, tmp_path, model=ModelChoice(tower="tiny")))
+
+
+def test_a_table_into_a_file_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"table is printed .* \.jsonl or \.parquet"):
+        PredictConfig(videos=("v.mp4",), to=tmp_path / "out.txt", format="table")
 
 
 def test_files_that_a_choice_names_are_found_from_any_folder(

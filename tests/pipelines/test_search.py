@@ -106,6 +106,21 @@ def test_an_index_of_a_cache_has_the_vectors_of_an_index_of_its_files(
     assert len(found) == 2
 
 
+def test_a_cache_of_other_frames_than_the_models_or_without_a_clip_is_refused(
+    videos: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    how = TrainedModel.load(model_folder).preprocessing
+    more = _cache(videos, tmp_path / "more", how.frames + 2, how.size)
+    with pytest.raises(RunError, match=r"holds 6 frames .* the model sees 4 frames .*--frames 4"):
+        _index(tmp_path, model_folder, cache=str(more))
+    larger = _cache(videos, tmp_path / "larger", how.frames, 48)
+    with pytest.raises(RunError, match=r"squares of 48 pixels.*squares of 32 pixels.*--size 32"):
+        _index(tmp_path, model_folder, cache=str(larger))
+    alike = _cache(videos, tmp_path / "alike", how.frames, how.size)
+    with pytest.raises(RunError, match="no clip of test: give other --splits"):
+        _index(tmp_path, model_folder, cache=str(alike), splits=("test",))
+
+
 def test_frames_are_those_of_the_clip_though_its_cache_has_changed(
     videos: Path, model_folder: Path, tmp_path: Path
 ) -> None:

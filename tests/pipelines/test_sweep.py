@@ -145,7 +145,7 @@ def test_the_command_that_is_told_gives_the_same_options(words: str) -> None:
 def test_a_setting_is_checked_against_the_cache_beside_the_one_that_it_needs(
     frames: tuple[int, ...], fits: bool, tmp_path: Path
 ) -> None:
-    config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0", "recognition")
+    config = CacheConfig("d", 1, 6, 32, None, (), ("train", "val"), (), "0", "recognition")
     manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1, "val": 1}, 0, "", ())
     write_json(tmp_path / "manifest.json", manifest.to_dict())
     searched = {"frames": Distribution(frames), "segment_jitter": Distribution((False, True))}
@@ -153,6 +153,19 @@ def test_a_setting_is_checked_against_the_cache_beside_the_one_that_it_needs(
     search = Search(space, "mine", 1, 0, tmp_path, tmp_path / "out", Resources())
     with nullcontext() if fits else pytest.raises(ValueError, match="7 frames of a clip"):
         search.check()
+
+
+@pytest.mark.parametrize("algorithm", ["grid", "one-at-a-time"])
+def test_a_number_of_trials_is_refused_where_every_point_is_tried(
+    algorithm: str, tmp_path: Path
+) -> None:
+    around = "around: {n_s: 1}\n" if algorithm == "one-at-a-time" else ""
+    space = tmp_path / "space.yaml"
+    space.write_text(f"algorithm: {algorithm}\n{around}search: {{n_s: {{grid: [1, 2]}}}}\n")
+    SweepConfig(space=space).checked_space()
+    with pytest.raises(ValueError, match=f"trials is 3, but .* by {algorithm}.*leave --trials out"):
+        main(SweepConfig(space=space, trials=3, output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_trials_that_share_a_gpu_reserve_their_part_of_it(tmp_path: Path) -> None:

@@ -30,6 +30,15 @@ def test_an_epoch_that_is_told_again_changes_nothing() -> None:
     assert trial.epochs == 2
 
 
+def test_an_epoch_that_a_kill_has_lost_takes_its_place_when_it_is_told() -> None:
+    trial = Trial(0, {}, 0)
+    for epoch, noted in ((1.0, 1), (3.0, 1), (4.0, 1), (2.0, 4), (2.0, 4)):
+        trial.add_epoch({"epoch": epoch, "val/top1": epoch / 10})
+        assert trial.noted == noted
+    assert [row["epoch"] for row in trial.curve] == [1.0, 2.0, 3.0, 4.0]
+    assert trial.epochs == 4
+
+
 def test_a_trial_is_worth_its_chosen_epoch_or_else_its_best_so_far() -> None:
     curve = [
         {"epoch": e, "val/top1": v, "val/t2v_mean_rank": 9 - e, "step_seconds": s}

@@ -115,6 +115,17 @@ def test_every_trial_begins_on_disk_and_one_that_had_begun_comes_before_new_ones
     assert again.suggest("e")["name"] == "trial-0002"  # type: ignore[index]
 
 
+def test_an_epoch_that_two_kills_have_kept_back_is_asked_for_still(tmp_path: Path) -> None:
+    driver = _driver(tmp_path)
+    driver.suggest("a")
+    for epoch in (1, 3):
+        driver.on_trial_result("a", _row(epoch, 0.5))
+    again = _driver(tmp_path)
+    assert again.suggest("b")["noted"] == 1  # type: ignore[index]
+    again.on_trial_result("b", _row(2, 0.4))
+    assert [row["epoch"] for row in Trials(tmp_path).all[0].curve] == [1, 2, 3]
+
+
 def test_nobody_is_stopped_after_the_last_epoch(tmp_path: Path) -> None:
     sweep = _Sweep(tmp_path)
     sweep.run({})
@@ -148,6 +159,30 @@ def test_settings_that_do_not_fit_fail_before_they_start(
     assert config["name"] == "trial-0001"  # type: ignore[index]
     assert driver.trials.all[0].state == "failed"
     assert driver.trials.all[0].reason == "alpha does not fit"
+
+
+@pytest.mark.parametrize(("alpha", "number"), [(0.5, 0), (0.01, 1)])
+def test_a_trial_has_its_run_from_the_first_write_on_or_gets_it(
+    tmp_path: Path, alpha: float, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, written = _driver(tmp_path), []
+    driver.plan = [({"alpha": alpha}, 0), ({"alpha": 0.6}, 0)]
+
+    def killed(trial: Trial) -> None:
+        written.append(replace(trial))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver.trials, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        driver.suggest("a")
+    assert written[0].run == ("run-0.5" if number == 0 else "")
+    Trials(tmp_path).save(replace(written[0], run=""))  # as earlier versions left it
+    again = _driver(tmp_path)
+    again.plan = driver.plan
+    assert again.suggest("b")["number"] == number  # type: ignore[index]
+    trials = Trials(tmp_path).all
+    assert trials[number].run == f"run-{(0.5, 0.6)[number]}"
+    assert [one.state for one in trials[:number]] == ["failed"] * number
 
 
 def test_an_interrupted_trial_has_not_ended(tmp_path: Path) -> None:

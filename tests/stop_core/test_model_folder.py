@@ -247,6 +247,18 @@ def test_the_card_is_a_hub_card_with_what_was_measured(folder: Path) -> None:
         assert part in text
 
 
+def test_measures_are_of_the_classes_that_were_measured(folder: Path, tmp_path: Path) -> None:
+    trained = TrainedModel.load(folder)
+    trained.with_labels(["up", "down"]).save(tmp_path / "other")
+    text = (tmp_path / "other" / CARD).read_text(encoding="utf-8")
+    assert "not measured for these labels" in text
+    assert "0.5000" not in text
+    assert "model-index" not in yaml.safe_load(text.split("---\n")[1])
+    assert read_record(tmp_path / "other").provenance.metrics == {}
+    same = trained.with_labels(trained.labels or ())
+    assert same.provenance.metrics == trained.provenance.metrics
+
+
 def test_zero_shot_is_clip_with_the_labels_of_the_caller(make_frames: Callable) -> None:
     model = TrainedModel.zero_shot("tiny", None, ["red circle", "blue_square"], frames=4)
     assert model.labels == ("red circle", "blue_square")

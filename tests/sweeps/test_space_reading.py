@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.sweep_draw import draw
+from pipelines.sweep_draw import draw, planned
+from stop_core.experiment import ExperimentConfig
 from sweeps.reading import FOLDER, build_experiment
 from sweeps.space import COSTS, MEASURES, SearchSpace
 from sweeps.space_reading import read_space
@@ -274,6 +275,20 @@ points_to_evaluate: [{templates: ensemble, context_tokens: 4}, {templates: [defa
     text = "algorithm: one-at-a-time\naround: {templates: default}\n"
     text += "search: {templates: {grid: [default, ensemble]}}"
     assert _read(tmp_path, text).points() == [{"templates": "default"}, {"templates": "ensemble"}]
+
+
+def test_a_space_that_tries_the_defaults_first_tries_all_of_them() -> None:
+    paths = [p for p in FOLDER.glob("*.yaml") if "Tried first: the defaults" in p.read_text()]
+    assert len(paths) == 7
+    for path in paths:
+        space = read_space(path)
+        point, seed = planned(space, None, 0)[0]
+        assert point.keys() == space.search.keys()
+        drawn = draw(space, point, seed, [])
+        assert drawn == point
+        tried = build_experiment(space.complete(drawn), "").parameters()
+        defaults = ExperimentConfig().parameters()
+        assert {name: tried[name] for name in point} == {name: defaults[name] for name in point}
 
 
 def test_the_examples_of_a_space_are_experiments() -> None:
