@@ -119,7 +119,10 @@ def test_shellcheck_has_nothing_to_say() -> None:
 
 def test_one_head_and_the_other_machines_join_it_with_the_token(slurm: Slurm) -> None:
     _, problem = slurm.start("pipelines/train.py", "--seed", "1").communicate(timeout=30)
-    head, workers = [call for call in slurm.calls if call.startswith("ray")]
+    # The two steps run side by side, so either may come first.
+    workers, head = sorted(
+        (call for call in slurm.calls if call.startswith("ray")), key=lambda call: "--head" in call
+    )
     assert "--head --node-ip-address=10.0.0.1 --port=24242 --dashboard-host=127.0.0.1" in head
     assert "--block --num-cpus=8 --address=10.0.0.1:24242" in workers
     assert head.endswith("token=16")

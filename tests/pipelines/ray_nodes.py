@@ -133,8 +133,10 @@ def ray_nodes(
 
 
 def _environment(gcs: int, store: int | None) -> dict[str, str]:
+    # Whoever started Ray in this process has told it to stay on one machine.
+    others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = {
-        **os.environ,
+        **others,
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "RAY_ADDRESS": f"127.0.0.1:{gcs}",

@@ -19,7 +19,7 @@ import torch
 from pipelines.mlflow_model import digest, requirements, save_mlflow_model
 from stop_core.model_files import read_record
 from stop_core.model_folder import TrainedModel
-from stop_core.tiny.motion import MotionArguments, chunk_scenes, encode_clip
+from stop_core.tiny.motion import PIXELS, MotionArguments, chunk_scenes, encode_clip
 from stop_core.tiny.scenes import CLASSES, render
 from tests.tools import free_ports, kill_tree
 
@@ -47,7 +47,7 @@ def video(model: Path) -> Path:
     wanted = MotionArguments(train=len(CLASSES), test=len(CLASSES), seed=3)
     path = model.parent / "videos" / "clip.mp4"
     path.parent.mkdir()
-    encode_clip(render(chunk_scenes(0, wanted), wanted.pixels)[0].numpy(), path)
+    encode_clip(render(chunk_scenes(0, wanted), PIXELS)[0].numpy(), path)
     return path
 
 
