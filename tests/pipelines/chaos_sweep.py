@@ -31,10 +31,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pipelines.command_line import USAGE_ERROR  # noqa: E402
-from pipelines.preprocess import PreprocessConfig, preprocess  # noqa: E402
 from pipelines.sweep_trials import Trial, Trials  # noqa: E402
-from stop_core.tiny.motion import write_motion_dataset  # noqa: E402
 from sweeps.space_reading import read_space  # noqa: E402
+from tests.pipelines.motion_cache import motion_cache  # noqa: E402
 from tests.tools import kill_tree  # noqa: E402
 
 VICTIMS = ("driver", "trial")
@@ -75,7 +74,7 @@ def main(options: Chaos) -> None:
     print(f"seed {seed}", flush=True)
     dice, folder = random.Random(seed), Path(tempfile.mkdtemp(prefix="chaos-"))
     (folder / "space.yaml").write_text(SPACE)
-    cache = options.cache or _cache(folder)
+    cache = options.cache or motion_cache(folder)
     if _drive(folder, cache, folder / "unbroken").wait() != 0:
         sys.exit(f"the unbroken sweep failed; its log is {folder / 'driver.log'}")
     print(f"the unbroken sweep: {_states(folder / 'unbroken')}", flush=True)
@@ -239,21 +238,6 @@ def _states(output: Path) -> str:
     trials = Trials(found[0]).all if found else []
     states = [f"{one.number}:{one.state}({one.epochs})" for one in trials]
     return ", ".join(states) or "no trial yet"
-
-
-def _cache(folder: Path) -> Path:
-    """A small motion set as a cache; made in a process of its own, whose Ray ends with it."""
-    import ray
-
-    write_motion_dataset(folder / "videos", train=64, test=16, seed=1)
-    preprocess(
-        PreprocessConfig(
-            dataset="hmdb51", data_root=folder / "videos", cache=folder / "cache", frames=6,
-            size=32, output=folder,
-        )
-    )  # fmt: skip
-    ray.shutdown()
-    return folder / "cache"
 
 
 if __name__ == "__main__":

@@ -30,12 +30,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pipelines.command_line import USAGE_ERROR  # noqa: E402
-from pipelines.preprocess import PreprocessConfig, preprocess  # noqa: E402
 from pipelines.training_run import Resources, TrainingRun  # noqa: E402
 from stop_core.config import StopConfig  # noqa: E402
 from stop_core.experiment import ExperimentConfig  # noqa: E402
 from stop_core.model_files import MODEL, PROMPTS  # noqa: E402
-from stop_core.tiny.motion import write_motion_dataset  # noqa: E402
+from tests.pipelines.motion_cache import motion_cache  # noqa: E402
 from tests.pipelines.ray_nodes import Stage, ray_nodes  # noqa: E402
 from tests.tools import Curves, curves, kill_tree, options_of, steps_saved  # noqa: E402
 
@@ -71,7 +70,7 @@ def main(options: Chaos) -> None:
     print(f"seed {seed}", flush=True)
     dice = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    cache = _cache(folder)
+    cache = motion_cache(folder)
     unbroken = TrainingRun(EXPERIMENT, cache, folder / "unbroken").train(Resources(), here=True)
     expected = _ended(unbroken.folder, unbroken.run_id, f"sqlite:///{folder}/unbroken/mlflow.db")
     done: Counter[str] = Counter()
@@ -221,21 +220,6 @@ class Ending:
 
 def _ended(folder: str, run_id: str, uri: str) -> Ending:
     return Ending(load_file(Path(folder) / MODEL / PROMPTS), curves(uri, run_id))
-
-
-def _cache(folder: Path) -> Path:
-    """A small motion set as a cache; made in a process of its own, whose Ray ends with it."""
-    import ray
-
-    write_motion_dataset(folder / "videos", train=64, test=16, seed=1)
-    preprocess(
-        PreprocessConfig(
-            dataset="hmdb51", data_root=folder / "videos", cache=folder / "cache", frames=6,
-            size=32, output=folder,
-        )
-    )  # fmt: skip
-    ray.shutdown()
-    return folder / "cache"
 
 
 if __name__ == "__main__":
