@@ -53,12 +53,13 @@ def label(name: str) -> str:
 
 
 def draw_importances(found: Importances, objective: str) -> Figure:
-    """A bar a setting, with its interval."""
+    """A bar a setting, with its interval, and one for what they do together."""
     table = found.table[::-1]
     with rc_context(_STYLE):
-        figure = Figure(figsize=(_PAGE / 2, 0.7 + 0.24 * len(table)), layout="constrained")
+        figure = Figure(figsize=(_PAGE / 2, 0.94 + 0.24 * len(table)), layout="constrained")
         axes = figure.subplots()
         names = [label(name) for name in table["setting"]]
+        axes.barh("together,\nor noise", found.rest, color=GREY, height=0.6)
         axes.barh(names, table["importance"], color=BLUE, height=0.6)
         middle = table["importance"]
         # A resampled forest can lie wholly to one side of the one that is shown.
@@ -306,9 +307,9 @@ def draw_sensitivity(space: SearchSpace, found: dict[str, pd.DataFrame], note: s
 def _draw_curve(axes: Axes, name: str, table: pd.DataFrame, centre: Any) -> None:
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in table["value"])
     places = table["value"].tolist() if numeric else list(range(len(table)))
-    held = table.index[table["value"] == centre].tolist()
+    held = [place for place, v in zip(places, table["value"], strict=True) if v == centre]
     if held:
-        axes.axvline(places[held[0]], color=GREY, lw=0.8, ls=":")
+        axes.axvline(held[0], color=GREY, lw=0.8, ls=":")
     axes.fill_between(places, table["low"], table["high"], color=BLUE, alpha=0.18, lw=0)
     axes.plot(places, table["mean"], "o-", color=BLUE, ms=3.5, lw=1.2)
     for place, values in zip(places, table["values"], strict=True):

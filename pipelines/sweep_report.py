@@ -216,6 +216,7 @@ class Report:
             f"| {name} | {share:.2f} | {low:.2f} to {high:.2f} |"
             for name, share, low, high in found.table.itertuples(index=False)
         ]
+        rows.append(f"| together (interactions), or noise | {found.rest:.2f} | |")
         basis = (
             f"after epoch {found.after_epoch}, where all can be compared"
             if found.after_epoch

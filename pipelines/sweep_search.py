@@ -38,7 +38,6 @@ from pipelines.tracking import TrackedRun, open_experiment, tracking_uri
 from pipelines.training_run import RESULT_VERSION, RUN_ID
 from stop_core.cache.files import write_whole
 from stop_core.cache.manifest import Manifest
-from stop_core.experiment import ExperimentConfig
 from stop_core.kept_clip import ClipKeeper
 from stop_core.storage import StoragePath
 from sweeps.space import COSTS, MEASURES, SearchSpace, check_possible, is_minimised
@@ -238,12 +237,8 @@ class Search:
         )
 
     def _scheduler(self, driver: Driver) -> TrialScheduler:
-        if self.space.scheduler is None:
-            return FIFOScheduler()
-        epochs = self.space.search.get("epochs")
-        fixed = self.space.fixed.get("epochs", ExperimentConfig.epochs)
-        longest = max(epochs.examples()) if epochs else fixed
-        return NotedAsha(driver, self.space, self.space.scheduler, int(longest))
+        asha = self.space.scheduler
+        return NotedAsha(driver, asha) if asha else FIFOScheduler()
 
     def at_once(self) -> int:
         """How many trials run beside each other; asks the cluster."""
