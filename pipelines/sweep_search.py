@@ -74,7 +74,7 @@ class Search:
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
         with alone_in(self.folder):
-            trials = Trials(self.folder)
+            trials = Trials(self.folder, self.space.seeds)
             if self.retry_failed:
                 _revive(trials)
             tracked = self._track()
@@ -85,15 +85,19 @@ class Search:
         """Runs the trials that have not ended.
 
         Raises:
-            RunError: if no trial succeeded; the message gives the reason of the first failure.
+            RunError: if no point succeeded; the message gives the reason of the first failure.
         """
         self._run(trials, tracked)
         if not trials.ranked(self.space.objectives[0]):
             reasons = [trial.reason for trial in trials.all if trial.reason]
             reason = reasons[0] if reasons else f"none measured {self.space.objectives[0]}"
+            none = (
+                f"no settings have succeeded with all their {trials.seeds} seeds"
+                if trials.seeds > 1
+                else f"none of the {len(trials.all)} trials succeeded"
+            )
             raise RunError(
-                f"none of the {len(trials.all)} trials succeeded; the first: {reason}. Mend it, "
-                "and add --retry-failed to the same command"
+                f"{none}; the first: {reason}. Mend it, and add --retry-failed to the same command"
             )
 
     def check(self) -> None:
