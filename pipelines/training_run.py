@@ -182,7 +182,10 @@ class TrainingRun:
         here: bool,
         watch: Watch,
     ) -> TrainingResult:
+        from pipelines.checkpoints import set_damage_aside
+
         self.progress_file.path.unlink(missing_ok=True)  # a killed process left it
+        set_damage_aside(self.folder)
         self._track(resources, parent, label)
         with _ends_with_reason(self.tracked, self.name):
             task = self._task(resources)
@@ -348,7 +351,7 @@ def _deliver_last(tracked: QueuedRun) -> None:
     problem = tracked.deliver(_SECONDS_FOR_A_LOST_STORE)
     if waiting := tracked.outbox.waiting():
         say(
-            f"the MLflow store {tracked.uri} has not taken all ({first_line(problem)}); "
+            f"the MLflow store {tracked.store} has not taken all ({first_line(problem)}); "
             f"{len(waiting)} records wait in {tracked.outbox.folder}, and the next training, "
             "table or sweep with the same --output delivers them"
         )

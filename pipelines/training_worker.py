@@ -66,7 +66,7 @@ def train_worker(arguments: dict[str, WorkerTask]) -> None:
 
     task = arguments["task"]
     try:
-        WorkerRun(task, RayTrainSession()).run()
+        WorkerRun(task, RayTrainSession(task.folder)).run()
     except DivergedError as problem:
         # All workers are here, and would be again: Ray Train, which starts what fails once more,
         # is not told of it.
