@@ -32,6 +32,8 @@ class Importances:
 
     table: pd.DataFrame
     """Columns setting, importance, low, high; the largest first."""
+    rest: float
+    """The share that no setting explains by itself: several together, or noise."""
     trials: int
     after_epoch: int | None
     """The epoch after which the trials are compared; None for their ends."""
@@ -52,7 +54,7 @@ def importances(search: Search, trials: Trials) -> Importances | None:
     over trials.
     """
     space = search.space
-    epoch = space.scheduler.grace_period if space.scheduler else None
+    epoch = space.grace_period
     found = [(one, value) for one in trials.all if (value := _at(search, one, epoch)) is not None]
     names = [n for n in space.search if all(n in one.drawn for one, _ in found)]
     left_out = tuple(name for name in space.search if name not in names)
@@ -72,7 +74,8 @@ def importances(search: Search, trials: Trials) -> Importances | None:
         {"setting": varied, "importance": [whole[n] for n in varied], "low": low, "high": high}
     )
     table = table.sort_values("importance", ascending=False, ignore_index=True)
-    return Importances(table, len(found), epoch, left_out)
+    rest = max(0.0, 1.0 - float(table["importance"].sum()))
+    return Importances(table, rest, len(found), epoch, left_out)
 
 
 def _at(search: Search, trial: Trial, epoch: int | None) -> float | None:
@@ -94,10 +97,14 @@ def _fanova(
     ]
     study = study_of(search.space, finished, objectives=(objective,))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # Without it the shares of the settings would be made to add up to one.
+        warnings.filterwarnings("ignore", ".*`normalize`", optuna.exceptions.ExperimentalWarning)
         try:
             shares = get_param_importances(
-                study, evaluator=FanovaImportanceEvaluator(n_trees=32, seed=0), params=names
+                study,
+                evaluator=FanovaImportanceEvaluator(n_trees=32, seed=0),
+                params=names,
+                normalize=False,
             )
         except RuntimeError as problem:
             if "zero total variance" not in str(problem):
@@ -122,6 +129,8 @@ def sensitivity(search: Search, trials: Trials) -> dict[str, pd.DataFrame]:
             if alike:
                 rows.append({"value": value, **_summary(search, alike)})
         found[name] = pd.DataFrame(rows)
+        if rows:  # as an object: among numbers, None would become nan
+            found[name]["value"] = pd.Series([row["value"] for row in rows], dtype=object)
     return found
 
 

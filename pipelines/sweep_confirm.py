@@ -36,7 +36,7 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
     """
     if not seeds:
         return confirmed_before(search.folder)
-    best = experiment_of(search, result.best)
+    best = experiment_of(search, result.best.first)
     first = search.seed + search.space.seeds
     jobs = [
         Job(

@@ -16,7 +16,7 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pipelines.sweep_analysis import Importances
-from pipelines.sweep_trials import Trial
+from pipelines.sweep_trials import Point, Trial
 from stop_core.cache.files import appearing
 from sweeps.space import Distribution, SearchSpace, is_minimised
 
@@ -53,12 +53,13 @@ def label(name: str) -> str:
 
 
 def draw_importances(found: Importances, objective: str) -> Figure:
-    """A bar a setting, with its interval."""
+    """A bar a setting, with its interval, and one for what they do together."""
     table = found.table[::-1]
     with rc_context(_STYLE):
-        figure = Figure(figsize=(_PAGE / 2, 0.7 + 0.24 * len(table)), layout="constrained")
+        figure = Figure(figsize=(_PAGE / 2, 0.94 + 0.24 * len(table)), layout="constrained")
         axes = figure.subplots()
         names = [label(name) for name in table["setting"]]
+        axes.barh("together,\nor noise", found.rest, color=GREY, height=0.6)
         axes.barh(names, table["importance"], color=BLUE, height=0.6)
         middle = table["importance"]
         # A resampled forest can lie wholly to one side of the one that is shown.
@@ -72,7 +73,7 @@ def draw_importances(found: Importances, objective: str) -> Figure:
     return figure
 
 
-def draw_slices(space: SearchSpace, trials: Sequence[Trial], best: Trial) -> Figure:
+def draw_slices(space: SearchSpace, trials: Sequence[Trial], best: Point) -> Figure:
     """The objective against each searched setting, a mark a trial."""
     objective, names = space.objectives[0], list(space.search)
     columns = min(4, len(names))
@@ -96,14 +97,14 @@ def _draw_slice(
     name: str,
     distribution: Distribution,
     trials: Sequence[Trial],
-    best: Trial,
+    best: Point,
     objective: str,
 ) -> None:
     for state, marks in (
         ("stopped early", {"facecolors": "none", "edgecolors": GREY, "linewidths": 0.8}),
         ("finished", {"facecolors": BLUE, "edgecolors": "white", "linewidths": 0.4}),
     ):
-        some = [t for t in trials if t.state == state and name in t.drawn and t is not best]
+        some = [one for one in trials if one.state == state and name in one.drawn]
         axes.scatter(
             [_place(distribution, one.drawn[name], one.number) for one in some],
             [one.value(objective) for one in some],
@@ -112,7 +113,7 @@ def _draw_slice(
             **marks,
         )
     if name in best.drawn:
-        place = _place(distribution, best.drawn[name], best.number)
+        place = _place(distribution, best.drawn[name], best.first.number)
         style = {"color": ORANGE, "edgecolors": "black", "linewidths": 0.5, "zorder": 3}
         axes.scatter([place], [best.value(objective)], s=80, marker="*", label="best", **style)
     axes.set_xlabel(label(name))
@@ -144,11 +145,10 @@ def _text(value: Any) -> str:
     return "all" if value is None else str(value)
 
 
-def draw_parallel(space: SearchSpace, trials: Sequence[Trial], best: Trial) -> Figure:
-    """A line a trial through its settings, coloured by what it reached."""
+def draw_parallel(space: SearchSpace, points: Sequence[Point], best: Point) -> Figure:
+    """A line a point through its settings, coloured by what it reached."""
     objective, names = space.objectives[0], list(space.search)
-    shown = [one for one in trials if one.value(objective) is not None]
-    values = [one.value(objective) or 0.0 for one in shown]
+    values = [one.value(objective) or 0.0 for one in points]
     # A few trials that failed to learn would leave one colour for all others.
     low, high = np.percentile(values, [10, 100])
     scale = Normalize(low, high if high > low else low + 1e-9)
@@ -156,17 +156,17 @@ def draw_parallel(space: SearchSpace, trials: Sequence[Trial], best: Trial) -> F
     with rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(figsize=(_PAGE, 3.0), layout="constrained")
         axes = figure.subplots()
-        for one in sorted(shown, key=lambda trial: trial is best):
+        for one in sorted(points, key=lambda point: point.name == best.name):
             heights = [
                 _height(space.search[name], one.drawn[name]) if name in one.drawn else np.nan
                 for name in names
             ]
-            is_best = one is best
+            is_best = one.name == best.name
             outline = [Stroke(linewidth=3.6, foreground="black"), Normal()] if is_best else None
             axes.plot(
                 range(len(names)), heights, color=colours.to_rgba([one.value(objective)])[0],
                 lw=2.2 if is_best else 0.9, alpha=1 if is_best else 0.75, path_effects=outline,
-                ls="-" if one.state == "finished" else (0, (3, 2)), marker="o", ms=2.5,
+                ls="-" if one.first.state == "finished" else (0, (3, 2)), marker="o", ms=2.5,
             )  # fmt: skip
         _draw_scales(axes, space, names)
         axes.set_xlim(-0.25, len(names) - 0.6)
@@ -174,9 +174,9 @@ def draw_parallel(space: SearchSpace, trials: Sequence[Trial], best: Trial) -> F
         figure.colorbar(
             colours, ax=axes, label=label(objective), pad=0.01, fraction=0.035, extend="min"
         )
-        axes.set_title(
-            "a line a trial; outlined: the best; dashed: stopped early", loc="left", pad=8
-        )
+        line = f"point, the mean of {space.seeds} seeds" if space.seeds > 1 else "trial"
+        text = f"a line a {line}; outlined: the best; dashed: stopped early"
+        axes.set_title(text, loc="left", pad=8)
     return figure
 
 
@@ -209,8 +209,8 @@ def _height(distribution: Distribution, value: Any) -> float:
     return float((value - low) / (high - low))
 
 
-def draw_history(space: SearchSpace, trials: Sequence[Trial]) -> Figure:
-    """What each trial reached in the order of the draws, and the best so far."""
+def draw_history(space: SearchSpace, trials: Sequence[Trial], points: Sequence[Point]) -> Figure:
+    """What each trial reached in the order of the draws, and the best point so far."""
     objective = space.objectives[0]
     with rc_context(_STYLE):
         figure = Figure(figsize=(_PAGE / 2, 2.3), layout="constrained")
@@ -226,11 +226,13 @@ def draw_history(space: SearchSpace, trials: Sequence[Trial]) -> Figure:
                 s=16, c=colour, edgecolors=BLUE if colour == BLUE else GREY, label=text,
                 linewidths=0.8,
             )  # fmt: skip
-        values = np.array([one.value(objective) for one in finished], dtype=float)
+        ended = sorted((one.trials[-1].number, one.value(objective)) for one in points)
+        values = np.array([value for _, value in ended], dtype=float)
         pick = np.minimum if is_minimised(objective) else np.maximum
+        text = f"best mean of {space.seeds} seeds" if space.seeds > 1 else "best so far"
         axes.step(
-            [one.number for one in finished], pick.accumulate(values), where="post",
-            color=ORANGE, label="best so far",
+            [number for number, _ in ended], pick.accumulate(values), where="post",
+            color=ORANGE, label=text,
         )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="trial", ylabel=label(objective))
@@ -238,17 +240,18 @@ def draw_history(space: SearchSpace, trials: Sequence[Trial]) -> Figure:
     return figure
 
 
-def draw_curves(space: SearchSpace, trials: Sequence[Trial], best: Trial) -> Figure:
+def draw_curves(space: SearchSpace, trials: Sequence[Trial], best: Point) -> Figure:
     """The objective epoch by epoch; a cross where the scheduler stopped a trial."""
     objective = space.objectives[0]
     with rc_context(_STYLE):
         figure = Figure(figsize=(_PAGE / 2, 2.3), layout="constrained")
         axes = figure.subplots()
-        for one in sorted(trials, key=lambda trial: trial is best):
+        for one in sorted(trials, key=lambda trial: trial in best.trials):
+            is_best = one in best.trials
             epochs = [row["epoch"] for row in one.curve if objective in row]
             values = [row[objective] for row in one.curve if objective in row]
-            colour = ORANGE if one is best else GREY if one.state == "stopped early" else BLUE
-            axes.plot(epochs, values, color=colour, lw=2 if one is best else 0.9, marker=".", ms=4)
+            colour = ORANGE if is_best else GREY if one.state == "stopped early" else BLUE
+            axes.plot(epochs, values, color=colour, lw=2 if is_best else 0.9, marker=".", ms=4)
             if one.state == "stopped early" and epochs:
                 axes.plot(epochs[-1], values[-1], "x", color="black", ms=4)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -257,14 +260,13 @@ def draw_curves(space: SearchSpace, trials: Sequence[Trial], best: Trial) -> Fig
     return figure
 
 
-def draw_front(space: SearchSpace, trials: Sequence[Trial], front: Sequence[Trial]) -> Figure:
-    """The first objective against each other one; the trials of the Pareto front joined."""
+def draw_front(space: SearchSpace, finished: Sequence[Point], front: Sequence[Point]) -> Figure:
+    """The first objective against each other one; the points of the Pareto front joined."""
     first, *others = space.objectives
     with rc_context(_STYLE):
         figure = Figure(figsize=(min(_PAGE, 3.5 * len(others)), 2.6), layout="constrained")
         grid = figure.subplots(1, len(others), squeeze=False, sharey=True)
         for axes, other in zip(grid[0], others, strict=True):
-            finished = [one for one in trials if one.state == "finished"]
             axes.scatter(
                 [one.value(other) for one in finished], [one.value(first) for one in finished],
                 s=16, c=GREY, label="finished",
@@ -273,9 +275,8 @@ def draw_front(space: SearchSpace, trials: Sequence[Trial], front: Sequence[Tria
             axes.plot(*zip(*points, strict=True), "o-", color=ORANGE, ms=5, label="Pareto front")
             for one in front:
                 where = (one.value(other) or 0.0, one.value(first) or 0.0)
-                axes.annotate(
-                    str(one.number), where, xytext=(4, 4), textcoords="offset points", fontsize=7
-                )
+                number = str(one.first.number)
+                axes.annotate(number, where, xytext=(4, 4), textcoords="offset points", fontsize=7)
             axes.set_xlabel(label(other))
         grid[0, 0].set_ylabel(label(first))
         grid[0, 0].legend(loc="best")
@@ -306,9 +307,9 @@ def draw_sensitivity(space: SearchSpace, found: dict[str, pd.DataFrame], note: s
 def _draw_curve(axes: Axes, name: str, table: pd.DataFrame, centre: Any) -> None:
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in table["value"])
     places = table["value"].tolist() if numeric else list(range(len(table)))
-    held = table.index[table["value"] == centre].tolist()
+    held = [place for place, v in zip(places, table["value"], strict=True) if v == centre]
     if held:
-        axes.axvline(places[held[0]], color=GREY, lw=0.8, ls=":")
+        axes.axvline(held[0], color=GREY, lw=0.8, ls=":")
     axes.fill_between(places, table["low"], table["high"], color=BLUE, alpha=0.18, lw=0)
     axes.plot(places, table["mean"], "o-", color=BLUE, ms=3.5, lw=1.2)
     for place, values in zip(places, table["values"], strict=True):

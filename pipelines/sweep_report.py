@@ -21,7 +21,7 @@ from pipelines.sweep_figures import (
 )
 from pipelines.sweep_results import BEST, PARETO, TRIALS, SweepResult
 from pipelines.sweep_search import Search
-from pipelines.sweep_trials import Trial, Trials
+from pipelines.sweep_trials import Point, Trials
 from pipelines.sweep_worker import describe, short
 from pipelines.tracking import TrackedRun, git_commit
 from stop_core.cache.files import write_whole
@@ -90,37 +90,60 @@ class Report:
     def _best(self) -> str:
         best = self.result.best
         value = best.value(self.objective) or 0.0
+        seeds = self.space.seeds
+        which = ", ".join(one.name for one in best.trials)
+        if seeds > 1:
+            spread = pd.Series([one.value(self.objective) for one in best.trials]).std(ddof=1)
+            which = f"mean of {seeds} seeds, standard deviation {spread:.4f}; {which}"
         lines = [
             "## Best settings",
-            f"**{self.objective} {value:.4f}** ({best.name}): {describe(best.drawn)}",
+            f"**{self.objective} {value:.4f}** ({which}): {describe(best.drawn)}",
         ]
         ranked = self.trials.ranked(self.objective)
-        values = pd.Series([one.value(self.objective) for one in ranked])
-        gain = abs(value - float(values.median()))
+        median = float(pd.Series([one.value(self.objective) for one in ranked]).median())
+        finished = f"points, each by its mean over {seeds} seeds," if seeds > 1 else "trials"
         lines.append(
-            f"That is {gain:.4f} better than the median of the {len(ranked)} finished trials "
-            f"({values.median():.4f})."
+            f"That is {abs(value - median):.4f} better than the median of the {len(ranked)} "
+            f"finished {finished} ({median:.4f})."
         )
+        if left := self._incomplete():
+            lines.append(
+                f"Not compared, since not all of their {seeds} seeds finished: {'; '.join(left)}."
+            )
         if start := self._start():
             reached = start.value(self.objective)
-            if start is best:
+            if start.name == best.name:
                 lines.append("It is what was tried first: the search has won nothing over it.")
             elif reached is not None:
-                kept = "" if start.state == "finished" else f" ({start.state})"
+                kept = "" if start.first.state == "finished" else f" ({start.first.state})"
                 lines.append(
                     f"What was tried first ({start.name}{kept}) reached {reached:.4f}: the search "
                     f"has won {abs(value - reached):.4f} over it."
                 )
         lines.append(
             "The best of many trials looks better on validation than it is: the number above is "
-            "of the seed and the videos that chose it. `--confirm` retrains it on other seeds."
+            f"of the {'seeds' if seeds > 1 else 'seed'} and the videos that chose it. `--confirm` "
+            "retrains it on other seeds."
         )
         return "\n\n".join(lines)
 
-    def _start(self) -> Trial | None:
-        """The trial that the report compares with: a point that was given, or the centre."""
-        given = self.space.points_to_evaluate or self.space.around
-        return self.trials.all[0] if given and self.trials.all else None
+    def _start(self) -> Point | None:
+        """The point that the report compares with: one that was given, or the centre."""
+        if not (self.space.points_to_evaluate or self.space.around):
+            return None
+        return next((one for one in self._points() if one.first.number == 0), None)
+
+    def _points(self) -> list[Point]:
+        """The finished points; without seeds, also trials that were stopped on their way."""
+        if self.space.seeds > 1:
+            return self.trials.points()
+        return [Point((one,)) for one in self.trials.all if one.value(self.objective) is not None]
+
+    def _incomplete(self) -> list[str]:
+        """The settings that some seeds have finished, but not all."""
+        compared = [trial for point in self.trials.points() for trial in point.trials]
+        left = [one for one in self.trials.all if one.state == "finished" and one not in compared]
+        return list(dict.fromkeys(describe(one.drawn) for one in left))
 
     def _confirmation(self, frame: pd.DataFrame) -> str:
         trial, best = frame["trial"].iloc[0], self.result.best.name
@@ -145,7 +168,7 @@ class Report:
         return "\n\n".join([*lines, "\n".join(rows)])
 
     def _front(self) -> str:
-        figure = draw_front(self.space, self.trials.all, self.result.front)
+        figure = draw_front(self.space, self.trials.points(), self.result.front)
         self._save(figure, "pareto")
         names = self.space.objectives
         rows = [
@@ -156,9 +179,11 @@ class Report:
             values = " | ".join(short(one.value(name)) for name in names)
             rows.append(f"| {one.name} | {values} | {describe(one.drawn)} |")
         note = (
-            "No finished trial is better than one of these in every objective. Each has its file "
-            "for `train.py --config` in `pareto/`."
+            "Nothing that finished is better than one of these in every objective. Each has its "
+            "file for `train.py --config` in `pareto/`."
         )
+        if self.space.seeds > 1:
+            note += f" A row is the mean of {self.space.seeds} seeds, under the name of the first."
         if "step_seconds" in names:
             note += (
                 " Step times were taken while other trials ran on the same machine: compare "
@@ -184,8 +209,8 @@ class Report:
                 for row in table.to_dict("records")
             ]
         few = (
-            "Three seeds bound a mean only loosely: curves whose bands overlap do not differ on "
-            "this evidence."
+            f"The mean over {seeds} seeds is known only to within its band: values whose bands "
+            "overlap do not differ on this evidence."
             if seeds > 1
             else "One seed says nothing of the spread between seeds: give `seeds` in the space."
         )
@@ -198,9 +223,9 @@ class Report:
         parts.append(self._importances(found))
         self._save(draw_slices(self.space, shown, self.result.best), "slices")
         parts.append(_shown("slices"))
-        self._save(draw_parallel(self.space, shown, self.result.best), "parallel")
+        self._save(draw_parallel(self.space, self._points(), self.result.best), "parallel")
         parts.append(_shown("parallel"))
-        self._save(draw_history(self.space, shown), "history")
+        self._save(draw_history(self.space, shown, self.trials.ranked(self.objective)), "history")
         parts += ["## How the search went", _shown("history")]
         if self.space.scheduler:
             self._save(draw_curves(self.space, shown, self.result.best), "curves")
@@ -216,6 +241,7 @@ class Report:
             f"| {name} | {share:.2f} | {low:.2f} to {high:.2f} |"
             for name, share, low, high in found.table.itertuples(index=False)
         ]
+        rows.append(f"| together (interactions), or noise | {found.rest:.2f} | |")
         basis = (
             f"after epoch {found.after_epoch}, where all can be compared"
             if found.after_epoch

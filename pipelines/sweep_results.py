@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pipelines.queued_run import QueuedRun
 from pipelines.sweep_search import Search
-from pipelines.sweep_trials import Trial, Trials
+from pipelines.sweep_trials import Point, Trial, Trials
 from pipelines.sweep_worker import short
 from stop_core.cache.files import write_whole
 from stop_core.experiment import ExperimentConfig
@@ -29,12 +29,12 @@ class SweepResult:
     """What a search found."""
 
     trials: pd.DataFrame
-    """A row a trial: those that finished from best to worst, then those that did not."""
-    best: Trial
+    """A row a trial: those of the best point first, then those of points that did not finish."""
+    best: Point
     best_file: Path
     """For `train.py --config`."""
-    front: list[Trial]
-    """Of several objectives: the trials that no other beats in all of them."""
+    front: list[Point]
+    """Of several objectives: the points that no other beats in all of them."""
 
 
 def write_results(search: Search, trials: Trials) -> SweepResult:
@@ -43,20 +43,20 @@ def write_results(search: Search, trials: Trials) -> SweepResult:
     frame = table(search, trials)
     write_whole(search.folder / TRIALS, frame.to_csv(index=False))
     best = trials.ranked(objectives[0])[0]
-    write_whole(search.folder / BEST, _as_yaml(search, best))
+    write_whole(search.folder / BEST, _as_yaml(search, best.first))
     front = trials.front(objectives) if len(objectives) > 1 else []
     _write_front(search, front)
     return SweepResult(frame, best, search.folder / BEST, front)
 
 
-def _write_front(search: Search, front: list[Trial]) -> None:
-    """Leaves a file for each trial of the front, and none of a trial that has been beaten since."""
+def _write_front(search: Search, front: list[Point]) -> None:
+    """Leaves a file for each point of the front, and none of a point that has been beaten since."""
     folder = search.folder / PARETO
     if front:
         folder.mkdir(exist_ok=True)
-    for trial in front:
-        write_whole(folder / f"{trial.name}.yaml", _as_yaml(search, trial))
-    names = {f"{trial.name}.yaml" for trial in front}
+    for point in front:
+        write_whole(folder / f"{point.name}.yaml", _as_yaml(search, point.first))
+    names = {f"{point.name}.yaml" for point in front}
     for path in folder.glob("trial-*.yaml"):
         if re.fullmatch(r"trial-\d{4,}\.yaml", path.name) and path.name not in names:
             path.unlink()
@@ -65,7 +65,7 @@ def _write_front(search: Search, front: list[Trial]) -> None:
 def table(search: Search, trials: Trials) -> pd.DataFrame:
     """A row a trial: its settings, what it reached, or why it failed."""
     objective = search.space.objectives[0]
-    ranked = trials.ranked(objective)
+    ranked = [trial for point in trials.ranked(objective) for trial in point.trials]
     others = [trial for trial in trials.all if trial not in ranked]
     sign = 1 if is_minimised(objective) else -1
     others.sort(key=lambda one: (one.state, sign * (one.value(objective) or 0.0), one.number))
@@ -82,10 +82,14 @@ def experiment_of(search: Search, trial: Trial) -> ExperimentConfig:
 def print_trials(search: Search, result: SweepResult) -> None:
     """Prints the table, best first."""
     frame = result.trials
+    seeds = search.space.seeds
     names = ["trial", "state", *search.space.objectives, *search.space.search, "epochs", "failure"]
+    if seeds > 1:
+        names.insert(1, "seed")
     if not (frame["failure"] != "").any():
         names.remove("failure")
-    shown = Table(title="trials, best first (validation data)", title_justify="left")
+    order = f"by the mean of {seeds} seeds, " if seeds > 1 else ""
+    shown = Table(title=f"trials, {order}best first (validation data)", title_justify="left")
     for name in names:
         shown.add_column(name, justify="right", overflow="fold")
     for row in frame.to_dict("records"):

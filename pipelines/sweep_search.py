@@ -38,7 +38,6 @@ from pipelines.tracking import TrackedRun, open_experiment, tracking_uri
 from pipelines.training_run import RESULT_VERSION, RUN_ID
 from stop_core.cache.files import write_whole
 from stop_core.cache.manifest import Manifest
-from stop_core.experiment import ExperimentConfig
 from stop_core.kept_clip import ClipKeeper
 from stop_core.storage import StoragePath
 from sweeps.space import COSTS, MEASURES, SearchSpace, check_possible, is_minimised
@@ -75,7 +74,7 @@ class Search:
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
         with alone_in(self.folder):
-            trials = Trials(self.folder)
+            trials = Trials(self.folder, self.space.seeds)
             if self.retry_failed:
                 _revive(trials)
             tracked = self._track()
@@ -86,15 +85,19 @@ class Search:
         """Runs the trials that have not ended.
 
         Raises:
-            RunError: if no trial succeeded; the message gives the reason of the first failure.
+            RunError: if no point succeeded; the message gives the reason of the first failure.
         """
         self._run(trials, tracked)
         if not trials.ranked(self.space.objectives[0]):
             reasons = [trial.reason for trial in trials.all if trial.reason]
             reason = reasons[0] if reasons else f"none measured {self.space.objectives[0]}"
+            none = (
+                f"no settings have succeeded with all their {trials.seeds} seeds"
+                if trials.seeds > 1
+                else f"none of the {len(trials.all)} trials succeeded"
+            )
             raise RunError(
-                f"none of the {len(trials.all)} trials succeeded; the first: {reason}. Mend it, "
-                "and add --retry-failed to the same command"
+                f"{none}; the first: {reason}. Mend it, and add --retry-failed to the same command"
             )
 
     def check(self) -> None:
@@ -238,12 +241,8 @@ class Search:
         )
 
     def _scheduler(self, driver: Driver) -> TrialScheduler:
-        if self.space.scheduler is None:
-            return FIFOScheduler()
-        epochs = self.space.search.get("epochs")
-        fixed = self.space.fixed.get("epochs", ExperimentConfig.epochs)
-        longest = max(epochs.examples()) if epochs else fixed
-        return NotedAsha(driver, self.space, self.space.scheduler, int(longest))
+        asha = self.space.scheduler
+        return NotedAsha(driver, asha) if asha else FIFOScheduler()
 
     def at_once(self) -> int:
         """How many trials run beside each other; asks the cluster."""

@@ -75,10 +75,45 @@ class Trial:
             self.curve.sort(key=lambda one: one["epoch"])
 
 
-class Trials:
-    """All trials of a sweep, those of earlier runs of the same command among them."""
+@dataclass(frozen=True)
+class Point:
+    """Settings that were tried, with a training for every seed that the space asks for."""
 
-    def __init__(self, folder: Path) -> None:
+    trials: tuple[Trial, ...]
+    """By seed."""
+
+    @property
+    def first(self) -> Trial:
+        """The training of the first seed: it stands for the others where there can be only one."""
+        return self.trials[0]
+
+    @property
+    def name(self) -> str:
+        """What it is called everywhere: as its first training."""
+        return self.first.name
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """The searched settings."""
+        return self.first.drawn
+
+    def value(self, objective: str) -> float | None:
+        """The mean over the seeds: the best of them would be the luckiest, not the settings'."""
+        values = [one.value(objective) for one in self.trials]
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+class Trials:
+    """All trials of a sweep, those of earlier runs of the same command among them.
+
+    Args:
+        folder: of the sweep.
+        seeds: trainings of every point.
+    """
+
+    def __init__(self, folder: Path, seeds: int = 1) -> None:
+        self.seeds = seeds
         self.folder = folder / "trials"
         self.folder.mkdir(parents=True, exist_ok=True)
         files = sorted(self.folder.glob("trial-*.json"))
@@ -104,19 +139,33 @@ class Trials:
         """Those that have ended, in whatever way."""
         return [trial for trial in self.all if trial.state != "running"]
 
-    def ranked(self, objective: str) -> list[Trial]:
-        """Finished ones, best first; of equals, the one that was drawn first."""
-        finished = [trial for trial in self.all if trial.state == "finished"]
-        sign = 1 if is_minimised(objective) else -1
-        return sorted(finished, key=lambda one: (sign * (one.value(objective) or 0.0), one.number))
+    def points(self) -> list[Point]:
+        """The points that have finished with all their seeds, in the order of the draws."""
+        alike: dict[str, list[Trial]] = {}
+        for trial in self.all:
+            if trial.state == "finished":
+                key = json.dumps(trial.drawn, sort_keys=True) if self.seeds > 1 else trial.name
+                alike.setdefault(key, []).append(trial)
+        return [
+            Point(tuple(sorted(some, key=lambda one: one.seed)))
+            for some in alike.values()
+            if len(some) == self.seeds
+        ]
 
-    def front(self, objectives: tuple[str, ...]) -> list[Trial]:
-        """Finished ones that no other beats in every objective: the Pareto front."""
+    def ranked(self, objective: str) -> list[Point]:
+        """The finished points, best first; of equals, the one that was drawn first."""
+        found = [(value, p) for p in self.points() if (value := p.value(objective)) is not None]
+        sign = 1 if is_minimised(objective) else -1
+        found.sort(key=lambda one: (sign * one[0], one[1].first.number))
+        return [point for _, point in found]
+
+    def front(self, objectives: tuple[str, ...]) -> list[Point]:
+        """The finished points that no other beats in every objective: the Pareto front."""
         ranked = self.ranked(objectives[0])
         return [one for one in ranked if not any(_dominates(o, one, objectives) for o in ranked)]
 
 
-def _dominates(better: Trial, worse: Trial, objectives: tuple[str, ...]) -> bool:
+def _dominates(better: Point, worse: Point, objectives: tuple[str, ...]) -> bool:
     """Whether one is nowhere worse than the other, and somewhere better."""
     gains = []
     for objective in objectives:

@@ -18,7 +18,7 @@ from pipelines.sweep_trials import State, Trial, Trials
 from pipelines.sweep_worker import FAILURE, Task
 from pipelines.training_run import root_cause
 from sweeps.reading import build_experiment
-from sweeps.space import Asha, SearchSpace, is_minimised
+from sweeps.space import Asha, is_minimised
 
 
 class Driver(Searcher):  # type: ignore[misc]
@@ -174,14 +174,16 @@ class Failures(tune.Callback):  # type: ignore[misc]
 class NotedAsha(ASHAScheduler):  # type: ignore[misc]
     """ASHA that knows the epochs of before a kill, and stops nobody at the last epoch."""
 
-    def __init__(self, driver: Driver, space: SearchSpace, asha: Asha, epochs: int) -> None:
+    def __init__(self, driver: Driver, asha: Asha) -> None:
+        space = driver.task.space
         objective = space.objectives[0]
         super().__init__(
             time_attr="epoch",
             metric=objective,
             mode="min" if is_minimised(objective) else "max",
-            max_t=epochs + 1,  # a trial that reports its max_t is stopped before it has ended
-            grace_period=min(asha.grace_period, epochs),
+            max_t=space.longest
+            + 1,  # a trial that reports its max_t is stopped before it has ended
+            grace_period=space.grace_period,
             reduction_factor=asha.reduction_factor,
         )
         self._driver = driver

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from stop_core.datasets import Task
+from stop_core.experiment import ExperimentConfig
 
 Algorithm = Literal["grid", "random", "tpe", "one-at-a-time"]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
@@ -165,6 +166,18 @@ class SearchSpace:
     """What is tried first; what a point does not say is drawn."""
     startup_trials: int = 10
     """Random draws before TPE begins to model."""
+
+    @property
+    def longest(self) -> int:
+        """Epochs of the longest training that can be drawn."""
+        if epochs := self.search.get("epochs"):
+            return int(max(epochs.examples()))
+        return int(self.fixed.get("epochs", ExperimentConfig.epochs))
+
+    @property
+    def grace_period(self) -> int | None:
+        """Epochs that ASHA lets every trial train; None where no trial is stopped."""
+        return min(self.scheduler.grace_period, self.longest) if self.scheduler else None
 
     def complete(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of a trial by name: the fixed ones and those that were drawn."""

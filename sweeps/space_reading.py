@@ -138,6 +138,12 @@ class _Reader:
                 f"seeds repeats the points of a grid, and {self.algorithm} draws new ones; leave "
                 "it out, and retrain the best with --confirm",
             )
+        if seeds > 1 and self._scheduler():
+            raise self.document.error(
+                ("seeds",),
+                "asha would stop some seeds of a point and not others, and what is left would be "
+                "the lucky ones; leave scheduler out, or seeds",
+            )
         return seeds
 
     def _count(self, where: Where, default: int, least: int = 1) -> int:

@@ -3,18 +3,21 @@
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 import pytest
+import yaml
 
 from pipelines.command_line import parse
 from pipelines.resources import Resources
 from pipelines.sweep_analysis import sensitivity
 from pipelines.sweep_confirm import CONFIRMATION, confirm
-from pipelines.sweep_report import Report
-from pipelines.sweep_results import PARETO, SweepResult, write_results
+from pipelines.sweep_report import REPORT, Report, publish
+from pipelines.sweep_results import BEST, PARETO, TRIALS, SweepResult, write_results
 from pipelines.sweep_search import Search
 from pipelines.sweep_trials import Trial, Trials
+from pipelines.tracking import TrackedRun
 from pipelines.train import TrainConfig
 from pipelines.training_worker import PREDICTIONS
 from stop_core.cache import CacheConfig, Manifest
@@ -84,6 +87,74 @@ def test_the_command_that_trains_the_best_trains_it_like_the_sweep(search: Searc
     config = parse(TrainConfig, shlex.split(line)[2:])
     assert (config.output, config.resources) == (search.output, search.resources)
     assert config.experiment.stop.n_s == 1
+
+
+class _Records:
+    """What an MLflow run would be told."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.files: set[str] = set()
+
+    def log_file(self, path: Path, folder: str = "") -> None:
+        assert path.is_file()
+        self.files.add(path.name)
+
+    def log_table(self, columns: dict[str, list[Any]], name: str) -> None:
+        self.values |= columns
+
+    def log_metrics(self, values: dict[str, float]) -> None:
+        self.values |= values
+
+    set_tags = log_metrics
+
+
+def _published(search: Search, trials: Trials) -> tuple[str, pd.DataFrame, _Records]:
+    """The report, trials.csv, and what was told."""
+    report = Report(search, trials, write_results(search, trials), "the command")
+    told = _Records()
+    publish(report, cast(TrackedRun, told))
+    text = (search.folder / REPORT).read_text()
+    return text, pd.read_csv(search.folder / TRIALS), told
+
+
+def _with_seeds(search: Search, *reached: tuple[float | None, ...]) -> tuple[Search, Trials]:
+    """A grid over n_s, each of its points with several seeds; None for one that failed."""
+    values = tuple(range(1, 1 + len(reached)))
+    grid = {"n_s": Distribution(values, is_grid=True)}
+    space = SearchSpace(
+        ("val/top1", "step_seconds"), {"method": "stop"}, grid, "grid", seeds=len(reached[0])
+    )
+    search = replace(search, space=space)
+    search.folder.mkdir(parents=True)
+    trials = Trials(search.folder, space.seeds)
+    for n_s, tops in zip(values, reached, strict=True):
+        for seed, top1 in enumerate(tops):
+            trial = trials.add({"n_s": n_s}, seed)
+            trial.state, trial.reason = (
+                ("failed", "no memory") if top1 is None else ("finished", "")
+            )
+            if top1 is not None:
+                trial.measures = {"val/top1": top1, "step_seconds": 1.0}
+    return search, trials
+
+
+def test_the_best_of_several_seeds_is_that_of_the_mean_wherever_it_is_told(search: Search) -> None:
+    lucky, good, part = (0.3, 0.95, 0.4), (0.7, 0.6, 0.68), (0.9, 0.9, None)
+    search, trials = _with_seeds(search, lucky, good, part)
+    text, frame, told = _published(search, trials)
+    best = frame[frame["n_s"] == 2]["val/top1"]
+    assert f"**val/top1 {best.mean():.4f}** (mean of 3 seeds, standard deviation " in text
+    assert f"deviation {best.std(ddof=1):.4f}; trial-0003, trial-0004, trial-0005): n_s 2" in text
+    median = frame[frame["n_s"] < 3].groupby("n_s")["val/top1"].mean().median()
+    assert f"{best.mean() - median:.4f} better than the median of the 2 finished points" in text
+    assert "not all of their 3 seeds finished: n_s 3." in text
+    assert frame["n_s"].tolist()[:6] == [2, 2, 2, 1, 1, 1]
+    chosen = yaml.safe_load((search.folder / BEST).read_text())
+    assert (chosen["n_s"], chosen["seed"]) == (2, 0)
+    assert told.values["best_trial"] == "trial-0003"
+    assert told.values["best/val/top1"] == pytest.approx(best.mean())
+    assert {path.name for path in (search.folder / PARETO).iterdir()} == {"trial-0003.yaml"}
 
 
 def test_more_draws_of_a_grid_are_counted_by_its_points(search: Search) -> None:

@@ -6,6 +6,13 @@ import pytest
 
 from pipelines.sweep_trials import Trial, Trials
 
+LUCKY, GOOD, OPEN = {"n_s": 1}, {"n_s": 2}, {"n_s": 4}
+SEEDS = [
+    *((LUCKY, seed, value) for seed, value in enumerate((0.3, 0.95, 0.4))),
+    *((GOOD, seed, value) for seed, value in enumerate((0.7, 0.6, 0.65))),
+    *((OPEN, seed, value) for seed, value in enumerate((0.9, 0.9))),  # and one that failed
+]
+
 
 def _trial(number: int, state: str = "finished", **measures: float) -> Trial:
     return Trial(number, {}, 0, state, [], {f"val/{k}": v for k, v in measures.items()})  # type: ignore[arg-type]
@@ -62,7 +69,35 @@ def test_the_best_is_a_finished_one_and_of_equals_the_first(tmp_path: Path) -> N
         _trial(3, "stopped early", top1=0.9),
         _trial(4, "failed"),
     ]
-    assert [one.number for one in trials.ranked("val/top1")] == [1, 2, 0]
+    assert [one.name for one in trials.ranked("val/top1")] == [
+        "trial-0001", "trial-0002", "trial-0000",
+    ]  # fmt: skip
+
+
+def test_the_best_of_several_seeds_is_the_best_mean_of_settings_that_have_all_of_them(
+    tmp_path: Path,
+) -> None:
+    trials = Trials(tmp_path, seeds=3)
+    for drawn, seed, value in reversed(SEEDS):
+        trial = trials.add(dict(drawn), seed)
+        trial.state = "finished"
+        trial.measures = {"val/top1": value, "val/t2v_mean_rank": 10 - 9 * value}
+        trials.save(trial)
+    trials.add(OPEN, 2).state = "failed"
+    for known in (trials, Trials(tmp_path, seeds=3)):
+        best, second = known.ranked("val/top1")
+        assert (best.drawn, second.drawn) == (GOOD, LUCKY)
+        assert best.value("val/top1") == pytest.approx(0.65)
+        assert [one.seed for one in best.trials] == [0, 1, 2]
+        assert (best.name, best.first.seed) == (best.trials[0].name, 0)
+        front = known.front(("val/top1", "val/t2v_mean_rank"))
+        assert [point.drawn for point in front] == [GOOD]
+
+
+def test_settings_that_have_not_measured_the_objective_are_not_ranked(tmp_path: Path) -> None:
+    trials = Trials(tmp_path)
+    trials.all = [_trial(0, top1=0.5), _trial(1, t2v_mean_rank=2)]
+    assert [one.name for one in trials.ranked("val/t2v_mean_rank")] == ["trial-0001"]
 
 
 @pytest.mark.parametrize(
@@ -82,4 +117,4 @@ def test_nothing_on_the_front_is_beaten_in_every_objective(
         _trial(1, top1=0.6, t2v_mean_rank=2, top5=0.7),
         _trial(2, top1=0.9, t2v_mean_rank=4, top5=0.9),
     ]
-    assert [one.number for one in trials.front(objectives)] == front
+    assert [one.first.number for one in trials.front(objectives)] == front

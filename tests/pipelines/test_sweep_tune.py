@@ -60,7 +60,7 @@ class _Sweep:
 
     def kill(self) -> None:
         self.driver = _driver(self.folder)
-        self.asha = NotedAsha(self.driver, SPACE, Asha(1, 2), EPOCHS)
+        self.asha = NotedAsha(self.driver, Asha(1, 2))
 
     def run(self, kills: dict[tuple[int, int], str]) -> None:
         """Runs to the end; `kills` says after which trial's epoch, before it is noted or after."""
@@ -137,7 +137,7 @@ def test_nobody_is_stopped_after_the_last_epoch(tmp_path: Path) -> None:
 def test_a_failure_is_noted_with_its_reason_and_the_search_goes_on(tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
     driver = _driver(tmp_path, lambda trial: told.append((trial.name, trial.state)))
-    asha = NotedAsha(driver, SPACE, Asha(1, 2), EPOCHS)
+    asha = NotedAsha(driver, Asha(1, 2))
     config = driver.suggest("a")
     trial = SimpleNamespace(trial_id="a", config=config)
     asha.on_trial_add(None, trial)

@@ -182,6 +182,7 @@ OTHER = "search: {alpha: {choice: [0.5]}}"
         (f"scheduler:\n  asha:\n    reduction_factor: 1\n{ONE}", 3, "at least 2"),
         ("algorithm: one-at-a-time\nsearch:\n  n_s: {grid: [1]}", 3, "around must say"),
         (f"around: {{n_s: 2}}\n{ONE}", 1, "one-at-a-time"),
+        (f"algorithm: grid\nscheduler: asha\nseeds: 2\n{ONE}", 3, "leave scheduler out, or seeds"),
         (f"{ONE}\npoints_to_evaluate:\n- n_s: 1\n- n_s: 2", 4, "cannot draw"),
         (f"{ONE}\npoints_to_evaluate:\n- eta: 1", 3, "not searched"),
         ("search:\n  n_s: {choice: [1], when: {etta: 1}}", 2, "no other setting"),
