@@ -35,8 +35,7 @@ from pipelines.sweep_trials import Trial, Trials
 from pipelines.sweep_tune import Driver, Failures, NotedAsha
 from pipelines.sweep_worker import Task, run_trial
 from pipelines.tracking import TrackedRun, open_experiment, tracking_uri
-from pipelines.training_run import RESULT_VERSION, RUN_ID
-from stop_core.cache.files import write_whole
+from pipelines.training_run import RESULT_VERSION
 from stop_core.cache.manifest import Manifest
 from stop_core.kept_clip import ClipKeeper
 from stop_core.storage import StoragePath
@@ -150,15 +149,13 @@ class Search:
 
     def _track(self) -> TrackedRun:
         experiment = open_experiment(self.output, self.dataset)
-        known = self.folder / RUN_ID
-        tracked = TrackedRun.start(
+        tracked = TrackedRun.of_folder(
+            self.folder,
             self.output,
             experiment,
             f"sweep {self.title}, seed {self.seed}",
-            run_id=known.read_text() if known.is_file() else None,
-            tags={"kind": "sweep", "dataset": self.dataset, "sweep": self.name},
+            {"kind": "sweep", "dataset": self.dataset, "sweep": self.name},
         )
-        write_whole(known, tracked.run_id)
         tracked.log_params(
             {
                 "seed": self.seed,

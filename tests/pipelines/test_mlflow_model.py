@@ -15,7 +15,6 @@ from pipelines.model_choice import ModelChoice
 from pipelines.tracking import open_experiment, tracking_uri
 from stop_core.model_folder import TrainedModel
 
-
 _LONG_AGO = 1_600_000_000_000  # ms
 
 
