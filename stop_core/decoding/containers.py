@@ -8,6 +8,10 @@ from typing import BinaryIO
 from stop_core.decoding.clip import DecodeError, refuse_absurd
 
 _LONGEST_MOOV = 1 << 26  # of a film of hours it is some MB
+_BOXES = frozenset(
+    b"ftyp styp moov moof mdat mfra sidx ssix prft emsg pdin free skip wide udta meta uuid".split()
+)
+"""What stands at the top level of an MP4 or QuickTime file."""
 
 
 def inspect(path: Path) -> tuple[int, int | None]:
@@ -53,12 +57,15 @@ def _inspect_avi(head: bytes, size: int) -> tuple[int, int | None]:
 def _end_of_boxes(file: BinaryIO, size: int) -> int:
     """Returns where the last top-level box of an MP4 or QuickTime file says that it ends.
 
-    On the way it looks into the box that describes the tracks.
+    On the way it looks into the box that describes the tracks. Bytes that are no box, after one of
+    tracks and one of media, were appended by another program: they are no part of the video.
     """
-    position = 0
+    position, seen = 0, set[bytes]()
     while position < size:
         file.seek(position)
         header = file.read(16)
+        if seen >= {b"moov", b"mdat"} and (len(header) < 8 or header[4:8] not in _BOXES):
+            return size
         if len(header) < 8:
             return position + 8
         length = int(struct.unpack_from(">I", header)[0])
@@ -68,6 +75,7 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
             return size
         if header[4:8] == b"moov" and length <= _LONGEST_MOOV:
             _refuse_absurd_pictures(header + file.read(length - len(header)))
+        seen.add(header[4:8])
         position += length
     return position
 
