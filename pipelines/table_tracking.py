@@ -17,13 +17,11 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from pipelines.queued_run import RUN_ID
 from pipelines.table import ComparisonTable
 from pipelines.table_formats import markdown
 from pipelines.table_sheet import Sheet
 from pipelines.tracking import LONGEST_PARAM, TrackedRun, is_missing, open_experiment, run_tags
 from pipelines.training_run import TrainingResult
-from stop_core.cache.files import write_whole
 from stop_core.experiment import ExperimentConfig
 
 NOTE = "mlflow.note.content"  # what the UI shows as a run's description
@@ -36,16 +34,13 @@ _ON_PAGE = {"method", "test_top1", "test_t2v_r1", "interval", "difference", "p_h
 def track(table: ComparisonTable, output: Path) -> TrackedRun:
     """The MLflow run of this table: the same one each time the same table is made."""
     experiment = open_experiment(output, table.dataset)
-    known = table.folder / RUN_ID
-    table.folder.mkdir(parents=True, exist_ok=True)
-    tracked = TrackedRun.start(
+    tracked = TrackedRun.of_folder(
+        table.folder,
         output,
         experiment,
         f"table {table.name}, fold {table.fold}",
-        run_id=known.read_text() if known.is_file() else None,
-        tags={"kind": "table", "dataset": table.dataset, "data_hash": table.data_hash},
+        {"kind": "table", "dataset": table.dataset, "data_hash": table.data_hash},
     )
-    write_whole(known, tracked.run_id)
     _name_data(tracked.client, tracked.run_id, table.dataset, table.data_hash)
     return tracked
 

@@ -37,9 +37,6 @@ class Session(Protocol):
     def report(self, metrics: dict[str, float], write: Write | None) -> None:
         """Reports numbers, and keeps the checkpoint that `write` fills a folder with."""
 
-    def report_again(self, curve: list[dict[str, float]]) -> None:
-        """Reports what the epochs before a kill reported, to whoever may have missed it."""
-
     def left_by_others(self, run: Path) -> list[Path]:
         """What the other kind of session has left in the folder of a run, whole or not."""
 
@@ -80,9 +77,6 @@ class RayTrainSession:
             write(Path(folder))
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
-    def report_again(self, curve: list[dict[str, float]]) -> None:
-        """Nothing: Ray Train keeps what was reported with its checkpoints."""
-
     def left_by_others(self, run: Path) -> list[Path]:
         """Those of a single worker."""
         return list((run / ALONE).glob("checkpoint_*"))
@@ -116,11 +110,6 @@ class FolderSession:
         if write is not None:
             self._keep(write)
         if self.told:
-            self.told(metrics)
-
-    def report_again(self, curve: list[dict[str, float]]) -> None:
-        """Tells of each epoch again."""
-        for metrics in curve if self.told else []:
             self.told(metrics)
 
     def _keep(self, write: Write) -> None:

@@ -121,3 +121,17 @@ def test_a_process_that_dies_before_it_notes_the_id_of_its_run_finds_it_again(
     assert run.deliver() is None
     assert run.run_id == first
     assert len(MlflowClient(run.uri).search_runs([experiment])) == 1
+
+
+def test_a_tag_that_is_taken_away_twice_is_gone_and_nothing_is_refused(tmp_path: Path) -> None:
+    open_experiment(tmp_path, "motion")
+    run = QueuedRun(tmp_path / "run", tracking_uri(tmp_path))
+    run.open(tmp_path, "motion", "a training", tags={"kind": "training"})
+    run.set_tags({"failure": "no memory"})
+    for _ in range(2):
+        run.remove_tags("failure", "never set")
+    assert run.deliver() is None
+    assert not run.outbox.refused()
+    tags = MlflowClient(run.uri).get_run(run.run_id).data.tags
+    assert "failure" not in tags
+    assert tags["kind"] == "training"
