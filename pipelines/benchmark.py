@@ -95,7 +95,7 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
             for title, values in chosen.rows.items()}  # fmt: skip
     table = ComparisonTable.planned(
         manifest,
-        {title: [run.config for run in runs] for title, runs in rows.items()},
+        rows,
         config.output,
         name=file.stem,
         baseline=chosen.baseline,

@@ -1,6 +1,7 @@
 """Turns a trained model into a program, or into an MLflow model that can be served."""
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from stop_core.model_files import CARD, LABELS, PREPROCESSING, PROVENANCE, RESUL
 
 Format = Literal["torch", "onnx", "mlflow"]
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
+_REGISTERED = re.compile(r"(?!\s*\Z|\.\Z|\.\.)[^/:]+")
+_ALIAS = re.compile(r"(?!(?:latest|v\d+)\Z)[\w-]{1,255}", re.IGNORECASE)
 _PROGRAM = {"torch": "program.pt2", "onnx": "program.onnx"}
 
 
@@ -67,6 +70,16 @@ class ExportConfig:
             )
         if self.alias is not None and self.register is None:
             raise ValueError("alias needs register: an alias is of a registered model")
+        if self.register is not None and not _REGISTERED.fullmatch(self.register):
+            raise ValueError(
+                f"register is {self.register!r}, and MLflow refuses an empty name, one with / "
+                "or :, and one that begins with ..; choose another, such as hmdb51-stop"
+            )
+        if self.alias is not None and not _ALIAS.fullmatch(self.alias):
+            raise ValueError(
+                f"alias is {self.alias!r}, and MLflow takes letters, digits, _ and - for it, but "
+                "neither latest nor a version such as v1; choose another, such as champion"
+            )
 
 
 def main(config: ExportConfig) -> None:

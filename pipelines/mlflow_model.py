@@ -13,6 +13,7 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -135,17 +136,27 @@ def _registered(client: MlflowClient, name: str, wanted: str) -> str | None:
 
 
 def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> str:
-    record = read_record(folder)
-    origin = record.provenance
-    uri = tracking_uri(output)
+    origin = read_record(folder).provenance
     experiment = open_experiment(output, origin.dataset or "zero-shot")
-    mlflow.set_tracking_uri(uri)
-    with (
-        _quiet(),
-        _arguments(folder) as arguments,
-        _run_of(client, origin.mlflow_run_id, experiment),
-    ):
-        info = mlflow.pyfunc.log_model(name="served", registered_model_name=name, **arguments)
+    mlflow.set_tracking_uri(tracking_uri(output))
+    run = _known_run(client, origin.mlflow_run_id)
+    # Not within start_run: that would end the training's run again, at another time, or as failed.
+    logged = client.create_logged_model(
+        experiment,
+        "served",
+        source_run_id=run.info.run_id if run else None,
+        params=run.data.params if run else None,
+    )
+    try:
+        with _quiet(), _arguments(folder) as arguments:
+            info = mlflow.pyfunc.log_model(
+                model_id=logged.model_id, registered_model_name=name, **arguments
+            )
+    except BaseException:
+        client.delete_logged_model(logged.model_id)
+        raise
+    if run:
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
     version = str(info.registered_model_version)
     client.set_model_version_tag(name, version, DIGEST, digest(folder))
     for metric, value in origin.metrics.items():
@@ -153,21 +164,14 @@ def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> st
     return version
 
 
-@contextmanager
-def _run_of(client: MlflowClient, run_id: str, experiment: str) -> Iterator[None]:
-    """The run that trained the model, or a new one where the store does not have it."""
+def _known_run(client: MlflowClient, run_id: str) -> Run | None:
+    """The run that trained the model, if the store has it."""
     try:
-        known = bool(run_id) and client.get_run(run_id) is not None
+        return client.get_run(run_id) if run_id else None
     except MlflowException as problem:
         if not is_missing(problem):
             raise
-        known = False
-    if known:
-        with mlflow.start_run(run_id=run_id):
-            yield
-    else:
-        with mlflow.start_run(experiment_id=experiment, run_name="served model"):
-            yield
+        return None
 
 
 @contextmanager

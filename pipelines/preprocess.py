@@ -10,6 +10,7 @@ The same command goes on after an interruption, and returns at once when there i
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ if __package__ in (None, ""):
 
 from pipelines.checking import check_files
 from pipelines.command_line import RunError, parse, run
+from pipelines.folder_lock import alone_in
 from pipelines.output import default_output
 from pipelines.preprocessing import Progress, decode_shards
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan
@@ -167,11 +169,12 @@ def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
         compression=config.compression,
     )
     job = CacheJob.open(config.cache_path, cache_config, selection.clips)
-    if pending := job.pending(root, config.retry_failed):
-        job.start()
-        started = time.monotonic()
-        _decode(job, pending, config, missing)
-    manifest = job.finish() if pending or not job.is_finished() else Manifest.load(job.cache)
+    with _alone(job.cache):
+        if pending := job.pending(root, config.retry_failed):
+            job.start()
+            started = time.monotonic()
+            _decode(job, pending, config, missing)
+        manifest = job.finish() if pending or not job.is_finished() else Manifest.load(job.cache)
     if not manifest.shards:
         raise RunError(
             f"none of the {len(selection.clips)} clips could be cached ({_reasons(job.cache)}); "
@@ -180,6 +183,11 @@ def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
     if pending:
         _record(config, manifest, time.monotonic() - started)
     return manifest
+
+
+def _alone(cache: StoragePath) -> AbstractContextManager[None]:
+    """Keeps other commands from the cache, unless it is on an object store, which has no locks."""
+    return alone_in(cache) if isinstance(cache, Path) else nullcontext()
 
 
 def _record(config: PreprocessConfig, manifest: Manifest, seconds: float) -> None:

@@ -14,23 +14,24 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipelines.outbox import Outbox, Record, RefusedError
 from pipelines.tracking import (
+    KEY,
     LONGEST_PARAM,
     MOST_METRICS,
+    RUN_ID,
     environment,
     experiment_id,
     is_missing,
     run_tags,
+    run_with_key,
     stores_artifacts_in,
     tracking_uri,
     without_password,
 )
 from stop_core.cache.files import write_whole
 
-RUN_ID = "mlflow_run_id"
 _STORE = "mlflow_store"  # that has this run
 _TOLD = "mlflow_told.json"  # the last step that it was told of each name
 OUTBOX = "outbox"
-_KEY = "stop.key"  # finds a run that was created by a process that could not note its id any more
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 
 Point = tuple[int, int, dict[str, float]]
@@ -81,7 +82,7 @@ class QueuedRun:
                 "experiment": experiment,
                 "artifacts": stores_artifacts_in(output),
                 "name": name,
-                "tags": {**all_tags, _KEY: uuid.uuid4().hex},
+                "tags": {**all_tags, KEY: uuid.uuid4().hex},
                 "environment": environment(),
             }
         )
@@ -104,6 +105,10 @@ class QueuedRun:
     def set_tags(self, values: Mapping[str, Any]) -> None:
         """Sets tags, replacing those of the same name."""
         self.outbox.put({"kind": "tags", "values": {k: str(v) for k, v in values.items()}})
+
+    def remove_tags(self, *names: str) -> None:
+        """Takes tags away, where they are."""
+        self.outbox.put({"kind": "untag", "names": names})
 
     def log_points(self, points: list[Point]) -> None:
         """Records numbers at their steps and times.
@@ -177,9 +182,7 @@ class QueuedRun:
 
     def _begin(self, client: MlflowClient, record: Record) -> None:
         experiment = experiment_id(client, record["experiment"], record["artifacts"])
-        key = record["tags"][_KEY]
-        found = client.search_runs([experiment], f"tags.`{_KEY}` = '{key}'", max_results=1)
-        run = found[0] if found else None
+        run = run_with_key(client, experiment, record["tags"][KEY])
         if run is None:
             run = client.create_run(experiment, run_name=record["name"], tags=record["tags"])
         client.log_dict(run.info.run_id, record["environment"], "environment.json")
@@ -192,6 +195,9 @@ class QueuedRun:
                 client.log_batch(run_id, params=params)
             case "tags":
                 client.log_batch(run_id, tags=[RunTag(*item) for item in record["values"].items()])
+            case "untag":
+                for name in client.get_run(run_id).data.tags.keys() & set(record["names"]):
+                    client.delete_tag(run_id, name)
             case "points":
                 _log_points(client, run_id, record["points"])
             case "text":

@@ -57,7 +57,7 @@ def draw(
     """The searched settings of the next trial; None if nothing new can be found.
 
     Settings that were tried with this seed are drawn again, and so are those that do not go
-    together.
+    together. A point to evaluate that chance has drawn before it gives way to a free draw.
 
     Args:
         space: of the sweep.
@@ -71,8 +71,8 @@ def draw(
         if drawn not in tried and _is_valid(space, drawn):
             return drawn
         if not any(name not in point and space.active(name, drawn) for name in space.search):
-            return None  # nothing is drawn by chance
-    return None
+            break  # nothing is drawn by chance
+    return draw(space, {}, seed, trials) if point and space.points_to_evaluate else None
 
 
 def study_of(

@@ -11,6 +11,7 @@ More `trials` go on with the same sweep.
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -35,9 +36,9 @@ from pipelines.sweep_trials import Trial, Trials
 from pipelines.sweep_tune import Driver, Failures, NotedAsha
 from pipelines.sweep_worker import Task, run_trial
 from pipelines.tracking import TrackedRun, open_experiment, tracking_uri
-from pipelines.training_run import RESULT_VERSION, RUN_ID
-from stop_core.cache.files import write_whole
+from pipelines.training_run import RESULT_VERSION
 from stop_core.cache.manifest import Manifest
+from stop_core.clip import weights_fingerprint
 from stop_core.kept_clip import ClipKeeper
 from stop_core.storage import StoragePath
 from sweeps.space import COSTS, MEASURES, SearchSpace, check_possible, is_minimised
@@ -126,12 +127,19 @@ class Search:
         """Name of the dataset that is searched on."""
         return Manifest.load(self.cache).dataset
 
-    @property
+    @functools.cached_property  # local weights may be large, and are not to change meanwhile
     def identity(self) -> str:
         """Eight hex digits of everything that decides the trials, but for how many there are."""
         space = asdict(replace(self.space, trials=None))
         what = [space, self.seed, Manifest.load(self.cache).data_hash, RESULT_VERSION]
+        what += self._weights()
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+
+    def _weights(self) -> list[str]:
+        """Fingerprints of the local weights that trials may have."""
+        towers, pretrained = (self.space.possible(name) for name in ("tower", "pretrained"))
+        found = itertools.starmap(weights_fingerprint, itertools.product(towers, pretrained))
+        return [fingerprint for fingerprint in found if fingerprint]
 
     @property
     def name(self) -> str:
@@ -150,15 +158,13 @@ class Search:
 
     def _track(self) -> TrackedRun:
         experiment = open_experiment(self.output, self.dataset)
-        known = self.folder / RUN_ID
-        tracked = TrackedRun.start(
+        tracked = TrackedRun.of_folder(
+            self.folder,
             self.output,
             experiment,
             f"sweep {self.title}, seed {self.seed}",
-            run_id=known.read_text() if known.is_file() else None,
-            tags={"kind": "sweep", "dataset": self.dataset, "sweep": self.name},
+            {"kind": "sweep", "dataset": self.dataset, "sweep": self.name},
         )
-        write_whole(known, tracked.run_id)
         tracked.log_params(
             {
                 "seed": self.seed,
@@ -225,7 +231,7 @@ class Search:
             tune_config=tune.TuneConfig(
                 search_alg=driver,
                 scheduler=self._scheduler(driver),
-                num_samples=len(driver.plan) + 1,  # the driver ends it
+                num_samples=driver.most + 1,  # the driver ends it
                 max_concurrent_trials=self.at_once(),
                 reuse_actors=True,  # a process that has the tower already takes the next trial
                 trial_name_creator=lambda one: str(one.config["name"]),
@@ -256,7 +262,7 @@ class Search:
 
     def _beginning(self, driver: Driver) -> str:
         ended, begun = len(driver.trials.ended()), len(driver.trials.unfinished())
-        line = f"{self.name}: {len(driver.plan)} trials by {self.space.algorithm}"
+        line = f"{self.name}: {driver.most} trials by {self.space.algorithm}"
         line += f"{' and ASHA' if self.space.scheduler else ''}, seed {self.seed}"
         line += f", {self.at_once()} at once"
         if ended or begun:
@@ -268,7 +274,7 @@ class Search:
         counts = {state: 0 for state in ("finished", "stopped early", "failed")}
         for trial in trials.ended():
             counts[trial.state] += 1
-        line = f"{len(trials.ended())} of {len(driver.plan)} trials ended ("
+        line = f"{len(trials.ended())} of {driver.most} trials ended ("
         line += ", ".join(f"{count} {state}" for state, count in counts.items()) + ")"
         if ranked := trials.ranked(objective):
             word = "least" if is_minimised(objective) else "best"

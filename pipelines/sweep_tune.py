@@ -50,6 +50,11 @@ class Driver(Searcher):  # type: ignore[misc]
         self._by_tune_id: dict[str, Trial] = {}
 
     @property
+    def most(self) -> int:
+        """Trials that there can be in the end; those that have begun may be beyond the plan."""
+        return max(len(self.plan), len(self.trials.all))
+
+    @property
     def is_done(self) -> bool:
         """Whether every trial has ended."""
         drawn = len(self.trials.all) >= len(self.plan) or self.exhausted
@@ -172,7 +177,7 @@ class Failures(tune.Callback):  # type: ignore[misc]
 
 
 class NotedAsha(ASHAScheduler):  # type: ignore[misc]
-    """ASHA that knows the epochs of before a kill, and stops nobody at the last epoch."""
+    """ASHA that is told every epoch once, whatever was killed, and stops nobody at the last."""
 
     def __init__(self, driver: Driver, asha: Asha) -> None:
         space = driver.task.space
@@ -195,12 +200,15 @@ class NotedAsha(ASHAScheduler):  # type: ignore[misc]
         self._replay(tune_controller, trial, self._driver.trials.all[trial.config["number"]])
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Judges an epoch."""
-        if result.get(FAILURE) or result["finished"] or self._is_last(trial, result):
+        """Judges an epoch, unless it is told again."""
+        number = trial.config["number"]
+        noted = [row["epoch"] for row in self._driver.trials.all[number].curve]
+        if result.get(FAILURE) or result["finished"] or result["epoch"] in noted:
             return str(TrialScheduler.CONTINUE)
         action = str(super().on_trial_result(tune_controller, trial, result))
-        if action == TrialScheduler.STOP:
-            self._driver.stop(trial.config["number"], result)
+        if action != TrialScheduler.STOP or self._is_last(trial, result):
+            return str(TrialScheduler.CONTINUE)
+        self._driver.stop(number, result)
         return action
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

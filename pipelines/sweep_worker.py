@@ -2,6 +2,7 @@
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from pipelines.command_line import RunError
 from pipelines.resources import Resources
 from pipelines.training_run import TrainingRun
-from pipelines.training_worker import Watch
+from pipelines.training_worker import ALONE, Watch
 from stop_core.kept_clip import ClipKeeper
+from stop_core.run_state import read_progress
 from stop_core.storage import StoragePath
 from sweeps.reading import build_experiment
 from sweeps.space import SearchSpace
@@ -59,12 +61,16 @@ def run_trial(config: dict[str, Any], task: Task, keeper: ClipKeeper) -> None:
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     training = task.training(config["drawn"], config["seed"])
-    objective, noted = task.space.objectives[0], config["noted"]
+    objective, last = task.space.objectives[0], config["noted"]
 
     def told(row: dict[str, float]) -> None:
-        if objective in row and not row["finished"] and row["epoch"] > noted:
+        nonlocal last
+        if objective in row and not row["finished"] and row["epoch"] > last:
+            last = row["epoch"]
             tune.report(row)
 
+    for row in _kept_curve(training):  # what a kill has kept from being noted comes first
+        told(row)
     alone = task.resources.one_worker
     watch = Watch(told, keeper) if alone else Watch(callbacks=(_Epochs(objective),))
     label = f"{config['name']}: {describe(config['drawn'])}"
@@ -74,10 +80,23 @@ def run_trial(config: dict[str, Any], task: Task, keeper: ClipKeeper) -> None:
         reason = str(problem).removeprefix(f"the training {training.name} failed: ")
         tune.report({FAILURE: reason, objective: math.nan, "epoch": 0, "finished": 1})
         return
-    for row in result.curve:  # of a trial whose end was not noted before a kill
-        told(row)
+    if result.reused:  # a process of before a kill may have ended it just now
+        for row in result.curve:
+            told(row)
     epochs = training.config.epochs
     tune.report({**result.metrics, "epoch": epochs, "finished": 1})
+
+
+def _kept_curve(training: TrainingRun) -> list[dict[str, float]]:
+    """What each epoch reported, as far as the result or the furthest checkpoint has it."""
+    if result := training.remembered():
+        return result.curve
+    found: list[list[dict[str, float]]] = [[]]
+    for folder in (training.folder, training.folder / ALONE):
+        for checkpoint in folder.glob("checkpoint_*"):
+            with suppress(OSError, ValueError, TypeError):  # half copied, or removed just now
+                found.append(read_progress(checkpoint).curve)
+    return max(found, key=len)
 
 
 def describe(drawn: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
@@ -12,7 +12,7 @@ import pandas as pd
 
 from pipelines.command_line import RunError
 from pipelines.table_statistics import RowStatistics, row_statistics
-from pipelines.training_run import TrainingResult
+from pipelines.training_run import TrainingResult, TrainingRun
 from stop_core.cache.manifest import Manifest
 from stop_core.datasets import Task
 from stop_core.experiment import ExperimentConfig
@@ -61,7 +61,7 @@ class ComparisonTable:
     def planned(
         cls,
         manifest: Manifest,
-        experiments: dict[str, list[ExperimentConfig]],
+        trainings: Mapping[str, Sequence[TrainingRun]],
         output: Path,
         *,
         name: str = "table",
@@ -73,13 +73,14 @@ class ComparisonTable:
         Raises:
             ValueError: if published rows are of another dataset.
         """
-        rows = {title: [one.hash for one in seeds] for title, seeds in experiments.items()}
+        # A training's name has all that decides its numbers, weights and arithmetic included.
+        rows = {title: [run.name for run in runs] for title, runs in trainings.items()}
         identity = hashlib.sha256(json.dumps([manifest.data_hash, rows]).encode()).hexdigest()[:8]
         return cls(
             dataset=manifest.dataset,
             fold=manifest.fold,
             data_hash=manifest.data_hash,
-            experiments=experiments,
+            experiments={title: [run.config for run in runs] for title, runs in trainings.items()},
             folder=output / "tables" / f"{manifest.dataset}{manifest.fold}-{name}-{identity}",
             task=manifest.task,
             name=name,

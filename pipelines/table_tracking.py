@@ -2,10 +2,12 @@
 
 A cell is the run of its training. A training that was done before, for another table or a sweep,
 stays that one's child, since a run has one parent: here it is shown by a copy of its settings and
-measures (`kind` = "cell"), which names the run that it was copied from.
+measures (`kind` = "cell"), which names the run that it was copied from. A cell that another one has
+replaced, because its folder was deleted and it was trained again, is tagged `stale` and let go.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,16 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from pipelines.queued_run import RUN_ID
 from pipelines.table import ComparisonTable
 from pipelines.table_formats import markdown
 from pipelines.table_sheet import Sheet
 from pipelines.tracking import LONGEST_PARAM, TrackedRun, is_missing, open_experiment, run_tags
 from pipelines.training_run import TrainingResult
-from stop_core.cache.files import write_whole
 from stop_core.experiment import ExperimentConfig
 
 NOTE = "mlflow.note.content"  # what the UI shows as a run's description
+_ROW = "row"
+_STALE = "stale"
 _MOST_CHILDREN = 10_000
 _ON_PAGE = {"method", "test_top1", "test_t2v_r1", "interval", "difference", "p_holm", "seeds"}
 
@@ -32,16 +34,13 @@ _ON_PAGE = {"method", "test_top1", "test_t2v_r1", "interval", "difference", "p_h
 def track(table: ComparisonTable, output: Path) -> TrackedRun:
     """The MLflow run of this table: the same one each time the same table is made."""
     experiment = open_experiment(output, table.dataset)
-    known = table.folder / RUN_ID
-    table.folder.mkdir(parents=True, exist_ok=True)
-    tracked = TrackedRun.start(
+    tracked = TrackedRun.of_folder(
+        table.folder,
         output,
         experiment,
         f"table {table.name}, fold {table.fold}",
-        run_id=known.read_text() if known.is_file() else None,
-        tags={"kind": "table", "dataset": table.dataset, "data_hash": table.data_hash},
+        {"kind": "table", "dataset": table.dataset, "data_hash": table.data_hash},
     )
-    write_whole(known, tracked.run_id)
     _name_data(tracked.client, tracked.run_id, table.dataset, table.data_hash)
     return tracked
 
@@ -91,7 +90,7 @@ def _share_view(table: ComparisonTable, client: MlflowClient, parent: Run) -> st
         "selectedColumns": ["params.`seed`", *(f"metrics.`{name}`" for name in metrics)],
         "groupBy": {
             "aggregateFunction": "average",
-            "groupByKeys": [{"mode": "tag", "groupByData": "row"}],
+            "groupByKeys": [{"mode": "tag", "groupByData": _ROW}],
         },
         "runsExpanded": {},
         "runsPinned": [],
@@ -120,32 +119,54 @@ def _chart_metrics(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, flo
 
 
 def _gather_cells(table: ComparisonTable, client: MlflowClient, parent: Run) -> None:
-    """Makes every cell a child of the table, once, however often the table is made."""
-    copies, shown = _copies(client, parent), set()
+    """Makes every cell a child of the table, once, and nothing else: what was one is let go."""
+    children = client.search_runs(
+        [parent.info.experiment_id],
+        f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'",
+        max_results=_MOST_CHILDREN,
+    )
+    copies, shown = _copies(children), set()
     for title, result in table.all_results():
         # Two rows may be one training; its own run can be a cell of the first alone.
         own = _find(client, result.run_id) if result.run_id not in shown else None
         if own and own.data.tags.get(MLFLOW_PARENT_RUN_ID) in (None, parent.info.run_id):
             client.set_tag(own.info.run_id, MLFLOW_PARENT_RUN_ID, parent.info.run_id)
-            client.set_tag(own.info.run_id, "row", title)
+            client.set_tag(own.info.run_id, _ROW, title)
+            _drop_tags(client, own, _STALE)
             shown.add(result.run_id)
             continue
         config = next(one for one in table.experiments[title] if one.seed == result.seed)
-        copy = copies.get((title, result.config_hash, str(result.seed)))
+        copy = copies.get((title, result.config_hash, str(result.seed), result.run_id))
         if copy is None or copy.info.status != "FINISHED":
-            _copy(client, parent, title, result, config, copy)
+            copy_id = _copy(client, parent, title, result, config, copy)
+        else:
+            copy_id = copy.info.run_id
+        shown.add(copy_id)
+    for child in children:
+        if child.info.run_id not in shown and _was_a_cell(child):
+            client.set_tag(child.info.run_id, _STALE, f"replaced in the table {parent.info.run_id}")
+            _drop_tags(client, child, MLFLOW_PARENT_RUN_ID, _ROW)
 
 
-def _copies(client: MlflowClient, parent: Run) -> dict[tuple[str, str, str], Run]:
-    """The copies among the children, by row, settings and seed."""
-    children = client.search_runs(
-        [parent.info.experiment_id],
-        f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}' and tags.kind = 'cell'",
-        max_results=_MOST_CHILDREN,
-    )
-    tags = [run.data.tags for run in children]
-    keys = [(one["row"], one["config_hash"], one["seed"]) for one in tags]
-    return dict(zip(keys, children, strict=True))
+def _copies(children: Iterable[Run]) -> dict[tuple[str, str, str, str], Run]:
+    """The copies among the children, by row, settings, seed and the run that is copied."""
+    tags = ((run, run.data.tags) for run in children)
+    return {
+        (its[_ROW], its["config_hash"], its["seed"], its["training_run"]): run
+        for run, its in tags
+        if its.get("kind") == "cell"
+    }
+
+
+def _was_a_cell(child: Run) -> bool:
+    """Whether it is of a row; a training that failed is of none, and stays where it was begun."""
+    return _ROW in child.data.tags or child.info.status == "FINISHED"
+
+
+def _drop_tags(client: MlflowClient, run: Run, *names: str) -> None:
+    for name in names:
+        if name in run.data.tags:
+            client.delete_tag(run.info.run_id, name)
 
 
 def _copy(
@@ -155,7 +176,7 @@ def _copy(
     result: TrainingResult,
     config: ExperimentConfig,
     begun: Run | None,
-) -> None:
+) -> str:
     """A child with the settings and measures of a training that belongs to another run."""
     run = begun or client.create_run(
         parent.info.experiment_id,
@@ -163,7 +184,7 @@ def _copy(
             **run_tags(f"{title}, seed {result.seed}", None),
             MLFLOW_PARENT_RUN_ID: parent.info.run_id,
             "kind": "cell",
-            "row": title,
+            _ROW: title,
             "method": result.method,
             "seed": str(result.seed),
             "config_hash": result.config_hash,
@@ -184,6 +205,7 @@ def _copy(
     client.log_batch(run.info.run_id, metrics=metrics, params=params)
     _name_data(client, run.info.run_id, result.dataset, result.data_hash)
     client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)
 
 
 def _name_data(client: MlflowClient, run_id: str, dataset: str, data_hash: str) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_COMMIT,
@@ -31,8 +32,14 @@ from mlflow.utils.mlflow_tags import (
 
 from pipelines.command_line import RunError
 from pipelines.ray_session import ROOT
+from stop_core.cache.files import write_whole
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
+RUN_ID = "mlflow_run_id"
+"""The file of a folder that holds MLflow's name of its run."""
+KEY = "stop.key"
+"""The tag that finds a run whose creator was killed before it could note its id."""
+_KEY_FILE = "mlflow_run_key"
 EXPERIMENT_NOTE = """Everything that was trained on **{dataset}**.
 
 The tag `kind` tells the runs apart: a `training` has the curves, figures and the model; a `table`
@@ -119,6 +126,12 @@ def is_missing(problem: MlflowException) -> bool:
     return problem.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
+def run_with_key(client: MlflowClient, experiment: str, key: str) -> Run | None:
+    """The run that was created with this key, if any was."""
+    found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
+    return found[0] if found else None
+
+
 def run_tags(name: str, tags: Mapping[str, str] | None) -> dict[str, str]:
     """The tags that every run has, and `tags`."""
     commit = git_commit()
@@ -176,9 +189,40 @@ class TrackedRun:
         all_tags = run_tags(name, tags)
         if parent is not None:
             all_tags[MLFLOW_PARENT_RUN_ID] = parent
-        run = client.create_run(experiment_id, run_name=name, tags=all_tags)
+        run = run_with_key(client, experiment_id, all_tags[KEY]) if KEY in all_tags else None
+        if run is None:
+            run = client.create_run(experiment_id, run_name=name, tags=all_tags)
         tracked = cls(uri, run.info.run_id)
         tracked.log_json(environment(), "environment.json")
+        return tracked
+
+    @classmethod
+    def of_folder(
+        cls,
+        folder: Path,
+        output: Path,
+        experiment_id: str,
+        name: str,
+        tags: Mapping[str, str],
+    ) -> "TrackedRun":
+        """The run that belongs to a folder: one and the same, whatever was killed before.
+
+        Its key lies in the folder before the run is created, so that it is found again if a kill
+        comes before its id is noted. The key is no name: folders of the same name may share a
+        server.
+        """
+        known, key = folder / RUN_ID, folder / _KEY_FILE
+        folder.mkdir(parents=True, exist_ok=True)
+        if not key.is_file():
+            write_whole(key, uuid.uuid4().hex)
+        tracked = cls.start(
+            output,
+            experiment_id,
+            name,
+            tags={**tags, KEY: key.read_text()},
+            run_id=known.read_text() if known.is_file() else None,
+        )
+        write_whole(known, tracked.run_id)
         return tracked
 
     def log_params(self, values: Mapping[str, Any]) -> None:
@@ -191,9 +235,11 @@ class TrackedRun:
         tags = [RunTag(name, str(value)) for name, value in values.items()]
         self.client.log_batch(self.run_id, tags=tags)
 
-    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Records numbers at one step."""
-        self.log_points([(step, values)])
+    def log_metrics(self, values: Mapping[str, float]) -> None:
+        """Records what the run has come to; the same numbers again add nothing."""
+        held = self.client.get_run(self.run_id).data.metrics
+        new = {name: value for name, value in values.items() if held.get(name) != value}
+        self.log_points([(0, new)])
 
     def log_points(self, points: list[tuple[int, Mapping[str, float]]]) -> None:
         """Records numbers at several steps in one call."""

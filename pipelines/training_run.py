@@ -7,6 +7,7 @@ the remembered result. MLflow is told through an outbox, so that its absence end
 
 import json
 import shutil
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,6 @@ from pathlib import Path
 from pipelines.command_line import RunError
 from pipelines.folder_lock import alone_in
 from pipelines.progress import ProgressFile, say
-from pipelines.queued_run import RUN_ID as RUN_ID
 from pipelines.queued_run import QueuedRun
 from pipelines.resources import Resources
 from pipelines.start_from import StartFrom
@@ -50,6 +50,8 @@ from stop_core.model_input import preprocessing_of_cache
 from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 
+FAILURE = "failure"
+"""The tag with the reason of a failure, until the training succeeds."""
 RESULT = "result.json"
 RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
 _SECONDS_FOR_A_LOST_STORE = 10.0
@@ -300,6 +302,7 @@ class TrainingRun:
             tracked.log_file(f"{MODEL}/{name}", MODEL)
         for figure in sorted((self.folder / FIGURES).glob("*.png")):
             tracked.log_file(f"{FIGURES}/{figure.name}", FIGURES)
+        tracked.remove_tags(FAILURE)
         tracked.finish()
         _deliver_last(tracked)
         result = TrainingResult(
@@ -368,8 +371,10 @@ def _ends_with_reason(tracked: QueuedRun, name: str) -> Iterator[None]:
         raise
     except BaseException as problem:
         reason = root_cause(problem)
-        tracked.set_tags({"failure": reason})
-        tracked.log_text("".join(traceback.format_exception(problem)), "failure.txt")
+        tracked.set_tags({FAILURE: reason})
+        when = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime())
+        trace = "".join(traceback.format_exception(problem))
+        tracked.log_text(trace, f"failures/{when}.txt")  # of an attempt: the next may succeed
         tracked.finish("FAILED" if isinstance(problem, Exception) else "KILLED")
         tracked.deliver()
         if not isinstance(problem, Exception) or isinstance(problem, RunError):

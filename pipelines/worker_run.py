@@ -81,7 +81,6 @@ class WorkerRun:
     def run(self) -> None:
         """Trains what is left to train, then tests the chosen epoch and reports it all."""
         try:
-            self.session.report_again(self.progress.curve)
             if self.progress.final is None:
                 self._train()
                 self._finish()

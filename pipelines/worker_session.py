@@ -31,9 +31,6 @@ class Session(Protocol):
     def report(self, metrics: dict[str, float], write: Write | None) -> None:
         """Reports numbers, and keeps the checkpoint that `write` fills a folder with."""
 
-    def report_again(self, curve: list[dict[str, float]]) -> None:
-        """Reports what the epochs before a kill reported, to whoever may have missed it."""
-
 
 class RayTrainSession:
     """Inside a worker of Ray Train, which has the folder `run` for its own."""
@@ -75,9 +72,6 @@ class RayTrainSession:
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
         )
 
-    def report_again(self, curve: list[dict[str, float]]) -> None:
-        """Nothing: Ray Train keeps what was reported with its checkpoints."""
-
 
 class FolderSession:
     """A single worker that keeps its checkpoints below `folder`, by itself.
@@ -108,11 +102,6 @@ class FolderSession:
             for old in numbered(self.folder)[:-_KEPT]:
                 shutil.rmtree(old, ignore_errors=True)
         if self.told:
-            self.told(metrics)
-
-    def report_again(self, curve: list[dict[str, float]]) -> None:
-        """Tells of each epoch again."""
-        for metrics in curve if self.told else []:
             self.told(metrics)
 
 

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import open_clip
@@ -105,6 +106,13 @@ def weights_fingerprint(name: str, pretrained: str | None) -> str:
     file = WEIGHTS if name == TINY else Path(pretrained or "")
     if not file.is_file():
         return ""
+    found = file.stat()
+    return _fingerprint(file.resolve(), found.st_size, found.st_mtime_ns)
+
+
+@lru_cache
+def _fingerprint(file: Path, size: int, mtime_ns: int) -> str:
+    """Reads a file once for the dozens of trainings of a table, unless it has changed since."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:8]
 

@@ -170,14 +170,18 @@ class SearchSpace:
     @property
     def longest(self) -> int:
         """Epochs of the longest training that can be drawn."""
-        if epochs := self.search.get("epochs"):
-            return int(max(epochs.examples()))
-        return int(self.fixed.get("epochs", ExperimentConfig.epochs))
+        return int(max(self.possible("epochs")))
 
     @property
     def grace_period(self) -> int | None:
         """Epochs that ASHA lets every trial train; None where no trial is stopped."""
         return min(self.scheduler.grace_period, self.longest) if self.scheduler else None
+
+    def possible(self, name: str) -> tuple[Any, ...]:
+        """What a setting of an experiment may be: every value of a list, the ends of a range."""
+        if name in self.search:
+            return self.search[name].examples()
+        return (self.fixed.get(name, getattr(ExperimentConfig, name)),)
 
     def complete(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of a trial by name: the fixed ones and those that were drawn."""
@@ -187,6 +191,21 @@ class SearchSpace:
         """Whether the setting is to be drawn, beside those that have been."""
         settings = self.complete(drawn)
         return all(condition.holds(settings) for condition in self.search[name].when)
+
+    def deciding(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a point makes a difference: not a setting whose conditions cannot hold."""
+        found: dict[str, Any] = {}
+        idle = set()
+        for name, distribution in self.search.items():
+            known = self.complete(found)
+            if any(
+                one.setting in idle or (one.setting in known and not one.holds(known))
+                for one in distribution.when
+            ):
+                idle.add(name)
+            elif name in point:
+                found[name] = point[name]
+        return found
 
     def points(self) -> list[dict[str, Any]]:
         """The points that are certain before anything is drawn, each once, in their order."""

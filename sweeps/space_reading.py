@@ -70,6 +70,7 @@ class _Reader:
         )
         self._check_around(space)
         self._check_points(space)
+        self._check_first(space)
         return space
 
     def _algorithm(self) -> Algorithm:
@@ -295,6 +296,19 @@ class _Reader:
         if not isinstance(given, list):
             raise self.document.error(where, f"give a list of points, got {given!r}")
         return tuple(self._point((*where, number), search) for number in range(len(given)))
+
+    def _check_first(self, space: SearchSpace) -> None:
+        """What is listed twice would be tried once."""
+        before: list[dict[str, Any]] = []
+        for number, point in enumerate(space.points_to_evaluate):
+            deciding = space.deciding(point)
+            if deciding in before:
+                raise self.document.error(
+                    ("points_to_evaluate", number),
+                    f"this is point {before.index(deciding) + 1} of the list again (a setting "
+                    "whose `when` does not hold makes no difference); keep one of them",
+                )
+            before.append(deciding)
 
     def _point(self, where: Where, search: dict[str, Distribution]) -> dict[str, Any]:
         point = {}

@@ -5,6 +5,8 @@
 <cache>/records/train-00003.json    says that the shard is complete, and from what
 <cache>/failures.parquet            the clips that are in no shard, and why
 <cache>/manifest.json               says that every shard is complete; written last
+<cache>/retry.json                  while failed clips are tried again: which records are still old
+<cache>/.lock                       held by the process that makes the cache
 """
 
 import hashlib
@@ -22,6 +24,8 @@ FORMAT_VERSION = 2
 JOB = "job.json"
 MANIFEST = "manifest.json"
 FAILURES = "failures.parquet"
+RETRY = "retry.json"
+LOCK = ".lock"
 DATA = "data"
 RECORDS = "records"
 CHECKSUM = "checksum"

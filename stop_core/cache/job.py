@@ -24,10 +24,13 @@ from stop_core.cache.files import (
     FAILURES,
     FORMAT_VERSION,
     JOB,
+    LOCK,
     MANIFEST,
     RECORDS,
+    RETRY,
     appearing,
     hash_file,
+    hash_json,
     is_leftover,
     read_json,
     remove_leftovers,
@@ -79,18 +82,39 @@ class CacheJob:
     def pending(self, data_root: StoragePath, retry_failed: bool = False) -> list[ShardPlan]:
         """Returns the shards that are not there yet, or whose sources have changed.
 
-        With `retry_failed`, also those in which a clip did not decode.
+        With `retry_failed`, also those in which a clip did not decode; after a kill, of these only
+        the ones that had not been tried again.
         """
+        retried = self._retried() if retry_failed else frozenset()
         # Threads for a cache on an object store, where every question waits for an answer.
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            done = pool.map(lambda plan: self._is_done(plan, data_root, retry_failed), self.plans)
+            done = pool.map(lambda plan: self._is_done(plan, data_root, retried), self.plans)
             return [plan for plan, is_done in zip(self.plans, done, strict=True) if not is_done]
 
-    def _is_done(self, plan: ShardPlan, data_root: StoragePath, retry_failed: bool) -> bool:
+    def _retried(self) -> frozenset[str]:
+        """Returns the shards whose failed clips are to be tried again, and begins to do so."""
+        hashes = {
+            record.name: hash_json(record.to_dict())
+            for record in self._records()
+            if record is not None and record.has_retriable
+        }
+        if (self.cache / RETRY).is_file():
+            begun = read_json(self.cache / RETRY)["records"]
+            return frozenset(name for name, there in hashes.items() if begun.get(name) == there)
+        if hashes:
+            write_json(self.cache / RETRY, {"records": hashes})
+        return frozenset(hashes)
+
+    def _records(self) -> list[ShardRecord | None]:
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            load = partial(ShardRecord.load, self.cache)
+            return list(pool.map(load, [plan.name for plan in self.plans]))
+
+    def _is_done(self, plan: ShardPlan, data_root: StoragePath, retried: frozenset[str]) -> bool:
         record = ShardRecord.load(self.cache, plan.name)
         return (
             record is not None
-            and not (retry_failed and record.has_retriable)
+            and plan.name not in retried
             and record.matches_file(self.cache)
             and record.identity == plan.identity(self.config, plan.sources(data_root))
         )
@@ -109,9 +133,7 @@ class CacheJob:
         Raises:
             ValueError: if a shard has no record; the message says how many.
         """
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            load = partial(ShardRecord.load, self.cache)
-            records = list(pool.map(load, [plan.name for plan in self.plans]))
+        records = self._records()
         complete = [record for record in records if record is not None]
         if len(complete) < len(records):
             missing = len(records) - len(complete)
@@ -119,8 +141,10 @@ class CacheJob:
         failures = [failure for record in complete for failure in record.failures]
         _write_failures(self.cache / FAILURES, failures)
         manifest = self._manifest(complete, len(failures))
-        write_json(self.cache / MANIFEST, manifest.to_dict())
+        # Before the manifest: what a finished cache holds is never looked through again.
         remove_leftovers(self.cache)
+        (self.cache / RETRY).unlink(missing_ok=True)
+        write_json(self.cache / MANIFEST, manifest.to_dict())
         return manifest
 
     def _manifest(self, records: Sequence[ShardRecord], failures: int) -> Manifest:
@@ -159,10 +183,10 @@ def _check_same(cache: StoragePath, config: CacheConfig) -> None:
 
 def _check_ours(cache: StoragePath, config: CacheConfig, plans: Sequence[ShardPlan]) -> None:
     """Refuses a folder without `job.json` that is neither empty nor what is left of this cache."""
-    found = {path.name for path in cache.iterdir() if not is_leftover(path)}
+    found = {path.name for path in cache.iterdir() if not is_leftover(path)} - {LOCK}
     if not found:
         return
-    if found - {DATA, RECORDS, FAILURES, MANIFEST} or not found & {DATA, RECORDS}:
+    if found - {DATA, RECORDS, FAILURES, MANIFEST, RETRY} or not found & {DATA, RECORDS}:
         raise ValueError(f"{cache} holds files but no frame cache: choose another --cache")
     shards = {plan.name for plan in plans}
     for folder, suffix in ((DATA, ".parquet"), (RECORDS, ".json")):

@@ -3,7 +3,6 @@
 Shapes: F frames of a cached clip, H rows and W columns of a frame.
 """
 
-import mmap
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,7 @@ class MappedShard:
     """
 
     def __init__(self, path: Path, entry: ShardEntry, config: CacheConfig) -> None:
-        with open_shard(path) as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._data: NDArray[np.uint8] = np.frombuffer(mapped, np.uint8)
+        self._data = _map(path)
         self._places = row_places(_read_footer(path), self._data, path)
         self._shapes = [config.shape] * entry.rows
         if config.crop == "none":
@@ -61,7 +58,17 @@ def open_shard(path: Path) -> Any:
     try:
         return path.open("rb")
     except FileNotFoundError as error:
-        raise ValueError(f"the shard {path} is gone: {_remedy(path)}") from error
+        raise _gone(path) from error
+
+
+def _map(path: Path) -> NDArray[np.uint8]:
+    """Returns the bytes of a file. Python's own `mmap` would keep a descriptor for every map, and
+    a process may have 1,024 of them where a large dataset has thousands of shards."""
+    try:
+        with pa.memory_map(str(path)) as file:
+            return np.frombuffer(file.read_buffer(), np.uint8)
+    except FileNotFoundError as error:
+        raise _gone(path) from error
 
 
 def read_columns(path: Path, *names: str) -> list[list[Any]]:
@@ -79,6 +86,10 @@ def _read_footer(path: Path) -> pq.FileMetaData:
         return pq.read_metadata(path)
     except pa.ArrowInvalid as error:
         raise _damaged(path, error) from error
+
+
+def _gone(path: Path) -> ValueError:
+    return ValueError(f"the shard {path} is gone: {_remedy(path)}")
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

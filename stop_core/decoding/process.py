@@ -7,7 +7,7 @@ most clips do.
 
     ABSENT --first clip--> IDLE --request--> BUSY --reply--> IDLE
        ^                                      |  |
-       +---- killed at the deadline ----------+  +---- gone by itself: the clip is tried once more
+       +---- killed at the deadline ----------+  +---- gone by itself: the clip is tried again
 
 While the caller works on a clip, the next is being decoded already.
 """
@@ -37,6 +37,10 @@ from stop_core.decoding.decode import most_bytes
 # Above any clip that is decoded as it should be: a film of two hours takes less.
 DECODE_TIMEOUT = 120.0
 _START_TIMEOUT = 300.0
+# How often a clip is tried in processes that go. One that is killed from outside says nothing of
+# the clip, unless it is always this one.
+_MOST_CRASHES = 2
+_MOST_KILLS = 5
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -112,7 +116,8 @@ class DecodeProcess:
         self._busy = True
 
     def _reply(self, path: Path, slot: int) -> dict[str, Any]:
-        for last in (False, True):
+        crashes = kills = 0
+        while True:
             assert self._child is not None
             try:
                 answer = self._child.reply()
@@ -122,9 +127,18 @@ class DecodeProcess:
             except EOFError:
                 how = self._child.how_it_ended()
                 self.close()
-                if last:
+                if how == f"signal {signal.SIGKILL.value}":
+                    kills += 1
+                else:
+                    crashes += 1
+                if crashes == _MOST_CRASHES:
                     return {"error": f"the decoder crashed ({how})"}
-                # It may have been killed from outside, or earlier clips may be to blame.
+                if kills == _MOST_KILLS:
+                    return {
+                        "error": f"the decoder was killed {kills} times: the machine may be short "
+                        "of memory"
+                    }
+                # Earlier clips may be to blame for a crash.
                 self._request(path, slot)
                 continue
             self._busy = False
@@ -132,7 +146,6 @@ class DecodeProcess:
                 # Its frames are in this process's memory too, and stay until the caller is done.
                 self._retire()
             return answer
-        raise AssertionError
 
     def _retire(self) -> None:
         """Lets a fresh child take over the memory of one that has grown."""

@@ -81,6 +81,11 @@ def test_a_model_that_is_of_no_run_is_exported_to_the_output(
         ({"register": "a"}, "register needs --to mlflow"),
         ({"register": "a", "to": "mlflow", "out": Path("x")}, "give register or out"),
         ({"alias": "champion", "to": "mlflow"}, "alias needs register"),
+        ({"register": "hmdb51/stop", "to": "mlflow"}, "an empty name, one with / or :"),
+        ({"register": "hmdb51:1", "to": "mlflow"}, "an empty name, one with / or :"),
+        ({"register": " ", "to": "mlflow"}, "an empty name, one with / or :"),
+        ({"register": "a", "to": "mlflow", "alias": "v1"}, "neither latest nor a version"),
+        ({"register": "a", "to": "mlflow", "alias": "the best"}, "neither latest nor a version"),
         ({"tolerance": float("nan")}, "tolerance must be positive"),
     ],
 )

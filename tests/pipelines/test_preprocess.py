@@ -1,5 +1,6 @@
 """The command from end to end: bad videos set aside, kills survived, mistakes told plainly."""
 
+import fcntl
 import os
 import random
 import shlex
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,6 +145,21 @@ def test_failures_are_tried_again_when_that_is_asked_for(
     again = preprocess(replace(config, retry_failed=True))
     assert (again.data_hash, again.shards) == (first.data_hash, first.shards)
     assert read_failures(config.cache_path) == [replace(failure, attempts=2)]
+
+
+def test_another_command_waits_while_a_cache_is_made(
+    hmdb51_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def while_held(job: CacheJob, *others: Any) -> Iterator[ShardDone]:
+        with (job.cache / ".lock").open("w") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield from _serially(job, *others)
+
+    monkeypatch.setattr("pipelines.preprocess.decode_shards", while_held)
+    config = _config(hmdb51_root, tmp_path / "cache")
+    assert preprocess(config) == preprocess(config)
+    (config.cache_path / "job.json").unlink()
+    assert preprocess(config).shards, "the lock is taken for part of the cache"
 
 
 def test_nothing_to_decode_is_one_sentence(hmdb51_root: Path, tmp_path: Path) -> None:

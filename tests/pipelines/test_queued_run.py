@@ -193,3 +193,18 @@ def test_an_outbox_that_is_stuck_does_not_hold_up_the_others(
     assert asked == ["a", "c", "d"]  # a store that does not answer is asked once
     waiting = [len(QueuedRun(tmp_path / "runs" / name, uri).outbox.waiting()) for name in "abcd"]
     assert waiting == [2, 2, 0, 0]
+
+
+def test_a_tag_that_is_taken_away_twice_is_gone_and_nothing_is_refused(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "mlflow.db"))
+    run.open(tmp_path, "motion", "a training", tags={"kind": "training"})
+    run.set_tags({"failure": "no memory"})
+    for _ in range(2):
+        run.remove_tags("failure", "never set")
+    assert run.deliver() is None
+    assert not run.outbox.refused()
+    tags = MlflowClient(run.uri).get_run(run.run_id).data.tags
+    assert "failure" not in tags
+    assert tags["kind"] == "training"

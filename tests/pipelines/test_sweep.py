@@ -9,11 +9,14 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
+from ray import tune
+from ray.tune.search import Searcher
 
 from pipelines.command_line import parse
 from pipelines.resources import Resources
 from pipelines.sweep import SweepConfig, main
 from pipelines.sweep_search import Search
+from pipelines.sweep_trials import Trials
 from pipelines.tracking import tracking_uri
 from pipelines.train import TrainConfig
 from stop_core.cache import CacheConfig, Manifest
@@ -36,6 +39,15 @@ search:
 points_to_evaluate:
   - {alpha: 0.5, eta: 2.0, learning_rate: 0.01}
 """
+
+
+def _write_manifest(
+    cache: Path, task: Task = "recognition", splits: tuple[str, ...] = ("train",)
+) -> None:
+    """All of a cache that is asked for before anything starts."""
+    config = CacheConfig("d", 1, 6, 32, None, (), splits, (), "0", task)
+    manifest = Manifest(FORMAT_VERSION, config, "", dict.fromkeys(splits, 1), 0, "", ())
+    write_json(cache / "manifest.json", manifest.to_dict())
 
 
 @pytest.mark.slow
@@ -102,9 +114,7 @@ def test_a_sweep_tries_its_space_on_validation_alone_and_remembers(
 def test_an_objective_of_the_other_task_is_refused_before_anything_starts(
     task: Task, objective: str, fitting: str, tmp_path: Path
 ) -> None:
-    config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0", task)
-    manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1}, 0, "", ())
-    write_json(tmp_path / "manifest.json", manifest.to_dict())
+    _write_manifest(tmp_path, task)
     space = SearchSpace((objective,), {}, {"n_s": Distribution((1, 2))})
     search = Search(space, "mine", 1, 0, tmp_path, tmp_path / "out", Resources())
     with (
@@ -116,15 +126,50 @@ def test_an_objective_of_the_other_task_is_refused_before_anything_starts(
 
 
 def test_more_trials_are_the_same_sweep_and_other_settings_are_another(tmp_path: Path) -> None:
-    config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0", "recognition")
-    manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1}, 0, "", ())
-    write_json(tmp_path / "manifest.json", manifest.to_dict())
+    _write_manifest(tmp_path)
     space = SearchSpace(("val/top1",), {}, {"n_s": Distribution((1, 2))}, trials=4)
     search = Search(space, "mine", None, 0, tmp_path, tmp_path / "out", Resources())
     assert replace(search, trials=9, max_concurrent=1).name == search.name
     assert replace(search, space=replace(space, trials=5)).name == search.name
     assert replace(search, seed=1).name != search.name
     assert replace(search, space=replace(space, algorithm="tpe")).name != search.name
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_replaced_weights_are_another_sweep(tmp_path: Path, searched: bool) -> None:
+    _write_manifest(tmp_path)
+    weights, other = tmp_path / "weights.pt", tmp_path / "other.pt"
+    other.write_bytes(b"others")
+    fixed = {"tower": "ViT-B-32", "pretrained": str(weights)}
+    search = {"n_s": Distribution((1, 2))}
+    if searched:
+        search["pretrained"] = Distribution((str(other), fixed.pop("pretrained")))
+    space = SearchSpace(("val/top1",), fixed, search)
+    names = []
+    for content in (b"first", b"second", b"first"):
+        weights.write_bytes(content)
+        one = Search(space, "mine", None, 0, tmp_path, tmp_path / "out", Resources())
+        names.append(one.name)
+    assert names[0] == names[2] != names[1]
+
+
+def test_trials_that_have_begun_go_on_though_fewer_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_manifest(tmp_path)
+    space = SearchSpace(("val/top1",), {}, {"n_s": Distribution(low=1, high=99, is_whole=True)})
+    search = Search(space, "mine", 5, 0, tmp_path, tmp_path / "out", Resources())
+    trials = Trials(search.folder)
+    begun = [trials.add({"n_s": number}, 0, f"run-{number}").name for number in range(1, 21)]
+    driver = search.driver(trials, "")
+    monkeypatch.setattr(Search, "at_once", lambda self: 1)
+    monkeypatch.setattr(tune, "Tuner", lambda trainable, **options: options)
+    samples = search._tuner(driver)["tune_config"].num_samples  # type: ignore[index]
+    suggested = [driver.suggest(str(number)) for number in range(21)]
+    assert [one["name"] for one in suggested[:20]] == begun  # type: ignore[index]
+    assert suggested[20] == Searcher.FINISHED
+    assert samples > 20, "Tune asks for no more than these"
+    assert search._line(driver).startswith("0 of 20 trials ended")
 
 
 @pytest.mark.parametrize(
@@ -145,9 +190,7 @@ def test_the_command_that_is_told_gives_the_same_options(words: str) -> None:
 def test_a_setting_is_checked_against_the_cache_beside_the_one_that_it_needs(
     frames: tuple[int, ...], fits: bool, tmp_path: Path
 ) -> None:
-    config = CacheConfig("d", 1, 6, 32, None, (), ("train", "val"), (), "0", "recognition")
-    manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1, "val": 1}, 0, "", ())
-    write_json(tmp_path / "manifest.json", manifest.to_dict())
+    _write_manifest(tmp_path, splits=("train", "val"))
     searched = {"frames": Distribution(frames), "segment_jitter": Distribution((False, True))}
     space = SearchSpace(("val/top1",), {}, searched)
     search = Search(space, "mine", 1, 0, tmp_path, tmp_path / "out", Resources())

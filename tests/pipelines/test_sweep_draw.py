@@ -93,6 +93,23 @@ def test_points_to_evaluate_come_first_and_what_they_do_not_say_is_drawn() -> No
     assert drawn.keys() == SPACE.search.keys()
 
 
+@pytest.mark.parametrize("algorithm", ["tpe", "random"])
+def test_a_point_that_chance_has_drawn_before_it_does_not_end_the_sweep(
+    algorithm: Algorithm, tmp_path: Path
+) -> None:
+    first = ({"n_s": 1}, {"n_s": 1, "eta": 0.0}, {"n_s": 1, "eta": 2.0})
+    search = {name: SPACE.search[name] for name in ("eta", "n_s")}
+    space = replace(SPACE, search=search, algorithm=algorithm, points_to_evaluate=first, trials=6)
+    trials = Trials(tmp_path)
+    for point, seed in planned(space, None, 0):
+        drawn = draw(space, point, seed, trials.all)
+        assert drawn is not None
+        _finish(trials.add(drawn, seed), 0.5)
+    tried = [one.drawn for one in trials.all]
+    assert len(tried) == len({str(sorted(one.items())) for one in tried}) == 6
+    assert all(point in tried for point in first[1:])
+
+
 def test_a_grid_is_tried_once_with_every_seed_and_with_every_draw_of_the_others() -> None:
     grids = replace(SPACE.search["eta"], is_grid=True)
     grid = replace(SPACE, algorithm="grid", search={"eta": grids}, trials=None, seeds=2)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipelines.resources import Resources
@@ -124,6 +124,34 @@ def test_an_epoch_that_two_kills_have_kept_back_is_asked_for_still(tmp_path: Pat
     assert again.suggest("b")["noted"] == 1  # type: ignore[index]
     again.on_trial_result("b", _row(2, 0.4))
     assert [row["epoch"] for row in Trials(tmp_path).all[0].curve] == [1, 2, 3]
+
+
+def test_asha_is_told_every_epoch_once_though_trainings_and_kills_repeat_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[Any, float]] = []
+    judge = ASHAScheduler.on_trial_result
+
+    def counted(self: Any, controller: Any, trial: Any, row: Any) -> str:
+        told.append((trial.trial_id, row["epoch"]))
+        return str(judge(self, controller, trial, row))
+
+    monkeypatch.setattr(ASHAScheduler, "on_trial_result", counted)
+    driver = _driver(tmp_path)
+    driver.suggest("before")
+    driver.on_trial_result("before", _row(1, 0.5))  # and is killed
+    driver = _driver(tmp_path)
+    asha = NotedAsha(driver, Asha(1, 2))
+    trial = SimpleNamespace(trial_id="after", config=driver.suggest("after"))
+    asha.on_trial_add(None, trial)
+    for epoch in (1, 2, 2, 3, 1, 2, 3, 4, 4):
+        row = _row(epoch, 0.5)
+        assert asha.on_trial_result(None, trial, row) == TrialScheduler.CONTINUE
+        driver.on_trial_result("after", row)
+    assert told == [("after", epoch) for epoch in (1, 2, 3, 4)]
+    again = _driver(tmp_path)
+    NotedAsha(again, Asha(1, 2)).on_trial_add(None, trial)
+    assert told[4:] == told[:4], "a new one is told what was noted"
 
 
 def test_nobody_is_stopped_after_the_last_epoch(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from scipy.stats import binomtest
 
 from pipelines.command_line import RunError
 from pipelines.table import ComparisonTable
-from pipelines.training_run import TrainingResult
-from stop_core.config import StopConfig
+from pipelines.training_run import TrainingResult, TrainingRun
 from stop_core.experiment import ExperimentConfig
 from sweeps.published_rows import PublishedRow
 from tests.pipelines.fake_results import recognised, retrieved
@@ -145,15 +144,22 @@ def test_published_rows_come_last_and_of_the_same_dataset(tmp_path: Path) -> Non
         _table(tmp_path, published=[replace(row, dataset="msrvtt")])
 
 
-def test_tables_of_other_settings_do_not_share_a_folder(tmp_path: Path) -> None:
+def test_tables_of_other_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
+    """A training's name changes with its settings, and also with the weights of its tower."""
     from stop_core.cache import Manifest
 
     manifest = Manifest.__new__(Manifest)
     object.__setattr__(manifest, "data_hash", "d" * 64)
     config = type("Config", (), {"dataset": "motion", "fold": 1, "task": "recognition"})()
     object.__setattr__(manifest, "config", config)
-    other = replace(STOP, stop=StopConfig(alpha=0.1))
-    first, second = (
-        ComparisonTable.planned(manifest, {"row": [one]}, tmp_path) for one in (STOP, other)
-    )
-    assert first.folder != second.folder
+
+    def folder(*names: str) -> Path:
+        runs = [TrainingRun.__new__(TrainingRun) for _ in names]
+        for run, name in zip(runs, names, strict=True):
+            run.name, run.config = name, STOP
+        return ComparisonTable.planned(manifest, {"row": runs}, tmp_path).folder
+
+    assert folder("settings-0badcafev2") == folder("settings-0badcafev2")
+    others = ("settings-0badcafev3", "settings-deadbeefv2", "others-0badcafev2")
+    assert len({folder("settings-0badcafev2"), *map(folder, others)}) == 4
+    assert folder("one", "two") != folder("one")

@@ -1,8 +1,10 @@
 """A table in MLflow is one run with its cells as children, however often it is made."""
 
 import json
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from mlflow import MlflowClient
@@ -134,3 +136,59 @@ def test_a_copy_that_a_kill_left_unfinished_is_finished(output: Path, tmp_path: 
     _publish(output, results, "killed")
     assert len(_children(tracked.client, tracked.run_id)) == 3
     assert tracked.client.get_run(cell.info.run_id).info.status == "FINISHED"
+
+
+def _view(client: MlflowClient, parent: str) -> dict[str, float]:
+    """What the view that the table's description links to shows: a mean for each row."""
+    experiment = client.get_experiment(client.get_run(parent).info.experiment_id)
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.table-{parent[:8]}"])
+    (key,) = view["groupBy"]["groupByKeys"]
+    groups = defaultdict(list)
+    for run in client.search_runs([experiment.experiment_id], view["searchFilter"]):
+        groups[run.data.tags.get(key["groupByData"], "none")].append(run.data.metrics["test/top1"])
+    return {row: fmean(values) for row, values in groups.items()}
+
+
+def test_the_grouped_view_has_the_numbers_of_the_table_after_a_training_was_repeated(
+    output: Path, tmp_path: Path
+) -> None:
+    experiment = open_experiment(output, "motion")
+    client = MlflowClient(tracking_uri(output))
+
+    def trained(result: TrainingResult, top1: float) -> TrainingResult:
+        """A result, and a run of its own that ended with this measure."""
+        run = TrackedRun.start(output, experiment, result.name)
+        run.log_metrics({"test/top1": top1})
+        run.finish()
+        return replace(result, run_id=run.run_id)
+
+    first = [trained(result, result.metrics["test/top1"]) for result in _results(tmp_path)]
+    tables = [_publish(output, first, name).run_id for name in ("own", "copied")]
+    other = recognised(replace(STOP, seed=1), [True] * 5 + [False] * 15, tmp_path)
+    repeated = trained(other, other.metrics["test/top1"])
+    again = [first[0], repeated, first[2]]
+    assert [_publish(output, again, name).run_id for name in ("own", "copied")] == tables
+    for table in tables:
+        assert _view(client, table) == pytest.approx({"STOP": (18 + 5) / 40, "zero-shot": 3 / 20})
+    replaced = client.get_run(first[1].run_id).data.tags
+    assert tables[0] in replaced["stale"]
+    assert "row" not in replaced
+    # The earlier one comes back, from a backup: it is a cell like any other.
+    recognised(replace(STOP, seed=1), [True] * 15 + [False] * 5, tmp_path)
+    _publish(output, first, "own")
+    assert _view(client, tables[0])["STOP"] == pytest.approx(33 / 40)
+    assert "stale" not in client.get_run(first[1].run_id).data.tags
+
+
+def test_a_training_that_failed_stays_below_its_table_and_in_no_row(
+    output: Path, tmp_path: Path
+) -> None:
+    results = _results(tmp_path)
+    tracked = _publish(output, results, "failed")
+    experiment = open_experiment(output, "motion")
+    failed = TrackedRun.start(output, experiment, "failed", parent=tracked.run_id)
+    failed.finish("FAILED")
+    _publish(output, results, "failed")
+    children = {child.info.run_id: child for child in _children(tracked.client, tracked.run_id)}
+    assert len(children) == 4
+    assert "row" not in children[failed.run_id].data.tags

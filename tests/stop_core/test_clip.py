@@ -1,14 +1,17 @@
 """A CLIP is found by name, frozen, and refused with a way out where there is none."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import open_clip
 import pytest
 import torch
 
 from stop_core import build_model
-from stop_core.clip import load_clip
+from stop_core.clip import load_clip, weights_fingerprint
 from stop_core.tiny.tower import WEIGHTS
 
 NAME = "test-vit-8-of-24"
@@ -121,3 +124,26 @@ def test_the_tiny_tower_comes_with_its_weights_and_tells_texts_apart() -> None:
     again = build_model("tiny").clip.state_dict()
     for name, value in model.clip.state_dict().items():
         assert torch.equal(value, again[name]), name
+
+
+def test_weights_are_read_once_until_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    digest = hashlib.file_digest
+
+    def counted(stream: BinaryIO, kind: str) -> object:
+        read.append(stream.name)
+        return digest(stream, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"one")
+    first = {weights_fingerprint(NAME, str(file)) for _ in range(3)}
+    assert first == {hashlib.sha256(b"one").hexdigest()[:8]}
+    assert len(read) == 1
+    before = file.stat().st_mtime_ns
+    file.write_bytes(b"two")  # as long as the other
+    os.utime(file, ns=(before + 1, before + 1))
+    assert weights_fingerprint(NAME, str(file)) not in first
+    assert weights_fingerprint(NAME, "openai") == ""

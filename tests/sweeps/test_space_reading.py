@@ -143,6 +143,12 @@ def test_several_objectives_make_a_front_of_accuracy_and_cost(tmp_path: Path) ->
 
 ONE = "search: {n_s: {choice: [1]}}"
 OTHER = "search: {alpha: {choice: [0.5]}}"
+TWO = """algorithm: tpe
+search:
+  eta: {choice: [0, 4]}
+  max_prompts: {choice: [1, 2], when: {eta: {above: 0}}}
+points_to_evaluate:
+"""
 
 
 @pytest.mark.parametrize(
@@ -185,6 +191,16 @@ OTHER = "search: {alpha: {choice: [0.5]}}"
         (f"algorithm: grid\nscheduler: asha\nseeds: 2\n{ONE}", 3, "leave scheduler out, or seeds"),
         (f"{ONE}\npoints_to_evaluate:\n- n_s: 1\n- n_s: 2", 4, "cannot draw"),
         (f"{ONE}\npoints_to_evaluate:\n- eta: 1", 3, "not searched"),
+        (
+            f"{TWO}- {{eta: 4}}\n- {{max_prompts: 1}}\n- {{eta: 4.0}}",
+            8,
+            "point 1 of the list again",
+        ),
+        (
+            f"{TWO}- {{eta: 4, max_prompts: 1}}\n- {{eta: 0, max_prompts: 1}}\n- {{eta: 0}}",
+            8,
+            "point 2 of the list again",
+        ),
         ("search:\n  n_s: {choice: [1], when: {etta: 1}}", 2, "no other setting"),
         ("fixed: {eta: 1}\nsearch:\n  n_s: {choice: [1], when: {eta: 2}}", 3, "never be drawn"),
         (

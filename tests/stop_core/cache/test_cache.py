@@ -91,6 +91,15 @@ def test_frames_go_round_trip_and_pyarrow_reads_the_same(
             assert row["class_name"] == manifest.class_names[label]
 
 
+def test_an_open_cache_holds_no_file_open(hmdb51_root: Path, tmp_path: Path) -> None:
+    """A process may have 1,024 of them, and a large cache has thousands of shards."""
+    _make(tmp_path / "cache", hmdb51_root)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    cached = FrameCache(tmp_path / "cache").split("train")
+    cached.read(range(len(cached)))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_captions_go_round_trip_for_retrieval(tmp_path: Path, write_video: WriteVideo) -> None:
     lines = ["path,split,caption"]
     for i in range(5):

@@ -95,6 +95,24 @@ def test_attempts_survive_a_kill_between_the_file_and_its_record(
     assert _tree(tmp_path / "a") == _tree(tmp_path / "b")
 
 
+def test_a_killed_retry_goes_on_with_the_clips_that_it_had_not_tried(
+    hmdb51_root: Path, tmp_path: Path, flaky: FlakyDecoder
+) -> None:
+    for cache in (tmp_path / "whole", tmp_path / "killed"):
+        flaky.bad = frozenset(path.name for path in hmdb51_root.rglob("*.avi"))
+        _make(cache, hmdb51_root)
+        if cache.name == "killed":
+            job = _job(cache, hmdb51_root)
+            first, *_ = job.pending(hmdb51_root, retry_failed=True)
+            job.start()
+            write_shard(first, job.config, hmdb51_root, cache, retry_failed=True)
+        _make(cache, hmdb51_root, retry_failed=True)
+        assert {failure.attempts for failure in read_failures(cache)} == {2}
+    assert _tree(tmp_path / "killed") == _tree(tmp_path / "whole")
+    _make(tmp_path / "whole", hmdb51_root, retry_failed=True)
+    assert {failure.attempts for failure in read_failures(tmp_path / "whole")} == {3}
+
+
 def _interrupt(path: Path, value: object) -> None:
     raise KeyboardInterrupt
 

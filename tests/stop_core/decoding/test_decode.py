@@ -275,6 +275,16 @@ def test_a_truncated_file_is_refused(
         decode_clip(_cut(write_video(tmp_path / name, frames=40), share), 6, 32)
 
 
+@pytest.mark.parametrize("tail", [b"\n", bytes(4), bytes(64), b"TAG" + b"title".ljust(125)])
+def test_bytes_that_another_program_appended_are_no_part_of_the_video(
+    tmp_path: Path, write_video: WriteVideo, tail: bytes
+) -> None:
+    path = write_video(tmp_path / "clip.mp4", frames=40)
+    whole = decode_clip(path, 6, 32)
+    path.write_bytes(path.read_bytes() + tail)
+    assert np.array_equal(decode_clip(path, 6, 32).frames, whole.frames)
+
+
 def test_frames_that_cannot_be_decoded_are_not_made_up(
     tmp_path: Path, write_video: WriteVideo
 ) -> None:

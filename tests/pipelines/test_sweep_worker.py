@@ -1,0 +1,73 @@
+"""A trial tells every epoch once, one that a kill has kept from being noted before it goes on."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines import sweep_worker
+from pipelines.resources import Resources
+from pipelines.sweep_worker import Task, run_trial
+from pipelines.training_run import TrainingResult
+from pipelines.training_worker import ALONE
+from stop_core.kept_clip import ClipKeeper
+from stop_core.run_state import PROGRESS, Progress
+from sweeps.space import Distribution, SearchSpace
+
+SPACE = SearchSpace(("val/top1",), {}, {"n_s": Distribution((1, 2))})
+CURVE = [{"epoch": float(epoch), "val/top1": epoch / 10, "finished": 0.0} for epoch in (1, 2, 3, 4)]
+
+
+class _Training:
+    """Has kept some epochs, or is finished, and trains those that are left."""
+
+    name = "run"
+    config = SimpleNamespace(epochs=4)
+
+    def __init__(self, folder: Path, done: int = 0) -> None:
+        self.folder, self.done = folder, done
+        self.result = TrainingResult(
+            "run", "stop", "d", 1, 0, {"val/top1": 0.4}, "", "", "", "", str(folder), CURVE
+        )
+
+    def remembered(self) -> TrainingResult | None:
+        return self.result if self.done == len(CURVE) else None
+
+    def train(self, *arguments: Any, watch: Any, **options: Any) -> TrainingResult:
+        for row in CURVE[self.done :]:
+            watch.told(row) if watch.told else watch.callbacks[0](row)
+        return self.result
+
+
+def _keep(folder: Path, epochs: int) -> None:
+    folder.mkdir(parents=True)
+    progress = Progress(epochs_done=epochs, curve=CURVE[:epochs])
+    (folder / PROGRESS).write_text(json.dumps(asdict(progress)))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("noted", "kept"), [(0, 0), (1, 1), (1, 2), (0, 3), (4, 4), (3, 4)])
+def test_every_epoch_is_told_once_and_in_order_with_what_was_noted_before(
+    workers: int, noted: int, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    def tell(row: dict[str, float]) -> None:
+        told.append(row["epoch"] if not row["finished"] else -1.0)
+
+    training = _Training(tmp_path, kept)
+    monkeypatch.setattr(Task, "training", lambda self, drawn, seed: training)
+    monkeypatch.setattr(sweep_worker.tune, "report", tell)
+    # The callback of Ray Train tells of each epoch by itself.
+    monkeypatch.setattr(sweep_worker, "_Epochs", lambda objective: tell)
+    if 0 < kept < len(CURVE):
+        _keep(tmp_path / ("" if workers > 1 else ALONE) / "checkpoint_000001", kept)
+        _keep(tmp_path / "checkpoint_000000", kept - 1)
+        (tmp_path / "checkpoint_000007").mkdir()  # half copied
+    task = Task("abcd1234", SPACE, tmp_path, tmp_path, Resources(workers=workers))
+    config = {"name": "trial-0000", "drawn": {"n_s": 1}, "seed": 0, "noted": noted}
+    run_trial(config, task, ClipKeeper())
+    assert told == [*range(noted + 1, 5), -1.0]
