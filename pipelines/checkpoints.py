@@ -21,6 +21,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from pipelines.command_line import RunError
+from pipelines.output import is_full
 from pipelines.progress import say
 from pipelines.training_worker import ALONE
 from stop_core.checkpoint import check_whole
@@ -54,9 +55,10 @@ def keep(folder: Path, write: Write) -> Path:
             raise
         _sync(folder)
     except (OSError, SafetensorError) as problem:
+        reason = "the disk is full" if is_full(problem) else getattr(problem, "strerror", None)
         raise OSError(
-            f"a checkpoint cannot be written to {folder} ({reason(problem)}); make room or ask for "
-            "the permission, and the same command goes on from the last checkpoint"
+            f"a checkpoint cannot be written to {folder} ({reason or problem}); make room or "
+            "ask for the permission, and the same command goes on from the last checkpoint"
         ) from problem
     return checkpoint
 
@@ -100,13 +102,6 @@ def set_damage_aside(run: Path) -> None:
     if not _is_sound(run / SNAPSHOT):
         # Ray would raise. Without it, the workers find the furthest checkpoint themselves.
         _move_aside(run / SNAPSHOT)
-
-
-def reason(problem: BaseException) -> str:
-    """Why something could not be written, in a few words."""
-    text = str(problem)
-    full = "No space left" in text or "Disk quota exceeded" in text
-    return "the disk is full" if full else (getattr(problem, "strerror", None) or text)
 
 
 def _all_of(run: Path) -> list[Path]:
