@@ -12,6 +12,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from pipelines.command_line import RunError
 from pipelines.resources import Resources
+from pipelines.sweep_words import describe
 from pipelines.training_run import TrainingRun
 from pipelines.training_worker import ALONE, Watch
 from stop_core.kept_clip import ClipKeeper
@@ -97,16 +98,6 @@ def _kept_curve(training: TrainingRun) -> list[dict[str, float]]:
             with suppress(OSError, ValueError, TypeError):  # half copied, or removed just now
                 found.append(read_progress(checkpoint).curve)
     return max(found, key=len)
-
-
-def describe(drawn: dict[str, Any]) -> str:
-    """The settings of a trial in one line."""
-    return ", ".join(f"{name} {short(value)}" for name, value in drawn.items())
-
-
-def short(value: Any) -> str:
-    """A value as a table shows it."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class _Epochs(TuneReportCallback):  # type: ignore[misc]
