@@ -37,13 +37,17 @@ class PyavVideo:
             stream = _video_stream(container)
             refuse_absurd(stream.width or 0, stream.height or 0)
             try:
-                every = [packet for packet in container.demux(stream) if packet.size]
+                every = [
+                    (packet.pts, packet.duration or 0, packet.is_discard)
+                    for packet in container.demux(stream)
+                    if packet.size
+                ]
             except av.error.FFmpegError as error:
                 raise DecodeError("damaged: a stream that cannot be read to its end") from error
             rate = stream.average_rate or stream.guessed_rate
             self._seconds = float(stream.time_base or 0)
             announced = stream.frames
-        packets = [(each.pts, each.duration or 0) for each in every if not each.is_discard]
+        packets = [(shown, duration) for shown, duration, cut in every if not cut]
         if not packets:
             raise CannotOpen("holds no frames")
         self._fps = float(rate or 0)
