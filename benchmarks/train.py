@@ -111,7 +111,7 @@ def _start_ray_train(options: TrainBenchmark, cache: Path, output: Path) -> tupl
         _in_worker,
         train_loop_config={"task": task, "out": str(output), "asked": time.time()},
         scaling_config=Resources().scaling(),
-        run_config=RunConfig(name="benchmark", storage_path=str(output / "ray")),
+        run_config=RunConfig(name=task.folder.name, storage_path=str(task.folder.parent)),
     ).fit()
     return laps.found, json.loads((output / "found.json").read_text())
 
@@ -189,7 +189,8 @@ def _in_worker(arguments: dict[str, Any]) -> None:
     laps = _Laps()
     from pipelines.worker_session import RayTrainSession
 
-    worker, bare = _start_worker(arguments["task"], RayTrainSession(), laps)
+    task = arguments["task"]
+    worker, bare = _start_worker(task, RayTrainSession(task.folder), laps)
     trainer = worker.trainer
     worker.train_epoch(trainer)  # untimed: the pages of the cache are in memory afterwards
     steps = trainer.steps_per_epoch

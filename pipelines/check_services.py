@@ -113,17 +113,19 @@ def check_mlflow(output: Path) -> Iterator[Finding]:
     try:
         yield _check_server(uri) if uri.startswith("http") else _check_database(uri)
     except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
-        from pipelines.tracking import TRACKING_URI
+        from pipelines.tracking import TRACKING_URI, without_password
 
         advice = f"see that it is there and may be written, or set {TRACKING_URI} to another"
-        yield failure(about, f"{_without_password(uri)}: {one_line(problem)}", advice)
+        yield failure(about, f"{without_password(uri)}: {one_line(problem)}", advice)
 
 
 def _check_database(uri: str) -> Finding:
     import sqlalchemy
     from mlflow.store.db.utils import _get_latest_schema_revision, _get_schema_version
 
-    shown = _without_password(uri)
+    from pipelines.tracking import without_password
+
+    shown = without_password(uri)
     engine = sqlalchemy.create_engine(uri)
     try:
         there, wanted = _get_schema_version(engine), _get_latest_schema_revision()
@@ -150,7 +152,7 @@ def _check_server(uri: str) -> Finding:
     """Writes a run and its artifact, and deletes it again."""
     from mlflow import MlflowClient
 
-    from pipelines.tracking import experiment_id
+    from pipelines.tracking import experiment_id, without_password
 
     client = MlflowClient(uri)
     run = client.create_run(experiment_id(client, "stop doctor", None), run_name="doctor")
@@ -159,11 +161,4 @@ def _check_server(uri: str) -> Finding:
         client.log_text(run.info.run_id, "written by stop doctor", "doctor.txt")
     finally:
         client.delete_run(run.info.run_id)
-    return ok("mlflow store", f"{_without_password(uri)} takes runs and artifacts")
-
-
-def _without_password(uri: str) -> str:
-    """The URI as it may be shown."""
-    scheme, separator, rest = uri.partition("://")
-    user, at, host = rest.rpartition("@")
-    return f"{scheme}{separator}{user.partition(':')[0]}{at}{host}"
+    return ok("mlflow store", f"{without_password(uri)} takes runs and artifacts")

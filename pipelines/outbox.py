@@ -106,7 +106,10 @@ class Courier:
             self._called.wait(waits)
             self._called.clear()
             ending = self._ending
-            problem = self._deliver()
+            try:
+                problem = self._deliver()
+            except OSError as full:  # of the disk that the records wait on
+                problem = full
             if ending:
                 return
             if problem is None:

@@ -1,4 +1,4 @@
-"""Where results go when the user does not say."""
+"""Where results go when the user does not say, and whether there is room for them."""
 
 import os
 from pathlib import Path
@@ -12,3 +12,8 @@ def default_output() -> Path:
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return Path.home() / "stop-outputs"
     return Path("outputs")
+
+
+def is_full(problem: object) -> bool:
+    """Whether what could not be written had no room, by its text: not all errors have a number."""
+    return any(word in str(problem) for word in ("No space left", "Disk quota exceeded"))

@@ -17,6 +17,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipelines.cache_record import CacheRecord
 from pipelines.checking import check_files
 from pipelines.command_line import RunError, parse, run
 from pipelines.folder_lock import alone_in
@@ -169,19 +170,22 @@ def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
         compression=config.compression,
     )
     job = CacheJob.open(config.cache_path, cache_config, selection.clips)
+    record = CacheRecord(config.output, job.cache)
     with _alone(job.cache):
         if pending := job.pending(root, config.retry_failed):
             job.start()
+            record.begin(cache_config.dataset)
             started = time.monotonic()
             _decode(job, pending, config, missing)
+            record.made(time.monotonic() - started)
         manifest = job.finish() if pending or not job.is_finished() else Manifest.load(job.cache)
-    if not manifest.shards:
-        raise RunError(
-            f"none of the {len(selection.clips)} clips could be cached ({_reasons(job.cache)}); "
-            f"check the files below {config.data_path}"
-        )
-    if pending:
-        _record(config, manifest, time.monotonic() - started)
+        if not manifest.shards:
+            raise RunError(
+                f"none of the {len(selection.clips)} clips could be cached "
+                f"({_reasons(job.cache)}); check the files below {config.data_path}"
+            )
+        if record.is_owed:
+            _record(record, config, manifest)
     return manifest
 
 
@@ -190,21 +194,15 @@ def _alone(cache: StoragePath) -> AbstractContextManager[None]:
     return alone_in(cache) if isinstance(cache, Path) else nullcontext()
 
 
-def _record(config: PreprocessConfig, manifest: Manifest, seconds: float) -> None:
+def _record(record: CacheRecord, config: PreprocessConfig, manifest: Manifest) -> None:
     """Tells MLflow of the cache that was made."""
-    from pipelines.tracking import TrackedRun, open_experiment  # seconds, saved where unneeded
-
-    tags = {"kind": "preprocess", "dataset": manifest.dataset, "data_hash": manifest.data_hash}
-    experiment = open_experiment(config.output, manifest.dataset)
-    name = f"preprocess {manifest.dataset} fold {manifest.fold}"
-    tracked = TrackedRun.start(config.output, experiment, name, tags=tags)
     frames, size = config.shape
-    tracked.log_params({**asdict(config), "frames": frames, "size": size})
-    counts = {f"clips/{split}": float(count) for split, count in manifest.counts.items()}
-    failed = {"clips/failed": float(manifest.failures)}
-    tracked.log_metrics({**counts, **failed, "preprocess/seconds": seconds})
-    tracked.log_json(manifest.to_dict(), "manifest.json")
-    tracked.finish()
+    if problem := record.tell(manifest, {**asdict(config), "frames": frames, "size": size}):
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        _say(
+            f"the cache is complete, but it could not be recorded in MLflow ({reason}); the same "
+            "command records it later, and decodes nothing"
+        )
 
 
 def _decode(

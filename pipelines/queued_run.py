@@ -1,5 +1,6 @@
 """The MLflow run of a training, written through an outbox: an outage of the store ends nothing."""
 
+import json
 import time
 import uuid
 from collections.abc import Mapping
@@ -24,9 +25,12 @@ from pipelines.tracking import (
     run_with_key,
     stores_artifacts_in,
     tracking_uri,
+    without_password,
 )
 from stop_core.cache.files import write_whole
 
+_STORE = "mlflow_store"  # that has this run
+_TOLD = "mlflow_told.json"  # the last step that it was told of each name
 OUTBOX = "outbox"
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 
@@ -48,8 +52,16 @@ class QueuedRun:
     @property
     def run_id(self) -> str:
         """MLflow's name of the run; empty until the store has been reached."""
-        known = self.folder / RUN_ID
-        return known.read_text() if known.is_file() else ""
+        return self._noted(RUN_ID)
+
+    @property
+    def store(self) -> str:
+        """The store that has this run, or is to have it; without the password of its URI."""
+        return (self.run_id and self._noted(_STORE)) or without_password(self.uri)
+
+    def _noted(self, name: str) -> str:
+        file = self.folder / name
+        return file.read_text() if file.is_file() else ""
 
     def open(
         self,
@@ -79,7 +91,11 @@ class QueuedRun:
         """Makes this folder's run the one of that id, if it has none yet."""
         if run_id and not self.run_id:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / RUN_ID, run_id)
+            self._note(run_id)
+
+    def _note(self, run_id: str) -> None:
+        write_whole(self.folder / _STORE, without_password(self.uri))
+        write_whole(self.folder / RUN_ID, run_id)
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Records parameters."""
@@ -95,9 +111,22 @@ class QueuedRun:
         self.outbox.put({"kind": "untag", "names": names})
 
     def log_points(self, points: list[Point]) -> None:
-        """Records numbers at their steps and times; the same points again change nothing."""
-        if points:
-            self.outbox.put({"kind": "points", "points": points})
+        """Records numbers at their steps and times.
+
+        A name is told of each step once: what is trained again after a kill is no new point, though
+        its time is another.
+        """
+        told: dict[str, int] = json.loads(self._noted(_TOLD) or "{}")
+        new = []
+        for step, time_ms, values in points:
+            unknown = {name: value for name, value in values.items() if step > told.get(name, -1)}
+            told |= dict.fromkeys(unknown, step)
+            if unknown:
+                new.append((step, time_ms, unknown))
+        if new:
+            self.outbox.put({"kind": "points", "points": new})
+            # A kill before this line has the same points come again, with the same times.
+            write_whole(self.folder / _TOLD, json.dumps(told))
 
     def log_text(self, text: str, name: str) -> None:
         """Stores a text as an artifact."""
@@ -124,32 +153,40 @@ class QueuedRun:
             time.sleep(1.0)
 
     def _send(self, record: Record) -> None:
-        client = MlflowClient(self.uri)
         try:
-            if record["kind"] == "open":
-                self._open(client, record)
-            else:
+            client = MlflowClient(self.uri if self._is_here() else self.store)
+            if record["kind"] != "open":
                 self._log(client, self.run_id, record)
+            elif not self._goes_on(client):
+                self._begin(MlflowClient(self.uri), record)
         except MlflowException as problem:
             if problem.error_code in _REFUSALS:
                 raise RefusedError(str(problem)) from problem
             raise
 
-    def _open(self, client: MlflowClient, record: Record) -> None:
-        if self.run_id:
-            try:
-                client.update_run(self.run_id, status="RUNNING")
-                return
-            except MlflowException as problem:
-                if not is_missing(problem):
-                    raise
-                # The store was moved or emptied: the run goes on in a new one.
+    def _is_here(self) -> bool:
+        """Whether the given store is the one that has this run, if any has; maybe it has moved."""
+        if self.store == without_password(self.uri):
+            return True
+        if _has_run(MlflowClient(self.uri), self.run_id):
+            self._note(self.run_id)
+            return True
+        return _is_gone(self.store)
+
+    def _goes_on(self, client: MlflowClient) -> bool:
+        """Marks the run as running; False if the store has none: it is new, or was emptied."""
+        if not self.run_id or not _has_run(client, self.run_id):
+            return False
+        client.update_run(self.run_id, status="RUNNING")
+        return True
+
+    def _begin(self, client: MlflowClient, record: Record) -> None:
         experiment = experiment_id(client, record["experiment"], record["artifacts"])
         run = run_with_key(client, experiment, record["tags"][KEY])
         if run is None:
             run = client.create_run(experiment, run_name=record["name"], tags=record["tags"])
         client.log_dict(run.info.run_id, record["environment"], "environment.json")
-        write_whole(self.folder / RUN_ID, run.info.run_id)
+        self._note(run.info.run_id)
 
     def _log(self, client: MlflowClient, run_id: str, record: Record) -> None:
         match record["kind"]:
@@ -166,8 +203,10 @@ class QueuedRun:
             case "text":
                 client.log_text(run_id, record["text"], record["name"])
             case "file":
-                path = str(self.folder / record["name"])
-                client.log_artifact(run_id, path, record["artifact_folder"])
+                path = self.folder / record["name"]
+                if not path.exists():
+                    raise RefusedError(f"{path} is no longer there")
+                client.log_artifact(run_id, str(path), record["artifact_folder"])
             case "end":
                 client.set_terminated(run_id, record["status"], record["time"])
 
@@ -182,9 +221,33 @@ def _log_points(client: MlflowClient, run_id: str, points: list[Point]) -> None:
         client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
 
 
+def _has_run(client: MlflowClient, run_id: str) -> bool:
+    try:
+        client.get_run(run_id)
+    except MlflowException as problem:
+        if is_missing(problem):
+            return False
+        raise
+    return True
+
+
+def _is_gone(store: str) -> bool:
+    """Whether it is a file that was removed, or moved together with what lies around it."""
+    return store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).is_file()
+
+
 def deliver_waiting(output: Path) -> None:
-    """Takes what an outage left below the output folder to the store, as far as it goes."""
+    """Takes what an outage left below the output folder to the stores, as far as it goes."""
+    away: set[str] = set()
     for outbox in sorted((output / "runs").glob(f"*/{OUTBOX}")):
         run = QueuedRun(outbox.parent, tracking_uri(output))
-        if run.deliver() is not None:
-            return  # the store is away still
+        if run.store not in away and run.deliver() is not None and not _answers(run.store):
+            away.add(run.store)  # one that does not answer may take a minute not to
+
+
+def _answers(store: str) -> bool:
+    try:
+        MlflowClient(store).search_experiments(max_results=1)
+    except Exception:  # SQLAlchemy's, requests' and MLflow's own kinds
+        return False
+    return True

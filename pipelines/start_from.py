@@ -48,7 +48,7 @@ def find_checkpoint(where: Path, output: Path) -> Path:
         found = [folder, *folder.glob("checkpoint_*"), *folder.glob("checkpoints/checkpoint_*")]
         readable = [path.resolve() for path in found if _is_readable(path)]
         if whole := [path for path in readable if (path / LAST_PROMPTS).is_file()]:
-            return max(whole, key=lambda path: (read_progress(path).step, path.name))
+            return max(whole, key=lambda path: (read_progress(path).order, path.name))
         if readable:
             raise FileNotFoundError(
                 f"--resume-from: the checkpoint {readable[-1]} has no {LAST_PROMPTS}: it is of an "
@@ -61,7 +61,7 @@ def find_checkpoint(where: Path, output: Path) -> Path:
 
 
 def _is_readable(path: Path) -> bool:
-    """Ray Train copies a checkpoint file by file; a kill leaves a part of one behind."""
+    """A copy may hold a part of it."""
     try:
         read_origin(path)
         read_progress(path)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.command_line import RunError
+from pipelines.failures import root_cause
 from pipelines.progress import say
 from pipelines.ray_session import start_ray
 from pipelines.sweep_draw import draw, planned
@@ -18,7 +19,6 @@ from pipelines.sweep_search import Search
 from pipelines.sweep_trials import Trial
 from pipelines.sweep_words import short
 from pipelines.sweep_worker import Task
-from pipelines.training_run import root_cause
 from stop_core.cache.manifest import Manifest
 from sweeps.reading import build_experiment
 

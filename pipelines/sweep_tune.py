@@ -13,10 +13,10 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from pipelines.failures import root_cause
 from pipelines.sweep_draw import draw, planned
 from pipelines.sweep_trials import State, Trial, Trials
 from pipelines.sweep_worker import FAILURE, Task
-from pipelines.training_run import root_cause
 from sweeps.reading import build_experiment
 from sweeps.space import Asha, is_minimised
 

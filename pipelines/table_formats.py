@@ -1,4 +1,4 @@
-"""Renders a sheet for the terminal, and as Markdown, LaTeX and HTML."""
+"""Renders a sheet for the terminal, and as Markdown and HTML."""
 
 import html
 from collections.abc import Callable, Sequence
@@ -8,18 +8,11 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pipelines.table_sheet import ON_PAPER, ON_SCREEN, PUBLISHED, Cell, Column, Sheet
+from pipelines.table_sheet import ON_SCREEN, PUBLISHED, Cell, Column, Sheet
 
 _STYLES = {"": "", "best": "bold", "second": "underline"}
-_PAPER = 120  # characters of scriptsize on a page of two columns
-_OURS = ", of our rows alone."
+OURS = ", of our rows alone."
 _WIDEST_METHOD = 36  # characters; a longer title takes two lines
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"$<$", ">": r"$>$", "|": r"$|$",
-    "±": r"$\pm$", "−": "$-$", "†": r"$\dagger$", "\u00a0": "~",
-}  # fmt: skip
 _STYLE_SHEET = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem; color: #1a1a1a; background: #fff; }
 table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }
@@ -92,69 +85,8 @@ def markdown(sheet: Sheet) -> str:
     if sheet.published:
         lines.append(line([Cell(f"*{PUBLISHED}*"), *[Cell("")] * (len(sheet.columns) - 1)]))
         lines += [line(cells) for cells in sheet.published]
-    notes = [*(note.text for note in sheet.notes), f"Best in bold, second in italics{_OURS}"]
+    notes = [*(note.text for note in sheet.notes), f"Best in bold, second in italics{OURS}"]
     return "\n".join([*lines, "", *(f"{note}  " for note in notes), ""])
-
-
-def latex(sheet: Sheet, label: str) -> str:
-    r"""A float over both columns of a page; it needs \usepackage{booktabs} alone.
-
-    Columns that would not fit are left out, as ON_PAPER says; `table.csv` has them.
-    """
-    while _paper_width(sheet) > _PAPER and (less := sheet.narrowed(ON_PAPER)):
-        sheet = less
-    rows = [_latex_row(cells) for cells in sheet.ours]
-    if sheet.published:
-        across = rf"\multicolumn{{{len(sheet.columns)}}}{{l}}{{\emph{{{_escape(PUBLISHED)}}}}} \\"
-        rows += [r"\midrule", across, *(_latex_row(cells) for cells in sheet.published)]
-    notes = " ".join(
-        [*(note.text for note in sheet.notes), f"Best in bold, second underlined{_OURS}"]
-    )
-    headings = [Cell(column.heading) for column in sheet.columns]
-    alignment = "".join("l" if column.is_text else "r" for column in sheet.columns)
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs}",
-            r"\begin{table*}[t]",
-            r"\centering",
-            rf"\caption{{{_escape(sheet.title)}. {_escape(notes)}}}",
-            rf"\label{{tab:{label}}}",
-            r"\scriptsize\setlength{\tabcolsep}{3pt}",
-            rf"\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
-            r"\toprule",
-            _latex_row(headings),
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table*}",
-            "",
-        ]
-    )
-
-
-def _paper_width(sheet: Sheet) -> float:
-    """About how wide the table is, in characters of its text."""
-    rows = [[column.heading for column in sheet.columns]]
-    rows += [[cell.text for cell in cells] for cells in (*sheet.ours, *sheet.published)]
-    widths = [
-        max(len(text.replace(" ± ", "")) for text in column) for column in zip(*rows, strict=True)
-    ]
-    return sum(width + 1.7 for width in widths)
-
-
-def _latex_row(cells: Sequence[Cell]) -> str:
-    around = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
-    texts = []
-    for cell in cells:
-        mean, *spread = cell.text.split(" ± ")
-        small = rf"\,{{\tiny$\pm$ {spread[0]}}}" if spread else ""
-        texts.append(around[cell.mark].format(_escape(mean)) + small)
-    return " & ".join(texts) + r" \\"
-
-
-def _escape(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
 def page(sheet: Sheet) -> str:
@@ -166,7 +98,7 @@ def page(sheet: Sheet) -> str:
         body.append(f'<tr class="block">{across}</tr>')
         body += [_html_row(cells, columns, "published") for cells in sheet.published]
     head = "".join(f"<th{_class(c)}>{html.escape(c.heading)}</th>" for c in columns)
-    notes = [*(note.text for note in sheet.notes), f"Best in bold, second underlined{_OURS}"]
+    notes = [*(note.text for note in sheet.notes), f"Best in bold, second underlined{OURS}"]
     return "\n".join(
         [
             "<!doctype html>",

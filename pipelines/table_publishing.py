@@ -7,7 +7,8 @@ from rich.console import Console
 
 from pipelines.progress import say
 from pipelines.table import ComparisonTable
-from pipelines.table_formats import latex, markdown, page, show
+from pipelines.table_formats import markdown, page, show
+from pipelines.table_latex import latex
 from pipelines.table_sheet import Sheet, make_sheet
 from pipelines.table_tracking import record
 from pipelines.tracking import TrackedRun

@@ -61,6 +61,14 @@ def tracking_uri(output: Path) -> str:
     return os.environ.get(TRACKING_URI) or f"sqlite:///{(output / 'mlflow.db').resolve()}"
 
 
+def without_password(uri: str) -> str:
+    """The URI of a store as it may be shown, and kept in a file."""
+    scheme, separator, rest = uri.partition("://")
+    server, slash, path = rest.partition("/")
+    user, at, host = server.rpartition("@")
+    return f"{scheme}{separator}{user.partition(':')[0]}{at}{host}{slash}{path}"
+
+
 def ui_command(output: Path) -> str:
     """The one line that opens the UI on this store."""
     if server := os.environ.get(TRACKING_URI):
@@ -85,8 +93,8 @@ def open_experiment(output: Path, name: str) -> str:
         return experiment_id(MlflowClient(uri), name, stores_artifacts_in(output))
     except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
         raise RunError(
-            f"the MLflow store {uri} cannot be used ({first_line(problem)}); check that it is "
-            f"writable, or set {TRACKING_URI} to a server"
+            f"the MLflow store {without_password(uri)} cannot be used ({first_line(problem)}); "
+            f"check that it is writable, or set {TRACKING_URI} to a server"
         ) from problem
 
 
@@ -105,7 +113,12 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
         "mlflow.note.content": EXPERIMENT_NOTE.format(dataset=name),
         "mlflow.experimentKind": "custom_model_development",  # or the UI takes it for GenAI's
     }
-    return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
+    try:
+        return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
+    except MlflowException as problem:
+        if problem.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return experiment_id(client, name, artifacts)  # another process has just made it
 
 
 def is_missing(problem: MlflowException) -> bool:
@@ -297,8 +310,16 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
     }
+
+
+def _version(package: str) -> str | None:
+    """None if it is not installed: decord has no wheels for some processors."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _git(*arguments: str) -> str | None:

@@ -7,25 +7,28 @@ the remembered result. MLflow is told through an outbox, so that its absence end
 
 import json
 import shutil
-import time
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pipelines.command_line import RunError
+from pipelines.failures import FAILURE, ends_with_reason
 from pipelines.folder_lock import alone_in
 from pipelines.progress import ProgressFile, say
 from pipelines.queued_run import QueuedRun
 from pipelines.resources import Resources
 from pipelines.start_from import StartFrom
-from pipelines.tracking import first_line, git_commit, open_experiment, tracking_uri
+from pipelines.tracking import (
+    first_line,
+    git_commit,
+    open_experiment,
+    tracking_uri,
+    without_password,
+)
 from pipelines.training_check import check_fit
 from pipelines.training_worker import (
     ALONE,
-    DIVERGED,
     FIGURES,
+    GIVEN_UP,
     PREDICTIONS,
     Watch,
     WorkerTask,
@@ -50,8 +53,6 @@ from stop_core.model_input import preprocessing_of_cache
 from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 
-FAILURE = "failure"
-"""The tag with the reason of a failure, until the training succeeds."""
 RESULT = "result.json"
 RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
 _SECONDS_FOR_A_LOST_STORE = 10.0
@@ -184,9 +185,12 @@ class TrainingRun:
         here: bool,
         watch: Watch,
     ) -> TrainingResult:
-        self.progress_file.path.unlink(missing_ok=True)  # a killed process left it
-        self._track(resources, parent, label)
-        with _ends_with_reason(self.tracked, self.name):
+        from pipelines.checkpoints import set_damage_aside
+
+        with ends_with_reason(self.tracked, self.name):
+            self.progress_file.path.unlink(missing_ok=True)  # a killed process left it
+            set_damage_aside(self.folder)
+            self._track(resources, parent, label)
             task = self._task(resources)
             checkpoint = (
                 train_alone(task, self.folder / ALONE, watch)
@@ -230,6 +234,8 @@ class TrainingRun:
         if self.start and self.start.fork:
             tracked.set_tags({"forked_from": self.start.checkpoint})
         tracked.deliver()
+        if tracked.store != without_password(tracked.uri):
+            say(f"the records of this training go to {tracked.store}, which has its MLflow run")
 
     @staticmethod
     def _mlflow_run_of(start: StartFrom) -> str:
@@ -260,9 +266,9 @@ class TrainingRun:
         from ray.train import CheckpointConfig, FailureConfig, RunConfig
         from ray.train.torch import TorchTrainer
 
-        diverged = self.folder / DIVERGED
-        diverged.unlink(missing_ok=True)
-        outcome = TorchTrainer(
+        given_up = self.folder / GIVEN_UP
+        given_up.unlink(missing_ok=True)
+        trainer = TorchTrainer(
             train_worker,
             train_loop_config={"task": task},
             scaling_config=resources.scaling(),
@@ -273,9 +279,14 @@ class TrainingRun:
                 failure_config=FailureConfig(max_failures=resources.restarts),
                 callbacks=list(watch.callbacks),
             ),
-        ).fit()
-        if diverged.is_file():
-            raise RunError(diverged.read_text())
+        )
+        try:
+            outcome = trainer.fit()
+        except Exception:  # perhaps what another worker's end has brought about in this one
+            if not given_up.is_file():
+                raise
+        if given_up.is_file():
+            raise RunError(given_up.read_text())
         if outcome.checkpoint is None:
             raise RunError(f"the training {self.name} ended without a result; run it again")
         return Path(outcome.checkpoint.path)
@@ -351,46 +362,9 @@ def _deliver_last(tracked: QueuedRun) -> None:
     problem = tracked.deliver(_SECONDS_FOR_A_LOST_STORE)
     if waiting := tracked.outbox.waiting():
         say(
-            f"the MLflow store {tracked.uri} has not taken all ({first_line(problem)}); "
+            f"the MLflow store {tracked.store} has not taken all ({first_line(problem)}); "
             f"{len(waiting)} records wait in {tracked.outbox.folder}, and the next training, "
             "table or sweep with the same --output delivers them"
         )
     if refused := tracked.outbox.refused():
         say(f"the MLflow store has refused {len(refused)} records; see {refused[0].parent}")
-
-
-@contextmanager
-def _ends_with_reason(tracked: QueuedRun, name: str) -> Iterator[None]:
-    """Turns a failed training into one sentence, and tells MLflow of it."""
-    try:
-        yield
-    except SystemExit:  # whoever watches has ended it, and says why
-        raise
-    except BaseException as problem:
-        reason = root_cause(problem)
-        tracked.set_tags({FAILURE: reason})
-        when = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime())
-        trace = "".join(traceback.format_exception(problem))
-        tracked.log_text(trace, f"failures/{when}.txt")  # of an attempt: the next may succeed
-        tracked.finish("FAILED" if isinstance(problem, Exception) else "KILLED")
-        tracked.deliver()
-        if not isinstance(problem, Exception) or isinstance(problem, RunError):
-            raise
-        raise RunError(f"the training {name} failed: {reason}") from problem
-
-
-def root_cause(problem: BaseException) -> str:
-    """The reason of a failure that has come through Ray, in one line.
-
-    Only Ray's wrappings are taken off: what our own code raised explains itself.
-    """
-    failures = getattr(problem, "worker_failures", None)
-    if failures:
-        return root_cause(next(iter(failures.values())))
-    for inner in (getattr(problem, "controller_failure", None), getattr(problem, "cause", None)):
-        if isinstance(inner, BaseException):
-            return root_cause(inner)
-    text = " ".join(str(problem).split()) or type(problem).__name__
-    explained = isinstance(problem, ValueError | OSError | RunError | ArithmeticError)
-    # Ray's own texts end with the error itself, behind pages of trace.
-    return text if explained else (str(problem).strip().splitlines() or [text])[-1]

@@ -24,8 +24,8 @@ FIGURES = "figures"
 ALONE = "checkpoints"
 """Where a worker without Ray Train keeps its checkpoints, in the folder of the run; Ray Train puts
 its own beside."""
-DIVERGED = "diverged.txt"
-"""Why a training under Ray Train has given up."""
+GIVEN_UP = "given_up.txt"
+"""Why a training under Ray Train has given up: to start it again would end the same."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,26 @@ class WorkerTask:
 
 def train_worker(arguments: dict[str, WorkerTask]) -> None:
     """The function that Ray Train runs in every worker."""
-    from pipelines.worker_run import WorkerRun
-    from pipelines.worker_session import RayTrainSession
-    from stop_core.distributed import rank
+    from stop_core.distributed import rank, told_by_first
+    from stop_core.memory import OutOfMemory
     from stop_core.training import DivergedError
 
     task = arguments["task"]
+    given_up = task.folder / GIVEN_UP
+    if told_by_first(given_up.exists()):
+        return  # Ray has started the workers again after one of them gave up
+    from pipelines.worker_run import WorkerRun
+    from pipelines.worker_session import RayTrainSession
+
     try:
-        WorkerRun(task, RayTrainSession()).run()
+        WorkerRun(task, RayTrainSession(task.folder)).run()
     except DivergedError as problem:
-        # All workers are here, and would be again: Ray Train, which starts what fails once more,
-        # is not told of it.
+        # All workers are here: Ray Train, which starts what fails once more, is not told of it.
         if rank() == 0:
-            write_whole(task.folder / DIVERGED, str(problem))
+            write_whole(given_up, str(problem))
+    except OutOfMemory as problem:
+        write_whole(given_up, str(problem))
+        raise  # the others wait for this worker, and only Ray can end them
 
 
 @dataclass(frozen=True)

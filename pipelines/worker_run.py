@@ -5,7 +5,6 @@ weights and the same records.
 """
 
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipelines.checkpoints import furthest
 from pipelines.outbox import Courier
 from pipelines.progress import ProgressFile
 from pipelines.queued_run import QueuedRun
@@ -24,7 +24,7 @@ from stop_core.baselines import LinearProbe
 from stop_core.cache import FrameCache
 from stop_core.checkpoint import Checkpoint
 from stop_core.clip import load_clip
-from stop_core.distributed import copy_from_first, rank
+from stop_core.distributed import copy_from_first, rank, told_by_first, world_size
 from stop_core.figures import confusion, save
 from stop_core.kept_clip import ClipKeeper
 from stop_core.methods import build_method
@@ -59,8 +59,9 @@ class WorkerRun:
         self.objective = make_objective(
             self.model, self.config, self.cache.manifest, {**self.splits}
         )
-        if task.micro_batch:
-            self.objective.evaluation_batch = min(task.micro_batch, self.objective.evaluation_batch)
+        # What fits into memory with its gradients does without them.
+        share = task.micro_batch or -(-self.config.batch_size // world_size())
+        self.objective.evaluation_batch = min(share, self.objective.evaluation_batch)
         self.trainer = self._make_trainer()
         self.progress = Progress()
         self.best_prompts = self.model.prompt_state_dict()
@@ -74,7 +75,6 @@ class WorkerRun:
             else None
         )
         self._saved = time.monotonic()
-        self._final_told = False
         self._resume()
         copy_from_first(self.model.trainable().values())
 
@@ -108,10 +108,8 @@ class WorkerRun:
                 if not last and (step.asked or self._is_due_by_steps()):
                     self._save({"epoch": self.progress.epochs_done, "finished": 0})
         except DivergedError as problem:
-            with self.session.checkpoint() as folder:
-                kept = (
-                    f"the last good checkpoint is {folder}" if folder else "no checkpoint is kept"
-                )
+            folder = self.session.latest()
+            kept = f"the last good checkpoint is {folder}" if folder else "no checkpoint is kept"
             raise DivergedError(f"{problem}; {kept}") from problem
 
     def _end_epoch(self, trainer: Trainer) -> None:
@@ -170,8 +168,7 @@ class WorkerRun:
         told = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
         self.progress.costs = self.recorder.costs()
         told |= {f"cost/{name}": value for name, value in self.progress.costs.items()}
-        if not self._final_told:
-            self.recorder.add(told, self.progress.step)
+        self.recorder.add(told, self.progress.step)
         self.progress.final = metrics
         results = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
         self._save({**metrics, "epoch": self.config.epochs, "finished": 1}, results)
@@ -243,34 +240,18 @@ class WorkerRun:
         return rank() == 0 and since >= 60 * self.task.checkpoint_minutes
 
     def _resume(self) -> None:
-        with self.session.checkpoint() as folder:
-            own = self._read(folder) if folder else None
-            if other := self._left_by_others(own.progress.step if own else -1):
-                self._take_over(other)
-            elif own:
-                self._load(own)
-            elif self.task.start is not None and self.task.fork:
-                self.model.load_prompt_state_dict(load_file(self.task.start / LAST_PROMPTS))
-                self.best_prompts = self.model.prompt_state_dict()
-            elif self.task.start is not None:
-                self._take_over(self._read(self.task.start))
-
-    def _left_by_others(self, beyond: int) -> Checkpoint | None:
-        """The furthest checkpoint of this run's other kind of session, if it has more steps."""
-        best = None
-        for folder in self.session.left_by_others(self.task.folder):
-            with suppress(ValueError):  # half copied
-                found = self._read(folder)
-                if found.progress.step > beyond:
-                    best, beyond = found, found.progress.step
-        return best
-
-    def _take_over(self, checkpoint: Checkpoint) -> None:
-        """Goes on from a checkpoint that another session has made."""
-        self._load(checkpoint)
-        # A finished one is tested again, for the files of this session, and not told again.
-        self._final_told = self.progress.final is not None
-        self.progress.final = None
+        """Goes on from the furthest checkpoint, whoever has made it and knows of it."""
+        start = self.task.start
+        # One process looks: another's view of a shared folder may lag behind.
+        own = furthest(self.task.folder, self.session.latest()) if rank() == 0 else None
+        own = told_by_first(own)
+        if found := own or (None if self.task.fork else start):
+            self._load(self._read(found))
+            if found != self.session.latest():
+                self.progress.final = None  # tested again, for a result of this session
+        elif start is not None:
+            self.model.load_prompt_state_dict(load_file(start / LAST_PROMPTS))
+            self.best_prompts = self.model.prompt_state_dict()
 
     def _read(self, folder: Path) -> Checkpoint:
         groups = self.trainer.optimizer.state_dict()["param_groups"] if self.trainer else []

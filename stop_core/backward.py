@@ -7,34 +7,14 @@ every part again and hand its rows of that gradient on.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from stop_core.memory import free_cached, within_memory
 from stop_core.objectives import Objective
 
 Seed = Callable[[int], None]
-T = TypeVar("T")
-
-
-class OutOfMemory(MemoryError):
-    """A step needs more memory than the device has."""
-
-
-def within_memory(work: Callable[[], T]) -> T | None:
-    """What `work` returns; None if the memory of its device does not suffice.
-
-    When None comes back the error is gone, and with it all that `work` had computed.
-    """
-    try:
-        return work()
-    except torch.OutOfMemoryError:
-        return None
-    except RuntimeError as problem:  # of the CPU's allocator, which has no type of its own
-        if "DefaultCPUAllocator" in str(problem):
-            return None
-        raise
 
 
 def backward(
@@ -114,8 +94,7 @@ def largest_that_fits(objective: Objective, frames: Tensor, epoch: int) -> int:
     count = len(frames) // 2
     while count and not _fits(objective, frames[:count], epoch):
         # After the error is gone, and with it what the try had computed.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_cached()
         count //= 2
     return count
 

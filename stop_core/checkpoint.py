@@ -3,14 +3,15 @@
 A few MB with prompts; with clip4clip, both towers several times over.
 """
 
-import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,6 +29,7 @@ BEST_PROMPTS = "best_prompts.safetensors"
 AVERAGE = "average.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 BEHAVIOUR = "behaviour.safetensors"
+_TENSORS = (LAST_PROMPTS, BEST_PROMPTS, AVERAGE, BEHAVIOUR, OPTIMIZER)
 
 
 @dataclass(frozen=True)
@@ -46,24 +48,14 @@ class Checkpoint:
     """State of AdamW. Its learning rates are not part of it: they follow from the step."""
 
     def save(self, directory: Path) -> None:
-        """Writes the files of the checkpoint into an existing, private directory.
-
-        Raises:
-            OSError: if they cannot be written; the message says what to do.
-        """
-        try:
-            save_file(self.prompts, directory / LAST_PROMPTS)
-            save_file(self.best_prompts, directory / BEST_PROMPTS)
-            save_file(self.average, directory / AVERAGE)
-            save_file(self.behaviour, directory / BEHAVIOUR)
-            save_file(_optimizer_tensors(self.optimizer), directory / OPTIMIZER)
-            (directory / PROGRESS).write_text(json.dumps(asdict(self.progress), indent=2))
-            (directory / ORIGIN).write_text(json.dumps(asdict(self.origin), indent=2))
-        except (OSError, SafetensorError) as problem:
-            raise OSError(
-                f"a checkpoint cannot be written to {directory} ({_reason(problem)}); make room or "
-                "ask for the permission, and the same command goes on from the last checkpoint"
-            ) from problem
+        """Writes the files of the checkpoint into an existing, private directory."""
+        save_file(self.prompts, directory / LAST_PROMPTS)
+        save_file(self.best_prompts, directory / BEST_PROMPTS)
+        save_file(self.average, directory / AVERAGE)
+        save_file(self.behaviour, directory / BEHAVIOUR)
+        save_file(_optimizer_tensors(self.optimizer), directory / OPTIMIZER)
+        (directory / PROGRESS).write_text(json.dumps(asdict(self.progress), indent=2))
+        (directory / ORIGIN).write_text(json.dumps(asdict(self.origin), indent=2))
 
     @classmethod
     def load(cls, directory: Path, param_groups: list[dict[str, Any]]) -> "Checkpoint":
@@ -72,25 +64,38 @@ class Checkpoint:
         Raises:
             ValueError: if a file of the checkpoint is missing or damaged.
         """
-        try:
+        with _readable(directory, ": see whether its disk is failing, or give another one"):
             progress = read_progress(directory)
             origin = read_origin(directory)
             prompts, best, average, behaviour, optimizer = (
-                load_file(directory / name)
-                for name in (LAST_PROMPTS, BEST_PROMPTS, AVERAGE, BEHAVIOUR, OPTIMIZER)
+                load_file(directory / name) for name in _TENSORS
             )
-        except Exception as problem:  # safetensors raises a type of its own
-            raise ValueError(
-                f"the checkpoint {directory} cannot be read ({problem}); remove it, and the run "
-                "continues from the checkpoint before it"
-            ) from problem
         state = _optimizer_state(optimizer, param_groups)
         return cls(progress, origin, prompts, best, average, behaviour, state)
 
 
-def _reason(problem: Exception) -> str:
-    full = getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in str(problem)
-    return "the disk is full" if full else (getattr(problem, "strerror", None) or str(problem))
+def check_whole(directory: Path) -> None:
+    """Reads of every file of a checkpoint as much as tells whether it is all there.
+
+    Raises:
+        ValueError: as `Checkpoint.load`.
+    """
+    with _readable(directory):
+        read_progress(directory)
+        read_origin(directory)
+        for name in _TENSORS:
+            # Its header says how long the file has to be, and that is checked.
+            with safe_open(directory / name, framework="pt"):
+                pass
+
+
+@contextmanager
+def _readable(directory: Path, advice: str = "") -> Iterator[None]:
+    try:
+        yield
+    except Exception as problem:  # safetensors raises a type of its own
+        told = f"the checkpoint {directory} cannot be read ({problem}){advice}"
+        raise ValueError(told) from problem
 
 
 def _optimizer_tensors(state: dict[str, Any]) -> dict[str, Tensor]:

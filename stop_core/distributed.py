@@ -54,6 +54,14 @@ def copy_from_first(parameters: Iterable[nn.Parameter]) -> None:
             dist.broadcast(parameter.detach(), src=0)
 
 
+def told_by_first(value: T) -> T:
+    """What rank 0 was called with, on every process."""
+    told = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(told, src=0)
+    return told[0]
+
+
 def gather_rows(rows: Tensor, positions: Sequence[int], total: int) -> Tensor:
     """Joins the rows that the processes hold into one tensor of `total` rows, on the CPU.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stop_core.distributed import gather_rows, my_share
+from stop_core.memory import OutOfMemory, free_cached, within_memory
 from stop_core.video_model import VideoModel
 
 EVALUATION_BATCH = 64
@@ -51,21 +52,38 @@ def run_over(
 ) -> Tensor:
     """Joins what `work` makes of the frames of every clip: float32 [M, X], on the CPU.
 
-    The rows are the same for any batch size and any number of processes, up to rounding.
+    The rows are the same for any batch size and any number of processes, up to rounding; so fewer
+    clips are tried where there is no memory for as many.
 
     Args:
         work: frames [B, T, H, W, 3] on the model's device -> [B, X].
         clips: of the split.
         model: is set to evaluation.
         width: X, for a process whose share is empty.
-        batch: clips at a time.
+        batch: clips at a time, at most.
+
+    Raises:
+        OutOfMemory: if not even one clip fits; says what to do.
     """
     model.eval()
     mine = list(my_share(range(len(clips))))
     parts = [torch.empty(0, width)]
-    for start in range(0, len(mine), batch):
+    start = 0
+    while start < len(mine):
         frames = clips.read(mine[start : start + batch])
-        parts.append(work(frames.to(device_of(model))).float().cpu())
+        rows = within_memory(lambda: work(frames.to(device_of(model))).float().cpu())  # noqa: B023
+        if rows is not None:
+            parts.append(rows)
+            start += batch
+            continue
+        free_cached()
+        if len(frames) == 1:
+            raise OutOfMemory(
+                f"not even one clip of {frames.shape[1]} frames fits into the memory of a worker "
+                "while it evaluates; use --precision bf16, a cache of fewer frames, or a smaller "
+                "--tower"
+            )
+        batch = len(frames) // 2
     return gather_rows(torch.cat(parts), mine, len(clips))
 
 

@@ -32,6 +32,11 @@ class Progress:
     costs: dict[str, float] = field(default_factory=dict)
     """Of a training that is finished: seconds a step and memory, which no two runs have alike."""
 
+    @property
+    def order(self) -> tuple[int, int, bool]:
+        """Grows from each checkpoint of a training to its next."""
+        return self.step, self.epochs_done, self.final is not None
+
 
 @dataclass(frozen=True)
 class Origin:

@@ -14,17 +14,18 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from stop_core.backward import OutOfMemory, backward, largest_that_fits, within_memory
+from stop_core.backward import backward, largest_that_fits
 from stop_core.distributed import my_share, rank, sum_gradients, sum_over_processes
 from stop_core.ema import MovingAverage
 from stop_core.evaluation import Clips, device_of
 from stop_core.experiment import ExperimentConfig
+from stop_core.memory import OutOfMemory, free_cached, within_memory
 from stop_core.objectives import Objective
 from stop_core.video_model import VideoModel
 
 
 class DivergedError(ArithmeticError):
-    """The loss is no longer a number."""
+    """The loss, or its gradient, is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class Trainer:
         """Trains from step `first` (of the whole training, from 0) to the end of its epoch.
 
         Raises:
-            DivergedError: if the loss is no longer finite; names the step and its clips.
+            DivergedError: if the loss or its gradient is no longer finite; names the step and its
+                clips. The weights are those of the step before.
             OutOfMemory: if a step does not fit; says how many clips would.
         """
         self.model.train()
@@ -131,7 +133,7 @@ class Trainer:
         ):
             share, frames, waited = read
             loss, asked = self._backward(step, batch, share, frames)
-            learning_rate, norm = self._update(step)
+            learning_rate, norm = self._update(step, batch)
             now = time.perf_counter()
             yield Step(step, loss, learning_rate, norm, len(batch), now - ended, waited, asked)
             ended = time.perf_counter()
@@ -158,29 +160,32 @@ class Trainer:
             raise self._out_of_memory(frames, epoch)
         loss, asking = sum_over_processes([own_loss, float(self.asks())], self._device)
         if not math.isfinite(loss):
-            names = ", ".join(self.clips.video_ids[i] for i in batch)
-            raise DivergedError(
-                f"the loss is {loss} at step {step}; lower --learning-rate, or look at the clips "
-                f"of this batch: {names}"
-            )
+            raise self._diverged(f"the loss is {loss} at step {step}", batch)
         return loss, asking > 0
 
-    def _update(self, step: int) -> tuple[float, float]:
+    def _diverged(self, found: str, batch: list[int]) -> DivergedError:
+        names = ", ".join(self.clips.video_ids[i] for i in batch)
+        return DivergedError(
+            f"{found}; lower --learning-rate, or look at the clips of this batch: {names}"
+        )
+
+    def _update(self, step: int, batch: list[int]) -> tuple[float, float]:
         """Moves the weights; returns the learning rate and the norm of the gradient."""
         learning_rate = learning_rate_at(step, self.total_steps, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["share"]
         parameters = list(self.model.trainable().values())
         sum_gradients(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
+        if not math.isfinite(norm):
+            raise self._diverged(f"the norm of the gradient is {norm} at step {step}", batch)
         self.optimizer.step()
         self.average.update(step + 1)
-        return learning_rate, float(norm)
+        return learning_rate, norm
 
     def _out_of_memory(self, frames: Tensor, epoch: int) -> OutOfMemory:
         self.optimizer.zero_grad(set_to_none=True)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_cached()
         tried = min(self.micro_batch or len(frames), len(frames))
         fits = largest_that_fits(self.objective, frames[:tried], epoch)
         if not fits:

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -61,6 +63,35 @@ def steps_saved(output: Path) -> int:
         with contextlib.suppress(ValueError, OSError):  # it is just being written, or removed
             steps.append(json.loads(file.read_text())["step"])
     return max(steps)
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Has SIGTERM and SIGHUP end this process as Ctrl-C does: what it has started ends first.
+
+    So does SIGINT where a shell has started the process in the background, and had it ignored.
+    """
+
+    def interrupt(number: int, _: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def killed_at_the_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kills a process that still runs at the end of the body, with all that it has started."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            kill_tree(process)
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:

@@ -61,42 +61,70 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
     tracks and one of media, were appended by another program: they are no part of the video.
     """
     position, seen = 0, set[bytes]()
-    while position < size:
-        file.seek(position)
-        header = file.read(16)
-        if seen >= {b"moov", b"mdat"} and (len(header) < 8 or header[4:8] not in _BOXES):
-            return size
-        if len(header) < 8:
-            return position + 8
-        length = int(struct.unpack_from(">I", header)[0])
-        if length == 1 and len(header) == 16:
-            length = int(struct.unpack_from(">Q", header, 8)[0])
-        if length < 8:  # zero means "up to the end of the file"; the rest is not a box
+    for position, header, length in _top_boxes(file, size):
+        # Zero means "up to the end of the file"; another length below eight is no box.
+        if length < 8 or (seen >= {b"moov", b"mdat"} and header[4:8] not in _BOXES):
             return size
         if header[4:8] == b"moov" and length <= _LONGEST_MOOV:
             _refuse_absurd_pictures(header + file.read(length - len(header)))
         seen.add(header[4:8])
         position += length
+    if position < size:  # by less than the header of a box
+        return size if seen >= {b"moov", b"mdat"} else position + 8
     return position
 
 
+def _top_boxes(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes, int]]:
+    """Yields position, header (up to 16 bytes, after which the file stands) and length of a box."""
+    position = 0
+    while position < size:
+        file.seek(position)
+        header = file.read(16)
+        if len(header) < 8:
+            return
+        length = int(struct.unpack_from(">I", header)[0])
+        if length == 1 and len(header) == 16:
+            length = int(struct.unpack_from(">Q", header, 8)[0])
+        yield position, header, length
+        if length < 8:
+            return
+        position += length
+
+
+def sample_tables(file: BinaryIO, size: int) -> list[bytes]:
+    """Returns the boxes that list the pictures of an MP4 or QuickTime file, one a video track.
+
+    None of a file that lists some of them in fragments.
+    """
+    for _, header, length in _top_boxes(file, size):
+        if header[4:8] == b"moov" and 8 <= length <= _LONGEST_MOOV:
+            moov = header + file.read(length - len(header))
+            if any(True for _ in inside([moov], b"moov", b"mvex")):
+                return []
+            return list(inside(_pictures(moov), b"mdia", b"minf", b"stbl"))
+    return []
+
+
 def _refuse_absurd_pictures(moov: bytes) -> None:
-    """Looks at the tracks of pictures; an entry of text, sound or data has other things there."""
-    for media in _inside([moov], b"moov", b"trak", b"mdia"):
-        if not any(handler[16:20] == b"vide" for handler in _inside([media], b"mdia", b"hdlr")):
-            continue
-        for table in _inside([media], b"mdia", b"minf", b"stbl", b"stsd"):
-            if len(table) >= 52:
-                refuse_absurd(*struct.unpack_from(">HH", table, 48))
+    for table in inside(_pictures(moov), b"mdia", b"minf", b"stbl", b"stsd"):
+        if len(table) >= 52:
+            refuse_absurd(*struct.unpack_from(">HH", table, 48))
 
 
-def _inside(boxes: Iterable[bytes], outer: bytes, *names: bytes) -> Iterator[bytes]:
+def _pictures(moov: bytes) -> Iterator[bytes]:
+    """Yields the media of the tracks of pictures, not those of text, sound or data."""
+    for media in inside([moov], b"moov", b"trak", b"mdia"):
+        if any(handler[16:20] == b"vide" for handler in inside([media], b"mdia", b"hdlr")):
+            yield media
+
+
+def inside(boxes: Iterable[bytes], outer: bytes, *names: bytes) -> Iterator[bytes]:
     """Yields the boxes, whole, that are reached from `outer` boxes through boxes of these names."""
     for box in boxes:
         if box[4:8] != outer:
             continue
         if names:
-            yield from _inside(_children(box), *names)
+            yield from inside(_children(box), *names)
         else:
             yield box
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stop_core.decoding.clip import CannotOpen, DecodeError, refuse_absurd
+from stop_core.decoding.seeking import decord_finds
 
 try:
     import decord
@@ -25,6 +26,7 @@ else:
 _NO_RECOVERED_FRAMES = 1e-6
 # A year in seconds: no timestamp is larger, but the sentinel of a missing one is.
 _LONGEST = 3e7
+_LEAST = 1e-6  # seconds; no two frames are as close
 # Pictures are fetched in batches of about so many bytes, so that a large video needs no more
 # memory than a small one.
 _BATCH_BYTES = 1 << 25
@@ -41,12 +43,14 @@ class DecordVideo:
     """A video file, open in decord.
 
     Raises:
-        CannotOpen: if decord is not installed, knows no such stream, or would find wrong frames.
+        CannotOpen: if decord is not installed, knows no such stream, or would find wrong frames;
+            `pictures` raises it too.
     """
 
     def __init__(self, path: Path) -> None:
         if decord is None:
             raise CannotOpen("decord is not installed")
+        self._path = path
         try:
             # One thread: the pipeline decodes one clip on every core, which is faster than all
             # cores on one clip.
@@ -68,6 +72,9 @@ class DecordVideo:
 
         A batch is good until the next one is asked for.
         """
+        keys = self._reader.get_key_indices()
+        if not decord_finds(self._path, seeks=len(keys) > 1 and index[-1] >= keys[1]):
+            raise CannotOpen("decord would find other frames of it")
         # One picture alone at first: it tells how large they are, which decord does not.
         start, most = 0, 1
         while start < len(index):
@@ -103,7 +110,8 @@ class DecordVideo:
         AVI files have no timestamps, and for many of them decord reports sentinels (-3.7e17 or
         9.2e15 seconds) among plausible numbers that belong to other frames. It then also finds its
         frames by them: of 32 frames of an MPEG-4 AVI with B-frames, it returned 27 wrong ones. One
-        bad value condemns the file to PyAV.
+        bad value condemns the file to PyAV. So does a time before zero: such frames were cut off
+        by an edit list, and decord counts them without returning them.
         """
         try:
             stamps = self._reader.get_frame_timestamp(list(range(self.num_frames)))
@@ -111,7 +119,7 @@ class DecordVideo:
             raise CannotOpen("damaged: it holds no usable timestamps") from error
         every = np.asarray(stamps, dtype=np.float64)
         start = every[:, 0]
-        if (np.abs(every) < _LONGEST).all() and start[0] >= -1 and (np.diff(start) >= 0).all():
+        if (np.abs(every) < _LONGEST).all() and start[0] >= -_LEAST and (np.diff(start) >= 0).all():
             return start, every[:, 1]
         raise CannotOpen("damaged: it holds no usable timestamps")
 

@@ -37,22 +37,24 @@ class PyavVideo:
             stream = _video_stream(container)
             refuse_absurd(stream.width or 0, stream.height or 0)
             try:
-                packets = [
-                    (packet.pts, packet.duration or 0)
+                every = [
+                    (packet.pts, packet.duration or 0, packet.is_discard)
                     for packet in container.demux(stream)
-                    if packet.size and not packet.is_discard
+                    if packet.size
                 ]
             except av.error.FFmpegError as error:
                 raise DecodeError("damaged: a stream that cannot be read to its end") from error
             rate = stream.average_rate or stream.guessed_rate
             self._seconds = float(stream.time_base or 0)
             announced = stream.frames
+        packets = [(shown, duration) for shown, duration, cut in every if not cut]
         if not packets:
             raise CannotOpen("holds no frames")
         self._fps = float(rate or 0)
         self._packets = packets
         self.num_frames = len(packets)
-        self.announced = announced
+        # What an edit list cuts off is announced all the same.
+        self.announced = announced if len(packets) == len(every) else 0
         self.decoder = f"PyAV {av.__version__}"
 
     def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:

@@ -25,7 +25,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.tools import files_below  # noqa: E402
+from tests.tools import files_below, killed_at_the_end, signals_interrupt  # noqa: E402
 
 SCRIPT = ROOT / "pipelines" / "preprocess.py"
 _MOST_RESTARTS = 5  # of a driver that no kill explains: a busy machine may not start Ray in time
@@ -47,15 +47,16 @@ def kill_at_random(root: Path, cache: Path, kills: int, dice: random.Random) -> 
             driver = subprocess.Popen(
                 command(root, cache), start_new_session=True, stdout=file, stderr=file
             )
-        while driver.poll() is None:
-            victim = dice.choice(["driver", "worker", "decoder", "node"])
-            pause = dice.uniform(0, 1.5)
-            if sum(done.values()) >= kills:
-                driver.wait()
-            elif _await_decoding(driver, cache):
-                time.sleep(pause)
-                if driver.poll() is None and _kill(driver.pid, victim, dice):
-                    done[victim] += 1
+        with killed_at_the_end(driver):
+            while driver.poll() is None:
+                victim = dice.choice(["driver", "worker", "decoder", "node"])
+                pause = dice.uniform(0, 1.5)
+                if sum(done.values()) >= kills:
+                    driver.wait()
+                elif _await_decoding(driver, cache):
+                    time.sleep(pause)
+                    if driver.poll() is None and _kill(driver.pid, victim, dice):
+                        done[victim] += 1
         if driver.returncode == 0:
             return done
         if driver.returncode == -signal.SIGKILL:
@@ -165,4 +166,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with signals_interrupt():
+        main()

@@ -17,6 +17,10 @@ from pathlib import Path
 import tyro
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from tests.tools import signals_interrupt  # noqa: E402
+
 PARTS = {"preprocess": "chaos.py", "train": "chaos_train.py", "sweep": "chaos_sweep.py"}
 
 
@@ -68,13 +72,18 @@ def _run(name: str, command: list[str], kills: int, seed: int) -> Part:
     command += ["--kills", str(kills), "--seed", str(seed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            told += line
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                told += line
+        except KeyboardInterrupt:
+            process.terminate()  # and it ends what it has started
+            raise
     found = re.findall(r"^in all +(\d+)|^(\d+) kills", told, re.MULTILINE)
     done = int("".join(found[-1])) if found else 0
     return Part(name, done, process.returncode, time.monotonic() - started)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(AllChaos))
+    with signals_interrupt():
+        main(tyro.cli(AllChaos))

@@ -34,7 +34,7 @@ from pipelines.command_line import USAGE_ERROR  # noqa: E402
 from pipelines.sweep_trials import Trial, Trials  # noqa: E402
 from sweeps.space_reading import read_space  # noqa: E402
 from tests.pipelines.motion_cache import motion_cache  # noqa: E402
-from tests.tools import kill_tree  # noqa: E402
+from tests.tools import kill_tree, killed_at_the_end, signals_interrupt  # noqa: E402
 
 VICTIMS = ("driver", "trial")
 _MOST_FAILURES = 3
@@ -75,7 +75,10 @@ def main(options: Chaos) -> None:
     dice, folder = random.Random(seed), Path(tempfile.mkdtemp(prefix="chaos-"))
     (folder / "space.yaml").write_text(SPACE)
     cache = options.cache or motion_cache(folder)
-    if _drive(folder, cache, folder / "unbroken").wait() != 0:
+    unbroken = _drive(folder, cache, folder / "unbroken")
+    with killed_at_the_end(unbroken):
+        unbroken.wait()
+    if unbroken.returncode != 0:
         sys.exit(f"the unbroken sweep failed; its log is {folder / 'driver.log'}")
     print(f"the unbroken sweep: {_states(folder / 'unbroken')}", flush=True)
     done: Counter[str] = Counter()
@@ -103,8 +106,9 @@ def _sweep_under_fire(
     failures = 0
     while True:
         driver = _drive(folder, cache, output)
-        hit = _strike_later(driver, output, options, dice, done, runs)
-        code = driver.wait()
+        with killed_at_the_end(driver):
+            hit = _strike_later(driver, output, options, dice, done, runs)
+            code = driver.wait()
         if code == 0:
             return runs
         failures = 0 if hit else failures + 1
@@ -241,4 +245,5 @@ def _states(output: Path) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Chaos))
+    with signals_interrupt():
+        main(tyro.cli(Chaos))

@@ -36,7 +36,15 @@ from stop_core.experiment import ExperimentConfig  # noqa: E402
 from stop_core.model_files import MODEL, PROMPTS  # noqa: E402
 from tests.pipelines.motion_cache import motion_cache  # noqa: E402
 from tests.pipelines.ray_nodes import Stage, ray_nodes  # noqa: E402
-from tests.tools import Curves, curves, kill_tree, options_of, steps_saved  # noqa: E402
+from tests.tools import (  # noqa: E402
+    Curves,
+    curves,
+    kill_tree,
+    killed_at_the_end,
+    options_of,
+    signals_interrupt,
+    steps_saved,
+)
 
 VICTIMS = ("driver", "worker", "raylet", "store")
 _SHARE_WHILE_TRAINING = 0.7
@@ -111,34 +119,33 @@ def _train_under_fire(
     stage: Stage, cache: Path, output: Path, options: Chaos, dice: random.Random, done: Counter[str]
 ) -> None:
     """One training from its start to its end, whatever is killed meanwhile."""
-    driver, kills_before, failures = _drive(stage, cache, output), done.total(), 0
+    failures = 0
     trigger = _Trigger(output, options, dice)
     while True:
-        if driver.poll() is not None:
-            if driver.returncode == 0:
-                return
-            untouched = done.total() == kills_before
-            failures = failures + 1 if untouched else 0
-            if driver.returncode == USAGE_ERROR or failures == _MOST_FAILURES:
-                log = (stage.folder / "driver.log").read_text(errors="replace")
-                sys.exit(
-                    f"the driver ended with {driver.returncode}, and not because of a kill; its "
-                    f"log in {stage.folder} ends with\n{log[-2000:]}"
-                )
-            print(
-                f"  the driver ended with {driver.returncode}; the same command again", flush=True
+        driver, kills_before = _drive(stage, cache, output), done.total()
+        with killed_at_the_end(driver):
+            while driver.poll() is None:
+                stage.revive()
+                if done.total() < options.kills and trigger.is_due():
+                    victim = dice.choice(VICTIMS)
+                    if _strike(victim, stage, driver):
+                        done[victim] += 1
+                        print(f"{done.total():4d} killed the {victim}", flush=True)
+                    trigger = _Trigger(output, options, dice)
+                time.sleep(0.1)
+        if driver.returncode == 0:
+            return
+        untouched = done.total() == kills_before
+        failures = failures + 1 if untouched else 0
+        if driver.returncode == USAGE_ERROR or failures == _MOST_FAILURES:
+            log = (stage.folder / "driver.log").read_text(errors="replace")
+            sys.exit(
+                f"the driver ended with {driver.returncode}, and not because of a kill; its "
+                f"log in {stage.folder} ends with\n{log[-2000:]}"
             )
-            if untouched:
-                time.sleep(_SECONDS_AFTER_A_FAILURE)
-            driver, kills_before = _drive(stage, cache, output), done.total()
-        stage.revive()
-        if done.total() < options.kills and trigger.is_due():
-            victim = dice.choice(VICTIMS)
-            if _strike(victim, stage, driver):
-                done[victim] += 1
-                print(f"{done.total():4d} killed the {victim}", flush=True)
-            trigger = _Trigger(output, options, dice)
-        time.sleep(0.1)
+        print(f"  the driver ended with {driver.returncode}; the same command again", flush=True)
+        if untouched:
+            time.sleep(_SECONDS_AFTER_A_FAILURE)
 
 
 class _Trigger:
@@ -223,4 +230,5 @@ def _ended(folder: str, run_id: str, uri: str) -> Ending:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Chaos))
+    with signals_interrupt():
+        main(tyro.cli(Chaos))

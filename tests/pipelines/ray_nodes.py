@@ -92,6 +92,8 @@ def ray_nodes(
 ) -> Iterator[Stage]:
     """Head and nodes, and with `server` an MLflow server, from start to end of the context.
 
+    A signal that would end this process ends them too, where `signals_interrupt` holds.
+
     Args:
         folder: for logs and the server's store.
         nodes: how many beside the head.

@@ -106,12 +106,6 @@ def test_a_server_that_is_away_is_a_failure_that_names_it(
     assert "127.0.0.1:9" in found.found
 
 
-def test_a_password_is_not_shown() -> None:
-    shown = check_services._without_password("postgresql://user:secret@host:5432/mlflow")
-    assert shown == "postgresql://user@host:5432/mlflow"
-    assert check_services._without_password("sqlite:////a/b.db") == "sqlite:////a/b.db"
-
-
 def test_a_cache_is_read_or_refused(captioned_cache: Path, tmp_path: Path) -> None:
     good = _only(check_videos.check_cache(str(captioned_cache)))
     assert good.status == "ok"

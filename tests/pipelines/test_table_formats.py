@@ -1,8 +1,6 @@
 """One table in five formats: the same cells, marked alike, fit for their medium."""
 
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
@@ -13,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from pipelines.table import ComparisonTable
-from pipelines.table_formats import latex, markdown, page, show
+from pipelines.table_formats import markdown, page, show
+from pipelines.table_latex import latex
 from pipelines.table_publishing import write_files
 from pipelines.table_sheet import PUBLISHED, Sheet, make_sheet
 from stop_core.experiment import ExperimentConfig
@@ -25,7 +24,7 @@ STOP = ExperimentConfig()
 VPT = ExperimentConfig(method="vpt-deep")
 
 
-def _recognition(folder: Path) -> ComparisonTable:
+def recognition(folder: Path) -> ComparisonTable:
     rows = {
         "50% & more_of {it}": [VPT],
         "STOP": [replace(STOP, seed=seed) for seed in range(2)],
@@ -38,7 +37,7 @@ def _recognition(folder: Path) -> ComparisonTable:
     return table
 
 
-def _retrieval(folder: Path) -> ComparisonTable:
+def retrieval(folder: Path) -> ComparisonTable:
     published = read_published(FOLDER / "published" / "msrvtt_vit_b32.csv")
     rows = {"STOP": [replace(STOP, seed=seed) for seed in range(3)], "VPT": [VPT]}
     table = ComparisonTable(
@@ -53,20 +52,20 @@ def _retrieval(folder: Path) -> ComparisonTable:
 
 
 def test_best_and_second_are_of_our_rows_as_they_are_shown(tmp_path: Path) -> None:
-    sheet = make_sheet(_recognition(tmp_path))
+    sheet = make_sheet(recognition(tmp_path))
     primary = [column.name for column in sheet.columns].index("test_top1")
     found = [(row[primary].text, row[primary].mark) for row in sheet.ours]
     assert found == [("50.0", "second"), ("80.0 ± 7.1", "best"), ("30.0", "")]
     validation = [column.name for column in sheet.columns].index("val_top1")
     assert {row[validation].mark for row in sheet.ours} == {""}, "nobody wins on validation"
-    sheet = make_sheet(_retrieval(tmp_path))
+    sheet = make_sheet(retrieval(tmp_path))
     assert {cell.mark for row in sheet.published for cell in row} == {""}
     rank = [column.name for column in sheet.columns].index("test_t2v_mean_rank")
     assert [row[rank].mark for row in sheet.ours] == ["second", "best"], "a small rank is good"
 
 
 def test_published_rows_are_told_apart_in_every_format(tmp_path: Path) -> None:
-    table = _retrieval(tmp_path)
+    table = retrieval(tmp_path)
     sheet = make_sheet(table)
     for text in (_shown(sheet, 200), markdown(sheet), page(sheet), latex(sheet, "x")):
         flat = " ".join(text.replace("$\\dagger$", "†").replace("~", " ").split())
@@ -82,7 +81,7 @@ def test_published_rows_are_told_apart_in_every_format(tmp_path: Path) -> None:
 def test_a_terminal_shows_whole_cells_and_says_what_it_leaves_out(
     tmp_path: Path, width: int
 ) -> None:
-    for table in (_recognition(tmp_path), _retrieval(tmp_path)):
+    for table in (recognition(tmp_path), retrieval(tmp_path)):
         text = _shown(make_sheet(table), width)
         assert max(map(len, text.splitlines())) <= width
         assert "…" not in text
@@ -91,7 +90,7 @@ def test_a_terminal_shows_whole_cells_and_says_what_it_leaves_out(
 
 
 def test_markdown_and_html_have_every_cell(tmp_path: Path) -> None:
-    sheet = make_sheet(_recognition(tmp_path))
+    sheet = make_sheet(recognition(tmp_path))
     lines = [line for line in markdown(sheet).splitlines() if line.startswith("|")]
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
     assert {len(row) for row in cells} == {len(sheet.columns)}
@@ -104,27 +103,8 @@ def test_markdown_and_html_have_every_cell(tmp_path: Path) -> None:
     assert r"\underline{50.0}" in latex(sheet, "x")
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
-@pytest.mark.slow
-def test_latex_compiles_within_the_page(tmp_path: Path) -> None:
-    tables = [_recognition(tmp_path / "a"), _retrieval(tmp_path / "b")]
-    files = [write_files(table, make_sheet(table))[2] for table in tables]
-    document = [
-        r"\documentclass[10pt,twocolumn]{article}\usepackage[margin=0.8in]{geometry}",
-        r"\usepackage{booktabs}\begin{document}",
-        *(rf"\input{{{file}}}" for file in files),
-        r"\end{document}",
-    ]
-    (tmp_path / "paper.tex").write_text("\n".join(document))
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
-    assert (tmp_path / "paper.pdf").stat().st_size > 10_000
-
-
 def test_the_csv_gives_back_every_number(tmp_path: Path) -> None:
-    table = _recognition(tmp_path)
+    table = recognition(tmp_path)
     files = write_files(table, make_sheet(table))
     assert [file.name for file in files] == ["table.csv", "table.md", "table.tex", "table.html"]
     frame = table.frame()

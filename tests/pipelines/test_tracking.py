@@ -1,11 +1,21 @@
-"""A folder has one MLflow run, whatever is killed, and telling it the same again adds nothing."""
+"""What entry points tell MLflow: once, whatever is killed, missing or done by two at a time."""
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from pipelines import tracking
-from pipelines.tracking import RUN_ID, TrackedRun, open_experiment
+from pipelines.tracking import (
+    RUN_ID,
+    TrackedRun,
+    environment,
+    experiment_id,
+    open_experiment,
+    tracking_uri,
+    without_password,
+)
 
 
 class _Killed(BaseException):
@@ -68,3 +78,38 @@ def test_what_a_run_has_come_to_is_a_point_more_only_where_it_has_changed(output
     assert history == [0.5]
     assert len(run.client.get_metric_history(run.run_id, "least")) == 2
     assert run.client.get_run(run.run_id).data.metrics["least"] == 2.0
+
+
+def test_a_password_is_not_shown() -> None:
+    shown = without_password("postgresql://user:secret@host:5432/mlflow")
+    assert shown == "postgresql://user@host:5432/mlflow"
+    assert without_password("sqlite:////a:b@c/d.db") == "sqlite:////a:b@c/d.db"
+
+
+def test_a_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "decord":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    packages = environment()["packages"]
+    assert "decord" not in packages
+    assert packages["torch"] == installed("torch")
+
+
+def test_an_experiment_that_another_process_makes_meanwhile_is_taken(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = open_experiment(output, "motion")
+    client = MlflowClient(tracking_uri(output))
+    look_up, seen = client.get_experiment_by_name, []
+
+    def late(name: str) -> object:
+        seen.append(name)
+        return look_up(name) if len(seen) > 1 else None
+
+    monkeypatch.setattr(client, "get_experiment_by_name", late)
+    assert experiment_id(client, "motion", None) == made

@@ -9,8 +9,9 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines import training_run
+from pipelines.failures import FAILURE
 from pipelines.resources import Resources
-from pipelines.training_run import FAILURE, RESULT, TrainingRun
+from pipelines.training_run import RESULT, TrainingRun
 from pipelines.training_worker import PREDICTIONS
 from stop_core.config import StopConfig
 from stop_core.experiment import ExperimentConfig

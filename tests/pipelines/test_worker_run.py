@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from pipelines.checkpoints import Write, numbered, set_damage_aside
 from pipelines.queued_run import QueuedRun
 from pipelines.tracking import open_experiment, tracking_uri
 from pipelines.training_worker import ALONE, WorkerTask
 from pipelines.worker_run import WorkerRun
-from pipelines.worker_session import FolderSession, Write
+from pipelines.worker_session import FolderSession, RayTrainSession
 from stop_core.checkpoint import BEST_PROMPTS
 from stop_core.experiment import ExperimentConfig
 from stop_core.run_state import LAST_PROMPTS, PROGRESS, Origin, read_progress
@@ -38,6 +40,25 @@ class MortalSession(FolderSession):
         super().report(metrics, write)
         if self.left == 0:
             raise Killed
+
+
+class UnnotedSession(RayTrainSession):
+    """Ray Train without its controller, which is killed before it notes a single checkpoint.
+
+    Dies before save number `at`, so after all of what the saves before have led to.
+    """
+
+    def __init__(self, run: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(run)
+        self.left = at
+        monkeypatch.setattr("ray.train.get_checkpoint", lambda: None)
+        monkeypatch.setattr("ray.train.report", lambda *arguments, **options: None)
+
+    def report(self, metrics: dict[str, float], write: Write | None) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+        super().report(metrics, write)
 
 
 def _task(config: ExperimentConfig, cache: Path, output: Path) -> WorkerTask:
@@ -65,10 +86,10 @@ def _task(config: ExperimentConfig, cache: Path, output: Path) -> WorkerTask:
     )
 
 
-def _ended(task: WorkerTask) -> tuple[dict[str, np.ndarray], Curves]:
+def _ended(task: WorkerTask, folder: str = ALONE) -> tuple[dict[str, np.ndarray], Curves]:
     """The weights of the last checkpoint, and all points of the run that do not tell a speed."""
-    latest = FolderSession(task.folder / "checkpoints").latest()
-    assert latest is not None
+    latest = numbered(task.folder / folder)[-1]
+    assert read_progress(latest).final is not None
     weights = {f"{file} {k}": v for file in (LAST_PROMPTS, BEST_PROMPTS)
                for k, v in load_file(latest / file).items()}  # fmt: skip
     run = QueuedRun(task.folder, task.tracking_uri)
@@ -112,6 +133,59 @@ def test_a_kill_at_any_save_changes_no_bit_and_no_record(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("at", [1, 2, 4, 7, 8])
+def test_what_ray_has_not_noted_is_gone_on_with_and_told_once(
+    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
+    small_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+) -> None:
+    config, weights, records = unbroken
+    task = _task(config, small_cache, tmp_path)
+    with suppress(Killed):  # save 8 never comes, so that one is killed after its end
+        WorkerRun(task, UnnotedSession(task.folder, at, monkeypatch)).run()
+    assert len(numbered(task.folder)) == at - 1
+    WorkerRun(task, UnnotedSession(task.folder, 99, monkeypatch)).run()
+    ours, told = _ended(task, ".")
+    assert all(np.array_equal(ours[name], weights[name]) for name in weights)
+    assert told == records
+
+
+@pytest.mark.slow
+def test_steps_that_are_trained_again_after_damage_are_told_once(
+    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
+    small_cache: Path,
+    tmp_path: Path,
+) -> None:
+    config, weights, records = unbroken
+    task = _task(config, small_cache, tmp_path)
+    folder = task.folder / ALONE
+    with pytest.raises(Killed):
+        WorkerRun(task, MortalSession(folder, 5, before=False)).run()
+    latest = numbered(folder)[-1]
+    (latest / BEST_PROMPTS).write_bytes(b"")
+    set_damage_aside(task.folder)
+    WorkerRun(task, FolderSession(folder)).run()
+    ours, told = _ended(task)
+    assert all(np.array_equal(ours[name], weights[name]) for name in weights)
+    assert told == records
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("micro_batch", "expected"), [(None, 16), (3, 3)])
+def test_no_more_clips_are_evaluated_at_once_than_are_trained(
+    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
+    small_cache: Path,
+    tmp_path: Path,
+    micro_batch: int | None,
+    expected: int,
+) -> None:
+    task = replace(_task(unbroken[0], small_cache, tmp_path), micro_batch=micro_batch)
+    assert WorkerRun(task, FolderSession(tmp_path)).objective.evaluation_batch == expected
+
+
+@pytest.mark.slow
 def test_a_training_begun_under_ray_train_is_taken_up_without_it(
     unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
     small_cache: Path,
@@ -121,9 +195,8 @@ def test_a_training_begun_under_ray_train_is_taken_up_without_it(
     task = _task(config, small_cache, tmp_path)
     with pytest.raises(Killed):  # Ray Train's checkpoints lie in the folder of the run
         WorkerRun(task, MortalSession(task.folder, 5, before=False)).run()
-    latest = FolderSession(task.folder).latest()
-    assert latest is not None
-    partial = task.folder / "checkpoint_000009"  # a copy that a kill has cut short
+    latest = numbered(task.folder)[-1]
+    partial = task.folder / "checkpoint_000009"  # one that has been damaged
     shutil.copytree(latest, partial)
     progress = json.loads((partial / PROGRESS).read_text())
     (partial / PROGRESS).write_text(json.dumps({**progress, "step": 99}))

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from stop_core.backward import OutOfMemory
 from stop_core.clip import FrozenClip, load_clip
 from stop_core.config import StopConfig
 from stop_core.datasets.clip import Task
 from stop_core.distributed import my_share, sum_gradients
 from stop_core.experiment import METHODS, ExperimentConfig, Method
+from stop_core.memory import OutOfMemory
 from stop_core.methods import build_method
 from stop_core.objectives import Objective, Recognition, Retrieval
 from stop_core.prompted_model import PromptedModel
@@ -159,6 +159,29 @@ def test_a_loss_that_is_no_number_ends_the_training_and_names_its_clips() -> Non
         next(iter(trainer.model.trainable().values())).fill_(float("nan"))
     with pytest.raises(DivergedError, match=r"step 0.*clip \d"):
         next(trainer.steps(0))
+
+
+@pytest.mark.parametrize("clip_norm", [1.0, 1e9])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_gradient_that_is_no_number_ends_the_training_before_it_moves_a_weight(
+    clip_norm: float, bad: float, epochs: int
+) -> None:
+    trainer = _trainer(replace(CONFIG, clip_norm=clip_norm, epochs=epochs))
+    last = trainer.steps_per_epoch - 1  # no loss of a later step would tell
+    _run(trainer, last=last)
+    before = trainer.model.prompt_state_dict()
+    average, moments = trainer.average.weights(), trainer.optimizer.state_dict()["state"]
+    steps = {number: float(values["step"]) for number, values in moments.items()}
+    weight = next(iter(trainer.model.trainable().values()))
+    weight.register_hook(lambda gradient: torch.full_like(gradient, bad))
+    with pytest.raises(DivergedError, match=rf"the norm .* {bad} at step {last}; .*clip \d"):
+        _run(trainer, first=last)
+    after = trainer.model.prompt_state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.equal(average[n], w) for n, w in trainer.average.weights().items())
+    moments = trainer.optimizer.state_dict()["state"]
+    assert {number: float(values["step"]) for number, values in moments.items()} == steps
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

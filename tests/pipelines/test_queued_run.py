@@ -1,0 +1,210 @@
+"""Laws of a run that is written through an outbox: nothing lost, nothing twice, in one store."""
+
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipelines.queued_run import QueuedRun, deliver_waiting
+from pipelines.tracking import open_experiment, tracking_uri
+
+NewStore = Callable[[Path], str]
+EXPERIMENTS = ["0", "1"]
+
+
+@pytest.fixture(scope="module")
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> NewStore:
+    """A function that makes an empty store of a file, and returns its URI."""
+    made = tmp_path_factory.mktemp("store")
+    open_experiment(made, "motion")
+
+    def new(file: Path) -> str:
+        file.parent.mkdir(exist_ok=True)
+        shutil.copyfile(made / "mlflow.db", file)  # making one takes seconds
+        return f"sqlite:///{file}"
+
+    return new
+
+
+def _closed_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _history(output: Path, run_id: str, name: str) -> list[tuple[int, float]]:
+    points = MlflowClient(tracking_uri(output)).get_metric_history(run_id, name)
+    return sorted((point.step, point.value) for point in points)
+
+
+def test_what_was_told_during_an_outage_is_there_afterwards_once(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    new_store(tmp_path / "mlflow.db")
+    folder = tmp_path / "runs" / "one"
+    away = QueuedRun(folder, f"http://127.0.0.1:{_closed_port()}")
+    away.open(tmp_path, "motion", "a training", tags={"kind": "training"})
+    away.log_params({"alpha": 0.5})
+    points = [(step, 1000 + step, {"train/loss": 1 / (1 + step)}) for step in range(3)]
+    away.log_points(points)
+    assert away.deliver() is not None
+    assert away.run_id == ""
+    (folder / "config.yaml").write_text("alpha: 0.5")
+    away.log_file("config.yaml")
+    away.log_points(points[1:])  # as a worker does that was killed before it knew
+    away.finish()
+
+    deliver_waiting(tmp_path)
+    back = QueuedRun(folder, tracking_uri(tmp_path))
+    assert not back.outbox.waiting()
+    assert not back.outbox.refused()
+    run = MlflowClient(back.uri).get_run(back.run_id)
+    assert (run.info.status, run.data.params["alpha"]) == ("FINISHED", "0.5")
+    assert _history(tmp_path, back.run_id, "train/loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+    files = {file.path for file in MlflowClient(back.uri).list_artifacts(back.run_id)}
+    assert files == {"config.yaml", "environment.json"}
+
+
+def test_a_process_that_dies_before_it_notes_the_id_of_its_run_finds_it_again(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "mlflow.db"))
+    run.open(tmp_path, "motion", "a training")
+    (waiting,) = run.outbox.waiting()
+    record = waiting.read_text()
+    assert run.deliver() is None
+    first = run.run_id
+    (run.folder / "mlflow_run_id").unlink()
+    waiting.write_text(record)
+    assert run.deliver() is None
+    assert run.run_id == first
+    assert len(MlflowClient(run.uri).search_runs(EXPERIMENTS)) == 1
+
+
+def _waiting(run: QueuedRun, output: Path) -> None:
+    run.open(output, "motion", "a training")
+    run.log_points([(1, 1000, {"train/loss": 1.0})])
+
+
+def _loss(uri: str, run_id: str) -> list[tuple[int, float, int]]:
+    points = MlflowClient(uri).get_metric_history(run_id, "train/loss")
+    return sorted((point.step, point.value, point.timestamp) for point in points)
+
+
+def test_a_step_that_is_trained_again_is_not_told_again(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "mlflow.db"))
+    _waiting(run, tmp_path)
+    run.log_points([(2, 1010, {"train/loss": 0.5}), (2, 1011, {"val/top1": 0.1})])
+    # Another process goes on from a checkpoint before: step 2 once more, a little later.
+    again = QueuedRun(tmp_path / "run", run.uri)
+    again.log_points([(2, 1020, {"train/loss": 0.5})])
+    again.log_points([(2, 1021, {"val/top1": 0.1}), (3, 1030, {"train/loss": 0.25})])
+    assert again.deliver() is None
+    assert _loss(run.uri, run.run_id) == [(1, 1.0, 1000), (2, 0.5, 1010), (3, 0.25, 1030)]
+    assert len(MlflowClient(run.uri).get_metric_history(run.run_id, "val/top1")) == 1
+
+
+def test_what_waits_for_one_store_is_not_lost_to_another(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    first, second = (new_store(tmp_path / f"{name}.db") for name in ("first", "second"))
+    run = QueuedRun(tmp_path / "run", first)
+    _waiting(run, tmp_path)
+    assert run.deliver() is None
+    run.log_points([(2, 1010, {"train/loss": 0.5})])
+    elsewhere = QueuedRun(run.folder, second)
+    assert elsewhere.store == first
+    assert elsewhere.deliver() is None
+    assert not elsewhere.outbox.refused()
+    assert _loss(first, run.run_id) == [(1, 1.0, 1000), (2, 0.5, 1010)]
+    assert not MlflowClient(second).search_runs(EXPERIMENTS)
+
+
+def test_a_store_that_has_moved_is_the_same_store(tmp_path: Path, new_store: NewStore) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    run = QueuedRun(before / "run", new_store(before / "mlflow.db"))
+    _waiting(run, before)
+    assert run.deliver() is None
+    before.rename(after)
+    moved = QueuedRun(after / "run", f"sqlite:///{after}/mlflow.db")
+    _waiting(moved, after)
+    moved.log_points([(2, 1010, {"train/loss": 0.5})])
+    known = moved.run_id
+    assert moved.deliver() is None
+    assert (moved.run_id, moved.store) == (known, moved.uri)
+    assert _loss(moved.uri, known) == [(1, 1.0, 1000), (2, 0.5, 1010)]
+
+
+def test_a_run_whose_store_is_gone_goes_on_in_another(tmp_path: Path, new_store: NewStore) -> None:
+    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "first.db"))
+    _waiting(run, tmp_path)
+    assert run.deliver() is None
+    (tmp_path / "first.db").unlink()
+    other = QueuedRun(run.folder, new_store(tmp_path / "second.db"))
+    other.open(tmp_path, "motion", "a training")
+    other.log_points([(2, 1010, {"train/loss": 0.5})])
+    assert other.deliver() is None
+    assert _loss(other.uri, other.run_id) == [(2, 0.5, 1010)]
+    assert not (tmp_path / "first.db").exists()
+
+
+def test_no_password_is_kept_beside_a_run(tmp_path: Path) -> None:
+    run = QueuedRun(tmp_path, "postgresql://me:secret@host:5432/mlflow")
+    run.go_on_with("abc")
+    assert run.store == "postgresql://me@host:5432/mlflow"
+    assert not any("secret" in file.read_text() for file in tmp_path.iterdir())
+
+
+def test_a_file_that_is_gone_is_refused_with_its_name(tmp_path: Path, new_store: NewStore) -> None:
+    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "mlflow.db"))
+    run.open(tmp_path, "motion", "a training")
+    run.log_file("config.yaml")
+    run.log_points([(1, 1000, {"train/loss": 1.0})])
+    assert run.deliver() is None
+    (refused,) = run.outbox.refused()
+    assert "config.yaml is no longer there" in refused.read_text()
+    assert _loss(run.uri, run.run_id) == [(1, 1.0, 1000)]
+
+
+def test_an_outbox_that_is_stuck_does_not_hold_up_the_others(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = new_store(tmp_path / "mlflow.db")
+    gone = f"http://127.0.0.1:{_closed_port()}"
+    for name in "abcd":
+        run = QueuedRun(tmp_path / "runs" / name, uri)
+        _waiting(run, tmp_path)
+        if name in "ab":  # they are another store's, which is away
+            run.go_on_with("0" * 32)
+            (run.folder / "mlflow_store").write_text(gone)
+    asked: list[str] = []
+    deliver = QueuedRun.deliver
+    monkeypatch.setattr(
+        QueuedRun, "deliver", lambda run: asked.append(run.folder.name) or deliver(run)
+    )
+    deliver_waiting(tmp_path)
+    assert asked == ["a", "c", "d"]  # a store that does not answer is asked once
+    waiting = [len(QueuedRun(tmp_path / "runs" / name, uri).outbox.waiting()) for name in "abcd"]
+    assert waiting == [2, 2, 0, 0]
+
+
+def test_a_tag_that_is_taken_away_twice_is_gone_and_nothing_is_refused(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "mlflow.db"))
+    run.open(tmp_path, "motion", "a training", tags={"kind": "training"})
+    run.set_tags({"failure": "no memory"})
+    for _ in range(2):
+        run.remove_tags("failure", "never set")
+    assert run.deliver() is None
+    assert not run.outbox.refused()
+    tags = MlflowClient(run.uri).get_run(run.run_id).data.tags
+    assert "failure" not in tags
+    assert tags["kind"] == "training"

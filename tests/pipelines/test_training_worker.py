@@ -1,0 +1,36 @@
+"""A worker whose end would be the same the next time is not tried again by Ray Train."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipelines import worker_run
+from pipelines.training_worker import GIVEN_UP, train_worker
+from stop_core.memory import OutOfMemory
+from stop_core.training import DivergedError
+
+
+@pytest.mark.parametrize(
+    ("problem", "raised"), [(OutOfMemory("too much"), True), (DivergedError("nan"), False)]
+)
+def test_what_would_end_the_same_again_is_given_up_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception, raised: bool
+) -> None:
+    started = []
+
+    def run(*_: object) -> None:
+        started.append(1)
+        raise problem
+
+    monkeypatch.setattr(worker_run, "WorkerRun", run)
+    task = SimpleNamespace(folder=tmp_path)
+    try:
+        train_worker({"task": task})
+    except OutOfMemory:
+        assert raised
+    else:
+        assert not raised
+    assert (tmp_path / GIVEN_UP).read_text() == str(problem)
+    train_worker({"task": task})  # as Ray Train does, without asking
+    assert len(started) == 1
