@@ -18,6 +18,7 @@ from pipelines.tracking import (
     LONGEST_PARAM,
     MOST_METRICS,
     RUN_ID,
+    dataset_input,
     environment,
     experiment_id,
     is_missing,
@@ -101,6 +102,10 @@ class QueuedRun:
         """Records parameters."""
         params = {name: str(value)[:LONGEST_PARAM] for name, value in values.items()}
         self.outbox.put({"kind": "params", "values": params})
+
+    def log_dataset(self, name: str, data_hash: str) -> None:
+        """Names the data that the run is about."""
+        self.outbox.put({"kind": "dataset", "name": name, "data_hash": data_hash})
 
     def set_tags(self, values: Mapping[str, Any]) -> None:
         """Sets tags, replacing those of the same name."""
@@ -193,6 +198,8 @@ class QueuedRun:
             case "params":
                 params = [Param(name, value) for name, value in record["values"].items()]
                 client.log_batch(run_id, params=params)
+            case "dataset":
+                client.log_inputs(run_id, [dataset_input(record["name"], record["data_hash"])])
             case "tags":
                 client.log_batch(run_id, tags=[RunTag(*item) for item in record["values"].items()])
             case "untag":

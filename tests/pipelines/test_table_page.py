@@ -1,8 +1,10 @@
 """MLflow's own page shows a table as it was meant: looked at in a browser, where there is one."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,13 +15,31 @@ from pipelines.tracking import tracking_uri
 from stop_core.experiment import ExperimentConfig
 from tests.pipelines.fake_results import recognised
 
-BROWSER = Path("/usr/bin/chromium")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not BROWSER.is_file(), reason=f"there is no {BROWSER}"),
-]
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+pytestmark = pytest.mark.slow
 STOP = ExperimentConfig()
 ZERO = ExperimentConfig(method="zero-shot")
+
+
+@pytest.fixture
+def page() -> Iterator["Page"]:
+    """A page of the browser that playwright has installed, or else of one on the PATH."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(args=["--no-sandbox"])
+        except sync_api.Error:  # nothing is installed
+            found = next(filter(None, map(shutil.which, BROWSERS)), None)
+            if found is None:
+                pytest.skip(f"playwright has no browser, and the PATH no {', '.join(BROWSERS)}")
+            browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 1600, "height": 1200})
+        opened.set_default_timeout(100_000)
+        yield opened
+        browser.close()
 
 
 @pytest.fixture
@@ -53,19 +73,13 @@ def server(published: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def test_a_table_is_described_and_its_cells_are_grouped_by_row(
-    published: tuple[Path, str], server: str
+    page: "Page", published: tuple[Path, str], server: str
 ) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1600, "height": 1200})
-        page.set_default_timeout(100_000)
-        page.goto(f"{server}/#/experiments/1/runs/{published[1]}")
-        page.get_by_text("STOP, seed 0").first.wait_for()  # a child
-        page.get_by_text("90.0").first.wait_for()  # the table, in the description
-        link = page.get_by_role("link", name="see them grouped by row").first
-        page.goto(f"{server}/{link.get_attribute('href')}")
-        page.get_by_text("Group: STOP").first.wait_for()
-        page.get_by_text("Group: zero-shot").first.wait_for()
-        page.get_by_text("test/top1").first.wait_for()  # a column that the view chose
-        browser.close()
+    page.goto(f"{server}/#/experiments/1/runs/{published[1]}")
+    page.get_by_text("STOP, seed 0").first.wait_for()  # a child
+    page.get_by_text("90.0").first.wait_for()  # the table, in the description
+    link = page.get_by_role("link", name="see them grouped by row").first
+    page.goto(f"{server}/{link.get_attribute('href')}")
+    page.get_by_text("Group: STOP").first.wait_for()
+    page.get_by_text("Group: zero-shot").first.wait_for()
+    page.get_by_text("test/top1").first.wait_for()  # a column that the view chose
