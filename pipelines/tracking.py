@@ -34,6 +34,9 @@ from pipelines.command_line import RunError
 from pipelines.ray_session import ROOT
 from stop_core.cache.files import write_whole
 
+# It prints a page for what a store cannot take; that waits in an outbox, or is told in a sentence.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 RUN_ID = "mlflow_run_id"
 """The file of a folder that holds MLflow's name of its run."""
