@@ -155,3 +155,28 @@ def test_the_tutorial_leads_from_a_folder_to_a_table(
         assert re.search(rf"{row}.*±?\d", said), said
     assert Path("sheet.png").stat().st_size > 1000
     assert list(Path("outputs/sweeps").glob("*/best.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_the_quick_start_ends_with_a_model_that_answers(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    write_motion_dataset(Path("outputs/data/motion"), train=48, test=16, seed=1)
+    for story in ("quick start", "after a training"):
+        blocks = [block for block in _blocks() if block.mark == f"run: {story}"]
+        assert blocks
+        for block in blocks:
+            if story == "quick start":
+                for line in block.lines:
+                    for command, arguments in _invocations(line):
+                        _run(command, arguments, monkeypatch)
+                continue
+            stop = f'stop() {{ PYTHONPATH={ROOT} {sys.executable} -m pipelines.stop "$@"; }}\n'
+            ran = subprocess.run(
+                ["bash", "-euc", stop + block.text], capture_output=True, text=True
+            )
+            assert ran.returncode == 0, ran.stderr
+            assert "shape" in ran.stdout

@@ -158,6 +158,23 @@ def test_a_run_whose_store_is_gone_goes_on_in_another(tmp_path: Path, new_store:
     assert not (tmp_path / "first.db").exists()
 
 
+def test_a_run_that_was_deleted_goes_on_in_a_new_one_that_is_told_everything(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "store.db"))
+    _waiting(run, tmp_path)
+    assert run.deliver() is None
+    first = run.run_id
+    MlflowClient(run.uri).delete_run(first)
+    run.open(tmp_path, "motion", "a training")
+    assert run.deliver() is None
+    assert run.run_id != first
+    run.log_points([(0, 1010, {"train/loss": 0.5})])
+    assert run.deliver() is None
+    assert not run.outbox.refused()
+    assert _loss(run.uri, run.run_id) == [(0, 0.5, 1010)]
+
+
 def test_no_password_is_kept_beside_a_run(tmp_path: Path) -> None:
     run = QueuedRun(tmp_path, "postgresql://me:secret@host:5432/mlflow")
     run.go_on_with("abc")
