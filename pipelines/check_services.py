@@ -84,7 +84,7 @@ def _check_start(address: str | None) -> Finding:
     told = [line for line in said.splitlines() if line.startswith("RAY ")]
     if not told:
         reason = (complained.strip().splitlines() or ["no reason given"])[-1]
-        return failure(about, one_line(reason), advice)
+        return failure(about, one_line(reason.rpartition("RunError: ")[2]), advice)
     return _judge_ray(about, json.loads(told[0].removeprefix("RAY ")))
 
 

@@ -7,6 +7,7 @@
 The same command goes on after an interruption, and returns at once when there is nothing to do.
 """
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -173,8 +174,9 @@ def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
     record = CacheRecord(config.output, job.cache)
     with _alone(job.cache):
         if pending := job.pending(root, config.retry_failed):
-            job.start()
+            # A store that cannot be used ends this before the finished cache is given up.
             record.begin(cache_config.dataset)
+            job.start()
             started = time.monotonic()
             _decode(job, pending, config, missing)
             record.made(time.monotonic() - started)
@@ -190,8 +192,9 @@ def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
 
 
 def _alone(cache: StoragePath) -> AbstractContextManager[None]:
-    """Keeps other commands from the cache, unless it is on an object store, which has no locks."""
-    return alone_in(cache) if isinstance(cache, Path) else nullcontext()
+    """Keeps other commands from the cache, where there are locks and this one may write."""
+    mine = isinstance(cache, Path) and os.access(cache, os.W_OK)
+    return alone_in(cache) if isinstance(cache, Path) and mine else nullcontext()
 
 
 def _record(record: CacheRecord, config: PreprocessConfig, manifest: Manifest) -> None:

@@ -18,9 +18,10 @@ from pipelines.tracking import (
     LONGEST_PARAM,
     MOST_METRICS,
     RUN_ID,
+    dataset_input,
     environment,
     experiment_id,
-    is_missing,
+    has_run,
     run_tags,
     run_with_key,
     stores_artifacts_in,
@@ -102,6 +103,10 @@ class QueuedRun:
         params = {name: str(value)[:LONGEST_PARAM] for name, value in values.items()}
         self.outbox.put({"kind": "params", "values": params})
 
+    def log_dataset(self, name: str, data_hash: str) -> None:
+        """Names the data that the run is about."""
+        self.outbox.put({"kind": "dataset", "name": name, "data_hash": data_hash})
+
     def set_tags(self, values: Mapping[str, Any]) -> None:
         """Sets tags, replacing those of the same name."""
         self.outbox.put({"kind": "tags", "values": {k: str(v) for k, v in values.items()}})
@@ -116,7 +121,10 @@ class QueuedRun:
         A name is told of each step once: what is trained again after a kill is no new point, though
         its time is another.
         """
-        told: dict[str, int] = json.loads(self._noted(_TOLD) or "{}")
+        noted = json.loads(self._noted(_TOLD) or '{"run": "", "steps": {}}')
+        # Another run, in place of one that is gone, has been told of nothing.
+        is_same = not noted["run"] or noted["run"] == self.run_id
+        told: dict[str, int] = noted["steps"] if is_same else {}
         new = []
         for step, time_ms, values in points:
             unknown = {name: value for name, value in values.items() if step > told.get(name, -1)}
@@ -126,7 +134,7 @@ class QueuedRun:
         if new:
             self.outbox.put({"kind": "points", "points": new})
             # A kill before this line has the same points come again, with the same times.
-            write_whole(self.folder / _TOLD, json.dumps(told))
+            write_whole(self.folder / _TOLD, json.dumps({"run": self.run_id, "steps": told}))
 
     def log_text(self, text: str, name: str) -> None:
         """Stores a text as an artifact."""
@@ -168,14 +176,14 @@ class QueuedRun:
         """Whether the given store is the one that has this run, if any has; maybe it has moved."""
         if self.store == without_password(self.uri):
             return True
-        if _has_run(MlflowClient(self.uri), self.run_id):
+        if has_run(MlflowClient(self.uri), self.run_id):
             self._note(self.run_id)
             return True
         return _is_gone(self.store)
 
     def _goes_on(self, client: MlflowClient) -> bool:
         """Marks the run as running; False if the store has none: it is new, or was emptied."""
-        if not self.run_id or not _has_run(client, self.run_id):
+        if not self.run_id or not has_run(client, self.run_id):
             return False
         client.update_run(self.run_id, status="RUNNING")
         return True
@@ -186,6 +194,8 @@ class QueuedRun:
         if run is None:
             run = client.create_run(experiment, run_name=record["name"], tags=record["tags"])
         client.log_dict(run.info.run_id, record["environment"], "environment.json")
+        if self.run_id not in ("", run.info.run_id):
+            (self.folder / _TOLD).unlink(missing_ok=True)
         self._note(run.info.run_id)
 
     def _log(self, client: MlflowClient, run_id: str, record: Record) -> None:
@@ -193,6 +203,8 @@ class QueuedRun:
             case "params":
                 params = [Param(name, value) for name, value in record["values"].items()]
                 client.log_batch(run_id, params=params)
+            case "dataset":
+                client.log_inputs(run_id, [dataset_input(record["name"], record["data_hash"])])
             case "tags":
                 client.log_batch(run_id, tags=[RunTag(*item) for item in record["values"].items()])
             case "untag":
@@ -219,16 +231,6 @@ def _log_points(client: MlflowClient, run_id: str, points: list[Point]) -> None:
     ]
     for start in range(0, len(metrics), MOST_METRICS):
         client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
-
-
-def _has_run(client: MlflowClient, run_id: str) -> bool:
-    try:
-        client.get_run(run_id)
-    except MlflowException as problem:
-        if is_missing(problem):
-            return False
-        raise
-    return True
 
 
 def _is_gone(store: str) -> bool:

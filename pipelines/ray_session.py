@@ -21,6 +21,7 @@ _SETTINGS = {
 }
 
 
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SECONDS_FOR_A_HEAD = 30.0  # that has just been started; Ray itself tries for a quarter of an hour
 
 
@@ -62,7 +63,7 @@ def await_head(address: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            socket.create_connection((host, int(port)), timeout=5).close()
+            _greet(host, int(port))
             return
         except OSError as problem:
             if time.monotonic() >= deadline:
@@ -72,6 +73,17 @@ def await_head(address: str, seconds: float) -> None:
                     "to start Ray on this machine"
                 ) from problem
         time.sleep(0.5)
+
+
+def _greet(host: str, port: int) -> None:
+    """OSError if nobody answers there, or another program than a head does."""
+    with socket.create_connection((host, port), timeout=5) as connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return
+        connection.sendall(_GREETING)
+        # A frame of its own settings, which is of type 4, is how HTTP/2 begins, and so gRPC.
+        if connection.recv(9)[3:4] != b"\x04":
+            raise ConnectionError("another program listens there")
 
 
 def _connect() -> None:

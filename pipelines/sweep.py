@@ -15,7 +15,8 @@ from pipelines.queued_run import deliver_waiting
 from pipelines.resources import Resources
 from pipelines.sweep_confirm import confirm
 from pipelines.sweep_plan import print_plan
-from pipelines.sweep_report import REPORT, Report, publish
+from pipelines.sweep_publishing import publish
+from pipelines.sweep_report import REPORT, Report
 from pipelines.sweep_results import SweepResult, print_trials, write_results
 from pipelines.sweep_search import Search
 from pipelines.tracking import ui_command

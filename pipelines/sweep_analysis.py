@@ -28,7 +28,7 @@ _INTERVAL = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Importances:
-    """fANOVA: the share of the variance of the objective that a setting explains by itself."""
+    """fANOVA: of the variance that a forest predicts, the share of each setting by itself."""
 
     table: pd.DataFrame
     """Columns setting, importance, low, high; the largest first."""

@@ -1,8 +1,7 @@
-"""Figures of a sweep, as matplotlib draws them without a screen, at the size of a printed page."""
+"""Figures of a sweep, as matplotlib draws them without a screen."""
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,47 +15,16 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pipelines.sweep_analysis import Importances
+from pipelines.sweep_style import BLUE, GREY, ORANGE, PAGE, STYLE, label, value_text
 from pipelines.sweep_trials import Point, Trial
-from stop_core.cache.files import appearing
 from sweeps.space import Distribution, SearchSpace, is_minimised
-
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # told apart by the colour-blind, and in print
-_STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-}
-_PAGE = 7.0  # inches across the two columns of a paper
-_SYMBOLS = {"n_s": "$N_s$", "alpha": r"$\alpha$", "beta": r"$\beta$", "eta": r"$\eta$"}
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with appearing(path) as staging:
-        figure.savefig(staging, format="png", dpi=200)
-
-
-def label(name: str) -> str:
-    """A setting or a measure as a reader of the paper knows it."""
-    if name in _SYMBOLS:
-        return _SYMBOLS[name]
-    split, _, measure = name.rpartition("/")
-    words = measure.replace("_", " ")
-    return f"{'validation ' if split == 'val' else ''}{words}"
 
 
 def draw_importances(found: Importances, objective: str) -> Figure:
     """A bar a setting, with its interval, and one for what they do together."""
     table = found.table[::-1]
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_PAGE / 2, 0.94 + 0.24 * len(table)), layout="constrained")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(PAGE / 2, 0.94 + 0.24 * len(table)), layout="constrained")
         axes = figure.subplots()
         names = [label(name) for name in table["setting"]]
         axes.barh("together,\nor noise", found.rest, color=GREY, height=0.6)
@@ -67,7 +35,7 @@ def draw_importances(found: Importances, objective: str) -> Figure:
         axes.errorbar(middle, names, xerr=reach, fmt="none", ecolor="black", capsize=2, lw=0.8)
         axes.set_xlim(0, 1)
         when = f" after epoch {found.after_epoch}" if found.after_epoch else ""
-        axes.set_xlabel(f"share of the variance of\n{label(objective)}{when}")
+        axes.set_xlabel(f"share of the predicted variance of\n{label(objective)}{when}")
         axes.set_title(f"fANOVA over {found.trials} trials, 95% bootstrap", loc="left")
         axes.grid(axis="y", visible=False)
     return figure
@@ -78,8 +46,8 @@ def draw_slices(space: SearchSpace, trials: Sequence[Trial], best: Point) -> Fig
     objective, names = space.objectives[0], list(space.search)
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_PAGE, 0.5 + 1.55 * rows), layout="constrained")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(PAGE, 0.5 + 1.55 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for axes, name in zip(grid.flat, names, strict=False):
             _draw_slice(axes, name, space.search[name], trials, best, objective)
@@ -118,7 +86,7 @@ def _draw_slice(
         axes.scatter([place], [best.value(objective)], s=80, marker="*", label="best", **style)
     axes.set_xlabel(label(name))
     if distribution.values:
-        texts = [_text(value) for value in distribution.values]
+        texts = [value_text(value) for value in distribution.values]
         axes.set_xticks(range(len(texts)), texts)
         axes.set_xlim(-0.6, len(texts) - 0.4)
         axes.grid(axis="x", visible=False)
@@ -141,10 +109,6 @@ def _place(distribution: Distribution, value: Any, number: int) -> float:
     return distribution.values.index(value) + 0.3 * (number * 0.618034 % 1 - 0.5)
 
 
-def _text(value: Any) -> str:
-    return "all" if value is None else str(value)
-
-
 def draw_parallel(space: SearchSpace, points: Sequence[Point], best: Point) -> Figure:
     """A line a point through its settings, coloured by what it reached."""
     objective, names = space.objectives[0], list(space.search)
@@ -153,8 +117,8 @@ def draw_parallel(space: SearchSpace, points: Sequence[Point], best: Point) -> F
     low, high = np.percentile(values, [10, 100])
     scale = Normalize(low, high if high > low else low + 1e-9)
     colours = ScalarMappable(scale, "viridis_r" if is_minimised(objective) else "viridis")
-    with rc_context({**_STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(_PAGE, 3.0), layout="constrained")
+    with rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(PAGE, 3.0), layout="constrained")
         axes = figure.subplots()
         for one in sorted(points, key=lambda point: point.name == best.name):
             heights = [
@@ -192,7 +156,7 @@ def _draw_scales(axes: Axes, space: SearchSpace, names: list[str]) -> None:
         axes.axvline(place, color="black", lw=0.7, zorder=0)
         ends = distribution.values or (distribution.low, distribution.high)
         for value in ends:
-            text = _text(value) if distribution.values else f"{value:g}"
+            text = value_text(value) if distribution.values else f"{value:g}"
             axes.text(
                 place + 0.05, _height(distribution, value), text, fontsize=6.5, va="center",
                 zorder=4, bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6},
@@ -212,8 +176,8 @@ def _height(distribution: Distribution, value: Any) -> float:
 def draw_history(space: SearchSpace, trials: Sequence[Trial], points: Sequence[Point]) -> Figure:
     """What each trial reached in the order of the draws, and the best point so far."""
     objective = space.objectives[0]
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_PAGE / 2, 2.3), layout="constrained")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(PAGE / 2, 2.3), layout="constrained")
         axes = figure.subplots()
         finished = [one for one in trials if one.state == "finished"]
         stopped = [one for one in trials if one.state == "stopped early"]
@@ -243,8 +207,8 @@ def draw_history(space: SearchSpace, trials: Sequence[Trial], points: Sequence[P
 def draw_curves(space: SearchSpace, trials: Sequence[Trial], best: Point) -> Figure:
     """The objective epoch by epoch; a cross where the scheduler stopped a trial."""
     objective = space.objectives[0]
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_PAGE / 2, 2.3), layout="constrained")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(PAGE / 2, 2.3), layout="constrained")
         axes = figure.subplots()
         for one in sorted(trials, key=lambda trial: trial in best.trials):
             is_best = one in best.trials
@@ -263,8 +227,8 @@ def draw_curves(space: SearchSpace, trials: Sequence[Trial], best: Point) -> Fig
 def draw_front(space: SearchSpace, finished: Sequence[Point], front: Sequence[Point]) -> Figure:
     """The first objective against each other one; the points of the Pareto front joined."""
     first, *others = space.objectives
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(min(_PAGE, 3.5 * len(others)), 2.6), layout="constrained")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(min(PAGE, 3.5 * len(others)), 2.6), layout="constrained")
         grid = figure.subplots(1, len(others), squeeze=False, sharey=True)
         for axes, other in zip(grid[0], others, strict=True):
             axes.scatter(
@@ -289,8 +253,8 @@ def draw_sensitivity(space: SearchSpace, found: dict[str, pd.DataFrame], note: s
     drawn = {name: table for name, table in found.items() if len(table)}
     columns = min(4, len(drawn))
     rows = math.ceil(len(drawn) / columns)
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_PAGE, 0.5 + 1.9 * rows), layout="constrained")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(PAGE, 0.5 + 1.9 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for axes, (name, table) in zip(grid.flat, drawn.items(), strict=False):
             _draw_curve(axes, name, table, space.around[name])
@@ -316,5 +280,5 @@ def _draw_curve(axes: Axes, name: str, table: pd.DataFrame, centre: Any) -> None
         if len(values) > 1:
             axes.plot([place] * len(values), values, ".", color="black", ms=2.5, alpha=0.6)
     if not numeric:
-        axes.set_xticks(places, [_text(value) for value in table["value"]])
+        axes.set_xticks(places, [value_text(value) for value in table["value"]])
     axes.set_xlabel(label(name))

@@ -17,7 +17,8 @@ from pipelines.ray_session import start_ray
 from pipelines.sweep_draw import draw, planned
 from pipelines.sweep_search import Search
 from pipelines.sweep_trials import Trial
-from pipelines.sweep_worker import Task, short
+from pipelines.sweep_words import short
+from pipelines.sweep_worker import Task
 from stop_core.cache.manifest import Manifest
 from sweeps.reading import build_experiment
 

@@ -8,7 +8,6 @@ import pandas as pd
 
 from pipelines.command_line import spell_out
 from pipelines.sweep_analysis import FEW_PER_SETTING, Importances, importances, sensitivity
-from pipelines.sweep_confirm import CONFIRMATION
 from pipelines.sweep_figures import (
     draw_curves,
     draw_front,
@@ -17,15 +16,14 @@ from pipelines.sweep_figures import (
     draw_parallel,
     draw_sensitivity,
     draw_slices,
-    save,
 )
-from pipelines.sweep_results import BEST, PARETO, TRIALS, SweepResult
+from pipelines.sweep_results import BEST, SweepResult
 from pipelines.sweep_search import Search
+from pipelines.sweep_style import save
 from pipelines.sweep_trials import Point, Trials
-from pipelines.sweep_worker import describe, short
-from pipelines.tracking import TrackedRun, git_commit
+from pipelines.sweep_words import condition, describe, short, terms
+from pipelines.tracking import git_commit
 from stop_core.cache.files import write_whole
-from sweeps.space import Distribution
 
 REPORT = "report.md"
 FIGURES = "figures"
@@ -58,17 +56,17 @@ class Report:
         return path
 
     def _head(self) -> str:
-        states = [trial.state for trial in self.trials.all]
+        states, seeds = [trial.state for trial in self.trials.all], self.space.seeds
         counts = [
             f"{states.count(state)} {state}"
             for state in ("finished", "stopped early", "failed")
             if state in states
         ]
         how = {
-            "grid": "every point of the grid",
+            "grid": "every point of the grid" + (f", {seeds} seeds a point" if seeds > 1 else ""),
             "random": "random draws",
             "tpe": f"Optuna's TPE, the first {self.space.startup_trials} draws at random",
-            "one-at-a-time": f"one setting at a time, {self.space.seeds} seeds a point",
+            "one-at-a-time": f"one setting at a time, {seeds} seeds a point",
         }[self.space.algorithm]
         asha = self.space.scheduler
         stopping = (
@@ -101,7 +99,7 @@ class Report:
         ]
         ranked = self.trials.ranked(self.objective)
         median = float(pd.Series([one.value(self.objective) for one in ranked]).median())
-        finished = f"points, each by its mean over {seeds} seeds," if seeds > 1 else "trials"
+        finished = "points" if seeds > 1 else "trials"
         lines.append(
             f"That is {abs(value - median):.4f} better than the median of the {len(ranked)} "
             f"finished {finished} ({median:.4f})."
@@ -248,9 +246,11 @@ class Report:
             else "of the finished trials"
         )
         lines = [
-            f"fANOVA importances of {self.objective} {basis}, {found.trials} trials: the share of "
-            "its variance that a setting explains alone."
+            f"fANOVA importances of {self.objective} {basis}, {found.trials} trials: of the "
+            "variance that a forest predicts from the settings, the share of one setting alone."
         ]
+        if self.space.seeds > 1:
+            lines.append("What the seeds of a point differ in is averaged, and is no part of it.")
         if found.few:
             lines.append(
                 f"**Warning**: {found.trials} trials are few for {len(found.table)} settings "
@@ -284,18 +284,8 @@ class Report:
     def _space(self) -> str:
         rows = ["## What was searched", "", "| setting | drawn from | only when |", "|---|---|---|"]
         for name, distribution in self.space.search.items():
-            when = "; ".join(
-                f"{one.setting} in {list(one.values)}"
-                if one.values
-                else f"{one.setting} "
-                + " and ".join(
-                    f"{word} {bound:g}"
-                    for word, bound in (("above", one.above), ("below", one.below))
-                    if bound is not None
-                )
-                for one in distribution.when
-            )
-            rows.append(f"| {name} | {_terms(distribution)} | {when} |")
+            when = "; ".join(condition(one) for one in distribution.when)
+            rows.append(f"| {name} | {terms(distribution)} | {when} |")
         fixed = ", ".join(f"{name} {short(value)}" for name, value in self.space.fixed.items())
         return "\n".join(rows) + f"\n\nFixed: {fixed}."
 
@@ -323,38 +313,9 @@ class Report:
         save(figure, self.search.folder / FIGURES / f"{name}.png")
 
 
-def publish(report: Report, tracked: TrackedRun) -> None:
-    """Writes the report, and stores all that a sweep leaves with its MLflow run."""
-    search, result = report.search, report.result
-    report.write()
-    for name in (BEST, TRIALS, REPORT):
-        tracked.log_file(search.folder / name)
-    if report.confirmed is not None:
-        tracked.log_file(search.folder / CONFIRMATION)
-    for folder, pattern in ((FIGURES, "*.png"), (PARETO, "*.yaml")):
-        for path in sorted((search.folder / folder).glob(pattern)):
-            tracked.log_file(path, folder)
-    frame = result.trials.astype(object).where(result.trials.notna(), None)
-    tracked.log_table({name: frame[name].tolist() for name in frame}, "trials.json")
-    values = {f"best/{o}": result.best.value(o) for o in search.space.objectives}
-    tracked.log_metrics({name: value for name, value in values.items() if value is not None})
-    tracked.set_tags({"best_trial": result.best.name, "trials": len(report.trials.all)})
-
-
 def _interval(low: float, high: float) -> str:
     return "-" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
 
 
 def _shown(name: str) -> str:
     return f"![{name}]({FIGURES}/{name}.png)"
-
-
-def _terms(distribution: Distribution) -> str:
-    """A distribution as the YAML says it."""
-    if distribution.values:
-        kind = "grid" if distribution.is_grid else "choice"
-        return f"{kind} {', '.join(short(value) for value in distribution.values)}"
-    scale = " on a logarithmic scale" if distribution.log else ""
-    step = f" in steps of {distribution.step:g}" if distribution.step else ""
-    whole = "a whole number " if distribution.is_whole else ""
-    return f"{whole}from {distribution.low:g} to {distribution.high:g}{step}{scale}"

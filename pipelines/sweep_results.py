@@ -13,7 +13,7 @@ from rich.table import Table
 from pipelines.queued_run import QueuedRun
 from pipelines.sweep_search import Search
 from pipelines.sweep_trials import Point, Trial, Trials
-from pipelines.sweep_worker import short
+from pipelines.sweep_words import short
 from stop_core.cache.files import write_whole
 from stop_core.experiment import ExperimentConfig
 from sweeps.reading import build_experiment

@@ -92,13 +92,14 @@ class Search:
         if not trials.ranked(self.space.objectives[0]):
             reasons = [trial.reason for trial in trials.all if trial.reason]
             reason = reasons[0] if reasons else f"none measured {self.space.objectives[0]}"
-            none = (
-                f"no settings have succeeded with all their {trials.seeds} seeds"
-                if trials.seeds > 1
-                else f"none of the {len(trials.all)} trials succeeded"
-            )
+            remedy = "Mend it, and add --retry-failed to the same command"
+            if trials.seeds > 1 and any(trial.state == "finished" for trial in trials.all):
+                raise RunError(
+                    f"no settings succeeded with all their seeds; the first failure: {reason}. "
+                    + remedy
+                )
             raise RunError(
-                f"{none}; the first: {reason}. Mend it, and add --retry-failed to the same command"
+                f"none of the {len(trials.all)} trials succeeded; the first: {reason}. {remedy}"
             )
 
     def check(self) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from pipelines.checkpoints import furthest
 from pipelines.command_line import RunError
 from pipelines.resources import Resources
+from pipelines.sweep_words import describe
 from pipelines.training_run import TrainingRun
-from pipelines.training_worker import ALONE, Watch
+from pipelines.training_worker import Watch
 from stop_core.kept_clip import ClipKeeper
 from stop_core.run_state import read_progress
 from stop_core.storage import StoragePath
@@ -91,22 +92,8 @@ def _kept_curve(training: TrainingRun) -> list[dict[str, float]]:
     """What each epoch reported, as far as the result or the furthest checkpoint has it."""
     if result := training.remembered():
         return result.curve
-    found: list[list[dict[str, float]]] = [[]]
-    for folder in (training.folder, training.folder / ALONE):
-        for checkpoint in folder.glob("checkpoint_*"):
-            with suppress(OSError, ValueError, TypeError):  # half copied, or removed just now
-                found.append(read_progress(checkpoint).curve)
-    return max(found, key=len)
-
-
-def describe(drawn: dict[str, Any]) -> str:
-    """The settings of a trial in one line."""
-    return ", ".join(f"{name} {short(value)}" for name, value in drawn.items())
-
-
-def short(value: Any) -> str:
-    """A value as a table shows it."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    checkpoint = furthest(training.folder)
+    return read_progress(checkpoint).curve if checkpoint else []
 
 
 class _Epochs(TuneReportCallback):  # type: ignore[misc]

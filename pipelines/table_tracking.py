@@ -13,14 +13,21 @@ from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run
+from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipelines.table import ComparisonTable
 from pipelines.table_formats import markdown
 from pipelines.table_sheet import Sheet
-from pipelines.tracking import LONGEST_PARAM, TrackedRun, is_missing, open_experiment, run_tags
+from pipelines.tracking import (
+    LONGEST_PARAM,
+    TrackedRun,
+    dataset_input,
+    is_missing,
+    open_experiment,
+    run_tags,
+)
 from pipelines.training_run import TrainingResult
 from stop_core.experiment import ExperimentConfig
 
@@ -41,7 +48,8 @@ def track(table: ComparisonTable, output: Path) -> TrackedRun:
         f"table {table.name}, fold {table.fold}",
         {"kind": "table", "dataset": table.dataset, "data_hash": table.data_hash},
     )
-    _name_data(tracked.client, tracked.run_id, table.dataset, table.data_hash)
+    data = dataset_input(table.dataset, table.data_hash)
+    tracked.client.log_inputs(tracked.run_id, [data])
     return tracked
 
 
@@ -203,15 +211,9 @@ def _copy(
     ]
     metrics = [Metric(name, value, when, 0) for name, value in told.items()]
     client.log_batch(run.info.run_id, metrics=metrics, params=params)
-    _name_data(client, run.info.run_id, result.dataset, result.data_hash)
+    client.log_inputs(run.info.run_id, [dataset_input(result.dataset, result.data_hash)])
     client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
-
-
-def _name_data(client: MlflowClient, run_id: str, dataset: str, data_hash: str) -> None:
-    """Fills the UI's column of datasets."""
-    data = Dataset(dataset, data_hash[:12], "frame cache", data_hash)
-    client.log_inputs(run_id, [DatasetInput(data)])
 
 
 def _find(client: MlflowClient, run_id: str) -> Run | None:

@@ -21,7 +21,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_COMMIT,
@@ -33,6 +33,9 @@ from mlflow.utils.mlflow_tags import (
 from pipelines.command_line import RunError
 from pipelines.ray_session import ROOT
 from stop_core.cache.files import write_whole
+
+# It prints a page for what a store cannot take; that waits in an outbox, or is told in a sentence.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 RUN_ID = "mlflow_run_id"
@@ -126,6 +129,16 @@ def is_missing(problem: MlflowException) -> bool:
     return problem.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
+def has_run(client: MlflowClient, run_id: str) -> bool:
+    """Whether the store has the run, and it was not deleted in the UI."""
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE)
+    except MlflowException as problem:
+        if is_missing(problem):
+            return False
+        raise
+
+
 def run_with_key(client: MlflowClient, experiment: str, key: str) -> Run | None:
     """The run that was created with this key, if any was."""
     found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
@@ -178,14 +191,10 @@ class TrackedRun:
         """Starts a run, or goes on with the run `run_id` if the store still has it."""
         uri = tracking_uri(output)
         client = MlflowClient(uri)
-        if run_id is not None:
-            try:
-                client.update_run(run_id, status="RUNNING")
-                return cls(uri, run_id)
-            except MlflowException as problem:
-                if not is_missing(problem):
-                    raise
-                # The store was moved or emptied: the run goes on in a new one.
+        # Where the store was moved or emptied, or the run deleted, it goes on in a new one.
+        if run_id is not None and has_run(client, run_id):
+            client.update_run(run_id, status="RUNNING")
+            return cls(uri, run_id)
         all_tags = run_tags(name, tags)
         if parent is not None:
             all_tags[MLFLOW_PARENT_RUN_ID] = parent
@@ -302,6 +311,11 @@ def git_commit() -> str:
     if commit is None:
         return os.environ.get("STOP_GIT_COMMIT") or "unknown"
     return commit + ("+changes" if _git("status", "--porcelain", "-uno") else "")
+
+
+def dataset_input(name: str, data_hash: str) -> DatasetInput:
+    """Returns what fills the UI's column of datasets."""
+    return DatasetInput(Dataset(name, data_hash[:12], "frame cache", data_hash))
 
 
 def environment() -> dict[str, Any]:

@@ -230,6 +230,7 @@ class TrainingRun:
             },
         )
         tracked.log_params({**self.config.parameters(), "dataset": self.manifest.dataset})
+        tracked.log_dataset(self.manifest.dataset, self.manifest.data_hash)
         tracked.set_tags(asdict(resources))
         if self.start and self.start.fork:
             tracked.set_tags({"forked_from": self.start.checkpoint})

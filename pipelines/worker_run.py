@@ -154,6 +154,8 @@ class WorkerRun:
                 self._draw_confusion(measured.confusion_CC)
             if measured.rows:
                 rows.append(pd.DataFrame({"split": split, **measured.rows}))
+        # A figure shows one clip at a time, which is not worth minutes of another compilation.
+        self.model.__dict__.pop("encode_video", None)
         if self.observer:
             self.observer.draw(self.task.folder / FIGURES)
             if self.task.test:  # a trial of a sweep is one of many

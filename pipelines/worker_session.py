@@ -17,6 +17,9 @@ from pipelines.checkpoints import Write, keep, numbered
 
 Told = Callable[[dict[str, float]], None]
 _KEPT = 2
+# Reports of a session after which Ray has noted the first two, and forgotten what was before: it
+# takes up one when the one before is noted, and holds one more.
+_NOTED = 4
 
 
 class Session(Protocol):
@@ -37,6 +40,7 @@ class RayTrainSession:
 
     def __init__(self, run: Path) -> None:
         self.run = run
+        self._made: list[Path] = []
 
     def device(self, gpu: bool) -> torch.device:
         """The device that Ray Train assigned."""
@@ -66,11 +70,20 @@ class RayTrainSession:
         if write is None:
             ray.train.report(metrics)
             return
+        self._made.append(keep(self.run, write))
         ray.train.report(
             metrics,
-            checkpoint=ray.train.Checkpoint.from_directory(str(keep(self.run, write))),
+            checkpoint=ray.train.Checkpoint.from_directory(str(self._made[-1])),
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
         )
+        if len(self._made) == _NOTED:
+            self._remove_unnoted()
+
+    def _remove_unnoted(self) -> None:
+        """Ray removes old checkpoints, but not those that it never noted because of a kill."""
+        for old in numbered(self.run):
+            if old < self._made[0]:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 class FolderSession:

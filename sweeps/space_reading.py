@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from sweeps.distribution_reading import read_bounds, read_distribution, read_value
+from sweeps.condition_reading import check_conditions, parents_first, read_conditions
+from sweeps.distribution_reading import read_distribution, read_value
 from sweeps.document import Document, Where
 from sweeps.reading import FOLDER, build_experiment, closest
 from sweeps.space import (
@@ -16,7 +17,6 @@ from sweeps.space import (
     MEASURES,
     Algorithm,
     Asha,
-    Condition,
     Distribution,
     SearchSpace,
     check_possible,
@@ -214,76 +214,11 @@ class _Reader:
             if name in self.fixed:
                 raise self.document.error(where, f"{name} is both fixed and searched; keep one")
             drawn = read_distribution(self.document, name, where, self.algorithm)
-            found[name] = replace(drawn, when=self._conditions((*where, "when"), name))
-        return self._parents_first(found)
-
-    def _conditions(self, where: Where, name: str) -> tuple[Condition, ...]:
-        given = self.document.mapping(where)
-        if given and self.algorithm == "one-at-a-time":
-            raise self.document.error(where, "one-at-a-time varies a setting whatever the others")
-        return tuple(self._condition(where, other, name) for other in given)
-
-    def _condition(self, where: Where, other: str, name: str) -> Condition:
-        inner = (*where, other)
-        known = {**self.document.mapping(("fixed",)), **self.document.mapping(("search",))}
-        if other not in known or other == name:
-            hint = closest(other, [one for one in known if one != name])
-            raise self.document.error(
-                inner, f"when: {other!r} is no other setting of this space; {hint}"
-            )
-        value = self.document.at(inner)
-        if isinstance(value, dict):
-            above, below = read_bounds(self.document, other, inner)
-            return Condition(other, above=above, below=below)
-        values = value if isinstance(value, list) else [value]
-        return Condition(
-            other, tuple(read_value(self.document, other, one, inner) for one in values)
-        )
-
-    def _parents_first(self, search: dict[str, Distribution]) -> dict[str, Distribution]:
-        """Orders the settings so that a condition asks for what is drawn already."""
-        ordered: dict[str, Distribution] = {}
-        waiting = dict(search)
-        while waiting:
-            ready = [
-                name
-                for name, distribution in waiting.items()
-                if not any(one.setting in waiting for one in distribution.when)
-            ]
-            if not ready:
-                names = " and ".join(waiting)
-                raise self.document.error(
-                    ("search", next(iter(waiting))), f"the conditions of {names} go in a circle"
-                )
-            for name in ready:
-                ordered[name] = waiting.pop(name)
-        for name, distribution in ordered.items():
-            self._check_conditions(name, distribution, ordered)
-        return ordered
-
-    def _check_conditions(
-        self, name: str, distribution: Distribution, search: dict[str, Distribution]
-    ) -> None:
-        """A condition must be able to hold, and a grid must know its points beforehand."""
-        where = ("search", name, "when")
-        for condition in distribution.when:
-            other = search.get(condition.setting)
-            if other is None and not condition.holds(self.fixed):
-                raise self.document.error(
-                    where, f"{condition.setting} is fixed, and {name} would never be drawn"
-                )
-            if other and not any(other.contains(value) for value in condition.values or ()):
-                possible = not condition.values and any(
-                    condition.holds({condition.setting: value}) for value in other.examples()
-                )
-                if not possible:
-                    raise self.document.error(
-                        where, f"{condition.setting} never fits, so {name} would never be drawn"
-                    )
-            if distribution.is_grid and other and not other.is_grid and self.algorithm == "random":
-                raise self.document.error(
-                    where, f"{name} is a grid, so {condition.setting} must be a grid as well"
-                )
+            when = read_conditions(self.document, name, (*where, "when"), self.algorithm)
+            found[name] = replace(drawn, when=when)
+        found = parents_first(self.document, found)
+        check_conditions(self.document, found, self.fixed, self.algorithm)
+        return found
 
     def _first(self, search: dict[str, Distribution]) -> tuple[dict[str, Any], ...]:
         where: Where = ("points_to_evaluate",)

@@ -59,9 +59,11 @@ def curves(uri: str, run_id: str) -> Curves:
 def steps_saved(output: Path) -> int:
     """The steps of the furthest checkpoint of all runs below an output folder."""
     steps = [0]
-    for file in output.glob("runs/*/**/progress.json"):
-        with contextlib.suppress(ValueError, OSError):  # it is just being written, or removed
-            steps.append(json.loads(file.read_text())["step"])
+    # No pattern of all folders: one of them may go while it is looked through.
+    for pattern in ("checkpoint_*", "checkpoints/checkpoint_*"):
+        for file in output.glob(f"runs/*/{pattern}/progress.json"):
+            with contextlib.suppress(ValueError, OSError):  # it is just being removed
+                steps.append(json.loads(file.read_text())["step"])
     return max(steps)
 
 

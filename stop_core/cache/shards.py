@@ -13,6 +13,8 @@ from stop_core.datasets import SPLITS, Clip
 from stop_core.storage import RemotePath, StoragePath
 
 CLIPS_PER_SHARD = 64
+DECODING = 2
+"""Counts the changes of the frames that a video yields: shards of before are made again."""
 _CONNECTIONS = 16
 
 Stamp = tuple[int, int]
@@ -58,7 +60,7 @@ class ShardPlan:
         A shard made under this identity need not be made again. A source that is replaced, edited
         or touched, or that appears or goes, changes it.
         """
-        return hash_json([FORMAT_VERSION, config.to_dict(), asdict(self), sources])
+        return hash_json([FORMAT_VERSION, DECODING, config.to_dict(), asdict(self), sources])
 
     def to_json(self) -> str:
         """Returns the plan as text, for the way to a worker."""

@@ -12,7 +12,7 @@ from pipelines.cache_record import CacheRecord
 from pipelines.command_line import RunError
 from pipelines.preprocess import PreprocessConfig, preprocess
 from pipelines.preprocessing import ShardDone
-from stop_core.cache import write_shard
+from stop_core.cache import Manifest, write_shard
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +50,18 @@ def test_a_store_that_cannot_be_used_is_told_before_anything_is_decoded(
     with pytest.raises(RunError, match=r"the MLflow store http://127.0.0.1:9 cannot be used"):
         preprocess(config)
     assert not decoded
+
+
+def test_a_finished_cache_stays_one_where_the_store_cannot_be_used(
+    config: PreprocessConfig, decoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = preprocess(config)
+    video = next(Path(config.data_path).rglob("*.avi"))
+    video.touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(RunError, match="cannot be used"):
+        preprocess(config)
+    assert Manifest.load(config.cache_path) == manifest
 
 
 @pytest.mark.parametrize("place", ["open_experiment", "log_params", "finish"])

@@ -49,6 +49,8 @@ def test_what_was_told_during_an_outage_is_there_afterwards_once(
     away = QueuedRun(folder, f"http://127.0.0.1:{_closed_port()}")
     away.open(tmp_path, "motion", "a training", tags={"kind": "training"})
     away.log_params({"alpha": 0.5})
+    for _ in range(2):  # as each start does
+        away.log_dataset("motion", "0123456789abcdef")
     points = [(step, 1000 + step, {"train/loss": 1 / (1 + step)}) for step in range(3)]
     away.log_points(points)
     assert away.deliver() is not None
@@ -64,6 +66,8 @@ def test_what_was_told_during_an_outage_is_there_afterwards_once(
     assert not back.outbox.refused()
     run = MlflowClient(back.uri).get_run(back.run_id)
     assert (run.info.status, run.data.params["alpha"]) == ("FINISHED", "0.5")
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("motion", "0123456789ab")
     assert _history(tmp_path, back.run_id, "train/loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
     files = {file.path for file in MlflowClient(back.uri).list_artifacts(back.run_id)}
     assert files == {"config.yaml", "environment.json"}
@@ -152,6 +156,23 @@ def test_a_run_whose_store_is_gone_goes_on_in_another(tmp_path: Path, new_store:
     assert other.deliver() is None
     assert _loss(other.uri, other.run_id) == [(2, 0.5, 1010)]
     assert not (tmp_path / "first.db").exists()
+
+
+def test_a_run_that_was_deleted_goes_on_in_a_new_one_that_is_told_everything(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "store.db"))
+    _waiting(run, tmp_path)
+    assert run.deliver() is None
+    first = run.run_id
+    MlflowClient(run.uri).delete_run(first)
+    run.open(tmp_path, "motion", "a training")
+    assert run.deliver() is None
+    assert run.run_id != first
+    run.log_points([(0, 1010, {"train/loss": 0.5})])
+    assert run.deliver() is None
+    assert not run.outbox.refused()
+    assert _loss(run.uri, run.run_id) == [(0, 0.5, 1010)]
 
 
 def test_no_password_is_kept_beside_a_run(tmp_path: Path) -> None:

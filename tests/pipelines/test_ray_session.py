@@ -2,6 +2,9 @@
 
 import ipaddress
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -17,9 +20,40 @@ def test_a_dead_address_is_refused_by_name() -> None:
         await_head(f"127.0.0.1:{port}", 0.0)
 
 
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_port_that_another_program_has_is_told_apart_from_a_head(says: bytes) -> None:
+    with _listener(says) as address, pytest.raises(RunError, match=r"no Ray cluster .* \("):
+        await_head(address, 0.0)
+
+
 def test_a_head_that_answers_is_taken() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as head:
-        await_head(f"127.0.0.1:{head.getsockname()[1]}", 0.0)
+    with _listener(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) as address:
+        await_head(address, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_the_head_of_a_cluster_is_one(local_ray: None) -> None:
+    import ray
+
+    await_head(ray.get_runtime_context().gcs_address, 0.0)
+
+
+@contextmanager
+def _listener(says: bytes) -> Iterator[str]:
+    """The address of a program that takes one connection, and says this."""
+
+    def answer() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(says)
+            connection.recv(100)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        thread.join(10)
 
 
 @pytest.mark.parametrize("address", ["", "auto", "local", "ray://nowhere:1", "http://nowhere:1"])

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import sweep_plan
 from pipelines.resources import Resources
-from pipelines.sweep_plan import _measure_here
+from pipelines.sweep_draw import planned
+from pipelines.sweep_plan import Speed, _measure_here, print_plan
+from pipelines.sweep_search import Search
 from pipelines.sweep_trials import Trial
 from pipelines.sweep_worker import Task
 from stop_core.cache import CacheConfig, CacheJob, write_shard
 from stop_core.datasets import DATASETS, select_clips
-from sweeps.space import Distribution, SearchSpace
+from sweeps.space import Algorithm, Distribution, SearchSpace
 
 
 @pytest.fixture
@@ -41,3 +44,39 @@ def test_a_trial_is_measured_through_its_view_and_without_steps_where_nothing_is
     )
     assert nothing.step_seconds == 0 < trained.step_seconds
     assert nothing.clip_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "asked", "shown"),
+    [("grid", None, 6), ("one-at-a-time", None, 6), ("random", 7, 7), ("tpe", 9, 4), ("tpe", 3, 3)],
+)
+def test_a_dry_run_counts_the_trials_of_the_plan_and_shows_those_that_are_certain(
+    algorithm: Algorithm,
+    asked: int | None,
+    shown: int,
+    large_frames: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fixed = {"frames": 2, "epochs": 2, "batch_size": 1}
+    draws = algorithm in ("random", "tpe")
+    n_s = Distribution(low=1, high=50, is_whole=True) if draws else Distribution((1, 2, 3))
+    space = SearchSpace(
+        ("val/t2v_r1",), fixed, {"n_s": n_s}, algorithm, trials=5 if draws else None,
+        seeds=1 if draws else 2, around={} if draws else {"n_s": 2}, startup_trials=4,
+    )  # fmt: skip
+    search = Search(space, "mine", asked, 0, large_frames, tmp_path / "out", Resources())
+    monkeypatch.setattr(sweep_plan, "start_ray", lambda: None)
+    monkeypatch.setattr(Search, "at_once", lambda self: 2)
+    # Two epochs of one step, three evaluations of one clip: 2 * 10 + 3 * 20 seconds a trial.
+    monkeypatch.setattr(sweep_plan, "_measure", lambda search, trial: Speed(10.0, 20.0, 0.0))
+    print_plan(search)
+    told = " ".join(capsys.readouterr().out.split())
+    count = len(planned(space, asked, 0))
+    seconds = count * 80 / 2
+    hours = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    assert f"a trial: about 2 steps, 80 s; {count} trials, 2 at once: about {hours}" in told
+    assert told.count("trial-0") - told.count("of trial-0") == shown
+    assert (f"and {count - shown} more, which TPE draws" in told) == (count > shown)
+    assert not (tmp_path / "out").exists()

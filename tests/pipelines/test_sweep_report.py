@@ -1,5 +1,6 @@
 """The report of a sweep says what is on disk now, and its commands do what they say."""
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from pipelines.command_line import parse
 from pipelines.resources import Resources
 from pipelines.sweep_analysis import sensitivity
 from pipelines.sweep_confirm import CONFIRMATION, confirm
-from pipelines.sweep_report import REPORT, Report, publish
+from pipelines.sweep_publishing import publish
+from pipelines.sweep_report import REPORT, Report
 from pipelines.sweep_results import BEST, PARETO, TRIALS, SweepResult, write_results
 from pipelines.sweep_search import Search
 from pipelines.sweep_trials import Trial, Trials
@@ -23,7 +25,7 @@ from pipelines.training_worker import PREDICTIONS
 from stop_core.cache import CacheConfig, Manifest
 from stop_core.cache.files import FORMAT_VERSION, write_json
 from stop_core.experiment import ExperimentConfig
-from sweeps.space import Distribution, SearchSpace
+from sweeps.space import Asha, Distribution, SearchSpace
 from tests.pipelines.fake_results import recognised
 
 SPACE = SearchSpace(
@@ -155,6 +157,94 @@ def test_the_best_of_several_seeds_is_that_of_the_mean_wherever_it_is_told(searc
     assert told.values["best_trial"] == "trial-0003"
     assert told.values["best/val/top1"] == pytest.approx(best.mean())
     assert {path.name for path in (search.folder / PARETO).iterdir()} == {"trial-0003.yaml"}
+
+
+def _drawn_by_chance(search: Search) -> tuple[Search, Trials]:
+    """Two objectives under ASHA: trials that finished, two that were stopped, one that failed."""
+    space = replace(
+        SPACE, fixed={"method": "stop", "epochs": 3}, scheduler=Asha(1, 3),
+        points_to_evaluate=({"n_s": 2, "alpha": 0.0},),
+    )  # fmt: skip
+    search = replace(search, space=space)
+    search.folder.mkdir(parents=True)
+    trials = Trials(search.folder)
+    for number in range(12):
+        trial = trials.add({"n_s": 2 - number % 2, "alpha": number / 16}, 0)
+        trial.state = "stopped early" if number in (3, 8) else "finished"
+        top1 = 0.3 + 0.037 * (number * 7 % 12)
+        for epoch in range(1, 2 if number in (3, 8) else 4):
+            row = {"val/top1": top1 * epoch / 3, "step_seconds": 1 + number * 7 % 12 // 3 / 4}
+            trial.add_epoch({"epoch": float(epoch), **row})
+        if trial.state == "finished":
+            trial.measures = {"val/top1": top1}
+    trials.add({"n_s": 1, "alpha": 0.9}, 0).state = "failed"
+    trials.all[-1].reason = "no memory"
+    return search, trials
+
+
+def _one_at_a_time(search: Search) -> tuple[Search, Trials]:
+    search, trials = _with_seeds(search, (0.3, 0.4), (0.6, 0.7), (0.5, 0.5))
+    space = replace(search.space, algorithm="one-at-a-time", around={"n_s": 2})
+    search = replace(search, space=space)
+    search.folder.mkdir(parents=True)
+    return search, trials
+
+
+@pytest.mark.parametrize("kind", ["by chance", "seeds", "one at a time"])
+def test_every_figure_that_a_report_shows_is_there_and_told(search: Search, kind: str) -> None:
+    if kind == "by chance":
+        text, _, told = _published(*_drawn_by_chance(search))
+        wanted = {"importances", "slices", "parallel", "history", "curves", "pareto"}
+    elif kind == "seeds":
+        text, _, told = _published(*_with_seeds(search, (0.3, 0.4), (0.6, 0.7), (0.5, 0.5)))
+        wanted = {"importances", "slices", "parallel", "history", "pareto"}
+    else:
+        text, _, told = _published(*_one_at_a_time(search))
+        wanted = {"sensitivity", "pareto"}
+    shown = re.findall(r"!\[(\w+)\]\((\S+)\)", text)
+    assert {name for name, _ in shown} == wanted
+    (report,) = search.output.glob("sweeps/*/report.md")
+    for name, path in shown:
+        assert (report.parent / path).read_bytes().startswith(b"\x89PNG")
+        assert f"{name}.png" in told.files
+
+
+def test_the_numbers_of_a_report_are_those_of_the_table(search: Search) -> None:
+    text, frame, told = _published(*_drawn_by_chance(search))
+    frame = frame.set_index("trial")
+    finished = frame[frame["state"] == "finished"]["val/top1"]
+    best = finished.idxmax()
+    assert f"**val/top1 {finished.max():.4f}** ({best}): " in text
+    assert frame.index[0] == best == told.values["best_trial"]
+    gain = finished.max() - finished.median()
+    assert f"{gain:.4f} better than the median of the {len(finished)} finished" in text
+    first = frame.loc["trial-0000", "val/top1"]
+    assert (
+        f"(trial-0000) reached {first:.4f}: the search has won {finished.max() - first:.4f}" in text
+    )
+    counts = ", ".join(
+        f"{(frame['state'] == state).sum()} {state}"
+        for state in ("finished", "stopped early", "failed")
+    )
+    assert f"- **Trials**: {len(frame)} ({counts})" in text
+    for name, row in frame[frame["state"] == "stopped early"].iterrows():
+        assert f"- {name} after epoch {row['epochs']}, at {row['val/top1']:.4g}: " in text
+    assert "- trial-0012: no memory (n_s 1, alpha 0.9)" in text
+    front = re.findall(r"^\| (trial-\d+) \| (\S+) \| (\S+) \|", text, re.MULTILINE)
+    assert len(front) > 1
+    for name, top1, seconds in front:
+        assert float(top1) == pytest.approx(frame.loc[name, "val/top1"], rel=1e-3)
+        assert float(seconds) == pytest.approx(frame.loc[name, "step_seconds"], rel=1e-3)
+        better = frame[frame["state"] == "finished"]
+        better = better[better["val/top1"] > frame.loc[name, "val/top1"]]
+        assert (better["step_seconds"] > frame.loc[name, "step_seconds"]).all()
+
+
+def test_the_sensitivity_of_a_report_is_that_of_the_table(search: Search) -> None:
+    text, frame, _ = _published(*_one_at_a_time(search))
+    for value, some in frame.groupby("n_s")["val/top1"]:
+        assert f"| n_s | {value} | {some.mean():.4f} | " in text
+    assert "The mean over 2 seeds is known only" in text
 
 
 def test_more_draws_of_a_grid_are_counted_by_its_points(search: Search) -> None:

@@ -1,23 +1,25 @@
 """A trial tells every epoch once, one that a kill has kept from being noted before it goes on."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from pipelines import sweep_worker
+from pipelines.checkpoints import keep
 from pipelines.resources import Resources
 from pipelines.sweep_worker import Task, run_trial
 from pipelines.training_run import TrainingResult
 from pipelines.training_worker import ALONE
+from stop_core.checkpoint import Checkpoint
 from stop_core.kept_clip import ClipKeeper
-from stop_core.run_state import PROGRESS, Progress
+from stop_core.run_state import Origin, Progress
 from sweeps.space import Distribution, SearchSpace
 
 SPACE = SearchSpace(("val/top1",), {}, {"n_s": Distribution((1, 2))})
+ORIGIN = Origin("run", "c" * 12, "d" * 64, "", {})
 CURVE = [{"epoch": float(epoch), "val/top1": epoch / 10, "finished": 0.0} for epoch in (1, 2, 3, 4)]
 
 
@@ -43,9 +45,10 @@ class _Training:
 
 
 def _keep(folder: Path, epochs: int) -> None:
-    folder.mkdir(parents=True)
-    progress = Progress(epochs_done=epochs, curve=CURVE[:epochs])
-    (folder / PROGRESS).write_text(json.dumps(asdict(progress)))
+    weights = {"a": torch.zeros(3)}
+    progress = Progress(step=epochs, epochs_done=epochs, curve=CURVE[:epochs])
+    whole = Checkpoint(progress, ORIGIN, weights, weights, {}, {}, {"state": {0: weights}})
+    keep(folder, whole.save)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -64,9 +67,9 @@ def test_every_epoch_is_told_once_and_in_order_with_what_was_noted_before(
     # The callback of Ray Train tells of each epoch by itself.
     monkeypatch.setattr(sweep_worker, "_Epochs", lambda objective: tell)
     if 0 < kept < len(CURVE):
-        _keep(tmp_path / ("" if workers > 1 else ALONE) / "checkpoint_000001", kept)
-        _keep(tmp_path / "checkpoint_000000", kept - 1)
-        (tmp_path / "checkpoint_000007").mkdir()  # half copied
+        _keep(tmp_path, kept - 1)
+        _keep(tmp_path / ("" if workers > 1 else ALONE), kept)
+        (tmp_path / "checkpoint_000007").mkdir()  # damaged
     task = Task("abcd1234", SPACE, tmp_path, tmp_path, Resources(workers=workers))
     config = {"name": "trial-0000", "drawn": {"n_s": 1}, "seed": 0, "noted": noted}
     run_trial(config, task, ClipKeeper())

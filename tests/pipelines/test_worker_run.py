@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from torch import Tensor
 
 from pipelines.checkpoints import Write, numbered, set_damage_aside
 from pipelines.queued_run import QueuedRun
 from pipelines.tracking import open_experiment, tracking_uri
-from pipelines.training_worker import ALONE, WorkerTask
+from pipelines.training_worker import ALONE, FIGURES, WorkerTask
 from pipelines.worker_run import WorkerRun
 from pipelines.worker_session import FolderSession, RayTrainSession
 from stop_core.checkpoint import BEST_PROMPTS
@@ -183,6 +185,33 @@ def test_no_more_clips_are_evaluated_at_once_than_are_trained(
 ) -> None:
     task = replace(_task(unbroken[0], small_cache, tmp_path), micro_batch=micro_batch)
     assert WorkerRun(task, FolderSession(tmp_path)).objective.evaluation_batch == expected
+
+
+@pytest.mark.slow
+def test_nothing_is_compiled_for_a_figure_of_one_clip(
+    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
+    small_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, weights, _ = unbroken
+    sizes: list[int] = []
+
+    def compiled(encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def run(frames: Tensor) -> Tensor:
+            sizes.append(len(frames))
+            return encode(frames)
+
+        return run
+
+    monkeypatch.setattr("torch.compile", compiled)
+    task = replace(_task(config, small_cache, tmp_path), compile=True)
+    WorkerRun(task, FolderSession(task.folder / ALONE)).run()
+    assert sizes
+    assert 1 not in sizes
+    assert (task.folder / FIGURES / "explained_1.png").exists()
+    ours, _ = _ended(task)
+    assert all(np.array_equal(ours[name], weights[name]) for name in weights)
 
 
 @pytest.mark.slow

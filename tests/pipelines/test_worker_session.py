@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from ray.train import Checkpoint
 
-from pipelines.worker_session import FolderSession
+from pipelines.checkpoints import keep, numbered
+from pipelines.worker_session import FolderSession, RayTrainSession
 
 
 def _writes(text: str):  # type: ignore[no-untyped-def]
@@ -31,6 +33,26 @@ def test_a_report_without_a_checkpoint_keeps_the_last_one(tmp_path: Path) -> Non
     session.report({"a": 1.0}, _writes("x"))
     session.report({"a": 2.0}, None)
     assert session.latest() == tmp_path / "checkpoint_000000"
+
+
+def test_what_ray_has_never_noted_is_not_kept_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[Path] = []  # as Ray would: one report late, and the last two
+
+    def report(metrics: dict[str, float], *, checkpoint: Checkpoint, **_: object) -> None:
+        assert all(path.exists() for path in noted[-2:])
+        noted.append(Path(checkpoint.path))
+
+    monkeypatch.setattr("ray.train.report", report)
+    for number in range(3):
+        keep(tmp_path, _writes(f"before {number}"))
+    noted += numbered(tmp_path)[:2]
+    session = RayTrainSession(tmp_path)
+    for number in range(5):
+        session.report({}, _writes(str(number)))
+    left = [(path / "state").read_text() for path in numbered(tmp_path)]
+    assert left == ["0", "1", "2", "3", "4"]
 
 
 def test_a_reserved_gpu_that_is_not_there_is_one_sentence(

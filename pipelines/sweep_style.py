@@ -1,0 +1,44 @@
+"""What all figures of a sweep have in common: a printed page's size, its colours and its words."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from stop_core.cache.files import appearing
+
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # told apart by the colour-blind, and in print
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+PAGE = 7.0  # inches across the two columns of a paper
+_SYMBOLS = {"n_s": "$N_s$", "alpha": r"$\alpha$", "beta": r"$\beta$", "eta": r"$\eta$"}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(path) as staging:
+        figure.savefig(staging, format="png", dpi=200)
+
+
+def label(name: str) -> str:
+    """A setting or a measure as a reader of the paper knows it."""
+    if name in _SYMBOLS:
+        return _SYMBOLS[name]
+    split, _, measure = name.rpartition("/")
+    words = measure.replace("_", " ")
+    return f"{'validation ' if split == 'val' else ''}{words}"
+
+
+def value_text(value: Any) -> str:
+    """A value of a setting beside an axis; an empty number of blocks or frames means all."""
+    return "all" if value is None else str(value)
