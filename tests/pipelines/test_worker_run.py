@@ -164,8 +164,8 @@ def test_steps_that_are_trained_again_after_damage_are_told_once(
     task = _task(config, small_cache, tmp_path)
     folder = task.folder / ALONE
     with pytest.raises(Killed):
-        WorkerRun(task, MortalSession(folder, 5, before=False)).run()
-    latest = numbered(folder)[-1]
+        WorkerRun(task, MortalSession(folder, 7, before=True)).run()
+    latest = numbered(folder)[-1]  # of the last epoch's end, whose points are told
     (latest / BEST_PROMPTS).write_bytes(b"")
     set_damage_aside(task.folder)
     WorkerRun(task, FolderSession(folder)).run()
