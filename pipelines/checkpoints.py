@@ -24,6 +24,7 @@ from pipelines.command_line import RunError
 from pipelines.output import is_full
 from pipelines.progress import say
 from pipelines.training_worker import ALONE
+from stop_core.cache.files import sync
 from stop_core.checkpoint import check_whole
 from stop_core.run_state import read_progress
 
@@ -45,7 +46,7 @@ def keep(folder: Path, write: Write) -> Path:
         try:
             write(staging)
             for path in (*staging.iterdir(), staging):
-                _sync(path)
+                sync(path)
             done = numbered(folder)
             number = int(done[-1].name.removeprefix("checkpoint_")) + 1 if done else 0
             checkpoint = folder / f"checkpoint_{number:06d}"
@@ -53,7 +54,7 @@ def keep(folder: Path, write: Write) -> Path:
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)  # on a full disk, it is in the way
             raise
-        _sync(folder)
+        sync(folder)
     except (OSError, SafetensorError) as problem:
         reason = "the disk is full" if is_full(problem) else getattr(problem, "strerror", None)
         raise OSError(
@@ -75,7 +76,10 @@ def furthest(run: Path, result: Path | None = None) -> Path | None:
         run: its folder.
         result: the checkpoint that is preferred to others that have come as far.
     """
-    whole = [path for path in _all_of(run) if _damage(path) is None]
+    return _furthest_of([path for path in _all_of(run) if _damage(path) is None], result)
+
+
+def _furthest_of(whole: list[Path], result: Path | None = None) -> Path | None:
     return max(whole, key=lambda p: (read_progress(p).order, p == result, p.name), default=None)
 
 
@@ -89,8 +93,9 @@ def set_damage_aside(run: Path) -> None:
     """
     for path in [*run.glob(f"{_STAGING}*"), *(run / ALONE).glob(f"{_STAGING}*")]:
         shutil.rmtree(path, ignore_errors=True)  # of a process that was killed while it wrote
-    damaged = {path: damage for path in _all_of(run) if (damage := _damage(path)) is not None}
-    whole = furthest(run)
+    found = {path: _damage(path) for path in _all_of(run)}
+    damaged = {path: damage for path, damage in found.items() if damage is not None}
+    whole = _furthest_of([path for path in found if path not in damaged])
     if damaged and whole is None:
         damage = next(iter(damaged.values()))
         raise RunError(
@@ -130,12 +135,3 @@ def _is_sound(snapshot: Path) -> bool:
         return values["ray_version"] == version("ray") and all(path.is_dir() for path in noted)
     except (ValueError, KeyError, TypeError):
         return False
-
-
-def _sync(path: Path) -> None:
-    """Has the disk take a file, or the names in a folder, before anything builds on it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stop_core.cache.files import LOCK
+
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Waits until no other process works in this folder; a killed one holds it no longer."""
-    with (folder / ".lock").open("w") as lock:
+    with (folder / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

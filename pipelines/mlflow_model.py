@@ -13,7 +13,7 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, Run
+from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -21,7 +21,7 @@ from mlflow.types.schema import Array, Object, Property
 
 from pipelines.command_line import RunError
 from pipelines.ray_session import ROOT
-from pipelines.tracking import first_line, is_missing, open_experiment, tracking_uri
+from pipelines.tracking import find_run, first_line, open_experiment, tracking_uri
 from stop_core.model_files import FILES, ModelRecord, read_record
 from stop_core.serving import OPTIONS
 
@@ -139,7 +139,7 @@ def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> st
     origin = read_record(folder).provenance
     experiment = open_experiment(output, origin.dataset or "zero-shot")
     mlflow.set_tracking_uri(tracking_uri(output))
-    run = _known_run(client, origin.mlflow_run_id)
+    run = find_run(client, origin.mlflow_run_id)
     # Not within start_run: that would end the training's run again, at another time, or as failed.
     logged = client.create_logged_model(
         experiment,
@@ -162,16 +162,6 @@ def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> st
     for metric, value in origin.metrics.items():
         client.set_model_version_tag(name, version, metric, f"{value:.6g}")
     return version
-
-
-def _known_run(client: MlflowClient, run_id: str) -> Run | None:
-    """The run that trained the model, if the store has it."""
-    try:
-        return client.get_run(run_id) if run_id else None
-    except MlflowException as problem:
-        if not is_missing(problem):
-            raise
-        return None
 
 
 @contextmanager

@@ -193,8 +193,9 @@ def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
 
 def _alone(cache: StoragePath) -> AbstractContextManager[None]:
     """Keeps other commands from the cache, where there are locks and this one may write."""
-    mine = isinstance(cache, Path) and os.access(cache, os.W_OK)
-    return alone_in(cache) if isinstance(cache, Path) and mine else nullcontext()
+    if isinstance(cache, Path) and os.access(cache, os.W_OK):
+        return alone_in(cache)
+    return nullcontext()
 
 
 def _record(record: CacheRecord, config: PreprocessConfig, manifest: Manifest) -> None:

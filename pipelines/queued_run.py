@@ -21,7 +21,7 @@ from pipelines.tracking import (
     dataset_input,
     environment,
     experiment_id,
-    has_run,
+    find_run,
     run_tags,
     run_with_key,
     stores_artifacts_in,
@@ -176,14 +176,14 @@ class QueuedRun:
         """Whether the given store is the one that has this run, if any has; maybe it has moved."""
         if self.store == without_password(self.uri):
             return True
-        if has_run(MlflowClient(self.uri), self.run_id):
+        if find_run(MlflowClient(self.uri), self.run_id):
             self._note(self.run_id)
             return True
         return _is_gone(self.store)
 
     def _goes_on(self, client: MlflowClient) -> bool:
         """Marks the run as running; False if the store has none: it is new, or was emptied."""
-        if not self.run_id or not has_run(client, self.run_id):
+        if find_run(client, self.run_id) is None:
             return False
         client.update_run(self.run_id, status="RUNNING")
         return True

@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipelines.table import ComparisonTable
@@ -24,7 +23,7 @@ from pipelines.tracking import (
     LONGEST_PARAM,
     TrackedRun,
     dataset_input,
-    is_missing,
+    find_run,
     open_experiment,
     run_tags,
 )
@@ -136,7 +135,7 @@ def _gather_cells(table: ComparisonTable, client: MlflowClient, parent: Run) -> 
     copies, shown = _copies(children), set()
     for title, result in table.all_results():
         # Two rows may be one training; its own run can be a cell of the first alone.
-        own = _find(client, result.run_id) if result.run_id not in shown else None
+        own = find_run(client, result.run_id) if result.run_id not in shown else None
         if own and own.data.tags.get(MLFLOW_PARENT_RUN_ID) in (None, parent.info.run_id):
             client.set_tag(own.info.run_id, MLFLOW_PARENT_RUN_ID, parent.info.run_id)
             client.set_tag(own.info.run_id, _ROW, title)
@@ -214,16 +213,3 @@ def _copy(
     client.log_inputs(run.info.run_id, [dataset_input(result.dataset, result.data_hash)])
     client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
-
-
-def _find(client: MlflowClient, run_id: str) -> Run | None:
-    """A run, if the store has it: it may have been moved or emptied since."""
-    if not run_id:
-        return None
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as problem:
-        if not is_missing(problem):
-            raise
-        return None
-    return run if run.info.lifecycle_stage == "active" else None

@@ -129,14 +129,17 @@ def is_missing(problem: MlflowException) -> bool:
     return problem.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
-def has_run(client: MlflowClient, run_id: str) -> bool:
-    """Whether the store has the run, and it was not deleted in the UI."""
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
+    """The run, if the store has it: it may have been moved or emptied, or the run deleted."""
+    if not run_id:
+        return None
     try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE)
+        run = client.get_run(run_id)
     except MlflowException as problem:
         if is_missing(problem):
-            return False
+            return None
         raise
+    return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
 def run_with_key(client: MlflowClient, experiment: str, key: str) -> Run | None:
@@ -192,7 +195,7 @@ class TrackedRun:
         uri = tracking_uri(output)
         client = MlflowClient(uri)
         # Where the store was moved or emptied, or the run deleted, it goes on in a new one.
-        if run_id is not None and has_run(client, run_id):
+        if run_id is not None and find_run(client, run_id):
             client.update_run(run_id, status="RUNNING")
             return cls(uri, run_id)
         all_tags = run_tags(name, tags)

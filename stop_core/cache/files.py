@@ -59,10 +59,9 @@ def appearing(path: StoragePath) -> Iterator[Path]:
     staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_STAGING}")
     try:
         yield staging
-        with staging.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync(staging)
         os.replace(staging, path)
-        _sync_folder(path.parent)
+        sync(path.parent)  # the new name is on the disk only when its folder is
     finally:
         staging.unlink(missing_ok=True)
 
@@ -133,9 +132,9 @@ def hash_file(path: StoragePath) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    # The new name is on the disk only when its folder is.
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Has the disk take a file, or the names in a folder, before anything builds on it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -85,17 +85,19 @@ class CacheJob:
         With `retry_failed`, also those in which a clip did not decode; after a kill, of these only
         the ones that had not been tried again.
         """
-        retried = self._retried() if retry_failed else frozenset()
+        records = self._records()
+        retried = self._retried(records) if retry_failed else frozenset()
         # Threads for a cache on an object store, where every question waits for an answer.
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            done = pool.map(lambda plan: self._is_done(plan, data_root, retried), self.plans)
-            return [plan for plan, is_done in zip(self.plans, done, strict=True) if not is_done]
+            is_done = partial(self._is_done, data_root=data_root, retried=retried)
+            done = pool.map(is_done, self.plans, records)
+            return [plan for plan, there in zip(self.plans, done, strict=True) if not there]
 
-    def _retried(self) -> frozenset[str]:
+    def _retried(self, records: Sequence[ShardRecord | None]) -> frozenset[str]:
         """Returns the shards whose failed clips are to be tried again, and begins to do so."""
         hashes = {
             record.name: hash_json(record.to_dict())
-            for record in self._records()
+            for record in records
             if record is not None and record.has_retriable
         }
         if (self.cache / RETRY).is_file():
@@ -110,8 +112,13 @@ class CacheJob:
             load = partial(ShardRecord.load, self.cache)
             return list(pool.map(load, [plan.name for plan in self.plans]))
 
-    def _is_done(self, plan: ShardPlan, data_root: StoragePath, retried: frozenset[str]) -> bool:
-        record = ShardRecord.load(self.cache, plan.name)
+    def _is_done(
+        self,
+        plan: ShardPlan,
+        record: ShardRecord | None,
+        data_root: StoragePath,
+        retried: frozenset[str],
+    ) -> bool:
         return (
             record is not None
             and plan.name not in retried

@@ -3,10 +3,12 @@
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from stop_core.decoding.clip import DecodeError, refuse_absurd
 
+HEAD = 72
+"""Bytes from the beginning of a file that are looked at."""
 _LONGEST_MOOV = 1 << 26  # of a film of hours it is some MB
 _BOXES = frozenset(
     b"ftyp styp moov moof mdat mfra sidx ssix prft emsg pdin free skip wide udta meta uuid".split()
@@ -32,16 +34,27 @@ def inspect(path: Path) -> tuple[int, int | None]:
     if size == 0:
         raise DecodeError("the file is empty")
     with path.open("rb") as file:
-        head = file.read(72)
-        if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-            if len(head) < 72:
-                raise DecodeError("the file ends inside its header")
-            return _inspect_avi(head, size)
-        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
-            return max(0, _end_of_boxes(file, size) - size), None
-        if head[:4] == b"\x1a\x45\xdf\xa3":
-            return max(0, _end_of_segment(head) - size), None
-    return 0, None
+        head = file.read(HEAD)
+        match kind(head):
+            case "avi":
+                if len(head) < HEAD:
+                    raise DecodeError("the file ends inside its header")
+                return _inspect_avi(head, size)
+            case "mp4":
+                return max(0, _end_of_boxes(file, size) - size), None
+            case "matroska":
+                return max(0, _end_of_segment(head) - size), None
+            case _:
+                return 0, None
+
+
+def kind(head: bytes) -> Literal["avi", "mp4", "matroska", "other"]:
+    """Returns which container begins like this; QuickTime is "mp4", and WebM "matroska"."""
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "avi"
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+        return "mp4"
+    return "matroska" if head[:4] == b"\x1a\x45\xdf\xa3" else "other"
 
 
 def _inspect_avi(head: bytes, size: int) -> tuple[int, int | None]:

@@ -10,12 +10,13 @@ seeks to wrong places altogether. All of that with decord 0.6.0.
 import struct
 from pathlib import Path
 
-import av
 import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from stop_core.decoding.containers import inside, sample_tables
+from stop_core.decoding.clip import CannotOpen
+from stop_core.decoding.containers import HEAD, inside, kind, sample_tables
+from stop_core.decoding.with_pyav import open_file, video_stream
 
 _MOST_SAMPLES = 1 << 24  # of a day at 60 frames a second there are fewer
 
@@ -28,12 +29,13 @@ def decord_finds(path: Path, seeks: bool) -> bool:
         seeks: whether a frame is asked for that lies behind the second key frame.
     """
     with path.open("rb") as file:
-        head = file.read(72)
-        if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        head = file.read(HEAD)
+        container = kind(head)
+        if container == "avi":
             return True  # it has no timestamps where the orders differ, and `DecordVideo` asks
-        if head[:4] == b"\x1a\x45\xdf\xa3":
+        if container == "matroska":
             return not seeks or b"webm" in head or _demuxed(path)  # nothing in WebM is reordered
-        if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+        if container == "other":
             return False
         if not seeks:
             return True
@@ -78,14 +80,13 @@ def _runs(box: bytes) -> NDArray[np.int64] | None:
 def _demuxed(path: Path) -> bool:
     """The same from the packets themselves, a hundredth of a millisecond each."""
     try:
-        with av.open(f"file:{path}", metadata_errors="ignore") as container:
-            stream = container.streams.video[0]
+        with open_file(path) as container:
             packets = [
                 (packet.pts, packet.is_keyframe)
-                for packet in container.demux(stream)
+                for packet in container.demux(video_stream(container))
                 if packet.size and not packet.is_discard
             ]
-    except (av.error.FFmpegError, ValueError, IndexError):
+    except (CannotOpen, av.error.FFmpegError):
         return False
     if any(shown is None for shown, _ in packets):
         return False

@@ -33,8 +33,8 @@ class PyavVideo:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with _open(path) as container:
-            stream = _video_stream(container)
+        with open_file(path) as container:
+            stream = video_stream(container)
             refuse_absurd(stream.width or 0, stream.height or 0)
             try:
                 every = [
@@ -60,8 +60,8 @@ class PyavVideo:
     def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yields (position in `index`, [1, H, W, 3]) until all are there; `index` must increase."""
         position, number = 0, -1
-        with _open(self._path) as container:
-            stream = _video_stream(container)
+        with open_file(self._path) as container:
+            stream = video_stream(container)
             stream.thread_count = 1
             # An error is an error: without this, FFmpeg fills what it could not decode.
             stream.codec_context.options = {"err_detect": "explode"}
@@ -91,7 +91,8 @@ class PyavVideo:
         return self._fps, start[index].astype(np.float32), float(duration)
 
 
-def _open(path: Path) -> Any:
+def open_file(path: Path) -> Any:
+    """Opens a file in PyAV; CannotOpen if FFmpeg does not know it."""
     try:
         # As a file: FFmpeg would take `http:` or `concat:` in a name for another protocol.
         return av.open(f"file:{path}", metadata_errors="ignore")
@@ -99,7 +100,8 @@ def _open(path: Path) -> Any:
         raise CannotOpen("not a video that decord or PyAV can open") from error
 
 
-def _video_stream(container: Any) -> Any:
+def video_stream(container: Any) -> Any:
+    """Returns the first stream of pictures; CannotOpen if there is none that can be decoded."""
     if not container.streams.video:
         raise CannotOpen("holds no frames")
     stream = container.streams.video[0]
