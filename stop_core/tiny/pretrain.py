@@ -1,7 +1,7 @@
 """Pretrains a tiny CLIP on rendered stills and writes its weights with their provenance.
 
     python -m stop_core.tiny.pretrain --seed 0 --steps 3000
-    python -m stop_core.tiny.pretrain --seed 0 --steps 1500 --tower tiny-64 --start-from tiny
+    python -m stop_core.tiny.pretrain --seed 0 --steps 1000 --tower tiny-64 --start-from tiny
 
 The budget is in steps and everything runs on one thread, so the same command gives the same bytes
 on the same machine and library versions.

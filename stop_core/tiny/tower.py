@@ -111,9 +111,9 @@ def load_weights(model: nn.Module, path: Path, *, resize: bool = False) -> None:
     again = "run `python -m stop_core.tiny.pretrain` with its command in the .json beside them"
     if not path.is_file():
         raise FileNotFoundError(f"no tiny CLIP weights at {path}; {again}")
-    state = load_file(path)
+    state = {name: value.float() for name, value in load_file(path).items()}
     if resize:
-        resize_pos_embed(state, model)
+        resize_pos_embed(state, model)  # it cannot in half precision
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     if {name: value.shape for name, value in state.items()} != wanted:
         raise ValueError(f"the weights in {path} are of another tiny CLIP than this one; {again}")
