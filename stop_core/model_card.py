@@ -77,9 +77,7 @@ def _front_matter(record: ModelRecord) -> dict[str, object]:
 
 def _summary(record: ModelRecord) -> list[str]:
     config = record.config
-    weights = config.pretrained or (
-        "its own weights" if config.tower in TINY_TOWERS else "random"
-    )
+    weights = config.pretrained or ("its own weights" if config.tower in TINY_TOWERS else "random")
     what = (
         f"recognises {len(record.classes)} classes of videos"
         if record.classes

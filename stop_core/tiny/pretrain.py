@@ -110,7 +110,10 @@ def train(config: PretrainConfig) -> CLIP:
     """Trains a tiny CLIP and returns it; prints its progress."""
     torch.manual_seed(config.seed)
     generator = Generator().manual_seed(config.seed)
-    tokenizer, model = TinyTokenizer(), build_tiny_clip(pretrained=False, tower=config.shape).train()
+    tokenizer, model = (
+        TinyTokenizer(),
+        build_tiny_clip(pretrained=False, tower=config.shape).train(),
+    )
     if config.start:
         load_weights(model, config.start.weights, resize=True)
     optimizer = _optimizer(model, config)

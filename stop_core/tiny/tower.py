@@ -92,7 +92,9 @@ def build_tiny_clip(pretrained: bool, tower: TinyTower = TINY) -> CLIP:
     Without `pretrained` the weights are drawn from torch's global generator. Raises
     FileNotFoundError where the packaged weights are missing, ValueError where they do not fit.
     """
-    model = CLIP(EMBED_DIM, vision_config(tower), {**_TEXT, "vocab_size": TinyTokenizer().vocab_size})
+    model = CLIP(
+        EMBED_DIM, vision_config(tower), {**_TEXT, "vocab_size": TinyTokenizer().vocab_size}
+    )
     half = (0.5, 0.5, 0.5)
     set_model_preprocess_cfg(model, {"size": tower.image_size, "mean": half, "std": half})
     if pretrained:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-
 from safetensors.torch import load_file
 
 from stop_core.tiny import pretrain
