@@ -181,16 +181,10 @@ def _decode_process(config: CacheConfig, timeout: float) -> DecodeProcess:
     square, kept = config.crop == "center", rows_per_group(config)
     if _decoder is None:
         atexit.register(_close_decoder)
-    if _decoder is None or (config.frames, config.size, timeout, square, kept, os.getpid()) != (
-        _decoder.frames,
-        _decoder.size,
-        _decoder.timeout,
-        _decoder.crop,
-        _decoder.kept,
-        _decoder.owner,
-    ):
+    wanted = DecodeProcess(config.frames, config.size, timeout, square, kept, config.decoder)
+    if _decoder is None or not _decoder.does_the_same(wanted):
         _close_decoder()
-        _decoder = DecodeProcess(config.frames, config.size, timeout, square, kept)
+        _decoder = wanted
     return _decoder
 
 
