@@ -12,6 +12,7 @@ lost: every record tells by its identity whether its shard is one of this job.
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 
@@ -56,20 +57,23 @@ class CacheJob:
     def open(cls, cache: StoragePath, config: CacheConfig, clips: Sequence[Clip]) -> "CacheJob":
         """Begins a cache at an absent or empty folder, or goes on with one of the same options.
 
+        Of commands that begin one at the same moment, the options of the first to write count.
+
         Raises:
             ValueError: if the folder holds something else, or a cache made with other options.
             OSError: if the folder cannot be written.
         """
         plans = tuple(plan_shards(clips))
-        if (cache / JOB).is_file():
-            _check_same(cache, config)
-        elif cache.is_dir():
+        is_begun = (cache / JOB).is_file()
+        if not is_begun and cache.is_dir():
             _check_ours(cache, config, plans)
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            if not (cache / JOB).is_file():
+            if not is_begun:
                 job = {"format_version": FORMAT_VERSION, "config": config.to_dict()}
-                write_json(cache / JOB, job)
+                with suppress(FileExistsError):
+                    write_json(cache / JOB, job, new=True)
+            _check_same(cache, config)
             for folder in (DATA, RECORDS):
                 (cache / folder).mkdir(exist_ok=True)
         except OSError as error:
@@ -190,7 +194,7 @@ def _check_same(cache: StoragePath, config: CacheConfig) -> None:
 
 def _check_ours(cache: StoragePath, config: CacheConfig, plans: Sequence[ShardPlan]) -> None:
     """Refuses a folder without `job.json` that is neither empty nor what is left of this cache."""
-    found = {path.name for path in cache.iterdir() if not is_leftover(path)} - {LOCK}
+    found = {path.name for path in cache.iterdir() if not is_leftover(path)} - {LOCK, JOB}
     if not found:
         return
     if found - {DATA, RECORDS, FAILURES, MANIFEST, RETRY} or not found & {DATA, RECORDS}:
