@@ -31,13 +31,13 @@ from stop_core.cache.files import (
     RETRY,
     appearing,
     hash_file,
-    hash_json,
     is_leftover,
     read_json,
     remove_leftovers,
     write_json,
 )
 from stop_core.cache.manifest import Manifest, ShardEntry
+from stop_core.cache.retrying import begin_retry, still_to_retry
 from stop_core.cache.shards import Failure, ShardPlan, ShardRecord, plan_shards
 from stop_core.datasets import Clip
 from stop_core.storage import StoragePath
@@ -90,26 +90,16 @@ class CacheJob:
         the ones that had not been tried again.
         """
         records = self._records()
-        retried = self._retried(records) if retry_failed else frozenset()
+        retried: frozenset[str] = frozenset()
+        if retry_failed:
+            complete = [record for record in records if record is not None]
+            begin_retry(self.cache, complete)
+            retried = still_to_retry(self.cache, complete)
         # Threads for a cache on an object store, where every question waits for an answer.
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             is_done = partial(self._is_done, data_root=data_root, retried=retried)
             done = pool.map(is_done, self.plans, records)
             return [plan for plan, there in zip(self.plans, done, strict=True) if not there]
-
-    def _retried(self, records: Sequence[ShardRecord | None]) -> frozenset[str]:
-        """Returns the shards whose failed clips are to be tried again, and begins to do so."""
-        hashes = {
-            record.name: hash_json(record.to_dict())
-            for record in records
-            if record is not None and record.has_retriable
-        }
-        if (self.cache / RETRY).is_file():
-            begun = read_json(self.cache / RETRY)["records"]
-            return frozenset(name for name, there in hashes.items() if begun.get(name) == there)
-        if hashes:
-            write_json(self.cache / RETRY, {"records": hashes})
-        return frozenset(hashes)
 
     def _records(self) -> list[ShardRecord | None]:
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
