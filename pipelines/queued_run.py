@@ -13,6 +13,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from pipelines.environment import environment
 from pipelines.outbox import Outbox, Record, RefusedError
 from pipelines.tracking import (
     KEY,
@@ -20,7 +21,6 @@ from pipelines.tracking import (
     MOST_METRICS,
     RUN_ID,
     dataset_input,
-    environment,
     experiment_id,
     find_run,
     run_tags,

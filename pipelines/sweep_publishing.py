@@ -3,7 +3,7 @@
 from pipelines.sweep_confirm import CONFIRMATION
 from pipelines.sweep_report import FIGURES, REPORT, Report
 from pipelines.sweep_results import BEST, PARETO, TRIALS
-from pipelines.tracking import TrackedRun
+from pipelines.tracked_run import TrackedRun
 
 
 def publish(report: Report, tracked: TrackedRun) -> None:

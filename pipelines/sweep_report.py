@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.command_line import spell_out
+from pipelines.environment import git_commit
 from pipelines.sweep_analysis import FEW_PER_SETTING, Importances, importances, sensitivity
 from pipelines.sweep_figures import (
     draw_curves,
@@ -22,7 +23,6 @@ from pipelines.sweep_search import Search
 from pipelines.sweep_style import save
 from pipelines.sweep_trials import Point, Trials
 from pipelines.sweep_words import condition, describe, short, terms
-from pipelines.tracking import git_commit
 from stop_core.cache.files import write_whole
 
 REPORT = "report.md"

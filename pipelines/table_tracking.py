@@ -19,9 +19,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pipelines.table import ComparisonTable
 from pipelines.table_formats import markdown
 from pipelines.table_sheet import Sheet
+from pipelines.tracked_run import TrackedRun
 from pipelines.tracking import (
     LONGEST_PARAM,
-    TrackedRun,
     dataset_input,
     find_run,
     open_experiment,

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pipelines.command_line import RunError
+from pipelines.environment import git_commit
 from pipelines.failures import FAILURE, ends_with_reason
 from pipelines.folder_lock import alone_in
 from pipelines.progress import ProgressFile, say
@@ -19,7 +20,6 @@ from pipelines.resources import Resources
 from pipelines.start_from import StartFrom
 from pipelines.tracking import (
     first_line,
-    git_commit,
     open_experiment,
     tracking_uri,
     without_password,
