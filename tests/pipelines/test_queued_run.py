@@ -189,18 +189,17 @@ def test_a_run_whose_store_is_gone_goes_on_in_another(tmp_path: Path, new_store:
 
 
 def test_a_store_that_is_gone_is_not_made_anew_while_the_other_is_away(
-    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    run = QueuedRun(tmp_path / "runs" / "one", new_store(tmp_path / "first.db"))
-    _waiting(run, tmp_path)
-    assert run.deliver() is None
-    run.log_points([(2, 1010, {"train/loss": 0.5})])
-    (tmp_path / "first.db").unlink()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{_closed_port()}")
+    away = f"http://127.0.0.1:{_closed_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", away)
+    run = QueuedRun(tmp_path / "runs" / "one", f"sqlite:///{tmp_path}/gone.db")
+    run.go_on_with("0" * 32)
+    run.log_points([(1, 1000, {"train/loss": 1.0})])
     deliver_waiting(tmp_path)
     assert len(run.outbox.waiting()) == 1
-    assert not (tmp_path / "first.db").exists()
+    assert not (tmp_path / "gone.db").exists()
 
 
 def test_a_run_that_was_deleted_goes_on_in_a_new_one_that_is_told_everything(
@@ -253,7 +252,9 @@ def test_an_outbox_that_is_stuck_does_not_hold_up_the_others(
     asked: list[str] = []
     deliver = QueuedRun.deliver
     monkeypatch.setattr(
-        QueuedRun, "deliver", lambda run, **how: asked.append(run.folder.name) or deliver(run, **how)
+        QueuedRun,
+        "deliver",
+        lambda run, **how: asked.append(run.folder.name) or deliver(run, **how),
     )
     deliver_waiting(tmp_path)
     assert asked == ["a", "c", "d"]  # a store that does not answer is asked once
