@@ -37,7 +37,7 @@ from pipelines.sweep_tune import Driver, Failures, NotedAsha
 from pipelines.sweep_worker import Task, run_trial
 from pipelines.tracked_run import TrackedRun
 from pipelines.tracking import open_experiment, tracking_uri
-from pipelines.training_run import RESULT_VERSION
+from pipelines.training_result import RESULT_VERSION
 from stop_core.cache.manifest import Manifest
 from stop_core.clip import weights_fingerprint
 from stop_core.kept_clip import ClipKeeper

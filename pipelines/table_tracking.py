@@ -27,7 +27,7 @@ from pipelines.tracking import (
     open_experiment,
     run_tags,
 )
-from pipelines.training_run import TrainingResult
+from pipelines.training_result import TrainingResult
 from stop_core.experiment import ExperimentConfig
 
 NOTE = "mlflow.note.content"  # what the UI shows as a run's description

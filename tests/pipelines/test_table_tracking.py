@@ -15,7 +15,7 @@ from pipelines.table_publishing import publish
 from pipelines.table_tracking import NOTE, track
 from pipelines.tracked_run import TrackedRun
 from pipelines.tracking import open_experiment, tracking_uri
-from pipelines.training_run import TrainingResult
+from pipelines.training_result import TrainingResult
 from stop_core.experiment import ExperimentConfig
 from tests.pipelines.fake_results import recognised
 
