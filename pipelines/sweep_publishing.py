@@ -1,8 +1,9 @@
 """Takes what a sweep has found to its folder and to its MLflow run."""
 
 from pipelines.sweep_confirm import CONFIRMATION
-from pipelines.sweep_report import FIGURES, REPORT, Report
+from pipelines.sweep_report import REPORT, Report
 from pipelines.sweep_results import BEST, PARETO, TRIALS
+from pipelines.sweep_style import FIGURES
 from pipelines.tracked_run import TrackedRun
 
 
