@@ -10,6 +10,7 @@ Shapes: N clips, B of a batch, T frames, P patches of a frame, O static objects,
 classes, E of the joint space.
 """
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from stop_core.cache import FrameCache
-from stop_core.clip import load_clip
+from stop_core.clip import load_clip, tower_shape
 from stop_core.datasets.registry import MOTION_SEED, MOTION_TEST, MOTION_TRAIN
 from stop_core.methods import build_method
 from stop_core.spatial import SpatialPrompting, SpatialPrompts
@@ -39,9 +40,9 @@ from stop_core.tiny.shapes import UNITS
 from stop_core.video_model import VideoModel
 from sweeps.reading import build_experiment
 
-GRID = 4  # patches of a side
 BATCH = 64
-OF_AN_OBJECT = 4  # patches that count as an object's: those nearest to its centre
+OF_AN_OBJECT = 4  # of so many patches, one counts as an object's: those nearest to its centre
+SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,11 @@ class Options:
 def main(options: Options) -> None:
     """Prints the accuracy for every choice of patches."""
     cache = FrameCache(storage_path(options.cache))
-    clips = cache.split("val")
-    marked_NP, others_NP = object_patches(clips.video_ids)
+    clips, patches = cache.split("val"), patches_of(options.run)
+    marked_NP, others_NP = object_patches(clips.video_ids, patches)
+    weightiest = [round(share * patches) for share in SHARES]
     choices: dict[str, int | Tensor] = {
-        **{f"the {n_s} that weigh most": n_s for n_s in (1, 2, 4, 6, 8, 12, 16)},
+        **{f"the {n_s} that weigh most": n_s for n_s in weightiest},
         "the marked object's alone": marked_NP,
         "the other objects' alone": others_NP,
         "all but the marked object's": 1 - marked_NP,
@@ -69,13 +71,22 @@ def main(options: Options) -> None:
     }
     frames, labels_N = clips.read(range(len(clips))), clips.labels
     for name, choice in choices.items():
-        n_s = choice if isinstance(choice, int) else GRID**2
+        n_s = choice if isinstance(choice, int) else patches
         model, text_CE = load(options.run, n_s, cache.manifest.class_words)
         chosen_NP = choice if isinstance(choice, Tensor) else None
         right_N = predict(model, frames, text_CE, chosen_NP) == labels_N
         print(f"{name:30} {right_N.double().mean():.3f}", flush=True)
+    covered = others_NP.sum(1).mean().item()
+    print(f"the other objects' patches are {covered:.1f} of {patches} on average")
     found = ", ".join(f"{share:.2f}" for share in shares_found(options.run, cache))
     print(f"frames in which the choice holds the marked object's centre, block by block: {found}")
+
+
+def patches_of(run: Path) -> int:
+    """P of the tower that a training had."""
+    shape = tower_shape(yaml.safe_load((run / "config.yaml").read_text())["tower"])
+    assert shape is not None  # it is a tiny one
+    return shape.patches
 
 
 @torch.no_grad()
@@ -85,7 +96,8 @@ def shares_found(run: Path, cache: FrameCache) -> list[float]:
     clips = cache.split("val")
     some = range(0, len(clips), 4)  # a trace is large
     model = cast(StopModel, load(run, n_s, cache.manifest.class_words)[0])
-    nearest_N = torch.stack([nearest(clips.video_ids[i])[0, 0] for i in some])
+    patches = patches_of(run)
+    nearest_N = torch.stack([nearest(clips.video_ids[i], patches)[0, 0] for i in some])
     traces = model.trace(clips.read(some))
     return [trace.r[torch.arange(len(some)), :, nearest_N].mean().item() for trace in traces]
 
@@ -142,22 +154,23 @@ def prompts_on(model: VideoModel, chosen_NP: Tensor | None) -> Iterator[None]:
         yield
 
 
-def object_patches(video_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
+def object_patches(video_ids: Sequence[str], patches: int) -> tuple[Tensor, Tensor]:
     """The patches of the marked object, and those of the others alone: 0 or 1, [N, P] each."""
     marked, others = [], []
     for video_id in video_ids:
-        own_X, *other_OX = nearest(video_id)[:, :OF_AN_OBJECT]
-        marked_P = torch.zeros(GRID**2).index_fill(0, own_X, 1)
-        others_P = torch.zeros(GRID**2).index_fill(0, torch.cat(other_OX), 1)
+        own_X, *other_OX = nearest(video_id, patches)[:, : patches // OF_AN_OBJECT]
+        marked_P = torch.zeros(patches).index_fill(0, own_X, 1)
+        others_P = torch.zeros(patches).index_fill(0, torch.cat(other_OX), 1)
         marked.append(marked_P)
         others.append(others_P * (1 - marked_P))
     return torch.stack(marked), torch.stack(others)
 
 
-def nearest(video_id: str) -> Tensor:
-    """The patches by their distance to each static object, the nearest first, [O, P]."""
+def nearest(video_id: str, patches: int) -> Tensor:
+    """The `patches` by their distance to each static object, the nearest first, [O, P]."""
     wanted = MotionArguments(MOTION_TRAIN, MOTION_TEST, MOTION_SEED)
-    along_G = (torch.arange(GRID) + 0.5) * (UNITS / GRID)
+    grid = math.isqrt(patches)
+    along_G = (torch.arange(grid) + 0.5) * (UNITS / grid)
     middle_P2 = torch.cartesian_prod(along_G, along_G).flip(-1)  # (x, y), row by row
     scene = int(video_id.partition("scene")[2][:5])
     centre_O2 = chunk_scenes(scene // CHUNK, wanted).static_centre_NO2[scene % CHUNK]

@@ -2,6 +2,7 @@
 
     python benchmarks/preprocess.py                  # 1,000 clips made here
     python benchmarks/preprocess.py --clips DIR      # real ones, repeated up to 1,000
+    python benchmarks/preprocess.py --decoder pyav   # preprocessing with PyAV, against decord
     python benchmarks/preprocess.py --rows 1000 10000
 
 Speed. The floor is a bare decord thread: it opens each clip and fetches the same frames with one
@@ -34,7 +35,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from stop_core.decoding import segment_midpoints
+from stop_core.decoding import Decoder, segment_midpoints
 
 SCRIPT = Path(__file__).resolve().parents[1] / "pipelines" / "preprocess.py"
 
@@ -53,6 +54,8 @@ class PreprocessBenchmark:
     """Frames of a clip."""
     size: int = 224
     """Edge of a frame, in pixels."""
+    decoder: Decoder = "decord"
+    """Of preprocessing; the floor is decord's."""
     rows: tuple[int, ...] = ()
     """Measure the memory at these numbers of tiny clips, instead of speed."""
 
@@ -76,7 +79,7 @@ def _print_speed(options: PreprocessBenchmark, folder: Path) -> None:
     for turn in range(options.rounds):
         bare = _bare(paths, options.frames)
         together = _together(paths, options.frames, cores)
-        ours = _preprocess(root, folder / f"cache{turn}", options.frames, options.size)
+        ours = _preprocess(root, folder / f"cache{turn}", options)
         print(
             f"bare decord {bare.wall:.1f} s (CPU {bare.cpu:.1f}); one on each core at once "
             f"{together:.1f} s; preprocess {ours.wall:.1f} s of which {ours.start:.1f} until the "
@@ -125,10 +128,11 @@ def _together(paths: Sequence[Path], frames: int, cores: int) -> float:
         return time.perf_counter() - begin
 
 
-def _preprocess(root: Path, cache: Path, frames: int, size: int) -> Times:
+def _preprocess(root: Path, cache: Path, options: PreprocessBenchmark) -> Times:
     """The command, as a user types it."""
-    options = f"--dataset hmdb51 --frames {frames} --size {size}".split()
-    command = [sys.executable, str(SCRIPT), *options]
+    shape = f"--frames {options.frames} --size {options.size}"
+    words = f"--dataset hmdb51 {shape} --decoder {options.decoder}".split()
+    command = [sys.executable, str(SCRIPT), *words]
     command += ["--data-root", str(root), "--cache", str(cache), "--output", str(cache.parent)]
     begin = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as driver:

@@ -40,7 +40,7 @@ class TrainBenchmark:
     """Time whole epochs of a training worker against bare steps, turn by turn."""
 
     tower: str = "tiny"
-    """Any open_clip ViT, with random weights; tiny has its own."""
+    """Any open_clip ViT, with random weights; tiny and tiny-64 have their own."""
     clips: int = 2048
     """Clips of an epoch, a multiple of 8."""
     frames: int = 6

@@ -30,7 +30,7 @@ class ModelChoice:
     templates: tuple[str, ...] = ()
     """Sentences with {} for a label, or the name of a set (default: those of the training)."""
     tower: str | None = None
-    """Without a checkpoint, zero-shot: any open_clip ViT, or tiny, which ships with us."""
+    """Without a checkpoint, zero-shot: any open_clip ViT, or tiny or tiny-64, which are ours."""
     pretrained: str | None = None
     """With --tower: an open_clip tag such as openai, or a local weights file."""
     frames: int | None = None

@@ -36,7 +36,7 @@ from stop_core.datasets import (
     missing_clips,
     select_clips,
 )
-from stop_core.decoding import LONGEST_SIDE
+from stop_core.decoding import LONGEST_SIDE, Decoder
 from stop_core.decoding.process import DECODE_TIMEOUT
 from stop_core.outline import outlined
 from stop_core.storage import StoragePath, storage_path
@@ -76,6 +76,9 @@ class PreprocessConfig:
     random crops in training."""
     compression: Compression = "none"
     """none: fastest to read. zstd: about two thirds of the disk space."""
+    decoder: Decoder = "decord"
+    """decord: PyAV serves what decord cannot. pyav: PyAV alone, which gives the same frames in less
+    time, as it passes over pictures of H.264 that nothing refers to (docs/benchmarks.md)."""
     limit: int | None = None
     """At most so many clips of each split, taken evenly from the classes (default: all)."""
     classes: tuple[str, ...] = ()
@@ -169,6 +172,7 @@ def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
         size=size,
         crop=config.crop,
         compression=config.compression,
+        decoder=config.decoder,
     )
     job = CacheJob.open(config.cache_path, cache_config, selection.clips)
     record = CacheRecord(config.output, job.cache)

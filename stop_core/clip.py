@@ -1,4 +1,4 @@
-"""Loading a frozen CLIP: any open_clip model, or the tiny one that ships with this package."""
+"""Loading a frozen CLIP: any open_clip model, or a tiny one that ships with this package."""
 
 import difflib
 import hashlib
@@ -10,11 +10,10 @@ from pathlib import Path
 import open_clip
 from torch import Tensor, nn
 
-from stop_core.tiny.tower import VISION as TINY_VISION
-from stop_core.tiny.tower import WEIGHTS, TinyTokenizer, build_tiny_clip
+from stop_core.tiny.shipped import TINY_TOWERS
+from stop_core.tiny.tower import TinyTokenizer, build_tiny_clip, vision_config
 from stop_core.towers import UNFIT_ADVICE
 
-TINY = "tiny"
 _REMOTE = ("hf-hub:", "local-dir:")  # open_clip's prefixes for models that it does not list
 
 
@@ -50,17 +49,17 @@ def load_clip(name: str, pretrained: str | None = None) -> FrozenClip:
     """Loads the CLIP called `name` and freezes it.
 
     Args:
-        name: "tiny", or any model name that open_clip knows.
+        name: "tiny", "tiny-64", or any model name that open_clip knows.
         pretrained: an open_clip tag, a local weights file, or None: random weights, except for
-            "tiny", which then has the weights that ship with it.
+            the tiny ones, which then have the weights that ship with them.
 
     Raises:
         ValueError: if open_clip knows no such model or no such weights for it.
         OSError: if the weights cannot be read or fetched.
     """
     check_name(name, pretrained)
-    if name == TINY:
-        model: nn.Module = build_tiny_clip(pretrained=True)
+    if tiny := TINY_TOWERS.get(name):
+        model: nn.Module = build_tiny_clip(pretrained=True, tower=tiny)
         return FrozenClip(name, model.requires_grad_(False).eval(), TinyTokenizer())
     tower_shape(name)  # refuses an unfit tower before it is built
     try:
@@ -84,8 +83,8 @@ def tower_shape(name: str) -> TowerShape | None:
     Raises:
         ValueError: if there is no such tower, or it is not a vision transformer.
     """
-    if name == TINY:
-        vision = TINY_VISION
+    if tiny := TINY_TOWERS.get(name):
+        vision = vision_config(tiny)
     elif name.startswith(_REMOTE):
         return None
     else:
@@ -103,7 +102,7 @@ def tower_shape(name: str) -> TowerShape | None:
 
 def weights_fingerprint(name: str, pretrained: str | None) -> str:
     """Eight hex digits that change with the bytes of local weights; empty where there are none."""
-    file = WEIGHTS if name == TINY else Path(pretrained or "")
+    file = tiny.weights if (tiny := TINY_TOWERS.get(name)) else Path(pretrained or "")
     if not file.is_file():
         return ""
     found = file.stat()
@@ -125,9 +124,9 @@ def check_name(name: str, pretrained: str | None) -> None:
     """
     if name.startswith(_REMOTE):
         return
-    if name == TINY and pretrained is not None:
-        raise ValueError("the tiny tower has its own weights; leave `pretrained` empty")
-    known = [TINY, *open_clip.list_models()]
+    if name in TINY_TOWERS and pretrained is not None:
+        raise ValueError(f"the tower {name} has its own weights; leave `pretrained` empty")
+    known = [*TINY_TOWERS, *open_clip.list_models()]
     if name not in known:
         lowered = {model.lower(): model for model in known}
         matches = difflib.get_close_matches(name.lower(), lowered, n=3)

@@ -40,9 +40,11 @@ class ExperimentConfig:
     are baselines; stop-static is STOP with constants, stop-temporal-vpt its temporal half beside
     the prompts of vpt-deep."""
     tower: str = "tiny"
-    """Any open_clip ViT, for example ViT-B-32-quickgelu; tiny is the one that ships with us."""
+    """Any open_clip ViT, for example ViT-B-32-quickgelu; tiny (frames of 32 pixels, 16 patches) and
+    tiny-64 (64 pixels, 64 patches) ship with us."""
     pretrained: str | None = None
-    """An open_clip tag such as openai, or a local weights file; empty: random (tiny: its own)."""
+    """An open_clip tag such as openai, or a local weights file; empty: random (the tiny ones: their
+    own)."""
     stop: StopConfig = field(default_factory=StopConfig)
     static_prompts: int = 8
     """Prompts a block of the methods with vpt in their names; vpt-shallow has one block of them."""

@@ -3,6 +3,7 @@
 import yaml
 
 from stop_core.model_files import ModelRecord
+from stop_core.tiny.shipped import TINY_TOWERS
 
 _BASE_MODELS = {"openai": "OpenAI's CLIP", "": "the tiny CLIP of this project"}
 # By the beginning of open_clip's tag; what is not listed is not known here.
@@ -17,7 +18,7 @@ _UNKNOWN = ("unknown", "look at the page that the weights come from")
 
 def tower_licence(tower: str, pretrained: str | None) -> tuple[str, str]:
     """Name of the licence of a tower's weights, and where it can be read."""
-    if tower == "tiny":
+    if tower in TINY_TOWERS:
         return "Apache-2.0", "pretrained by this project on pictures that it renders itself"
     if pretrained is None:
         return "none", "the weights are random"
@@ -76,7 +77,7 @@ def _front_matter(record: ModelRecord) -> dict[str, object]:
 
 def _summary(record: ModelRecord) -> list[str]:
     config = record.config
-    weights = config.pretrained or ("its own weights" if config.tower == "tiny" else "random")
+    weights = config.pretrained or ("its own weights" if config.tower in TINY_TOWERS else "random")
     what = (
         f"recognises {len(record.classes)} classes of videos"
         if record.classes
@@ -205,7 +206,7 @@ def _limits(record: ModelRecord) -> list[str]:
         "- CLIP's weights were learned from texts and pictures of the web, with their biases. Do "
         "not use it to decide about people.",
     ]
-    if record.config.tower == "tiny":
+    if record.config.tower in TINY_TOWERS:
         lines.append("- The tiny tower knows rendered shapes, and nothing of real videos.")
     return lines
 

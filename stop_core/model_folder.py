@@ -34,6 +34,7 @@ from stop_core.model_files import (
 from stop_core.model_input import Preprocessing
 from stop_core.objectives import autocast
 from stop_core.text import ClassTexts
+from stop_core.tiny.shipped import TINY_TOWERS
 from stop_core.training import seed_weights
 from stop_core.video_model import VideoModel
 
@@ -95,8 +96,8 @@ class TrainedModel:
         """CLIP as it is, with classes given by name: the average of the frames' embeddings.
 
         Args:
-            tower: "tiny", or any open_clip ViT.
-            pretrained: an open_clip tag or a weights file; None for "tiny" alone.
+            tower: "tiny", "tiny-64", or any open_clip ViT.
+            pretrained: an open_clip tag or a weights file; None for the tiny ones alone.
             labels: names of classes; empty for embeddings alone.
             frames: T, of a clip.
             templates: sentences with {} for the class, or the name of a set for any dataset.
@@ -107,7 +108,7 @@ class TrainedModel:
                 or there twice.
             OSError: if the weights cannot be read or fetched.
         """
-        if pretrained is None and tower != "tiny":
+        if pretrained is None and tower not in TINY_TOWERS:
             raise ValueError(
                 f"the tower {tower} would have random weights, which answer at random; give "
                 "pretrained, for example openai"

@@ -93,7 +93,8 @@ def build_model(
     """Builds STOP on the CLIP called `name`.
 
     Args:
-        name: "tiny" (the embedded default, with its own weights) or any open_clip ViT.
+        name: "tiny" (the embedded default) or "tiny-64", with their own weights, or any open_clip
+            ViT.
         pretrained: an open_clip tag, a local weights file, or None for random weights.
         config: the settings of the prompting layers; default `StopConfig()`.
 

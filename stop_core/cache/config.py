@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from stop_core.cache.files import hash_json
 from stop_core.datasets import Clip, Dataset, Selection, Task
-from stop_core.decoding import LONGEST_SIDE
+from stop_core.decoding import LONGEST_SIDE, Decoder
 
 Crop = Literal["center", "none"]
 Compression = Literal["none", "zstd"]
@@ -34,6 +34,7 @@ class CacheConfig:
     crop: Crop = "center"
     """"center": frames are square. "none": frames are whole, for random crops later."""
     compression: Compression = "none"
+    decoder: Decoder = "decord"
 
     @classmethod
     def of(
@@ -46,6 +47,7 @@ class CacheConfig:
         size: int,
         crop: Crop = "center",
         compression: Compression = "none",
+        decoder: Decoder = "decord",
     ) -> "CacheConfig":
         """Builds the configuration of a cache of `selection`, a part of `dataset`."""
         return cls(
@@ -61,6 +63,7 @@ class CacheConfig:
             task=dataset.task,
             crop=crop,
             compression=compression,
+            decoder=decoder,
         )
 
     @property
@@ -75,13 +78,15 @@ class CacheConfig:
         return self.frames * self.size * self.size * longest * 3
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields, ready for JSON."""
-        return asdict(self)
+        """Returns the fields, ready for JSON; the decoder only where it is not decord."""
+        # Caches of before there was a choice stay what they are.
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("decoder", "decord")}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CacheConfig":
         """Reads back what `to_dict` gave, through JSON or not; KeyError if a field is missing."""
         listed = {"classes", "splits", "class_names"}
+        values = {"decoder": "decord"} | values
         arguments: dict[str, Any] = {
             field.name: tuple(values[field.name]) if field.name in listed else values[field.name]
             for field in fields(cls)
@@ -91,7 +96,7 @@ class CacheConfig:
     def differences(self, other: "CacheConfig") -> list[str]:
         """Returns one phrase for every option in which `other` differs from this cache."""
         options = (
-            *("dataset", "fold", "frames", "size", "crop", "compression"),
+            *("dataset", "fold", "frames", "size", "crop", "compression", "decoder"),
             *("limit", "classes", "splits"),
         )
         found = [
@@ -112,6 +117,8 @@ class CacheConfig:
             parts.append(f"--crop {self.crop}")
         if self.compression != "none":
             parts.append(f"--compression {self.compression}")
+        if self.decoder != "decord":
+            parts.append(f"--decoder {self.decoder}")
         if self.limit is not None:
             parts.append(f"--limit {self.limit}")
         if self.classes:

@@ -15,7 +15,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.files import appearing, hash_file, record_path, shard_path, write_json
+from stop_core.cache.files import (
+    appearing,
+    hash_file,
+    leave_memory,
+    record_path,
+    shard_path,
+    write_json,
+)
 from stop_core.cache.layout import (
     FRAME_HEIGHT,
     FRAME_WIDTH,
@@ -90,6 +97,7 @@ def write_shard(
         with appearing(path) as staging:
             count = _write_rows(staging, config, first, rows)
             digest, file_bytes = hash_file(staging), staging.stat().st_size
+        leave_memory(path)
         record = ShardRecord(
             plan.name, plan.split, count, file_bytes, digest, identity, tuple(failures)
         )
@@ -173,16 +181,10 @@ def _decode_process(config: CacheConfig, timeout: float) -> DecodeProcess:
     square, kept = config.crop == "center", rows_per_group(config)
     if _decoder is None:
         atexit.register(_close_decoder)
-    if _decoder is None or (config.frames, config.size, timeout, square, kept, os.getpid()) != (
-        _decoder.frames,
-        _decoder.size,
-        _decoder.timeout,
-        _decoder.crop,
-        _decoder.kept,
-        _decoder.owner,
-    ):
+    wanted = DecodeProcess(config.frames, config.size, timeout, square, kept, config.decoder)
+    if _decoder is None or not _decoder.does_the_same(wanted):
         _close_decoder()
-        _decoder = DecodeProcess(config.frames, config.size, timeout, square, kept)
+        _decoder = wanted
     return _decoder
 
 

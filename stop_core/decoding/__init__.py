@@ -1,6 +1,6 @@
 """From a video file to the few frames that a model looks at, the way CLIP would see them."""
 
-from stop_core.decoding.clip import DecodedClip, DecodeError, segment_midpoints
+from stop_core.decoding.clip import DecodedClip, DecodeError, Decoder, segment_midpoints
 from stop_core.decoding.decode import LONGEST_SIDE, decode_clip
 from stop_core.decoding.process import DecodeProcess
 from stop_core.decoding.resizing import center_corner, clip_crop
@@ -10,6 +10,7 @@ __all__ = [
     "DecodeError",
     "DecodeProcess",
     "DecodedClip",
+    "Decoder",
     "center_corner",
     "clip_crop",
     "decode_clip",

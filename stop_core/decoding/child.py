@@ -1,6 +1,7 @@
 """The process that decodes, so that no video can take down the one that writes the cache.
 
-    python -m stop_core.decoding.child FRAMES SIZE CROP SLOTS TIMEOUT REQUESTS REPLIES MEMORY
+    python -m stop_core.decoding.child \\
+        DECODER FRAMES SIZE CROP SLOTS TIMEOUT REQUESTS REPLIES MEMORY
 
 REQUESTS and REPLIES are pipes, one line of JSON a message; MEMORY is a file in memory with room for
 SLOTS clips. Frames go there, and nothing else does. See `DecodeProcess`, which starts it.
@@ -15,12 +16,12 @@ import signal
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stop_core.decoding.clip import DecodedClip, DecodeError
+from stop_core.decoding.clip import DecodedClip, DecodeError, Decoder
 from stop_core.decoding.decode import decode_clip
 from stop_core.decoding.resizing import crop_frames
 
@@ -33,9 +34,10 @@ _MOST_GROWTH = MEMORY_LIMIT // 4
 
 def main() -> None:
     """Answers requests until there are no more."""
-    frames, size, crop, count = (int(word) for word in sys.argv[1:5])
-    timeout = float(sys.argv[5])
-    requests, replies, memory = (int(word) for word in sys.argv[6:9])
+    decoder = cast(Decoder, sys.argv[1])
+    frames, size, crop, count = (int(word) for word in sys.argv[2:6])
+    timeout = float(sys.argv[6])
+    requests, replies, memory = (int(word) for word in sys.argv[7:10])
     slots = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(count, -1)
     # What numba compiles is compiled before the clock and the limit begin.
     crop_frames(np.zeros((1, 4, 6, 3), np.uint8), 8)
@@ -53,17 +55,18 @@ def main() -> None:
             # Should the parent be gone and a decoder hang, this ends the process: an alarm needs
             # no lock of Python's.
             signal.alarm(math.ceil(timeout) + 5)
-            answer = _answer(request["path"], frames, size, bool(crop), slots[request["slot"]])
+            out = slots[request["slot"]]
+            answer = _answer(request["path"], frames, size, bool(crop), out, decoder)
             signal.alarm(0)
             answer["worn"] = _address_space() - before > _MOST_GROWTH
             answers.write(json.dumps(answer).encode() + b"\n")
 
 
 def _answer(
-    path: str, frames: int, size: int, crop: bool, out: NDArray[np.uint8]
+    path: str, frames: int, size: int, crop: bool, out: NDArray[np.uint8], decoder: Decoder
 ) -> dict[str, Any]:
     try:
-        clip = decode_clip(path, frames, size, crop, out)
+        clip = decode_clip(path, frames, size, crop, out, decoder)
     except (DecodeError, OSError) as error:
         # An OSError is about this source: nothing else is read or written here.
         return {"error": str(error) or type(error).__name__}

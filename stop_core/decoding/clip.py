@@ -4,9 +4,13 @@ Shapes: T frames, H rows, W columns (H = W = `size` after the crop).
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+Decoder = Literal["decord", "pyav"]
+"""Which one decodes. decord: PyAV serves what decord cannot. pyav: PyAV alone."""
 
 
 class DecodeError(ValueError):

@@ -1,4 +1,4 @@
-"""Decoding one clip: decord first, PyAV where decord cannot."""
+"""Decoding one clip: decord first and PyAV where decord cannot, or PyAV alone."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stop_core.decoding.clip import CannotOpen, DecodedClip, DecodeError, segment_midpoints
+from stop_core.decoding.clip import (
+    CannotOpen,
+    DecodedClip,
+    DecodeError,
+    Decoder,
+    segment_midpoints,
+)
 from stop_core.decoding.containers import inspect
 from stop_core.decoding.resizing import crop_frames, resize_frames, resized_shape
 from stop_core.decoding.with_decord import DecordVideo
@@ -26,6 +32,7 @@ def decode_clip(
     size: int,
     crop: bool = True,
     out: NDArray[np.uint8] | None = None,
+    decoder: Decoder = "decord",
 ) -> DecodedClip:
     """Decodes `frames` frames, spread evenly over a video, as [size, size] CLIP crops.
 
@@ -35,6 +42,7 @@ def decode_clip(
         size: edge of the square crop, in pixels.
         crop: False keeps frames whole, `size` being their short side.
         out: bytes, `most_bytes` of them or more, where to put the frames; a new array if None.
+        decoder: which one decodes.
 
     Raises:
         DecodeError: if the file is missing, empty, no video, cut short or damaged. Frames are
@@ -54,6 +62,8 @@ def decode_clip(
         out = np.empty(most_bytes(frames, size, crop), np.uint8)
     target = _Target(frames, size, crop, out)
     try:
+        if decoder == "pyav":
+            raise CannotOpen("decord is not asked for")
         return _decode(DecordVideo(path), least, announced, target)
     except DecodeError as error:
         if isinstance(error, CannotOpen) and missing_bytes:

@@ -31,7 +31,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stop_core.decoding.clip import DecodedClip, DecodeError
+from stop_core.decoding.clip import DecodedClip, DecodeError, Decoder
 from stop_core.decoding.decode import most_bytes
 
 # Above any clip that is decoded as it should be: a film of two hours takes less.
@@ -52,6 +52,7 @@ class DecodeProcess:
         size: edge of the crop, in pixels.
         timeout: seconds that one clip may take.
         crop: False keeps frames whole, `size` being their short side.
+        decoder: which one decodes.
         kept: how many clips that `decode` has yielded are good at a time: the last ones.
     """
 
@@ -62,15 +63,22 @@ class DecodeProcess:
         timeout: float = DECODE_TIMEOUT,
         crop: bool = True,
         kept: int = 1,
+        decoder: Decoder = "decord",
     ) -> None:
         self.frames = frames
         self.size = size
         self.crop = crop
         self.timeout = timeout
         self.kept = kept
+        self.decoder = decoder
         self.owner = os.getpid()
         self._child: _Child | None = None
         self._busy = False
+
+    def does_the_same(self, other: "DecodeProcess") -> bool:
+        """Whether the other, if it is this process's too, decodes as this one does."""
+        asked = ("frames", "size", "timeout", "crop", "kept", "decoder", "owner")
+        return all(getattr(self, name) == getattr(other, name) for name in asked)
 
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
         """Yields a clip, or why there is none, for every path, in their order.
@@ -173,11 +181,11 @@ class _Child:
         self._buffer = b""
         handed = (requests, replies, self._memory.fileno())
         shape = (wanted.frames, wanted.size, int(wanted.crop), len(self.slots))
-        numbers = [str(value) for value in (*shape, wanted.timeout, *handed)]
+        words = [str(value) for value in (wanted.decoder, *shape, wanted.timeout, *handed)]
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
         with tempfile.TemporaryFile() as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "stop_core.decoding.child", *numbers],
+                [sys.executable, "-P", "-m", "stop_core.decoding.child", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,

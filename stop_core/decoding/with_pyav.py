@@ -1,15 +1,23 @@
-"""Reading frames with PyAV: where decord is not installed, or cannot read the stream (AV1)."""
+"""Reading frames with PyAV: where decord is not there, cannot read the stream or is not wanted.
 
-from collections.abc import Iterator
+Pictures of H.264 that no other picture refers to and that nobody asked for are not decoded: about
+half of what an encoder makes by default. The others are the same without them.
+"""
+
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import av
 import av.error
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from stop_core.decoding.clip import CannotOpen, DecodeError, refuse_absurd
+
+# Containers of which a packet is always a whole picture, never one field of it.
+_WHOLE_PICTURES = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
 
 class FewerFrames(DecodeError):
@@ -47,36 +55,48 @@ class PyavVideo:
             rate = stream.average_rate or stream.guessed_rate
             self._seconds = float(stream.time_base or 0)
             announced = stream.frames
+            whole = container.format.name in _WHOLE_PICTURES and stream.codec.name == "h264"
         packets = [(shown, duration) for shown, duration, cut in every if not cut]
         if not packets:
             raise CannotOpen("holds no frames")
         self._fps = float(rate or 0)
         self._packets = packets
         self.num_frames = len(packets)
+        stamps = {shown for shown, _ in packets}
+        # What tells a wanted picture from the others is when it is shown.
+        self._can_skip = whole and len(stamps) == len(every) and None not in stamps
         # What an edit list cuts off is announced all the same.
         self.announced = announced if len(packets) == len(every) else 0
         self.decoder = f"PyAV {av.__version__}"
 
     def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yields (position in `index`, [1, H, W, 3]) until all are there; `index` must increase."""
-        position, number = 0, -1
+        numbers: dict[int, int] | None = None
+        if self._can_skip:
+            shown = sorted(pts for pts, _ in self._packets)
+            numbers = {shown[number]: number for number in index}
+        reformatter, position, number = VideoReformatter(), 0, -1
         with open_file(self._path) as container:
             stream = video_stream(container)
             stream.thread_count = 1
             # An error is an error: without this, FFmpeg fills what it could not decode.
             stream.codec_context.options = {"err_detect": "explode"}
             try:
-                for number, frame in enumerate(container.decode(stream)):
+                for number, frame in _frames(container, stream, numbers):
                     if frame.is_corrupt:
                         raise DecodeError("damaged: frames that cannot be decoded")
                     if number == index[position]:
-                        yield position, _picture(frame)[None]
+                        yield position, _picture(frame, reformatter)[None]
                         position += 1
                         if position == len(index):
                             return
             except av.error.FFmpegError as error:
                 raise DecodeError("damaged: a packet that cannot be decoded") from error
-        raise FewerFrames(int(index[-1]) + 1, number + 1)
+        if numbers is None:
+            raise FewerFrames(int(index[-1]) + 1, number + 1)
+        self._can_skip = False  # its times do not lead to its pictures
+        for start, picture in self.pictures(index[position:]):
+            yield position + start, picture
 
     def clock(self, index: NDArray[np.int32]) -> tuple[float, NDArray[np.float32], float]:
         """Returns frames a second, the time of each frame and the duration, in seconds."""
@@ -110,7 +130,28 @@ def video_stream(container: Any) -> Any:
     return stream
 
 
-def _picture(frame: Any) -> NDArray[np.uint8]:
+def _frames(
+    container: Any, stream: Any, numbers: Mapping[int, int] | None
+) -> Iterator[tuple[int, Any]]:
+    """Yields frames in the order in which they are shown, each with its number in the video.
+
+    Args:
+        container: the file.
+        stream: its pictures.
+        numbers: of the wanted frames by the time at which they are shown; others may be left out,
+            and have no number (-1). None decodes all.
+    """
+    if numbers is None:
+        yield from enumerate(container.decode(stream))
+        return
+    context = stream.codec_context
+    for packet in container.demux(stream):
+        context.skip_frame = "DEFAULT" if packet.pts in numbers else "NONREF"
+        for frame in packet.decode():
+            yield numbers.get(frame.pts, -1), frame
+
+
+def _picture(frame: Any, reformatter: VideoReformatter) -> NDArray[np.uint8]:
     """Returns [H, W, 3], turned by the rotation that the file asks for."""
-    picture: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    picture = reformatter.reformat(frame, format="rgb24").to_ndarray().astype(np.uint8, copy=False)
     return np.ascontiguousarray(np.rot90(picture, k=round(frame.rotation / 90) % 4))

@@ -1,6 +1,7 @@
-"""Pretrains the tiny CLIP on rendered stills and writes its weights with their provenance.
+"""Pretrains a tiny CLIP on rendered stills and writes its weights with their provenance.
 
     python -m stop_core.tiny.pretrain --seed 0 --steps 3000
+    python -m stop_core.tiny.pretrain --seed 0 --steps 1000 --tower tiny-64 --start-from tiny
 
 The budget is in steps and everything runs on one thread, so the same command gives the same bytes
 on the same machine and library versions.
@@ -19,7 +20,7 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +29,9 @@ from open_clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
+from stop_core.tiny.shipped import TINY_TOWERS, TinyTower
 from stop_core.tiny.stills import draw_stills
-from stop_core.tiny.tower import WEIGHTS, TinyTokenizer, build_tiny_clip, load_weights
+from stop_core.tiny.tower import TinyTokenizer, build_tiny_clip, load_weights
 from stop_core.tiny.zeroshot import zero_shot_accuracy
 
 _MAX_LOG_SCALE = math.log(100)
@@ -40,8 +42,13 @@ _HELD_OUT_SEED = 10_000
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """How the tiny CLIP is pretrained."""
+    """How a tiny CLIP is pretrained."""
 
+    tower: Literal["tiny", "tiny-64"] = "tiny"
+    """Which one: of 32 x 32 pixels and 16 patches, or of 64 x 64 pixels and 64 patches."""
+    start_from: Literal["tiny", "tiny-64"] | None = None
+    """Begin with the shipped weights of this one, the embeddings of its positions interpolated to
+    the grid; empty: with random ones."""
     seed: int = 0
     """Seeds the initial weights and the stills."""
     steps: int = 3000
@@ -54,15 +61,34 @@ class PretrainConfig:
     """Steps over which the learning rate rises from zero."""
     weight_decay: float = 0.05
     """On matrices only."""
-    output: Path = WEIGHTS
-    """Where the weights go; their provenance goes beside them, under the suffix .json."""
+    output: Path | None = None
+    """Where the weights go (default: where those of the tower are shipped); their provenance goes
+    beside them, under the suffix .json."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "warmup_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.output.suffix != ".safetensors":
+        for name, tower in (("tower", self.tower), ("start-from", self.start_from)):
+            if tower is not None and tower not in TINY_TOWERS:
+                raise ValueError(f"--{name} must be one of {', '.join(TINY_TOWERS)}, got {tower!r}")
+        if self.file.suffix != ".safetensors":
             raise ValueError(f"--output must end in .safetensors, got {self.output}")
+
+    @property
+    def file(self) -> Path:
+        """Where the weights go."""
+        return self.output or self.shape.weights
+
+    @property
+    def shape(self) -> TinyTower:
+        """The tower that is pretrained."""
+        return TINY_TOWERS[self.tower]
+
+    @property
+    def start(self) -> TinyTower | None:
+        """The tower whose weights it begins with."""
+        return TINY_TOWERS[self.start_from] if self.start_from else None
 
 
 def match_loss(logits_NN: Tensor, match_NN: Tensor) -> Tensor:
@@ -81,16 +107,21 @@ def rate_at(step: int, config: PretrainConfig) -> float:
 
 
 def train(config: PretrainConfig) -> CLIP:
-    """Trains a tiny CLIP from scratch and returns it; prints its progress."""
+    """Trains a tiny CLIP and returns it; prints its progress."""
     torch.manual_seed(config.seed)
     generator = Generator().manual_seed(config.seed)
-    tokenizer, model = TinyTokenizer(), build_tiny_clip(pretrained=False).train()
+    tokenizer, model = (
+        TinyTokenizer(),
+        build_tiny_clip(pretrained=False, tower=config.shape).train(),
+    )
+    if config.start:
+        load_weights(model, config.start.weights, resize=True)
     optimizer = _optimizer(model, config)
     started = time.monotonic()
     for step in range(config.steps):
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, config)
-        stills = draw_stills(config.batch_size, generator)
+        stills = draw_stills(config.batch_size, generator, pixels=config.shape.image_size)
         images_ND, texts_ND, scale = model(stills.images_NCHW, tokenizer(stills.captions))
         loss = match_loss(scale * images_ND @ texts_ND.T, stills.match_NN)
         optimizer.zero_grad()
@@ -123,14 +154,20 @@ def save(model: CLIP, config: PretrainConfig, cpu_seconds: float) -> dict[str, A
     """Writes the weights in fp16 and their provenance beside them; returns the provenance.
 
     Accuracy is measured on the weights as they are on disk, after rounding. Both files appear
-    under their final names only when they are whole; the provenance carries the weights' sha256.
+    under their final names only when they are whole; the provenance carries the weights' sha256,
+    and that of the weights they began with.
     """
-    part = config.output.with_name(f".{config.output.name}.{os.getpid()}.part")
+    part = config.file.with_name(f".{config.file.name}.{os.getpid()}.part")
     state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(state, part)
     part.chmod(0o644)  # safetensors keeps its files from other users; these are to be shipped
     load_weights(model, part)
-    held_out = draw_stills(_HELD_OUT, Generator().manual_seed(_HELD_OUT_SEED), single=True)
+    held_out = draw_stills(
+        _HELD_OUT,
+        Generator().manual_seed(_HELD_OUT_SEED),
+        pixels=config.shape.image_size,
+        single=True,
+    )
     provenance = {
         "command": _command(config),
         "config": {k: v for k, v in dataclasses.asdict(config).items() if k != "output"},
@@ -141,15 +178,20 @@ def save(model: CLIP, config: PretrainConfig, cpu_seconds: float) -> dict[str, A
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", "open_clip_torch", "safetensors", "numpy")},
         "parameters": sum(value.numel() for value in model.parameters()),
-        "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
+        "sha256": _sha256(part),
+        "start_sha256": _sha256(config.start.weights) if config.start else None,
         "held_out": {"stills": _HELD_OUT, "seed": _HELD_OUT_SEED},
         "zero_shot": zero_shot_accuracy(model, TinyTokenizer(), held_out),
     }
     text = part.with_suffix(".json.part")
     text.write_text(json.dumps(provenance, indent=2) + "\n")
-    os.replace(part, config.output)
-    os.replace(text, config.output.with_suffix(".json"))
+    os.replace(part, config.file)
+    os.replace(text, config.file.with_suffix(".json"))
     return provenance
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _command(config: PretrainConfig) -> str:
@@ -165,13 +207,13 @@ def _command(config: PretrainConfig) -> str:
 def main() -> None:
     """Pretrains by the options on the command line."""
     config = tyro.cli(PretrainConfig, description=__doc__)
-    config.output.parent.mkdir(parents=True, exist_ok=True)
+    config.file.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # sums over several threads differ in their last bit
     started = time.process_time()
     model = train(config)
     provenance = save(model, config, time.process_time() - started)
-    size = config.output.stat().st_size / 1e6
-    print(f"wrote {config.output} ({size:.2f} MB)  zero-shot {provenance['zero_shot']}")
+    size = config.file.stat().st_size / 1e6
+    print(f"wrote {config.file} ({size:.2f} MB)  zero-shot {provenance['zero_shot']}")
 
 
 if __name__ == "__main__":

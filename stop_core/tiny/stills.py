@@ -25,7 +25,6 @@ from stop_core.tiny.shapes import (
     uniform,
 )
 
-IMAGE_PIXELS = 32
 SIZES = ("small", "large")
 POSITIONS = (
     "top left",
@@ -56,7 +55,7 @@ _JITTER = 3.0  # units, around the middle of a cell of the 3 x 3 grid of positio
 class Stills:
     """A batch of captioned stills.
 
-    images_NCHW: [N, 3, 32, 32], normalised to [-1, 1] as the tiny CLIP takes them.
+    images_NCHW: [N, 3, H, W], normalised to [-1, 1] as the tiny CLIP takes them.
     captions: one a still, N in all.
     match_NN: bool, row i and column j: caption j is true of still i; its diagonal is all true.
     labels_NA: the attributes of each still's first object, indices into `ATTRIBUTES`.
@@ -68,13 +67,19 @@ class Stills:
     labels_NA: Tensor
 
 
-def draw_stills(count: int, generator: Generator, *, single: bool = False) -> Stills:
-    """Draws `count` captioned stills; with `single`, every one shows a single object."""
+def draw_stills(
+    count: int, generator: Generator, *, pixels: int = 32, single: bool = False
+) -> Stills:
+    """Draws `count` captioned stills of `pixels` a side; with `single`, each shows one object.
+
+    The grain takes as many draws as there are pixels, so at two sizes the first batch of a
+    generator shows the same pictures under other captions, and the next ones other pictures.
+    """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     labels_NOA = _draw_labels(count, generator)
     two_N = torch.rand(count, generator=generator) < (0 if single else _TWO_OBJECTS)
-    images_NCHW = _render(labels_NOA, two_N, generator)
+    images_NCHW = _render(labels_NOA, two_N, pixels, generator)
     named_NA, full_N = _draw_naming(count, generator)
     both_N = full_N & two_N
     captions = _captions(labels_NOA, named_NA, both_N, generator)
@@ -124,10 +129,10 @@ def _draw_labels(count: int, generator: Generator) -> Tensor:
     return torch.stack(columns, dim=-1)
 
 
-def _render(labels_NOA: Tensor, two_N: Tensor, generator: Generator) -> Tensor:
-    """Images in [0, 1], [N, 3, 32, 32]; the first object lies over the second."""
+def _render(labels_NOA: Tensor, two_N: Tensor, pixels: int, generator: Generator) -> Tensor:
+    """Images in [0, 1], [N, 3, H, W]; the first object lies over the second."""
     count = len(labels_NOA)
-    image = quiet_background(count, IMAGE_PIXELS, generator)
+    image = quiet_background(count, pixels, generator)
     cell = UNITS / 3
     for which in (1, 0):
         size, colour, shape, position = labels_NOA[:, which].unbind(-1)
@@ -137,7 +142,7 @@ def _render(labels_NOA: Tensor, two_N: Tensor, generator: Generator) -> Tensor:
         radius = low + (high - low) * torch.rand(count, generator=generator)
         angle = any_angle(count, generator)
         centre_N2 = (grid_N2 + 0.5) * cell + jitter_N2
-        mask = coverage(shape, centre_N2, radius, angle, IMAGE_PIXELS)
+        mask = coverage(shape, centre_N2, radius, angle, pixels)
         if which == 1:
             mask = mask * two_N[:, None, None]
         image = paint(image, mask, jittered_colours(colour, generator))

@@ -1,22 +1,24 @@
-"""The tiny CLIP: an open_clip model of half a million parameters, and its tokenizer.
+"""The tiny CLIPs: open_clip models of half a million parameters, and their tokenizer.
 
-32 x 32 images in patches of 8 (16 patches a frame), a joint space of 64. It is pretrained on the
-stills of `stop_core.tiny.stills` and ships with its weights, so that everything built on a CLIP
-can be tried on a laptop in seconds.
+Images of 32 x 32 or, for "tiny-64", 64 x 64 pixels in patches of 8 (16 or 64 patches a frame), a
+joint space of 64. They are pretrained on the stills of `stop_core.tiny.stills` and ship with their
+weights, so that everything built on a CLIP can be tried on a laptop in seconds.
 """
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from open_clip.model import CLIP, set_model_preprocess_cfg
+from open_clip.model import CLIP, resize_pos_embed, set_model_preprocess_cfg
 from open_clip.pos_embed import get_2d_sincos_pos_embed
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-WEIGHTS = Path(__file__).with_name("tiny_clip.safetensors")
+from stop_core.tiny.shipped import PATCH_SIZE, TINY, TinyTower
+
 CONTEXT_LENGTH = 28
 EMBED_DIM = 64
 BUCKETS = 64
@@ -31,16 +33,7 @@ _WORDS = """
 """
 VOCABULARY = tuple(_WORDS.split())
 
-_VISION_WIDTH = 96
-_IMAGE_SIZE = 32
-_PATCH_SIZE = 8
-VISION = {
-    "layers": 4,
-    "width": _VISION_WIDTH,
-    "head_width": 32,
-    "patch_size": _PATCH_SIZE,
-    "image_size": _IMAGE_SIZE,
-}
+_VISION = {"layers": 4, "width": 96, "head_width": 32, "patch_size": PATCH_SIZE}
 _TEXT = {"context_length": CONTEXT_LENGTH, "width": 64, "heads": 2, "layers": 2}
 
 
@@ -88,28 +81,41 @@ class TinyTokenizer:
         return [1 + len(VOCABULARY) + byte % BUCKETS for byte in digest[:BUCKETS_A_WORD]]
 
 
-def build_tiny_clip(pretrained: bool) -> CLIP:
-    """The tiny CLIP in fp32, in evaluation mode; `model.visual.image_mean` and `image_std` are .5.
+def vision_config(tower: TinyTower) -> dict[str, Any]:
+    """The vision tower as open_clip configures one."""
+    return {**_VISION, "image_size": tower.image_size}
+
+
+def build_tiny_clip(pretrained: bool, tower: TinyTower = TINY) -> CLIP:
+    """A tiny CLIP in fp32, in evaluation mode; `model.visual.image_mean` and `image_std` are .5.
 
     Without `pretrained` the weights are drawn from torch's global generator. Raises
     FileNotFoundError where the packaged weights are missing, ValueError where they do not fit.
     """
-    model = CLIP(EMBED_DIM, VISION, {**_TEXT, "vocab_size": TinyTokenizer().vocab_size})
+    model = CLIP(
+        EMBED_DIM, vision_config(tower), {**_TEXT, "vocab_size": TinyTokenizer().vocab_size}
+    )
     half = (0.5, 0.5, 0.5)
-    set_model_preprocess_cfg(model, {"size": _IMAGE_SIZE, "mean": half, "std": half})
+    set_model_preprocess_cfg(model, {"size": tower.image_size, "mean": half, "std": half})
     if pretrained:
-        load_weights(model, WEIGHTS)
+        load_weights(model, tower.weights)
     else:
-        _initialise(model)
+        _initialise(model, tower.grid)
     return model.eval()
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads the weights that `stop_core.tiny.pretrain` wrote, cast to the model's own dtype."""
-    again = "run `python -m stop_core.tiny.pretrain` to make them"
+def load_weights(model: nn.Module, path: Path, *, resize: bool = False) -> None:
+    """Loads the weights that `stop_core.tiny.pretrain` wrote, cast to the model's own dtype.
+
+    With `resize`, those of another size of images fit as well: the embeddings of the positions are
+    interpolated to the grid of `model`, as open_clip does it, and all else is as it was.
+    """
+    again = "run `python -m stop_core.tiny.pretrain` with its command in the .json beside them"
     if not path.is_file():
         raise FileNotFoundError(f"no tiny CLIP weights at {path}; {again}")
-    state = load_file(path)
+    state = {name: value.float() for name, value in load_file(path).items()}
+    if resize:
+        resize_pos_embed(state, model)  # it cannot in half precision
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     if {name: value.shape for name, value in state.items()} != wanted:
         raise ValueError(f"the weights in {path} are of another tiny CLIP than this one; {again}")
@@ -117,9 +123,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 @torch.no_grad()
-def _initialise(model: CLIP) -> None:
+def _initialise(model: CLIP, grid: int) -> None:
     """Starts position as sine and cosine: learned from noise, position came far later."""
-    sincos = get_2d_sincos_pos_embed(_VISION_WIDTH, _IMAGE_SIZE // _PATCH_SIZE, cls_token=True)
+    sincos = get_2d_sincos_pos_embed(_VISION["width"], grid, cls_token=True)
     model.visual.positional_embedding.copy_(torch.from_numpy(sincos))
     model.visual.conv1.weight.mul_(2)
     nn.init.normal_(model.token_embedding.weight, std=0.1)

@@ -12,7 +12,7 @@ import torch
 
 from stop_core import build_model
 from stop_core.clip import load_clip, weights_fingerprint
-from stop_core.tiny.tower import WEIGHTS
+from stop_core.tiny.shipped import TINY_TOWERS
 
 NAME = "test-vit-8-of-24"
 
@@ -106,22 +106,23 @@ def test_weights_of_another_tower_are_an_os_error_that_names_them(
         load_clip(registered, str(path))
 
 
-def test_the_tiny_tower_takes_no_other_weights() -> None:
-    with pytest.raises(ValueError, match="tiny"):
-        load_clip("tiny", "openai")
+@pytest.mark.parametrize("name", TINY_TOWERS)
+def test_a_tiny_tower_takes_no_other_weights(name: str) -> None:
+    with pytest.raises(ValueError, match=f"the tower {name} has its own weights"):
+        load_clip(name, "openai")
 
 
-@pytest.mark.skipif(not WEIGHTS.exists(), reason="the tiny tower's weights are not in this tree")
+@pytest.mark.parametrize("name", TINY_TOWERS)
 @torch.no_grad()
-def test_the_tiny_tower_comes_with_its_weights_and_tells_texts_apart() -> None:
-    model = build_model("tiny").eval()
+def test_a_tiny_tower_comes_with_its_weights_and_tells_texts_apart(name: str) -> None:
+    model = build_model(name).eval()
     generator = torch.Generator().manual_seed(0)
     shape = (2, 3, model.image_size, model.image_size, 3)
     frames = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     texts = model.encode_text(["a small red circle", "a large blue square"])
     assert model(frames, texts).shape == (2, 2)
     assert texts[0] @ texts[1] < 0.9
-    again = build_model("tiny").clip.state_dict()
+    again = build_model(name).clip.state_dict()
     for name, value in model.clip.state_dict().items():
         assert torch.equal(value, again[name]), name
 

@@ -34,6 +34,7 @@ from stop_core.model_folder import TrainedModel, keep_model, tower_facts
 from stop_core.model_input import Preprocessing
 from stop_core.objectives import Recognition, Retrieval
 from stop_core.text import ClassTexts
+from stop_core.tiny.shipped import TINY_TOWERS, TinyTower
 from stop_core.training import Trainer, seed_weights
 from tests.stop_core.memory_clips import MemoryClips
 
@@ -259,10 +260,13 @@ def test_measures_are_of_the_classes_that_were_measured(folder: Path, tmp_path: 
     assert same.provenance.metrics == trained.provenance.metrics
 
 
-def test_zero_shot_is_clip_with_the_labels_of_the_caller(make_frames: Callable) -> None:
-    model = TrainedModel.zero_shot("tiny", None, ["red circle", "blue_square"], frames=4)
+@pytest.mark.parametrize("tower", TINY_TOWERS.values(), ids=TINY_TOWERS.keys())
+def test_zero_shot_is_clip_with_the_labels_of_the_caller(
+    tower: TinyTower, make_frames: Callable
+) -> None:
+    model = TrainedModel.zero_shot(tower.name, None, ["red circle", "blue_square"], frames=4)
     assert model.labels == ("red circle", "blue_square")
-    frames = make_frames(0, 2, 4, 32)
+    frames = make_frames(0, 2, 4, tower.image_size)
     texts = model.embed_texts(["a video of red circle.", "a video of blue square."])
     scale = model.model.logit_scale
     wanted = (scale * model.embed_videos(frames) @ texts.T).softmax(-1)

@@ -250,6 +250,24 @@ def test_a_shard_without_any_clip_leaves_no_file(hmdb51_root: Path, tmp_path: Pa
     assert len(empty.read([])) == 0
 
 
+def test_the_decoder_that_is_asked_for_serves_every_row(hmdb51_root: Path, tmp_path: Path) -> None:
+    usual, selection = _config(_selection(hmdb51_root)), _selection(hmdb51_root)
+    alone = replace(usual, decoder="pyav")
+    _make(tmp_path / "cache", hmdb51_root, decoder="pyav")
+    rows = pyarrow.dataset.dataset(tmp_path / "cache/data").to_table(columns=["decoder"])
+    assert all(served.startswith("PyAV") for served in rows["decoder"].to_pylist())
+    assert CacheConfig.from_dict(json.loads(json.dumps(alone.to_dict()))) == alone
+    assert "--decoder pyav" in alone.command("DIR")
+    with pytest.raises(ValueError, match="decoder is pyav there and decord here"):
+        CacheJob.open(tmp_path / "cache", usual, selection.clips)
+
+
+def test_a_cache_of_before_there_was_a_choice_stays_as_it_is(hmdb51_root: Path) -> None:
+    config = _config(_selection(hmdb51_root))
+    assert "decoder" not in config.to_dict()
+    assert CacheConfig.from_dict(config.to_dict()) == config
+
+
 def test_a_missing_or_unfinished_cache_names_the_command(hmdb51_root: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with pytest.raises(FileNotFoundError, match=r"python pipelines/preprocess.py .*--cache"):

@@ -14,12 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
 import psutil
 
-from stop_core.decoding import DecodeError, DecodeProcess
+from stop_core.decoding import DecodeError, DecodeProcess, Decoder
 from stop_core.decoding.child import MEMORY_LIMIT
 
 CODECS = {
@@ -87,7 +88,9 @@ def mutate(data: bytes, other: bytes, dice: random.Random) -> tuple[str, bytes]:
     return kind, bytes(changed)
 
 
-def fuzz(sources: Sequence[Path], count: int, seed: int, timeout: float) -> Counter[str]:
+def fuzz(
+    sources: Sequence[Path], count: int, seed: int, timeout: float, wanted: Decoder = "decord"
+) -> Counter[str]:
     """Decodes `count` mutants; returns how often each thing came of it.
 
     Raises:
@@ -95,7 +98,7 @@ def fuzz(sources: Sequence[Path], count: int, seed: int, timeout: float) -> Coun
     """
     dice, contents = random.Random(seed), [path.read_bytes() for path in sources]
     ends: Counter[str] = Counter()
-    decoder = DecodeProcess(6, 32, timeout)
+    decoder = DecodeProcess(6, 32, timeout, decoder=wanted)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(count):
             which = number % len(sources)
@@ -133,10 +136,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timeout", type=float, default=20)
+    parser.add_argument("--decoder", choices=get_args(Decoder), default="decord")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sources = [*options.files, *write_seeds(Path(folder))]
-        ends = fuzz(sources, options.count, options.seed, options.timeout)
+        ends = fuzz(sources, options.count, options.seed, options.timeout, options.decoder)
     for end, number in ends.most_common():
         print(f"{number:6d}  {end}")
 

@@ -1,7 +1,7 @@
 """Decoded frames are the right ones, with CLIP's pixels; anything less is a DecodeError."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +21,7 @@ from stop_core.decoding import (
     decode_clip,
     segment_midpoints,
     with_decord,
+    with_pyav,
 )
 from stop_core.decoding.clip import CannotOpen
 from stop_core.decoding.with_decord import DecordVideo
@@ -81,6 +82,11 @@ def test_real_clips_agree_with_another_decoder(path: Path) -> None:
 
 KINDS = {
     "h264.mp4": ("libx264", "yuv420p", {}),
+    "h264_b_frames.mp4": (
+        "libx264",
+        "yuv420p",
+        {"x264-params": "scenecut=0:b-adapt=0:bframes=2:b-pyramid=none"},
+    ),
     "h264.avi": ("libx264", "yuv420p", {}),
     "h264_10_bit.mp4": ("libx264", "yuv420p10le", {}),
     "h264_444.mkv": ("libx264", "yuv444p", {}),
@@ -159,6 +165,53 @@ def test_without_decord_pyav_serves_alone(tmp_path: Path, monkeypatch: pytest.Mo
     assert clip.decoder.startswith("PyAV")
     assert clip.frame_index.tolist() == expected.frame_index.tolist()
     assert np.abs(clip.frames.astype(int) - expected.frames).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["h264_b_frames.mp4", "h264_10_bit.mp4", "h264_444.mkv"])
+@pytest.mark.parametrize("wanted", [range(30), [0, 29], [1, 2, 3], [7, 8, 20], [29]])
+def test_pictures_that_are_passed_over_change_no_other(
+    tmp_path: Path, kind: str, wanted: Sequence[int]
+) -> None:
+    path = _write(tmp_path / kind, kind)
+    every = _all_frames(path)
+    video = PyavVideo(path)
+    assert video._can_skip
+    got = list(video.pictures(np.array(wanted, np.int32)))
+    assert [position for position, _ in got] == list(range(len(wanted)))
+    for number, (_, picture) in zip(wanted, got, strict=True):
+        assert np.array_equal(picture[0], every[number])
+
+
+def test_pictures_are_passed_over_only_where_nothing_refers_to_them(tmp_path: Path) -> None:
+    path = _write(tmp_path / "clip.mp4", "h264_b_frames.mp4")
+    with av.open(str(path)) as container:
+        shown = sorted(p.pts for p in container.demux(video=0) if p.size)
+        container.seek(0)
+        frames = list(with_pyav._frames(container, container.streams.video[0], {shown[4]: 4}))
+    # Of three pictures in a row, two are B-frames; a later encoder may choose a few otherwise.
+    assert 10 <= len(frames) < 18
+    assert [number for number, _ in frames].count(4) == 1
+
+
+def test_times_that_lead_to_no_picture_cost_nothing_but_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _write(tmp_path / "clip.mp4", "h264_b_frames.mp4")
+    video, index = PyavVideo(path), np.array([3, 20], np.int32)
+    every = _all_frames(path)
+    video._packets = [(pts + 1, duration) for pts, duration in video._packets]
+    got = list(video.pictures(index))
+    assert [position for position, _ in got] == [0, 1]
+    assert all(np.array_equal(one[0], every[i]) for (_, one), i in zip(got, index, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pyav_alone_gives_the_frames_of_both(tmp_path: Path, kind: str) -> None:
+    path = _write(tmp_path / kind, kind)
+    usual, alone = decode_clip(path, 7, 32), decode_clip(path, 7, 32, decoder="pyav")
+    assert alone.decoder.startswith("PyAV")
+    assert alone.frame_index.tolist() == usual.frame_index.tolist()
+    assert np.abs(alone.frames.astype(int) - usual.frames).max() <= 2
 
 
 @pytest.mark.parametrize("kind", ["h264_444.mkv", "h264.mp4"])

@@ -1,5 +1,6 @@
 """Pretraining is reproducible and says what it did."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from stop_core.tiny import pretrain
 from stop_core.tiny.pretrain import PretrainConfig, match_loss, rate_at, save, train
+from stop_core.tiny.shipped import TINY, TINY_64
 
 
 @pytest.fixture
@@ -46,6 +49,36 @@ def test_the_same_config_gives_the_same_bytes(
         "python -m stop_core.tiny.pretrain --seed 5 --steps 3 --batch-size 16"
     )
     assert str(tmp_path) not in json.dumps(provenance)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_larger_tower_begins_with_the_weights_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "_HELD_OUT", 16)
+    config = PretrainConfig(
+        steps=1,
+        batch_size=4,
+        learning_rate=1e-9,  # nothing moves: what is written is what it began with
+        tower="tiny-64",
+        start_from="tiny",
+        output=tmp_path / "a.safetensors",
+    )
+    provenance = save(train(config), config, cpu_seconds=1.0)
+    assert provenance["start_sha256"] == hashlib.sha256(TINY.weights.read_bytes()).hexdigest()
+    assert provenance["command"].endswith(
+        "--tower tiny-64 --start-from tiny --batch-size 4 --learning-rate 1e-09"
+    )
+    written, began = load_file(config.file), load_file(TINY.weights)
+    assert written["visual.positional_embedding"].shape == (1 + 64, 96)
+    for name in ("visual.conv1.weight", "token_embedding.weight", "visual.proj"):
+        torch.testing.assert_close(written[name], began[name], rtol=0, atol=1e-4)
+
+
+def test_weights_go_where_those_of_the_tower_are_shipped() -> None:
+    assert PretrainConfig().file == TINY.weights
+    assert PretrainConfig(tower="tiny-64").file == TINY_64.weights
+    assert PretrainConfig().file != PretrainConfig(tower="tiny-64").file
 
 
 def test_with_one_positive_each_the_loss_is_infonce() -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Generator
+from torch.nn.functional import avg_pool2d
 
 from stop_core.tiny.stills import caption_matches, describe, draw_stills
 from stop_core.tiny.tower import VOCABULARY
@@ -16,12 +17,21 @@ def test_stills_are_a_function_of_the_generator() -> None:
     assert first.captions == second.captions
 
 
-def test_images_are_normalised_as_the_tower_takes_them() -> None:
-    images = draw_stills(16, Generator().manual_seed(SEED)).images_NCHW
-    assert images.shape == (16, 3, 32, 32)
+@pytest.mark.parametrize("pixels", [32, 64])
+def test_images_are_normalised_as_the_tower_takes_them(pixels: int) -> None:
+    images = draw_stills(16, Generator().manual_seed(SEED), pixels=pixels).images_NCHW
+    assert images.shape == (16, 3, pixels, pixels)
     assert images.min() >= -1
     assert images.max() <= 1
     assert images.min() < -0.5
+
+
+def test_a_still_is_the_same_picture_at_any_size() -> None:
+    small, large = (draw_stills(32, Generator().manual_seed(SEED), pixels=p) for p in (32, 64))
+    assert torch.equal(small.labels_NA, large.labels_NA)
+    apart_NCHW = avg_pool2d(large.images_NCHW, 2) - small.images_NCHW
+    # The grain of 0.04 of a pixel, drawn anew at each size, in images from -1 to 1.
+    assert apart_NCHW.std() == pytest.approx(2 * 0.04 * (1 + 1 / 4) ** 0.5, rel=0.1)
 
 
 def test_a_caption_is_true_of_its_own_still_and_of_few_others() -> None:
