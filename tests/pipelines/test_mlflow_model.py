@@ -42,10 +42,10 @@ def test_the_same_model_is_one_version_and_the_alias_follows_the_last(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(MlflowClient, "log_outputs", die)  # when the version is there
-    with pytest.raises(KeyboardInterrupt):
-        register("first")
-    monkeypatch.undo()
+    with monkeypatch.context() as killed:
+        killed.setattr(MlflowClient, "log_outputs", die)  # when the version is there
+        with pytest.raises(KeyboardInterrupt):
+            register("first")
     assert [register(name) for name in ("first", "second", "second", "first")] == list("1221")
     first = client.get_model_version("shapes", "1")
     assert first.run_id == run_id
