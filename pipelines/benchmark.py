@@ -15,11 +15,12 @@ from pipelines.output import default_output
 from pipelines.progress import say
 from pipelines.queued_run import deliver_waiting
 from pipelines.ray_session import start_ray
+from pipelines.resources import Resources
 from pipelines.table import ComparisonTable
 from pipelines.table_publishing import publish
 from pipelines.table_tracking import track
 from pipelines.tracking import ui_command
-from pipelines.training_run import Resources, TrainingRun
+from pipelines.training_run import TrainingRun
 from stop_core.cache.manifest import Manifest
 from stop_core.experiment import METHODS, ExperimentConfig
 from stop_core.storage import StoragePath

@@ -55,7 +55,8 @@ class CacheRecord:
         return None
 
     def _tell(self, manifest: Manifest, params: Mapping[str, Any], noted: dict[str, Any]) -> None:
-        from pipelines.tracking import KEY, TrackedRun, open_experiment
+        from pipelines.tracked_run import TrackedRun
+        from pipelines.tracking import KEY, open_experiment
 
         experiment = open_experiment(self.output, manifest.dataset)
         name = f"preprocess {manifest.dataset} fold {manifest.fold}"

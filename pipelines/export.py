@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -85,6 +85,7 @@ class ExportConfig:
 def main(config: ExportConfig) -> None:
     """Exports as configured, and says what to do with the result."""
     chosen = config.model.found(config.output)
+    config = replace(config, model=chosen)
     if chosen.checkpoint is not None and not chosen.labels:
         _export(find_model(chosen.checkpoint), config)
         return

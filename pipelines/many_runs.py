@@ -9,7 +9,9 @@ import ray
 from pipelines.command_line import RunError
 from pipelines.failures import root_cause
 from pipelines.progress import say, told
-from pipelines.training_run import Resources, TrainingResult, TrainingRun
+from pipelines.resources import Resources
+from pipelines.training_result import TrainingResult
+from pipelines.training_run import TrainingRun
 
 _SECONDS_FOR_NODES_TO_JOIN = 60.0  # after a node has died, or a cluster has just been started
 

@@ -14,6 +14,7 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -107,7 +108,7 @@ def save_mlflow_model(folder: Path, to: Path) -> None:
 def register(folder: Path, output: Path, name: str, alias: str | None) -> str:
     """Logs the model to the MLflow run that trained it, and registers it; returns the version.
 
-    The same model again is the same version. The alias then points to it.
+    The same model again is the same version, whenever it was killed. The alias then points to it.
 
     Raises:
         RunError: if the store refuses it.
@@ -117,29 +118,32 @@ def register(folder: Path, output: Path, name: str, alias: str | None) -> str:
         version = _registered(client, name, digest(folder)) or _register(
             client, folder, output, name
         )
+        _show_beside_its_run(client, version)
         if alias:
-            client.set_registered_model_alias(name, alias, version)
+            client.set_registered_model_alias(name, alias, version.version)
     except MlflowException as problem:
         raise RunError(
             f"the model could not be registered as {name!r} in {tracking_uri(output)} "
             f"({first_line(problem)}); mend the name or the store and run this again"
         ) from problem
-    return version
+    return str(version.version)
 
 
-def _registered(client: MlflowClient, name: str, wanted: str) -> str | None:
+def _registered(client: MlflowClient, name: str, wanted: str) -> ModelVersion | None:
     quoted = name.replace("'", "\\'")
     for version in client.search_model_versions(f"name = '{quoted}'"):
         if version.tags.get(DIGEST) == wanted:
-            return str(version.version)
+            return version
     return None
 
 
-def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> str:
+def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> ModelVersion:
     origin = read_record(folder).provenance
     experiment = open_experiment(output, origin.dataset or "zero-shot")
     mlflow.set_tracking_uri(tracking_uri(output))
     run = find_run(client, origin.mlflow_run_id)
+    tags = {measure: f"{value:.6g}" for measure, value in origin.metrics.items()}
+    tags[DIGEST] = digest(folder)
     # Not within start_run: that would end the training's run again, at another time, or as failed.
     logged = client.create_logged_model(
         experiment,
@@ -149,19 +153,21 @@ def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> st
     )
     try:
         with _quiet(), _arguments(folder) as arguments:
-            info = mlflow.pyfunc.log_model(
-                model_id=logged.model_id, registered_model_name=name, **arguments
-            )
+            mlflow.pyfunc.log_model(model_id=logged.model_id, **arguments)
+        # With its tags, by which it is known again: not even a kill leaves a version without.
+        return mlflow.register_model(f"models:/{logged.model_id}", name, tags=tags)
     except BaseException:
-        client.delete_logged_model(logged.model_id)
+        if _registered(client, name, tags[DIGEST]) is None:
+            client.delete_logged_model(logged.model_id)
         raise
-    if run:
-        client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    version = str(info.registered_model_version)
-    client.set_model_version_tag(name, version, DIGEST, digest(folder))
-    for metric, value in origin.metrics.items():
-        client.set_model_version_tag(name, version, metric, f"{value:.6g}")
-    return version
+
+
+def _show_beside_its_run(client: MlflowClient, version: ModelVersion) -> None:
+    """Adds the model to the outputs of the run that trained it, if it is not there yet."""
+    run = find_run(client, version.run_id or "")
+    model = version.source.removeprefix("models:/")
+    if run and model not in {shown.model_id for shown in run.outputs.model_outputs}:
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model, step=0)])
 
 
 @contextmanager

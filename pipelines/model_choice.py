@@ -1,6 +1,8 @@
 """Which trained model a command uses: a folder, an MLflow run, or CLIP as it is."""
 
+import json
 import shutil
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,8 @@ class ModelChoice:
     """A trained model, or a CLIP that is used as it is."""
 
     checkpoint: Path | None = None
-    """Folder of a trained model, or of the training run that has it: outputs/runs/NAME."""
+    """Folder of a trained model, or of the training run that has it: outputs/runs/NAME. Or the
+    beginning of NAME: the newest tested training below --output that is called so."""
     run: str | None = None
     """Id of an MLflow run of a training, in the place of --checkpoint."""
     labels: tuple[str, ...] = ()
@@ -55,6 +58,9 @@ class ModelChoice:
     def found(self, output: Path) -> "ModelChoice":
         """The same with absolute paths, which any process can load; a run is downloaded.
 
+        Args:
+            output: where the training runs and the MLflow store are.
+
         Raises:
             RunError: if no model is named, or the run has none.
         """
@@ -71,7 +77,7 @@ class ModelChoice:
         if self.run is not None:
             return replace(choice, run=None, checkpoint=_downloaded(self.run, output))
         if self.checkpoint is not None:
-            return replace(choice, checkpoint=self.checkpoint.resolve())
+            return replace(choice, checkpoint=_folder(self.checkpoint, output))
         return choice
 
     def load(self) -> "TrainedModel":
@@ -117,6 +123,36 @@ class ModelChoice:
         where = values["checkpoint"]
         lists = {name: tuple(values[name]) for name in ("labels", "templates")}
         return cls(**{**values, **lists, "checkpoint": None if where is None else Path(where)})
+
+
+def _folder(checkpoint: Path, output: Path) -> Path:
+    """The folder itself, that of the run of this name, or of the newest whose name begins so.
+
+    Raises:
+        RunError: if no finished training that has seen the test split is called so.
+    """
+    from stop_core.model_files import RESULT
+
+    if checkpoint.exists() or checkpoint.name != str(checkpoint):
+        return checkpoint.resolve()
+    if (output / "runs" / checkpoint).exists():
+        return (output / "runs" / checkpoint).resolve()
+    results = (output / "runs").glob(f"*/{RESULT}")
+    called = [path for path in results if path.parent.name.startswith(f"{checkpoint}-")]
+    tested = [path for path in called if _is_tested(path)]
+    if not tested:
+        raise RunError(
+            f"there is no folder {checkpoint}, and no finished and tested training in "
+            f"{output / 'runs'} whose name begins so; give the folder that `train` printed"
+        )
+    folder = max(tested, key=lambda path: path.stat().st_mtime).parent
+    print(f"the model is that of {folder}", file=sys.stderr)  # not where rows and hits go
+    return folder.resolve()
+
+
+def _is_tested(result: Path) -> bool:
+    """Whether the test split was looked at; not by a trial of a sweep, which is one of many."""
+    return any(name.startswith("test/") for name in json.loads(result.read_text())["metrics"])
 
 
 def _absolute(text: str) -> str:

@@ -224,7 +224,7 @@ def _decode(
         _say(f"{len(listed) - there} more are listed, but not below {config.data_path}")
     # Large shards first, so that no core is left with one at the end.
     plans = sorted(pending, key=lambda plan: len(plan.clips), reverse=True)
-    shards = decode_shards(job, plans, config.data_path, config.decode_timeout, config.retry_failed)
+    shards = decode_shards(job, plans, config.data_path, config.decode_timeout)
     Progress(there).follow(shards)
 
 

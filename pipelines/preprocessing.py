@@ -35,7 +35,6 @@ def decode_shards(
     plans: Sequence[ShardPlan],
     data_root: StoragePath,
     timeout: float = DECODE_TIMEOUT,
-    retry_failed: bool = False,
 ) -> Iterator[ShardDone]:
     """Decodes and writes shards on all CPUs of the cluster; yields as each is complete.
 
@@ -44,7 +43,6 @@ def decode_shards(
         plans: the shards to make.
         data_root: an absolute path that every node sees.
         timeout: seconds that one clip may take to decode.
-        retry_failed: decode again the clips that failed, and only those.
 
     Raises:
         RunError: if a shard cannot be written, or a worker dies. Complete shards stay.
@@ -56,7 +54,7 @@ def decode_shards(
     quiet(ray.data.DataContext.get_current())
     # One block a plan: a task is then one shard, and reports as soon as that is on disk. Ray runs
     # the task of a worker or node that dies three times more, which is safe: a shard is whole or
-    # absent.
+    # absent, and a command tries no clip of it twice.
     records = ray.data.from_items(
         [{"plan": plan.to_json()} for plan in plans], override_num_blocks=len(plans)
     ).map(
@@ -66,7 +64,6 @@ def decode_shards(
             "data_root": str(data_root),
             "cache": str(job.cache.resolve()),
             "timeout": timeout,
-            "retry_failed": retry_failed,
         },
         num_cpus=1,
     )
@@ -91,7 +88,6 @@ def write_shard_row(
     data_root: str,
     cache: str,
     timeout: float,
-    retry_failed: bool,
 ) -> dict[str, Any]:
     """Makes one shard in a worker. An error is a value in the row, so that none stops the chain."""
     plan = ShardPlan.from_json(row["plan"])
@@ -104,7 +100,6 @@ def write_shard_row(
             storage_path(data_root),
             storage_path(cache),
             timeout=timeout,
-            retry_failed=retry_failed,
         )
     except OSError as error:
         return done | {"error": str(error)}

@@ -4,6 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from pipelines.environment import environment
 from pipelines.outbox import Outbox, Record, RefusedError
 from pipelines.tracking import (
     KEY,
@@ -19,7 +21,6 @@ from pipelines.tracking import (
     MOST_METRICS,
     RUN_ID,
     dataset_input,
-    environment,
     experiment_id,
     find_run,
     run_tags,
@@ -58,7 +59,8 @@ class QueuedRun:
     @property
     def store(self) -> str:
         """The store that has this run, or is to have it; without the password of its URI."""
-        return (self.run_id and self._noted(_STORE)) or without_password(self.uri)
+        noted = self._noted(_STORE) if self.run_id else ""
+        return noted if noted and not _is_gone(noted) else without_password(self.uri)
 
     def _noted(self, name: str) -> str:
         file = self.folder / name
@@ -149,20 +151,28 @@ class QueuedRun:
         now = int(time.time() * 1000)
         self.outbox.put({"kind": "end", "status": status, "time": now})
 
-    def deliver(self, seconds: float = 0.0) -> Exception | None:
-        """Takes what waits to the store, trying again for so long; returns why it failed."""
+    def deliver(self, seconds: float = 0.0, away: set[str] | None = None) -> Exception | None:
+        """Takes what waits to the store, trying again for so long; returns why it failed.
+
+        Args:
+            seconds: how long to try again.
+            away: stores that are known not to answer, and are not asked whether the run has moved
+                to them; one that is found not to is added.
+        """
         deadline = time.monotonic() + seconds
         while True:
-            problem = self.outbox.deliver(self._send)
+            # Once for all records: a store that does not answer may take a minute not to.
+            send = partial(self._send, away=set() if away is None else away)
+            problem = self.outbox.deliver(send)
             if problem is None and self.outbox.waiting():
                 problem = BlockingIOError("another process is delivering them")
             if problem is None or time.monotonic() >= deadline:
                 return problem
             time.sleep(1.0)
 
-    def _send(self, record: Record) -> None:
+    def _send(self, record: Record, away: set[str]) -> None:
         try:
-            client = MlflowClient(self.uri if self._is_here() else self.store)
+            client = MlflowClient(self.uri if self._is_here(away) else self.store)
             if record["kind"] != "open":
                 self._log(client, self.run_id, record)
             elif not self._goes_on(client):
@@ -172,14 +182,23 @@ class QueuedRun:
                 raise RefusedError(str(problem)) from problem
             raise
 
-    def _is_here(self) -> bool:
+    def _is_here(self, away: set[str]) -> bool:
         """Whether the given store is the one that has this run, if any has; maybe it has moved."""
-        if self.store == without_password(self.uri):
+        given = without_password(self.uri)
+        if self._noted(_STORE) in ("", given):
             return True
-        if find_run(MlflowClient(self.uri), self.run_id):
+        if self.store != given and given in away:
+            return False
+        try:
+            found = find_run(MlflowClient(self.uri), self.run_id)
+        except Exception:  # SQLAlchemy's, requests' and MLflow's own kinds
+            if self.store == given:
+                raise
+            away.add(given)  # the store that the run is noted to be in may answer nevertheless
+            return False
+        if found:
             self._note(self.run_id)
-            return True
-        return _is_gone(self.store)
+        return self.store == given
 
     def _goes_on(self, client: MlflowClient) -> bool:
         """Marks the run as running; False if the store has none: it is new, or was emptied."""
@@ -243,8 +262,10 @@ def deliver_waiting(output: Path) -> None:
     away: set[str] = set()
     for outbox in sorted((output / "runs").glob(f"*/{OUTBOX}")):
         run = QueuedRun(outbox.parent, tracking_uri(output))
-        if run.store not in away and run.deliver() is not None and not _answers(run.store):
-            away.add(run.store)  # one that does not answer may take a minute not to
+        if run.store in away:  # one that does not answer may take a minute not to
+            continue
+        if run.deliver(away=away) is not None and not _answers(run.store):
+            away.add(run.store)
 
 
 def _answers(store: str) -> bool:

@@ -14,7 +14,8 @@ from pipelines.progress import say
 from pipelines.ray_session import start_ray
 from pipelines.sweep_results import SweepResult, experiment_of
 from pipelines.sweep_search import Search
-from pipelines.training_run import TrainingResult, TrainingRun
+from pipelines.training_result import TrainingResult
+from pipelines.training_run import TrainingRun
 from stop_core.cache.files import write_whole
 
 CONFIRMATION = "confirmation.csv"

@@ -1,9 +1,10 @@
 """Takes what a sweep has found to its folder and to its MLflow run."""
 
 from pipelines.sweep_confirm import CONFIRMATION
-from pipelines.sweep_report import FIGURES, REPORT, Report
+from pipelines.sweep_report import REPORT, Report
 from pipelines.sweep_results import BEST, PARETO, TRIALS
-from pipelines.tracking import TrackedRun
+from pipelines.sweep_style import FIGURES
+from pipelines.tracked_run import TrackedRun
 
 
 def publish(report: Report, tracked: TrackedRun) -> None:

@@ -7,26 +7,17 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.command_line import spell_out
-from pipelines.sweep_analysis import FEW_PER_SETTING, Importances, importances, sensitivity
-from pipelines.sweep_figures import (
-    draw_curves,
-    draw_front,
-    draw_history,
-    draw_importances,
-    draw_parallel,
-    draw_sensitivity,
-    draw_slices,
-)
+from pipelines.environment import git_commit
+from pipelines.sweep_effects import effects, measured_points
+from pipelines.sweep_figures import draw_front
 from pipelines.sweep_results import BEST, SweepResult
 from pipelines.sweep_search import Search
-from pipelines.sweep_style import save
+from pipelines.sweep_style import show
 from pipelines.sweep_trials import Point, Trials
 from pipelines.sweep_words import condition, describe, short, terms
-from pipelines.tracking import git_commit
 from stop_core.cache.files import write_whole
 
 REPORT = "report.md"
-FIGURES = "figures"
 
 
 class Report:
@@ -49,7 +40,7 @@ class Report:
             parts.append(self._confirmation(self.confirmed))
         if self.result.front:
             parts.append(self._front())
-        parts += self._one_at_a_time() if self.space.around else self._search_figures()
+        parts += effects(self.search, self.trials, self.result)
         parts += [self._others(), self._space(), self._go_on()]
         path = self.search.folder / REPORT
         write_whole(path, "\n\n".join(part for part in parts if part) + "\n")
@@ -129,13 +120,10 @@ class Report:
         """The point that the report compares with: one that was given, or the centre."""
         if not (self.space.points_to_evaluate or self.space.around):
             return None
-        return next((one for one in self._points() if one.first.number == 0), None)
-
-    def _points(self) -> list[Point]:
-        """The finished points; without seeds, also trials that were stopped on their way."""
-        if self.space.seeds > 1:
-            return self.trials.points()
-        return [Point((one,)) for one in self.trials.all if one.value(self.objective) is not None]
+        return next(
+            (one for one in measured_points(self.search, self.trials) if one.first.number == 0),
+            None,
+        )
 
     def _incomplete(self) -> list[str]:
         """The settings that some seeds have finished, but not all."""
@@ -167,7 +155,7 @@ class Report:
 
     def _front(self) -> str:
         figure = draw_front(self.space, self.trials.points(), self.result.front)
-        self._save(figure, "pareto")
+        line = show(figure, self.search.folder, "pareto")
         names = self.space.objectives
         rows = [
             f"| trial | {' | '.join(names)} | settings |",
@@ -187,82 +175,7 @@ class Report:
                 " Step times were taken while other trials ran on the same machine: compare "
                 "them only within this sweep, and use `--max-concurrent 1` for cleaner ones."
             )
-        return "\n\n".join(["## Pareto front", note, "\n".join(rows), _shown("pareto")])
-
-    def _one_at_a_time(self) -> list[str]:
-        found = sensitivity(self.search, self.trials)
-        seeds = self.space.seeds
-        interval = (
-            f"95% interval of the mean (Student, {seeds} seeds, dots)"
-            if seeds > 1
-            else "95% bootstrap over the validation videos, one seed"
-        )
-        note = f"band: {interval}; dotted: the value that the others are varied at"
-        self._save(draw_sensitivity(self.space, found, note), "sensitivity")
-        rows = ["| setting | value | mean | 95% interval | seeds |", "|---|---:|---:|---|---:|"]
-        for name, table in found.items():
-            rows += [
-                f"| {name} | {short(row['value'])} | {row['mean']:.4f} | "
-                f"{_interval(row['low'], row['high'])} | {row['seeds']} |"
-                for row in table.to_dict("records")
-            ]
-        few = (
-            f"The mean over {seeds} seeds is known only to within its band: values whose bands "
-            "overlap do not differ on this evidence."
-            if seeds > 1
-            else "One seed says nothing of the spread between seeds: give `seeds` in the space."
-        )
-        return ["## Sensitivity", _shown("sensitivity"), few, "\n".join(rows)]
-
-    def _search_figures(self) -> list[str]:
-        shown = [one for one in self.trials.all if one.value(self.objective) is not None]
-        parts = ["## How the settings act"]
-        found = importances(self.search, self.trials)
-        parts.append(self._importances(found))
-        self._save(draw_slices(self.space, shown, self.result.best), "slices")
-        parts.append(_shown("slices"))
-        self._save(draw_parallel(self.space, self._points(), self.result.best), "parallel")
-        parts.append(_shown("parallel"))
-        self._save(draw_history(self.space, shown, self.trials.ranked(self.objective)), "history")
-        parts += ["## How the search went", _shown("history")]
-        if self.space.scheduler:
-            self._save(draw_curves(self.space, shown, self.result.best), "curves")
-            parts.append(_shown("curves"))
-        return parts
-
-    def _importances(self, found: Importances | None) -> str:
-        if found is None:
-            return "Too few trials, or too alike, to say which setting matters."
-        self._save(draw_importances(found, self.objective), "importances")
-        rows = ["| setting | importance | 95% interval |", "|---|---:|---|"]
-        rows += [
-            f"| {name} | {share:.2f} | {low:.2f} to {high:.2f} |"
-            for name, share, low, high in found.table.itertuples(index=False)
-        ]
-        rows.append(f"| together (interactions), or noise | {found.rest:.2f} | |")
-        basis = (
-            f"after epoch {found.after_epoch}, where all can be compared"
-            if found.after_epoch
-            else "of the finished trials"
-        )
-        lines = [
-            f"fANOVA importances of {self.objective} {basis}, {found.trials} trials: of the "
-            "variance that a forest predicts from the settings, the share of one setting alone."
-        ]
-        if self.space.seeds > 1:
-            lines.append("What the seeds of a point differ in is averaged, and is no part of it.")
-        if found.few:
-            lines.append(
-                f"**Warning**: {found.trials} trials are few for {len(found.table)} settings "
-                f"(at least {FEW_PER_SETTING} a setting would be wanted, "
-                f"{FEW_PER_SETTING * len(found.table)} in all). The intervals show how little "
-                "is known; draw no conclusion from the order of the bars."
-            )
-        if found.left_out:
-            lines.append(
-                f"Not judged, since not every trial has them: {', '.join(found.left_out)}."
-            )
-        return "\n\n".join([*lines, "\n".join(rows), _shown("importances")])
+        return "\n\n".join(["## Pareto front", note, "\n".join(rows), line])
 
     def _others(self) -> str:
         """The trials that did not finish, and why."""
@@ -308,14 +221,3 @@ class Report:
             lines += ["# draw more: the same sweep goes on", f"{self.command} --trials {more}"]
         lines.append("```")
         return "\n".join(lines)
-
-    def _save(self, figure, name: str) -> None:  # type: ignore[no-untyped-def]
-        save(figure, self.search.folder / FIGURES / f"{name}.png")
-
-
-def _interval(low: float, high: float) -> str:
-    return "-" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
-
-
-def _shown(name: str) -> str:
-    return f"![{name}]({FIGURES}/{name}.png)"

@@ -35,8 +35,9 @@ from pipelines.resources import Resources
 from pipelines.sweep_trials import Trial, Trials
 from pipelines.sweep_tune import Driver, Failures, NotedAsha
 from pipelines.sweep_worker import Task, run_trial
-from pipelines.tracking import TrackedRun, open_experiment, tracking_uri
-from pipelines.training_run import RESULT_VERSION
+from pipelines.tracked_run import TrackedRun
+from pipelines.tracking import open_experiment, tracking_uri
+from pipelines.training_result import RESULT_VERSION
 from stop_core.cache.manifest import Manifest
 from stop_core.clip import weights_fingerprint
 from stop_core.kept_clip import ClipKeeper

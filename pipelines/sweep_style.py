@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from stop_core.cache.files import appearing
 
+FIGURES = "figures"
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # told apart by the colour-blind, and in print
 STYLE = {
     "font.size": 8,
@@ -23,11 +24,16 @@ PAGE = 7.0  # inches across the two columns of a paper
 _SYMBOLS = {"n_s": "$N_s$", "alpha": r"$\alpha$", "beta": r"$\beta$", "eta": r"$\eta$"}
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all."""
+def show(figure: Figure, folder: Path, name: str) -> str:
+    """Writes a figure of a report in `folder`, whole or not at all; returns the line that shows it.
+
+    It is the PNG `folder`/figures/`name`.png.
+    """
+    path = folder / FIGURES / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:
         figure.savefig(staging, format="png", dpi=200)
+    return f"![{name}]({FIGURES}/{name}.png)"
 
 
 def label(name: str) -> str:

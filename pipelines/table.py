@@ -12,7 +12,8 @@ import pandas as pd
 
 from pipelines.command_line import RunError
 from pipelines.table_statistics import RowStatistics, row_statistics
-from pipelines.training_run import TrainingResult, TrainingRun
+from pipelines.training_result import TrainingResult
+from pipelines.training_run import TrainingRun
 from stop_core.cache.manifest import Manifest
 from stop_core.datasets import Task
 from stop_core.experiment import ExperimentConfig

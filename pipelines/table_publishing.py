@@ -11,7 +11,7 @@ from pipelines.table_formats import markdown, page, show
 from pipelines.table_latex import latex
 from pipelines.table_sheet import Sheet, make_sheet
 from pipelines.table_tracking import record
-from pipelines.tracking import TrackedRun
+from pipelines.tracked_run import TrackedRun
 from stop_core.cache.files import write_whole
 
 _WIDTH = 120  # of what is printed to a file or a pipe

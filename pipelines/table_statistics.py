@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.training_run import TrainingResult
+from pipelines.training_result import TrainingResult
 from pipelines.training_worker import PREDICTIONS
 from stop_core.datasets import Task
 from stop_core.outcomes import read_outcomes

@@ -19,15 +19,15 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pipelines.table import ComparisonTable
 from pipelines.table_formats import markdown
 from pipelines.table_sheet import Sheet
+from pipelines.tracked_run import TrackedRun
 from pipelines.tracking import (
     LONGEST_PARAM,
-    TrackedRun,
     dataset_input,
     find_run,
     open_experiment,
     run_tags,
 )
-from pipelines.training_run import TrainingResult
+from pipelines.training_result import TrainingResult
 from stop_core.experiment import ExperimentConfig
 
 NOTE = "mlflow.note.content"  # what the UI shows as a run's description

@@ -14,9 +14,11 @@ from pipelines.command_line import parse, run
 from pipelines.output import default_output
 from pipelines.progress import say, told
 from pipelines.queued_run import deliver_waiting
+from pipelines.resources import Resources
 from pipelines.start_from import StartFrom, find_checkpoint
 from pipelines.tracking import ui_command
-from pipelines.training_run import Resources, TrainingResult, TrainingRun
+from pipelines.training_result import TrainingResult
+from pipelines.training_run import TrainingRun
 from stop_core.experiment import ExperimentConfig
 from sweeps.reading import FOLDER
 

@@ -5,12 +5,12 @@ goes on from its last checkpoint, in the same MLflow run; running it again when 
 the remembered result. MLflow is told through an outbox, so that its absence ends nothing.
 """
 
-import json
 import shutil
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipelines.command_line import RunError
+from pipelines.environment import git_commit
 from pipelines.failures import FAILURE, ends_with_reason
 from pipelines.folder_lock import alone_in
 from pipelines.progress import ProgressFile, say
@@ -19,29 +19,27 @@ from pipelines.resources import Resources
 from pipelines.start_from import StartFrom
 from pipelines.tracking import (
     first_line,
-    git_commit,
     open_experiment,
     tracking_uri,
     without_password,
 )
 from pipelines.training_check import check_fit
+from pipelines.training_result import RESULT_VERSION, TrainingResult
 from pipelines.training_worker import (
     ALONE,
     FIGURES,
-    GIVEN_UP,
     PREDICTIONS,
     Watch,
     WorkerTask,
     train_alone,
-    train_worker,
 )
-from stop_core.cache.files import appearing, write_whole
+from pipelines.worker_group import run_workers
+from stop_core.cache.files import appearing
 from stop_core.cache.manifest import Manifest
 from stop_core.experiment import ExperimentConfig
 from stop_core.model_files import (
     FILES,
     MODEL,
-    PROMPTS,
     TOWER,
     ModelRecord,
     Provenance,
@@ -53,41 +51,7 @@ from stop_core.model_input import preprocessing_of_cache
 from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 
-RESULT = "result.json"
-RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
 _SECONDS_FOR_A_LOST_STORE = 10.0
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a finished training is remembered by."""
-
-    name: str
-    method: str
-    dataset: str
-    fold: int
-    seed: int
-    metrics: dict[str, float]
-    config_hash: str
-    data_hash: str
-    git_commit: str
-    run_id: str  # of MLflow
-    folder: str
-    curve: list[dict[str, float]] = field(default_factory=list)
-    """What each epoch reported."""
-    costs: dict[str, float] = field(default_factory=dict)
-    """Seconds a step and memory; empty if nothing was trained."""
-    reused: bool = False
-
-    @property
-    def prompts(self) -> Path:
-        """The trained prompts of the chosen epoch."""
-        return self.model / PROMPTS
-
-    @property
-    def model(self) -> Path:
-        """The folder of the trained model; `stop_core.model_folder.TrainedModel` loads it."""
-        return Path(self.folder) / MODEL
 
 
 class TrainingRun:
@@ -136,14 +100,9 @@ class TrainingRun:
 
     def remembered(self) -> TrainingResult | None:
         """The result, if this very training has been done before."""
-        path = self.folder / RESULT
-        if not path.is_file():
-            return None
-        stored = json.loads(path.read_text())
-        # The folder may have been moved since; what it holds lies beside the result.
-        result = TrainingResult(**{**stored, "reused": True, "folder": str(self.folder)})
+        result = TrainingResult.load(self.folder)
         # MLflow may have been away when the training ended.
-        return replace(result, run_id=result.run_id or self.tracked.run_id)
+        return result and replace(result, run_id=result.run_id or self.tracked.run_id)
 
     def train(
         self,
@@ -195,7 +154,7 @@ class TrainingRun:
             checkpoint = (
                 train_alone(task, self.folder / ALONE, watch)
                 if here
-                else self._run_workers(task, resources, watch)
+                else run_workers(task, resources, watch)
             )
             result = self._keep(checkpoint)
         return result
@@ -262,36 +221,6 @@ class TrainingRun:
             checkpoint_every_steps=resources.checkpoint_every_steps,
         )
 
-    def _run_workers(self, task: WorkerTask, resources: Resources, watch: Watch) -> Path:
-        """Runs Ray Train; the run's name and folder are how it finds its checkpoints again."""
-        from ray.train import CheckpointConfig, FailureConfig, RunConfig
-        from ray.train.torch import TorchTrainer
-
-        given_up = self.folder / GIVEN_UP
-        given_up.unlink(missing_ok=True)
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config={"task": task},
-            scaling_config=resources.scaling(),
-            run_config=RunConfig(
-                name=self.name,
-                storage_path=str(self.folder.parent),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
-                failure_config=FailureConfig(max_failures=resources.restarts),
-                callbacks=list(watch.callbacks),
-            ),
-        )
-        try:
-            outcome = trainer.fit()
-        except Exception:  # perhaps what another worker's end has brought about in this one
-            if not given_up.is_file():
-                raise
-        if given_up.is_file():
-            raise RunError(given_up.read_text())
-        if outcome.checkpoint is None:
-            raise RunError(f"the training {self.name} ended without a result; run it again")
-        return Path(outcome.checkpoint.path)
-
     def _keep(self, checkpoint: Path) -> TrainingResult:
         """Copies what matters out of the last checkpoint; the result file comes last."""
         from stop_core.checkpoint import BEST_PROMPTS
@@ -329,7 +258,7 @@ class TrainingRun:
             curve=progress.curve,
             costs=progress.costs,
         )
-        write_whole(self.folder / RESULT, json.dumps(asdict(result), indent=2))
+        result.save()
         return result
 
     def _model_record(self, metrics: dict[str, float], tower: TowerFacts) -> ModelRecord:

@@ -19,20 +19,18 @@ from pipelines.progress import ProgressFile
 from pipelines.queued_run import QueuedRun
 from pipelines.recorder import Recorder
 from pipelines.training_worker import FIGURES, PREDICTIONS, WorkerTask
+from pipelines.worker_model import build_model, compile_encoder
 from pipelines.worker_session import Session
-from stop_core.baselines import LinearProbe
 from stop_core.cache import FrameCache
 from stop_core.checkpoint import Checkpoint
 from stop_core.clip import load_clip
 from stop_core.distributed import copy_from_first, rank, told_by_first, world_size
 from stop_core.figures import confusion, save
 from stop_core.kept_clip import ClipKeeper
-from stop_core.methods import build_method
 from stop_core.model_files import TOWER
 from stop_core.model_folder import tower_facts
 from stop_core.objectives import Measured, make_objective
 from stop_core.observer import Observer
-from stop_core.prompted_model import PromptedModel
 from stop_core.run_state import LAST_PROMPTS, Progress
 from stop_core.shown_clips import ShownClips
 from stop_core.training import DivergedError, Trainer, seed_weights
@@ -46,16 +44,19 @@ class WorkerRun:
         self, task: WorkerTask, session: Session, keeper: ClipKeeper | None = None
     ) -> None:
         torch.set_num_threads(task.threads)
-        self._load_clip = keeper.load if keeper else load_clip
         self.task = task
         self.config = task.config
         self.session = session
         self.cache = FrameCache(task.cache)
         device = session.device(task.gpu)
-        self.model = self._build_model(device)
+        seed_weights(self.config.seed)
+        load = keeper.load if keeper else load_clip
+        clip = load(self.config.tower, self.config.pretrained)
+        self.tower = tower_facts(clip)  # before it is trained, if it is
+        self.model = build_model(task, clip, len(self.cache.manifest.class_names), device)
         self.splits = self._split_clips()
         if task.compile:
-            self._compile(device)
+            compile_encoder(self.model, self.config.method, self.splits["train"].shape, device)
         self.objective = make_objective(
             self.model, self.config, self.cache.manifest, {**self.splits}
         )
@@ -187,19 +188,6 @@ class WorkerRun:
             return Measured({}, {})
         return self.objective.measure(self.splits[split])
 
-    def _build_model(self, device: torch.device) -> VideoModel:
-        seed_weights(self.config.seed)
-        clip = self._load_clip(self.config.tower, self.config.pretrained)
-        self.tower = tower_facts(clip)  # before it is trained, if it is
-        model = build_method(self.config, clip, len(self.cache.manifest.class_names)).to(device)
-        if self.task.checkpoint_activations:
-            if not isinstance(model, PromptedModel):
-                raise ValueError(
-                    f"checkpoint_activations has no effect on {self.config.method}; leave it out"
-                )
-            model.checkpoint_activations = True
-        return model
-
     def _split_clips(self) -> dict[str, ShownClips]:
         counts = self.cache.manifest.counts
         wanted = ("train", "val", "test") if self.task.test else ("train", "val")
@@ -208,15 +196,6 @@ class WorkerRun:
             for name in wanted
             if counts.get(name)
         }
-
-    def _compile(self, device: torch.device) -> None:
-        model = self.model
-        if isinstance(model, LinearProbe):
-            raise ValueError(f"compile has no effect on {self.config.method}; leave it out")
-        frames = torch.zeros(1, *self.splits["train"].shape, dtype=torch.uint8, device=device)
-        with torch.no_grad():  # folds the frozen weights, which a compiler should find ready
-            model.encode_video(frames)
-        model.encode_video = torch.compile(model.encode_video)  # type: ignore[method-assign]
 
     def _make_trainer(self) -> Trainer | None:
         """None for a method that has nothing to train."""

@@ -9,6 +9,7 @@
 <cache>/.lock                       held by the process that makes the cache
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -44,12 +45,15 @@ def record_path(cache: StoragePath, name: str) -> StoragePath:
 
 
 @contextmanager
-def appearing(path: StoragePath) -> Iterator[Path]:
+def appearing(path: StoragePath, *, new: bool = False) -> Iterator[Path]:
     """Gives a local staging path to write to; on a clean exit the file becomes `path` at once.
 
     The staging name begins with a dot, which pyarrow and DuckDB pass over, and is unique, so that
     two processes that make the same file cannot mix their bytes: the later one wins, whole. On an
     object store an object appears when its upload is complete.
+
+    With `new`, the earlier one wins and the later one gets a FileExistsError; not on an object
+    store, nor on a disk without hard links, where nothing tells which was earlier.
     """
     if isinstance(path, RemotePath):
         with scratch_file() as staging:
@@ -60,21 +64,35 @@ def appearing(path: StoragePath) -> Iterator[Path]:
     try:
         yield staging
         sync(staging)
-        os.replace(staging, path)
+        if not (new and _link(staging, path)):
+            os.replace(staging, path)
         sync(path.parent)  # the new name is on the disk only when its folder is
     finally:
         staging.unlink(missing_ok=True)
 
 
-def write_whole(path: StoragePath, text: str) -> None:
-    """Writes a small text file, in UTF-8, that appears whole or not at all."""
-    with appearing(path) as staging:
+def _link(staging: Path, path: Path) -> bool:
+    """Gives a file a second name that is not taken; False on a disk that has no second names."""
+    try:
+        os.link(staging, path)
+    except FileExistsError:
+        raise
+    except OSError as problem:
+        if problem.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        return False
+    return True
+
+
+def write_whole(path: StoragePath, text: str, *, new: bool = False) -> None:
+    """Writes a small text file, in UTF-8, that appears whole or not at all; `new` as above."""
+    with appearing(path, new=new) as staging:
         staging.write_text(text, encoding="utf-8")
 
 
-def write_json(path: StoragePath, value: dict[str, Any]) -> None:
+def write_json(path: StoragePath, value: dict[str, Any], *, new: bool = False) -> None:
     """Writes a JSON object, with a checksum in it, that appears whole or not at all."""
-    write_whole(path, _render(value))
+    write_whole(path, _render(value), new=new)
 
 
 def read_json(path: StoragePath) -> dict[str, Any]:

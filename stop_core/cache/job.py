@@ -12,6 +12,7 @@ lost: every record tells by its identity whether its shard is one of this job.
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 
@@ -30,13 +31,13 @@ from stop_core.cache.files import (
     RETRY,
     appearing,
     hash_file,
-    hash_json,
     is_leftover,
     read_json,
     remove_leftovers,
     write_json,
 )
 from stop_core.cache.manifest import Manifest, ShardEntry
+from stop_core.cache.retrying import begin_retry, still_to_retry
 from stop_core.cache.shards import Failure, ShardPlan, ShardRecord, plan_shards
 from stop_core.datasets import Clip
 from stop_core.storage import StoragePath
@@ -56,20 +57,23 @@ class CacheJob:
     def open(cls, cache: StoragePath, config: CacheConfig, clips: Sequence[Clip]) -> "CacheJob":
         """Begins a cache at an absent or empty folder, or goes on with one of the same options.
 
+        Of commands that begin one at the same moment, the options of the first to write count.
+
         Raises:
             ValueError: if the folder holds something else, or a cache made with other options.
             OSError: if the folder cannot be written.
         """
         plans = tuple(plan_shards(clips))
-        if (cache / JOB).is_file():
-            _check_same(cache, config)
-        elif cache.is_dir():
+        is_begun = (cache / JOB).is_file()
+        if not is_begun and cache.is_dir():
             _check_ours(cache, config, plans)
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            if not (cache / JOB).is_file():
+            if not is_begun:
                 job = {"format_version": FORMAT_VERSION, "config": config.to_dict()}
-                write_json(cache / JOB, job)
+                with suppress(FileExistsError):
+                    write_json(cache / JOB, job, new=True)
+            _check_same(cache, config)
             for folder in (DATA, RECORDS):
                 (cache / folder).mkdir(exist_ok=True)
         except OSError as error:
@@ -86,26 +90,16 @@ class CacheJob:
         the ones that had not been tried again.
         """
         records = self._records()
-        retried = self._retried(records) if retry_failed else frozenset()
+        retried: frozenset[str] = frozenset()
+        if retry_failed:
+            complete = [record for record in records if record is not None]
+            begin_retry(self.cache, complete)
+            retried = still_to_retry(self.cache, complete)
         # Threads for a cache on an object store, where every question waits for an answer.
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             is_done = partial(self._is_done, data_root=data_root, retried=retried)
             done = pool.map(is_done, self.plans, records)
             return [plan for plan, there in zip(self.plans, done, strict=True) if not there]
-
-    def _retried(self, records: Sequence[ShardRecord | None]) -> frozenset[str]:
-        """Returns the shards whose failed clips are to be tried again, and begins to do so."""
-        hashes = {
-            record.name: hash_json(record.to_dict())
-            for record in records
-            if record is not None and record.has_retriable
-        }
-        if (self.cache / RETRY).is_file():
-            begun = read_json(self.cache / RETRY)["records"]
-            return frozenset(name for name, there in hashes.items() if begun.get(name) == there)
-        if hashes:
-            write_json(self.cache / RETRY, {"records": hashes})
-        return frozenset(hashes)
 
     def _records(self) -> list[ShardRecord | None]:
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
@@ -190,7 +184,7 @@ def _check_same(cache: StoragePath, config: CacheConfig) -> None:
 
 def _check_ours(cache: StoragePath, config: CacheConfig, plans: Sequence[ShardPlan]) -> None:
     """Refuses a folder without `job.json` that is neither empty nor what is left of this cache."""
-    found = {path.name for path in cache.iterdir() if not is_leftover(path)} - {LOCK}
+    found = {path.name for path in cache.iterdir() if not is_leftover(path)} - {LOCK, JOB}
     if not found:
         return
     if found - {DATA, RECORDS, FAILURES, MANIFEST, RETRY} or not found & {DATA, RECORDS}:

@@ -31,6 +31,7 @@ from stop_core.cache.layout import (
     rows_per_group,
     shard_schema,
 )
+from stop_core.cache.retrying import still_to_retry
 from stop_core.cache.shards import Failure, ShardPlan, ShardRecord
 from stop_core.datasets import Clip
 from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess
@@ -46,13 +47,14 @@ def write_shard(
     cache: StoragePath,
     *,
     timeout: float = DECODE_TIMEOUT,
-    retry_failed: bool = False,
 ) -> ShardRecord:
     """Decodes the clips of a shard and writes its file, then its record; both appear whole.
 
     A clip that is missing or does not decode becomes a failure in the record, and the rest goes on.
     At most a row group of frames and one clip are in memory at a time. A shard that is complete is
-    left as it is, so a worker that outlived its driver cannot disturb the run that took over.
+    left as it is, so a worker that outlived its driver cannot disturb the run that took over. Where
+    its failed clips are to be tried again (`retrying`), they alone are decoded, and the file is
+    written anew, as if they had decoded the first time.
 
     Args:
         plan: the clips.
@@ -60,8 +62,6 @@ def write_shard(
         data_root: where the clips' paths begin.
         cache: the folder of the cache.
         timeout: seconds that one clip may take to decode.
-        retry_failed: of a complete shard, decode the clips that failed once more, and only those;
-            the file is then written anew, as if they had decoded the first time.
 
     Raises:
         OSError: if the cache cannot be written. What was complete before stays.
@@ -78,7 +78,7 @@ def write_shard(
         # differ, and the shard is made from the beginning.
         attempts = {failure.video_id: failure.attempts for failure in there.failures}
         if there.matches_file(cache):
-            if not (retry_failed and there.has_retriable):
+            if not (there.has_retriable and still_to_retry(cache, [there])):
                 return there
             if there.rows:
                 kept = _read_rows(shard_path(cache, plan.name))

@@ -21,7 +21,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from pipelines.tracking import TrackedRun, open_experiment
+from pipelines.tracked_run import TrackedRun
+from pipelines.tracking import open_experiment
 from tests.tools import free_ports, kill_tree
 
 ROOT = Path(__file__).resolve().parents[2]

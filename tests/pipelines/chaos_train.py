@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pipelines.command_line import USAGE_ERROR  # noqa: E402
-from pipelines.training_run import Resources, TrainingRun  # noqa: E402
+from pipelines.resources import Resources  # noqa: E402
+from pipelines.training_run import TrainingRun  # noqa: E402
 from stop_core.config import StopConfig  # noqa: E402
 from stop_core.experiment import ExperimentConfig  # noqa: E402
 from stop_core.model_files import MODEL, PROMPTS  # noqa: E402

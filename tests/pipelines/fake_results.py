@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines.training_run import TrainingResult
+from pipelines.training_result import TrainingResult
 from pipelines.training_worker import PREDICTIONS
 from stop_core.experiment import ExperimentConfig
 

@@ -12,6 +12,7 @@ from pipelines.cache_record import CacheRecord
 from pipelines.command_line import RunError
 from pipelines.preprocess import PreprocessConfig, preprocess
 from pipelines.preprocessing import ShardDone
+from pipelines.tracked_run import TrackedRun
 from stop_core.cache import Manifest, write_shard
 
 
@@ -72,7 +73,7 @@ def test_a_cache_that_could_not_be_recorded_is_recorded_by_the_same_command(
     capsys: pytest.CaptureFixture[str],
     place: str,
 ) -> None:
-    owner = tracking if place == "open_experiment" else tracking.TrackedRun
+    owner = tracking if place == "open_experiment" else TrackedRun
     begin = CacheRecord.begin
 
     def goes_away(*_: Any, **__: Any) -> None:

@@ -42,13 +42,10 @@ def _serially(
     plans: Sequence[ShardPlan],
     root: Path,
     timeout: float = 60,
-    retry_failed: bool = False,
 ) -> Iterator[ShardDone]:
     """Stands in for `decode_shards` where a test is not about Ray."""
     for plan in plans:
-        record = write_shard(
-            plan, job.config, root, job.cache, timeout=timeout, retry_failed=retry_failed
-        )
+        record = write_shard(plan, job.config, root, job.cache, timeout=timeout)
         yield ShardDone(record.rows, len(record.failures))
 
 

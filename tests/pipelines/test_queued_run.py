@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
+from pipelines import queued_run
 from pipelines.queued_run import QueuedRun, deliver_waiting
 from pipelines.tracking import open_experiment, tracking_uri
 
@@ -130,6 +132,34 @@ def test_what_waits_for_one_store_is_not_lost_to_another(
     assert not MlflowClient(second).search_runs(EXPERIMENTS)
 
 
+def test_what_waits_for_a_store_that_answers_does_not_wait_for_another(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    first, away = new_store(tmp_path / "first.db"), f"http://127.0.0.1:{_closed_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", away)
+    asked: list[str] = []
+    find = queued_run.find_run
+
+    def find_run(client: MlflowClient, run_id: str) -> Run | None:
+        asked.append(client.tracking_uri)
+        return find(client, run_id)
+
+    monkeypatch.setattr(queued_run, "find_run", find_run)
+    runs = [QueuedRun(tmp_path / "runs" / name, first) for name in "ab"]
+    for run in runs:
+        _waiting(run, tmp_path)
+        assert run.deliver() is None
+        elsewhere = QueuedRun(run.folder, away)
+        elsewhere.open(tmp_path, "motion", "a training")
+        elsewhere.log_points([(2, 1010, {"train/loss": 0.5})])
+    deliver_waiting(tmp_path)
+    for run in runs:
+        assert _loss(first, run.run_id) == [(1, 1.0, 1000), (2, 0.5, 1010)]
+        assert not run.outbox.waiting()
+    assert asked.count(away) == 1  # it may take a minute not to answer
+
+
 def test_a_store_that_has_moved_is_the_same_store(tmp_path: Path, new_store: NewStore) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
     run = QueuedRun(before / "run", new_store(before / "mlflow.db"))
@@ -156,6 +186,20 @@ def test_a_run_whose_store_is_gone_goes_on_in_another(tmp_path: Path, new_store:
     assert other.deliver() is None
     assert _loss(other.uri, other.run_id) == [(2, 0.5, 1010)]
     assert not (tmp_path / "first.db").exists()
+
+
+def test_a_store_that_is_gone_is_not_made_anew_while_the_other_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = f"http://127.0.0.1:{_closed_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", away)
+    run = QueuedRun(tmp_path / "runs" / "one", f"sqlite:///{tmp_path}/gone.db")
+    run.go_on_with("0" * 32)
+    run.log_points([(1, 1000, {"train/loss": 1.0})])
+    deliver_waiting(tmp_path)
+    assert len(run.outbox.waiting()) == 1
+    assert not (tmp_path / "gone.db").exists()
 
 
 def test_a_run_that_was_deleted_goes_on_in_a_new_one_that_is_told_everything(
@@ -208,7 +252,9 @@ def test_an_outbox_that_is_stuck_does_not_hold_up_the_others(
     asked: list[str] = []
     deliver = QueuedRun.deliver
     monkeypatch.setattr(
-        QueuedRun, "deliver", lambda run: asked.append(run.folder.name) or deliver(run)
+        QueuedRun,
+        "deliver",
+        lambda run, **how: asked.append(run.folder.name) or deliver(run, **how),
     )
     deliver_waiting(tmp_path)
     assert asked == ["a", "c", "d"]  # a store that does not answer is asked once

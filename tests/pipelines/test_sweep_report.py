@@ -19,7 +19,7 @@ from pipelines.sweep_report import REPORT, Report
 from pipelines.sweep_results import BEST, PARETO, TRIALS, SweepResult, write_results
 from pipelines.sweep_search import Search
 from pipelines.sweep_trials import Trial, Trials
-from pipelines.tracking import TrackedRun
+from pipelines.tracked_run import TrackedRun
 from pipelines.train import TrainConfig
 from pipelines.training_worker import PREDICTIONS
 from stop_core.cache import CacheConfig, Manifest

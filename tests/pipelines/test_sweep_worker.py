@@ -11,7 +11,7 @@ from pipelines import sweep_worker
 from pipelines.checkpoints import keep
 from pipelines.resources import Resources
 from pipelines.sweep_worker import Task, run_trial
-from pipelines.training_run import TrainingResult
+from pipelines.training_result import TrainingResult
 from pipelines.training_worker import ALONE
 from stop_core.checkpoint import Checkpoint
 from stop_core.kept_clip import ClipKeeper

@@ -10,7 +10,8 @@ from scipy.stats import binomtest
 
 from pipelines.command_line import RunError
 from pipelines.table import ComparisonTable
-from pipelines.training_run import TrainingResult, TrainingRun
+from pipelines.training_result import TrainingResult
+from pipelines.training_run import TrainingRun
 from stop_core.experiment import ExperimentConfig
 from sweeps.published_rows import PublishedRow
 from tests.pipelines.fake_results import recognised, retrieved

@@ -13,8 +13,9 @@ from mlflow.entities import Run
 from pipelines.table import ComparisonTable
 from pipelines.table_publishing import publish
 from pipelines.table_tracking import NOTE, track
-from pipelines.tracking import TrackedRun, open_experiment, tracking_uri
-from pipelines.training_run import TrainingResult
+from pipelines.tracked_run import TrackedRun
+from pipelines.tracking import open_experiment, tracking_uri
+from pipelines.training_result import TrainingResult
 from stop_core.experiment import ExperimentConfig
 from tests.pipelines.fake_results import recognised
 

@@ -14,10 +14,13 @@ from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
 from pipelines.command_line import RunError
+from pipelines.resources import Resources
 from pipelines.start_from import StartFrom, find_checkpoint
 from pipelines.tracking import tracking_uri
 from pipelines.train import TrainConfig, main
-from pipelines.training_run import PREDICTIONS, Resources, TrainingResult, TrainingRun
+from pipelines.training_result import TrainingResult
+from pipelines.training_run import TrainingRun
+from pipelines.training_worker import PREDICTIONS
 from stop_core import StopConfig
 from stop_core.cache import FrameCache
 from stop_core.experiment import ExperimentConfig

@@ -1,8 +1,5 @@
-"""A training that was done is remembered by what lies in its folder, wherever that is."""
+"""A training that fails and then succeeds has one MLflow run, which tells of both."""
 
-import json
-import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,23 +8,9 @@ from mlflow import MlflowClient
 from pipelines import training_run
 from pipelines.failures import FAILURE
 from pipelines.resources import Resources
-from pipelines.training_run import RESULT, TrainingRun
-from pipelines.training_worker import PREDICTIONS
+from pipelines.training_run import TrainingRun
 from stop_core.config import StopConfig
 from stop_core.experiment import ExperimentConfig
-from tests.pipelines.fake_results import recognised
-
-
-def test_a_training_is_remembered_where_it_lies_after_its_output_has_moved(tmp_path: Path) -> None:
-    before, after = tmp_path / "before", tmp_path / "after"
-    result = recognised(ExperimentConfig(), [True, False], before)
-    (Path(result.folder) / RESULT).write_text(json.dumps(asdict(result)))
-    shutil.move(before, after)
-    training = TrainingRun.__new__(TrainingRun)  # one that asks for no cache
-    training.output, training.folder = after, after / result.name
-    remembered = training.remembered()
-    assert remembered is not None
-    assert (Path(remembered.folder) / PREDICTIONS).is_file()
 
 
 def test_a_training_that_succeeds_at_last_is_no_failure_and_tells_of_the_attempt(

@@ -268,66 +268,6 @@ def test_a_cache_of_before_there_was_a_choice_stays_as_it_is(hmdb51_root: Path) 
     assert CacheConfig.from_dict(config.to_dict()) == config
 
 
-def test_other_options_are_refused_and_shown(hmdb51_root: Path, tmp_path: Path) -> None:
-    _make(tmp_path / "cache", hmdb51_root)
-    selection = _selection(hmdb51_root)
-    config = _config(selection)
-    other = replace(config, frames=8, classes=("wave",))
-    shown = "frames is 4 there and 8 here; classes is all there and wave here.*--cache"
-    with pytest.raises(ValueError, match=shown):
-        CacheJob.open(tmp_path / "cache", other, selection.clips)
-    with pytest.raises(ValueError, match="annotation files list other clips"):
-        CacheJob.open(tmp_path / "cache", replace(config, clips_hash="x"), selection.clips)
-    with pytest.raises(ValueError, match="holds files but no frame cache"):
-        CacheJob.open(hmdb51_root, config, selection.clips)
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="cannot write a cache to"):
-        CacheJob.open(tmp_path / "file/cache", config, selection.clips)
-
-
-def test_a_lost_or_damaged_job_file_is_made_again_and_nothing_else(
-    hmdb51_root: Path, tmp_path: Path
-) -> None:
-    cache, selection = tmp_path / "cache", _selection(hmdb51_root)
-    config = _config(selection)
-
-    def begin(**options: Any) -> CacheJob:
-        return CacheJob.open(cache, replace(config, **options), selection.clips)
-
-    first = begin()
-    for plan in first.plans[1:]:
-        write_shard(plan, config, hmdb51_root, cache)
-    job_file = cache / "job.json"
-    whole = job_file.read_bytes()
-    job_file.unlink()
-    assert begin().pending(hmdb51_root) == [first.plans[0]]
-    assert job_file.read_bytes() == whole
-    job_file.unlink()
-    assert begin(frames=3).pending(hmdb51_root) == list(first.plans), "others are not taken for it"
-    job_file.write_bytes(whole)
-
-    write_shard(first.plans[0], config, hmdb51_root, cache)
-    begin().finish()
-    made = _tree(cache)
-    job_file.write_bytes(whole[:-9])
-    with pytest.raises(ValueError, match="delete it and run the same preprocess command again"):
-        begin()
-    job_file.unlink()
-    with pytest.raises(ValueError, match="frames is 4 there and 3 here"):
-        begin(frames=3)
-    assert begin().pending(hmdb51_root) == []
-    assert _tree(cache) == made
-
-    job_file.unlink()
-    (cache / "manifest.json").unlink()
-    few = [clip for clip in selection.clips if clip.split == "train"]
-    with pytest.raises(ValueError, match=r"(test|val)-00000\.\S+ is no part of this frame cache"):
-        CacheJob.open(cache, config, few)
-    (cache / "notes.txt").touch()
-    with pytest.raises(ValueError, match="holds files but no frame cache"):
-        begin()
-
-
 def test_a_missing_or_unfinished_cache_names_the_command(hmdb51_root: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with pytest.raises(FileNotFoundError, match=r"python pipelines/preprocess.py .*--cache"):

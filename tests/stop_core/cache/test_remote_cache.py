@@ -86,7 +86,7 @@ def _make(cache: StoragePath, data_root: StoragePath, retry_failed: bool = False
         job = CacheJob.open(cache, config, selection.clips)
         pending = job.pending(root, retry_failed)
     for plan in pending:
-        write_shard(plan, config, data_root, cache, retry_failed=retry_failed)
+        write_shard(plan, config, data_root, cache)
     job.finish()
     return job
 

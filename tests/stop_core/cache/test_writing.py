@@ -27,7 +27,7 @@ def _make(cache: Path, root: Path, retry_failed: bool = False) -> Manifest:
     job = _job(cache, root)
     for plan in job.pending(root, retry_failed):
         job.start()
-        write_shard(plan, job.config, root, cache, retry_failed=retry_failed)
+        write_shard(plan, job.config, root, cache)
     return job.finish()
 
 
@@ -105,12 +105,27 @@ def test_a_killed_retry_goes_on_with_the_clips_that_it_had_not_tried(
             job = _job(cache, hmdb51_root)
             first, *_ = job.pending(hmdb51_root, retry_failed=True)
             job.start()
-            write_shard(first, job.config, hmdb51_root, cache, retry_failed=True)
+            write_shard(first, job.config, hmdb51_root, cache)
         _make(cache, hmdb51_root, retry_failed=True)
         assert {failure.attempts for failure in read_failures(cache)} == {2}
     assert _tree(tmp_path / "killed") == _tree(tmp_path / "whole")
     _make(tmp_path / "whole", hmdb51_root, retry_failed=True)
     assert {failure.attempts for failure in read_failures(tmp_path / "whole")} == {3}
+
+
+def test_a_task_that_runs_twice_tries_its_clips_once(
+    hmdb51_root: Path, tmp_path: Path, flaky: FlakyDecoder
+) -> None:
+    """As Ray runs that of a worker that died after it had written the record."""
+    cache = tmp_path / "cache"
+    flaky.bad = frozenset(path.name for path in hmdb51_root.rglob("*.avi"))
+    _make(cache, hmdb51_root)
+    job = _job(cache, hmdb51_root)
+    for plan in job.pending(hmdb51_root, retry_failed=True):
+        first, second = (write_shard(plan, job.config, hmdb51_root, cache) for _ in range(2))
+        assert first == second
+    job.finish()
+    assert {failure.attempts for failure in read_failures(cache)} == {2}
 
 
 def _interrupt(path: Path, value: object) -> None:

@@ -1,0 +1,55 @@
+"""What a finished training is remembered by, in its folder."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from stop_core.cache.files import write_whole
+from stop_core.model_files import MODEL, PROMPTS, RESULT
+
+RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The numbers of a training, and what they belong to."""
+
+    name: str
+    method: str
+    dataset: str
+    fold: int
+    seed: int
+    metrics: dict[str, float]
+    config_hash: str
+    data_hash: str
+    git_commit: str
+    run_id: str  # of MLflow
+    folder: str
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """What each epoch reported."""
+    costs: dict[str, float] = field(default_factory=dict)
+    """Seconds a step and memory; empty if nothing was trained."""
+    reused: bool = False
+
+    @property
+    def prompts(self) -> Path:
+        """The trained prompts of the chosen epoch."""
+        return self.model / PROMPTS
+
+    @property
+    def model(self) -> Path:
+        """The folder of the trained model; `stop_core.model_folder.TrainedModel` loads it."""
+        return Path(self.folder) / MODEL
+
+    @classmethod
+    def load(cls, folder: Path) -> "TrainingResult | None":
+        """The result of the training in a folder, if it is finished."""
+        path = folder / RESULT
+        if not path.is_file():
+            return None
+        # The folder may have been moved since; what it holds lies beside the result.
+        return cls(**{**json.loads(path.read_text()), "reused": True, "folder": str(folder)})
+
+    def save(self) -> None:
+        """Writes it into its folder: whatever else is there is complete."""
+        write_whole(Path(self.folder) / RESULT, json.dumps(asdict(self), indent=2))

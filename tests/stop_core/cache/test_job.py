@@ -1,0 +1,153 @@
+"""Beginning a cache: in which folders, with which options, and which of two commands may."""
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stop_core.cache import CacheConfig, CacheJob, job, write_shard
+from stop_core.cache.files import read_json
+from stop_core.datasets import DATASETS, Selection, select_clips
+from tests.tools import files_below
+
+Begin = Callable[..., CacheJob]
+
+
+def _selection(root: Path) -> Selection:
+    return select_clips(DATASETS["hmdb51"].read(root, 1))
+
+
+def _config(selection: Selection) -> CacheConfig:
+    return CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=4, size=16)
+
+
+@pytest.fixture
+def begin(hmdb51_root: Path, tmp_path: Path) -> Begin:
+    """A function that begins the cache in the folder `cache`, with other options if asked."""
+    selection = _selection(hmdb51_root)
+
+    def begin(**options: Any) -> CacheJob:
+        config = replace(_config(selection), **options)
+        return CacheJob.open(tmp_path / "cache", config, selection.clips)
+
+    return begin
+
+
+def test_other_options_are_refused_and_shown(
+    begin: Begin, hmdb51_root: Path, tmp_path: Path
+) -> None:
+    begin()
+    shown = "frames is 4 there and 8 here; classes is all there and wave here.*--cache"
+    with pytest.raises(ValueError, match=shown):
+        begin(frames=8, classes=("wave",))
+    with pytest.raises(ValueError, match="annotation files list other clips"):
+        begin(clips_hash="x")
+    selection = _selection(hmdb51_root)
+    config = _config(selection)
+    with pytest.raises(ValueError, match="holds files but no frame cache"):
+        CacheJob.open(hmdb51_root, config, selection.clips)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot write a cache to"):
+        CacheJob.open(tmp_path / "file/cache", config, selection.clips)
+
+
+def test_a_lost_or_damaged_job_file_is_made_again_and_nothing_else(
+    begin: Begin, hmdb51_root: Path, tmp_path: Path
+) -> None:
+    first = begin()
+    cache, config = first.cache, first.config
+    for plan in first.plans[1:]:
+        write_shard(plan, config, hmdb51_root, cache)
+    job_file = cache / "job.json"
+    whole = job_file.read_bytes()
+    job_file.unlink()
+    assert begin().pending(hmdb51_root) == [first.plans[0]]
+    assert job_file.read_bytes() == whole
+    job_file.unlink()
+    assert begin(frames=3).pending(hmdb51_root) == list(first.plans), "others are not taken for it"
+    job_file.write_bytes(whole)
+
+    write_shard(first.plans[0], config, hmdb51_root, cache)
+    begin().finish()
+    made = files_below(cache)
+    job_file.write_bytes(whole[:-9])
+    with pytest.raises(ValueError, match="delete it and run the same preprocess command again"):
+        begin()
+    job_file.unlink()
+    with pytest.raises(ValueError, match="frames is 4 there and 3 here"):
+        begin(frames=3)
+    assert begin().pending(hmdb51_root) == []
+    assert files_below(cache) == made
+
+    job_file.unlink()
+    (cache / "manifest.json").unlink()
+    few = [clip for clip in _selection(hmdb51_root).clips if clip.split == "train"]
+    with pytest.raises(ValueError, match=r"(test|val)-00000\.\S+ is no part of this frame cache"):
+        CacheJob.open(cache, config, few)
+    (cache / "notes.txt").touch()
+    with pytest.raises(ValueError, match="holds files but no frame cache"):
+        begin()
+
+
+def _a_moment_faster(begin: Begin, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    """Lets another command begin just before the next one writes."""
+    write_json = job.write_json
+
+    def after_the_other(*arguments: Any, **how: Any) -> None:
+        monkeypatch.setattr(job, "write_json", write_json)
+        begin(**options)
+        write_json(*arguments, **how)
+
+    monkeypatch.setattr(job, "write_json", after_the_other)
+
+
+def test_of_two_commands_that_begin_at_once_the_later_is_refused(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _a_moment_faster(begin, monkeypatch, frames=3)
+    with pytest.raises(ValueError, match="frames is 3 there and 4 here"):
+        begin()
+    assert read_json(tmp_path / "cache/job.json")["config"]["frames"] == 3
+    begin(frames=3)
+
+
+def test_of_two_commands_that_begin_the_same_both_go_on(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _a_moment_faster(begin, monkeypatch)
+    assert begin() == begin()
+
+
+def test_a_cache_that_another_command_has_just_begun_is_one(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look for its job.json and the look at what else is there."""
+    check = job._check_ours
+
+    def after_the_other(*arguments: Any) -> None:
+        monkeypatch.setattr(job, "_check_ours", check)
+        begin()
+        check(*arguments)
+
+    monkeypatch.setattr(job, "_check_ours", after_the_other)
+    (tmp_path / "cache").mkdir()
+    assert begin() == begin()
+
+
+def test_a_disk_without_hard_links_holds_a_cache_too(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin()
+    made = files_below(tmp_path / "cache")
+    (tmp_path / "cache/job.json").unlink()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    begin()
+    assert files_below(tmp_path / "cache") == made
