@@ -1,6 +1,7 @@
 """What tests of several packages need: video files, and a dataset in the layout of HMDB51."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -8,6 +9,14 @@ import numpy as np
 import pytest
 
 WriteVideo = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _leaves_the_scheduling_alone() -> Iterator[None]:
+    """A real-time process that spins starves the machine: see `tests.scheduling`."""
+    before = os.sched_getscheduler(0)
+    yield
+    assert os.sched_getscheduler(0) == before, "this test has changed how its process is scheduled"
 
 
 @pytest.fixture(scope="session")

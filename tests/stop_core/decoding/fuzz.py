@@ -22,6 +22,7 @@ import psutil
 
 from stop_core.decoding import DecodeError, DecodeProcess, Decoder
 from stop_core.decoding.child import MEMORY_LIMIT
+from tests.scheduling import same_scheduling
 
 CODECS = {
     "h264.mp4": ("libx264", {}),
@@ -42,7 +43,7 @@ def write_seeds(folder: Path, width: int = 96, height: int = 64) -> list[Path]:
     for name, (codec, options) in CODECS.items():
         if codec not in av.codecs_available:
             continue
-        with av.open(str(folder / name), "w") as container:
+        with same_scheduling(), av.open(str(folder / name), "w") as container:
             stream = container.add_stream(codec, rate=25, options=options)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             for i in range(30):

@@ -26,6 +26,7 @@ from stop_core.decoding import (
 from stop_core.decoding.clip import CannotOpen
 from stop_core.decoding.with_decord import DecordVideo
 from stop_core.decoding.with_pyav import PyavVideo
+from tests.scheduling import same_scheduling
 
 WriteVideo = Callable[..., Path]
 REAL_CLIPS = sorted((Path(__file__).parents[4] / "shared/data/videos").glob("*.*"))
@@ -105,7 +106,7 @@ def _write(path: Path, kind: str, width: int = 96, height: int = 64, uneven: boo
     codec, pixels, options = KINDS[kind]
     if codec not in av.codecs_available:
         pytest.skip(f"no encoder {codec} here")
-    with av.open(str(path), "w") as container:
+    with same_scheduling(), av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         if uneven:
