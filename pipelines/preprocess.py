@@ -40,6 +40,7 @@ from stop_core.decoding import LONGEST_SIDE, Decoder
 from stop_core.decoding.process import DECODE_TIMEOUT
 from stop_core.outline import outlined
 from stop_core.storage import StoragePath, storage_path
+from stop_core.tiny.shipped import TINY, TINY_TOWERS
 
 _MOST_CLIP_BYTES = 1 << 29
 _MOST_TIMEOUT = 86400
@@ -308,7 +309,10 @@ def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
     """A training that fits the cache."""
     _, size = config.shape
     if config.entry.generate is not None:
-        return f"python pipelines/train.py --config sweeps/recipes/motion.yaml --cache {cache}"
+        command = f"python pipelines/train.py --config sweeps/recipes/motion.yaml --cache {cache}"
+        fit = [tower.name for tower in TINY_TOWERS.values() if tower.image_size == size]
+        # The recipe's own tower takes the frames of a cache that was made without options.
+        return command + "".join(f" --tower {name}" for name in fit if name != TINY.name)
     fits = size == CLIP_SIZE
     tower = " --tower ViT-B-32-quickgelu --pretrained openai" if fits else ""
     return f"python pipelines/train.py --cache {cache}{tower}"

@@ -18,7 +18,7 @@ import pytest
 from pipelines.command_line import RunError, parse
 from pipelines.preprocess import PreprocessConfig, preprocess, summary
 from pipelines.preprocessing import ShardDone
-from stop_core.cache import CacheConfig, CacheJob, ShardPlan, read_failures, write_shard
+from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan, read_failures, write_shard
 from stop_core.datasets import DATASETS, Clip, select_clips
 from tests.pipelines.chaos import kill_at_random, many_clips
 from tests.tools import files_below
@@ -82,6 +82,15 @@ def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
     assert time.monotonic() - began < 2
     assert files_below(config.cache_path) == before
     assert "decoding" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("size", "tower"), [(32, ""), (64, " --tower tiny-64")])
+def test_the_next_command_names_a_tower_that_takes_the_frames(
+    small_cache: Path, size: int, tower: str
+) -> None:
+    config = PreprocessConfig(dataset="motion", cache="c", size=size)
+    told = summary(config, Manifest.load(small_cache)).splitlines()[-1]
+    assert told.endswith(f"train.py --config sweeps/recipes/motion.yaml --cache c{tower}")
 
 
 @pytest.mark.slow
