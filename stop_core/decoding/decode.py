@@ -63,28 +63,36 @@ def decode_clip(
     target = _Target(frames, size, crop, out)
     try:
         if decoder == "pyav":
-            raise CannotOpen("decord is not asked for")
+            return _decode_with_pyav(path, least, announced, target, fewer_will_do=True)
         return _decode(DecordVideo(path), least, announced, target)
     except DecodeError as error:
         if isinstance(error, CannotOpen) and missing_bytes:
             raise DecodeError("truncated: too little is left") from error
+        if decoder == "pyav":
+            raise DecodeError(str(error)) from error
+        unopened = isinstance(error, CannotOpen)
         try:
-            video = PyavVideo(path)
-            try:
-                return _decode(video, least, announced, target)
-            except FewerFrames as fewer:
-                # Packets need not be frames: VP8 has hidden ones, DivX empty ones.
-                usual = fewer.count >= _LEAST_SHARE_OF_FRAMES * video.num_frames
-                if not (usual and isinstance(error, CannotOpen)):
-                    raise
-                video.num_frames = fewer.count
-                return _decode(video, least, announced, target)
+            return _decode_with_pyav(path, least, announced, target, fewer_will_do=unopened)
         except CannotOpen as other:
             raise DecodeError(str(other)) from error
         except DecodeError as other:
             # Both have tried. What the first said stands, unless it did not even open the file.
-            reason = other if isinstance(error, CannotOpen) else error
-            raise DecodeError(str(reason)) from other
+            raise DecodeError(str(other if unopened else error)) from other
+
+
+def _decode_with_pyav(
+    path: Path, least: float, announced: int | None, target: "_Target", *, fewer_will_do: bool
+) -> DecodedClip:
+    video = PyavVideo(path)
+    try:
+        return _decode(video, least, announced, target)
+    except FewerFrames as fewer:
+        # Packets need not be frames: VP8 has hidden ones, DivX empty ones.
+        usual = fewer.count >= _LEAST_SHARE_OF_FRAMES * video.num_frames
+        if not (usual and fewer_will_do):
+            raise
+        video.num_frames = fewer.count
+        return _decode(video, least, announced, target)
 
 
 def most_bytes(frames: int, size: int, crop: bool) -> int:

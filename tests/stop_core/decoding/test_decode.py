@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from stop_core.decoding import (
     DecodedClip,
     DecodeError,
+    Decoder,
     clip_crop,
     containers,
     decode,
@@ -386,3 +388,10 @@ def test_a_reason_is_the_same_every_time_and_one_line(
     (reason,) = reasons
     assert "\n" not in reason
     assert "/" not in reason
+
+
+def test_either_decoder_serves_an_avi_that_was_cut_within_its_index(tmp_path: Path) -> None:
+    path = _write(tmp_path / "clip.avi", "mpeg4.avi")
+    path.write_bytes(path.read_bytes()[:-20])
+    for decoder in get_args(Decoder):
+        assert decode_clip(path, 4, 32, decoder=decoder).num_frames == 30
