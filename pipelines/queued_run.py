@@ -11,7 +11,6 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipelines.environment import environment
 from pipelines.outbox import Outbox, Record, RefusedError
@@ -76,9 +75,7 @@ class QueuedRun:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Begins the run, or goes on with the one that this folder began."""
-        all_tags = run_tags(name, tags)
-        if parent is not None:
-            all_tags[MLFLOW_PARENT_RUN_ID] = parent
+        all_tags = run_tags(name, tags, parent)
         self.outbox.put(
             {
                 "kind": "open",

@@ -188,8 +188,7 @@ def _copy(
     run = begun or client.create_run(
         parent.info.experiment_id,
         tags={
-            **run_tags(f"{title}, seed {result.seed}", None),
-            MLFLOW_PARENT_RUN_ID: parent.info.run_id,
+            **run_tags(f"{title}, seed {result.seed}", None, parent.info.run_id),
             "kind": "cell",
             _ROW: title,
             "method": result.method,

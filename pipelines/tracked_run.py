@@ -10,7 +10,6 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipelines.environment import environment
 from pipelines.tracking import (
@@ -54,9 +53,7 @@ class TrackedRun:
         if run_id is not None and find_run(client, run_id):
             client.update_run(run_id, status="RUNNING")
             return cls(uri, run_id)
-        all_tags = run_tags(name, tags)
-        if parent is not None:
-            all_tags[MLFLOW_PARENT_RUN_ID] = parent
+        all_tags = run_tags(name, tags, parent)
         run = run_with_key(client, experiment_id, all_tags[KEY]) if KEY in all_tags else None
         if run is None:
             run = client.create_run(experiment_id, run_name=name, tags=all_tags)

@@ -10,7 +10,12 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, LifecycleStage, Run
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NAME,
+    MLFLOW_SOURCE_NAME,
+)
 
 from pipelines.command_line import RunError
 from pipelines.environment import git_commit
@@ -127,8 +132,10 @@ def run_with_key(client: MlflowClient, experiment: str, key: str) -> Run | None:
     return found[0] if found else None
 
 
-def run_tags(name: str, tags: Mapping[str, str] | None) -> dict[str, str]:
-    """The tags that every run has, and `tags`."""
+def run_tags(
+    name: str, tags: Mapping[str, str] | None, parent: str | None = None
+) -> dict[str, str]:
+    """The tags that every run has, and `tags`; those of a child of the run `parent`, if any."""
     commit = git_commit()
     return {
         MLFLOW_RUN_NAME: name,
@@ -136,6 +143,7 @@ def run_tags(name: str, tags: Mapping[str, str] | None) -> dict[str, str]:
         MLFLOW_SOURCE_NAME: "STOP",
         "git_commit": commit,
         **(tags or {}),
+        **({MLFLOW_PARENT_RUN_ID: parent} if parent is not None else {}),
     }
 
 
