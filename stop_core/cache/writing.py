@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import (
+    FileFollower,
     appearing,
     hash_file,
-    leave_memory,
     record_path,
     shard_path,
     write_json,
@@ -95,11 +95,11 @@ def write_shard(
         record = ShardRecord(plan.name, plan.split, 0, 0, "", identity, tuple(failures))
     else:
         with appearing(path) as staging:
-            count = _write_rows(staging, config, first, rows)
-            digest, file_bytes = hash_file(staging), staging.stat().st_size
-        leave_memory(path)
+            # What goes to an object store is read once more, for the upload.
+            written = FileFollower(staging, leave=isinstance(path, Path))
+            count = _write_rows(staging, config, chain([first], rows), written)
         record = ShardRecord(
-            plan.name, plan.split, count, file_bytes, digest, identity, tuple(failures)
+            plan.name, plan.split, count, written.bytes, written.sha256, identity, tuple(failures)
         )
     write_json(record_path(cache, plan.name), record.to_dict())
     return record
@@ -198,14 +198,17 @@ def _failure(clip: Clip, stage: str, error: str, attempts: int) -> Failure:
     return Failure(clip.video_id, clip.path, clip.split, stage, error, attempts)
 
 
-def _write_rows(path: Path, config: CacheConfig, first: _Row, rest: Iterator[_Row]) -> int:
+def _write_rows(
+    path: Path, config: CacheConfig, rows: Iterator[_Row], written: FileFollower
+) -> int:
     """Writes the rows, a row group at a time, and returns how many there were."""
     schema, most, count = shard_schema(config), rows_per_group(config), 0
-    rows = chain([first], rest)
     with open_writer(path, schema, config.compression) as writer:
         while group := list(islice(rows, most)):
             writer.write_table(_row_group(group, schema), row_group_size=len(group))
+            written.follow()
             count += len(group)
+    written.follow()  # the footer
     return count
 
 

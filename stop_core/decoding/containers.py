@@ -5,11 +5,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stop_core.decoding.clip import DecodeError, refuse_absurd
 
 HEAD = 72
 """Bytes from the beginning of a file that are looked at."""
 _LONGEST_MOOV = 1 << 26  # of a film of hours it is some MB
+MOST_SAMPLES = 1 << 24  # of a day at 60 frames a second there are fewer
 _BOXES = frozenset(
     b"ftyp styp moov moof mdat mfra sidx ssix prft emsg pdin free skip wide udta meta uuid".split()
 )
@@ -116,6 +120,44 @@ def sample_tables(file: BinaryIO, size: int) -> list[bytes]:
                 return []
             return list(inside(_pictures(moov), b"mdia", b"minf", b"stbl"))
     return []
+
+
+def sample_offsets(table: bytes) -> list[int] | None:
+    """Returns where in the file each sample of a table of `sample_tables` begins.
+
+    Samples lie in chunks, one after the other. None if the table does not say, or is damaged.
+    """
+    names = (b"stsz", b"stsc", b"stco", b"co64")
+    size_box, runs_box, short, long = (next(inside([table], b"stbl", n), b"") for n in names)
+    wide = bool(long)
+    places = _entries(long if wide else short, 12, ">u8" if wide else ">u4")
+    runs = _entries(runs_box, 12, ">u4", 3)
+    if places is None or runs is None or len(size_box) < 20:
+        return None
+    same, count = struct.unpack_from(">II", size_box, 12)
+    sizes = np.full(count, same) if 0 < count <= MOST_SAMPLES and same else None
+    if not same:
+        sizes = _entries(size_box, 16, ">u4")
+    # A run says from which chunk on (counted from one) how many samples each has.
+    first, each = runs[0::3] - 1, runs[1::3]
+    lengths = np.diff(np.append(first, len(places)))
+    if sizes is None or first[0] != 0 or (lengths < 0).any():
+        return None
+    if int((lengths * each).sum()) != len(sizes):
+        return None
+    chunk = np.repeat(np.arange(len(places)), np.repeat(each, lengths))
+    before = np.cumsum(sizes) - sizes
+    first_of_chunk = np.searchsorted(chunk, chunk)
+    offsets: list[int] = (places[chunk] + before - before[first_of_chunk]).tolist()
+    return offsets
+
+
+def _entries(box: bytes, at: int, kind: str, columns: int = 1) -> NDArray[np.int64] | None:
+    """Returns the entries of a box whose number stands at `at`; None if it has others or none."""
+    count = int(struct.unpack_from(">I", box, at)[0]) if len(box) >= at + 4 else 0
+    if not count or len(box) != at + 4 + count * columns * np.dtype(kind).itemsize:
+        return None
+    return np.frombuffer(box, kind, offset=at + 4).astype(np.int64)
 
 
 def _refuse_absurd_pictures(moov: bytes) -> None:

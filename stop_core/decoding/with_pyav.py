@@ -1,10 +1,13 @@
 """Reading frames with PyAV: where decord is not there, cannot read the stream or is not wanted.
 
-Pictures of H.264 that no other picture refers to and that nobody asked for are not decoded: about
-half of what an encoder makes by default. The others are the same without them.
+Of H.264 only what the wanted pictures need is decoded. A picture that no other refers to, which is
+about half of what an encoder makes by default, is passed over unless it is wanted; so is whatever
+follows the last wanted picture before an IDR picture, which nothing after it looks back beyond.
+The wanted pictures are the same without these.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from stop_core.decoding.clip import CannotOpen, DecodeError, refuse_absurd
+from stop_core.decoding.h264 import KeyPackets
 
 # Containers of which a packet is always a whole picture, never one field of it.
 _WHOLE_PICTURES = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
@@ -44,18 +48,22 @@ class PyavVideo:
         with open_file(path) as container:
             stream = video_stream(container)
             refuse_absurd(stream.width or 0, stream.height or 0)
-            try:
-                every = [
-                    (packet.pts, packet.duration or 0, packet.is_discard)
-                    for packet in container.demux(stream)
-                    if packet.size
-                ]
-            except av.error.FFmpegError as error:
-                raise DecodeError("damaged: a stream that cannot be read to its end") from error
             rate = stream.average_rate or stream.guessed_rate
             self._seconds = float(stream.time_base or 0)
             announced = stream.frames
             whole = container.format.name in _WHOLE_PICTURES and stream.codec.name == "h264"
+            keys = KeyPackets(stream.codec_context.extradata)
+            every: list[tuple[int | None, int, bool]] = []
+            try:
+                for packet in container.demux(stream):
+                    if not packet.size:
+                        continue
+                    if whole and packet.is_keyframe:
+                        keys.look(len(every), bytes(packet))
+                    every.append((packet.pts, packet.duration or 0, packet.is_discard))
+            except av.error.FFmpegError as error:
+                raise DecodeError("damaged: a stream that cannot be read to its end") from error
+        self._beginnings = keys.beginnings
         packets = [(shown, duration) for shown, duration, cut in every if not cut]
         if not packets:
             raise CannotOpen("holds no frames")
@@ -71,10 +79,11 @@ class PyavVideo:
 
     def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yields (position in `index`, [1, H, W, 3]) until all are there; `index` must increase."""
-        numbers: dict[int, int] | None = None
+        wanted: _Wanted | None = None
         if self._can_skip:
-            shown = sorted(pts for pts, _ in self._packets)
-            numbers = {shown[number]: number for number in index}
+            wanted = _Wanted(
+                [pts for pts, _ in self._packets if pts is not None], self._beginnings, index
+            )
         reformatter, position, number = VideoReformatter(), 0, -1
         with open_file(self._path) as container:
             stream = video_stream(container)
@@ -82,7 +91,7 @@ class PyavVideo:
             # An error is an error: without this, FFmpeg fills what it could not decode.
             stream.codec_context.options = {"err_detect": "explode"}
             try:
-                for number, frame in _frames(container, stream, numbers):
+                for number, frame in _frames(container, stream, wanted):
                     if frame.is_corrupt:
                         raise DecodeError("damaged: frames that cannot be decoded")
                     if number == index[position]:
@@ -91,10 +100,12 @@ class PyavVideo:
                         if position == len(index):
                             return
             except av.error.FFmpegError as error:
-                raise DecodeError("damaged: a packet that cannot be decoded") from error
-        if numbers is None:
+                if wanted is None:
+                    raise DecodeError("damaged: a packet that cannot be decoded") from error
+        if wanted is None:
             raise FewerFrames(int(index[-1]) + 1, number + 1)
-        self._can_skip = False  # its times do not lead to its pictures
+        # Its times do not lead to its pictures, or those need more than they should.
+        self._can_skip = False
         for start, picture in self.pictures(index[position:]):
             yield position + start, picture
 
@@ -130,25 +141,47 @@ def video_stream(container: Any) -> Any:
     return stream
 
 
-def _frames(
-    container: Any, stream: Any, numbers: Mapping[int, int] | None
-) -> Iterator[tuple[int, Any]]:
+class _Wanted:
+    """Which pictures of a video are wanted, and which packets may be left out for it.
+
+    Args:
+        packets: when the picture of each is shown, in the order in which they are stored.
+        beginnings: the positions among them from which on nothing before is needed; 0 is one.
+        index: the wanted pictures, in the order in which they are shown.
+    """
+
+    def __init__(
+        self, packets: Sequence[int], beginnings: Sequence[int], index: NDArray[np.int32]
+    ) -> None:
+        shown = sorted(packets)
+        self.numbers = {shown[number]: number for number in index}
+        """Of the wanted pictures, by the time at which they are shown."""
+        self.needed: set[int] = set()
+        """When the pictures are shown whose packets the decoder has to see."""
+        for begin, end in pairwise([*beginnings, len(packets)]):
+            hits = [at for at in range(begin, end) if packets[at] in self.numbers]
+            if hits:
+                self.needed.update(packets[begin : hits[-1] + 1])
+
+
+def _frames(container: Any, stream: Any, wanted: _Wanted | None) -> Iterator[tuple[int, Any]]:
     """Yields frames in the order in which they are shown, each with its number in the video.
 
     Args:
         container: the file.
         stream: its pictures.
-        numbers: of the wanted frames by the time at which they are shown; others may be left out,
-            and have no number (-1). None decodes all.
+        wanted: others may be left out, and have no number (-1). None decodes all.
     """
-    if numbers is None:
+    if wanted is None:
         yield from enumerate(container.decode(stream))
         return
     context = stream.codec_context
     for packet in container.demux(stream):
-        context.skip_frame = "DEFAULT" if packet.pts in numbers else "NONREF"
+        if packet.size and packet.pts not in wanted.needed:
+            continue
+        context.skip_frame = "DEFAULT" if packet.pts in wanted.numbers else "NONREF"
         for frame in packet.decode():
-            yield numbers.get(frame.pts, -1), frame
+            yield wanted.numbers.get(frame.pts, -1), frame
 
 
 def _picture(frame: Any, reformatter: VideoReformatter) -> NDArray[np.uint8]:

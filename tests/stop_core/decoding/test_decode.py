@@ -1,11 +1,11 @@
 """Decoded frames are the right ones, with CLIP's pixels; anything less is a DecodeError."""
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import av
 import numpy as np
@@ -90,6 +90,16 @@ KINDS = {
         "yuv420p",
         {"x264-params": "scenecut=0:b-adapt=0:bframes=2:b-pyramid=none"},
     ),
+    "h264_closed_gops.mp4": (
+        "libx264",
+        "yuv420p",
+        {"x264-params": "keyint=8:min-keyint=8:scenecut=0:bframes=2:b-adapt=0:open-gop=0"},
+    ),
+    "h264_open_gops.mp4": (
+        "libx264",
+        "yuv420p",
+        {"x264-params": "keyint=8:min-keyint=4:scenecut=0:bframes=2:b-adapt=0:open-gop=1"},
+    ),
     "h264.avi": ("libx264", "yuv420p", {}),
     "h264_10_bit.mp4": ("libx264", "yuv420p10le", {}),
     "h264_444.mkv": ("libx264", "yuv444p", {}),
@@ -101,11 +111,19 @@ KINDS = {
     "mpeg4.avi": ("mpeg4", "yuv420p", {}),
     "mpeg4_b_frames.avi": ("mpeg4", "yuv420p", {"bf": "2"}),
 }
+# Its key frames become whole over the pictures that follow, and decord does not wait for it.
+REFRESHED = {
+    "h264_refreshed.mkv": (
+        "libx264",
+        "yuv420p",
+        {"x264-params": "keyint=8:scenecut=0:intra-refresh=1"},
+    )
+}
 
 
 def _write(path: Path, kind: str, width: int = 96, height: int = 64, uneven: bool = False) -> Path:
     """Writes 30 frames, each of which is told from the others by its brightness."""
-    codec, pixels, options = KINDS[kind]
+    codec, pixels, options = (KINDS | REFRESHED)[kind]
     if codec not in av.codecs_available:
         pytest.skip(f"no encoder {codec} here")
     with same_scheduling(), av.open(str(path), "w") as container:
@@ -156,6 +174,7 @@ def test_the_decoder_that_served_is_told(tmp_path: Path) -> None:
 
     assert served("av1.mp4") == "PyAV"
     assert served("mpeg4_b_frames.avi") == "PyAV"  # decord would give other frames
+    assert served("h264_refreshed.mkv") == "PyAV"
     if with_decord.decord is not None:
         assert served("h264.mp4") == "decord"
 
@@ -170,8 +189,20 @@ def test_without_decord_pyav_serves_alone(tmp_path: Path, monkeypatch: pytest.Mo
     assert np.abs(clip.frames.astype(int) - expected.frames).max() <= 2
 
 
-@pytest.mark.parametrize("kind", ["h264_b_frames.mp4", "h264_10_bit.mp4", "h264_444.mkv"])
-@pytest.mark.parametrize("wanted", [range(30), [0, 29], [1, 2, 3], [7, 8, 20], [29]])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "h264_b_frames.mp4",
+        "h264_closed_gops.mp4",
+        "h264_open_gops.mp4",
+        "h264_refreshed.mkv",
+        "h264_10_bit.mp4",
+        "h264_444.mkv",
+    ],
+)
+@pytest.mark.parametrize(
+    "wanted", [range(30), [0, 29], [1, 2, 3], [7, 8, 20], [6, 15, 16, 17], [12], [29]]
+)
 def test_pictures_that_are_passed_over_change_no_other(
     tmp_path: Path, kind: str, wanted: Sequence[int]
 ) -> None:
@@ -190,21 +221,40 @@ def test_pictures_are_passed_over_only_where_nothing_refers_to_them(tmp_path: Pa
     with av.open(str(path)) as container:
         shown = sorted(p.pts for p in container.demux(video=0) if p.size)
         container.seek(0)
-        frames = list(with_pyav._frames(container, container.streams.video[0], {shown[4]: 4}))
+        wanted = with_pyav._Wanted(shown, [0], np.array([4, 29], np.int32))
+        frames = list(with_pyav._frames(container, container.streams.video[0], wanted))
     # Of three pictures in a row, two are B-frames; a later encoder may choose a few otherwise.
     assert 10 <= len(frames) < 18
     assert [number for number, _ in frames].count(4) == 1
 
 
-def test_times_that_lead_to_no_picture_cost_nothing_but_time(
+def test_the_decoder_sees_nothing_behind_the_last_wanted_picture_before_a_beginning() -> None:
+    # Shown 0 2 1 3 | 4 6 5 7 | 8 10 9 11, as they are stored.
+    packets = [0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11]
+    wanted = with_pyav._Wanted(packets, [0, 4, 8], np.array([1, 8], np.int32))
+    assert wanted.needed == {0, 2, 1, 8}
+    assert wanted.numbers == {1: 1, 8: 8}
+
+
+def test_what_cannot_be_decoded_in_part_is_decoded_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = _write(tmp_path / "clip.mp4", "h264_b_frames.mp4")
-    video, index = PyavVideo(path), np.array([3, 20], np.int32)
-    every = _all_frames(path)
-    video._packets = [(pts + 1, duration) for pts, duration in video._packets]
+    """As if a stream needed something of what is passed over."""
+    path = _write(tmp_path / "clip.mp4", "h264_closed_gops.mp4")
+    every, index = _all_frames(path), np.array([3, 13, 20], np.int32)
+    video = PyavVideo(path)
+    assert video._beginnings == [0, 8, 16, 24]
+    frames = with_pyav._frames
+
+    def failing(container: Any, stream: Any, wanted: Any) -> Iterator[tuple[int, Any]]:
+        for number, frame in frames(container, stream, wanted):
+            if wanted is not None and number == 13:
+                raise av.error.InvalidDataError(1, "no such reference")
+            yield number, frame
+
+    monkeypatch.setattr(with_pyav, "_frames", failing)
     got = list(video.pictures(index))
-    assert [position for position, _ in got] == [0, 1]
+    assert [position for position, _ in got] == [0, 1, 2]
     assert all(np.array_equal(one[0], every[i]) for (_, one), i in zip(got, index, strict=True))
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from stop_core.decoding import clip_crop, decode_clip
-from stop_core.decoding.containers import sample_tables
+from stop_core.decoding.containers import sample_offsets, sample_tables
 from stop_core.decoding.seeking import _demuxed, _in_order, _listed, decord_finds
 
 _FRAMES = 50
 _CLOSED = {"x264-params": "keyint=10:scenecut=0:bframes=3"}
 _OPEN = {"x264-params": "keyint=10:scenecut=0:bframes=3:open-gop=1"}
+_REFRESHED = {"x264-params": "keyint=10:scenecut=0:intra-refresh=1:bframes=0"}
 _X265 = {"x265-params": "log-level=none:keyint=10"}
 _MPEG = {"g": "10", "bf": "2"}
 _FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
@@ -25,6 +26,11 @@ KINDS: list[tuple[str, str, dict[str, str], dict[str, str], bool]] = [
     ("fragments.mp4", "libx264", _CLOSED, _FRAGMENTS, True),
     ("plain.avi", "mpeg4", {"g": "10"}, {}, True),
     ("intra.avi", "mjpeg", {}, {}, True),
+    ("closed.avi", "libx264", {"x264-params": "keyint=10:bframes=0"}, {}, True),
+    ("refreshed.mp4", "libx264", _REFRESHED, {}, False),
+    ("refreshed.mkv", "libx264", _REFRESHED, {}, False),
+    ("refreshed.avi", "libx264", _REFRESHED, {}, False),
+    ("refreshed-fragments.mp4", "libx264", _REFRESHED, _FRAGMENTS, False),
     ("open.mp4", "libx264", _OPEN, {}, False),
     ("open.mkv", "libx264", _OPEN, {}, False),
     ("fragments-open.mp4", "libx264", _OPEN, _FRAGMENTS, False),
@@ -109,14 +115,51 @@ def test_the_tables_of_a_file_say_what_its_packets_say(
     path = _write(tmp_path / kind[0], *kind[1:4])
     with path.open("rb") as file:
         tables = sample_tables(file, path.stat().st_size)
-    assert len(tables) == (0 if "fragments" in kind[0] else 1)
-    for table in tables:
-        assert _listed(table) == _demuxed(path)
-        # A table that lies is no answer, and asks for no memory.
-        for name in (b"stts", b"ctts"):
-            at = table.index(name)
-            for count in (at + 8, at + 12):  # of the runs, and of samples in the first
-                assert _listed(table[:count] + b"\xff" * 4 + table[count + 4 :]) is None
+        assert len(tables) == (0 if "fragments" in kind[0] else 1)
+        for table in tables:
+            assert _listed(file, table) == _demuxed(path)
+            # A table that lies is no answer, and asks for no memory.
+            for name in (b"stts", b"ctts") if b"ctts" in table else (b"stts",):
+                at = table.index(name)
+                for count in (at + 8, at + 12):  # of the runs, and of samples in the first
+                    lie = table[:count] + b"\xff" * 4 + table[count + 4 :]
+                    assert _listed(file, lie) is None
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_the_tables_say_where_every_sample_lies(tmp_path: Path, interleaved: bool) -> None:
+    """With sound between them the pictures lie in several chunks."""
+    path = tmp_path / "clip.mp4"
+    _write(path, "libx264", _CLOSED, {})
+    if interleaved:
+        path = _with_sound(path, tmp_path / "sound.mp4")
+    with av.open(str(path)) as container:
+        packets = [(p.pos, bytes(p)) for p in container.demux(video=0) if p.size]
+    with path.open("rb") as file:
+        [table] = sample_tables(file, path.stat().st_size)
+    assert sample_offsets(table) == [position for position, _ in packets]
+    assert (int.from_bytes(table[table.index(b"stco") + 8 :][:4], "big") > 1) == interleaved
+    for name, size in ((b"stsz", 12), (b"stsc", 8), (b"stco", 8)):
+        at = table.index(name) + size
+        for lie in (b"\xff" * 4, b"\0" * 4):
+            assert sample_offsets(table[:at] + lie + table[at + 4 :]) is None
+        assert sample_offsets(table.replace(name, b"free")) is None
+
+
+def _with_sound(path: Path, target: Path) -> Path:
+    with av.open(str(path)) as source, av.open(str(target), "w") as container:
+        pictures = container.add_stream_from_template(source.streams.video[0])
+        sound: Any = container.add_stream("aac", rate=8000, layout="mono")
+        packets = [p for p in source.demux(video=0) if p.size]
+        for i, packet in enumerate(packets):
+            packet.stream = pictures
+            container.mux(packet)
+            silence = np.zeros((1, 1024), np.float32)
+            frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 8000, 1024 * i
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    return target
 
 
 def test_a_key_frame_is_in_order_if_nothing_stored_crosses_it() -> None:
