@@ -9,6 +9,7 @@ and the limit of memory. A child that crashes is a reason too, and is counted.
 import argparse
 import random
 import re
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,6 +21,8 @@ import av
 import numpy as np
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
 from stop_core.decoding import DecodeError, DecodeProcess, Decoder
 from stop_core.decoding.child import MEMORY_LIMIT
 from tests.scheduling import same_scheduling
@@ -27,6 +30,8 @@ from tests.scheduling import same_scheduling
 CODECS = {
     "h264.mp4": ("libx264", {}),
     "h264.mkv": ("libx264", {}),
+    "h264_keys.mp4": ("libx264", {"g": "8"}),
+    "h264_keys.mkv": ("libx264", {"g": "8"}),
     "h265.mp4": ("libx265", {"x265-params": "log-level=none"}),
     "vp9.webm": ("libvpx-vp9", {}),
     "av1.mp4": ("libsvtav1", {}),
