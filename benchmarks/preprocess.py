@@ -75,7 +75,7 @@ def _print_speed(options: PreprocessBenchmark, folder: Path) -> None:
     paths = _dataset(root, sources, options.count)
     cores = len(os.sched_getaffinity(0))
     print(f"{options}\n{len(sources)} files as {len(paths)} clips, {cores} cores")
-    walls, busy, both = [], [], []
+    walls, machine, working, whole, busy = [], [], [], [], []
     for turn in range(options.rounds):
         bare = _bare(paths, options.frames)
         together = _together(paths, options.frames, cores)
@@ -87,11 +87,15 @@ def _print_speed(options: PreprocessBenchmark, folder: Path) -> None:
             flush=True,
         )
         walls.append(bare.wall / cores / (ours.wall - ours.start))
-        both.append(together / ours.wall)
+        machine.append(bare.wall / cores / together)
+        working.append(together / (ours.wall - ours.start))
+        whole.append(together / ours.wall)
         busy.append(bare.cpu / ours.cpu)
     for name, ratios in (
         ("speed / (cores x one bare decord thread), after the start", walls),
-        ("speed / one bare decord process on each core, start included", both),
+        ("one bare decord process on each core / the same", machine),
+        ("speed / one bare decord process on each core, after the start", working),
+        ("the same, start included", whole),
         ("CPU seconds of bare decord / of decoding and caching", busy),
     ):
         print(f"{name}: {statistics.median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})")

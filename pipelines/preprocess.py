@@ -79,7 +79,7 @@ class PreprocessConfig:
     """none: fastest to read. zstd: about two thirds of the disk space."""
     decoder: Decoder = "decord"
     """decord: PyAV serves what decord cannot. pyav: PyAV alone, which gives the same frames in less
-    time, as it passes over pictures of H.264 that nothing refers to (docs/benchmarks.md)."""
+    time, as it decodes of H.264 only what they need (docs/benchmarks.md)."""
     limit: int | None = None
     """At most so many clips of each split, taken evenly from the classes (default: all)."""
     classes: tuple[str, ...] = ()

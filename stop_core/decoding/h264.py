@@ -41,11 +41,14 @@ class KeyPackets:
         if position == 0:
             self._parameters = parameters
         elif parameters and parameters != self._parameters:
-            # Whatever comes later may be described by these, wherever it begins.
-            self._is_steady = False
-            self.beginnings = [0]
+            self.change()
         elif is_idr and self._is_steady:
             self.beginnings.append(position)
+
+    def change(self) -> None:
+        """Says that the stream is described anew somewhere: what comes later needs all before."""
+        self._is_steady = False
+        self.beginnings = [0]
 
     def _units(self, packet: bytes) -> Iterator[bytes]:
         if not self._length:

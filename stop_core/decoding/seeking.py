@@ -26,7 +26,7 @@ from stop_core.decoding.containers import (
     sample_tables,
 )
 from stop_core.decoding.h264 import KeyPackets
-from stop_core.decoding.with_pyav import open_file, video_stream
+from stop_core.decoding.with_pyav import NEW_DESCRIPTION, open_file, video_stream
 
 _KEY_BYTES = 1 << 14  # from the beginning of a key frame, among which its kind is told
 _AVI_HEADER = 1 << 10  # bytes, the description of the pictures among them
@@ -91,13 +91,17 @@ def _are_whole(file: BinaryIO, table: bytes, keys: NDArray[np.int64]) -> bool | 
 
     Only H.264 has key frames at which it cannot, other than those that are out of order.
     """
-    descriptions = [box for box in inside([table], b"stbl", b"stsd") if b"avcC" in box]
+    descriptions = [
+        found for box in inside([table], b"stbl", b"stsd") for found in box.split(b"avcC")[1:]
+    ]
     if not descriptions:
         return True
+    if len(descriptions) > 1:
+        return None
     begins = sample_offsets(table)
     if begins is None or keys.max() >= len(begins):
         return None
-    packets = KeyPackets(descriptions[0].partition(b"avcC")[2])
+    packets = KeyPackets(descriptions[0])
     for key in keys.tolist():
         file.seek(begins[key])
         packets.look(key, file.read(_KEY_BYTES))
@@ -134,6 +138,8 @@ def _demuxed(path: Path, in_order: bool = False) -> bool:
                     keys.append(len(shown))
                     if is_h264:
                         beginnings.look(len(shown), bytes(packet)[:_KEY_BYTES])
+                if packet.has_sidedata(NEW_DESCRIPTION):
+                    beginnings.change()
                 shown.append(packet.pts)
     except (CannotOpen, av.error.FFmpegError):
         return False

@@ -23,6 +23,9 @@ from stop_core.decoding.h264 import KeyPackets
 # Containers of which a packet is always a whole picture, never one field of it.
 _WHOLE_PICTURES = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
+NEW_DESCRIPTION = "new_extradata"
+"""What a packet carries from which on the stream is described anew."""
+
 
 class FewerFrames(DecodeError):
     """A stream that was decoded to its end without an error, but has not one frame a packet."""
@@ -60,6 +63,8 @@ class PyavVideo:
                         continue
                     if whole and packet.is_keyframe:
                         keys.look(len(every), bytes(packet))
+                    if packet.has_sidedata(NEW_DESCRIPTION):
+                        keys.change()
                     every.append((packet.pts, packet.duration or 0, packet.is_discard))
             except av.error.FFmpegError as error:
                 raise DecodeError("damaged: a stream that cannot be read to its end") from error

@@ -1,5 +1,7 @@
 """Whatever the order in which pictures are stored, the frames asked for are the frames returned."""
 
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from stop_core.decoding import clip_crop, decode_clip
 from stop_core.decoding.containers import sample_offsets, sample_tables
 from stop_core.decoding.seeking import _demuxed, _in_order, _listed, decord_finds
+from stop_core.decoding.with_pyav import PyavVideo
 
 _FRAMES = 50
 _CLOSED = {"x264-params": "keyint=10:scenecut=0:bframes=3"}
@@ -144,6 +147,43 @@ def test_the_tables_say_where_every_sample_lies(tmp_path: Path, interleaved: boo
         for lie in (b"\xff" * 4, b"\0" * 4):
             assert sample_offsets(table[:at] + lie + table[at + 4 :]) is None
         assert sample_offsets(table.replace(name, b"free")) is None
+
+
+def test_nothing_is_passed_over_where_the_stream_is_described_anew(tmp_path: Path) -> None:
+    """As in files that were joined: what a later key frame needs is not all in itself."""
+    path = _with_sound(_write(tmp_path / "clip.mp4", "libx264", _CLOSED, {}), tmp_path / "two.mp4")
+    assert decord_finds(path, seeks=True)
+    assert len(PyavVideo(path)._beginnings) > 1
+
+    def twice(box: bytes) -> bytes:
+        return box[:12] + struct.pack(">I", 2) + box[16:] + box[16:]
+
+    def second_from_the_third_on(box: bytes) -> bytes:
+        runs = list(struct.iter_unpack(">3I", box[16:]))
+        assert runs[0][0] < 3 <= runs[-1][0]
+        described = [(chunk, count, 1 if chunk < 3 else 2) for chunk, count, _ in runs]
+        return box[:16] + b"".join(struct.pack(">3I", *run) for run in described)
+
+    data = path.read_bytes()
+    for name, change in ((b"stsd", twice), (b"stsc", second_from_the_third_on)):
+        data = _changed(data, [b"moov", b"trak", b"mdia", b"minf", b"stbl", name], change)
+    path.write_bytes(data)
+    assert len(_all_frames(path)) == _FRAMES
+    assert PyavVideo(path)._beginnings == [0]
+    assert not decord_finds(path, seeks=True)
+    assert _assert_right(path, 7).startswith("PyAV")
+
+
+def _changed(data: bytes, names: list[bytes], change: Callable[[bytes], bytes]) -> bytes:
+    """Changes a box of the track of pictures; those around it grow with it."""
+    boxes, at = b"", 0
+    while at < len(data):
+        box = data[at : (at := at + int.from_bytes(data[at : at + 4], "big"))]
+        if box[4:8] == names[0] and (names[0] != b"trak" or b"vide" in box):
+            inner = _changed(box[8:], names[1:], change) if names[1:] else change(box)[8:]
+            box = struct.pack(">I", 8 + len(inner)) + box[4:8] + inner
+        boxes += box
+    return boxes
 
 
 def _with_sound(path: Path, target: Path) -> Path:
