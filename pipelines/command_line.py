@@ -1,5 +1,7 @@
 """What the entry points share: options from a dataclass and YAML, and how a failure is told."""
 
+import atexit
+import gc
 import inspect
 import shlex
 import sys
@@ -57,6 +59,8 @@ def parse(
 
 def run(main: Callable[[], object]) -> NoReturn:
     """Runs an entry point; a failure that a user can mend is told in one sentence, exit code 1."""
+    # Python looks through all objects for garbage once more as it ends: a second, after MLflow.
+    atexit.register(gc.freeze)
     try:
         main()
     except (ValueError, OSError, RunError) as problem:

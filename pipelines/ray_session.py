@@ -1,5 +1,6 @@
 """Connecting to Ray, quietly."""
 
+import atexit
 import logging
 import os
 import socket
@@ -101,6 +102,8 @@ def _connect() -> None:
         logging_level=logging.ERROR,
         runtime_env=_runtime_env(),
     )
+    # Ahead of Ray's own, which waits half a second for what workers print; here that is nothing.
+    atexit.register(ray.shutdown)
 
 
 def _listen_on_loopback() -> None:
