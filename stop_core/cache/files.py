@@ -150,6 +150,15 @@ def hash_file(path: StoragePath) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def leave_memory(path: Path) -> None:
+    """Has the pages of a file leave the memory that are on the disk, and sends the others there."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
 class FileFollower:
     """Hashes a file while it is written, and has its pages leave the memory as they reach the disk.
 
@@ -178,9 +187,8 @@ class FileFollower:
             while count := file.readinto(self._room):
                 self._hash.update(self._room[:count])
                 self.bytes += count
-            if self._leave:
-                # Pages that are not yet on the disk are sent there by this, those that are go.
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if self._leave:
+            leave_memory(self._path)
 
     @property
     def sha256(self) -> str:

@@ -19,6 +19,7 @@ from stop_core.cache.files import (
     FileFollower,
     appearing,
     hash_file,
+    leave_memory,
     record_path,
     shard_path,
     write_json,
@@ -98,6 +99,8 @@ def write_shard(
             # What goes to an object store is read once more, for the upload.
             written = FileFollower(staging, leave=isinstance(path, Path))
             count = _write_rows(staging, config, chain([first], rows), written)
+        if isinstance(path, Path):
+            leave_memory(path)  # the pages that were on their way to the disk before
         record = ShardRecord(
             plan.name, plan.split, count, written.bytes, written.sha256, identity, tuple(failures)
         )

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -108,36 +109,63 @@ def _top_boxes(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes, int]]:
         position += length
 
 
-def sample_tables(file: BinaryIO, size: int) -> list[bytes]:
-    """Returns the boxes that list the pictures of an MP4 or QuickTime file, one a video track.
+@dataclass(frozen=True)
+class Track:
+    """A track of pictures of an MP4 or QuickTime file."""
 
-    None of a file that lists some of them in fragments.
+    box: bytes
+    table: bytes
+    """The box that lists its pictures ("stbl")."""
+    scale: int
+    """Units of time a second in that box."""
+    movie_scale: int
+    """The same in the edit list."""
+
+
+def picture_tracks(file: BinaryIO, size: int) -> list[Track]:
+    """Returns the tracks of pictures of an MP4 or QuickTime file.
+
+    None of a file that lists some of its pictures in fragments, nor damaged ones.
     """
     for _, header, length in _top_boxes(file, size):
         if header[4:8] == b"moov" and 8 <= length <= _LONGEST_MOOV:
             moov = header + file.read(length - len(header))
             if any(True for _ in inside([moov], b"moov", b"mvex")):
                 return []
-            return list(inside(_pictures(moov), b"mdia", b"minf", b"stbl"))
+            movie_scale = _scale(inside([moov], b"moov", b"mvhd"))
+            found = []
+            for box in inside([moov], b"moov", b"trak"):
+                for media in _pictures(inside([box], b"trak", b"mdia")):
+                    scale = _scale(inside([media], b"mdia", b"mdhd"))
+                    for table in inside([media], b"mdia", b"minf", b"stbl"):
+                        found.append(Track(box, table, scale, movie_scale))
+            return found
     return []
 
 
-def sample_offsets(table: bytes) -> list[int] | None:
-    """Returns where in the file each sample of a table of `sample_tables` begins.
+def _scale(boxes: Iterator[bytes]) -> int:
+    """Returns the units of time a second that a header box tells; 0 if there is none."""
+    box = next(boxes, b"")
+    at = 28 if box[8:9] == b"\1" else 20
+    return int.from_bytes(box[at : at + 4], "big")
+
+
+def sample_offsets(table: bytes, size: int) -> list[int] | None:
+    """Returns where in a file of `size` bytes each sample of the table of a track begins.
 
     Samples lie in chunks, one after the other. None if the table does not say, or is damaged.
     """
     names = (b"stsz", b"stsc", b"stco", b"co64")
     size_box, runs_box, short, long = (next(inside([table], b"stbl", n), b"") for n in names)
     wide = bool(long)
-    places = _entries(long if wide else short, 12, ">u8" if wide else ">u4")
-    runs = _entries(runs_box, 12, ">u4", 3)
+    places = entries(long if wide else short, 12, ">u8" if wide else ">u4")
+    runs = entries(runs_box, 12, ">u4", 3)
     if places is None or runs is None or len(size_box) < 20:
         return None
     same, count = struct.unpack_from(">II", size_box, 12)
     sizes = np.full(count, same) if 0 < count <= MOST_SAMPLES and same else None
     if not same:
-        sizes = _entries(size_box, 16, ">u4")
+        sizes = entries(size_box, 16, ">u4")
     # A run says from which chunk on (counted from one) how many samples each has.
     first, each = runs[0::3] - 1, runs[1::3]
     lengths = np.diff(np.append(first, len(places)))
@@ -148,11 +176,14 @@ def sample_offsets(table: bytes) -> list[int] | None:
     chunk = np.repeat(np.arange(len(places)), np.repeat(each, lengths))
     before = np.cumsum(sizes) - sizes
     first_of_chunk = np.searchsorted(chunk, chunk)
-    offsets: list[int] = (places[chunk] + before - before[first_of_chunk]).tolist()
-    return offsets
+    offsets = places[chunk] + before - before[first_of_chunk]
+    if offsets.min() < 0 or offsets.max() >= size:
+        return None
+    listed: list[int] = offsets.tolist()
+    return listed
 
 
-def _entries(box: bytes, at: int, kind: str, columns: int = 1) -> NDArray[np.int64] | None:
+def entries(box: bytes, at: int, kind: str, columns: int = 1) -> NDArray[np.int64] | None:
     """Returns the entries of a box whose number stands at `at`; None if it has others or none."""
     count = int(struct.unpack_from(">I", box, at)[0]) if len(box) >= at + 4 else 0
     if not count or len(box) != at + 4 + count * columns * np.dtype(kind).itemsize:
@@ -161,14 +192,15 @@ def _entries(box: bytes, at: int, kind: str, columns: int = 1) -> NDArray[np.int
 
 
 def _refuse_absurd_pictures(moov: bytes) -> None:
-    for table in inside(_pictures(moov), b"mdia", b"minf", b"stbl", b"stsd"):
+    media = inside([moov], b"moov", b"trak", b"mdia")
+    for table in inside(_pictures(media), b"mdia", b"minf", b"stbl", b"stsd"):
         if len(table) >= 52:
             refuse_absurd(*struct.unpack_from(">HH", table, 48))
 
 
-def _pictures(moov: bytes) -> Iterator[bytes]:
-    """Yields the media of the tracks of pictures, not those of text, sound or data."""
-    for media in inside([moov], b"moov", b"trak", b"mdia"):
+def _pictures(every: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields the media of pictures, not those of text, sound or data."""
+    for media in every:
         if any(handler[16:20] == b"vide" for handler in inside([media], b"mdia", b"hdlr")):
             yield media
 

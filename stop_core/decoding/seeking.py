@@ -1,36 +1,41 @@
 """Whether decord finds the frames of a video, or others in their place without a word.
 
 decord numbers its key frames in the order in which they are stored, and all frames in the order in
-which they are shown. Where pictures that are shown before a key frame are stored after it (open
-GOPs, as x265 makes them unless it is told not to, and MPEG-2 and MPEG-4 with B-frames), it takes
-one frame for another from there on, by two or three. Of H.264 that refreshes its pictures bit by
-bit, as cameras and broadcasts do, it returns pictures that are not whole yet. In MPEG transport
-streams, ASF and WMV it seeks to wrong places altogether. All of that with decord 0.6.0.
+which they are shown; it takes every packet for a frame. Where pictures that are shown before a key
+frame are stored after it (open GOPs, as x265 makes them unless it is told not to, and MPEG-2 and
+MPEG-4 with B-frames), it takes one frame for another from there on, by two or three. Where a key
+frame is none, as in H.264 that cameras and broadcasts refresh bit by bit, it returns pictures that
+are not whole yet. What an edit list cuts off, hidden packets of VP8, fields that are stored one by
+one and pictures that nobody can decode, as a stream begins amid others, it counts with the rest. In
+MPEG transport streams, ASF and WMV it seeks to wrong places altogether. All of that with decord
+0.6.0.
 """
 
 import struct
 from pathlib import Path
 from typing import BinaryIO
 
-import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from stop_core.decoding.clip import CannotOpen
+from stop_core.decoding.clip import DecodeError
 from stop_core.decoding.containers import (
     HEAD,
     MOST_SAMPLES,
+    Track,
+    entries,
     inside,
     kind,
+    picture_tracks,
     sample_offsets,
-    sample_tables,
 )
-from stop_core.decoding.h264 import KeyPackets
-from stop_core.decoding.with_pyav import NEW_DESCRIPTION, open_file, video_stream
+from stop_core.decoding.h264 import H264Stream
+from stop_core.decoding.with_pyav import look_at_packets, open_file, video_stream
 
 _KEY_BYTES = 1 << 14  # from the beginning of a key frame, among which its kind is told
-_AVI_HEADER = 1 << 10  # bytes, the description of the pictures among them
+_DESCRIBED = 1 << 12  # bytes in which AVI and WebM name the codec
 _H264_IN_AVI = (b"H264", b"X264", b"AVC1", b"DAVC")
+_IN_ORDER = (b"V_VP9", b"V_AV1")  # what WebM holds but for VP8: nothing is reordered or hidden
 
 
 def decord_finds(path: Path, seeks: bool) -> bool:
@@ -41,27 +46,29 @@ def decord_finds(path: Path, seeks: bool) -> bool:
         seeks: whether a frame is asked for that lies behind the second key frame.
     """
     with path.open("rb") as file:
-        head = file.read(HEAD)
-        container = kind(head)
-        if container == "avi":
-            # It has no timestamps where the orders differ, and `DecordVideo` asks for them.
-            described = (head + file.read(_AVI_HEADER)).upper()
-            is_h264 = any(name in described for name in _H264_IN_AVI)
-            return not (seeks and is_h264) or _demuxed(path, in_order=True)
-        if container == "matroska":
-            return not seeks or b"webm" in head or _demuxed(path)  # nothing in WebM is reordered
-        if container == "other":
-            return False
-        if not seeks:
-            return True
-        tables = sample_tables(file, path.stat().st_size)
-        answers = [_listed(file, table) for table in tables]
+        head = file.read(_DESCRIBED)
+        match kind(head[:HEAD]):
+            case "avi":
+                # It has no timestamps where the orders differ, and `DecordVideo` asks for them.
+                is_h264 = any(name in head.upper() for name in _H264_IN_AVI)
+                return not is_h264 or _demuxed(path, seeks, is_timed=False)
+            case "matroska":
+                if b"webm" in head[:HEAD] and any(name in head for name in _IN_ORDER):
+                    return True
+                return _demuxed(path, seeks)
+            case "other":
+                return False
+        size = path.stat().st_size
+        answers = [_listed(file, size, track, seeks) for track in picture_tracks(file, size)]
+    if len(answers) > 1:
+        return False  # it may take another than PyAV does
     # A fragmented file lists its pictures elsewhere.
-    return _demuxed(path) if None in answers or not answers else all(answers)
+    return answers[0] if answers and answers[0] is not None else _demuxed(path, seeks)
 
 
-def _listed(file: BinaryIO, table: bytes) -> bool | None:
-    """Whether the key frames in a table of samples are in order and whole; None if it is silent."""
+def _listed(file: BinaryIO, size: int, track: Track, seeks: bool) -> bool | None:
+    """The same from the tables of a track of pictures; None if they do not say."""
+    table = track.table
     boxes = {name: list(inside([table], b"stbl", name)) for name in (b"stts", b"ctts", b"stss")}
     if any(len(found) > 1 for found in boxes.values()) or any(
         True for name in (b"sbgp", b"sgpd") for _ in inside([table], b"stbl", name)
@@ -70,42 +77,71 @@ def _listed(file: BinaryIO, table: bytes) -> bool | None:
     steps = _runs(boxes[b"stts"][0]) if boxes[b"stts"] else None
     if steps is None:
         return None
-    if not boxes[b"stss"]:
-        return None if boxes[b"ctts"] else True  # each is a key frame, and shown as it is stored
-    keys = np.frombuffer(boxes[b"stss"][0], ">u4", offset=16).astype(np.int64) - 1
-    if not len(keys) or keys.min() < 0 or keys.max() >= len(steps):
-        return None
+    shown = np.cumsum(steps) - steps
     if boxes[b"ctts"]:
         offsets = _runs(boxes[b"ctts"][0])
         if offsets is None or len(steps) != len(offsets):
             return None
         # Offsets of version 0 are unsigned by the book, and signed in many a file.
-        shown = np.cumsum(steps) - steps + offsets.astype(np.uint32).view(np.int32)
-        if not _in_order(shown, keys):
+        shown = shown + offsets.astype(np.uint32).view(np.int32)
+    if not _is_whole(track, shown):
+        return None
+    if boxes[b"stss"]:
+        marked = entries(boxes[b"stss"][0], 12, ">u4")
+        if marked is None or marked.min() < 1 or marked.max() > len(steps):
+            return None
+        keys = marked - 1
+    else:
+        keys = np.arange(len(steps))  # so it says, and so decord takes it
+        if not _are_beginnings(file, size, table, keys):
             return False
-    return _are_whole(file, table, keys)
+    if keys[0] != 0:
+        return None
+    if seeks and not _in_order(shown, keys):
+        return False
+    if seeks and not boxes[b"ctts"] and b"avcC" in table:
+        return None  # pictures are not reordered, or their times are not
+    return _are_beginnings(file, size, table, keys if seeks else keys[:1])
 
 
-def _are_whole(file: BinaryIO, table: bytes, keys: NDArray[np.int64]) -> bool | None:
-    """Whether a decoder can begin at each of these samples; None if it is not told where they are.
+def _is_whole(track: Track, shown: NDArray[np.int64]) -> bool:
+    """Whether the edit list of a track surely cuts off nothing."""
+    lists = list(inside([track.box], b"trak", b"edts", b"elst"))
+    if not lists:
+        return True
+    version, count = lists[0][8:9], int.from_bytes(lists[0][12:16], "big")
+    form = ">QqI" if version == b"\1" else ">IiI"
+    if len(lists) > 1 or len(lists[0]) != 16 + count * struct.calcsize(form):
+        return False
+    cuts = [cut for cut in struct.iter_unpack(form, lists[0][16:]) if cut[1] != -1]
+    if len(cuts) != 1 or not track.movie_scale:
+        return False
+    length, begin, _ = cuts[0]
+    end = begin + length * track.scale / track.movie_scale
+    return bool(begin <= shown.min() and shown.max() < end)
+
+
+def _are_beginnings(
+    file: BinaryIO, size: int, table: bytes, keys: NDArray[np.int64]
+) -> bool | None:
+    """Whether a decoder can begin at each of these samples; None if the table does not say.
 
     Only H.264 has key frames at which it cannot, other than those that are out of order.
     """
-    descriptions = [
-        found for box in inside([table], b"stbl", b"stsd") for found in box.split(b"avcC")[1:]
-    ]
-    if not descriptions:
+    [described] = list(inside([table], b"stbl", b"stsd")) or [b""]
+    if b"avcC" not in described:
         return True
-    if len(descriptions) > 1:
+    # In another kind than "avc1" any packet may describe the stream, and there may be two kinds.
+    offsets = sample_offsets(table, size)
+    if described[20:24] != b"avc1" or described.count(b"avcC") > 1 or offsets is None:
         return None
-    begins = sample_offsets(table)
-    if begins is None or keys.max() >= len(begins):
+    if keys[-1] >= len(offsets):
         return None
-    packets = KeyPackets(descriptions[0])
+    found = H264Stream(described.partition(b"avcC")[2])
     for key in keys.tolist():
-        file.seek(begins[key])
-        packets.look(key, file.read(_KEY_BYTES))
-    return set(keys.tolist()) <= set(packets.beginnings)
+        file.seek(offsets[key])
+        found.look(key, file.read(_KEY_BYTES))
+    return not found.has_fields and found.beginnings == keys.tolist()
 
 
 def _runs(box: bytes) -> NDArray[np.int64] | None:
@@ -117,39 +153,33 @@ def _runs(box: bytes) -> NDArray[np.int64] | None:
     return np.repeat(runs[:, 1], runs[:, 0]) if runs[:, 0].sum() <= MOST_SAMPLES else None
 
 
-def _demuxed(path: Path, in_order: bool = False) -> bool:
+def _demuxed(path: Path, seeks: bool, is_timed: bool = True) -> bool:
     """The same from the packets themselves, a hundredth of a millisecond each.
 
     Args:
         path: the file.
-        in_order: whether it is known that pictures are shown as they are stored.
+        seeks: as above.
+        is_timed: whether the packets say when they are shown; otherwise they are in that order.
     """
-    shown: list[int | None] = []
-    keys: list[int] = []
     try:
         with open_file(path) as container:
             stream = video_stream(container)
+            packets = look_at_packets(container, stream)
+            if len(container.streams.video) > 1:
+                return False
             is_h264 = stream.codec.name == "h264"
-            beginnings = KeyPackets(stream.codec_context.extradata)
-            for packet in container.demux(stream):
-                if not packet.size or packet.is_discard:
-                    continue
-                if packet.is_keyframe:
-                    keys.append(len(shown))
-                    if is_h264:
-                        beginnings.look(len(shown), bytes(packet)[:_KEY_BYTES])
-                if packet.has_sidedata(NEW_DESCRIPTION):
-                    beginnings.change()
-                shown.append(packet.pts)
-    except (CannotOpen, av.error.FFmpegError):
+    except DecodeError:
         return False
-    if is_h264 and not set(keys) <= set(beginnings.beginnings):
+    if packets.cut or not packets.are_pictures or packets.keys[:1] != [0]:
         return False
-    if in_order:
+    if not seeks:
         return True
-    if None in shown:
+    if (is_h264 and packets.beginnings != packets.keys) or not packets.are_timed:
         return False
-    return _in_order(np.array(shown, np.int64), np.array(keys, np.int64))
+    stamps = [stamp for stamp, _ in packets.shown if stamp is not None]
+    if len(stamps) < len(packets.shown):
+        return not is_timed
+    return not is_timed or _in_order(np.array(stamps, np.int64), np.array(packets.keys, np.int64))
 
 
 def _in_order(shown: NDArray[np.int64], keys: NDArray[np.int64]) -> bool:

@@ -72,8 +72,9 @@ class DecordVideo:
 
         A batch is good until the next one is asked for.
         """
-        keys = self._reader.get_key_indices()
-        if not decord_finds(self._path, seeks=len(keys) > 1 and index[-1] >= keys[1]):
+        keys = list(self._reader.get_key_indices())
+        seeks = len(keys) > 1 and index[-1] >= keys[1]
+        if keys[:1] != [0] or not decord_finds(self._path, seeks):
             raise CannotOpen("decord would find other frames of it")
         # One picture alone at first: it tells how large they are, which decord does not.
         start, most = 0, 1

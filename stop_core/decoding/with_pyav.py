@@ -7,6 +7,7 @@ The wanted pictures are the same without these.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from stop_core.decoding.clip import CannotOpen, DecodeError, refuse_absurd
-from stop_core.decoding.h264 import KeyPackets
+from stop_core.decoding.h264 import H264Stream
 
-# Containers of which a packet is always a whole picture, never one field of it.
-_WHOLE_PICTURES = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-
+_SKIPPABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+"""Containers that tell when each packet is shown."""
+_SHOWN = 0x10  # in the first byte of a packet of VP8
 NEW_DESCRIPTION = "new_extradata"
 """What a packet carries from which on the stream is described anew."""
 
@@ -52,51 +53,49 @@ class PyavVideo:
             stream = video_stream(container)
             refuse_absurd(stream.width or 0, stream.height or 0)
             rate = stream.average_rate or stream.guessed_rate
+            self._fps = float(rate or 0)
             self._seconds = float(stream.time_base or 0)
             announced = stream.frames
-            whole = container.format.name in _WHOLE_PICTURES and stream.codec.name == "h264"
-            keys = KeyPackets(stream.codec_context.extradata)
-            every: list[tuple[int | None, int, bool]] = []
-            try:
-                for packet in container.demux(stream):
-                    if not packet.size:
-                        continue
-                    if whole and packet.is_keyframe:
-                        keys.look(len(every), bytes(packet))
-                    if packet.has_sidedata(NEW_DESCRIPTION):
-                        keys.change()
-                    every.append((packet.pts, packet.duration or 0, packet.is_discard))
-            except av.error.FFmpegError as error:
-                raise DecodeError("damaged: a stream that cannot be read to its end") from error
-        self._beginnings = keys.beginnings
-        packets = [(shown, duration) for shown, duration, cut in every if not cut]
-        if not packets:
+            packets = look_at_packets(container, stream)
+            is_timed = container.format.name in _SKIPPABLE and stream.codec.name == "h264"
+        if not packets.shown:
             raise CannotOpen("holds no frames")
-        self._fps = float(rate or 0)
-        self._packets = packets
-        self.num_frames = len(packets)
-        stamps = {shown for shown, _ in packets}
-        # What tells a wanted picture from the others is when it is shown.
-        self._can_skip = whole and len(stamps) == len(every) and None not in stamps
+        # When each picture is shown, and for how long; in the order in which they are stored.
+        self._shown = packets.shown
         # What an edit list cuts off is announced all the same.
-        self.announced = announced if len(packets) == len(every) else 0
+        self.announced = announced if not packets.cut and packets.are_pictures else 0
+        self._beginnings = packets.beginnings
+        stamps = [stamp for stamp, _ in packets.shown if stamp is not None]
+        # What tells a wanted picture from the others is when it is shown.
+        self._can_skip = (
+            is_timed
+            and packets.are_pictures
+            and not packets.cut
+            and 0 in packets.beginnings
+            and packets.are_timed
+            and packets.are_complete
+            and len(set(stamps)) == len(packets.shown)
+        )
+        self._begins_amid = packets.begins_amid
+        if not packets.are_pictures:
+            self._shown = self._decoded()
+        self.num_frames = len(self._shown)
         self.decoder = f"PyAV {av.__version__}"
 
     def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yields (position in `index`, [1, H, W, 3]) until all are there; `index` must increase."""
+        """Yields (position in `index`, [1, H, W, 3]) until all are there; `index` must increase.
+
+        It may begin anew, at position 0, where a stream is found to need all of its packets.
+        """
         wanted: _Wanted | None = None
         if self._can_skip:
-            wanted = _Wanted(
-                [pts for pts, _ in self._packets if pts is not None], self._beginnings, index
-            )
+            stamps = [stamp for stamp, _ in self._shown if stamp is not None]
+            wanted = _Wanted(stamps, self._beginnings, index)
         reformatter, position, number = VideoReformatter(), 0, -1
-        with open_file(self._path) as container:
-            stream = video_stream(container)
-            stream.thread_count = 1
-            # An error is an error: without this, FFmpeg fills what it could not decode.
-            stream.codec_context.options = {"err_detect": "explode"}
+        with self._opened() as container:
             try:
-                for number, frame in _frames(container, stream, wanted):
+                stream = video_stream(container)
+                for number, frame in _frames(container, stream, wanted, self._begins_amid):
                     if frame.is_corrupt:
                         raise DecodeError("damaged: frames that cannot be decoded")
                     if number == index[position]:
@@ -111,20 +110,99 @@ class PyavVideo:
             raise FewerFrames(int(index[-1]) + 1, number + 1)
         # Its times do not lead to its pictures, or those need more than they should.
         self._can_skip = False
-        for start, picture in self.pictures(index[position:]):
-            yield position + start, picture
+        yield from self.pictures(index)
 
     def clock(self, index: NDArray[np.int32]) -> tuple[float, NDArray[np.float32], float]:
         """Returns frames a second, the time of each frame and the duration, in seconds."""
         if not 0 < self._fps < 1e6:
             raise DecodeError(f"damaged: {self._fps} frames a second")
-        if any(pts is None for pts, _ in self._packets):
+        if any(stamp is None for stamp, _ in self._shown):
             times = (index / self._fps).astype(np.float32)
             return self._fps, times, self.num_frames / self._fps
-        shown = sorted(self._packets)
-        start = np.array([pts for pts, _ in shown], dtype=np.float64) * self._seconds
+        shown = sorted(self._shown)
+        start = np.array([stamp for stamp, _ in shown], dtype=np.float64) * self._seconds
         duration = start[-1] - start[0] + shown[-1][1] * self._seconds
         return self._fps, start[index].astype(np.float32), float(duration)
+
+    def _opened(self) -> Any:
+        """Returns the file, open, its pictures ready to be decoded."""
+        container = open_file(self._path)
+        stream = video_stream(container)
+        stream.thread_count = 1
+        # An error is an error: without this, FFmpeg fills what it could not decode.
+        stream.codec_context.options = {"err_detect": "explode"}
+        return container
+
+    def _decoded(self) -> list[tuple[int | None, int]]:
+        """Returns what `_shown` is, from the pictures themselves."""
+        with self._opened() as container:
+            try:
+                frames = _frames(container, video_stream(container), None, self._begins_amid)
+                return [(frame.pts, frame.duration or 0) for _, frame in frames]
+            except av.error.FFmpegError as error:
+                raise DecodeError("damaged: a packet that cannot be decoded") from error
+
+
+@dataclass(frozen=True)
+class Packets:
+    """What the packets of a stream of pictures say, in the order in which they are stored."""
+
+    shown: list[tuple[int | None, int]]
+    """When each is shown and for how long; without those that are cut off."""
+    keys: list[int]
+    """The positions in `shown` of those that are marked as key frames."""
+    cut: int
+    """How many an edit list cuts off."""
+    beginnings: list[int]
+    """The positions of those of H.264 that need none before them."""
+    are_pictures: bool
+    """False where a packet may show no picture, or half of one, or one that nobody can decode."""
+    begins_amid: bool
+    """Whether the first pictures may refer to others that are not there."""
+    are_timed: bool
+    """False where pictures are reordered and their times are not: some writers know one order."""
+    are_complete: bool
+    """False where pictures are missing that others refer to: what FFmpeg puts in their place
+    depends on all that it sees."""
+
+
+def look_at_packets(container: Any, stream: Any) -> Packets:
+    """Goes through the packets of a stream, a hundredth of a millisecond each.
+
+    Raises:
+        DecodeError: if the file cannot be read to its end.
+    """
+    codec = stream.codec.name
+    h264 = H264Stream(stream.codec_context.extradata) if codec == "h264" else None
+    shown: list[tuple[int | None, int]] = []
+    keys: list[int] = []
+    cut, are_shown, is_complete = 0, True, True
+    try:
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            if h264 is not None:
+                h264.look(len(shown), memoryview(packet), packet.is_keyframe)
+                if packet.has_sidedata(NEW_DESCRIPTION):
+                    h264.describe_anew()
+            elif codec == "vp8":
+                are_shown &= bool(memoryview(packet)[0] & _SHOWN)
+            if packet.is_discard:
+                cut += 1
+                continue
+            if packet.is_keyframe:
+                keys.append(len(shown))
+            shown.append((packet.pts, packet.duration or 0))
+    except av.error.FFmpegError as error:
+        raise DecodeError("damaged: a stream that cannot be read to its end") from error
+    beginnings = [] if h264 is None else h264.beginnings
+    begins_amid = h264 is not None and 0 not in beginnings
+    if h264 is not None:
+        are_shown = not h264.has_fields and not begins_amid
+        is_complete = h264.is_complete
+    stamps = [stamp for stamp, _ in shown if stamp is not None]
+    are_timed = not stream.codec_context.has_b_frames or stamps != sorted(stamps)
+    return Packets(shown, keys, cut, beginnings, are_shown, begins_amid, are_timed, is_complete)
 
 
 def open_file(path: Path) -> Any:
@@ -137,10 +215,10 @@ def open_file(path: Path) -> Any:
 
 
 def video_stream(container: Any) -> Any:
-    """Returns the first stream of pictures; CannotOpen if there is none that can be decoded."""
-    if not container.streams.video:
+    """Returns the stream of pictures; CannotOpen if there is none that can be decoded."""
+    stream = container.streams.best("video")  # not the picture on the cover
+    if stream is None:
         raise CannotOpen("holds no frames")
-    stream = container.streams.video[0]
     if stream.codec_context is None:
         raise CannotOpen("holds a stream of a kind that neither decord nor PyAV knows")
     return stream
@@ -169,23 +247,39 @@ class _Wanted:
                 self.needed.update(packets[begin : hits[-1] + 1])
 
 
-def _frames(container: Any, stream: Any, wanted: _Wanted | None) -> Iterator[tuple[int, Any]]:
+def _frames(
+    container: Any, stream: Any, wanted: _Wanted | None, begins_amid: bool = False
+) -> Iterator[tuple[int, Any]]:
     """Yields frames in the order in which they are shown, each with its number in the video.
 
     Args:
         container: the file.
         stream: its pictures.
         wanted: others may be left out, and have no number (-1). None decodes all.
+        begins_amid: whether what cannot be decoded before the first frame is no damage.
     """
     if wanted is None:
-        yield from enumerate(container.decode(stream))
+        number = 0
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                if begins_amid and not number:
+                    continue
+                raise
+            for frame in frames:
+                yield number, frame
+                number += 1
         return
-    context = stream.codec_context
+    context, last = stream.codec_context, None
     for packet in container.demux(stream):
         if packet.size and packet.pts not in wanted.needed:
             continue
         context.skip_frame = "DEFAULT" if packet.pts in wanted.numbers else "NONREF"
         for frame in packet.decode():
+            if frame.pts is None or (last is not None and frame.pts <= last):
+                return  # the times are not those of the pictures
+            last = frame.pts
             yield wanted.numbers.get(frame.pts, -1), frame
 
 

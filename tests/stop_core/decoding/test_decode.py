@@ -101,8 +101,12 @@ KINDS = {
         {"x264-params": "keyint=8:min-keyint=4:scenecut=0:bframes=2:b-adapt=0:open-gop=1"},
     ),
     "h264.avi": ("libx264", "yuv420p", {}),
-    "h264_10_bit.mp4": ("libx264", "yuv420p10le", {}),
-    "h264_444.mkv": ("libx264", "yuv444p", {}),
+    "h264_10_bit.mp4": (
+        "libx264",
+        "yuv420p10le",
+        {"x264-params": "bframes=2:b-adapt=0:scenecut=0"},
+    ),
+    "h264_444.mkv": ("libx264", "yuv444p", {"x264-params": "bframes=2:b-adapt=0:scenecut=0"}),
     "h265.mp4": ("libx265", "yuv420p", {"x265-params": "log-level=none"}),
     "h265_10_bit.mkv": ("libx265", "yuv420p10le", {"x265-params": "log-level=none"}),
     "vp9.webm": ("libvpx-vp9", "yuv420p", {}),
@@ -116,7 +120,7 @@ REFRESHED = {
     "h264_refreshed.mkv": (
         "libx264",
         "yuv420p",
-        {"x264-params": "keyint=8:scenecut=0:intra-refresh=1"},
+        {"x264-params": "keyint=8:scenecut=0:b-adapt=0:intra-refresh=1"},
     )
 }
 
@@ -246,16 +250,16 @@ def test_what_cannot_be_decoded_in_part_is_decoded_whole(
     assert video._beginnings == [0, 8, 16, 24]
     frames = with_pyav._frames
 
-    def failing(container: Any, stream: Any, wanted: Any) -> Iterator[tuple[int, Any]]:
-        for number, frame in frames(container, stream, wanted):
+    def failing(container: Any, stream: Any, wanted: Any, *more: Any) -> Iterator[tuple[int, Any]]:
+        for number, frame in frames(container, stream, wanted, *more):
             if wanted is not None and number == 13:
                 raise av.error.InvalidDataError(1, "no such reference")
             yield number, frame
 
     monkeypatch.setattr(with_pyav, "_frames", failing)
     got = list(video.pictures(index))
-    assert [position for position, _ in got] == [0, 1, 2]
-    assert all(np.array_equal(one[0], every[i]) for (_, one), i in zip(got, index, strict=True))
+    assert [position for position, _ in got] == [0, 0, 1, 2]  # it began anew
+    assert all(np.array_equal(one[0], every[index[position]]) for position, one in got)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,19 +1,25 @@
 """Decoding begins where nothing before is needed, and nowhere else."""
 
 import itertools
+from pathlib import Path
+from typing import Any
 
+import av
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stop_core.decoding.h264 import KeyPackets
+from stop_core.decoding.h264 import H264Stream
 
-SPS, PPS, OTHER_PPS = b"\x67sps", b"\x68pps", b"\x68other"
+# 66, 0, 30, then one bit each for seven numbers that are zero, two sizes, and "frames only".
+SPS = b"\x67" + bytes([66, 0, 30, 0b1111_1011, 0b1100_0000])
+PPS, OTHER_PPS = b"\x68pps", b"\x68other"
 SEI, IDR, SLICE = b"\x06sei", b"\x65idr", b"\x41slice"
 
 
 def _description(length: int) -> bytes:
-    return bytes([1, 100, 0, 30, 0xFC | (length - 1), 0xE1])
+    """Of a sequence without fields: profile 66 ("baseline"), the rest as short as can be."""
+    return bytes([1, 66, 0, 30, 0xFC | (length - 1), 0xE1, 0, len(SPS)]) + SPS
 
 
 def _packet(*units: bytes, length: int = 4) -> bytes:
@@ -21,7 +27,7 @@ def _packet(*units: bytes, length: int = 4) -> bytes:
 
 
 def _beginnings(packets: dict[int, bytes], description: bytes | None = None) -> list[int]:
-    keys = KeyPackets(_description(4) if description is None else description)
+    keys = H264Stream(_description(4) if description is None else description)
     for position, packet in packets.items():
         keys.look(position, packet)
     return keys.beginnings
@@ -36,7 +42,7 @@ def test_an_idr_picture_is_a_beginning_and_a_mark_is_not() -> None:
 def test_units_are_counted_as_the_description_says(length: int) -> None:
     packet = _packet(SEI, SLICE + b"\x65" * 40, length=length)
     packets = {0: packet, 5: _packet(SEI, IDR, length=length)}
-    assert _beginnings(packets, _description(length)) == [0, 5]
+    assert _beginnings(packets, _description(length)) == [5]
 
 
 @pytest.mark.parametrize("start", [b"\0\0\1", b"\0\0\0\1"])
@@ -53,7 +59,11 @@ def test_without_a_description_units_begin_with_a_code(start: bytes) -> None:
 def test_what_is_no_packet_is_no_beginning() -> None:
     packets = {0: _packet(IDR), 8: _packet(SEI), 16: b"", 24: _packet(IDR)[:4]}
     assert _beginnings(packets) == [0]
-    assert _beginnings({0: _packet(IDR), 8: _packet(IDR)}, b"") == [0]
+    assert _beginnings({0: _packet(IDR), 8: _packet(IDR)}, b"") == []
+
+
+def test_the_first_packet_is_a_beginning_only_if_it_is_whole() -> None:
+    assert _beginnings({0: _packet(SEI, SLICE), 8: _packet(IDR)}) == [8]
 
 
 def test_parameters_that_are_repeated_change_nothing() -> None:
@@ -67,9 +77,72 @@ def test_where_the_parameters_change_all_is_decoded() -> None:
         assert _beginnings(packets | {24: later}) == [0]
 
 
+def test_parameters_change_in_any_packet() -> None:
+    found = H264Stream(_description(4))
+    found.look(0, _packet(SPS, PPS, IDR))
+    found.look(1, memoryview(_packet(SLICE)), is_key=False)
+    found.look(2, memoryview(_packet(SEI, SLICE)), is_key=False)
+    found.look(3, _packet(IDR))
+    assert found.beginnings == [0, 3]
+    found.look(4, memoryview(_packet(b"\x06sei", OTHER_PPS, SLICE)), is_key=False)
+    assert found.beginnings == [0]
+
+
 @given(st.binary(max_size=200), st.sampled_from([1, 2, 3, 4]))
 def test_no_bytes_stop_it(data: bytes, length: int) -> None:
-    keys = KeyPackets(_description(length))
+    keys = H264Stream(_description(length))
     for position in range(3):
         keys.look(position, data)
     assert all(a < b for a, b in itertools.pairwise(keys.beginnings))
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p10le", "yuv444p"])
+@pytest.mark.parametrize("more", ["", ":cqm=jvt", ":interlaced=1", ":cqm=jvt:interlaced=1"])
+@pytest.mark.parametrize("profile", ["baseline", "high"])
+def test_the_parameters_of_a_sequence_say_whether_there_may_be_fields(
+    tmp_path: Path, pixels: str, more: str, profile: str
+) -> None:
+    if profile == "baseline" and (more or pixels != "yuv420p"):
+        pytest.skip("the profile has none of it")
+    path = tmp_path / "clip.mp4"
+    options = {"x264-params": f"keyint=5{more}"} | ({"profile": profile} if not more else {})
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options=options)
+        if pixels != "yuv420p":
+            stream.codec_context.options = {"x264-params": f"keyint=5{more}"}
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame(64, 48, pixels)))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        description = container.streams.video[0].codec_context.extradata
+    assert H264Stream(description).has_fields == ("interlaced" in more)
+
+
+def _numbered(number: int, is_referred_to: bool = True) -> bytes:
+    """A slice: three numbers that are zero, one bit each, then that of the picture in four bits."""
+    return bytes([0x41 if is_referred_to else 0x01, 0b1110_0000 | number % 16 << 1])
+
+
+def test_a_missing_picture_is_noticed_if_others_refer_to_it() -> None:
+    def is_complete(*numbers: int, begin: bytes = IDR) -> bool:
+        stream = H264Stream(_description(4))
+        stream.look(0, _packet(begin))
+        for i, number in enumerate(numbers):  # a negative one: nothing refers to it
+            stream.look(1 + i, _packet(_numbered(abs(number), number > 0)), is_key=False)
+        return stream.is_complete
+
+    assert is_complete(1, 2, 3)
+    assert is_complete(1, -2, -2, 2, -3, 3)
+    assert is_complete(*range(1, 16), -16, -16)
+    assert not is_complete(1, 3)
+    assert not is_complete(1, -2, -2, 3)
+    assert not is_complete(1, -3)
+    assert not is_complete(2, begin=SEI)
+
+
+@given(st.binary(max_size=60))
+def test_of_parameters_that_nobody_understands_the_worst_is_thought(data: bytes) -> None:
+    found = H264Stream(bytes([1, 0, 0, 0, 255, 225]) + len(data).to_bytes(2, "big") + data)
+    assert found.has_fields in (True, False)
+    assert H264Stream(_description(4)[:9]).has_fields

@@ -1,0 +1,92 @@
+"""Videos whose frames differ much from each other, and files of them put together anew."""
+
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from stop_core.decoding import Decoder, clip_crop, decode_clip
+
+FRAMES = 50
+CLOSED = {"x264-params": "keyint=10:scenecut=0:bframes=3:b-adapt=0"}
+OPEN = {"x264-params": "keyint=10:scenecut=0:bframes=3:b-adapt=0:open-gop=1"}
+REFRESHED = {"x264-params": "keyint=10:scenecut=0:intra-refresh=1:bframes=0"}
+PLAIN = {"x264-params": "keyint=10:scenecut=0:bframes=0"}
+
+
+def write_video(
+    path: Path,
+    codec: str = "libx264",
+    options: dict[str, str] = PLAIN,
+    container_options: dict[str, str] | None = None,
+) -> Path:
+    """Writes FRAMES pictures of a few large squares each."""
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream: Any = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height = 64, 48
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for _ in range(FRAMES):
+            picture = random.integers(0, 256, (3, 4, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def packets_of(path: Path) -> list[Any]:
+    """The packets of the pictures, as they are stored."""
+    with av.open(str(path)) as container:
+        return [packet for packet in container.demux(video=0) if packet.size]
+
+
+def put_together(
+    source: Path, target: Path, packets: Iterable[Any], options: dict[str, str] | None = None
+) -> Path:
+    """Writes other packets, or the same otherwise, under the description of `source`."""
+    with (
+        av.open(str(source)) as container,
+        av.open(str(target), "w", options=options or {}) as written,
+    ):
+        stream = written.add_stream_from_template(container.streams.video[0])
+        for packet in packets:
+            packet.stream = stream
+            written.mux(packet)
+    return target
+
+
+def change_box(data: bytes, names: list[bytes], change: Callable[[bytes], bytes]) -> bytes:
+    """Changes a box in the track of pictures of an MP4; those around it grow with it."""
+    boxes, at = b"", 0
+    while at < len(data):
+        box = data[at : (at := at + int.from_bytes(data[at : at + 4], "big"))]
+        if box[4:8] == names[0] and (names[0] != b"trak" or b"vide" in box):
+            inner = change_box(box[8:], names[1:], change) if names[1:] else change(box)[8:]
+            box = struct.pack(">I", 8 + len(inner)) + box[4:8] + inner
+        boxes += box
+    return boxes
+
+
+def all_frames(path: Path) -> list[np.ndarray]:
+    """The pictures of a run through the whole file, [rows, columns, 3] each."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def assert_right(path: Path, frames: int, decoder: Decoder = "decord") -> str:
+    """Compares what is decoded with the same frames of a run through the whole file.
+
+    Returns:
+        Which decoder served.
+    """
+    every = all_frames(path)
+    clip = decode_clip(path, frames, 32, decoder=decoder)
+    assert clip.num_frames == len(every)
+    crops = np.stack([clip_crop(frame, 32) for frame in every]).astype(int)
+    for frame, index in zip(clip.frames, clip.frame_index, strict=True):
+        distance = np.abs(crops - frame).mean((1, 2, 3))
+        assert distance.argmin() == index
+        assert distance[index] < 2
+    return clip.decoder
