@@ -30,7 +30,7 @@ from stop_core.decoding.containers import (
     sample_offsets,
 )
 from stop_core.decoding.h264 import H264Stream
-from stop_core.decoding.with_pyav import look_at_packets, open_file, video_stream
+from stop_core.decoding.packets import look_at_packets, open_file, video_stream
 
 _KEY_BYTES = 1 << 14  # from the beginning of a key frame, among which its kind is told
 _DESCRIBED = 1 << 12  # bytes in which AVI and WebM name the codec
