@@ -44,7 +44,10 @@ def inspect(path: Path) -> tuple[int, int | None]:
             case "avi":
                 if len(head) < HEAD:
                     raise DecodeError("the file ends inside its header")
-                return _inspect_avi(head, size)
+                missing, frames = _inspect_avi(head, size)
+                sizes = avi_chunk_sizes(file, size)
+                dropped = 0 if sizes is None else int((sizes == 0).sum())
+                return missing, max(0, frames - dropped)
             case "mp4":
                 return max(0, _end_of_boxes(file, size) - size), None
             case "matroska":
@@ -62,7 +65,7 @@ def kind(head: bytes) -> Literal["avi", "mp4", "matroska", "other"]:
     return "matroska" if head[:4] == b"\x1a\x45\xdf\xa3" else "other"
 
 
-def _inspect_avi(head: bytes, size: int) -> tuple[int, int | None]:
+def _inspect_avi(head: bytes, size: int) -> tuple[int, int]:
     announced_size = 8 + int(struct.unpack_from("<I", head, 4)[0])
     frames = 0
     if head[24:28] == b"avih":
@@ -70,6 +73,27 @@ def _inspect_avi(head: bytes, size: int) -> tuple[int, int | None]:
         refuse_absurd(*struct.unpack_from("<II", head, 64))
     # An unfinished recording says zero; it is judged by what it yields.
     return max(0, announced_size - size), frames
+
+
+def avi_chunk_sizes(file: BinaryIO, size: int) -> NDArray[np.int64] | None:
+    """Returns the bytes of every chunk of pictures in the index of an AVI; None if there is none.
+
+    An empty chunk stands for a frame that was dropped as it was recorded.
+    """
+    at = 12
+    while at + 8 <= size:
+        file.seek(at)
+        name, length = struct.unpack("<4sI", file.read(8).ljust(8, b"\0"))
+        if name == b"idx1":
+            data = file.read(length - length % 16)
+            if len(data) % 16:
+                return None
+            index = np.frombuffer(data, "<u4").reshape(-1, 4)
+            # "00dc" or "00db" and the like: two digits, then "d" and whether it is compressed.
+            listed = index[(index[:, 0] >> 16) & 0xFF == ord("d"), 3].astype(np.int64)
+            return listed if len(listed) else None
+        at += 8 + length + length % 2
+    return None
 
 
 def _end_of_boxes(file: BinaryIO, size: int) -> int:

@@ -122,6 +122,8 @@ class _Target:
 def _decode(video: Video, least: float, announced: int | None, target: _Target) -> DecodedClip:
     if isinstance(video, PyavVideo) and announced is None and video.announced:
         announced, least = video.announced, video.announced * _LEAST_SHARE_OF_FRAMES
+    if isinstance(video, PyavVideo) and video.is_counted and announced and least < announced:
+        least = 0.0  # all of it was decoded, and no byte is missing
     if video.num_frames < least:
         raise DecodeError(f"truncated: {video.num_frames} of {announced} frames are there")
     index = segment_midpoints(video.num_frames, target.frames)

@@ -9,6 +9,8 @@ _SLICE, _IDR_SLICE = 1, 5  # kinds of units: of a picture, and of one beyond whi
 _SEQUENCE, _PICTURE = 7, 8  # parameters
 _AVCC = 1  # the first byte of the description that MP4 and Matroska have of a stream
 _START = b"\0\0\1"  # before each unit, where there is no such description
+_LONGEST_SEQUENCE = 512  # bytes; with every scaling list it has about 300
+_MOST_NUMBER_BITS = 16
 _SLICE_HEADER = 32  # bytes, more than are needed for the number of its picture
 _HIGH_PROFILES = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244}
 
@@ -27,6 +29,8 @@ class H264Stream:
     def __init__(self, description: bytes | None) -> None:
         self.has_fields = False
         """Whether a packet may be a field, which is half a picture."""
+        self.has_only_pictures = True
+        """Whether there was a picture in every packet."""
         self.is_complete = True
         """Whether no picture is missing that others refer to, if every packet was looked at."""
         self._idr: list[int] = []
@@ -52,7 +56,7 @@ class H264Stream:
         if at and len(packet) > at and packet[at] & 31 == _SLICE:
             self._count(bytes(packet[at : at + _SLICE_HEADER]))
             return  # as most are: a picture, and nothing before it
-        parameters = []
+        parameters, is_picture = [], False
         for unit in self._units(bytes(packet)):
             kind = unit[0] & 31
             if kind in (_SEQUENCE, _PICTURE):
@@ -63,7 +67,9 @@ class H264Stream:
                 if kind == _IDR_SLICE and is_key:
                     self._idr.append(position)
                 self._count(unit[:_SLICE_HEADER])
+                is_picture = True
                 break
+        self.has_only_pictures &= is_picture
         if self._parameters is None:
             self._parameters = parameters
         elif parameters and parameters != self._parameters:
@@ -75,7 +81,7 @@ class H264Stream:
 
     def _take_sequence(self, unit: bytes) -> None:
         try:
-            self._sequence = _Sequence(unit)
+            self._sequence = _Sequence(unit[:_LONGEST_SEQUENCE])
             self.has_fields |= self._sequence.has_fields
         except EOFError:
             self.has_fields = True  # nobody knows
@@ -115,7 +121,7 @@ def _number(unit: bytes, sequence: "_Sequence | None") -> int:
 
 
 class _Sequence:
-    """The parameters of a sequence (7.3.2.1.1); EOFError if they are cut short."""
+    """The parameters of a sequence (7.3.2.1.1); EOFError if they are cut short or damaged."""
 
     def __init__(self, unit: bytes) -> None:
         bits = _Bits(unit[1:].replace(b"\0\0\3", b"\0\0"))
@@ -137,6 +143,8 @@ class _Sequence:
                         _pass_scaling_list(bits, 16 if i < 6 else 64)
         self.number_bits = bits.number() + 4
         """Of the number of a picture."""
+        if self.number_bits > _MOST_NUMBER_BITS:
+            raise EOFError
         order = bits.number()
         if order == 0:
             bits.number()

@@ -12,6 +12,7 @@ MPEG transport streams, ASF and WMV it seeks to wrong places altogether. All of 
 """
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +24,7 @@ from stop_core.decoding.containers import (
     HEAD,
     MOST_SAMPLES,
     Track,
+    avi_chunk_sizes,
     entries,
     inside,
     kind,
@@ -30,7 +32,13 @@ from stop_core.decoding.containers import (
     sample_offsets,
 )
 from stop_core.decoding.h264 import H264Stream
-from stop_core.decoding.packets import look_at_packets, open_file, video_stream
+from stop_core.decoding.packets import (
+    LEAST_PICTURE,
+    in_order,
+    look_at_packets,
+    open_file,
+    video_stream,
+)
 
 _KEY_BYTES = 1 << 14  # from the beginning of a key frame, among which its kind is told
 _DESCRIBED = 1 << 12  # bytes in which AVI and WebM name the codec
@@ -38,35 +46,42 @@ _H264_IN_AVI = (b"H264", b"X264", b"AVC1", b"DAVC")
 _IN_ORDER = (b"V_VP9", b"V_AV1")  # what WebM holds but for VP8: nothing is reordered or hidden
 
 
-def decord_finds(path: Path, seeks: bool) -> bool:
+def decord_finds(path: Path, seeks: bool, keys: Sequence[int] | None = None) -> bool:
     """Whether decord, asked for frames of a video, returns those.
 
     Args:
         path: a file that decord has opened.
         seeks: whether a frame is asked for that lies behind the second key frame.
+        keys: the positions of what decord takes for key frames, if that is known.
     """
     with path.open("rb") as file:
         head = file.read(_DESCRIBED)
         match kind(head[:HEAD]):
             case "avi":
                 # It has no timestamps where the orders differ, and `DecordVideo` asks for them.
+                sizes = avi_chunk_sizes(file, path.stat().st_size)
                 is_h264 = any(name in head.upper() for name in _H264_IN_AVI)
-                return not is_h264 or _demuxed(path, seeks, is_timed=False)
+                if sizes is None or is_h264:
+                    return _demuxed(path, seeks, keys, is_timed=False)
+                return bool(sizes.min() > LEAST_PICTURE)
             case "matroska":
                 if b"webm" in head[:HEAD] and any(name in head for name in _IN_ORDER):
                     return True
-                return _demuxed(path, seeks)
+                return _demuxed(path, seeks, keys)
             case "other":
                 return False
         size = path.stat().st_size
-        answers = [_listed(file, size, track, seeks) for track in picture_tracks(file, size)]
+        tracks = picture_tracks(file, size)
+        answers = [_listed(file, size, track, seeks, keys) for track in tracks]
     if len(answers) > 1:
         return False  # it may take another than PyAV does
     # A fragmented file lists its pictures elsewhere.
-    return answers[0] if answers and answers[0] is not None else _demuxed(path, seeks)
+    return answers[0] if answers and answers[0] is not None else _demuxed(path, seeks, keys)
 
 
-def _listed(file: BinaryIO, size: int, track: Track, seeks: bool) -> bool | None:
+def _listed(
+    file: BinaryIO, size: int, track: Track, seeks: bool, taken: Sequence[int] | None = None
+) -> bool | None:
     """The same from the tables of a track of pictures; None if they do not say."""
     table = track.table
     boxes = {name: list(inside([table], b"stbl", name)) for name in (b"stts", b"ctts", b"stss")}
@@ -93,14 +108,16 @@ def _listed(file: BinaryIO, size: int, track: Track, seeks: bool) -> bool | None
         keys = marked - 1
     else:
         keys = np.arange(len(steps))  # so it says, and so decord takes it
+        if b"avcC" not in table:
+            return None
         if not _are_beginnings(file, size, table, keys):
             return False
-    if keys[0] != 0:
+    if keys[0] != 0 or (taken is not None and list(taken) != keys.tolist()):
         return None
-    if seeks and not _in_order(shown, keys):
+    if not in_order(shown, keys if seeks else keys[:1]):
         return False
-    if seeks and not boxes[b"ctts"] and b"avcC" in table:
-        return None  # pictures are not reordered, or their times are not
+    if b"mp4v" in table or (seeks and not boxes[b"ctts"]):
+        return None  # packets may show nothing; pictures are not reordered, or their times are not
     return _are_beginnings(file, size, table, keys if seeks else keys[:1])
 
 
@@ -126,9 +143,9 @@ def _are_beginnings(
 ) -> bool | None:
     """Whether a decoder can begin at each of these samples; None if the table does not say.
 
-    Only H.264 has key frames at which it cannot, other than those that are out of order.
+    Of what is marked as a key frame and in order, that is in question for H.264 alone.
     """
-    [described] = list(inside([table], b"stbl", b"stsd")) or [b""]
+    described = b"".join(inside([table], b"stbl", b"stsd"))
     if b"avcC" not in described:
         return True
     # In another kind than "avc1" any packet may describe the stream, and there may be two kinds.
@@ -150,15 +167,18 @@ def _runs(box: bytes) -> NDArray[np.int64] | None:
     if not count or len(box) != 16 + 8 * count:
         return None
     runs = np.frombuffer(box, ">u4", offset=16).reshape(-1, 2).astype(np.int64)
-    return np.repeat(runs[:, 1], runs[:, 0]) if runs[:, 0].sum() <= MOST_SAMPLES else None
+    return np.repeat(runs[:, 1], runs[:, 0]) if 0 < runs[:, 0].sum() <= MOST_SAMPLES else None
 
 
-def _demuxed(path: Path, seeks: bool, is_timed: bool = True) -> bool:
+def _demuxed(
+    path: Path, seeks: bool, taken: Sequence[int] | None = None, is_timed: bool = True
+) -> bool:
     """The same from the packets themselves, a hundredth of a millisecond each.
 
     Args:
         path: the file.
         seeks: as above.
+        taken: what decord takes for key frames, if that is known.
         is_timed: whether the packets say when they are shown; otherwise they are in that order.
     """
     try:
@@ -167,28 +187,20 @@ def _demuxed(path: Path, seeks: bool, is_timed: bool = True) -> bool:
             packets = look_at_packets(container, stream)
             if len(container.streams.video) > 1:
                 return False
-            is_h264 = stream.codec.name == "h264"
+            codec = stream.codec
     except DecodeError:
         return False
-    if packets.cut or not packets.are_pictures or packets.keys[:1] != [0]:
+    if packets.cut or not packets.are_pictures:
+        return False
+    if taken is not None and list(taken) != packets.keys:
         return False
     if not seeks:
         return True
-    if (is_h264 and packets.beginnings != packets.keys) or not packets.are_timed:
+    if codec.name == "h264" and packets.beginnings != packets.keys:
         return False
-    stamps = [stamp for stamp, _ in packets.shown if stamp is not None]
-    if len(stamps) < len(packets.shown):
-        return not is_timed
-    return not is_timed or _in_order(np.array(stamps, np.int64), np.array(packets.keys, np.int64))
-
-
-def _in_order(shown: NDArray[np.int64], keys: NDArray[np.int64]) -> bool:
-    """Whether all that is stored before a key frame is shown before it, and the rest after it.
-
-    Args:
-        shown: when every picture is shown, in the order of storage.
-        keys: which of them are key frames.
-    """
-    before = np.maximum.accumulate(shown)
-    after = np.minimum.accumulate(shown[::-1])[::-1]
-    return bool((before[keys] == shown[keys]).all() and (after[keys] == shown[keys]).all())
+    if len(packets.keys) == len(packets.shown) > 1 and not codec.intra_only:
+        return False  # every picture is marked, as where nobody knows
+    if not is_timed:
+        return True
+    is_told = len(packets.stamps) == len(packets.shown)
+    return is_told and packets.are_timed and packets.are_in_order(packets.keys)

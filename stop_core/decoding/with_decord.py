@@ -36,6 +36,7 @@ _MEANINGS = {
     "Error sending packet": "a packet that cannot be decoded",
     "run_.load()": "a packet that cannot be decoded",  # its decoder has stopped by itself
     "av_read_frame failed": "a stream that cannot be read to its end",
+    "Unable to handle EOF": "a stream that cannot be read to its end",
 }
 
 
@@ -74,7 +75,7 @@ class DecordVideo:
         """
         keys = list(self._reader.get_key_indices())
         seeks = len(keys) > 1 and index[-1] >= keys[1]
-        if keys[:1] != [0] or not decord_finds(self._path, seeks):
+        if keys[:1] != [0] or not decord_finds(self._path, seeks, keys):
             raise CannotOpen("decord would find other frames of it")
         # One picture alone at first: it tells how large they are, which decord does not.
         start, most = 0, 1

@@ -61,7 +61,6 @@ class PyavVideo:
         # What an edit list cuts off is announced all the same.
         self.announced = announced if not packets.cut and packets.are_pictures else 0
         self._beginnings = packets.beginnings
-        stamps = [stamp for stamp, _ in packets.shown if stamp is not None]
         # What tells a wanted picture from the others is when it is shown.
         self._can_skip = (
             is_timed
@@ -70,10 +69,13 @@ class PyavVideo:
             and 0 in packets.beginnings
             and packets.are_timed
             and packets.are_complete
-            and len(set(stamps)) == len(packets.shown)
+            and len(set(packets.stamps)) == len(packets.shown)
+            and packets.are_in_order(packets.beginnings)
         )
         self._begins_amid = packets.begins_amid
-        if not packets.are_pictures:
+        self.is_counted = not packets.are_pictures
+        """Whether the frames were counted as they were decoded, and not by their packets."""
+        if self.is_counted:
             self._shown = self._decoded()
         self.num_frames = len(self._shown)
         self.decoder = f"PyAV {av.__version__}"

@@ -2,10 +2,12 @@
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
 import av
+import numpy as np
 import pytest
 
 from stop_core.decoding import DecodeError, Decoder, decode_clip
@@ -21,9 +23,19 @@ from tests.stop_core.decoding.videos import (
     change_box,
     packets_of,
     put_together,
+    remade,
     write_video,
 )
 
+# Without the threshold nearly every picture would be a key frame.
+_MPEG = {"g": "10", "sc_threshold": "1000000000"}
+_X265 = {"x265-params": "log-level=none:keyint=10:min-keyint=10:scenecut=0"}
+_OTHERS = [
+    ("mpeg4", _MPEG),
+    ("mpeg4", _MPEG | {"bf": "2"}),
+    ("mpeg2video", _MPEG | {"bf": "2"}),
+    ("libx265", _X265),
+]
 _TABLE = [b"moov", b"trak", b"mdia", b"minf", b"stbl"]
 
 
@@ -147,10 +159,7 @@ def test_packets_that_show_nothing(tmp_path: Path, suffix: str, decoder: Decoder
         data = bytearray(bytes(packet))
         if i in (13, 33):
             data[0] &= ~0x10
-        hidden = av.Packet(bytes(data))
-        for name in ("pts", "dts", "time_base", "duration", "is_keyframe"):
-            setattr(hidden, name, getattr(packet, name))
-        packets.append(hidden)
+        packets.append(remade(packet, bytes(data)))
     path = put_together(source, tmp_path / f"clip.{suffix}", packets)
     assert len(all_frames(path)) == FRAMES - 2
     _assert_all_right(path, decoder)
@@ -162,6 +171,115 @@ def test_h264_under_the_name_of_webm(tmp_path: Path, decoder: Decoder) -> None:
     data = path.read_bytes().replace(b"matroska", b"webm\0\0\0\0", 1)
     path.write_bytes(data)
     _assert_all_right(path, decoder)
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mp4", "mkv"])
+def test_pictures_that_are_not_coded(tmp_path: Path, suffix: str, decoder: Decoder) -> None:
+    """As MPEG-4 has them (XviD, DivX) where nothing changes: no frame is shown for them."""
+    source = write_video(tmp_path / f"source.{suffix}", "mpeg4", _MPEG)
+    packets = []
+    for i, packet in enumerate(packets_of(source)):
+        data = bytes(packet)
+        if i in (7, 8, 27):
+            at = data.index(b"\0\0\1\xb6") + 4
+            bits = f"{int.from_bytes(data[at : at + 4], 'big'):032b}"
+            time = bits.index("0", 2) + 2 + 5  # whole seconds, a mark, and 25ths of one
+            coded = f"01{bits[2:time]}10"
+            number = int(coded.ljust(-8 * (-len(coded) // 8), "1"), 2)
+            data = data[at - 4 : at] + number.to_bytes(-(-len(coded) // 8), "big")
+        packets.append(remade(packet, data))
+    path = put_together(source, tmp_path / f"clip.{suffix}", packets)
+    assert len(all_frames(path)) == FRAMES - 3
+    _assert_all_right(path, decoder)
+
+
+@pytest.mark.parametrize(("codec", "options"), _OTHERS)
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_times_in_the_order_of_storage_of_other_codecs(
+    tmp_path: Path, codec: str, options: dict[str, str], suffix: str, decoder: Decoder
+) -> None:
+    source = write_video(tmp_path / "source.mp4", codec, options)
+    packets = packets_of(source)
+    for i, packet in enumerate(packets):
+        packet.pts = packet.dts = round(i / 25 / packet.time_base)
+    _assert_all_right(put_together(source, tmp_path / f"clip.{suffix}", packets), decoder)
+
+
+@pytest.mark.parametrize(("codec", "options"), _OTHERS)
+def test_key_frames_of_other_codecs_that_nobody_lists(
+    tmp_path: Path, codec: str, options: dict[str, str], decoder: Decoder
+) -> None:
+    path = write_video(tmp_path / "clip.mp4", codec, options)
+    path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
+    _assert_all_right(path, decoder)
+
+
+@pytest.mark.parametrize(("codec", "options"), _OTHERS)
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_other_codecs_that_begin_amid_others(
+    tmp_path: Path, codec: str, options: dict[str, str], suffix: str, decoder: Decoder
+) -> None:
+    source = write_video(tmp_path / "source.mp4", codec, options)
+    packets = packets_of(source)
+    keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]
+    assert len(keys) <= 7
+    path = put_together(source, tmp_path / f"clip.{suffix}", _from_zero(packets[keys[2] :]))
+    _assert_all_right(path, decoder)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_packet_without_a_picture(tmp_path: Path, suffix: str, decoder: Decoder) -> None:
+    source = write_video(tmp_path / "source.mp4")
+    packets = packets_of(source)
+    last = remade(packets[-1], b"\0\0\0\1\x0a")  # the end of the sequence
+    last.is_keyframe = False
+    last.pts = last.dts = packets[-1].pts + packets[-1].duration
+    path = put_together(source, tmp_path / f"clip.{suffix}", [*packets, last])
+    _assert_all_right(path, decoder)
+
+
+def test_times_that_cross_a_beginning(tmp_path: Path, decoder: Decoder) -> None:
+    """As in files that were joined badly."""
+    source = write_video(tmp_path / "source.mp4", options=CLOSED)
+    packets = packets_of(source)
+    for packet in packets[:10]:
+        packet.pts += 5 * packet.duration // 2
+    path = put_together(source, tmp_path / "clip.mp4", packets)
+    assert not PyavVideo(path)._can_skip
+    _assert_all_right(path, decoder)
+
+
+def test_frames_that_were_dropped_as_they_were_recorded(tmp_path: Path, decoder: Decoder) -> None:
+    """An AVI has an empty chunk for each, and announces it."""
+    path = tmp_path / "clip.avi"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=25, options=_MPEG)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(50):
+            picture = np.full((48, 64, 3), 5 * i, np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = i if i < 20 else i + 12
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    clip = decode_clip(path, 5, 32, decoder=decoder)
+    assert clip.num_frames == 50
+    brightness = np.array([frame.mean() for frame in all_frames(path)])[clip.frame_index]
+    assert np.abs(clip.frames.mean((1, 2, 3)) - brightness).max() < 1
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_table_without_samples_is_no_answer(
+    tmp_path: Path, listed: bool, decoder: Decoder
+) -> None:
+    path = write_video(tmp_path / "clip.mp4")
+    data = change_box(
+        path.read_bytes(),
+        [*_TABLE, b"stts"],
+        lambda box: box[:12] + struct.pack(">III", 1, 0, 512),
+    )
+    path.write_bytes(data if listed else data.replace(b"stss", b"free"))
+    with suppress(DecodeError):
+        _assert_all_right(path, decoder)
 
 
 def test_fields(tmp_path: Path, decoder: Decoder) -> None:

@@ -23,14 +23,18 @@ def write_video(
     options: dict[str, str] = PLAIN,
     container_options: dict[str, str] | None = None,
 ) -> Path:
-    """Writes FRAMES pictures of a few large squares each."""
+    """Writes FRAMES pictures of a few large squares, of which some change from each to the next."""
     random = np.random.default_rng(0)
+    squares = random.integers(0, 256, (3, 4, 3), np.uint8)
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=25, options=options)
         stream.width, stream.height = 64, 48
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for _ in range(FRAMES):
-            picture = random.integers(0, 256, (3, 4, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+            row, column = random.integers((3, 4))
+            squares[row] = random.integers(0, 256, (4, 3), np.uint8)
+            squares[:, column] = random.integers(0, 256, (3, 3), np.uint8)
+            picture = squares.repeat(16, 0).repeat(16, 1)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return path
@@ -40,6 +44,14 @@ def packets_of(path: Path) -> list[Any]:
     """The packets of the pictures, as they are stored."""
     with av.open(str(path)) as container:
         return [packet for packet in container.demux(video=0) if packet.size]
+
+
+def remade(packet: Any, data: bytes) -> Any:
+    """The packet, with other bytes."""
+    other = av.Packet(data)
+    for name in ("pts", "dts", "time_base", "duration", "is_keyframe"):
+        setattr(other, name, getattr(packet, name))
+    return other
 
 
 def put_together(
