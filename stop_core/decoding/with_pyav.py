@@ -77,6 +77,8 @@ class PyavVideo:
         """Whether the frames were counted as they were decoded, and not by their packets."""
         if self.is_counted:
             self._shown = self._decoded()
+            if not self._shown:
+                raise CannotOpen("holds no frames")
         self.num_frames = len(self._shown)
         self.decoder = f"PyAV {av.__version__}"
 

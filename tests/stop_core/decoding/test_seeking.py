@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from stop_core.decoding import with_decord
 from stop_core.decoding.containers import picture_tracks, sample_offsets
 from stop_core.decoding.packets import in_order
 from stop_core.decoding.seeking import _demuxed, _listed, decord_finds
@@ -17,6 +18,7 @@ from tests.stop_core.decoding.videos import (
     CLOSED,
     FRAMES,
     OPEN,
+    PLAIN,
     REFRESHED,
     all_frames,
     assert_right,
@@ -63,6 +65,28 @@ def test_every_frame_is_the_one_asked_for(
         decoder = assert_right(path, frames)
     assert decord_finds(path, seeks=True) == found
     assert decoder.startswith("PyAV") or found
+
+
+@pytest.mark.skipif(with_decord.decord is None, reason="decord is not installed")
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("clip.mp4", "libx264", CLOSED),
+        ("clip.mp4", "libx264", PLAIN),
+        ("clip.mkv", "libx264", CLOSED),
+        ("clip.mp4", "libx265", {"x265-params": "log-level=none:keyint=10:open-gop=0"}),
+        ("clip.webm", "libvpx-vp9", {}),
+        ("clip.webm", "libvpx", {}),
+        ("clip.avi", "mpeg4", {"g": "10"}),
+        ("clip.mp4", "mpeg4", {"g": "10"}),
+        ("clip.mp4", "mjpeg", {}),
+    ],
+)
+def test_ordinary_files_are_left_to_decord(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str]
+) -> None:
+    path = write_video(tmp_path / name, codec, options)
+    assert assert_right(path, 12).startswith("decord")
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k[0].endswith("mp4")], ids=lambda k: k[0])
