@@ -129,7 +129,8 @@ def _folder(checkpoint: Path, output: Path) -> Path:
     """The folder itself, that of the run of this name, or of the newest whose name begins so.
 
     Raises:
-        RunError: if no finished training that has seen the test split is called so.
+        RunError: if no finished training that has seen the test split is called so, or several
+            of different data are.
     """
     from stop_core.model_files import RESULT
 
@@ -145,7 +146,15 @@ def _folder(checkpoint: Path, output: Path) -> Path:
             f"there is no folder {checkpoint}, and no finished and tested training in "
             f"{output / 'runs'} whose name begins so; give the folder that `train` printed"
         )
-    folder = max(tested, key=lambda path: path.stat().st_mtime).parent
+    newest_first = sorted(tested, key=lambda path: -path.stat().st_mtime)
+    of_data = {json.loads(path.read_text()).get("data_hash"): path for path in newest_first[::-1]}
+    if len(of_data) > 1:
+        raise RunError(
+            f"trainings on {len(of_data)} different sets of clips have names that begin with "
+            f"{checkpoint}; give the folder of the one that you mean: "
+            + ", ".join(str(path.parent) for path in newest_first if path in of_data.values())
+        )
+    folder = newest_first[0].parent
     print(f"the model is that of {folder}", file=sys.stderr)  # not where rows and hits go
     return folder.resolve()
 

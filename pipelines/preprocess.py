@@ -26,6 +26,7 @@ from pipelines.output import default_output
 from pipelines.preprocessing import Progress, decode_shards
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan
 from stop_core.cache.config import Compression, Crop
+from stop_core.cache.job import read_failures
 from stop_core.cache.summary import count_reasons
 from stop_core.datasets import (
     DATASETS,
@@ -44,6 +45,7 @@ from stop_core.tiny.shipped import TINY, TINY_TOWERS
 
 _MOST_CLIP_BYTES = 1 << 29
 _MOST_TIMEOUT = 86400
+_SHOWN_FAILURES = 5
 CLIP_SIZE = 224  # pixels that the common CLIP towers take
 
 
@@ -294,8 +296,13 @@ def summary(config: PreprocessConfig, manifest: Manifest) -> str:
             f"failed    {manifest.failures} clips ({_reasons(cache)}): see "
             f"{cache / 'failures.parquet'}"
         )
+        failures = read_failures(cache)
+        lines += [f"          {one.source_path}: {one.error}" for one in failures[:_SHOWN_FAILURES]]
+        if len(failures) > _SHOWN_FAILURES:
+            lines.append(f"          and {len(failures) - _SHOWN_FAILURES} more")
     lines.append(f"cache     {cache}  (data hash {manifest.data_hash[:12]})")
-    lines.append(f"next      {_next_command(config, cache)}")
+    if command := _next_command(config, cache):
+        lines.append(f"next      {command}")
     return "\n".join(lines)
 
 
@@ -306,11 +313,13 @@ def _kind(manifest: Manifest) -> str:
 
 
 def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
-    """A training that fits the cache."""
+    """A training that fits the cache; empty if none of the towers that are known here does."""
     _, size = config.shape
     if config.entry.generate is not None:
         command = f"python pipelines/train.py --config sweeps/recipes/motion.yaml --cache {cache}"
         fit = [tower.name for tower in TINY_TOWERS.values() if tower.image_size == size]
+        if not fit:
+            return ""
         # The recipe's own tower takes the frames of a cache that was made without options.
         return command + "".join(f" --tower {name}" for name in fit if name != TINY.name)
     fits = size == CLIP_SIZE

@@ -42,8 +42,8 @@ def _check_view(config: ExperimentConfig, cache: CacheConfig, size: int) -> None
         crop = ", or give --random-crop" if cache.size > size else ""
         raise ValueError(
             f"the cache holds frames of {cache.size} pixels, and the tower {config.tower} takes "
-            f"{size}; run preprocess.py with --size {size} into another --cache, choose another "
-            f"--tower{crop}"
+            f"{size}; run preprocess.py with --size {size} into another --cache, or choose "
+            f"another --tower{crop}"
         )
     if config.random_crop and cache.size == size and cache.crop == "center":
         raise ValueError(

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from stop_core.cache.files import hash_json
-from stop_core.datasets import Clip, Dataset, Selection, Task
+from stop_core.datasets import DATASETS, Clip, Dataset, Selection, Task
 from stop_core.decoding import LONGEST_SIDE, Decoder
 
 Crop = Literal["center", "none"]
@@ -110,7 +110,9 @@ class CacheConfig:
 
     def command(self, cache: object) -> str:
         """Returns the command that makes this cache, or finishes it."""
-        parts = [f"python pipelines/preprocess.py --dataset {self.dataset} --data-root DIR"]
+        parts = [f"python pipelines/preprocess.py --dataset {self.dataset}"]
+        if self.dataset not in DATASETS or DATASETS[self.dataset].generate is None:
+            parts.append("--data-root DIR")
         parts.append(f"--cache {shlex.quote(str(cache))} --fold {self.fold} --frames {self.frames}")
         parts.append(f"--size {self.size}")
         if self.crop != "center":

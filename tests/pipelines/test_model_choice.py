@@ -45,6 +45,18 @@ def test_the_beginning_of_a_name_is_the_newest_finished_and_tested_training(
     assert _found(str(trial), tmp_path / "elsewhere") == trial
 
 
+def test_a_name_of_trainings_on_different_clips_is_refused(tmp_path: Path) -> None:
+    """Of two sets of one's own, which are both called "folder"."""
+    runs = [_run(tmp_path, f"folder1-stop-seed0-{data}") for data in ("cats", "balls", "more")]
+    for run, data in zip(runs, ("cats", "balls", "balls"), strict=True):
+        result = json.loads((run / "result.json").read_text())
+        (run / "result.json").write_text(json.dumps(result | {"data_hash": data}))
+    with pytest.raises(RunError, match="2 different sets of clips") as refusal:
+        _found("folder1-stop-seed0", tmp_path)
+    assert str(runs[0]) in str(refusal.value)
+    assert _found(runs[0].name, tmp_path) == runs[0]
+
+
 def test_a_name_that_no_training_has_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
     _run(tmp_path, "motion1-stop-seed0-new-untested", split="val")
     with pytest.raises(

@@ -73,6 +73,7 @@ def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
     text = summary(config, manifest)
     assert "truncated: 1" in text
     assert str(tmp_path / "cache/failures.parquet") in text
+    assert f"wave/{junk.name}: not a video that decord or PyAV can open" in text
     assert "python pipelines/train.py" in text.splitlines()[-1]
     assert "Traceback" not in capfd.readouterr().err
 
@@ -82,6 +83,11 @@ def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
     assert time.monotonic() - began < 2
     assert files_below(config.cache_path) == before
     assert "decoding" not in capfd.readouterr().err
+
+
+def test_no_next_command_is_named_that_would_fail(small_cache: Path) -> None:
+    config = PreprocessConfig(dataset="motion", cache="c", size=48)
+    assert "next" not in summary(config, Manifest.load(small_cache))
 
 
 @pytest.mark.parametrize(("size", "tower"), [(32, ""), (64, " --tower tiny-64")])
@@ -230,6 +236,8 @@ def test_the_command_of_a_cache_gives_its_options_again() -> None:
     again = parse(PreprocessConfig, words)
     assert (again.dataset, again.classes, again.splits) == ("kinetics", names, ("train",))
     assert (again.shape, again.limit, again.cache) == ((8, 64), 7, "a cache")
+    generated = CacheConfig.of(DATASETS["motion"], selection, fold=1, frames=8, size=64)
+    assert "--data-root" not in generated.command("a cache")
 
 
 def test_options_read_as_documented() -> None:
