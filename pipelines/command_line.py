@@ -72,7 +72,8 @@ def run(main: Callable[[], object]) -> NoReturn:
         _complain(RunError(f"the MLflow store failed ({problem}); mend it and run this again"))
         sys.exit(FAILURE)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        told = "interrupted; the same command goes on from the last that was complete"
+        print(told, file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(0)
 
