@@ -138,30 +138,35 @@ def _folder(checkpoint: Path, output: Path) -> Path:
         return checkpoint.resolve()
     if (output / "runs" / checkpoint).exists():
         return (output / "runs" / checkpoint).resolve()
-    results = (output / "runs").glob(f"*/{RESULT}")
-    called = [path for path in results if path.parent.name.startswith(f"{checkpoint}-")]
-    tested = [path for path in called if _is_tested(path)]
-    if not tested:
+    called = [
+        path
+        for path in (output / "runs").glob(f"*/{RESULT}")
+        if path.parent.name.startswith(f"{checkpoint}-")
+    ]
+    newest: dict[str | None, Path] = {}  # of the tested ones, by the hash of their data
+    for path in sorted(called, key=lambda path: path.stat().st_mtime, reverse=True):
+        result = json.loads(path.read_text())
+        if _is_tested(result):
+            newest.setdefault(result.get("data_hash"), path.parent)
+    if not newest:
         raise RunError(
             f"there is no folder {checkpoint}, and no finished and tested training in "
             f"{output / 'runs'} whose name begins so; give the folder that `train` printed"
         )
-    newest_first = sorted(tested, key=lambda path: -path.stat().st_mtime)
-    of_data = {json.loads(path.read_text()).get("data_hash"): path for path in newest_first[::-1]}
-    if len(of_data) > 1:
+    folder, *others = newest.values()
+    if others:
         raise RunError(
-            f"trainings on {len(of_data)} different sets of clips have names that begin with "
+            f"trainings on {len(newest)} different sets of clips have names that begin with "
             f"{checkpoint}; give the folder of the one that you mean: "
-            + ", ".join(str(path.parent) for path in newest_first if path in of_data.values())
+            + ", ".join(map(str, newest.values()))
         )
-    folder = newest_first[0].parent
     print(f"the model is that of {folder}", file=sys.stderr)  # not where rows and hits go
     return folder.resolve()
 
 
-def _is_tested(result: Path) -> bool:
+def _is_tested(result: dict[str, Any]) -> bool:
     """Whether the test split was looked at; not by a trial of a sweep, which is one of many."""
-    return any(name.startswith("test/") for name in json.loads(result.read_text())["metrics"])
+    return any(name.startswith("test/") for name in result["metrics"])
 
 
 def _absolute(text: str) -> str:

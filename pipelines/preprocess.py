@@ -27,6 +27,7 @@ from pipelines.preprocessing import Progress, decode_shards
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan
 from stop_core.cache.config import Compression, Crop
 from stop_core.cache.job import read_failures
+from stop_core.cache.shards import Failure
 from stop_core.cache.summary import count_reasons
 from stop_core.datasets import (
     DATASETS,
@@ -191,7 +192,7 @@ def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
         if not manifest.shards:
             raise RunError(
                 f"none of the {len(selection.clips)} clips could be cached "
-                f"({_reasons(job.cache)}); check the files below {config.data_path}"
+                f"({_reasons(read_failures(job.cache))}); check the files below {config.data_path}"
             )
         if record.is_owed:
             _record(record, config, manifest)
@@ -278,9 +279,10 @@ def _missing(selection: Selection, root: Path) -> set[str]:
     return missing
 
 
-def _reasons(cache: StoragePath) -> str:
+def _reasons(failures: Sequence[Failure]) -> str:
     """Counts the failures by their reason, the most frequent first."""
-    return ", ".join(f"{reason}: {count}" for reason, count in count_reasons(cache).most_common())
+    counts = count_reasons(failures).most_common()
+    return ", ".join(f"{reason}: {count}" for reason, count in counts)
 
 
 def summary(config: PreprocessConfig, manifest: Manifest) -> str:
@@ -292,11 +294,11 @@ def summary(config: PreprocessConfig, manifest: Manifest) -> str:
         f"{_kind(manifest)}, {manifest.frames} frames of {manifest.size} px"
     ]
     if manifest.failures:
+        failures = read_failures(cache)
         lines.append(
-            f"failed    {manifest.failures} clips ({_reasons(cache)}): see "
+            f"failed    {manifest.failures} clips ({_reasons(failures)}): see "
             f"{cache / 'failures.parquet'}"
         )
-        failures = read_failures(cache)
         lines += [f"          {one.source_path}: {one.error}" for one in failures[:_SHOWN_FAILURES]]
         if len(failures) > _SHOWN_FAILURES:
             lines.append(f"          and {len(failures) - _SHOWN_FAILURES} more")

@@ -1,12 +1,14 @@
 """What a finished cache holds, counted."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stop_core.cache.fetching import fetch_shards, local_shard
 from stop_core.cache.job import read_failures
 from stop_core.cache.manifest import Manifest
 from stop_core.cache.mapping import read_columns
+from stop_core.cache.shards import Failure
 from stop_core.storage import StoragePath
 
 
@@ -51,15 +53,15 @@ def summarise(cache: StoragePath) -> Summary:
         classes,
         captions,
         decoders,
-        count_reasons(cache),
+        count_reasons(read_failures(cache)),
         sum(entry.file_bytes for entry in manifest.shards),
     )
 
 
-def count_reasons(cache: StoragePath) -> Counter[str]:
-    """Counts the failures of a finished cache by their reason."""
+def count_reasons(failures: Iterable[Failure]) -> Counter[str]:
+    """Counts failures by their reason."""
     # Numbers vary from file to file; the reason is what is left without them.
     return Counter(
         failure.error.partition(":")[0] if failure.stage == "decode" else failure.error
-        for failure in read_failures(cache)
+        for failure in failures
     )

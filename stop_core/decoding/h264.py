@@ -38,7 +38,7 @@ class H264Stream:
         self._length = 0  # bytes before each unit that say how long it is; 0 where none do
         self._parameters: list[bytes] | None = None  # of the first packet
         self._sequence: _Sequence | None = None
-        self._next = 0  # the number that the next picture bears, if nothing is missing
+        self._last = -1  # the number of the last picture that others may refer to
         if description is not None and len(description) > 4 and description[0] == _AVCC:
             self._length = (description[4] & 3) + 1
             size = int.from_bytes(description[6:8], "big")
@@ -88,15 +88,16 @@ class H264Stream:
 
     def _count(self, unit: bytes) -> None:
         """Takes a picture's number, which is one more than that of the last it may refer to."""
-        try:
-            number = 0 if unit[0] & 31 == _IDR_SLICE else _number(unit, self._sequence)
-        except EOFError:
-            self.is_complete = False
-            return
-        is_first = unit[0] & 31 == _IDR_SLICE
-        self.is_complete &= is_first or number == self._next
+        number = 0
+        if unit[0] & 31 != _IDR_SLICE:
+            try:
+                number, numbers = _number(unit, self._sequence)
+            except EOFError:
+                self.is_complete = False
+                return
+            self.is_complete &= number == (self._last + 1) % numbers
         if unit[0] & 0x60:  # others refer to it
-            self._next = (number + 1) % (1 << (self._sequence.number_bits if self._sequence else 4))
+            self._last = number
 
     def _units(self, packet: bytes) -> Iterator[bytes]:
         if not self._length:
@@ -110,14 +111,18 @@ class H264Stream:
                 yield packet[begin:at]
 
 
-def _number(unit: bytes, sequence: "_Sequence | None") -> int:
-    """Returns the number of the picture of a slice (7.3.3); EOFError if it is not told."""
+def _number(unit: bytes, sequence: "_Sequence | None") -> tuple[int, int]:
+    """Returns the number of the picture of a slice (7.3.3), and how many numbers there are.
+
+    Raises:
+        EOFError: if that is not told.
+    """
     if sequence is None:
         raise EOFError
     bits = _Bits(unit[1:].replace(b"\0\0\3", b"\0\0"))
     bits.number(), bits.number(), bits.number()
     bits.take(2 if sequence.has_planes else 0)
-    return bits.take(sequence.number_bits)
+    return bits.take(sequence.number_bits), 1 << sequence.number_bits
 
 
 class _Sequence:

@@ -163,11 +163,10 @@ def _are_beginnings(
 
 def _runs(box: bytes) -> NDArray[np.int64] | None:
     """Returns the value of every sample from a box of (count, value); None if it is no such box."""
-    count = int(struct.unpack_from(">I", box, 12)[0]) if len(box) >= 16 else 0
-    if not count or len(box) != 16 + 8 * count:
+    runs = entries(box, 12, ">u4", 2)
+    if runs is None or not 0 < runs[0::2].sum() <= MOST_SAMPLES:
         return None
-    runs = np.frombuffer(box, ">u4", offset=16).reshape(-1, 2).astype(np.int64)
-    return np.repeat(runs[:, 1], runs[:, 0]) if 0 < runs[:, 0].sum() <= MOST_SAMPLES else None
+    return np.repeat(runs[1::2], runs[0::2])
 
 
 def _demuxed(

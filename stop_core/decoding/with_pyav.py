@@ -56,11 +56,10 @@ class PyavVideo:
             is_timed = container.format.name in _SKIPPABLE and stream.codec.name == "h264"
         if not packets.shown:
             raise CannotOpen("holds no frames")
-        # When each picture is shown, and for how long; in the order in which they are stored.
+        self._packets = packets
         self._shown = packets.shown
         # What an edit list cuts off is announced all the same.
         self.announced = announced if not packets.cut and packets.are_pictures else 0
-        self._beginnings = packets.beginnings
         # What tells a wanted picture from the others is when it is shown.
         self._can_skip = (
             is_timed
@@ -72,7 +71,6 @@ class PyavVideo:
             and len(set(packets.stamps)) == len(packets.shown)
             and packets.are_in_order(packets.beginnings)
         )
-        self._begins_amid = packets.begins_amid
         self.is_counted = not packets.are_pictures
         """Whether the frames were counted as they were decoded, and not by their packets."""
         if self.is_counted:
@@ -89,13 +87,12 @@ class PyavVideo:
         """
         wanted: _Wanted | None = None
         if self._can_skip:
-            stamps = [stamp for stamp, _ in self._shown if stamp is not None]
-            wanted = _Wanted(stamps, self._beginnings, index)
+            wanted = _Wanted(self._packets.stamps, self._packets.beginnings, index)
         reformatter, position, number = VideoReformatter(), 0, -1
         with self._opened() as container:
             try:
                 stream = video_stream(container)
-                for number, frame in _frames(container, stream, wanted, self._begins_amid):
+                for number, frame in _frames(container, stream, wanted, self._packets.begins_amid):
                     if frame.is_corrupt:
                         raise DecodeError("damaged: frames that cannot be decoded")
                     if number == index[position]:
@@ -137,7 +134,9 @@ class PyavVideo:
         """Returns what `_shown` is, from the pictures themselves."""
         with self._opened() as container:
             try:
-                frames = _frames(container, video_stream(container), None, self._begins_amid)
+                frames = _frames(
+                    container, video_stream(container), None, self._packets.begins_amid
+                )
                 return [(frame.pts, frame.duration or 0) for _, frame in frames]
             except av.error.FFmpegError as error:
                 raise DecodeError("damaged: a packet that cannot be decoded") from error

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
@@ -29,14 +30,10 @@ from stop_core.decoding.clip import CannotOpen
 from stop_core.decoding.with_decord import DecordVideo
 from stop_core.decoding.with_pyav import PyavVideo
 from tests.scheduling import same_scheduling
+from tests.stop_core.decoding.videos import all_frames
 
 WriteVideo = Callable[..., Path]
 REAL_CLIPS = sorted((Path(__file__).parents[4] / "shared/data/videos").glob("*.*"))
-
-
-def _all_frames(path: Path) -> list[np.ndarray]:
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 @given(st.integers(1, 1000), st.integers(1, 64))
@@ -57,7 +54,7 @@ def test_the_frames_asked_for_are_the_frames_returned(
     tmp_path: Path, write_video: WriteVideo, name: str, count: int
 ) -> None:
     path = write_video(tmp_path / name, frames=count)
-    every = _all_frames(path)
+    every = all_frames(path)
     clip = decode_clip(path, frames=6, size=32)
     assert clip.num_frames == len(every) == count
     assert clip.frame_index.tolist() == segment_midpoints(count, 6).tolist()
@@ -72,7 +69,7 @@ def test_the_frames_asked_for_are_the_frames_returned(
 @pytest.mark.skipif(not REAL_CLIPS, reason="no real clips here")
 @pytest.mark.parametrize("path", REAL_CLIPS, ids=lambda path: path.name)
 def test_real_clips_agree_with_another_decoder(path: Path) -> None:
-    every = _all_frames(path)
+    every = all_frames(path)
     clip = decode_clip(path, frames=4, size=224)
     assert clip.num_frames == len(every)
     assert (np.diff(clip.frame_time) > 0).all()
@@ -211,7 +208,7 @@ def test_pictures_that_are_passed_over_change_no_other(
     tmp_path: Path, kind: str, wanted: Sequence[int]
 ) -> None:
     path = _write(tmp_path / kind, kind)
-    every = _all_frames(path)
+    every = all_frames(path)
     video = PyavVideo(path)
     assert video._can_skip
     got = list(video.pictures(np.array(wanted, np.int32)))
@@ -240,14 +237,26 @@ def test_the_decoder_sees_nothing_behind_the_last_wanted_picture_before_a_beginn
     assert wanted.numbers == {1: 1, 8: 8}
 
 
+def test_times_that_lead_to_no_picture_cost_nothing_but_time(tmp_path: Path) -> None:
+    path = _write(tmp_path / "clip.mp4", "h264_b_frames.mp4")
+    video, index = PyavVideo(path), np.array([3, 20], np.int32)
+    every = all_frames(path)
+    assert video._can_skip
+    shifted = [(stamp + 1, length) for stamp, length in video._packets.shown if stamp is not None]
+    video._packets = replace(video._packets, shown=shifted)
+    got = list(video.pictures(index))
+    assert [position for position, _ in got] == [0, 1]
+    assert all(np.array_equal(one[0], every[i]) for (_, one), i in zip(got, index, strict=True))
+
+
 def test_what_cannot_be_decoded_in_part_is_decoded_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if a stream needed something of what is passed over."""
     path = _write(tmp_path / "clip.mp4", "h264_closed_gops.mp4")
-    every, index = _all_frames(path), np.array([3, 13, 20], np.int32)
+    every, index = all_frames(path), np.array([3, 13, 20], np.int32)
     video = PyavVideo(path)
-    assert video._beginnings == [0, 8, 16, 24]
+    assert video._packets.beginnings == [0, 8, 16, 24]
     frames = with_pyav._frames
 
     def failing(container: Any, stream: Any, wanted: Any, *more: Any) -> Iterator[tuple[int, Any]]:

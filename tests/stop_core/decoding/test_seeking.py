@@ -142,7 +142,7 @@ def test_nothing_is_passed_over_where_the_stream_is_described_anew(tmp_path: Pat
         write_video(tmp_path / "clip.mp4", "libx264", CLOSED, {}), tmp_path / "two.mp4"
     )
     assert decord_finds(path, seeks=True)
-    assert len(PyavVideo(path)._beginnings) > 1
+    assert len(PyavVideo(path)._packets.beginnings) > 1
 
     def twice(box: bytes) -> bytes:
         return box[:12] + struct.pack(">I", 2) + box[16:] + box[16:]
@@ -158,7 +158,7 @@ def test_nothing_is_passed_over_where_the_stream_is_described_anew(tmp_path: Pat
         data = change_box(data, [b"moov", b"trak", b"mdia", b"minf", b"stbl", name], change)
     path.write_bytes(data)
     assert len(all_frames(path)) == FRAMES
-    assert PyavVideo(path)._beginnings == [0]
+    assert PyavVideo(path)._packets.beginnings == [0]
     assert not decord_finds(path, seeks=True)
     assert assert_right(path, 7).startswith("PyAV")
 
