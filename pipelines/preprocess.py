@@ -9,6 +9,7 @@ The same command goes on after an interruption, and returns at once when there i
 
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -36,6 +37,8 @@ from stop_core.datasets import (
     Selection,
     Split,
     missing_clips,
+    refuse_same_words,
+    remarks,
     select_clips,
 )
 from stop_core.decoding import LONGEST_SIDE, Decoder
@@ -90,7 +93,8 @@ class PreprocessConfig:
     splits: tuple[Split, ...] = SPLITS
     """Only these splits."""
     check: bool = False
-    """Only tell which of the listed videos are missing; nothing is decoded or cached."""
+    """Only count the clips, classes and missing videos of each split, and say what looks wrong in
+    the lists; nothing is decoded or cached."""
     retry_failed: bool = False
     """Decode the clips in failures.parquet once more, and only those."""
     decode_timeout: float = DECODE_TIMEOUT
@@ -233,7 +237,7 @@ def _decode(
 
 
 def check(config: PreprocessConfig) -> str:
-    """Returns how many of the chosen clips are there; RunError if one is missing."""
+    """Prints what is listed and what is missing; returns a last line, or RunError if one is."""
     report = config.output / "check" / f"{config.dataset}-missing.txt"
     with outlined(config.data_path) as root:
         if config.entry.generate is not None and root == config.data_path and not root.exists():
@@ -241,17 +245,24 @@ def check(config: PreprocessConfig) -> str:
                 f"there is nothing at {root} to check: {config.dataset} is generated there by the "
                 "same command without --check"
             )
-        told = check_files(_listed_clips(config, root), root, report)
-        return told.replace(str(root), str(config.data_path))
+        selection, found = _listed_clips(config, root)
+        table, problem = check_files(selection, root, report)
+    print(table)
+    for remark in found:
+        print(textwrap.fill(f"note  {remark}", 80, subsequent_indent=" " * 6))
+    if problem:
+        raise RunError(problem.replace(str(root), str(config.data_path)))
+    return f"complete: all {len(selection.clips):,} clips are below {config.data_path}"
 
 
-def _listed_clips(config: PreprocessConfig, root: Path) -> Selection:
-    """Reads the annotation below `root`, and takes from it what the user chose."""
+def _listed_clips(config: PreprocessConfig, root: Path) -> tuple[Selection, list[str]]:
+    """Reads the annotation below `root`; returns what the user chose of it, and remarks on it."""
     clips = config.entry.read(root, config.fold)
     selection = select_clips(clips, config.splits, config.classes, config.limit)
     if not selection.clips:
         raise RunError(f"the annotation below {root} lists no clip of the chosen splits")
-    return selection
+    refuse_same_words(selection.class_names)
+    return selection, remarks(config.dataset, config.fold, clips, selection)
 
 
 def _find_clips(config: PreprocessConfig, root: Path) -> Selection:
@@ -265,7 +276,10 @@ def _find_clips(config: PreprocessConfig, root: Path) -> Selection:
             )
         _say(f"generating the dataset {entry.name} below {root}")
         entry.generate(root)
-    return _listed_clips(config, root)
+    selection, found = _listed_clips(config, root)
+    for remark in found:
+        _say(f"note: {remark}")
+    return selection
 
 
 def _missing(selection: Selection, root: Path) -> set[str]:

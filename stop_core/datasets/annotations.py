@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stop_core.datasets.clip import tidied
+
 _AFRESH = "unpack the annotation files afresh"
 _KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
 
@@ -167,17 +169,8 @@ def safe_path(path: str, where: str) -> str:
     return path
 
 
-class Listed:
-    """The videos listed so far: one that is listed again, in whatever split, is refused."""
-
-    def __init__(self) -> None:
-        self._where: dict[str, str] = {}
-
-    def add(self, video: str, where: str) -> None:
-        """ValueError, naming both places, if the video is there already."""
-        if video in self._where:
-            raise ValueError(
-                f"{where}: {video} is listed twice, first in {self._where[video]}; "
-                "remove one of the two lines"
-            )
-        self._where[video] = where
+def class_label(name: str, where: str) -> str:
+    """Returns the name of a class, `tidied`; ValueError if nothing is left of it."""
+    if not (label := tidied(name)):
+        raise ValueError(f"{where}: expected the name of a class, found {name!r}; mend that line")
+    return label
