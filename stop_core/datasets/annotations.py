@@ -8,7 +8,9 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +96,7 @@ def read_names(path: Path) -> Iterator[tuple[str, str]]:
 def read_json(path: Path, kind: type) -> Any:
     """Reads a JSON file that holds a `kind`, list or dict."""
     try:
-        value = json.loads(read_text(path))
+        value = json.loads(read_text(path), object_pairs_hook=partial(_object, path))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path}, line {error.lineno}: not JSON ({error.msg}); {_AFRESH}"
@@ -102,6 +104,15 @@ def read_json(path: Path, kind: type) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"{path}: expected {_KINDS[kind]} in JSON; {_AFRESH}")
     return value
+
+
+def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Builds a JSON object; Python's own reading keeps the last of two equal names."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{path}: {name!r} is there twice in one object; remove one of them")
+    return values
 
 
 def read_entries(path: Path, entries: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -140,6 +151,8 @@ def read_table(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]
                 f"{path}, line 1: expected the column {' and '.join(absent)}, "
                 f"found {', '.join(header) or 'nothing'}"
             )
+        if twice := [name for name in columns if list(header).count(name) > 1]:
+            raise ValueError(f"{path}, line 1: the column {twice[0]} is there twice; remove one")
         for row in reader:
             done = reader.line_num
             where = f"{path}, line {done}"

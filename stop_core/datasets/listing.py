@@ -27,8 +27,8 @@ class Listing:
         """Returns the clips under the names that were listed first; logs how many had two."""
         if self._doubles:
             _log.warning(
-                "%d listed names are second names of a video, such as %s of %s: each such video "
-                "is one clip with all of its captions",
+                "second names of listed videos: %d, such as %s of %s; each such video is one clip "
+                "with all of its captions",
                 len(self._doubles),
                 *next(iter(self._doubles.items())),
             )

@@ -127,6 +127,6 @@ def _shared_captions(clips: Sequence[Clip]) -> list[str]:
     if not shared:
         return []
     return [
-        f"{len(shared)} captions belong to several test clips, for example {shared[0]!r}: recall "
-        "at 1 cannot reach 100%"
+        f"captions of several test clips: {len(shared)}, for example {shared[0]!r}; recall at 1 "
+        "cannot reach 100%"
     ]

@@ -89,7 +89,8 @@ class _Reader:
             video_id, separator, class_name = line.partition(";")
             if not separator:
                 raise ValueError(f"{where}: expected '<id>;<class>', found {line!r}")
-            answers[video_id] = class_name
+            if answers.setdefault(video_id, class_name) != class_name:
+                raise ValueError(f"{where}: {video_id} has another class on a line above")
         path = self._annotation("test")
         for where, entry in read_entries(path, read_json(path, list)):
             video_id = get_field(entry, "id", str, where)

@@ -29,7 +29,7 @@ from stop_core.datasets.annotations import (
 )
 from stop_core.datasets.clip import Clip, Split, captioned_clip
 from stop_core.datasets.listing import Listing
-from stop_core.datasets.video_files import VideoFiles
+from stop_core.datasets.video_files import VideoFiles, video_key
 
 _FILES: dict[Split, str] = {
     "train": "vatex_training_v1.0.json",
@@ -72,7 +72,7 @@ def _read(root: Path, *splits: Split) -> list[Clip]:
             find_annotation(root, _FILES[split], layout=layout)
         ):
             path = files.named(video_id) or f"videos/{video_id}.mp4"
-            source = re.sub(r"_\d{6}_\d{6}$", "", video_id)
+            source = re.sub(r"_\d{6}_\d{6}$", "", video_key(video_id))
             listing.add(captioned_clip(video_id, path, split, source, captions, where), where)
     return listing.finish()
 

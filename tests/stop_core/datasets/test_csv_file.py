@@ -43,7 +43,9 @@ def test_labels_alone_are_enough_and_val_is_not_carved_where_there_is_one(tmp_pa
         ("b.mp4,training,a", "split is 'training', expected one of train, val, test"),
         ("b.mp4,train,", r"b\.mp4 has no label"),
         ("a.mp4,train,a", r"a\.mp4 is listed twice, first in .*line 2"),
-        ("a.mp4,test,a", r"a\.mp4 has another split, label or source in .*line 2"),
+        ("a.mp4,test,a", r"a\.mp4 is listed twice, first in .*line 2, with the split"),
+        ("a.webm,train,b", r"a\.webm is listed twice, first in .*line 2 as a\.mp4, with the class"),
+        ("b.mp4,train,\u200b\u00a0", r"b\.mp4 has no label"),
         ("b.mp4,train", r"expected 3 fields \(path, split, label\)"),
     ],
 )
