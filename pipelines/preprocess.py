@@ -169,7 +169,7 @@ def preprocess(config: PreprocessConfig) -> Manifest:
 
 def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
     """The same, with the data root outlined at `root`."""
-    selection = _find_clips(config, root)
+    selection, found = _find_clips(config, root)
     missing = _missing(selection, root)
     frames, size = config.shape
     cache_config = CacheConfig.of(
@@ -188,6 +188,8 @@ def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
         if pending := job.pending(root, config.retry_failed):
             # A store that cannot be used ends this before the finished cache is given up.
             record.begin(cache_config.dataset)
+            for remark in found:
+                _say(f"note: {remark}")
             job.start()
             started = time.monotonic()
             _decode(job, pending, config, missing)
@@ -265,8 +267,8 @@ def _listed_clips(config: PreprocessConfig, root: Path) -> tuple[Selection, list
     return selection, remarks(config.dataset, config.fold, clips, selection)
 
 
-def _find_clips(config: PreprocessConfig, root: Path) -> Selection:
-    """Lists the chosen clips, generating the dataset first where that is how it comes to be."""
+def _find_clips(config: PreprocessConfig, root: Path) -> tuple[Selection, list[str]]:
+    """As `_listed_clips`, generating the dataset first where that is how it comes to be."""
     entry = config.entry
     if entry.generate is not None and not root.exists():
         if root != config.data_path:
@@ -276,10 +278,7 @@ def _find_clips(config: PreprocessConfig, root: Path) -> Selection:
             )
         _say(f"generating the dataset {entry.name} below {root}")
         entry.generate(root)
-    selection, found = _listed_clips(config, root)
-    for remark in found:
-        _say(f"note: {remark}")
-    return selection
+    return _listed_clips(config, root)
 
 
 def _missing(selection: Selection, root: Path) -> set[str]:
