@@ -52,6 +52,8 @@ def tidied(text: str) -> str:
     Two texts that look alike in an editor are often not equal: "walk" and "walk ", a letter with
     its accent as one character or as two, a no-break space, a zero-width space, a byte-order mark.
     """
+    if text.isascii():  # mostly, and ten times as fast
+        return " ".join(text.split())
     visible = "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
     return unicodedata.normalize("NFC", " ".join(visible.split()))
 

@@ -44,7 +44,8 @@ def _read_rows(root: Path, table: Path, column: str) -> list[Clip]:
     listing = Listing()
     for where, row in read_table(table, "path", "split", column):
         path = safe_path(row["path"], where)
-        values = {name: tidied(row.get(name, "")) for name in ("split", "label", "caption")}
+        names = ("split", "label", "caption", "source")
+        values = {name: tidied(row.get(name, "")) for name in names}
         split = split_of.get(values["split"])
         if split is None:
             raise ValueError(
@@ -54,7 +55,7 @@ def _read_rows(root: Path, table: Path, column: str) -> list[Clip]:
             raise ValueError(f"{where}: {path} has no {column}")
         label = values["label"] if column == "label" else ""
         captions = tuple(filter(None, [values["caption"]]))
-        source = row.get("source") or path
+        source = values["source"] or path
         clip = Clip(path, files.at(path), split, NO_LABEL, label, source, captions)
         listing.add(clip, where, again="caption" in row)
     return listing.finish()

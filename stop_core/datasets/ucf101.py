@@ -48,11 +48,12 @@ def read_ucf101(root: Path, fold: int) -> list[Clip]:
     listing = Listing()
     for name, split in _LISTS:
         path = find_annotation(root, f"{name}{fold:02d}.txt", layout=_LAYOUT)
-        for where, class_name, file in _read_list(path, labels):
+        for where, folder, file in _read_list(path, labels):
+            class_name = tidied(folder)
             stem = PurePosixPath(file).stem
             clip = Clip(
                 video_id=f"{class_name}/{stem}",
-                path=files.at(f"{VIDEOS}/{class_name}/{file}"),
+                path=files.at(f"{VIDEOS}/{folder}/{file}"),
                 split=split,
                 label=labels[class_name],
                 class_name=class_name,
@@ -83,10 +84,11 @@ def _read_labels(path: Path) -> dict[str, int]:
 
 
 def _read_list(path: Path, labels: dict[str, int]) -> Iterator[tuple[str, str, str]]:
-    """Yields where a line stands, and the class and the file on it."""
+    """Yields where a line stands, and the folder of a class and the file on it."""
     for where, line in read_lines(path):
         name, *number = line.split()
-        class_name, _, file = tidied(name).partition("/")
+        folder, _, file = name.partition("/")
+        class_name = tidied(folder)
         if class_name not in labels or len(number) > 1:
             raise ValueError(
                 f"{where}: expected '<class>/<file>', in a training list with the class's number, "
@@ -97,4 +99,4 @@ def _read_list(path: Path, labels: dict[str, int]) -> Iterator[tuple[str, str, s
                 f"{where}: {class_name} has number {number[0]}, in classInd.txt "
                 f"{labels[class_name] + 1}"
             )
-        yield where, class_name, safe_name(file, where)
+        yield where, folder, safe_name(file, where)

@@ -99,9 +99,10 @@ def video_key(name: str) -> str:
 
     "a.mov", "a.mp4", "a.mov.mp4" and "a." are one video, whose file was converted or saved under
     another extension; so are "a%40b" and "a@b", and both Unicode forms of a letter with an accent.
-    "A" and "a" are two: names of YouTube differ by case alone.
+    "A" and "a" are two: names of YouTube differ by case alone. So are files in two folders.
     """
-    return _ENDING.sub("", unicodedata.normalize("NFC", unquote(name)))
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + _ENDING.sub("", unicodedata.normalize("NFC", unquote(last)))
 
 
 def missing_clips(root: Path, clips: Iterable[Clip]) -> list[Clip]:

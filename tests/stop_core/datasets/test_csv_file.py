@@ -59,3 +59,13 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     (tmp_path / "clips.csv").write_text("path,split,label\na.mp4,train,a\n")
     with pytest.raises(ValueError, match=r"clips\.csv, line 1: expected the column caption, found"):
         read_csv(tmp_path, "retrieval")
+
+
+def test_sources_that_look_alike_are_one(tmp_path: Path) -> None:
+    rows = [f"{i}.mp4,train,a,film{i // 2}{' ' * (i % 2)}" for i in range(8)]
+    (tmp_path / "clips.csv").write_text("\n".join(["path,split,label,source", *rows]))
+    clips = read_csv(tmp_path, "recognition")
+    assert {clip.source for clip in clips} == {f"film{i}" for i in range(4)}
+    held = {clip.source for clip in clips if clip.split == "val"}
+    assert held
+    assert not held & {clip.source for clip in clips if clip.split == "train"}
