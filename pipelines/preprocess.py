@@ -9,6 +9,7 @@ The same command goes on after an interruption, and returns at once when there i
 
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -36,6 +37,8 @@ from stop_core.datasets import (
     Selection,
     Split,
     missing_clips,
+    refuse_same_words,
+    remarks,
     select_clips,
 )
 from stop_core.decoding import LONGEST_SIDE, Decoder
@@ -90,7 +93,8 @@ class PreprocessConfig:
     splits: tuple[Split, ...] = SPLITS
     """Only these splits."""
     check: bool = False
-    """Only tell which of the listed videos are missing; nothing is decoded or cached."""
+    """Only count the clips, classes and missing videos of each split, and say what looks wrong in
+    the lists; nothing is decoded or cached."""
     retry_failed: bool = False
     """Decode the clips in failures.parquet once more, and only those."""
     decode_timeout: float = DECODE_TIMEOUT
@@ -165,7 +169,7 @@ def preprocess(config: PreprocessConfig) -> Manifest:
 
 def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
     """The same, with the data root outlined at `root`."""
-    selection = _find_clips(config, root)
+    selection, found = _find_clips(config, root)
     missing = _missing(selection, root)
     frames, size = config.shape
     cache_config = CacheConfig.of(
@@ -184,6 +188,8 @@ def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
         if pending := job.pending(root, config.retry_failed):
             # A store that cannot be used ends this before the finished cache is given up.
             record.begin(cache_config.dataset)
+            for remark in found:
+                _say(f"note: {remark}")
             job.start()
             started = time.monotonic()
             _decode(job, pending, config, missing)
@@ -233,7 +239,7 @@ def _decode(
 
 
 def check(config: PreprocessConfig) -> str:
-    """Returns how many of the chosen clips are there; RunError if one is missing."""
+    """Prints what is listed and what is missing; returns a last line, or RunError if one is."""
     report = config.output / "check" / f"{config.dataset}-missing.txt"
     with outlined(config.data_path) as root:
         if config.entry.generate is not None and root == config.data_path and not root.exists():
@@ -241,21 +247,28 @@ def check(config: PreprocessConfig) -> str:
                 f"there is nothing at {root} to check: {config.dataset} is generated there by the "
                 "same command without --check"
             )
-        told = check_files(_listed_clips(config, root), root, report)
-        return told.replace(str(root), str(config.data_path))
+        selection, found = _listed_clips(config, root)
+        table, problem = check_files(selection, root, report)
+    print(table)
+    for remark in found:
+        print(textwrap.fill(f"note  {remark}", 80, subsequent_indent=" " * 6))
+    if problem:
+        raise RunError(problem.replace(str(root), str(config.data_path)))
+    return f"complete: all {len(selection.clips):,} clips are below {config.data_path}"
 
 
-def _listed_clips(config: PreprocessConfig, root: Path) -> Selection:
-    """Reads the annotation below `root`, and takes from it what the user chose."""
+def _listed_clips(config: PreprocessConfig, root: Path) -> tuple[Selection, list[str]]:
+    """Reads the annotation below `root`; returns what the user chose of it, and remarks on it."""
     clips = config.entry.read(root, config.fold)
     selection = select_clips(clips, config.splits, config.classes, config.limit)
     if not selection.clips:
         raise RunError(f"the annotation below {root} lists no clip of the chosen splits")
-    return selection
+    refuse_same_words(selection.class_names)
+    return selection, remarks(config.dataset, config.fold, clips, selection)
 
 
-def _find_clips(config: PreprocessConfig, root: Path) -> Selection:
-    """Lists the chosen clips, generating the dataset first where that is how it comes to be."""
+def _find_clips(config: PreprocessConfig, root: Path) -> tuple[Selection, list[str]]:
+    """As `_listed_clips`, generating the dataset first where that is how it comes to be."""
     entry = config.entry
     if entry.generate is not None and not root.exists():
         if root != config.data_path:

@@ -17,6 +17,7 @@ from pipelines.queued_run import deliver_waiting
 from pipelines.resources import Resources
 from pipelines.start_from import StartFrom, find_checkpoint
 from pipelines.tracking import ui_command
+from pipelines.training_check import remarks_on
 from pipelines.training_result import TrainingResult
 from pipelines.training_run import TrainingRun
 from stop_core.experiment import ExperimentConfig
@@ -80,6 +81,8 @@ def main(config: TrainConfig) -> TrainingResult:
     result = training.remembered()
     if result is None:
         say(f"training {training.name}")
+        for remark in remarks_on(training.config, training.cache):
+            say(f"note: {remark}")
         if not (here := _trains_here(config)):
             _join_ray(config)
         with told(lambda: _line(training)):

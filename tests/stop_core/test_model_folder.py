@@ -295,3 +295,21 @@ def test_a_record_survives_its_files(kept: Path) -> None:
     assert isinstance(record, ModelRecord)
     assert record.config == BASE
     assert record.preprocessing.decoder().frames == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (("walk", "walk "), "the labels walk are there twice"),
+        (("caf\u00e9", "cafe\u0301"), "the labels caf\u00e9 are there twice"),
+        (("brush_hair", "brush hair"), "'brush_hair' and 'brush hair' become the same text"),
+        (("Walk", "walk"), "'Walk' and 'walk' become the same text"),
+        (("walk", "\u200b"), "a label is empty"),
+    ],
+)
+def test_labels_that_clip_cannot_tell_apart_are_refused(labels: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        TrainedModel.zero_shot("tiny", None, labels)
+    model = TrainedModel.zero_shot("tiny", None, ["run", "swim"])
+    with pytest.raises(ValueError, match=told):
+        model.with_labels(labels)
