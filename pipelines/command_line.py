@@ -14,6 +14,8 @@ from typing import Any, NoReturn, TypeVar, cast, get_type_hints
 import tyro
 import yaml
 
+from pipelines.closed_output import ending_with_reader
+
 T = TypeVar("T")
 
 USAGE_ERROR = 2
@@ -45,13 +47,14 @@ def parse(
         config_file, arguments = _take_config_option(arguments)
         config_file = config_file or default_file(arguments)
         default = _from_yaml(config_type, config_file) if config_file else None
-        return tyro.cli(
-            config_type,
-            args=_spell_out_flags(config_type, arguments),
-            default=cast(Any, default),
-            description=_description(config_type),
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-        )
+        with ending_with_reader():  # of the help
+            return tyro.cli(
+                config_type,
+                args=_spell_out_flags(config_type, arguments),
+                default=cast(Any, default),
+                description=_description(config_type),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+            )
     except ValueError as problem:
         _complain(problem)
         sys.exit(USAGE_ERROR)
@@ -62,7 +65,8 @@ def run(main: Callable[[], object]) -> NoReturn:
     # Python looks through all objects for garbage once more as it ends: a second, after MLflow.
     atexit.register(gc.freeze)
     try:
-        main()
+        with ending_with_reader():
+            main()
     except (ValueError, OSError, RunError) as problem:
         _complain(problem)
         sys.exit(FAILURE)
