@@ -1,4 +1,4 @@
-"""Ending as other programs do when the reader of the output has gone, as in `stop --help | head`."""
+"""Ending as other programs do when nobody reads the output any more, as in `stop --help | head`."""
 
 import os
 import select

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import inspect
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -73,7 +74,7 @@ def run(main: Callable[[], object]) -> NoReturn:
     except Exception as problem:
         if type(problem).__module__.partition(".")[0] != "mlflow":
             raise
-        _complain(RunError(f"the MLflow store failed ({problem}); mend it and run this again"))
+        _complain(RunError(_store_problem(problem)))
         sys.exit(FAILURE)
     except KeyboardInterrupt:
         told = "interrupted; the same command goes on from the last that was complete"
@@ -203,6 +204,13 @@ def _flags(config_type: type[Any]) -> Iterator[str]:
 def _description(config_type: type[Any]) -> str:
     text = inspect.cleandoc(config_type.__doc__ or "")
     return f"{text}\n\n--config FILE.yaml sets defaults; an option given beside it wins."
+
+
+def _store_problem(problem: Exception) -> str:
+    """What to say of an error of MLflow that no other place has explained."""
+    from pipelines.store_problem import TRACKING_URI, explain
+
+    return explain(os.environ.get(TRACKING_URI) or "sqlite:///OUTPUT/mlflow.db", problem)
 
 
 def _complain(problem: BaseException) -> None:

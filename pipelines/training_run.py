@@ -17,12 +17,8 @@ from pipelines.progress import ProgressFile, say
 from pipelines.queued_run import QueuedRun
 from pipelines.resources import Resources
 from pipelines.start_from import StartFrom
-from pipelines.tracking import (
-    first_line,
-    open_experiment,
-    tracking_uri,
-    without_password,
-)
+from pipelines.store_problem import explain, without_password
+from pipelines.tracking import open_experiment, tracking_uri
 from pipelines.training_check import check_fit
 from pipelines.training_result import RESULT_VERSION, TrainingResult
 from pipelines.training_worker import (
@@ -292,9 +288,9 @@ def _deliver_last(tracked: QueuedRun) -> None:
     problem = tracked.deliver(_SECONDS_FOR_A_LOST_STORE)
     if waiting := tracked.outbox.waiting():
         say(
-            f"the MLflow store {tracked.store} has not taken all ({first_line(problem)}); "
-            f"{len(waiting)} records wait in {tracked.outbox.folder}, and the next training, "
-            "table or sweep with the same --output delivers them"
+            f"{explain(tracked.store, problem)}. {len(waiting)} records wait in "
+            f"{tracked.outbox.folder}, and the next training, table or sweep with the same "
+            "--output delivers them"
         )
     if refused := tracked.outbox.refused():
         say(f"the MLflow store has refused {len(refused)} records; see {refused[0].parent}")
