@@ -13,6 +13,7 @@ from pipelines.command_line import RunError
 from pipelines.environment import git_commit
 from pipelines.failures import FAILURE, ends_with_reason
 from pipelines.folder_lock import alone_in
+from pipelines.output import results_folder
 from pipelines.progress import ProgressFile, say
 from pipelines.queued_run import QueuedRun
 from pipelines.resources import Resources
@@ -71,7 +72,6 @@ class TrainingRun:
         self.manifest = Manifest.load(self.cache)
         self.config = config = config.for_dataset(self.manifest.dataset)
         check_fit(config, self.manifest, ("train", "test") if test else ("train", "val"))
-        data, method = f"{self.manifest.dataset}{self.manifest.fold}", config.method
         # What decides the numbers: settings, data, weights, and this code's own arithmetic.
         weights = weights_fingerprint(config.tower, config.pretrained)
         hashes = f"{config.hash}-{self.manifest.data_hash[:8]}-{weights}v{RESULT_VERSION}"
@@ -79,8 +79,10 @@ class TrainingRun:
         kind += f"-{sweep}" if sweep else ""  # and what a sweep stops early is no other's
         self.start = start
         kind += start.suffix if start else ""
-        self.name = f"{data}-{method}-seed{config.seed}-{hashes}{kind}"
-        self.folder = self.output / "runs" / self.name
+        rest = f"{config.method}-seed{config.seed}-{hashes}{kind}"
+        dataset, fold = self.manifest.dataset, self.manifest.fold
+        self.folder = results_folder(self.output / "runs", dataset, fold, rest)
+        self.name = self.folder.name
         if start:
             start.check(self.origin())
 
