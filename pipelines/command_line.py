@@ -77,7 +77,7 @@ def run(main: Callable[[], object]) -> NoReturn:
         _complain(RunError(_store_problem(problem)))
         sys.exit(FAILURE)
     except KeyboardInterrupt:
-        told = "interrupted; the same command goes on from the last that was complete"
+        told = "interrupted; run the same command again to resume from what is complete"
         print(told, file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(0)

@@ -40,9 +40,9 @@ def test_a_table_trains_only_what_is_missing(
     assert frame["difference"][1] == frame["difference"][2]
 
     main(config)
-    shown = capsys.readouterr().out
-    assert "0 of them to run" in shown
-    assert "mlflow ui" in shown
+    shown = capsys.readouterr()
+    assert "0 of them to run" in shown.err
+    assert "mlflow ui" in shown.out
 
     # Another seed adds a cell; the cells that are there are kept.
     main(replace(config, seeds=2))
