@@ -89,7 +89,10 @@ def _reason(uri: str, problem: BaseException) -> tuple[str, str]:
         return f"the server fails (HTTP {status})", "See the log of the server"
     if status or "valid JSON" in text:
         found = f"HTTP {status}" if status else "its answer is not JSON"
-        return f"no MLflow server answers there ({found})", "Correct the address"
+        return (
+            f"it does not answer as an MLflow server does ({found})",
+            "Correct the address, or see the log of the server",
+        )
     if uri.startswith(("http:", "https:")):
         return first_line(problem), "See the log of the server"
     if uri.startswith("sqlite:"):

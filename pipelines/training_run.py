@@ -288,9 +288,11 @@ class TrainingRun:
 def _deliver_last(tracked: QueuedRun) -> None:
     """Waits a little for a store that is away, and says so if it stays away."""
     problem = tracked.deliver(_SECONDS_FOR_A_LOST_STORE)
-    if waiting := tracked.outbox.waiting():
+    if problem and (waiting := tracked.outbox.waiting()):
+        busy = isinstance(problem, BlockingIOError)  # another process delivers them
+        reason = str(problem) if busy else explain(tracked.store, problem)
         say(
-            f"{explain(tracked.store, problem)}. {len(waiting)} records wait in "
+            f"{reason}. {len(waiting)} records wait in "
             f"{tracked.outbox.folder}, and the next training, table or sweep with the same "
             "--output delivers them"
         )
