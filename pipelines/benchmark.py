@@ -120,7 +120,7 @@ def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> No
         outcomes = run_all(jobs, config.resources, parent.run_id)
         table.fill([result for result in outcomes if not isinstance(result, str)])
         publish(table, parent)
-        say(f"all runs: {ui_command(config.output)}")
+        print(f"all runs: {ui_command(config.output)}")
         table.complain_about([reason for reason in outcomes if isinstance(reason, str)])
 
 

@@ -26,6 +26,7 @@ from stop_core.cache.export import Codec, Format, Part, export
 from stop_core.cache.files import appearing
 from stop_core.cache.summary import Summary, summarise
 from stop_core.cache.verification import verify
+from stop_core.datasets.registry import division
 from stop_core.storage import storage_path
 
 Directory = Annotated[str, tyro.conf.Positional]
@@ -155,7 +156,7 @@ def _print_summary(summary: Summary, cache: str) -> None:
     shown = f"{config.frames} frames of {config.size} px, "
     shown += "square" if config.crop == "center" else "whole (short side)"
     lines = [
-        f"dataset      {manifest.dataset}, fold {manifest.fold}",
+        f"dataset      {division(manifest.dataset, manifest.fold)}",
         f"clips        {_counted(Counter(manifest.counts))}",
         f"frames       {shown}, compression {config.compression}",
         f"size         {summary.data_bytes / 1e6:,.1f} MB in {len(manifest.shards)} shards",

@@ -42,7 +42,7 @@ class ExplainConfig:
     model: ModelChoice = field(default_factory=ModelChoice)
     to: Path | None = None
     """The film, .mp4 or .gif; the picture lies beside it, as .png
-    (default: OUTPUT/explained/VIDEO.mp4)."""
+    (default: OUTPUT/explained/VIDEO.mp4, in folders as those that the video is in)."""
     block: int | None = None
     """Which of the prompted blocks, from 1 (default: the last one)."""
     truth: str | None = None
@@ -63,7 +63,14 @@ class ExplainConfig:
     @property
     def film(self) -> Path:
         """Where the film goes."""
-        return self.to or self.output / "explained" / f"{self.video.stem}.mp4"
+        if self.to:
+            return self.to
+        # Below the same folders as the video: others may be called alike.
+        video = self.video.resolve()
+        here = Path.cwd()
+        parts = video.relative_to(here if video.is_relative_to(here) else video.anchor)
+        film = self.output / "explained" / parts
+        return film if film.suffix == ".mp4" else film.with_name(f"{film.name}.mp4")
 
 
 def main(config: ExplainConfig) -> None:

@@ -116,9 +116,9 @@ def _export(folder: Path, config: ExportConfig) -> None:
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    say(f"exported to {out}")
+    print(f"exported to {out}")
     if config.to == "mlflow":
-        say(f"serve it: mlflow models serve --env-manager local -m {out}")
+        print(f"serve it: mlflow models serve --env-manager local -m {out}")
 
 
 def _usual_place(config: ExportConfig) -> Path:
@@ -131,13 +131,14 @@ def _usual_place(config: ExportConfig) -> Path:
 
 def _register(folder: Path, config: ExportConfig, name: str) -> None:
     from pipelines.mlflow_model import register
+    from pipelines.store_problem import without_password
     from pipelines.tracking import tracking_uri
 
     version = register(folder, config.output, name, config.alias)
     uri = f"models:/{name}@{config.alias}" if config.alias else f"models:/{name}/{version}"
-    say(f"registered as version {version} of {name}")
-    say(
-        f"serve it: MLFLOW_TRACKING_URI={tracking_uri(config.output)} "
+    print(f"registered as version {version} of {name}")
+    print(
+        f"serve it: MLFLOW_TRACKING_URI={without_password(tracking_uri(config.output))} "
         f"mlflow models serve --env-manager local -m {uri}"
     )
 

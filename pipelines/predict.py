@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "jsonl", "parquet"]
 _ENDINGS: dict[str, Format] = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-_WIDEST_NAME = 45
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def _tell(rows: Sequence[dict[str, Any]], config: PredictConfig, trained: "Train
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
     else:
-        _print_table(rows)
+        _print_table(rows, config.videos)
     if failed:
         reasons = Counter(row["error"] for row in failed).most_common(3)
         told = "; ".join(f"{reason}: {count}" for reason, count in reasons)
@@ -176,9 +175,11 @@ def _write_parquet(rows: Sequence[dict[str, Any]], path: Path, trained: "Trained
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
 
 
-def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+def _print_table(rows: Sequence[dict[str, Any]], given: Sequence[str]) -> None:
     """A line a label, under the name of its video."""
-    names = [_shortened(Path(row["video"]).name) for row in rows]
+    from pipelines.video_list import short_names
+
+    names = short_names([row["video"] for row in rows], given)
     width = max(map(len, names))
     for name, row in zip(names, rows, strict=True):
         if row["error"] is not None:
@@ -186,12 +187,6 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         pairs = zip(row["labels"], row["probabilities"], strict=True)
         for rank, (label, probability) in enumerate(pairs):
             print(f"{name if rank == 0 else '':<{width}}  {probability:6.1%}  {label}")
-
-
-def _shortened(name: str) -> str:
-    """A name without its middle where it is long: clips often differ at either end."""
-    kept = (_WIDEST_NAME - 3) // 2
-    return name if len(name) <= _WIDEST_NAME else f"{name[:kept]}...{name[-kept:]}"
 
 
 if __name__ == "__main__":

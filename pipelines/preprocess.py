@@ -25,6 +25,7 @@ from pipelines.command_line import RunError, parse, run
 from pipelines.folder_lock import alone_in
 from pipelines.output import default_output
 from pipelines.preprocessing import Progress, decode_shards
+from pipelines.store_problem import first_line
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan
 from stop_core.cache.config import Compression, Crop
 from stop_core.cache.job import read_failures
@@ -216,10 +217,9 @@ def _record(record: CacheRecord, config: PreprocessConfig, manifest: Manifest) -
     """Tells MLflow of the cache that was made."""
     frames, size = config.shape
     if problem := record.tell(manifest, {**asdict(config), "frames": frames, "size": size}):
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         _say(
-            f"the cache is complete, but it could not be recorded in MLflow ({reason}); the same "
-            "command records it later, and decodes nothing"
+            "the cache is complete, but it could not be recorded in MLflow "
+            f"({first_line(problem)}); the same command records it later, and decodes nothing"
         )
 
 

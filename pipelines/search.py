@@ -169,17 +169,19 @@ def _draw(config: SearchConfig, index: "SearchIndex", hits: "Sequence[Hit]") -> 
 
 def _strips(index: "SearchIndex", hits: "Sequence[Hit]") -> "list[Strip]":
     """Frames of the videos as they are now: a file may be gone since it was indexed."""
-    from pipelines.video_list import Video
+    from pipelines.video_list import Video, short_names
     from stop_core.film_strips import Strip
 
     videos = [Video(**_named(index.videos[hit.row])) for hit in hits]
     strips = []
-    for hit, video, found in zip(hits, videos, _frames(index, videos), strict=True):
+    names = short_names([video.name for video in videos])
+    frames = _frames(index, videos)
+    for hit, video, name, found in zip(hits, videos, names, frames, strict=True):
         score = f"{hit.score:.3f}"
         if isinstance(found, str):
             strips.append(Strip(video.name, f"{found}   {score}", None))
         else:
-            strips.append(Strip(Path(video.name).name, score, found))
+            strips.append(Strip(name, score, found))
     return strips
 
 

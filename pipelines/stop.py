@@ -10,6 +10,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipelines.closed_output import ending_with_reader
 from pipelines.commands import GROUPS, commands
 
 _USAGE_ERROR = 2
@@ -20,10 +21,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
-        print(usage())
+        with ending_with_reader():
+            print(usage())
         sys.exit(0 if arguments else _USAGE_ERROR)
     if name == "--version":
-        print(version())
+        with ending_with_reader():
+            print(version())
         sys.exit(0)
     if name not in commands():
         print(f"error: {unknown(name)}", file=sys.stderr)

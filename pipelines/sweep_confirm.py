@@ -63,7 +63,7 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
     for name in frame:
         if "/" in name:
             mean, spread = frame[name].mean(), frame[name].std(ddof=1)
-            say(f"  {name:<18} {mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else ""))
+            print(f"  {name:<18} {mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else ""))
     return frame
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.progress import say
 from pipelines.table import ComparisonTable
 from pipelines.table_formats import markdown, page, show
 from pipelines.table_latex import latex
@@ -25,7 +24,7 @@ def publish(table: ComparisonTable, tracked: TrackedRun) -> None:
     print()
     files = write_files(table, sheet)
     record(table, sheet, files, tracked)
-    say(f"the table in {', '.join(file.name for file in files)}: {table.folder}")
+    print(f"the table in {', '.join(file.name for file in files)}: {table.folder}")
 
 
 def write_files(table: ComparisonTable, sheet: Sheet) -> list[Path]:

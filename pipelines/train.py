@@ -12,7 +12,7 @@ if __package__ in (None, ""):  # run as a file: the checkout is not on the path 
 from pipelines.cache_lookup import find_cache
 from pipelines.command_line import parse, run
 from pipelines.output import default_output
-from pipelines.progress import say, told
+from pipelines.progress import TrainingLines, say, told
 from pipelines.queued_run import deliver_waiting
 from pipelines.resources import Resources
 from pipelines.start_from import StartFrom, find_checkpoint
@@ -85,7 +85,8 @@ def main(config: TrainConfig) -> TrainingResult:
             say(f"note: {remark}")
         if not (here := _trains_here(config)):
             _join_ray(config)
-        with told(lambda: _line(training)):
+        lines = TrainingLines(training.progress_file)
+        with told(lines.line, lines.events):
             result = training.train(config.resources, here=here)
     _summarise(result, config)
     return result
@@ -109,21 +110,16 @@ def _join_ray(config: TrainConfig) -> None:
     room_for(config.resources)
 
 
-def _line(training: TrainingRun) -> str | None:
-    progress = training.progress_file.read()
-    return progress.line() if progress else None
-
-
 def _summarise(result: TrainingResult, config: TrainConfig) -> None:
     again = " (trained before; nothing was run)" if result.reused else ""
     validated = any(name.startswith("val/") for name in result.metrics)
     rule = "best epoch" if validated else "no validation split, so last epoch"
-    say(f"{result.name}: {rule} {result.metrics['best_epoch']:.0f}{again}")
+    print(f"{result.name}: {rule} {result.metrics['best_epoch']:.0f}{again}")
     for name, value in sorted(result.metrics.items()):
         if "/" in name:
-            say(f"  {name:<18} {value:.4f}")
-    say(f"prompts, predictions and settings: {result.folder}")
-    say(f"all runs: {ui_command(config.output)}")
+            print(f"  {name:<18} {value:.4f}")
+    print(f"prompts, predictions and settings: {result.folder}")
+    print(f"all runs: {ui_command(config.output)}")
 
 
 def _embedded_recipe(arguments: Sequence[str]) -> Path | None:

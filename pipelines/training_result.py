@@ -43,12 +43,23 @@ class TrainingResult:
 
     @classmethod
     def load(cls, folder: Path) -> "TrainingResult | None":
-        """The result of the training in a folder, if it is finished."""
+        """The result of the training in a folder, if it is finished.
+
+        Raises:
+            ValueError: if its file is damaged.
+        """
         path = folder / RESULT
         if not path.is_file():
             return None
         # The folder may have been moved since; what it holds lies beside the result.
-        return cls(**{**json.loads(path.read_text()), "reused": True, "folder": str(folder)})
+        try:
+            values = {**json.loads(path.read_text()), "reused": True, "folder": str(folder)}
+            return cls(**values)
+        except (ValueError, TypeError) as problem:
+            raise ValueError(
+                f"{path} is damaged ({problem}): delete it and give the same training command "
+                "again, which takes the result from the last checkpoint"
+            ) from problem
 
     def save(self) -> None:
         """Writes it into its folder: whatever else is there is complete."""

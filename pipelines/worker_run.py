@@ -126,6 +126,19 @@ class WorkerRun:
         report = {**metrics, **self._costs(), "finished": 0}
         self.progress.curve.append(report)
         self._save(report)
+        self.recorder.report(self._epoch_line(metrics))
+
+    def _epoch_line(self, metrics: dict[str, float]) -> str:
+        """What the user reads of an epoch; the driver adds the time left."""
+        parts = [] if self.recorder.loss is None else [f"loss {self.recorder.loss:.3f}"]
+        chosen_by = f"val/{self.objective.chosen_by}"
+        if chosen_by in metrics:
+            best = self.progress.best_metrics[chosen_by]
+            parts.append(f"{chosen_by} {metrics[chosen_by]:.4f}")
+            parts.append(f"best {best:.4f} (epoch {self.progress.best_epoch})")
+        else:
+            parts.append("no validation split")
+        return f"epoch {self.progress.epochs_done}/{self.config.epochs}: {', '.join(parts)}"
 
     def _costs(self) -> dict[str, float]:
         """What a sweep may weigh the measures against."""
@@ -227,12 +240,18 @@ class WorkerRun:
         own = furthest(self.task.folder, self.session.latest()) if rank() == 0 else None
         own = told_by_first(own)
         if found := own or (None if self.task.fork else start):
-            self._load(self._read(found))
+            checkpoint = self._read(found)
+            self._load(checkpoint)
+            self.recorder.report(
+                f"resuming {checkpoint.origin.run} after epoch {self.progress.epochs_done} of "
+                f"{self.config.epochs}, step {self.progress.step}: {found}"
+            )
             if found != self.session.latest():
                 self.progress.final = None  # tested again, for a result of this session
         elif start is not None:
             self.model.load_prompt_state_dict(load_file(start / LAST_PROMPTS))
             self.best_prompts = self.model.prompt_state_dict()
+            self.recorder.report(f"starting with the weights of {start}")
 
     def _read(self, folder: Path) -> Checkpoint:
         groups = self.trainer.optimizer.state_dict()["param_groups"] if self.trainer else []

@@ -64,12 +64,16 @@ class Checkpoint:
         Raises:
             ValueError: if a file of the checkpoint is missing or damaged.
         """
-        with _readable(directory, ": see whether its disk is failing, or give another one"):
+        advice = ": see whether its disk is failing, or give another one"
+        with _readable(directory / PROGRESS, advice):
             progress = read_progress(directory)
+        with _readable(directory / ORIGIN, advice):
             origin = read_origin(directory)
-            prompts, best, average, behaviour, optimizer = (
-                load_file(directory / name) for name in _TENSORS
-            )
+        tensors = []
+        for name in _TENSORS:
+            with _readable(directory / name, advice):
+                tensors.append(load_file(directory / name))
+        prompts, best, average, behaviour, optimizer = tensors
         state = _optimizer_state(optimizer, param_groups)
         return cls(progress, origin, prompts, best, average, behaviour, state)
 
@@ -80,22 +84,25 @@ def check_whole(directory: Path) -> None:
     Raises:
         ValueError: as `Checkpoint.load`.
     """
-    with _readable(directory):
+    with _readable(directory / PROGRESS):
         read_progress(directory)
+    with _readable(directory / ORIGIN):
         read_origin(directory)
-        for name in _TENSORS:
-            # Its header says how long the file has to be, and that is checked.
-            with safe_open(directory / name, framework="pt"):
-                pass
+    for name in _TENSORS:
+        # Its header says how long the file has to be, and that is checked.
+        with _readable(directory / name), safe_open(directory / name, framework="pt"):
+            pass
 
 
 @contextmanager
-def _readable(directory: Path, advice: str = "") -> Iterator[None]:
+def _readable(file: Path, advice: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as problem:  # safetensors raises a type of its own
-        told = f"the checkpoint {directory} cannot be read ({problem}){advice}"
-        raise ValueError(told) from problem
+        found = f"{file.name}: {problem}" if file.exists() else f"it has no {file.name}"
+        raise ValueError(f"the checkpoint {file.parent} cannot be read ({found}){advice}") from (
+            problem
+        )
 
 
 def _optimizer_tensors(state: dict[str, Any]) -> dict[str, Tensor]:

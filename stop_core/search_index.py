@@ -61,7 +61,8 @@ class SearchIndex:
         path = folder / EMBEDDINGS
         if not path.is_file():
             raise FileNotFoundError(
-                f"there is no index at {folder}: make one with `stop index VIDEOS --index {folder}`"
+                f"there is no index at {folder}, which has no {EMBEDDINGS}: make one with "
+                f"`stop index VIDEOS --index {folder}`"
             )
         try:
             table = pq.read_table(path)

@@ -4,6 +4,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from pipelines.training_result import TrainingResult
 from pipelines.training_worker import PREDICTIONS
 from stop_core.experiment import ExperimentConfig
@@ -20,3 +22,10 @@ def test_a_training_is_remembered_where_it_lies_after_its_output_has_moved(tmp_p
     assert remembered == replace(result, folder=str(folder), reused=True)
     assert (folder / PREDICTIONS).is_file()
     assert TrainingResult.load(before) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "x"}'])
+def test_a_damaged_result_is_named_with_what_to_do(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/result.json .* delete it"):
+        TrainingResult.load(tmp_path)
