@@ -87,7 +87,7 @@ def all_frames(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def assert_right(path: Path, frames: int, decoder: Decoder = "decord") -> str:
+def assert_right(path: Path, frames: int, decoder: Decoder = "auto") -> str:
     """Compares what is decoded with the same frames of a run through the whole file.
 
     Returns:
