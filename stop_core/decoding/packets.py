@@ -35,6 +35,8 @@ class Packets:
     """Whether the first pictures may refer to others that are not there."""
     are_timed: bool
     """Whether each says when its picture is shown. Some writers know only the order of storage."""
+    are_shifted: bool
+    """Whether pictures are cropped on the left."""
     can_skip: bool
     """Whether what follows a wanted picture can be left out, up to the next of `beginnings`."""
 
@@ -100,6 +102,7 @@ def look_at_packets(container: Any, stream: Any) -> Packets:
         are_pictures=are_pictures,
         begins_amid=begins_amid,
         are_timed=are_timed,
+        are_shifted=h264 is not None and h264.is_shifted,
         can_skip=are_timed
         and are_pictures
         and len(every) == len(shown)

@@ -52,8 +52,9 @@ class DecordVideo:
         self._shape = (frame.height, frame.width, 3)
         if not (
             video.can_skip
-            and packets.beginnings == packets.keys
             and video.codec == "h264"
+            and packets.beginnings == packets.keys
+            and not packets.are_shifted
             and frame.format.name in _PIXELS
             and DISPLAY_MATRIX not in frame.side_data
         ):
