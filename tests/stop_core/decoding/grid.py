@@ -32,6 +32,8 @@ class Codec:
     containers: str
     colours: str = "bt601 bt709 full full709"
     sizes: str = "96x64 98x66 64x96 192x108"
+    has_times: bool = True
+    """False where a packet holds two pictures, and has one time for them."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,13 @@ CODECS = {
     "h264-cropped": Codec(f"{_X264}2 -bsf:v h264_metadata=crop_left=4:crop_bottom=6", _ANY),
     "h264-avc3": Codec(f"{_X264}2 -tag:v avc3 -bsf:v dump_extra", "mp4 fragmented"),
     "openh264": Codec("libopenh264 -g 10", _ANY),
-    "h265": Codec(_X265, _ANY.replace("3gp ", ""), "bt601 full 422 444 gray 10bit 2020", "96x64 192x108"),
+    "h265": Codec(
+        _X265, _ANY.replace("3gp ", ""), "bt601 full 422 444 gray 10bit 2020", "96x64 192x108"
+    ),
     "h265-closed": Codec(f"{_X265}:open-gop=0 -tag:v hvc1", "mp4 mov", "bt709 full709"),
     "mpeg4": Codec(f"mpeg4 {_MPEG}", f"{_ISO} mkv avi mpg", sizes="96x64 97x65"),
     "mpeg4-b": Codec(f"mpeg4 {_MPEG} -bf 2", f"{_ISO} mkv avi ts"),
-    "mpeg4-packed": Codec("libxvid -g 10 -bf 2 -q:v 2", "avi mkv mp4"),
+    "mpeg4-packed": Codec("libxvid -g 10 -bf 2 -q:v 2", "avi mkv mp4", has_times=False),
     "mpeg4-qpel": Codec(f"mpeg4 {_MPEG} -bf 1 -flags +qpel+ildct+ilme", "avi mkv mp4"),
     "msmpeg4": Codec("msmpeg4 -g 10 -q:v 2 -vtag DIV3", "avi mkv asf"),
     "wmv2": Codec("wmv2 -g 10 -q:v 2", "asf avi mkv"),
@@ -102,12 +106,16 @@ CODECS = {
     "vp8-live": Codec(f"{_VP8} realtime -lag-in-frames 0", "webm mkv avi"),
     "vp9": Codec(_VP9, "webm mkv mp4 fragmented avi", "bt601 bt709 full 422 444 10bit rgb", _ODD),
     "vp9-split": Codec(f"{_VP9} -bsf:v vp9_superframe_split -fflags -autobsf", "webm mkv mp4"),
-    "av1": Codec("libaom-av1 -g 15 -cpu-used 8 -lag-in-frames 16", "mp4 webm mkv", "full 444 10bit"),
+    "av1": Codec(
+        "libaom-av1 -g 15 -cpu-used 8 -lag-in-frames 16", "mp4 webm mkv", "full 444 10bit"
+    ),
     "av1-svt": Codec("libsvtav1 -g 15 -preset 12", "mp4 webm mkv fragmented", "bt601 bt709 10bit"),
     "theora": Codec("libtheora -g 10 -q:v 8", "ogg mkv", "bt601 422 444"),
     "mjpeg": Codec("mjpeg -q:v 2", "avi mov mp4 mkv", "full full-422 full-444", _ODD),
     "prores": Codec("prores_ks", "mov mkv", "422-10bit 444-10bit"),
-    "ffv1": Codec("ffv1 -slices 4 -level 3", "mkv avi mov", f"bt601 gray 422 {_DEEP} bgr", _ODD),
+    "ffv1": Codec(
+        "ffv1 -g 1 -slices 4 -level 3", "mkv avi mov", f"bt601 gray 422 {_DEEP} bgr", _ODD
+    ),
     "huffyuv": Codec("huffyuv", "avi mkv mov", "422 bgr"),
 }
 
@@ -133,7 +141,8 @@ CONTAINERS = {
 _SOUND = "-f lavfi -i sine=d=1.6 -c:a {sound} -ac 1"
 STRUCTURES = {
     "whole": Structure(),
-    "single": Structure(encode="-frames:v 1"),
+    # Not in a transport stream: of so few packets FFmpeg itself does not see what they are.
+    "single": Structure(encode="-frames:v 1", containers=f"{_ISO} mkv mkv-live webm avi flv"),
     "three": Structure(encode="-frames:v 3"),
     "ntsc": Structure(encode="-vf setpts=N/(30000/1001)/TB -r 30000/1001"),
     "uneven": Structure(encode=r"-vf select=gt(mod(n\,5)\,1)+lt(n\,9) -fps_mode passthrough"),
@@ -144,7 +153,9 @@ STRUCTURES = {
     "pictures-late": Structure(f"-itsoffset -0.7 {_SOUND} -map 0:v -map 1:a"),
     "offset": Structure(copy="-output_ts_offset 7.3"),
     "begin-cut": Structure(copy_from="-ss 0.53"),
-    "begin-cut-below-zero": Structure(copy_from="-ss 0.53", copy="-avoid_negative_ts disabled"),
+    "begin-below-zero": Structure(
+        copy_from="-ss 0.53", copy="-avoid_negative_ts disabled", containers=f"{_ISO} mkv webm"
+    ),
     "end-cut": Structure(copy="-t 0.9"),
     "both-cut": Structure(copy_from="-ss 0.67", copy="-t 0.6"),
     "twice": Structure(copy_from="-stream_loop 1"),
@@ -255,7 +266,10 @@ def rows(seed: int = 0) -> list[Row]:
         if axis is None:
             return part
         news = {
-            entry: (sum(frozenset(((axis, entry), e)) in missing for e in part.items()), rng.random())
+            entry: (
+                sum(frozenset(((axis, entry), e)) in missing for e in part.items()),
+                rng.random(),
+            )
             for entry in _AXES[axis]
             if _fits(part | {axis: entry})
         }
@@ -291,7 +305,12 @@ def commands(row: Row, folder: Path) -> tuple[Path, list[list[str]]]:
         encode.remove("-vf")
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", row.size, "-r", str(_RATE), "-i"]
     first = [*raw, str(folder / row.size), *split(structure.inputs)]
-    first += ["-filter:v:0", f"{filters},format={pixels}", "-c:v:0", *CODECS[row.codec].options.split()]
+    first += [
+        "-filter:v:0",
+        f"{filters},format={pixels}",
+        "-c:v:0",
+        *CODECS[row.codec].options.split(),
+    ]
     first += [*tags, *encode, "-threads", "1", "-strict", "-2", *muxer]
     turn = MATRICES[row.matrix].split()
     if not (turn or structure.copy_from or structure.copy):
@@ -324,7 +343,9 @@ def make(row: Row, folder: Path) -> Path:
 def decoded(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Returns all frames of a file as FFmpeg shows them, and when, in seconds from the first."""
     show = ["-vf", "showinfo=checksum=0", "-fps_mode", "passthrough"]
-    done = _ffmpeg("-threads", "1", "-i", str(path), *show, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    done = _ffmpeg(
+        "-threads", "1", "-i", str(path), *show, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"
+    )
     told = done.stderr.decode(errors="replace")
     found = re.findall(r" n: *\d+ pts: *\S+ +pts_time:(\S+) .* s:(\d+)x(\d+) ", told)
     if not found:
