@@ -33,8 +33,6 @@ class Packets:
     """Whether each shows one picture, in full, that can be decoded."""
     begins_amid: bool
     """Whether the first pictures may refer to others that are not there."""
-    are_timed: bool
-    """Whether each says when its picture is shown. Some writers know only the order of storage."""
     are_shifted: bool
     """Whether pictures are cropped on the left."""
     can_skip: bool
@@ -68,7 +66,7 @@ def look_at_packets(container: Any, stream: Any) -> Packets:
                 if packet.has_sidedata(_NEW_DESCRIPTION):
                     h264.describe_anew()
             else:
-                are_pictures &= _pictures(codec, memoryview(packet)) == 1
+                are_pictures &= pictures_in(codec, memoryview(packet)) == 1
             if packet.is_keyframe:
                 keys.append(len(every))
             every.append(packet.pts)
@@ -84,6 +82,7 @@ def look_at_packets(container: Any, stream: Any) -> Packets:
     times = [time for time in every if time is not None]
     is_told = len(times) == len(every)
     is_reordered, reorders = times != sorted(times), bool(stream.codec_context.has_b_frames)
+    # Some writers know no time but the order of storage.
     are_timed = is_told and len(set(times)) == len(times) and (is_reordered or not reorders)
     begins_amid = keys[:1] != [0] or (is_told and min(times) < times[0])
     in_order = keys_in_order(times, keys) if is_told else []
@@ -101,7 +100,6 @@ def look_at_packets(container: Any, stream: Any) -> Packets:
         beginnings=beginnings,
         are_pictures=are_pictures,
         begins_amid=begins_amid,
-        are_timed=are_timed,
         are_shifted=h264 is not None and h264.is_shifted,
         can_skip=are_timed
         and are_pictures
@@ -127,7 +125,7 @@ def keys_in_order(shown: Sequence[int], keys: Sequence[int]) -> list[int]:
     return [int(key) for key in found]
 
 
-def _pictures(codec: str, packet: memoryview) -> int:
+def pictures_in(codec: str, packet: memoryview) -> int:
     """Returns how many pictures a packet shows; of codecs that hide none, 1."""
     match codec:
         case "vp8":

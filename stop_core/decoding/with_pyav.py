@@ -25,10 +25,10 @@ from stop_core.decoding.containers import is_whole
 from stop_core.decoding.packets import LEAST_SHARE, look_at_packets, open_file, video_stream
 
 DISPLAY_MATRIX = SideData.DISPLAYMATRIX
-_SKIPPABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
+_SKIPPABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 """Containers that tell when each packet is shown."""
-_CODECS = {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg"}
-"""Codecs of which packets that cross no key frame need nothing before it."""
+_CODECS = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg"}
+"""Codecs of which packets tell how many frames there are, and where none before is needed."""
 
 
 class Miscounted(DecodeError):
@@ -76,7 +76,11 @@ class PyavVideo:
         return len(self._shown)
 
     def count(self) -> None:
-        """Counts the frames by decoding all of them."""
+        """Counts the frames by decoding all of them.
+
+        Raises:
+            DecodeError: if the file is damaged.
+        """
         self._is_counted, self.can_skip = True, False
         with self._opened() as container:
             try:
@@ -111,6 +115,7 @@ class PyavVideo:
         convert, position, wanted = _Conversion(), 0, None
         if self.can_skip:
             wanted = _Wanted(self.packets.stamps, self.packets.beginnings, index)
+        number = -1
         with self._opened() as container:
             try:
                 frames = wanted.frames(container) if wanted else self._all_frames(container)
@@ -118,16 +123,19 @@ class PyavVideo:
                     convert.notice(frame)
                     if frame.is_corrupt:
                         raise DecodeError("damaged: frames that cannot be decoded")
-                    if number == index[position]:
+                    if position < len(index) and number == index[position]:
                         yield position, convert(frame)[None]
                         position += 1
-                        if position == len(index):
-                            return
+                    # Otherwise the rest is decoded to be counted.
+                    if position == len(index) and (wanted or self._is_counted):
+                        return
             except av.error.FFmpegError as error:
                 if wanted is None:
                     raise DecodeError("damaged: a packet that cannot be decoded") from error
         if wanted is None:
-            raise Miscounted(f"truncated: frame {index[-1]} of {self.num_frames} is not there")
+            if number + 1 != self.num_frames:
+                raise Miscounted(f"damaged: {number + 1} of {self.num_frames} frames are there")
+            return
         # Its times do not lead to its pictures, or those need more than they should.
         self.can_skip = False
         yield from self.pictures(index)
@@ -162,13 +170,8 @@ class PyavVideo:
         return container
 
     def _all_frames(self, container: Any) -> Iterator[tuple[int, Any]]:
-        """Yields every frame in the order in which they are shown, with its number.
-
-        Raises:
-            Miscounted: if one is not shown at the time that the packets say.
-        """
-        is_known = self.packets.are_timed and not self._is_counted
-        expected, number = sorted(self.packets.stamps) if is_known else [], 0
+        """Yields every frame in the order in which they are shown, with its number."""
+        number = 0
         for packet in container.demux(video_stream(container)):
             try:
                 frames = packet.decode()
@@ -178,8 +181,6 @@ class PyavVideo:
                     continue
                 raise
             for frame in frames:
-                if is_known and frame.pts not in expected[number : number + 1]:
-                    raise Miscounted("damaged: the times of the packets are not those of frames")
                 yield number, frame
                 number += 1
 

@@ -86,6 +86,28 @@ def test_a_beginning_amid_others(
     _assert_all_right(path, decoder)
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+@pytest.mark.parametrize("shown", [1, 4, 9])
+@pytest.mark.parametrize(("codec", "options"), [("libx264", OPEN), *_OTHERS])
+def test_a_beginning_amid_others_that_an_edit_list_cuts_off(
+    tmp_path: Path, codec: str, options: dict[str, str], shown: int, suffix: str, decoder: Decoder
+) -> None:
+    """As a cut without encoding leaves it: a picture that cannot be decoded is not shown either."""
+    source = write_video(tmp_path / "source.mkv", codec, options)
+    packets = packets_of(source)
+    keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]
+    packets = packets[keys[1] :]
+    first = packets[0].pts + round(shown / 25 / packets[0].time_base)
+    for packet in packets:
+        packet.pts, packet.dts = packet.pts - first, packet.dts - first
+    count = sum(packet.pts >= 0 for packet in packets)
+    path = put_together(
+        source, tmp_path / f"clip.{suffix}", packets, {"avoid_negative_ts": "disabled"}
+    )
+    assert len(all_frames(path)) == count
+    _assert_all_right(path, decoder)
+
+
 @pytest.mark.parametrize("cut", [4, 15, 28])
 def test_a_beginning_that_an_edit_list_cuts_off(tmp_path: Path, cut: int, decoder: Decoder) -> None:
     source = write_video(tmp_path / "whole.mp4", options=CLOSED)
@@ -161,15 +183,20 @@ def test_bytes_behind_the_list_of_key_frames(tmp_path: Path, decoder: Decoder) -
 
 
 @pytest.mark.parametrize("suffix", ["webm", "mkv"])
-def test_packets_that_show_nothing(tmp_path: Path, suffix: str, decoder: Decoder) -> None:
-    """As VP8 has them for pictures that others refer to."""
+@pytest.mark.parametrize(
+    ("codec", "bit", "hidden"), [("libvpx", 0x10, [13, 33]), ("libvpx-vp9", 0x02, [20, 40])]
+)
+def test_packets_that_show_nothing(
+    tmp_path: Path, suffix: str, codec: str, bit: int, hidden: list[int], decoder: Decoder
+) -> None:
+    """As VP8 and VP9 have them for pictures that others refer to."""
     options = {"g": "20", "deadline": "realtime", "lag-in-frames": "0", "auto-alt-ref": "0"}
-    source = write_video(tmp_path / f"source.{suffix}", "libvpx", options)
+    source = write_video(tmp_path / f"source.{suffix}", codec, options)
     packets = []
     for i, packet in enumerate(packets_of(source)):
         data = bytearray(bytes(packet))
-        if i in (13, 33):
-            data[0] &= ~0x10
+        if i in hidden:
+            data[0] &= ~bit
         packets.append(remade(packet, bytes(data)))
     path = put_together(source, tmp_path / f"clip.{suffix}", packets)
     assert len(all_frames(path)) == FRAMES - 2
