@@ -85,7 +85,7 @@ CODECS = {
     "h264-slices": Codec(f"{_X264}0:slices=4 -tune zerolatency", _ANY),
     "h264-cropped": Codec(f"{_X264}2 -bsf:v h264_metadata=crop_left=4:crop_bottom=6", _ANY),
     "h264-avc3": Codec(f"{_X264}2 -tag:v avc3 -bsf:v dump_extra", "mp4 fragmented"),
-    "openh264": Codec("libopenh264 -g 10", _ANY),
+    "openh264": Codec("libopenh264 -g 10", "mp4 mkv avi"),
     "h265": Codec(
         _X265, _ANY.replace("3gp ", ""), "bt601 full 422 444 gray 10bit 2020", "96x64 192x108"
     ),
@@ -93,10 +93,11 @@ CODECS = {
     "mpeg4": Codec(f"mpeg4 {_MPEG}", f"{_ISO} mkv avi mpg", sizes="96x64 97x65"),
     "mpeg4-b": Codec(f"mpeg4 {_MPEG} -bf 2", f"{_ISO} mkv avi ts"),
     "mpeg4-packed": Codec("libxvid -g 10 -bf 2 -q:v 2", "avi mkv mp4", has_times=False),
-    "mpeg4-qpel": Codec(f"mpeg4 {_MPEG} -bf 1 -flags +qpel+ildct+ilme", "avi mkv mp4"),
+    "mpeg4-qpel": Codec(f"mpeg4 {_MPEG} -bf 1 -flags +qpel", "avi mkv mp4"),
+    "mpeg4-fields": Codec(f"mpeg4 {_MPEG} -flags +ildct+ilme", "avi mkv mp4", "bt601 full709"),
     "msmpeg4": Codec("msmpeg4 -g 10 -q:v 2 -vtag DIV3", "avi mkv asf"),
     "wmv2": Codec("wmv2 -g 10 -q:v 2", "asf avi mkv"),
-    "h263": Codec("h263 -g 10 -q:v 2", "3gp avi mkv mov", sizes="128x96 176x144"),
+    "h263": Codec("h263 -g 10 -q:v 2", "3gp avi mkv mov", sizes="128x96"),
     "flv1": Codec("flv1 -g 10 -q:v 2", "flv avi"),
     "mpeg1": Codec(f"mpeg1video {_MPEG} -bf 2", "mpg mkv avi ts mp4"),
     "mpeg2": Codec(f"mpeg2video {_MPEG}", "mpg mkv avi ts mp4 mov", "bt601 full709 422"),
@@ -111,12 +112,11 @@ CODECS = {
     ),
     "av1-svt": Codec("libsvtav1 -g 15 -preset 12", "mp4 webm mkv fragmented", "bt601 bt709 10bit"),
     "theora": Codec("libtheora -g 10 -q:v 8", "ogg mkv", "bt601 422 444"),
-    "mjpeg": Codec("mjpeg -q:v 2", "avi mov mp4 mkv", "full full-422 full-444", _ODD),
+    "mjpeg": Codec("mjpeg -q:v 2", "avi mov mp4 mkv", "full full-422", _ODD),
     "prores": Codec("prores_ks", "mov mkv", "422-10bit 444-10bit"),
     "ffv1": Codec(
         "ffv1 -g 1 -slices 4 -level 3", "mkv avi mov", f"bt601 gray 422 {_DEEP} bgr", _ODD
     ),
-    "huffyuv": Codec("huffyuv", "avi mkv mov", "422 bgr"),
 }
 
 CONTAINERS = {
@@ -158,7 +158,7 @@ STRUCTURES = {
     ),
     "end-cut": Structure(copy="-t 0.9"),
     "both-cut": Structure(copy_from="-ss 0.67", copy="-t 0.6"),
-    "twice": Structure(copy_from="-stream_loop 1"),
+    "twice": Structure(copy_from="-stream_loop 1", refusal=_LOST),  # nothing mends the seam
     "wrapped": Structure(copy="-output_ts_offset 95443", containers="ts m2ts"),
     "two": Structure(
         copy_with="-f lavfi -i testsrc=64x48:d=0.5",
@@ -196,7 +196,6 @@ COLOURS = {  # pixel format, matrix, range, and whether they are written into th
     "422": "yuv422p bt601 tv",
     "444": "yuv444p bt709 tv tagged",
     "full-422": "yuvj422p bt601 pc tagged",
-    "full-444": "yuvj444p bt601 pc tagged",
     "10bit": "yuv420p10le bt709 tv tagged",
     "422-10bit": "yuv422p10le bt709 tv tagged",
     "444-10bit": "yuv444p10le bt709 tv tagged",
@@ -205,7 +204,7 @@ COLOURS = {  # pixel format, matrix, range, and whether they are written into th
     "bgr": "bgr0 - pc",
 }
 
-SIZES = ["96x64", "98x66", "64x96", "192x108", "97x65", "128x96", "176x144"]
+SIZES = ["96x64", "98x66", "64x96", "192x108", "97x65", "128x96"]
 
 
 @dataclass(frozen=True)
