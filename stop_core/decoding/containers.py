@@ -12,7 +12,6 @@ from stop_core.decoding.clip import DecodeError
 
 _HEAD = 64
 _LONGEST_BOX_HEADER = 16
-_CHUNK_HEADER = 8
 _LISTING = frozenset((b"moov", b"moof"))
 """Boxes of an MP4 or QuickTime file that list its pictures."""
 _FIRST = frozenset((b"ftyp", b"mdat", b"free", b"skip", b"wide"))
@@ -63,9 +62,8 @@ def is_whole(container: Any, stream: Any, size: int, claimed: int) -> bool:
         return True
     if container.format.name == "avi":
         # An AVI counts its chunks; an empty one, for a dropped frame, counts as well.
-        last = max((entry.pos + _CHUNK_HEADER + entry.size for entry in entries), default=0)
         count = 1 + max((entry.timestamp for entry in entries), default=-1)
-        return bool(last <= size and count >= stream.frames > 0)
+        return bool(count >= stream.frames > 0)
     if not container.duration:
         return False
     container.seek(0)

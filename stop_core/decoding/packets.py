@@ -1,5 +1,6 @@
 """What the packets of a video file say, before any of them is decoded."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from stop_core.decoding.clip import CannotOpen, DecodeError
 from stop_core.decoding.h264 import H264Stream
 
 _LEAST_MPEG4_PICTURE = 16  # bytes: a picture that is "not coded", and shows none, has no more
+_HIDING = {"vp8", "vp9", "av1", "mpeg4"}
 _NEW_DESCRIPTION = "new_extradata"  # what a packet carries from which on another one holds
 # A table may list a packet or two too many; a file that lost a tenth of its packets is damaged.
-LEAST_SHARE = 0.9
+_LEAST_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Packets:
     """Whether each shows one picture, in full, that can be decoded."""
     begins_amid: bool
     """Whether the first pictures may refer to others that are not there."""
+    least: int
+    """The fewest frames that they can be if nothing is damaged."""
     are_shifted: bool
     """Whether pictures are cropped on the left."""
     can_skip: bool
@@ -49,14 +53,14 @@ def look_at_packets(container: Any, stream: Any) -> Packets:
 
     Raises:
         CannotOpen: if there are none.
-        DecodeError: if the file cannot be read to its end.
+        DecodeError: if the file is truncated, or cannot be read to its end.
     """
     codec = stream.codec.canonical_name
     h264 = H264Stream(stream.codec_context.extradata) if codec == "h264" else None
     every: list[int | None] = []
     shown: list[tuple[int | None, int]] = []
     keys: list[int] = []
-    are_pictures = True
+    are_pictures, is_cut = True, False
     try:
         for packet in container.demux(stream):
             if not packet.size:
@@ -70,13 +74,16 @@ def look_at_packets(container: Any, stream: Any) -> Packets:
             if packet.is_keyframe:
                 keys.append(len(every))
             every.append(packet.pts)
+            is_cut = packet.is_corrupt
             if not packet.is_discard:
                 shown.append((packet.pts, packet.duration or 0))
     except av.error.FFmpegError as error:
         raise DecodeError("damaged: a stream that cannot be read to its end") from error
     if not shown:
         raise CannotOpen("holds no frames")
-    if len(every) < LEAST_SHARE * len(stream.index_entries):
+    if is_cut:
+        raise DecodeError("truncated: the last packet is not complete")
+    if len(every) < _LEAST_SHARE * len(stream.index_entries):
         listed = len(stream.index_entries)
         raise DecodeError(f"truncated: {len(every)} of {listed} frames are there")
     times = [time for time in every if time is not None]
@@ -94,12 +101,14 @@ def look_at_packets(container: Any, stream: Any) -> Packets:
         are_pictures = h264.has_only_pictures and not h264.has_fields
         are_pictures &= reorders or not is_reordered
     are_pictures &= not begins_amid
+    may_hide = codec in _HIDING or begins_amid or (h264 is not None and h264.has_fields)
     return Packets(
         shown=shown,
         keys=keys,
         beginnings=beginnings,
         are_pictures=are_pictures,
         begins_amid=begins_amid,
+        least=1 if may_hide else math.ceil(_LEAST_SHARE * len(shown)),
         are_shifted=h264 is not None and h264.is_shifted,
         can_skip=are_timed
         and are_pictures

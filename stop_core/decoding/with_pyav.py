@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from stop_core.decoding.clip import DecodeError, refuse_absurd
 from stop_core.decoding.containers import is_whole
-from stop_core.decoding.packets import LEAST_SHARE, look_at_packets, open_file, video_stream
+from stop_core.decoding.packets import look_at_packets, open_file, video_stream
 
 DISPLAY_MATRIX = SideData.DISPLAYMATRIX
 _SKIPPABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
@@ -88,11 +88,8 @@ class PyavVideo:
                 self._shown = [(frame.pts, frame.duration or 0) for _, frame in frames]
             except av.error.FFmpegError as error:
                 raise DecodeError("damaged: a packet that cannot be decoded") from error
-        packets = len(self.packets.shown)
-        if not self._shown:
-            raise DecodeError("damaged: no frame of it can be decoded")
-        if self.packets.are_pictures and len(self._shown) < LEAST_SHARE * packets:
-            found = len(self._shown)
+        found, packets = len(self._shown), len(self.packets.shown)
+        if found < self.packets.least:
             raise DecodeError(f"damaged: {found} of {packets} frames can be decoded")
 
     def first_frame(self) -> Any:

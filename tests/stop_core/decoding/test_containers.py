@@ -92,6 +92,18 @@ def test_wherever_a_file_is_cut_all_pictures_are_there_or_it_is_refused(
         assert decoded  # what comes behind the pictures is an index
 
 
+@pytest.mark.parametrize("kind", [*_KINDS, ("clip.flv", "libx264", {})], ids=lambda kind: kind[0])
+def test_a_packet_that_is_not_complete_proves_a_loss(
+    tmp_path: Path, kind: tuple[str, str, dict[str, str]], decoder: Decoder
+) -> None:
+    path = _write(tmp_path, kind)
+    with av.open(str(path)) as container:
+        end = max(packet.pos + packet.size for packet in container.demux(video=0) if packet.size)
+    path.write_bytes(path.read_bytes()[: end - 3])
+    with pytest.raises(DecodeError, match="truncated"):
+        decode_clip(path, 3, 32, decoder=decoder)
+
+
 def test_media_up_to_the_end_of_the_file_can_be_truncated(tmp_path: Path) -> None:
     """A length of zero says that a box ends where the file does."""
     path = _write(tmp_path, _KINDS[0])
