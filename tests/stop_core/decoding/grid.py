@@ -1,15 +1,13 @@
-"""Tables of videos for FFmpeg to make, and rows of them in which every two entries meet.
+"""A grid of videos: codecs x containers x structures x display matrices x colours x sizes.
 
-A new line in any table makes new rows. A row is made by FFmpeg in one or two steps: the pattern is
-encoded, and the result is copied without encoding where a cut or a display matrix asks for it.
-`python -m tests.stop_core.decoding.grid` prints the commands of every row.
+To extend it, add a line to one of the tables. `rows` chooses combinations in which every two
+entries meet, instead of the full product. FFmpeg makes the video of a row in one or two steps: it
+encodes a pattern, and copies the stream where a cut or a display matrix asks for it.
 """
 
 import random
 import re
-import shlex
 import subprocess
-import tempfile
 from dataclasses import astuple, dataclass
 from itertools import combinations, product
 from pathlib import Path
@@ -57,11 +55,11 @@ class Structure:
     copy_with: str = ""
     copy: str = ""
     keep: float = 1.0
-    """Share of the bytes that are left."""
+    """Share of the bytes that are kept."""
     refusal: str = ""
-    """Reason for which such a video can be refused, because some of it is missing."""
+    """Pattern of the reason for which it can be refused: some of the video is missing."""
     containers: str = ""
-    """The only ones in which it makes sense."""
+    """The only containers that it is made in; all of them if empty."""
 
 
 _ISO = "mp4 mov faststart unedited fragmented 3gp"
@@ -234,7 +232,7 @@ _Part = dict[str, str]
 
 
 def _fits(part: _Part) -> bool:
-    """Whether the entries can be combined; every rule is about two tables."""
+    """Returns whether these entries can be combined."""
     container, structure = part.get("container"), part.get("structure")
     if container and part.get("matrix", "up") != "up" and not CONTAINERS[container].has_matrix:
         return False
@@ -250,7 +248,10 @@ def _fits(part: _Part) -> bool:
 
 
 def rows(seed: int = 0) -> list[Row]:
-    """Returns rows in which every two entries that can be combined stand together."""
+    """Returns rows in which every two entries that can be combined meet at least once.
+
+    Another seed pairs them in other rows.
+    """
     rng = random.Random(seed)
     missing = {
         frozenset(pair)
@@ -260,20 +261,15 @@ def rows(seed: int = 0) -> list[Row]:
     }
 
     def completed(part: _Part) -> _Part | None:
-        """The part with entries of the other tables that meet most others for the first time."""
+        """Returns the part with an entry of each table, preferring pairs that are missing."""
         axis = next((axis for axis in _AXES if axis not in part), None)
         if axis is None:
             return part
-        news = {
-            entry: (
-                sum(frozenset(((axis, entry), e)) in missing for e in part.items()),
-                rng.random(),
-            )
-            for entry in _AXES[axis]
-            if _fits(part | {axis: entry})
-        }
-        tries = (completed(part | {axis: e}) for e in sorted(news, key=lambda e: news[e])[::-1])
-        return next((found for found in tries if found), None)
+        entries = [entry for entry in _AXES[axis] if _fits(part | {axis: entry})]
+        rng.shuffle(entries)
+        entries.sort(key=lambda e: -sum({(axis, e), other} in missing for other in part.items()))
+        found = (completed(part | {axis: entry}) for entry in entries)
+        return next((row for row in found if row), None)
 
     chosen = []
     for pair in sorted(missing, key=sorted):
@@ -304,13 +300,17 @@ def commands(row: Row, folder: Path) -> tuple[Path, list[list[str]]]:
         encode.remove("-vf")
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", row.size, "-r", str(_RATE), "-i"]
     first = [*raw, str(folder / row.size), *split(structure.inputs)]
+    first += ["-filter:v:0", f"{filters},format={pixels}", "-c:v:0"]
     first += [
-        "-filter:v:0",
-        f"{filters},format={pixels}",
-        "-c:v:0",
         *CODECS[row.codec].options.split(),
+        *tags,
+        *encode,
+        "-threads",
+        "1",
+        "-strict",
+        "-2",
+        *muxer,
     ]
-    first += [*tags, *encode, "-threads", "1", "-strict", "-2", *muxer]
     turn = MATRICES[row.matrix].split()
     if not (turn or structure.copy_from or structure.copy):
         return target, [[*first, str(target)]]
@@ -320,12 +320,8 @@ def commands(row: Row, folder: Path) -> tuple[Path, list[list[str]]]:
     return target, [[*first, str(made)], copy]
 
 
-class CannotMake(Exception):
-    """FFmpeg's own reason for which it does not make a row."""
-
-
 def make(row: Row, folder: Path) -> Path:
-    """Makes the file of a row in a folder."""
+    """Makes the file of a row in a folder; ValueError if FFmpeg cannot."""
     pattern = folder / row.size
     if not pattern.exists():
         pattern.write_bytes(_pattern(*map(int, row.size.split("x"))).tobytes())
@@ -333,7 +329,7 @@ def make(row: Row, folder: Path) -> Path:
     for arguments in every:
         done = _ffmpeg("-v", "error", *arguments)
         if done.returncode:
-            raise CannotMake(f"{done.stderr.decode()[-400:]}\nffmpeg {shlex.join(arguments)}")
+            raise ValueError(f"{row}: {done.stderr.decode()[-400:]}")
     data = target.read_bytes()
     target.write_bytes(data[: int(len(data) * STRUCTURES[row.structure].keep)])
     return target
@@ -342,9 +338,8 @@ def make(row: Row, folder: Path) -> Path:
 def decoded(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Returns all frames of a file as FFmpeg shows them, and when, in seconds from the first."""
     show = ["-vf", "showinfo=checksum=0", "-fps_mode", "passthrough"]
-    done = _ffmpeg(
-        "-threads", "1", "-i", str(path), *show, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"
-    )
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    done = _ffmpeg("-threads", "1", "-i", str(path), *show, *raw)
     told = done.stderr.decode(errors="replace")
     found = re.findall(r" n: *\d+ pts: *\S+ +pts_time:(\S+) .* s:(\d+)x(\d+) ", told)
     if not found:
@@ -371,10 +366,3 @@ def _pattern(width: int, height: int) -> NDArray[np.uint8]:
         squares[:, rng.integers(columns)] = rng.integers(0, 256, (rows, 3))
         pictures.append(squares.repeat(_SQUARE, 0).repeat(_SQUARE, 1)[:height, :width])
     return np.stack(pictures)
-
-
-if __name__ == "__main__":
-    for row in rows():
-        print(f"# {row}")
-        for arguments in commands(row, Path(tempfile.gettempdir()))[1]:
-            print(f"ffmpeg {shlex.join(arguments)}")
