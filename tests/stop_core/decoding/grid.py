@@ -83,7 +83,6 @@ CODECS = {
     "h264-slices": Codec(f"{_X264}0:slices=4 -tune zerolatency", _ANY),
     "h264-cropped": Codec(f"{_X264}2 -bsf:v h264_metadata=crop_left=4:crop_bottom=6", _ANY),
     "h264-avc3": Codec(f"{_X264}2 -tag:v avc3 -bsf:v dump_extra", "mp4 fragmented"),
-    "openh264": Codec("libopenh264 -g 10", "mp4 mkv avi"),
     "h265": Codec(
         _X265, _ANY.replace("3gp ", ""), "bt601 full 422 444 gray 10bit 2020", "96x64 192x108"
     ),
@@ -96,7 +95,6 @@ CODECS = {
     "msmpeg4": Codec("msmpeg4 -g 10 -q:v 2 -vtag DIV3", "avi mkv asf"),
     "wmv2": Codec("wmv2 -g 10 -q:v 2", "asf avi mkv"),
     "h263": Codec("h263 -g 10 -q:v 2", "3gp avi mkv mov", sizes="128x96"),
-    "flv1": Codec("flv1 -g 10 -q:v 2", "flv avi"),
     "mpeg1": Codec(f"mpeg1video {_MPEG} -bf 2", "mpg mkv avi ts mp4"),
     "mpeg2": Codec(f"mpeg2video {_MPEG}", "mpg mkv avi ts mp4 mov", "bt601 full709 422"),
     "mpeg2-b": Codec(f"mpeg2video {_MPEG} -bf 2", "mpg mkv avi ts mp4"),
@@ -247,25 +245,27 @@ def _fits(part: _Part) -> bool:
     return all(part[axis] in allowed[axis].split() for axis in allowed if axis in part)
 
 
-def rows(seed: int = 0) -> list[Row]:
+def rows(seed: int = 0, **only: list[str]) -> list[Row]:
     """Returns rows in which every two entries that can be combined meet at least once.
 
-    Another seed pairs them in other rows.
+    Args:
+        seed: another one pairs them in other rows.
+        only: the entries of a table, where not all are to be used.
     """
-    rng = random.Random(seed)
+    rng, axes = random.Random(seed), _AXES | only
     missing = {
         frozenset(pair)
-        for one, other in combinations(_AXES, 2)
-        for pair in product([(one, e) for e in _AXES[one]], [(other, e) for e in _AXES[other]])
+        for one, other in combinations(axes, 2)
+        for pair in product([(one, e) for e in axes[one]], [(other, e) for e in axes[other]])
         if _fits(dict(pair))
     }
 
     def completed(part: _Part) -> _Part | None:
         """Returns the part with an entry of each table, preferring pairs that are missing."""
-        axis = next((axis for axis in _AXES if axis not in part), None)
+        axis = next((axis for axis in axes if axis not in part), None)
         if axis is None:
             return part
-        entries = [entry for entry in _AXES[axis] if _fits(part | {axis: entry})]
+        entries = [entry for entry in axes[axis] if _fits(part | {axis: entry})]
         rng.shuffle(entries)
         entries.sort(key=lambda e: -sum({(axis, e), other} in missing for other in part.items()))
         found = (completed(part | {axis: entry}) for entry in entries)
