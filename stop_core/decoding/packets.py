@@ -198,7 +198,7 @@ def open_file(path: Path) -> Any:
         # As a file: FFmpeg would take `http:` or `concat:` in a name for another protocol.
         return av.open(f"file:{path}", metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError) as error:
-        raise CannotOpen("not a video that decord or PyAV can open") from error
+        raise CannotOpen("not a video that FFmpeg can open") from error
 
 
 def video_stream(container: Any) -> Any:
@@ -207,5 +207,5 @@ def video_stream(container: Any) -> Any:
     if stream is None:
         raise CannotOpen("holds no frames")
     if stream.codec_context is None:
-        raise CannotOpen("holds a stream of a kind that neither decord nor PyAV knows")
+        raise CannotOpen("holds a stream of a kind that FFmpeg does not know")
     return stream

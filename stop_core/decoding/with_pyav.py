@@ -27,6 +27,7 @@ from stop_core.decoding.packets import look_at_packets, open_file, video_stream
 DISPLAY_MATRIX = SideData.DISPLAYMATRIX
 _SKIPPABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 """Containers that tell when each packet is shown."""
+_LONGEST_FRAME = 86400.0  # seconds: some cuts leave a time that is none
 _CODECS = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg"}
 """Codecs of which packets tell how many frames there are, and where none before is needed."""
 
@@ -141,9 +142,10 @@ class PyavVideo:
     def times(self) -> NDArray[np.float64]:
         """Seconds from the first frame shown to each frame, [num_frames]."""
         stamps = sorted(stamp for stamp, _ in self._shown if stamp is not None)
-        if len(stamps) < len(self._shown):
+        times = (np.array(stamps, np.float64) - min(stamps, default=0)) * self._seconds
+        if len(times) < self.num_frames or (np.diff(times) > _LONGEST_FRAME).any():
             return np.arange(self.num_frames) / self._fps
-        return (np.array(stamps, np.float64) - stamps[0]) * self._seconds
+        return times
 
     def clock(self, index: NDArray[np.int32]) -> tuple[float, NDArray[np.float32], float]:
         """Returns frames a second, `times` of the frames of `index`, and the duration."""

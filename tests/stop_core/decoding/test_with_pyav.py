@@ -209,6 +209,20 @@ def test_times_count_from_the_first_frame_that_is_shown(
     assert clip.duration == pytest.approx(FRAMES / 25, abs=2e-3)
 
 
+def test_a_time_that_is_none_is_replaced_by_the_frame_rate(
+    tmp_path: Path, decoder: Decoder
+) -> None:
+    """As a cut without encoding leaves it in some containers."""
+    source = write_video(tmp_path / "source.mkv")
+    packets = packets_of(source)
+    for packet in packets[20:]:
+        packet.pts = packet.dts = packet.pts + round(1e6 / packet.time_base)
+    path = put_together(source, tmp_path / "clip.mkv", packets)
+    clip = decode_clip(path, FRAMES, 32, decoder=decoder)
+    assert (np.diff(clip.frame_time) > 0).all()
+    assert np.ptp(np.diff(clip.frame_time)) < 1e-3
+
+
 @pytest.mark.parametrize("name", ["junk.mp4", "empty.mkv", "broken.mp4", "av1.mp4"])
 def test_nothing_that_a_library_prints_reaches_the_user(
     tmp_path: Path, name: str, decoder: Decoder, capfd: pytest.CaptureFixture[str]
