@@ -2,7 +2,7 @@
 
     python benchmarks/preprocess.py                  # 1,000 clips made here
     python benchmarks/preprocess.py --clips DIR      # real ones, repeated up to 1,000
-    python benchmarks/preprocess.py --decoder pyav   # preprocessing with PyAV, against decord
+    python benchmarks/preprocess.py --decoder decord # preprocessing with decord, against decord
     python benchmarks/preprocess.py --rows 1000 10000
 
 Speed. The floor is a bare decord thread: it opens each clip and fetches the same frames with one
@@ -54,7 +54,7 @@ class PreprocessBenchmark:
     """Frames of a clip."""
     size: int = 224
     """Edge of a frame, in pixels."""
-    decoder: Decoder = "decord"
+    decoder: Decoder = "auto"
     """Of preprocessing; the floor is decord's."""
     rows: tuple[int, ...] = ()
     """Measure the memory at these numbers of tiny clips, instead of speed."""

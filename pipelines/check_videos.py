@@ -1,7 +1,8 @@
 """Checks of the doctor: what decodes videos, open_clip, and a frame cache."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +30,10 @@ def check_decoders() -> Iterator[Finding]:
 
 def _check_decord() -> Finding:
     from stop_core.decoding.with_decord import DecordVideo
+    from stop_core.decoding.with_pyav import PyavVideo
 
     advice = "pip install decord (there are wheels for x86-64 only)"
-    return _check_decoder("decord", DecordVideo, advice)
+    return _check_decoder("decord", lambda path: DecordVideo(PyavVideo(path)), advice)
 
 
 def _check_pyav() -> Finding:
@@ -51,12 +53,11 @@ def _check_pyav() -> Finding:
     return finding
 
 
-def _check_decoder(name: str, video: type, advice: str) -> Finding:
+def _check_decoder(name: str, video: Callable[[Path], Any], advice: str) -> Finding:
     try:
         opened = video(PROBE)
         index = np.arange(_FRAMES, dtype=np.int32)
-        # Copied: decord takes its memory back when the next pictures are asked for.
-        parts = [pictures.copy() for _, pictures in opened.pictures(index)]
+        parts = [pictures for _, pictures in opened.pictures(index)]
     except (ImportError, OSError, ValueError, RuntimeError) as problem:
         return failure(name, one_line(problem), advice)
     return _judge(name, np.concatenate(parts), f"{opened.decoder} decodes", advice)

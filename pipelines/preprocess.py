@@ -84,9 +84,9 @@ class PreprocessConfig:
     random crops in training."""
     compression: Compression = "none"
     """none: fastest to read. zstd: about two thirds of the disk space."""
-    decoder: Decoder = "decord"
-    """decord: PyAV serves what decord cannot. pyav: PyAV alone, which gives the same frames in less
-    time, as it decodes of H.264 only what they need (docs/benchmarks.md)."""
+    decoder: Decoder = "auto"
+    """auto: the fastest decoder that is proven to give the right frames, which is PyAV today. pyav:
+    PyAV. decord: decord where it is sure to find the same frames, PyAV for the rest."""
     limit: int | None = None
     """At most so many clips of each split, taken evenly from the classes (default: all)."""
     classes: tuple[str, ...] = ()

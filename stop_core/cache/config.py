@@ -34,7 +34,7 @@ class CacheConfig:
     crop: Crop = "center"
     """"center": frames are square. "none": frames are whole, for random crops later."""
     compression: Compression = "none"
-    decoder: Decoder = "decord"
+    decoder: Decoder = "auto"
 
     @classmethod
     def of(
@@ -47,7 +47,7 @@ class CacheConfig:
         size: int,
         crop: Crop = "center",
         compression: Compression = "none",
-        decoder: Decoder = "decord",
+        decoder: Decoder = "auto",
     ) -> "CacheConfig":
         """Builds the configuration of a cache of `selection`, a part of `dataset`."""
         return cls(
@@ -78,15 +78,15 @@ class CacheConfig:
         return self.frames * self.size * self.size * longest * 3
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields, ready for JSON; the decoder only where it is not decord."""
-        # Caches of before there was a choice stay what they are.
-        return {k: v for k, v in asdict(self).items() if (k, v) != ("decoder", "decord")}
+        """Returns the fields, ready for JSON; the decoder only where it is not the default."""
+        # Caches of before there was a choice were made with the default of their time.
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("decoder", "auto")}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CacheConfig":
         """Reads back what `to_dict` gave, through JSON or not; KeyError if a field is missing."""
         listed = {"classes", "splits", "class_names"}
-        values = {"decoder": "decord"} | values
+        values = {"decoder": "auto"} | values
         arguments: dict[str, Any] = {
             field.name: tuple(values[field.name]) if field.name in listed else values[field.name]
             for field in fields(cls)
@@ -122,7 +122,7 @@ class CacheConfig:
             parts.append(f"--crop {self.crop}")
         if self.compression != "none":
             parts.append(f"--compression {self.compression}")
-        if self.decoder != "decord":
+        if self.decoder != "auto":
             parts.append(f"--decoder {self.decoder}")
         if self.limit is not None:
             parts.append(f"--limit {self.limit}")

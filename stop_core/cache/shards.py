@@ -13,7 +13,7 @@ from stop_core.datasets import SPLITS, Clip
 from stop_core.storage import RemotePath, StoragePath
 
 CLIPS_PER_SHARD = 64
-DECODING = 3
+DECODING = 4
 """Counts the changes of the frames that a video yields: shards of before are made again."""
 _CONNECTIONS = 16
 

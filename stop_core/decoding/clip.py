@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Decoder = Literal["decord", "pyav"]
-"""Which one decodes. decord: PyAV serves what decord cannot. pyav: PyAV alone."""
+Decoder = Literal["auto", "pyav", "decord"]
+"""Which one decodes. auto: the faster one, which is PyAV for every kind of file that was measured.
+decord: decord where it is sure to find the same frames, PyAV for the rest."""
 
 
 class DecodeError(ValueError):
@@ -18,7 +19,7 @@ class DecodeError(ValueError):
 
 
 class CannotOpen(DecodeError):
-    """A decoder knows no such file or stream; another may."""
+    """A decoder does not serve such a file or stream."""
 
 
 # Twice the pixels of the largest video that is made, 8192 x 4320.
@@ -40,14 +41,14 @@ class DecodedClip:
     frame_index: NDArray[np.int32]
     """[T], positions in the video, from 0."""
     frame_time: NDArray[np.float32]
-    """[T], seconds from the start of the video to where each frame is shown."""
+    """[T], seconds from the first frame that the video shows to each frame."""
     num_frames: int
     """Frames of the whole video."""
     fps: float
     duration: float
     """Of the whole video, in seconds."""
     width: int
-    """Of the video as it is shown, in pixels: a rotation that the file asks for is made."""
+    """Of the video as it is shown, in pixels: turned and mirrored as the file asks."""
     height: int
     decoder: str
 

@@ -1,5 +1,6 @@
-"""Decoding one clip: decord first and PyAV where decord cannot, or PyAV alone."""
+"""Decoding one clip."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +14,13 @@ from stop_core.decoding.clip import (
     Decoder,
     segment_midpoints,
 )
-from stop_core.decoding.containers import inspect
+from stop_core.decoding.containers import claimed_end
 from stop_core.decoding.resizing import crop_frames, resize_frames, resized_shape
 from stop_core.decoding.with_decord import DecordVideo
-from stop_core.decoding.with_pyav import FewerFrames, PyavVideo
+from stop_core.decoding.with_pyav import Miscounted, PyavVideo
 
 Video = DecordVideo | PyavVideo
 
-# A header may count a frame or two too many; a file that lost a tenth of its frames is damaged.
-_LEAST_SHARE_OF_FRAMES = 0.9
 LONGEST_SIDE = 8
 """Of a frame that is kept whole, in short sides; a cache has to allow for that much."""
 
@@ -32,7 +31,7 @@ def decode_clip(
     size: int,
     crop: bool = True,
     out: NDArray[np.uint8] | None = None,
-    decoder: Decoder = "decord",
+    decoder: Decoder = "auto",
 ) -> DecodedClip:
     """Decodes `frames` frames, spread evenly over a video, as [size, size] CLIP crops.
 
@@ -42,57 +41,33 @@ def decode_clip(
         size: edge of the square crop, in pixels.
         crop: False keeps frames whole, `size` being their short side.
         out: bytes, `most_bytes` of them or more, where to put the frames; a new array if None.
-        decoder: which one decodes.
+        decoder: which one decodes; see `Decoder`.
 
     Raises:
-        DecodeError: if the file is missing, empty, no video, cut short or damaged. Frames are
+        DecodeError: if the file is missing, empty, no video, truncated or damaged. Frames are
             never made up for those that could not be decoded.
     """
     path = Path(path)
-    try:
-        missing_bytes, announced = inspect(path)
-    except OSError as error:
-        raise DecodeError(f"cannot be read: {error.strerror or error}") from error
-    if missing_bytes and announced is None:
-        raise DecodeError(f"truncated: {missing_bytes} bytes are missing at the end of the file")
-    least = 0.0
-    if announced is not None:
-        least = announced * (1 if missing_bytes else _LEAST_SHARE_OF_FRAMES)
     if out is None:
         out = np.empty(most_bytes(frames, size, crop), np.uint8)
     target = _Target(frames, size, crop, out)
     try:
-        if decoder == "pyav":
-            return _decode_with_pyav(path, least, announced, target, fewer_will_do=True)
-        return _decode(DecordVideo(path), least, announced, target)
-    except DecodeError as error:
-        if isinstance(error, CannotOpen) and missing_bytes:
+        claimed = claimed_end(path)
+        video = PyavVideo(path, claimed)
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error.strerror or error}") from error
+    except CannotOpen as error:
+        if claimed > path.stat().st_size:
             raise DecodeError("truncated: too little is left") from error
-        if decoder == "pyav":
-            raise DecodeError(str(error)) from error
-        unopened = isinstance(error, CannotOpen)
-        try:
-            return _decode_with_pyav(path, least, announced, target, fewer_will_do=unopened)
-        except CannotOpen as other:
-            raise DecodeError(str(other)) from error
-        except DecodeError as other:
-            # Both have tried. What the first said stands, unless it did not even open the file.
-            raise DecodeError(str(other if unopened else error)) from other
-
-
-def _decode_with_pyav(
-    path: Path, least: float, announced: int | None, target: "_Target", *, fewer_will_do: bool
-) -> DecodedClip:
-    video = PyavVideo(path)
+        raise DecodeError(str(error)) from error
+    if decoder == "decord":
+        with suppress(DecodeError):  # what decord cannot decode, PyAV may, or says why not
+            return _decode(DecordVideo(video), target)
     try:
-        return _decode(video, least, announced, target)
-    except FewerFrames as fewer:
-        # Packets need not be frames: VP8 has hidden ones, DivX empty ones.
-        usual = fewer.count >= _LEAST_SHARE_OF_FRAMES * video.num_frames
-        if not (usual and fewer_will_do):
-            raise
-        video.num_frames = fewer.count
-        return _decode(video, least, announced, target)
+        return _decode(video, target)
+    except Miscounted:
+        video.count()
+        return _decode(video, target)
 
 
 def most_bytes(frames: int, size: int, crop: bool) -> int:
@@ -119,13 +94,7 @@ class _Target:
         return self.room[: self.frames * height * width * 3].reshape(-1, height, width, 3)
 
 
-def _decode(video: Video, least: float, announced: int | None, target: _Target) -> DecodedClip:
-    if isinstance(video, PyavVideo) and announced is None and video.announced:
-        announced, least = video.announced, video.announced * _LEAST_SHARE_OF_FRAMES
-    if isinstance(video, PyavVideo) and video.is_counted and announced and least < announced:
-        least = 0.0  # all of it was decoded, and no byte is missing
-    if video.num_frames < least:
-        raise DecodeError(f"truncated: {video.num_frames} of {announced} frames are there")
+def _decode(video: Video, target: _Target) -> DecodedClip:
     index = segment_midpoints(video.num_frames, target.frames)
     # Each picture is decoded once, however often a short video shows it.
     wanted, inverse = np.unique(index, return_inverse=True)

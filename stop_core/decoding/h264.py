@@ -29,6 +29,8 @@ class H264Stream:
     def __init__(self, description: bytes | None) -> None:
         self.has_fields = False
         """Whether a packet may be a field, which is half a picture."""
+        self.is_shifted = False
+        """Whether pictures are cropped on the left, which FFmpeg rounds if it is not told."""
         self.has_only_pictures = True
         """Whether there was a picture in every packet."""
         self.is_complete = True
@@ -83,6 +85,7 @@ class H264Stream:
         try:
             self._sequence = _Sequence(unit[:_LONGEST_SEQUENCE])
             self.has_fields |= self._sequence.has_fields
+            self.is_shifted |= self._sequence.is_shifted
         except EOFError:
             self.has_fields = True  # nobody knows
 
@@ -162,6 +165,9 @@ class _Sequence:
         bits.take(1)
         bits.number(), bits.number()
         self.has_fields = not bits.take(1)
+        bits.take(2 if self.has_fields else 1)
+        self.is_shifted = bool(bits.take(1) and bits.number())
+        """Whether pixels are cropped on the left."""
 
 
 def _pass_scaling_list(bits: "_Bits", size: int) -> None:

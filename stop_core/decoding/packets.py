@@ -1,6 +1,7 @@
 """What the packets of a video file say, before any of them is decoded."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from stop_core.decoding.clip import CannotOpen, DecodeError
 from stop_core.decoding.h264 import H264Stream
 
-_SHOWN = 0x10  # in the first byte of a packet of VP8
-LEAST_PICTURE = 16  # bytes of MPEG-4: "not coded", as the picture before is shown again, has fewer
+_LEAST_MPEG4_PICTURE = 16  # bytes: a picture that is "not coded", and shows none, has no more
+_HIDING = {"vp8", "vp9", "av1", "mpeg4"}
 _NEW_DESCRIPTION = "new_extradata"  # what a packet carries from which on another one holds
+# A table may list a packet or two too many; a file that lost a tenth of its packets is damaged.
+_LEAST_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -23,95 +26,170 @@ class Packets:
     """What the packets of a stream of pictures say, in the order in which they are stored."""
 
     shown: list[tuple[int | None, int]]
-    """When each is shown and for how long; without those that are cut off."""
+    """When each is shown and for how long; without those that an edit list cuts off."""
     keys: list[int]
-    """The positions in `shown` of those that are marked as key frames."""
-    cut: int
-    """How many an edit list cuts off."""
+    """The positions of those that are marked as key frames."""
     beginnings: list[int]
-    """The positions of those of H.264 that need none before them."""
+    """The positions of those that need none before them, as far as packets tell."""
     are_pictures: bool
-    """False where a packet may show no picture, or half of one, or one that nobody can decode."""
+    """Whether each shows one picture, in full, that can be decoded."""
     begins_amid: bool
     """Whether the first pictures may refer to others that are not there."""
-    are_timed: bool
-    """False where pictures are reordered and their times are not: some writers know one order."""
-    are_complete: bool
-    """False where pictures are missing that others refer to: what FFmpeg puts in their place
-    depends on all that it sees."""
+    least: int
+    """The fewest frames that they can be if nothing is damaged."""
+    are_shifted: bool
+    """Whether pictures are cropped on the left."""
+    can_skip: bool
+    """Whether what follows a wanted picture can be left out, up to the next of `beginnings`."""
 
     @property
     def stamps(self) -> list[int]:
         """When each is shown, of those that say so."""
         return [stamp for stamp, _ in self.shown if stamp is not None]
 
-    def are_in_order(self, keys: Sequence[int]) -> bool:
-        """Whether at each of these positions all before is shown before, and the rest after it."""
-        return in_order(np.array(self.stamps, np.int64), np.array(keys, np.int64))
-
 
 def look_at_packets(container: Any, stream: Any) -> Packets:
     """Goes through the packets of a stream, a hundredth of a millisecond each.
 
     Raises:
-        DecodeError: if the file cannot be read to its end.
+        CannotOpen: if there are none.
+        DecodeError: if the file is truncated, or cannot be read to its end.
     """
-    codec = stream.codec.name
+    codec = stream.codec.canonical_name
     h264 = H264Stream(stream.codec_context.extradata) if codec == "h264" else None
+    every: list[int | None] = []
     shown: list[tuple[int | None, int]] = []
     keys: list[int] = []
-    cut, are_pictures = 0, True
+    are_pictures, is_cut = True, False
     try:
         for packet in container.demux(stream):
             if not packet.size:
                 continue
             if h264 is not None:
-                h264.look(len(shown), memoryview(packet), packet.is_keyframe)
+                h264.look(len(every), memoryview(packet), packet.is_keyframe)
                 if packet.has_sidedata(_NEW_DESCRIPTION):
                     h264.describe_anew()
-            elif codec == "vp8":
-                are_pictures &= bool(memoryview(packet)[0] & _SHOWN)
-            elif codec == "mpeg4":
-                are_pictures &= packet.size > LEAST_PICTURE
-            if packet.is_discard:
-                cut += 1
-                continue
+            else:
+                are_pictures &= pictures_in(codec, memoryview(packet)) == 1
             if packet.is_keyframe:
-                keys.append(len(shown))
-            shown.append((packet.pts, packet.duration or 0))
+                keys.append(len(every))
+            every.append(packet.pts)
+            is_cut = packet.is_corrupt
+            if not packet.is_discard:
+                shown.append((packet.pts, packet.duration or 0))
     except av.error.FFmpegError as error:
         raise DecodeError("damaged: a stream that cannot be read to its end") from error
-    stamps = [stamp for stamp, _ in shown if stamp is not None]
-    is_reordered, reorders = stamps != sorted(stamps), bool(stream.codec_context.has_b_frames)
-    begins_amid = keys[:1] != [0] or (len(stamps) == len(shown) and min(stamps) < stamps[0])
-    begins_amid |= h264 is not None and 0 not in h264.beginnings
-    begins_amid &= not cut  # what was cut off is there, and decoded
+    if not shown:
+        raise CannotOpen("holds no frames")
+    if is_cut:
+        raise DecodeError("truncated: the last packet is not complete")
+    if len(every) < _LEAST_SHARE * len(stream.index_entries):
+        listed = len(stream.index_entries)
+        raise DecodeError(f"truncated: {len(every)} of {listed} frames are there")
+    times = [time for time in every if time is not None]
+    is_told = len(times) == len(every)
+    is_reordered, reorders = times != sorted(times), bool(stream.codec_context.has_b_frames)
+    # Some writers know no time but the order of storage.
+    are_timed = is_told and len(set(times)) == len(times) and (is_reordered or not reorders)
+    begins_amid = keys[:1] != [0] or (is_told and min(times) < times[0])
+    in_order = keys_in_order(times, keys) if is_told else []
+    beginnings = in_order
     if h264 is not None:
+        beginnings = h264.beginnings
+        begins_amid |= 0 not in beginnings
+        # Where a stream does not say that it reorders, FFmpeg finds out, and may lose a picture.
         are_pictures = h264.has_only_pictures and not h264.has_fields
-        # FFmpeg finds out on the way, and a picture may be lost over it.
         are_pictures &= reorders or not is_reordered
+    are_pictures &= not begins_amid
+    may_hide = codec in _HIDING or begins_amid or (h264 is not None and h264.has_fields)
     return Packets(
         shown=shown,
         keys=keys,
-        cut=cut,
-        beginnings=[] if h264 is None else h264.beginnings,
-        are_pictures=are_pictures and not begins_amid,
+        beginnings=beginnings,
+        are_pictures=are_pictures,
         begins_amid=begins_amid,
-        are_timed=is_reordered or not reorders,
-        are_complete=h264 is None or h264.is_complete,
+        least=1 if may_hide else math.ceil(_LEAST_SHARE * len(shown)),
+        are_shifted=h264 is not None and h264.is_shifted,
+        can_skip=are_timed
+        and are_pictures
+        and len(every) == len(shown)
+        and set(beginnings) <= set(in_order)
+        and (h264 is None or h264.is_complete),
     )
 
 
-def in_order(shown: NDArray[np.int64], keys: NDArray[np.int64]) -> bool:
-    """Whether all that is stored before a key frame is shown before it, and the rest after it.
+def keys_in_order(shown: Sequence[int], keys: Sequence[int]) -> list[int]:
+    """Returns the key frames that no picture crosses.
+
+    All that is stored before such a key frame is shown before it, and the rest after it.
 
     Args:
         shown: when every picture is shown, in the order of storage.
-        keys: which of them are key frames.
+        keys: the positions of the key frames.
     """
-    before = np.maximum.accumulate(shown)
-    after = np.minimum.accumulate(shown[::-1])[::-1]
-    return bool((before[keys] == shown[keys]).all() and (after[keys] == shown[keys]).all())
+    times, at = np.array(shown, np.int64), np.array(keys, np.int64)
+    before = np.maximum.accumulate(times)
+    after = np.minimum.accumulate(times[::-1])[::-1]
+    found: NDArray[np.int64] = at[(before[at] == times[at]) & (after[at] == times[at])]
+    return [int(key) for key in found]
+
+
+def pictures_in(codec: str, packet: memoryview) -> int:
+    """Returns how many pictures a packet shows; of codecs that hide none, 1."""
+    match codec:
+        case "vp8":
+            return packet[0] >> 4 & 1
+        case "vp9":
+            return sum(_is_shown_vp9(frame[0]) for frame in _vp9_frames(packet))
+        case "av1":
+            return sum(_shown_av1(packet))
+        case "mpeg4":
+            return int(len(packet) > _LEAST_MPEG4_PICTURE)
+    return 1
+
+
+def _vp9_frames(packet: memoryview) -> Iterator[memoryview]:
+    """Yields the frames of a packet of VP9, which are several in a superframe (annex B)."""
+    last = packet[-1]
+    count, width = (last & 7) + 1, (last >> 3 & 3) + 1
+    index = 2 + count * width
+    if last >> 5 != 0b110 or len(packet) < index or packet[-index] != last:
+        yield packet
+        return
+    at = 0
+    for i in range(count):
+        begin = len(packet) - index + 1 + i * width
+        length = int.from_bytes(packet[begin : begin + width], "little")
+        if length:
+            yield packet[at : at + length]
+        at += length
+
+
+def _is_shown_vp9(first: int) -> bool:
+    """Whether a frame of VP9 with this first byte shows itself, or an earlier one (6.2)."""
+    if first & 0x30 == 0x30:  # of profile 3 a reserved bit follows
+        first <<= 1
+    return bool(first & 0x0A)
+
+
+def _shown_av1(packet: memoryview) -> Iterator[bool]:
+    """Yields for every frame header of a packet of AV1 whether its frame is shown (5.9.2)."""
+    at = 0
+    while at < len(packet):
+        kind, has_extension, has_size = packet[at] >> 3 & 15, packet[at] & 4, packet[at] & 2
+        at += 2 if has_extension else 1
+        length, shift = len(packet) - at, 0
+        if has_size:
+            length = 0
+            while at < len(packet):
+                byte = packet[at]
+                length |= (byte & 127) << shift
+                at, shift = at + 1, shift + 7
+                if not byte & 128:
+                    break
+        if kind in (3, 6) and at < len(packet):
+            yield bool(packet[at] & 0x80) or bool(packet[at] & 0x10)
+        at += length
 
 
 def open_file(path: Path) -> Any:
@@ -120,7 +198,7 @@ def open_file(path: Path) -> Any:
         # As a file: FFmpeg would take `http:` or `concat:` in a name for another protocol.
         return av.open(f"file:{path}", metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError) as error:
-        raise CannotOpen("not a video that decord or PyAV can open") from error
+        raise CannotOpen("not a video that FFmpeg can open") from error
 
 
 def video_stream(container: Any) -> Any:
@@ -129,5 +207,5 @@ def video_stream(container: Any) -> Any:
     if stream is None:
         raise CannotOpen("holds no frames")
     if stream.codec_context is None:
-        raise CannotOpen("holds a stream of a kind that neither decord nor PyAV knows")
+        raise CannotOpen("holds a stream of a kind that FFmpeg does not know")
     return stream

@@ -1,7 +1,7 @@
 """Decoding in another process, with a deadline and a limit of memory.
 
-decord can hang for ever on a file that lies about its length, holding Python's lock; native code
-can crash on a broken one; and a small file can ask for much memory. In a process of its own, each
+Native code can hang for ever on a file that lies about its length, holding Python's lock; it can
+crash on a broken one; and a small file can ask for much memory. In a process of its own, each
 of these costs one clip. The process lives on from clip to clip, as starting one takes longer than
 most clips do.
 
@@ -63,7 +63,7 @@ class DecodeProcess:
         timeout: float = DECODE_TIMEOUT,
         crop: bool = True,
         kept: int = 1,
-        decoder: Decoder = "decord",
+        decoder: Decoder = "auto",
     ) -> None:
         self.frames = frames
         self.size = size

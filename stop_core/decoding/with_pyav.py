@@ -1,11 +1,12 @@
-"""Reading frames with PyAV: where decord is not there, cannot read the stream or is not wanted.
+"""Reading frames with PyAV, which is FFmpeg: numbered, turned and coloured as `ffmpeg -i` does.
 
-Of H.264 only what the wanted pictures need is decoded. A picture that no other refers to, which is
-about half of what an encoder makes by default, is passed over unless it is wanted; so is whatever
-follows the last wanted picture before an IDR picture, which nothing after it looks back beyond.
-The wanted pictures are the same without these.
+Only what the wanted pictures need is decoded: what follows the last wanted picture before the next
+key frame that needs nothing before it is passed over. Of H.264 so is a picture that no other refers
+to, which is about half of what an encoder makes by default. The wanted pictures are the same
+without these.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,132 +15,173 @@ from typing import Any
 import av
 import av.error
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.codec.context import Flags
+from av.filter import Graph
+from av.sidedata.sidedata import Type as SideData
 from numpy.typing import NDArray
 
-from stop_core.decoding.clip import CannotOpen, DecodeError, refuse_absurd
+from stop_core.decoding.clip import DecodeError, refuse_absurd
+from stop_core.decoding.containers import is_whole
 from stop_core.decoding.packets import look_at_packets, open_file, video_stream
 
+DISPLAY_MATRIX = SideData.DISPLAYMATRIX
 _SKIPPABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 """Containers that tell when each packet is shown."""
+_LONGEST_FRAME = 86400.0  # seconds: some cuts leave a time that is none
+_CODECS = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg"}
+"""Codecs of which packets tell how many frames there are, and where none before is needed."""
 
 
-class FewerFrames(DecodeError):
-    """A stream that was decoded to its end without an error, but has not one frame a packet."""
-
-    def __init__(self, wanted: int, count: int) -> None:
-        super().__init__(f"truncated: {wanted} frames are needed, {count} can be decoded")
-        self.count = count
+class Miscounted(DecodeError):
+    """The frames are not one a packet: `PyavVideo.count` has to count them."""
 
 
 class PyavVideo:
-    """A video file, open in PyAV.
+    """A video file, open in PyAV. Its frames are numbered in the order in which they are shown.
 
-    Frames are numbered in the order in which they are shown, and turned as the file asks for, as
-    decord does.
+    Args:
+        path: the file.
+        claimed: where it ends by its own header; see `claimed_end`.
 
     Raises:
         CannotOpen: if FFmpeg finds no video stream in it.
-        DecodeError: if its pictures are absurdly large, or it cannot be read to its end.
+        DecodeError: if its pictures are absurdly large, or it is truncated or damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, claimed: int = 0) -> None:
+        self.path = path
         with open_file(path) as container:
             stream = video_stream(container)
             refuse_absurd(stream.width or 0, stream.height or 0)
             rate = stream.average_rate or stream.guessed_rate
             self._fps = float(rate or 0)
             self._seconds = float(stream.time_base or 0)
-            announced = stream.frames
-            packets = look_at_packets(container, stream)
-            is_timed = container.format.name in _SKIPPABLE and stream.codec.name == "h264"
-        if not packets.shown:
-            raise CannotOpen("holds no frames")
-        self._packets = packets
-        self._shown = packets.shown
-        # What an edit list cuts off is announced all the same.
-        self.announced = announced if not packets.cut and packets.are_pictures else 0
-        # What tells a wanted picture from the others is when it is shown.
-        self._can_skip = (
-            is_timed
-            and packets.are_pictures
-            and not packets.cut
-            and 0 in packets.beginnings
-            and packets.are_timed
-            and packets.are_complete
-            and len(set(packets.stamps)) == len(packets.shown)
-            and packets.are_in_order(packets.beginnings)
-        )
-        self.is_counted = not packets.are_pictures
-        """Whether the frames were counted as they were decoded, and not by their packets."""
-        if self.is_counted:
-            self._shown = self._decoded()
-            if not self._shown:
-                raise CannotOpen("holds no frames")
-        self.num_frames = len(self._shown)
+            self.codec: str = stream.codec.canonical_name
+            self.packets = look_at_packets(container, stream)
+            self.can_skip = (
+                self.packets.can_skip
+                and container.format.name in _SKIPPABLE
+                and self.codec in _CODECS
+            )
+            if not is_whole(container, stream, path.stat().st_size, claimed):
+                raise DecodeError("truncated: pictures are missing at the end of the file")
+        self._shown = self.packets.shown
+        self._is_counted = False
+        if not self.packets.are_pictures:
+            self.count()
         self.decoder = f"PyAV {av.__version__}"
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the whole video."""
+        return len(self._shown)
+
+    def count(self) -> None:
+        """Counts the frames by decoding all of them.
+
+        Raises:
+            DecodeError: if the file is damaged.
+        """
+        self._is_counted, self.can_skip = True, False
+        with self._opened() as container:
+            try:
+                frames = self._all_frames(container)
+                self._shown = [(frame.pts, frame.duration or 0) for _, frame in frames]
+            except av.error.FFmpegError as error:
+                raise DecodeError("damaged: a packet that cannot be decoded") from error
+        found, packets = len(self._shown), len(self.packets.shown)
+        if found < self.packets.least:
+            raise DecodeError(f"damaged: {found} of {packets} frames can be decoded")
+
+    def first_frame(self) -> Any:
+        """Returns PyAV's own frame; DecodeError if it cannot be decoded."""
+        with self._opened() as container:
+            try:
+                return next(self._all_frames(container))[1]
+            except av.error.FFmpegError as error:
+                raise DecodeError("damaged: a packet that cannot be decoded") from error
 
     def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yields (position in `index`, [1, H, W, 3]) until all are there; `index` must increase.
 
         It may begin anew, at position 0, where a stream is found to need all of its packets.
+
+        Raises:
+            Miscounted: if the number of frames was a wrong guess.
+            DecodeError: if the file is damaged.
         """
-        wanted: _Wanted | None = None
-        if self._can_skip:
-            wanted = _Wanted(self._packets.stamps, self._packets.beginnings, index)
-        reformatter, position, number = VideoReformatter(), 0, -1
+        convert, position, wanted = _Conversion(), 0, None
+        if self.can_skip:
+            wanted = _Wanted(self.packets.stamps, self.packets.beginnings, index)
+        number = -1
         with self._opened() as container:
             try:
-                stream = video_stream(container)
-                for number, frame in _frames(container, stream, wanted, self._packets.begins_amid):
+                frames = wanted.frames(container) if wanted else self._all_frames(container)
+                for number, frame in frames:
+                    convert.notice(frame)
                     if frame.is_corrupt:
                         raise DecodeError("damaged: frames that cannot be decoded")
-                    if number == index[position]:
-                        yield position, _picture(frame, reformatter)[None]
+                    if position < len(index) and number == index[position]:
+                        yield position, convert(frame)[None]
                         position += 1
-                        if position == len(index):
-                            return
+                    # Otherwise the rest is decoded to be counted.
+                    if position == len(index) and (wanted or self._is_counted):
+                        return
             except av.error.FFmpegError as error:
                 if wanted is None:
                     raise DecodeError("damaged: a packet that cannot be decoded") from error
         if wanted is None:
-            raise FewerFrames(int(index[-1]) + 1, number + 1)
+            if number + 1 != self.num_frames:
+                raise Miscounted(f"damaged: {number + 1} of {self.num_frames} frames are there")
+            return
         # Its times do not lead to its pictures, or those need more than they should.
-        self._can_skip = False
+        self.can_skip = False
         yield from self.pictures(index)
 
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """Seconds from the first frame shown to each frame, [num_frames]."""
+        stamps = sorted(stamp for stamp, _ in self._shown if stamp is not None)
+        times = (np.array(stamps, np.float64) - min(stamps, default=0)) * self._seconds
+        if len(times) < self.num_frames or (np.diff(times) > _LONGEST_FRAME).any():
+            return np.arange(self.num_frames) / self._fps
+        return times
+
     def clock(self, index: NDArray[np.int32]) -> tuple[float, NDArray[np.float32], float]:
-        """Returns frames a second, the time of each frame and the duration, in seconds."""
+        """Returns frames a second, `times` of the frames of `index`, and the duration."""
         if not 0 < self._fps < 1e6:
             raise DecodeError(f"damaged: {self._fps} frames a second")
-        if any(stamp is None for stamp, _ in self._shown):
-            times = (index / self._fps).astype(np.float32)
-            return self._fps, times, self.num_frames / self._fps
-        shown = sorted(self._shown)
-        start = np.array([stamp for stamp, _ in shown], dtype=np.float64) * self._seconds
-        duration = start[-1] - start[0] + shown[-1][1] * self._seconds
-        return self._fps, start[index].astype(np.float32), float(duration)
+        last = max(self._shown, key=lambda shown: -1 if shown[0] is None else shown[0])
+        length = last[1] * self._seconds if last[0] is not None else 0
+        times = self.times
+        duration = float(times[-1]) + (length or 1 / self._fps)
+        return self._fps, times[index].astype(np.float32), duration
 
     def _opened(self) -> Any:
         """Returns the file, open, its pictures ready to be decoded."""
-        container = open_file(self._path)
+        container = open_file(self.path)
         stream = video_stream(container)
         stream.thread_count = 1
         # An error is an error: without this, FFmpeg fills what it could not decode.
         stream.codec_context.options = {"err_detect": "explode"}
+        # Otherwise FFmpeg rounds what is cropped on the left.
+        stream.codec_context.flags |= Flags.unaligned
         return container
 
-    def _decoded(self) -> list[tuple[int | None, int]]:
-        """Returns what `_shown` is, from the pictures themselves."""
-        with self._opened() as container:
+    def _all_frames(self, container: Any) -> Iterator[tuple[int, Any]]:
+        """Yields every frame in the order in which they are shown, with its number."""
+        number = 0
+        for packet in container.demux(video_stream(container)):
             try:
-                frames = _frames(
-                    container, video_stream(container), None, self._packets.begins_amid
-                )
-                return [(frame.pts, frame.duration or 0) for _, frame in frames]
-            except av.error.FFmpegError as error:
-                raise DecodeError("damaged: a packet that cannot be decoded") from error
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                # What refers to pictures that are not there is no part of the video.
+                if self.packets.begins_amid and not number:
+                    continue
+                raise
+            for frame in frames:
+                yield number, frame
+                number += 1
 
 
 class _Wanted:
@@ -157,51 +199,107 @@ class _Wanted:
         shown = sorted(packets)
         self.numbers = {shown[number]: number for number in index}
         """Of the wanted pictures, by the time at which they are shown."""
-        self.needed: set[int] = set()
-        """When the pictures are shown whose packets the decoder has to see."""
+        self.needed: set[int] = {packets[0]}
+        """When the pictures are shown whose packets the decoder has to see. The first one may say
+        how all are to be turned."""
+        self._keys: set[int] = set()
         for begin, end in pairwise([*beginnings, len(packets)]):
             hits = [at for at in range(begin, end) if packets[at] in self.numbers]
             if hits:
+                self._keys.add(packets[begin])
                 self.needed.update(packets[begin : hits[-1] + 1])
 
+    def frames(self, container: Any) -> Iterator[tuple[int, Any]]:
+        """Yields frames in the order in which they are shown, each with its number in the video.
 
-def _frames(
-    container: Any, stream: Any, wanted: _Wanted | None, begins_amid: bool = False
-) -> Iterator[tuple[int, Any]]:
-    """Yields frames in the order in which they are shown, each with its number in the video.
-
-    Args:
-        container: the file.
-        stream: its pictures.
-        wanted: others may be left out, and have no number (-1). None decodes all.
-        begins_amid: whether what cannot be decoded before the first frame is no damage.
-    """
-    if wanted is None:
-        number = 0
+        Those that are not wanted may be left out, and have no number (-1). It ends early where
+        the packets turn out to be something else than they seemed.
+        """
+        stream = video_stream(container)
+        context, last = stream.codec_context, None
+        has_disposable = stream.codec.canonical_name == "h264"
         for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.error.FFmpegError:
-                if begins_amid and not number:
-                    continue
-                raise
-            for frame in frames:
-                yield number, frame
-                number += 1
-        return
-    context, last = stream.codec_context, None
-    for packet in container.demux(stream):
-        if packet.size and packet.pts not in wanted.needed:
-            continue
-        context.skip_frame = "DEFAULT" if packet.pts in wanted.numbers else "NONREF"
-        for frame in packet.decode():
-            if frame.pts is None or (last is not None and frame.pts <= last):
-                return  # the times are not those of the pictures
-            last = frame.pts
-            yield wanted.numbers.get(frame.pts, -1), frame
+            if packet.size and packet.pts not in self.needed:
+                continue
+            if has_disposable:
+                context.skip_frame = "DEFAULT" if packet.pts in self.numbers else "NONREF"
+            for frame in packet.decode():
+                if frame.pts is None or (last is not None and frame.pts <= last):
+                    return
+                if frame.pts in self._keys and not frame.key_frame:
+                    return
+                last = frame.pts
+                yield self.numbers.get(frame.pts, -1), frame
 
 
-def _picture(frame: Any, reformatter: VideoReformatter) -> NDArray[np.uint8]:
-    """Returns [H, W, 3], turned by the rotation that the file asks for."""
-    picture = reformatter.reformat(frame, format="rgb24").to_ndarray().astype(np.uint8, copy=False)
-    return np.ascontiguousarray(np.rot90(picture, k=round(frame.rotation / 90) % 4))
+class _Conversion:
+    """Turns frames as their file asks, and makes RGB of them, with the filters of FFmpeg."""
+
+    def __init__(self) -> None:
+        self._matrix: bytes | None = None
+        self._kind: tuple[Any, ...] = ()
+        self._graph = Graph()
+
+    def notice(self, frame: Any) -> None:
+        """Takes the display matrix of a frame. It holds until another frame has one.
+
+        That of a container is with every frame, that of a stream with the first of a sequence.
+        """
+        if matrix := frame.side_data.get(DISPLAY_MATRIX):
+            self._matrix = bytes(matrix)
+
+    def __call__(self, frame: Any) -> NDArray[np.uint8]:
+        """Returns [H, W, 3].
+
+        Raises:
+            DecodeError: if it is absurdly large, or FFmpeg cannot convert its colours.
+        """
+        size, colours = (frame.width, frame.height), (int(frame.colorspace), int(frame.color_range))
+        kind = (size, frame.format.name, colours, self._matrix)
+        refuse_absurd(*size)
+        try:
+            if kind != self._kind:
+                self._kind, self._graph = kind, _graph(*kind)
+            self._graph.vpush(frame)
+            picture = self._graph.vpull().to_ndarray()
+        except av.error.FFmpegError as error:
+            raise DecodeError(f"its colours ({kind[1]}) cannot be converted to RGB") from error
+        return picture.astype(np.uint8, copy=False)
+
+
+def _graph(
+    size: tuple[int, int], pixels: str, colours: tuple[int, int], matrix: bytes | None
+) -> Graph:
+    graph = Graph()
+    graph.threads = 1
+    source = graph.add(
+        "buffer",
+        video_size=f"{size[0]}x{size[1]}",
+        pix_fmt=pixels,
+        time_base="1/1000",
+        colorspace=str(colours[0]),
+        range=str(colours[1]),
+    )
+    turns = [graph.add(*filter) for filter in _turns(matrix)]
+    graph.link_nodes(source, *turns, graph.add("format", "rgb24"), graph.add("buffersink"))
+    graph.configure()
+    return graph
+
+
+def _turns(matrix: bytes | None) -> list[tuple[str, str]]:
+    """Returns the filters with which FFmpeg obeys a display matrix, as its own program chooses."""
+    if matrix is None:
+        return []
+    a, b, _, c, d = memoryview(matrix).cast("i").tolist()[:5]
+    across, down = math.hypot(a, c), math.hypot(b, d)
+    if not across or not down:
+        return []
+    match round(math.degrees(math.atan2(b / down, a / across))) % 360:
+        case 0 | 180:
+            return [("hflip", "")] * (a < 0) + [("vflip", "")] * (d < 0)
+        case 90:
+            return [("transpose", "cclock_flip" if c > 0 else "clock")]
+        case 270:
+            return [("transpose", "clock_flip" if c < 0 else "cclock")]
+        case angle:
+            return [("rotate", f"{angle}*PI/180")]

@@ -67,13 +67,13 @@ def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
     }
     assert stages == {
         f"wave/{missing.stem}": ("find", "no such file"),
-        f"wave/{junk.stem}": ("decode", "not a video that decord or PyAV can open"),
+        f"wave/{junk.stem}": ("decode", "not a video that FFmpeg can open"),
         f"wave/{cut.stem}": ("decode", "truncated"),
     }
     text = summary(config, manifest)
     assert "truncated: 1" in text
     assert str(tmp_path / "cache/failures.parquet") in text
-    assert f"wave/{junk.name}: not a video that decord or PyAV can open" in text
+    assert f"wave/{junk.name}: not a video that FFmpeg can open" in text
     assert "python pipelines/train.py" in text.splitlines()[-1]
     assert "Traceback" not in capfd.readouterr().err
 

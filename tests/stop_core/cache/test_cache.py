@@ -228,7 +228,7 @@ def test_bad_videos_become_failures_with_a_reason(hmdb51_root: Path, tmp_path: P
     assert failures == {
         clips[0].video_id: ("find", "no such file"),
         clips[1].video_id: ("decode", "the file is empty"),
-        clips[2].video_id: ("decode", "not a video that decord or PyAV can open"),
+        clips[2].video_id: ("decode", "not a video that FFmpeg can open"),
         clips[5].video_id: ("decode", "truncated"),
     }
     assert manifest.failures == 4
@@ -252,18 +252,22 @@ def test_a_shard_without_any_clip_leaves_no_file(hmdb51_root: Path, tmp_path: Pa
 
 def test_the_decoder_that_is_asked_for_serves_every_row(hmdb51_root: Path, tmp_path: Path) -> None:
     usual, selection = _config(_selection(hmdb51_root)), _selection(hmdb51_root)
-    alone = replace(usual, decoder="pyav")
-    _make(tmp_path / "cache", hmdb51_root, decoder="pyav")
-    rows = pyarrow.dataset.dataset(tmp_path / "cache/data").to_table(columns=["decoder"])
-    assert all(served.startswith("PyAV") for served in rows["decoder"].to_pylist())
-    assert CacheConfig.from_dict(json.loads(json.dumps(alone.to_dict()))) == alone
-    assert "--decoder pyav" in alone.command("DIR")
-    with pytest.raises(ValueError, match="decoder is pyav there and decord here"):
-        CacheJob.open(tmp_path / "cache", usual, selection.clips)
+    for decoder in ("pyav", "decord"):
+        other = replace(usual, decoder=decoder)
+        cache = tmp_path / decoder
+        _make(cache, hmdb51_root, decoder=decoder)
+        rows = pyarrow.dataset.dataset(cache / "data").to_table(columns=["decoder"])
+        # What decord may find other frames of, as in AVI, PyAV serves.
+        assert all(served.startswith("PyAV") for served in rows["decoder"].to_pylist())
+        assert CacheConfig.from_dict(json.loads(json.dumps(other.to_dict()))) == other
+        assert f"--decoder {decoder}" in other.command("DIR")
+        with pytest.raises(ValueError, match=f"decoder is {decoder} there and auto here"):
+            CacheJob.open(cache, usual, selection.clips)
 
 
-def test_a_cache_of_before_there_was_a_choice_stays_as_it_is(hmdb51_root: Path) -> None:
+def test_a_cache_without_a_choice_was_made_with_the_default(hmdb51_root: Path) -> None:
     config = _config(_selection(hmdb51_root))
+    assert config.decoder == "auto"
     assert "decoder" not in config.to_dict()
     assert CacheConfig.from_dict(config.to_dict()) == config
 

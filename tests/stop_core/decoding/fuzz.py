@@ -95,7 +95,7 @@ def mutate(data: bytes, other: bytes, dice: random.Random) -> tuple[str, bytes]:
 
 
 def fuzz(
-    sources: Sequence[Path], count: int, seed: int, timeout: float, wanted: Decoder = "decord"
+    sources: Sequence[Path], count: int, seed: int, timeout: float, wanted: Decoder = "auto"
 ) -> Counter[str]:
     """Decodes `count` mutants; returns how often each thing came of it.
 
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timeout", type=float, default=20)
-    parser.add_argument("--decoder", choices=get_args(Decoder), default="decord")
+    parser.add_argument("--decoder", choices=get_args(Decoder), default="auto")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sources = [*options.files, *write_seeds(Path(folder))]

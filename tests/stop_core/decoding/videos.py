@@ -1,12 +1,14 @@
 """Videos whose frames differ much from each other, and files of them put together anew."""
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext
+from av.container.core import Flags
 
 from stop_core.decoding import Decoder, clip_crop, decode_clip
 
@@ -22,11 +24,17 @@ def write_video(
     codec: str = "libx264",
     options: dict[str, str] = PLAIN,
     container_options: dict[str, str] | None = None,
+    splitter: str | None = None,
 ) -> Path:
-    """Writes FRAMES pictures of a few large squares, of which some change from each to the next."""
+    """Writes FRAMES pictures of a few large squares, of which some change from each to the next.
+
+    With a bitstream filter as `splitter`, what it makes of a packet is stored as several.
+    """
     random = np.random.default_rng(0)
     squares = random.integers(0, 256, (3, 4, 3), np.uint8)
     with av.open(str(path), "w", options=container_options or {}) as container:
+        if splitter is not None:
+            container.flags &= ~Flags.auto_bsf.value  # which would join the packets again
         stream: Any = container.add_stream(codec, rate=25, options=options)
         stream.width, stream.height = 64, 48
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -35,9 +43,23 @@ def write_video(
             squares[row] = random.integers(0, 256, (4, 3), np.uint8)
             squares[:, column] = random.integers(0, 256, (3, 3), np.uint8)
             picture = squares.repeat(16, 0).repeat(16, 1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
+            packets = stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))
+            container.mux(_split(packets, stream, splitter))
+        container.mux(_split(stream.encode(), stream, splitter))
     return path
+
+
+def _split(packets: Iterable[Any], stream: Any, splitter: str | None) -> Iterator[Any]:
+    for packet in packets:
+        if splitter is None:
+            yield packet
+            continue
+        time, base = 1000 * packet.pts, packet.time_base / 1000
+        for part in BitStreamFilterContext(splitter, stream).filter(packet):
+            # A hidden one has a time between those that are shown.
+            part.stream, part.time_base, part.pts, part.dts = stream, base, time, time
+            time += 100
+            yield part
 
 
 def packets_of(path: Path) -> list[Any]:
@@ -87,7 +109,7 @@ def all_frames(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def assert_right(path: Path, frames: int, decoder: Decoder = "decord") -> str:
+def assert_right(path: Path, frames: int, decoder: Decoder = "auto") -> str:
     """Compares what is decoded with the same frames of a run through the whole file.
 
     Returns:
