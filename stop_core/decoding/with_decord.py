@@ -48,17 +48,18 @@ class DecordVideo:
     def __init__(self, video: PyavVideo) -> None:
         if decord is None:
             raise CannotOpen("decord is not installed")
-        packets, frame = video.packets, video.first_frame()
-        self._shape = (frame.height, frame.width, 3)
+        packets = video.packets
         if not (
             video.can_skip
             and video.codec == "h264"
             and packets.beginnings == packets.keys
             and not packets.are_shifted
-            and frame.format.name in _PIXELS
-            and DISPLAY_MATRIX not in frame.side_data
         ):
             raise CannotOpen("decord may find other frames of it")
+        frame = video.first_frame()
+        if frame.format.name not in _PIXELS or DISPLAY_MATRIX in frame.side_data:
+            raise CannotOpen("decord would show its frames otherwise")
+        self._shape = (frame.height, frame.width, 3)
         try:
             # One thread: the pipeline decodes one clip on every core, which is faster than all
             # cores on one clip.

@@ -97,9 +97,11 @@ class PyavVideo:
         """Returns PyAV's own frame; DecodeError if it cannot be decoded."""
         with self._opened() as container:
             try:
-                return next(self._all_frames(container))[1]
+                for _, frame in self._all_frames(container):
+                    return frame
             except av.error.FFmpegError as error:
                 raise DecodeError("damaged: a packet that cannot be decoded") from error
+        raise DecodeError("damaged: no frame of it can be decoded")
 
     def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yields (position in `index`, [1, H, W, 3]) until all are there; `index` must increase.

@@ -57,8 +57,6 @@ def test_a_video_is_turned_and_mirrored_as_its_file_asks(
     source = write_video(tmp_path / "source.mp4", options=CLOSED)
     a, d = (0, 0) if is_transposed else (across, down)
     c, b = (across, down) if is_transposed else (0, 0)
-    if suffix == "mkv" and (a * d - b * c) < 0:
-        pytest.skip("Matroska knows no mirror")
     matrix = [a * _ONE, b * _ONE, 0, c * _ONE, d * _ONE, 0, 0, 0, 1 << 30]
     path = _with_matrix(source, tmp_path / f"clip.{suffix}", matrix)
     for decoder in get_args(Decoder):
