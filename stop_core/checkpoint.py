@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from stop_core.checksums import check_sums, write_sums
 from stop_core.run_state import (
     LAST_PROMPTS,
     ORIGIN,
@@ -30,6 +30,7 @@ AVERAGE = "average.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 BEHAVIOUR = "behaviour.safetensors"
 _TENSORS = (LAST_PROMPTS, BEST_PROMPTS, AVERAGE, BEHAVIOUR, OPTIMIZER)
+_FILES = (*_TENSORS, PROGRESS, ORIGIN)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ class Checkpoint:
     """State of AdamW. Its learning rates are not part of it: they follow from the step."""
 
     def save(self, directory: Path) -> None:
-        """Writes the files of the checkpoint into an existing, private directory."""
+        """Writes the files of the checkpoint into an existing, private directory.
+
+        What else is there is taken to be part of it, and has its sum in the last file as well.
+        """
         save_file(self.prompts, directory / LAST_PROMPTS)
         save_file(self.best_prompts, directory / BEST_PROMPTS)
         save_file(self.average, directory / AVERAGE)
@@ -56,6 +60,7 @@ class Checkpoint:
         save_file(_optimizer_tensors(self.optimizer), directory / OPTIMIZER)
         (directory / PROGRESS).write_text(json.dumps(asdict(self.progress), indent=2))
         (directory / ORIGIN).write_text(json.dumps(asdict(self.origin), indent=2))
+        write_sums(directory)
 
     @classmethod
     def load(cls, directory: Path, param_groups: list[dict[str, Any]]) -> "Checkpoint":
@@ -65,6 +70,7 @@ class Checkpoint:
             ValueError: if a file of the checkpoint is missing or damaged.
         """
         with _readable(directory, ": see whether its disk is failing, or give another one"):
+            check_sums(directory, _FILES)
             progress = read_progress(directory)
             origin = read_origin(directory)
             prompts, best, average, behaviour, optimizer = (
@@ -75,18 +81,15 @@ class Checkpoint:
 
 
 def check_whole(directory: Path) -> None:
-    """Reads of every file of a checkpoint as much as tells whether it is all there.
+    """Compares every file of a checkpoint with its sum.
 
     Raises:
         ValueError: as `Checkpoint.load`.
     """
     with _readable(directory):
+        check_sums(directory, _FILES)
         read_progress(directory)
         read_origin(directory)
-        for name in _TENSORS:
-            # Its header says how long the file has to be, and that is checked.
-            with safe_open(directory / name, framework="pt"):
-                pass
 
 
 @contextmanager
