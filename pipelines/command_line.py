@@ -14,6 +14,8 @@ from typing import Any, NoReturn, TypeVar, cast, get_type_hints
 import tyro
 import yaml
 
+from pipelines.progress import say
+
 T = TypeVar("T")
 
 USAGE_ERROR = 2
@@ -73,7 +75,7 @@ def run(main: Callable[[], object]) -> NoReturn:
         sys.exit(FAILURE)
     except KeyboardInterrupt:
         told = "interrupted; the same command goes on from the last that was complete"
-        print(told, file=sys.stderr)
+        say(told, sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(0)
 
@@ -203,4 +205,4 @@ def _description(config_type: type[Any]) -> str:
 
 def _complain(problem: BaseException) -> None:
     message = str(problem) or type(problem).__name__
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}", sys.stderr)

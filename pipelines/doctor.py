@@ -17,6 +17,7 @@ if __package__ in (None, ""):
 from pipelines.command_line import FAILURE, parse, run
 from pipelines.findings import MARKS, Finding, examined
 from pipelines.output import default_output
+from pipelines.progress import say
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,16 @@ def main(config: Doctor) -> int:
     for finding in findings(config):
         found.append(finding)
         if not config.json:
-            print(describe(finding), flush=True)
+            say(describe(finding))
     failures = sum(finding.status == "failure" for finding in found)
     warnings = sum(finding.status == "warning" for finding in found)
     if config.json:
         values = {"healthy": failures == 0, "findings": [asdict(finding) for finding in found]}
-        print(json.dumps(values, indent=2))
+        say(json.dumps(values, indent=2))
     elif failures or warnings:
-        print(f"\n{failures} failures, {warnings} warnings among {len(found)} findings")
+        say(f"\n{failures} failures, {warnings} warnings among {len(found)} findings")
     else:
-        print(f"\nall {len(found)} findings are well")
+        say(f"\nall {len(found)} findings are well")
     return FAILURE if failures else 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -118,7 +119,7 @@ def _export(folder: Path, config: ExportConfig) -> None:
         shutil.rmtree(staging, ignore_errors=True)
     say(f"exported to {out}")
     if config.to == "mlflow":
-        say(f"serve it: mlflow models serve --env-manager local -m {out}")
+        say(f"serve it: mlflow models serve --env-manager local -m {shlex.quote(str(out))}")
 
 
 def _usual_place(config: ExportConfig) -> Path:
@@ -138,7 +139,7 @@ def _register(folder: Path, config: ExportConfig, name: str) -> None:
     say(f"registered as version {version} of {name}")
     say(
         f"serve it: MLFLOW_TRACKING_URI={tracking_uri(config.output)} "
-        f"mlflow models serve --env-manager local -m {uri}"
+        f"mlflow models serve --env-manager local -m {shlex.quote(uri)}"
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipelines.progress import say
 from stop_core.cache.files import LOCK
 
 
@@ -17,6 +18,6 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             # Not where the rows of a prediction go.
-            print(f"another process works in {folder}; waiting until it ends", file=sys.stderr)
+            say(f"another process works in {folder}; waiting until it ends", sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.command_line import RunError
+from pipelines.progress import say
 
 if TYPE_CHECKING:  # seconds, which --help need not take
     from stop_core.model_folder import TrainedModel
@@ -160,7 +161,7 @@ def _folder(checkpoint: Path, output: Path) -> Path:
             f"{checkpoint}; give the folder of the one that you mean: "
             + ", ".join(map(str, newest.values()))
         )
-    print(f"the model is that of {folder}", file=sys.stderr)  # not where rows and hits go
+    say(f"the model is that of {folder}", sys.stderr)  # not where rows and hits go
     return folder.resolve()
 
 

@@ -8,6 +8,7 @@ The same command goes on after an interruption, and returns at once when there i
 """
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from pipelines.command_line import RunError, parse, run
 from pipelines.folder_lock import alone_in
 from pipelines.output import default_output
 from pipelines.preprocessing import Progress, decode_shards
+from pipelines.progress import say
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan
 from stop_core.cache.config import Compression, Crop
 from stop_core.cache.job import read_failures
@@ -41,6 +43,7 @@ from stop_core.datasets import (
 from stop_core.decoding import LONGEST_SIDE, Decoder
 from stop_core.decoding.process import DECODE_TIMEOUT
 from stop_core.outline import outlined
+from stop_core.outside_text import in_line
 from stop_core.storage import StoragePath, storage_path
 from stop_core.tiny.shipped import TINY, TINY_TOWERS
 
@@ -282,7 +285,7 @@ def _missing(selection: Selection, root: Path) -> set[str]:
 def _reasons(failures: Sequence[Failure]) -> str:
     """Counts the failures by their reason, the most frequent first."""
     counts = count_reasons(failures).most_common()
-    return ", ".join(f"{reason}: {count}" for reason, count in counts)
+    return ", ".join(f"{in_line(reason)}: {count}" for reason, count in counts)
 
 
 def summary(config: PreprocessConfig, manifest: Manifest) -> str:
@@ -299,7 +302,8 @@ def summary(config: PreprocessConfig, manifest: Manifest) -> str:
             f"failed    {manifest.failures} clips ({_reasons(failures)}): see "
             f"{cache / 'failures.parquet'}"
         )
-        lines += [f"          {one.source_path}: {one.error}" for one in failures[:_SHOWN_FAILURES]]
+        shown = (f"{one.source_path}: {one.error}" for one in failures[:_SHOWN_FAILURES])
+        lines += [f"          {in_line(text)}" for text in shown]
         if len(failures) > _SHOWN_FAILURES:
             lines.append(f"          and {len(failures) - _SHOWN_FAILURES} more")
     lines.append(f"cache     {cache}  (data hash {manifest.data_hash[:12]})")
@@ -317,8 +321,9 @@ def _kind(manifest: Manifest) -> str:
 def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
     """A training that fits the cache; empty if none of the towers that are known here does."""
     _, size = config.shape
+    where = shlex.join(["--cache", str(cache)])
     if config.entry.generate is not None:
-        command = f"python pipelines/train.py --config sweeps/recipes/motion.yaml --cache {cache}"
+        command = f"python pipelines/train.py --config sweeps/recipes/motion.yaml {where}"
         fit = [tower.name for tower in TINY_TOWERS.values() if tower.image_size == size]
         if not fit:
             return ""
@@ -326,17 +331,17 @@ def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
         return command + "".join(f" --tower {name}" for name in fit if name != TINY.name)
     fits = size == CLIP_SIZE
     tower = " --tower ViT-B-32-quickgelu --pretrained openai" if fits else ""
-    return f"python pipelines/train.py --cache {cache}{tower}"
+    return f"python pipelines/train.py {where}{tower}"
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(line, sys.stderr)
 
 
 def main() -> None:
     """Runs the command line."""
     config = parse(PreprocessConfig)
-    run(lambda: print(check(config) if config.check else summary(config, preprocess(config))))
+    run(lambda: say(check(config) if config.check else summary(config, preprocess(config))))
 
 
 if __name__ == "__main__":

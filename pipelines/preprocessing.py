@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.command_line import RunError
+from pipelines.progress import console
 from pipelines.ray_session import start_ray
 from stop_core.cache import CacheConfig, CacheJob, ShardPlan, write_shard
 from stop_core.decoding.process import DECODE_TIMEOUT
@@ -111,15 +112,13 @@ class Progress:
     """How far the clips have come: a bar on a terminal, elsewhere a line about every 10 seconds."""
 
     def __init__(self, total: int, interval: float = 10.0) -> None:
-        from rich.console import Console
-
         self.total = total
         self.clips = 0
         self.failures = 0
         self._interval = interval
         self._last = time.monotonic()
         self._first: tuple[float, int] | None = None
-        self._console = Console(stderr=True)
+        self._console = console(stderr=True)
 
     def follow(self, shards: Iterator[ShardDone]) -> None:
         """Takes shards as they are complete, until there are no more."""
@@ -161,8 +160,7 @@ class Progress:
         minutes, seconds = divmod(round((self.total - self.clips) / rate), 60)
         self._console.print(
             f"decoded {self.clips} of {self.total} clips, {self.failures} failed, "
-            f"{rate:.0f} clips/s, about {minutes}:{seconds:02d} left",
-            highlight=False,
+            f"{rate:.0f} clips/s, about {minutes}:{seconds:02d} left"
         )
 
 

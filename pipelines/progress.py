@@ -2,13 +2,18 @@
 
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from stop_core.outside_text import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_WRITES = 0.5
@@ -85,6 +90,28 @@ def told(describe: Callable[[], str | None]) -> Iterator[None]:
         teller.join()
 
 
-def say(line: str) -> None:
-    """Prints one line at once."""
-    print(line, flush=True, file=sys.stdout)
+def say(text: str = "", file: TextIO | None = None) -> None:
+    """Prints a line, or several, at once: the only way to the terminal but for `console`.
+
+    Args:
+        text: may hold what comes from outside; its control characters are made visible.
+        file: default: stdout.
+    """
+    print(visible(text), flush=True, file=file)
+
+
+def console(width: int | None = None, *, stderr: bool = False) -> "Console":
+    """The terminal for tables; whatever is no terminal is `width` characters wide.
+
+    Nothing in a text is markup, a link or a control sequence.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    class Literal(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(visible(text), **options)
+
+    plain = {"markup": False, "emoji": False, "highlight": False, "stderr": stderr}
+    terminal = Literal(**plain)
+    return terminal if width is None or terminal.is_terminal else Literal(width=width, **plain)

@@ -11,6 +11,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.commands import GROUPS, commands
+from pipelines.progress import say
 
 _USAGE_ERROR = 2
 
@@ -20,13 +21,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
-        print(usage())
+        say(usage())
         sys.exit(0 if arguments else _USAGE_ERROR)
     if name == "--version":
-        print(version())
+        say(version())
         sys.exit(0)
     if name not in commands():
-        print(f"error: {unknown(name)}", file=sys.stderr)
+        say(f"error: {unknown(name)}", sys.stderr)
         sys.exit(_USAGE_ERROR)
     _run(name, arguments[1:])
 

@@ -17,6 +17,7 @@ from pipelines.sweep_search import Search
 from pipelines.training_result import TrainingResult
 from pipelines.training_run import TrainingRun
 from stop_core.cache.files import write_whole
+from stop_core.outside_text import csv_text
 
 CONFIRMATION = "confirmation.csv"
 
@@ -59,7 +60,7 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
     frame = pd.DataFrame(
         [{"trial": result.best.name, "seed": one.seed, **one.metrics} for one in done]
     )
-    write_whole(search.folder / CONFIRMATION, frame.to_csv(index=False))
+    write_whole(search.folder / CONFIRMATION, csv_text(frame))
     for name in frame:
         if "/" in name:
             mean, spread = frame[name].mean(), frame[name].std(ddof=1)

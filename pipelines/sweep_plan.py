@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 import ray
-from rich.console import Console
 from rich.table import Table
 
 from pipelines.command_line import RunError
 from pipelines.failures import root_cause
-from pipelines.progress import say
+from pipelines.progress import console, say
 from pipelines.ray_session import start_ray
 from pipelines.sweep_draw import draw, planned
 from pipelines.sweep_search import Search
@@ -50,7 +49,7 @@ def print_plan(search: Search) -> None:
     for trial in trials:
         values = (short(trial.drawn[n]) if n in trial.drawn else "" for n in names)
         shown.add_row(trial.name, str(trial.seed), *values)
-    Console(width=None if Console().is_terminal else 160).print(shown)
+    console(160).print(shown)
     if unknown:
         say(f"and {unknown} more, which TPE draws from the results of those before")
     _print_cost(search, trials, len(trials) + unknown)

@@ -119,6 +119,8 @@ def _summarise(result: TrainingResult, config: TrainConfig) -> None:
     for name, value in sorted(result.metrics.items()):
         if "/" in name:
             say(f"  {name:<18} {value:.4f}")
+    for problem in result.problems:
+        say(f"note: {problem}")
     say(f"prompts, predictions and settings: {result.folder}")
     say(f"all runs: {ui_command(config.output)}")
 

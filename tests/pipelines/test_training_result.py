@@ -4,9 +4,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from pipelines.training_result import TrainingResult
 from pipelines.training_worker import PREDICTIONS
 from stop_core.experiment import ExperimentConfig
+from stop_core.model_files import RESULT
 from tests.pipelines.fake_results import recognised
 
 
@@ -20,3 +23,18 @@ def test_a_training_is_remembered_where_it_lies_after_its_output_has_moved(tmp_p
     assert remembered == replace(result, folder=str(folder), reused=True)
     assert (folder / PREDICTIONS).is_file()
     assert TrainingResult.load(before) is None
+
+
+def test_a_result_that_was_changed_is_not_remembered(tmp_path: Path) -> None:
+    result = recognised(ExperimentConfig(), [True, False], tmp_path)
+    result.save()
+    path = Path(result.folder) / RESULT
+    whole = path.read_text()
+    changed = [whole.replace("0.5", "0.6", 1), whole[:-9], "[]", "{}"]
+    assert whole not in changed
+    for text in changed:
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"result\.json is not as it was written .*delete it"):
+            TrainingResult.load(Path(result.folder))
+    path.write_text(whole)
+    assert TrainingResult.load(Path(result.folder)) == replace(result, reused=True)
