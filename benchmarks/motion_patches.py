@@ -4,7 +4,7 @@ Evaluates the validation clips again and again with one trained model, and lets 
 their spatial prompts each time: the most heavily weighted ones, those of the marked object, those
 of the other objects that stand still. docs/findings.md has what it printed.
 
-    python benchmarks/motion_patches.py --run outputs/runs/motion1-stop-seed0-...
+    python benchmarks/motion_patches.py --run outputs/runs/motion-stop-seed0-...
 
 Shapes: N clips, B of a batch, T frames, P patches of a frame, O static objects, D channels, C
 classes, E of the joint space.

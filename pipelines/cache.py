@@ -19,13 +19,14 @@ import tyro
 from rich.table import Table
 
 from pipelines.command_line import RunError, parse, run
-from pipelines.progress import console, say
+from pipelines.progress import console, print_result
 from stop_core.cache import FrameCache, Manifest
 from stop_core.cache.contact_sheet import contact_sheet, evenly
 from stop_core.cache.export import Codec, Format, Part, export
 from stop_core.cache.files import appearing
 from stop_core.cache.summary import Summary, summarise
 from stop_core.cache.verification import verify
+from stop_core.datasets.registry import division
 from stop_core.outside_text import in_line
 from stop_core.storage import storage_path
 
@@ -61,14 +62,14 @@ class Verify:
         checked = list(verify(path))
         problems = [problem for problem in checked if problem is not None]
         for problem in problems:
-            say(problem.found)
+            print_result(problem.found)
         if problems:
             raise RunError(
                 f"{len(problems)} of {len(checked)} files of {self.cache} are damaged: delete them "
                 "and manifest.json, and make them again with "
                 f"`{Manifest.load(path).config.command(self.cache)}`"
             )
-        say(f"{self.cache}: all {len(checked)} files are as they were made")
+        print_result(f"{self.cache}: all {len(checked)} files are as they were made")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Export:
         """Exports, and tells how much."""
         part = Part(self.splits, self.classes, self.limit)
         count = export(storage_path(self.cache), part, self.to, self.format, self.compression)
-        say(f"exported {count} clips to {self.to}")
+        print_result(f"exported {count} clips to {self.to}")
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Sheet:
         sheet = contact_sheet(clips, evenly(len(clips), self.clips), self.frames)
         with appearing(self.to) as staging:
             sheet.save(staging, format="PNG")
-        say(f"drew {min(len(clips), self.clips)} of {len(clips)} clips to {self.to}")
+        print_result(f"drew {min(len(clips), self.clips)} of {len(clips)} clips to {self.to}")
 
 
 Command = (
@@ -156,7 +157,7 @@ def _print_summary(summary: Summary, cache: str) -> None:
     shown = f"{config.frames} frames of {config.size} px, "
     shown += "square" if config.crop == "center" else "whole (short side)"
     lines = [
-        f"dataset      {manifest.dataset}, fold {manifest.fold}",
+        f"dataset      {division(manifest.dataset, manifest.fold)}",
         f"clips        {_counted(Counter(manifest.counts))}",
         f"frames       {shown}, compression {config.compression}",
         f"size         {summary.data_bytes / 1e6:,.1f} MB in {len(manifest.shards)} shards",
@@ -169,7 +170,7 @@ def _print_summary(summary: Summary, cache: str) -> None:
         lines.append(f"failed       {manifest.failures}: see {cache}/failures.parquet")
         failures = summary.failures.most_common()
         lines += [f"    {count:6} {in_line(reason)}" for reason, count in failures]
-    say("\n".join(lines))
+    print_result("\n".join(lines))
     if summary.classes:
         table = Table("class", *splits, box=None)
         for column in table.columns[1:]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from stop_core.cache import Manifest
 from stop_core.cache.files import write_whole
+from stop_core.datasets.registry import division
 from stop_core.storage import StoragePath
 
 
@@ -59,7 +60,7 @@ class CacheRecord:
         from pipelines.tracking import KEY, open_experiment
 
         experiment = open_experiment(self.output, manifest.dataset)
-        name = f"preprocess {manifest.dataset} fold {manifest.fold}"
+        name = f"preprocess {division(manifest.dataset, manifest.fold)}"
         tags = {"kind": "preprocess", "dataset": manifest.dataset, "data_hash": manifest.data_hash}
         # By its key, the run of an attempt that was killed is found again.
         tags[KEY] = noted["key"]

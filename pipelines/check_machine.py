@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from pipelines.findings import Finding, failure, ok, one_line, warning
+from pipelines.ray_session import LONGEST_TEMP_DIR
 
 _OLDEST_PYTHON = (3, 11)
 _GIB = 1 << 30
@@ -18,6 +19,7 @@ _LITTLE_MEMORY = 4 * _GIB
 _LITTLE_DISK, _NO_DISK = 10 * _GIB, 1 * _GIB
 _RAY_STOPS_SPILLING = 0.95  # Ray's local_fs_capacity_threshold
 _FEW_FILES = 4096  # below that, Ray warns
+_OTHER_TMPDIR = f"set TMPDIR to a larger disk, with a path of at most {LONGEST_TEMP_DIR} bytes"
 _INSTALL = "pip install --constraint constraints.txt --editable ."
 
 
@@ -148,7 +150,7 @@ def check_disks(output: Path) -> Iterator[Finding]:
     """Room and permission where results go, and where Ray keeps what does not fit into memory."""
     for about, wanted, option in (
         ("output folder", output, "choose another --output"),
-        ("temporary folder", Path(tempfile.gettempdir()), "set TMPDIR to a larger disk"),
+        ("temporary folder", Path(tempfile.gettempdir()), _OTHER_TMPDIR),
     ):
         folder = wanted.resolve()
         while not folder.is_dir():

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.findings import Finding, failure, ok, one_line, warning
+from pipelines.ray_session import long_temp_dir, ray_temp_dir
 
 _RAY_PATIENCE = 120.0
 _HEAD_PORTS = (6379, 8265, 10001)  # of `ray start --head`, its dashboard and its clients
@@ -31,6 +32,10 @@ def check_ray() -> Iterator[Finding]:
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
         yield _check_ports()
+        if problem := long_temp_dir():
+            found, _, advice = problem.partition(". ")
+            yield failure("ray sockets", found, advice)
+            return
     yield _check_start(address)
 
 
@@ -63,7 +68,7 @@ def _is_free(port: int) -> bool:
 
 def _check_start(address: str | None) -> Finding:
     about = "ray" if address is None else f"ray at {address}"
-    advice = "see the newest folder in /tmp/ray for its logs; a start needs about 1 GiB of memory"
+    advice = f"see the logs in {ray_temp_dir()}/session_latest; a start needs about 1 GiB of memory"
     if address is not None:
         advice = "see `ray status` on the head, or unset RAY_ADDRESS to start Ray on this machine"
     root = str(Path(__file__).resolve().parents[1])
@@ -114,17 +119,17 @@ def check_mlflow(output: Path) -> Iterator[Finding]:
     try:
         yield _check_server(uri) if uri.startswith("http") else _check_database(uri)
     except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
-        from pipelines.tracking import TRACKING_URI, without_password
+        from pipelines.store_problem import diagnosis
 
-        advice = f"see that it is there and may be written, or set {TRACKING_URI} to another"
-        yield failure(about, f"{without_password(uri)}: {one_line(problem)}", advice)
+        found, advice = diagnosis(uri, problem)
+        yield failure(about, one_line(found), advice)
 
 
 def _check_database(uri: str) -> Finding:
     import sqlalchemy
     from mlflow.store.db.utils import _get_latest_schema_revision, _get_schema_version
 
-    from pipelines.tracking import without_password
+    from pipelines.store_problem import without_password
 
     shown = without_password(uri)
     engine = sqlalchemy.create_engine(uri)
@@ -153,7 +158,8 @@ def _check_server(uri: str) -> Finding:
     """Writes a run and its artifact, and deletes it again."""
     from mlflow import MlflowClient
 
-    from pipelines.tracking import experiment_id, without_password
+    from pipelines.store_problem import without_password
+    from pipelines.tracking import experiment_id
 
     client = MlflowClient(uri)
     run = client.create_run(experiment_id(client, "stop doctor", None), run_name="doctor")

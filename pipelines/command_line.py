@@ -3,6 +3,7 @@
 import atexit
 import gc
 import inspect
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any, NoReturn, TypeVar, cast, get_type_hints
 import tyro
 import yaml
 
+from pipelines.closed_output import ending_with_reader
 from pipelines.progress import say
 
 T = TypeVar("T")
@@ -47,13 +49,14 @@ def parse(
         config_file, arguments = _take_config_option(arguments)
         config_file = config_file or default_file(arguments)
         default = _from_yaml(config_type, config_file) if config_file else None
-        return tyro.cli(
-            config_type,
-            args=_spell_out_flags(config_type, arguments),
-            default=cast(Any, default),
-            description=_description(config_type),
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-        )
+        with ending_with_reader():  # of the help
+            return tyro.cli(
+                config_type,
+                args=_spell_out_flags(config_type, arguments),
+                default=cast(Any, default),
+                description=_description(config_type),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+            )
     except ValueError as problem:
         _complain(problem)
         sys.exit(USAGE_ERROR)
@@ -64,18 +67,19 @@ def run(main: Callable[[], object]) -> NoReturn:
     # Python looks through all objects for garbage once more as it ends: a second, after MLflow.
     atexit.register(gc.freeze)
     try:
-        main()
+        with ending_with_reader():
+            main()
     except (ValueError, OSError, RunError) as problem:
         _complain(problem)
         sys.exit(FAILURE)
     except Exception as problem:
         if type(problem).__module__.partition(".")[0] != "mlflow":
             raise
-        _complain(RunError(f"the MLflow store failed ({problem}); mend it and run this again"))
+        _complain(RunError(_store_problem(problem)))
         sys.exit(FAILURE)
     except KeyboardInterrupt:
-        told = "interrupted; the same command goes on from the last that was complete"
-        say(told, sys.stderr)
+        told = "interrupted; run the same command again to resume from what is complete"
+        say(told)
         sys.exit(INTERRUPTED)
     sys.exit(0)
 
@@ -203,6 +207,13 @@ def _description(config_type: type[Any]) -> str:
     return f"{text}\n\n--config FILE.yaml sets defaults; an option given beside it wins."
 
 
+def _store_problem(problem: Exception) -> str:
+    """What to say of an error of MLflow that no other place has explained."""
+    from pipelines.store_problem import TRACKING_URI, explain
+
+    return explain(os.environ.get(TRACKING_URI) or "sqlite:///OUTPUT/mlflow.db", problem)
+
+
 def _complain(problem: BaseException) -> None:
     message = str(problem) or type(problem).__name__
-    say(f"error: {message}", sys.stderr)
+    say(f"error: {message}")

@@ -17,7 +17,7 @@ import tyro
 from pipelines.command_line import RunError, parse, run
 from pipelines.model_choice import ModelChoice
 from pipelines.output import default_output
-from pipelines.progress import say
+from pipelines.progress import print_result
 from stop_core.outside_text import in_line
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class ExplainConfig:
     model: ModelChoice = field(default_factory=ModelChoice)
     to: Path | None = None
     """The film, .mp4 or .gif; the picture lies beside it, as .png
-    (default: OUTPUT/explained/VIDEO.mp4)."""
+    (default: OUTPUT/explained/VIDEO.mp4, in folders as those that the video is in)."""
     block: int | None = None
     """Which of the prompted blocks, from 1 (default: the last one)."""
     truth: str | None = None
@@ -65,7 +65,14 @@ class ExplainConfig:
     @property
     def film(self) -> Path:
         """Where the film goes."""
-        return self.to or self.output / "explained" / f"{self.video.stem}.mp4"
+        if self.to:
+            return self.to
+        # Below the same folders as the video: others may be called alike.
+        video = self.video.resolve()
+        here = Path.cwd()
+        parts = video.relative_to(here if video.is_relative_to(here) else video.anchor)
+        film = self.output / "explained" / parts
+        return film if film.suffix == ".mp4" else film.with_name(f"{film.name}.mp4")
 
 
 def main(config: ExplainConfig) -> None:
@@ -78,12 +85,12 @@ def main(config: ExplainConfig) -> None:
         raise FileNotFoundError(f"there is no video {config.video}")
     explained = explain_video(config, config.model.found(config.output).load())
     for answer in explained.answers:
-        say(f"{answer.probability:7.1%}  {in_line(answer.label)}")
+        print_result(f"{answer.probability:7.1%}  {in_line(answer.label)}")
     picture = config.film.with_suffix(".png")
     save(draw(explained), picture)
-    say(f"picture: {picture}")
+    print_result(f"picture: {picture}")
     write_film(explained, config.film)
-    say(f"film: {config.film}")
+    print_result(f"film: {config.film}")
 
 
 def explain_video(config: ExplainConfig, trained: "TrainedModel") -> "Explanation":

@@ -17,7 +17,7 @@ if __package__ in (None, ""):  # run as a file: the checkout is not on the path 
 from pipelines.command_line import RunError, parse, run
 from pipelines.model_choice import ModelChoice
 from pipelines.output import default_output
-from pipelines.progress import say
+from pipelines.progress import print_result, say
 from stop_core.model_files import CARD, LABELS, PREPROCESSING, PROVENANCE, RESULT, find_model
 
 Format = Literal["torch", "onnx", "mlflow"]
@@ -117,9 +117,11 @@ def _export(folder: Path, config: ExportConfig) -> None:
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    say(f"exported to {out}")
+    print_result(f"exported to {out}")
     if config.to == "mlflow":
-        say(f"serve it: mlflow models serve --env-manager local -m {shlex.quote(str(out))}")
+        print_result(
+            f"serve it: mlflow models serve --env-manager local -m {shlex.quote(str(out))}"
+        )
 
 
 def _usual_place(config: ExportConfig) -> Path:
@@ -132,14 +134,15 @@ def _usual_place(config: ExportConfig) -> Path:
 
 def _register(folder: Path, config: ExportConfig, name: str) -> None:
     from pipelines.mlflow_model import register
+    from pipelines.store_problem import without_password
     from pipelines.tracking import tracking_uri
 
     version = register(folder, config.output, name, config.alias)
     uri = f"models:/{name}@{config.alias}" if config.alias else f"models:/{name}/{version}"
-    say(f"registered as version {version} of {name}")
-    say(
-        f"serve it: MLFLOW_TRACKING_URI={tracking_uri(config.output)} "
-        f"mlflow models serve --env-manager local -m {shlex.quote(uri)}"
+    print_result(f"registered as version {version} of {name}")
+    uri, store = shlex.quote(uri), shlex.quote(without_password(tracking_uri(config.output)))
+    print_result(
+        f"serve it: MLFLOW_TRACKING_URI={store} mlflow models serve --env-manager local -m {uri}"
     )
 
 

@@ -1,7 +1,6 @@
 """One process at a time in a folder of results."""
 
 import fcntl
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,6 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             # Not where the rows of a prediction go.
-            say(f"another process works in {folder}; waiting until it ends", sys.stderr)
+            say(f"another process works in {folder}; waiting until it ends")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -20,7 +20,7 @@ import tyro
 from pipelines.command_line import RunError, parse, run
 from pipelines.model_choice import ModelChoice
 from pipelines.output import default_output
-from pipelines.progress import say
+from pipelines.progress import print_result
 from pipelines.video_options import DecodeOptions, Workers
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ def main(config: IndexConfig) -> None:
     if failed == len(rows):
         raise RunError(f"no video could be embedded, for example: {rows['error'][0]}")
     write_index(config.folder, rows, IndexInfo(identity, choice.to_dict(), cache))
-    say(f"indexed {len(rows) - failed} videos in {config.folder}")
+    print_result(f"indexed {len(rows) - failed} videos in {config.folder}")
     if failed:
-        say(f"failed  {failed} videos: see {config.folder / 'failures.parquet'}")
-    say(f'next    stop search "what to find" --index {shlex.quote(str(config.folder))}')
+        print_result(f"failed  {failed} videos: see {config.folder / 'failures.parquet'}")
+    print_result(f'next    stop search "what to find" --index {shlex.quote(str(config.folder))}')
 
 
 def _refuse_other_frames(cache: "FrameCache", how: "Preprocessing") -> None:

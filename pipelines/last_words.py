@@ -11,8 +11,8 @@ from functools import cache
 
 _SENTENCE = (
     "error: the process was ended from outside of Python: it was killed, or Ray on this machine "
-    "was (its log is in /tmp/ray/session_latest/logs; a machine that is short of memory is the "
-    "usual reason). What is complete stays; run the same command again to go on"
+    "was (its log is in $TMPDIR/ray/session_latest/logs, or below /tmp; a machine that is short "
+    "of memory is the usual reason). What is complete stays; run the same command again to go on"
 )
 
 

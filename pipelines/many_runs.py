@@ -8,7 +8,7 @@ import ray
 
 from pipelines.command_line import RunError
 from pipelines.failures import root_cause
-from pipelines.progress import say, told
+from pipelines.progress import Pace, say, told
 from pipelines.resources import Resources
 from pipelines.training_result import TrainingResult
 from pipelines.training_run import TrainingRun
@@ -38,9 +38,9 @@ def run_all(jobs: list[Job], resources: Resources, parent: str) -> list[Training
         return outcomes
     # From the end: tables list the cheap baselines first, and a long training that starts last
     # leaves the other CPUs idle.
-    queue, room, started = waiting[::-1], room_for(resources), time.monotonic()
+    queue, room, pace = waiting[::-1], room_for(resources), Pace()
     running: dict[ray.ObjectRef, int] = {}
-    with told(lambda: _line(jobs, running, outcomes, waiting, started)):
+    with told(lambda: _line(jobs, running, outcomes, waiting, pace)):
         while queue or running:
             while queue and len(running) < room:
                 number = queue.pop(0)
@@ -114,16 +114,15 @@ def _line(
     running: "dict[ray.ObjectRef, int]",
     outcomes: list[TrainingResult | str],
     waiting: list[int],
-    started: float,
+    pace: Pace,
 ) -> str:
     """How far all of it is, in one line."""
     done = sum(1 for number in waiting if outcomes[number] != "")
     parts = []
     for number in list(running.values()):
         progress = jobs[number].training.progress_file.read()
-        share = progress.step / progress.total if progress else 0.0
+        share = progress.step / progress.total if progress and progress.total else 0.0
         done += share
         parts.append(f"{jobs[number].label} {share:.0%}")
-    left = (time.monotonic() - started) / done * (len(waiting) - done) if done else None
-    eta = f", about {left:.0f} s left" if left is not None else ""
-    return f"{done:.1f} of {len(waiting)} trainings{eta}: {'; '.join(parts)}"
+    left = pace.left(done, len(waiting)) if done else ""
+    return f"{done:.1f} of {len(waiting)} trainings{left}: {'; '.join(parts)}"

@@ -22,7 +22,8 @@ from mlflow.types.schema import Array, Object, Property
 
 from pipelines.command_line import RunError
 from pipelines.ray_session import ROOT
-from pipelines.tracking import find_run, first_line, open_experiment, tracking_uri
+from pipelines.store_problem import first_line, without_password
+from pipelines.tracking import find_run, open_experiment, tracking_uri
 from stop_core.model_files import FILES, ModelRecord, read_record
 from stop_core.serving import OPTIONS
 
@@ -123,7 +124,8 @@ def register(folder: Path, output: Path, name: str, alias: str | None) -> str:
             client.set_registered_model_alias(name, alias, version.version)
     except MlflowException as problem:
         raise RunError(
-            f"the model could not be registered as {name!r} in {tracking_uri(output)} "
+            f"the model could not be registered as {name!r} in "
+            f"{without_password(tracking_uri(output))} "
             f"({first_line(problem)}); mend the name or the store and run this again"
         ) from problem
     return str(version.version)

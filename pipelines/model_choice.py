@@ -1,8 +1,7 @@
 """Which trained model a command uses: a folder, an MLflow run, or CLIP as it is."""
 
-import json
 import shutil
-import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ if TYPE_CHECKING:  # seconds, which --help need not take
 
 _ARTIFACT = "model"
 _ZERO_SHOT_FRAMES = 12
+_MOST_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class ModelChoice:
 
     checkpoint: Path | None = None
     """Folder of a trained model, or of the training run that has it: outputs/runs/NAME. Or the
-    beginning of NAME: the newest tested training below --output that is called so."""
+    beginning of NAME, if it fits the tested trainings of one method, seed and dataset below
+    --output: the newest of them."""
     run: str | None = None
     """Id of an MLflow run of a training, in the place of --checkpoint."""
     labels: tuple[str, ...] = ()
@@ -127,47 +128,66 @@ class ModelChoice:
 
 
 def _folder(checkpoint: Path, output: Path) -> Path:
-    """The folder itself, that of the run of this name, or of the newest whose name begins so.
+    """The folder itself, that of the run of this name, or of the run whose name begins so.
+
+    Runs that differ in their settings only are repetitions: the newest is taken, and named.
 
     Raises:
-        RunError: if no finished training that has seen the test split is called so, or several
-            of different data are.
+        RunError: if no finished training that was tested is called so, or several that differ in
+            their data, method or seed.
     """
+    from pipelines.training_result import TrainingResult
     from stop_core.model_files import RESULT
 
     if checkpoint.exists() or checkpoint.name != str(checkpoint):
         return checkpoint.resolve()
-    if (output / "runs" / checkpoint).exists():
-        return (output / "runs" / checkpoint).resolve()
-    called = [
-        path
-        for path in (output / "runs").glob(f"*/{RESULT}")
-        if path.parent.name.startswith(f"{checkpoint}-")
-    ]
-    newest: dict[str | None, Path] = {}  # of the tested ones, by the hash of their data
-    for path in sorted(called, key=lambda path: path.stat().st_mtime, reverse=True):
-        result = json.loads(path.read_text())
-        if _is_tested(result):
-            newest.setdefault(result.get("data_hash"), path.parent)
+    runs = output / "runs"
+    if (runs / checkpoint).exists():
+        return (runs / checkpoint).resolve()
+    begun = [one for one in runs.glob("*") if one.name.startswith(checkpoint.name)]
+    # "seed1" is the whole of a part of a name, and only the beginning of "seed10".
+    called = [one for one in begun if one.name.startswith(f"{checkpoint}-")] or begun
+    newest: dict[tuple[object, ...], tuple[float, Path]] = {}
+    unfit = []
+    for folder in sorted(called):
+        result = TrainingResult.load(folder)
+        if result is None:
+            unfit.append(f"{folder.name} is not finished: it has no {RESULT}")
+        elif not _is_tested(result.metrics):
+            unfit.append(f"{folder.name} was not trained (--epochs 0), or not tested")
+        else:
+            key = result.data_hash, result.method, result.seed
+            dated = (folder / RESULT).stat().st_mtime, folder
+            newest[key] = max(dated, newest.get(key, dated))
     if not newest:
         raise RunError(
-            f"there is no folder {checkpoint}, and no finished and tested training in "
-            f"{output / 'runs'} whose name begins so; give the folder that `train` printed"
+            f"there is no folder {checkpoint}, and no trained and tested model in {runs} whose "
+            f"name begins so; give the folder that `train` printed{_listed(unfit)}"
         )
-    folder, *others = newest.values()
+    (_, folder), *others = newest.values()
     if others:
         raise RunError(
-            f"trainings on {len(newest)} different sets of clips have names that begin with "
-            f"{checkpoint}; give the folder of the one that you mean: "
-            + ", ".join(map(str, newest.values()))
+            f"{len(newest)} trainings that differ in their clips, method or seed have names that "
+            f"begin with {checkpoint}; give more of the name"
+            + _listed(sorted(one.name for _, one in newest.values()))
         )
-    say(f"the model is that of {folder}", sys.stderr)  # not where rows and hits go
+    say(f"the model is that of {folder}")  # not where rows and hits go
     return folder.resolve()
 
 
-def _is_tested(result: dict[str, Any]) -> bool:
-    """Whether the test split was looked at; not by a trial of a sweep, which is one of many."""
-    return any(name.startswith("test/") for name in result["metrics"])
+def _listed(lines: Sequence[str]) -> str:
+    """Some lines for the end of a message."""
+    more = [f"and {len(lines) - _MOST_LISTED} more"] if len(lines) > _MOST_LISTED else []
+    return "".join(f"\n  {line}" for line in [*lines[:_MOST_LISTED], *more])
+
+
+def _is_tested(metrics: dict[str, float]) -> bool:
+    """Whether it was trained, and evaluated on the test split, which no trial of a sweep is.
+
+    `--epochs 0` evaluates prompts that no step has changed; a zero-shot model has none to train.
+    """
+    untrained = metrics.get("trainable_parameters") and metrics.get("best_epoch") == 0
+    return not untrained and any(name.startswith("test/") for name in metrics)
 
 
 def _absolute(text: str) -> str:
@@ -186,7 +206,8 @@ def _downloaded(run: str, output: Path) -> Path:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    from pipelines.tracking import first_line, tracking_uri
+    from pipelines.store_problem import explain, first_line, without_password
+    from pipelines.tracking import is_missing, tracking_uri
 
     uri = tracking_uri(output)
     staging = folder.with_name(f".{run}.tmp")
@@ -196,9 +217,12 @@ def _downloaded(run: str, output: Path) -> Path:
         MlflowClient(uri).download_artifacts(run, _ARTIFACT, str(staging))
         (staging / _ARTIFACT).replace(folder)
     except (MlflowException, OSError) as problem:
+        if isinstance(problem, MlflowException) and not is_missing(problem):
+            raise RunError(explain(uri, problem)) from problem
         raise RunError(
-            f"the model of the MLflow run {run} cannot be had from {uri} ({first_line(problem)}); "
-            "see that the run is a finished training of that store, or give --checkpoint"
+            f"{without_password(uri)} has no model of the MLflow run {run} "
+            f"({first_line(problem)}); give the id of a finished training of that store, or "
+            "--checkpoint"
         ) from problem
     finally:
         shutil.rmtree(staging, ignore_errors=True)

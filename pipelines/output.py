@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from stop_core.datasets.registry import division
+
 
 def default_output() -> Path:
     """`outputs` in the working directory; in a Ray job, `stop-outputs` in the home directory.
@@ -12,6 +14,16 @@ def default_output() -> Path:
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return Path.home() / "stop-outputs"
     return Path("outputs")
+
+
+def results_folder(parent: Path, dataset: str, fold: int, rest: str) -> Path:
+    """Where results on a dataset go: `hmdb51-fold1-REST`, or `motion-REST` if it has one fold.
+
+    Results of before 2026-12, when it was called `hmdb511-REST`, are found and continued there.
+    """
+    folder = parent / f"{division(dataset, fold, '-fold')}-{rest}"
+    earlier = parent / f"{dataset}{fold}-{rest}"
+    return earlier if earlier.is_dir() and not folder.is_dir() else folder
 
 
 def is_full(problem: object) -> bool:

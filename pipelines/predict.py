@@ -23,7 +23,7 @@ import tyro
 from pipelines.command_line import RunError, parse, run
 from pipelines.model_choice import ModelChoice
 from pipelines.output import default_output
-from pipelines.progress import say
+from pipelines.progress import print_result, say
 from pipelines.video_options import DecodeOptions, Workers
 from stop_core.outside_text import in_line
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "jsonl", "parquet"]
 _ENDINGS: dict[str, Format] = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-_WIDEST_NAME = 45
 
 
 @dataclass(frozen=True)
@@ -125,16 +124,16 @@ def _tell(rows: Sequence[dict[str, Any]], config: PredictConfig, trained: "Train
     failed = [row for row in rows if row["error"] is not None]
     if config.to is not None:
         _write(rows, config.to, config.form, trained)
-        say(f"wrote {len(rows)} rows to {config.to}")
+        print_result(f"wrote {len(rows)} rows to {config.to}")
     elif config.form == "jsonl":
         for row in rows:
-            say(json.dumps(row, ensure_ascii=False))
+            print_result(json.dumps(row, ensure_ascii=False))
     else:
-        _print_table(rows)
+        _print_table(rows, config.videos)
     if failed:
         reasons = Counter(row["error"] for row in failed).most_common(3)
         told = "; ".join(f"{in_line(reason)}: {count}" for reason, count in reasons)
-        say(f"{len(failed)} of {len(rows)} videos failed ({told})", sys.stderr)
+        say(f"{len(failed)} of {len(rows)} videos failed ({told})")
     if len(failed) == len(rows):
         raise RunError("no video could be decoded: see the reasons above")
 
@@ -178,22 +177,20 @@ def _write_parquet(rows: Sequence[dict[str, Any]], path: Path, trained: "Trained
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
 
 
-def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+def _print_table(rows: Sequence[dict[str, Any]], given: Sequence[str]) -> None:
     """A line a label, under the name of its video."""
-    names = [_shortened(in_line(Path(row["video"]).name)) for row in rows]
+    from pipelines.video_list import short_names
+
+    names = [in_line(name) for name in short_names([row["video"] for row in rows], given)]
     width = max(map(len, names))
     for name, row in zip(names, rows, strict=True):
         if row["error"] is not None:
-            say(f"{name:<{width}}  failed  {in_line(row['error'])}")
+            print_result(f"{name:<{width}}  failed  {in_line(row['error'])}")
         pairs = zip(row["labels"], row["probabilities"], strict=True)
         for rank, (label, probability) in enumerate(pairs):
-            say(f"{name if rank == 0 else '':<{width}}  {probability:6.1%}  {in_line(label)}")
-
-
-def _shortened(name: str) -> str:
-    """A name without its middle where it is long: clips often differ at either end."""
-    kept = (_WIDEST_NAME - 3) // 2
-    return name if len(name) <= _WIDEST_NAME else f"{name[:kept]}...{name[-kept:]}"
+            print_result(
+                f"{name if rank == 0 else '':<{width}}  {probability:6.1%}  {in_line(label)}"
+            )
 
 
 if __name__ == "__main__":

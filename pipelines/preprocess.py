@@ -10,6 +10,7 @@ The same command goes on after an interruption, and returns at once when there i
 import os
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +26,8 @@ from pipelines.command_line import RunError, parse, run
 from pipelines.folder_lock import alone_in
 from pipelines.output import default_output
 from pipelines.preprocessing import Progress, decode_shards
-from pipelines.progress import say
+from pipelines.progress import print_result, say
+from pipelines.store_problem import first_line
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan
 from stop_core.cache.config import Compression, Crop
 from stop_core.cache.job import read_failures
@@ -38,6 +40,8 @@ from stop_core.datasets import (
     Selection,
     Split,
     missing_clips,
+    refuse_same_words,
+    remarks,
     select_clips,
 )
 from stop_core.decoding import LONGEST_SIDE, Decoder
@@ -93,7 +97,8 @@ class PreprocessConfig:
     splits: tuple[Split, ...] = SPLITS
     """Only these splits."""
     check: bool = False
-    """Only tell which of the listed videos are missing; nothing is decoded or cached."""
+    """Only count the clips, classes and missing videos of each split, and say what looks wrong in
+    the lists; nothing is decoded or cached."""
     retry_failed: bool = False
     """Decode the clips in failures.parquet once more, and only those."""
     decode_timeout: float = DECODE_TIMEOUT
@@ -168,7 +173,7 @@ def preprocess(config: PreprocessConfig) -> Manifest:
 
 def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
     """The same, with the data root outlined at `root`."""
-    selection = _find_clips(config, root)
+    selection, found = _find_clips(config, root)
     missing = _missing(selection, root)
     frames, size = config.shape
     cache_config = CacheConfig.of(
@@ -187,6 +192,8 @@ def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
         if pending := job.pending(root, config.retry_failed):
             # A store that cannot be used ends this before the finished cache is given up.
             record.begin(cache_config.dataset)
+            for remark in found:
+                say(f"note: {remark}")
             job.start()
             started = time.monotonic()
             _decode(job, pending, config, missing)
@@ -213,10 +220,9 @@ def _record(record: CacheRecord, config: PreprocessConfig, manifest: Manifest) -
     """Tells MLflow of the cache that was made."""
     frames, size = config.shape
     if problem := record.tell(manifest, {**asdict(config), "frames": frames, "size": size}):
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        _say(
-            f"the cache is complete, but it could not be recorded in MLflow ({reason}); the same "
-            "command records it later, and decodes nothing"
+        say(
+            "the cache is complete, but it could not be recorded in MLflow "
+            f"({first_line(problem)}); the same command records it later, and decodes nothing"
         )
 
 
@@ -226,9 +232,9 @@ def _decode(
     """Makes the pending shards, telling how far it has come."""
     listed = [clip.video_id for plan in pending for clip in plan.clips]
     there = len(listed) - len(missing.intersection(listed))
-    _say(f"decoding {there} clips of {config.dataset} into {config.cache_path}")
+    say(f"decoding {there} clips of {config.dataset} into {config.cache_path}")
     if there < len(listed):
-        _say(f"{len(listed) - there} more are listed, but not below {config.data_path}")
+        say(f"{len(listed) - there} more are listed, but not below {config.data_path}")
     # Large shards first, so that no core is left with one at the end.
     plans = sorted(pending, key=lambda plan: len(plan.clips), reverse=True)
     shards = decode_shards(job, plans, config.data_path, config.decode_timeout)
@@ -236,7 +242,7 @@ def _decode(
 
 
 def check(config: PreprocessConfig) -> str:
-    """Returns how many of the chosen clips are there; RunError if one is missing."""
+    """Prints what is listed and what is missing; returns a last line, or RunError if one is."""
     report = config.output / "check" / f"{config.dataset}-missing.txt"
     with outlined(config.data_path) as root:
         if config.entry.generate is not None and root == config.data_path and not root.exists():
@@ -244,21 +250,28 @@ def check(config: PreprocessConfig) -> str:
                 f"there is nothing at {root} to check: {config.dataset} is generated there by the "
                 "same command without --check"
             )
-        told = check_files(_listed_clips(config, root), root, report)
-        return told.replace(str(root), str(config.data_path))
+        selection, found = _listed_clips(config, root)
+        table, problem = check_files(selection, root, report)
+    print_result(table)
+    for remark in found:
+        print_result(textwrap.fill(f"note  {remark}", 80, subsequent_indent=" " * 6))
+    if problem:
+        raise RunError(problem.replace(str(root), str(config.data_path)))
+    return f"complete: all {len(selection.clips):,} clips are below {config.data_path}"
 
 
-def _listed_clips(config: PreprocessConfig, root: Path) -> Selection:
-    """Reads the annotation below `root`, and takes from it what the user chose."""
+def _listed_clips(config: PreprocessConfig, root: Path) -> tuple[Selection, list[str]]:
+    """Reads the annotation below `root`; returns what the user chose of it, and remarks on it."""
     clips = config.entry.read(root, config.fold)
     selection = select_clips(clips, config.splits, config.classes, config.limit)
     if not selection.clips:
         raise RunError(f"the annotation below {root} lists no clip of the chosen splits")
-    return selection
+    refuse_same_words(selection.class_names)
+    return selection, remarks(config.dataset, config.fold, clips, selection)
 
 
-def _find_clips(config: PreprocessConfig, root: Path) -> Selection:
-    """Lists the chosen clips, generating the dataset first where that is how it comes to be."""
+def _find_clips(config: PreprocessConfig, root: Path) -> tuple[Selection, list[str]]:
+    """As `_listed_clips`, generating the dataset first where that is how it comes to be."""
     entry = config.entry
     if entry.generate is not None and not root.exists():
         if root != config.data_path:
@@ -266,7 +279,7 @@ def _find_clips(config: PreprocessConfig, root: Path) -> Selection:
                 f"there is nothing at {config.data_path}, and {entry.name} is generated on a local "
                 "disk only: give a local --data-root, or none"
             )
-        _say(f"generating the dataset {entry.name} below {root}")
+        say(f"generating the dataset {entry.name} below {root}")
         entry.generate(root)
     return _listed_clips(config, root)
 
@@ -334,14 +347,12 @@ def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
     return f"python pipelines/train.py {where}{tower}"
 
 
-def _say(line: str) -> None:
-    say(line, sys.stderr)
-
-
 def main() -> None:
     """Runs the command line."""
     config = parse(PreprocessConfig)
-    run(lambda: say(check(config) if config.check else summary(config, preprocess(config))))
+    run(
+        lambda: print_result(check(config) if config.check else summary(config, preprocess(config)))
+    )
 
 
 if __name__ == "__main__":

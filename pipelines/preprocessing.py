@@ -8,13 +8,12 @@ bytes, so the driver's memory does not grow with the data.
 
 import json
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.command_line import RunError
-from pipelines.progress import console
+from pipelines.progress import Pace, console, told
 from pipelines.ray_session import start_ray
 from stop_core.cache import CacheConfig, CacheJob, ShardPlan, write_shard
 from stop_core.decoding.process import DECODE_TIMEOUT
@@ -111,31 +110,33 @@ def write_shard_row(
 class Progress:
     """How far the clips have come: a bar on a terminal, elsewhere a line about every 10 seconds."""
 
-    def __init__(self, total: int, interval: float = 10.0) -> None:
+    def __init__(self, total: int) -> None:
         self.total = total
         self.clips = 0
         self.failures = 0
-        self._interval = interval
-        self._last = time.monotonic()
-        self._first: tuple[float, int] | None = None
+        self._pace = Pace()
         self._console = console(stderr=True)
 
     def follow(self, shards: Iterator[ShardDone]) -> None:
         """Takes shards as they are complete, until there are no more."""
         if not self._console.is_terminal:
-            for done in shards:
-                self._count(done)
-                self._print_line()
+            with told(self._line):
+                for done in shards:
+                    self._count(done)
             return
         from rich import progress
+        from rich.text import Text
+
+        class Left(progress.ProgressColumn):
+            def render(column, task: progress.Task) -> Text:
+                return Text(self._left().lstrip(", "))
 
         columns = (
             progress.TextColumn("decoding"),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("clips, {task.fields[failed]} failed,"),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("left"),
+            progress.TextColumn("clips, {task.fields[failed]} failed"),
+            Left(),
         )
         with progress.Progress(*columns, console=self._console) as bar:
             task = bar.add_task("", total=self.total, failed=0)
@@ -147,21 +148,12 @@ class Progress:
         self.clips += done.clips
         self.failures += done.failures
 
-    def _print_line(self) -> None:
-        now = time.monotonic()
-        if self._first is None:
-            # The workers have only now started; a rate that counts their start would mislead.
-            self._first = (now, self.clips)
-        begin, before = self._first
-        if now - self._last < self._interval or self.clips == before:
-            return
-        self._last = now
-        rate = (self.clips - before) / (now - begin)
-        minutes, seconds = divmod(round((self.total - self.clips) / rate), 60)
-        self._console.print(
-            f"decoded {self.clips} of {self.total} clips, {self.failures} failed, "
-            f"{rate:.0f} clips/s, about {minutes}:{seconds:02d} left"
-        )
+    def _line(self) -> str:
+        counts = f"decoded {self.clips} of {self.total} clips, {self.failures} failed"
+        return counts + self._left()
+
+    def _left(self) -> str:
+        return self._pace.left(self.clips, self.total)
 
 
 def quiet(context: Any) -> None:

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from pipelines.environment import environment
 from pipelines.outbox import Outbox, Record, RefusedError
+from pipelines.store_problem import without_password
 from pipelines.tracking import (
     KEY,
     LONGEST_PARAM,
@@ -26,7 +27,6 @@ from pipelines.tracking import (
     run_with_key,
     stores_artifacts_in,
     tracking_uri,
-    without_password,
 )
 from stop_core.cache.files import write_whole
 

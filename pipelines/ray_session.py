@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from pipelines.command_line import RunError
 from pipelines.last_words import leave_last_words
 
 _LONGEST_REASON = 200  # it may have a log in it
+# A socket's path has at most so many bytes, without the one that ends it. Ray's longest name has a
+# time, and a process id of as many digits as there can be.
+LONGEST_TEMP_DIR = (107 if sys.platform == "linux" else 103) - len(
+    "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+)
 ROOT = Path(__file__).resolve().parents[1]
 
 # Set before ray is imported. What each does is in docs/clusters.md.
@@ -38,6 +44,8 @@ def start_ray() -> None:
 
     if ray.is_initialized():
         return
+    if "RAY_ADDRESS" not in os.environ and (problem := long_temp_dir()):
+        raise RunError(problem)
     await_head(os.environ.get("RAY_ADDRESS", ""), _SECONDS_FOR_A_HEAD)
     leave_last_words()
     try:
@@ -46,10 +54,32 @@ def start_ray() -> None:
         where = os.environ.get("RAY_ADDRESS")
         told = f"Ray at {where} cannot be reached" if where else "Ray does not start here"
         said = next(iter(str(problem).splitlines()), type(problem).__name__)[:_LONGEST_REASON]
-        raise RunError(
-            f"{told} ({said}): see that the machine has processors and memory to spare, then run "
-            "the same command again"
-        ) from problem
+        if where:
+            advice = "look at `ray status` there, or unset RAY_ADDRESS to start Ray on this machine"
+        elif isinstance(problem, OSError) and problem.filename:  # of the session's folder
+            advice = f"see that there is room in {ray_temp_dir()} and that it can be written"
+        else:
+            advice = "see that the machine has processors and memory to spare"
+        raise RunError(f"{told} ({said}): {advice}, then run the same command again") from problem
+
+
+def ray_temp_dir() -> Path:
+    """The folder that Ray on this machine makes its sessions in."""
+    system = os.environ.get("TMPDIR", "/tmp") if sys.platform == "linux" else "/tmp"
+    return Path(os.environ.get("RAY_TMPDIR", system), "ray")
+
+
+def long_temp_dir() -> str | None:
+    """What to say if Ray's sockets would have longer paths than the system allows; None if not."""
+    folder = ray_temp_dir().parent
+    if (length := len(os.fsencode(folder))) <= LONGEST_TEMP_DIR:
+        return None
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    return (
+        f"Ray cannot make its sockets below {name}={folder}, whose path has {length} bytes: with "
+        f"more than {LONGEST_TEMP_DIR}, the paths of the sockets are too long for this system. "
+        "Give Ray another folder: export RAY_TMPDIR=/tmp"
+    )
 
 
 def await_head(address: str, seconds: float) -> None:

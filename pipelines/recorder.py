@@ -26,6 +26,8 @@ class Recorder:
         self.progress_file = progress_file
         self.device = device
         self.points: list[Point] = []
+        self.loss: float | None = None
+        """The mean over the steps of the last point; None before it."""
         self._recent: list[Step] = []
         self._step_seconds: list[float] = []
         self._megabytes = 0.0
@@ -39,14 +41,21 @@ class Recorder:
     def add_step(self, step: Step, total: int, *, last_of_epoch: bool) -> None:
         """Adds a training step; every so many, and the last of an epoch, make a point."""
         self._recent.append(step)
+        loss = sum(one.loss for one in self._recent) / len(self._recent)
+        if self.progress_file:
+            self.progress_file.write(step.step + 1, total, loss)
         if len(self._recent) == STEPS_BETWEEN_POINTS or last_of_epoch:
             values = {**_means(self._recent), **_system(self.device)}
             self.add(values, step.step + 1)
             self._recent.clear()
             self._step_seconds.append(values["train/step_seconds"])
             self._megabytes = max(self._megabytes, _megabytes(values))
-            if self.progress_file:
-                self.progress_file.write(step.step + 1, total, values["train/loss"])
+            self.loss = values["train/loss"]
+
+    def report(self, event: str) -> None:
+        """Has the driver print a line."""
+        if self.progress_file:
+            self.progress_file.report(event)
 
     def costs(self) -> dict[str, float]:
         """What the training took; empty if nothing was trained.

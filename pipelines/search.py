@@ -20,7 +20,7 @@ import tyro
 from pipelines.command_line import RunError, parse, run
 from pipelines.model_choice import ModelChoice
 from pipelines.output import default_output
-from pipelines.progress import say
+from pipelines.progress import print_result, say
 from stop_core.outside_text import in_line
 
 if TYPE_CHECKING:
@@ -149,10 +149,10 @@ def _nearest_texts(config: SearchConfig, trained: "TrainedModel") -> list[dict[s
 def _tell(found: list[dict[str, Any]], config: SearchConfig) -> list[dict[str, Any]]:
     for one in found:
         if config.json:
-            say(json.dumps(one, ensure_ascii=False))
+            print_result(json.dumps(one, ensure_ascii=False))
         else:
             name = in_line(one.get("text") or one["video"])
-            say(f"{one['rank']:4}  {one['score']:6.3f}  {name}")
+            print_result(f"{one['rank']:4}  {one['score']:6.3f}  {name}")
     return found
 
 
@@ -166,22 +166,24 @@ def _draw(config: SearchConfig, index: "SearchIndex", hits: "Sequence[Hit]") -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:
         sheet.save(staging, format="PNG")
-    say(f"contact sheet: {path}", sys.stderr if config.json else None)
+    (say if config.json else print_result)(f"contact sheet: {path}")
 
 
 def _strips(index: "SearchIndex", hits: "Sequence[Hit]") -> "list[Strip]":
     """Frames of the videos as they are now: a file may be gone since it was indexed."""
-    from pipelines.video_list import Video
+    from pipelines.video_list import Video, short_names
     from stop_core.film_strips import Strip
 
     videos = [Video(**_named(index.videos[hit.row])) for hit in hits]
     strips = []
-    for hit, video, found in zip(hits, videos, _frames(index, videos), strict=True):
+    names = short_names([video.name for video in videos])
+    frames = _frames(index, videos)
+    for hit, video, name, found in zip(hits, videos, names, frames, strict=True):
         score = f"{hit.score:.3f}"
         if isinstance(found, str):
             strips.append(Strip(video.name, f"{found}   {score}", None))
         else:
-            strips.append(Strip(Path(video.name).name, score, found))
+            strips.append(Strip(name, score, found))
     return strips
 
 

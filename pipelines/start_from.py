@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from stop_core.run_state import LAST_PROMPTS, Origin, read_origin, read_progress
+from stop_core.run_state import LAST_PROMPTS, ORIGIN, Origin, read_origin, read_progress
 
 
 @dataclass(frozen=True)
@@ -43,28 +43,27 @@ def find_checkpoint(where: Path, output: Path) -> Path:
 
     Raises:
         FileNotFoundError: if there is none; the message names the runs that there are.
+        ValueError: if none of them can be read; the message names the file.
     """
+    from stop_core.checkpoint import check_whole  # torch takes seconds
+
     for folder in (where, output / "runs" / where):
         found = [folder, *folder.glob("checkpoint_*"), *folder.glob("checkpoints/checkpoint_*")]
-        readable = [path.resolve() for path in found if _is_readable(path)]
-        if whole := [path for path in readable if (path / LAST_PROMPTS).is_file()]:
+        whole, damage = [], None
+        for path in found:
+            if any((path / name).exists() for name in (ORIGIN, LAST_PROMPTS)):
+                try:
+                    check_whole(path)
+                    whole.append(path.resolve())
+                except ValueError as problem:
+                    damage = problem
+        if whole:
             return max(whole, key=lambda path: (read_progress(path).order, path.name))
-        if readable:
-            raise FileNotFoundError(
-                f"--resume-from: the checkpoint {readable[-1]} has no {LAST_PROMPTS}: it is of an "
-                "earlier version, or was copied in part. Give another checkpoint, or leave "
-                "--resume-from out and train from the start"
-            )
+        if damage:
+            raise ValueError(
+                f"--resume-from: {damage}: it is damaged, or was copied in part. Give another "
+                "checkpoint, or leave --resume-from out and train from the start"
+            ) from damage
     runs = sorted(path.name for path in (output / "runs").glob("*") if path.is_dir())
     hint = f"the runs below {output} are {', '.join(runs)}" if runs else f"{output} holds no run"
     raise FileNotFoundError(f"--resume-from: there is no checkpoint or run {where}; {hint}")
-
-
-def _is_readable(path: Path) -> bool:
-    """A copy may hold a part of it."""
-    try:
-        read_origin(path)
-        read_progress(path)
-    except (OSError, ValueError, TypeError):
-        return False
-    return True

@@ -10,8 +10,9 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipelines.closed_output import ending_with_reader
 from pipelines.commands import GROUPS, commands
-from pipelines.progress import say
+from pipelines.progress import print_result, say
 
 _USAGE_ERROR = 2
 
@@ -21,13 +22,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
-        say(usage())
+        with ending_with_reader():
+            print_result(usage())
         sys.exit(0 if arguments else _USAGE_ERROR)
     if name == "--version":
-        say(version())
+        with ending_with_reader():
+            print_result(version())
         sys.exit(0)
     if name not in commands():
-        say(f"error: {unknown(name)}", sys.stderr)
+        say(f"error: {unknown(name)}")
         sys.exit(_USAGE_ERROR)
     _run(name, arguments[1:])
 

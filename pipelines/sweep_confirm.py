@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipelines.command_line import RunError
 from pipelines.many_runs import Job, run_all
-from pipelines.progress import say
+from pipelines.progress import print_result, say
 from pipelines.ray_session import start_ray
 from pipelines.sweep_results import SweepResult, experiment_of
 from pipelines.sweep_search import Search
@@ -64,7 +64,7 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
     for name in frame:
         if "/" in name:
             mean, spread = frame[name].mean(), frame[name].std(ddof=1)
-            say(f"  {name:<18} {mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else ""))
+            print_result(f"  {name:<18} {mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else ""))
     return frame
 
 

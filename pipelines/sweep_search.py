@@ -28,7 +28,7 @@ from pipelines.command_line import RunError
 from pipelines.folder_lock import alone_in
 from pipelines.many_runs import room_for
 from pipelines.outbox import Courier
-from pipelines.progress import say, told
+from pipelines.progress import Pace, say, told
 from pipelines.queued_run import QueuedRun, deliver_waiting
 from pipelines.ray_session import start_ray
 from pipelines.resources import Resources
@@ -47,6 +47,7 @@ from sweeps.space import COSTS, MEASURES, SearchSpace, check_possible, is_minimi
 # A trial of several workers only waits for them. Reserving a CPU for the waiting would starve them
 # on a small machine, and Tune refuses to reserve nothing.
 _WAITING = {"memory": 64 * 2**20}
+_LONG_TRIAL = 600.0  # seconds: none may end for a while, and all is well
 _QUIET = {"RAY_AIR_NEW_OUTPUT": "0"}  # otherwise Tune prints where its own files lie
 
 
@@ -190,7 +191,8 @@ class Search:
                 os.environ.setdefault(name, value)
             start_ray()
             say(self._beginning(driver))
-            with told(lambda: self._line(driver)):
+            pace = Pace(shortest_pause=_LONG_TRIAL)
+            with told(lambda: self._line(driver) + pace.left(len(trials.ended()), driver.most)):
                 self._tuner(driver).fit()
             if not driver.is_done:  # Tune takes a Ctrl-C for itself, and returns
                 raise KeyboardInterrupt

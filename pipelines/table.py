@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines.command_line import RunError
+from pipelines.output import results_folder
 from pipelines.table_statistics import RowStatistics, row_statistics
 from pipelines.training_result import TrainingResult
 from pipelines.training_run import TrainingRun
@@ -82,7 +83,9 @@ class ComparisonTable:
             fold=manifest.fold,
             data_hash=manifest.data_hash,
             experiments={title: [run.config for run in runs] for title, runs in trainings.items()},
-            folder=output / "tables" / f"{manifest.dataset}{manifest.fold}-{name}-{identity}",
+            folder=results_folder(
+                output / "tables", manifest.dataset, manifest.fold, f"{name}-{identity}"
+            ),
             task=manifest.task,
             name=name,
             baseline=baseline,

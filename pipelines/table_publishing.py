@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from pipelines.progress import console, say
+from pipelines.progress import console, print_result
 from pipelines.table import ComparisonTable
 from pipelines.table_formats import markdown, page, show
 from pipelines.table_latex import latex
@@ -19,12 +19,12 @@ _WIDTH = 120  # of what is printed to a file or a pipe
 def publish(table: ComparisonTable, tracked: TrackedRun) -> None:
     """Prints the table, writes its files, and stores all of it in its MLflow run."""
     sheet = make_sheet(table)
-    say()
+    print_result()
     show(sheet, console(_WIDTH))
-    say()
+    print_result()
     files = write_files(table, sheet)
     record(table, sheet, files, tracked)
-    say(f"the table in {', '.join(file.name for file in files)}: {table.folder}")
+    print_result(f"the table in {', '.join(file.name for file in files)}: {table.folder}")
 
 
 def write_files(table: ComparisonTable, sheet: Sheet) -> list[Path]:

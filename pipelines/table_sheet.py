@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from pipelines.table import ComparisonTable
+from stop_core.datasets.registry import division
 from stop_core.outside_text import in_line
 
 Mark = Literal["", "best", "second"]
@@ -114,7 +115,7 @@ def make_sheet(table: ComparisonTable) -> Sheet:
         rows[row["kind"]].append(cells)
     notes = [replace(note, text=in_line(note.text)) for note in _notes(table, frame)]
     unit = "in percent" if table.task == "recognition" else "in percent (MnR: mean rank, from 1)"
-    title = f"{table.dataset}, fold {table.fold}: {table.task}, {unit}"
+    title = f"{division(table.dataset, table.fold)}: {table.task}, {unit}"
     return Sheet(in_line(title), columns, rows["ours"], rows["published"], notes)
 
 

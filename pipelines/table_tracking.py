@@ -28,6 +28,7 @@ from pipelines.tracking import (
     run_tags,
 )
 from pipelines.training_result import TrainingResult
+from stop_core.datasets.registry import division
 from stop_core.experiment import ExperimentConfig
 
 NOTE = "mlflow.note.content"  # what the UI shows as a run's description
@@ -44,7 +45,7 @@ def track(table: ComparisonTable, output: Path) -> TrackedRun:
         table.folder,
         output,
         experiment,
-        f"table {table.name}, fold {table.fold}",
+        f"table {table.name}: {division(table.dataset, table.fold)}",
         {"kind": "table", "dataset": table.dataset, "data_hash": table.data_hash},
     )
     data = dataset_input(table.dataset, table.data_hash)

@@ -20,11 +20,11 @@ from mlflow.utils.mlflow_tags import (
 
 from pipelines.command_line import RunError
 from pipelines.environment import git_commit
+from pipelines.store_problem import TRACKING_URI, explain, without_password
 
 # It prints a page for what a store cannot take; that waits in an outbox, or is told in a sentence.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
-TRACKING_URI = "MLFLOW_TRACKING_URI"
 RUN_ID = "mlflow_run_id"
 """The file of a folder that holds MLflow's name of its run."""
 KEY = "stop.key"
@@ -49,18 +49,10 @@ def tracking_uri(output: Path) -> str:
     return os.environ.get(TRACKING_URI) or f"sqlite:///{(output / 'mlflow.db').resolve()}"
 
 
-def without_password(uri: str) -> str:
-    """The URI of a store as it may be shown, and kept in a file."""
-    scheme, separator, rest = uri.partition("://")
-    server, slash, path = rest.partition("/")
-    user, at, host = server.rpartition("@")
-    return f"{scheme}{separator}{user.partition(':')[0]}{at}{host}{slash}{path}"
-
-
 def ui_command(output: Path) -> str:
     """The one line that opens the UI on this store."""
     if server := os.environ.get(TRACKING_URI):
-        return f"open {server} in a browser"
+        return f"open {without_password(server)} in a browser"
     command = Path(sys.executable).with_name("mlflow")  # also without an activated environment
     store = f"sqlite:///{(output / 'mlflow.db').resolve()}"
     return shlex.join([str(command), "ui", "--backend-store-uri", store])
@@ -81,10 +73,7 @@ def open_experiment(output: Path, name: str) -> str:
     try:
         return experiment_id(MlflowClient(uri), name, stores_artifacts_in(output))
     except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
-        raise RunError(
-            f"the MLflow store {without_password(uri)} cannot be used ({first_line(problem)}); "
-            f"check that it is writable, or set {TRACKING_URI} to a server"
-        ) from problem
+        raise RunError(explain(uri, problem)) from problem
 
 
 def stores_artifacts_in(output: Path) -> str | None:
@@ -164,8 +153,3 @@ def _make_writable(output: Path) -> None:
 def dataset_input(name: str, data_hash: str) -> DatasetInput:
     """Returns what fills the UI's column of datasets."""
     return DatasetInput(Dataset(name, data_hash[:12], "frame cache", data_hash))
-
-
-def first_line(problem: object) -> str:
-    """What can be shown of a long error."""
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

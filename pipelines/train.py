@@ -12,11 +12,12 @@ if __package__ in (None, ""):  # run as a file: the checkout is not on the path 
 from pipelines.cache_lookup import find_cache
 from pipelines.command_line import parse, run
 from pipelines.output import default_output
-from pipelines.progress import say, told
+from pipelines.progress import TrainingLines, print_result, say, told
 from pipelines.queued_run import deliver_waiting
 from pipelines.resources import Resources
 from pipelines.start_from import StartFrom, find_checkpoint
 from pipelines.tracking import ui_command
+from pipelines.training_check import remarks_on
 from pipelines.training_result import TrainingResult
 from pipelines.training_run import TrainingRun
 from stop_core.experiment import ExperimentConfig
@@ -80,9 +81,12 @@ def main(config: TrainConfig) -> TrainingResult:
     result = training.remembered()
     if result is None:
         say(f"training {training.name}")
+        for remark in remarks_on(training.config, training.cache):
+            say(f"note: {remark}")
         if not (here := _trains_here(config)):
             _join_ray(config)
-        with told(lambda: _line(training)):
+        lines = TrainingLines(training.progress_file)
+        with told(lines.line, lines.events):
             result = training.train(config.resources, here=here)
     _summarise(result, config)
     return result
@@ -106,23 +110,18 @@ def _join_ray(config: TrainConfig) -> None:
     room_for(config.resources)
 
 
-def _line(training: TrainingRun) -> str | None:
-    progress = training.progress_file.read()
-    return progress.line() if progress else None
-
-
 def _summarise(result: TrainingResult, config: TrainConfig) -> None:
     again = " (trained before; nothing was run)" if result.reused else ""
     validated = any(name.startswith("val/") for name in result.metrics)
     rule = "best epoch" if validated else "no validation split, so last epoch"
-    say(f"{result.name}: {rule} {result.metrics['best_epoch']:.0f}{again}")
+    print_result(f"{result.name}: {rule} {result.metrics['best_epoch']:.0f}{again}")
     for name, value in sorted(result.metrics.items()):
         if "/" in name:
-            say(f"  {name:<18} {value:.4f}")
+            print_result(f"  {name:<18} {value:.4f}")
     for problem in result.problems:
-        say(f"note: {problem}")
-    say(f"prompts, predictions and settings: {result.folder}")
-    say(f"all runs: {ui_command(config.output)}")
+        print_result(f"note: {problem}")
+    print_result(f"prompts, predictions and settings: {result.folder}")
+    print_result(f"all runs: {ui_command(config.output)}")
 
 
 def _embedded_recipe(arguments: Sequence[str]) -> Path | None:

@@ -1,12 +1,17 @@
 """Whether an experiment can be trained on a cache: told in one sentence, before anything starts."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stop_core.cache import FrameCache
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.manifest import Manifest
 from stop_core.cache.views import View
+from stop_core.datasets import refuse_twins
+from stop_core.datasets.soundness import one_sided
 from stop_core.experiment import ExperimentConfig
+from stop_core.storage import StoragePath
 
 if TYPE_CHECKING:  # torch and open_clip take seconds; a remembered run needs none
     from stop_core.clip import TowerShape
@@ -25,6 +30,8 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str
             f"the method linear-probe learns classes, and {manifest.dataset} has captions instead; "
             "choose another method"
         )
+    if config.method != "linear-probe":  # which reads no text
+        refuse_twins(manifest.class_names, manifest.class_words)
     check_name(config.tower, config.pretrained)
     if shape := tower_shape(config.tower):
         _check_shape(config, shape)
@@ -35,6 +42,28 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str
                 f"the cache has no clips in its {split} split; preprocess more of the dataset "
                 "(a larger --limit, more --classes, --splits with train, val and test)"
             )
+
+
+def remarks_on(config: ExperimentConfig, cache: StoragePath) -> list[str]:
+    """Returns a sentence for each thing about the splits of a cache that a user may not have meant.
+
+    The classes of a cache on an object store are not read here: it was remarked on as it was made.
+    """
+    manifest = Manifest.load(cache)
+    if not config.is_trained:
+        return []
+    told = []
+    if not manifest.counts.get("val"):
+        told.append("there are no validation clips: the last epoch is tested, and not the best")
+    if isinstance(cache, Path) and manifest.task == "recognition":
+        clips = {split: FrameCache(cache).split(split) for split in manifest.counts}
+        told += one_sided(
+            {
+                split: {manifest.class_names[label] for label in some.labels.unique().tolist()}
+                for split, some in clips.items()
+            }
+        )
+    return told
 
 
 def _check_view(config: ExperimentConfig, cache: CacheConfig, size: int) -> None:

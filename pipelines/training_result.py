@@ -49,7 +49,7 @@ class TrainingResult:
         """The result of the training in a folder, if it is finished.
 
         Raises:
-            ValueError: if the file was changed after it was written.
+            ValueError: if the file was changed after it was written, or is damaged.
         """
         path = folder / RESULT
         if not path.is_file():

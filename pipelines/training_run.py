@@ -13,16 +13,13 @@ from pipelines.command_line import RunError
 from pipelines.environment import git_commit
 from pipelines.failures import FAILURE, ends_with_reason
 from pipelines.folder_lock import alone_in
+from pipelines.output import results_folder
 from pipelines.progress import ProgressFile, say
 from pipelines.queued_run import QueuedRun
 from pipelines.resources import Resources
 from pipelines.start_from import StartFrom
-from pipelines.tracking import (
-    first_line,
-    open_experiment,
-    tracking_uri,
-    without_password,
-)
+from pipelines.store_problem import explain, without_password
+from pipelines.tracking import open_experiment, tracking_uri
 from pipelines.training_check import check_fit
 from pipelines.training_result import RESULT_VERSION, TrainingResult
 from pipelines.training_worker import (
@@ -75,7 +72,6 @@ class TrainingRun:
         self.manifest = Manifest.load(self.cache)
         self.config = config = config.for_dataset(self.manifest.dataset)
         check_fit(config, self.manifest, ("train", "test") if test else ("train", "val"))
-        data, method = f"{self.manifest.dataset}{self.manifest.fold}", config.method
         # What decides the numbers: settings, data, weights, and this code's own arithmetic.
         weights = weights_fingerprint(config.tower, config.pretrained)
         hashes = f"{config.hash}-{self.manifest.data_hash[:8]}-{weights}v{RESULT_VERSION}"
@@ -83,8 +79,10 @@ class TrainingRun:
         kind += f"-{sweep}" if sweep else ""  # and what a sweep stops early is no other's
         self.start = start
         kind += start.suffix if start else ""
-        self.name = f"{data}-{method}-seed{config.seed}-{hashes}{kind}"
-        self.folder = self.output / "runs" / self.name
+        rest = f"{config.method}-seed{config.seed}-{hashes}{kind}"
+        dataset, fold = self.manifest.dataset, self.manifest.fold
+        self.folder = results_folder(self.output / "runs", dataset, fold, rest)
+        self.name = self.folder.name
         if start:
             start.check(self.origin())
 
@@ -294,11 +292,13 @@ class TrainingRun:
 def _deliver_last(tracked: QueuedRun) -> None:
     """Waits a little for a store that is away, and says so if it stays away."""
     problem = tracked.deliver(_SECONDS_FOR_A_LOST_STORE)
-    if waiting := tracked.outbox.waiting():
+    if problem and (waiting := tracked.outbox.waiting()):
+        busy = isinstance(problem, BlockingIOError)  # another process delivers them
+        reason = str(problem) if busy else explain(tracked.store, problem)
         say(
-            f"the MLflow store {tracked.store} has not taken all ({first_line(problem)}); "
-            f"{len(waiting)} records wait in {tracked.outbox.folder}, and the next training, "
-            "table or sweep with the same --output delivers them"
+            f"{reason}. {len(waiting)} records wait in "
+            f"{tracked.outbox.folder}, and the next training, table or sweep with the same "
+            "--output delivers them"
         )
     if refused := tracked.outbox.refused():
         say(f"the MLflow store has refused {len(refused)} records; see {refused[0].parent}")

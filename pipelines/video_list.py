@@ -44,6 +44,19 @@ def list_videos(given: Sequence[str]) -> list[Video]:
     return list(found.values())
 
 
+def short_names(names: Sequence[str], given: Sequence[str] = ()) -> list[str]:
+    """Names of videos for a reader: below a given folder, the path in it; else the file's name.
+
+    All are in full where two would be alike.
+    """
+    roots = [f"{storage_path(text).resolve()}/" for text in given]
+    short = [
+        next((name.removeprefix(root) for root in roots if name.startswith(root)), Path(name).name)
+        for name in names
+    ]
+    return short if len(set(short)) == len(set(names)) else list(names)
+
+
 def list_cached(cache: FrameCache, splits: Sequence[str]) -> list[Video]:
     """The clips of some splits of a cache, or of all, in its order."""
     chosen = splits or tuple(cache.manifest.counts)

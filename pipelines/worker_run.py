@@ -135,6 +135,19 @@ class WorkerRun:
         report = {**metrics, **self._costs(), "finished": 0}
         self.progress.curve.append(report)
         self._save(report)
+        self.recorder.report(self._epoch_line(metrics))
+
+    def _epoch_line(self, metrics: dict[str, float]) -> str:
+        """What the user reads of an epoch; the driver adds the time left."""
+        parts = [] if self.recorder.loss is None else [f"loss {self.recorder.loss:.3f}"]
+        chosen_by = f"val/{self.objective.chosen_by}"
+        if chosen_by in metrics:
+            best = self.progress.best_metrics[chosen_by]
+            parts.append(f"{chosen_by} {metrics[chosen_by]:.4f}")
+            parts.append(f"best {best:.4f} (epoch {self.progress.best_epoch})")
+        else:
+            parts.append("no validation split")
+        return f"epoch {self.progress.epochs_done}/{self.config.epochs}: {', '.join(parts)}"
 
     def _costs(self) -> dict[str, float]:
         """What a sweep may weigh the measures against."""
@@ -250,6 +263,10 @@ class WorkerRun:
             checkpoint = self._read(found)
             _refuse_unverified(found, checkpoint.progress, states)
             self._load(checkpoint)
+            self.recorder.report(
+                f"resuming {checkpoint.origin.run} after epoch {self.progress.epochs_done} of "
+                f"{self.config.epochs}, step {self.progress.step}: {found}"
+            )
             if found != self.session.latest():
                 self.progress.final = None  # tested again, for a result of this session
         elif start is not None:
@@ -257,6 +274,7 @@ class WorkerRun:
             _refuse_unverified(start, read_progress(start), ())
             self.model.load_prompt_state_dict(load_file(start / LAST_PROMPTS))
             self.best_prompts = self.model.prompt_state_dict()
+            self.recorder.report(f"starting with the weights of {start}")
 
     def _read(self, folder: Path) -> Checkpoint:
         groups = self.trainer.optimizer.state_dict()["param_groups"] if self.trainer else []

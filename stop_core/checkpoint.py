@@ -97,8 +97,11 @@ def _readable(directory: Path, advice: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as problem:  # safetensors raises a type of its own
-        told = f"the checkpoint {directory} cannot be read ({problem}){advice}"
-        raise ValueError(told) from problem
+        missing = problem.filename if isinstance(problem, FileNotFoundError) else None
+        found = f"it has no {Path(missing).name}" if missing else str(problem)
+        raise ValueError(f"the checkpoint {directory} cannot be read ({found}){advice}") from (
+            problem
+        )
 
 
 def _optimizer_tensors(state: dict[str, Any]) -> dict[str, Tensor]:

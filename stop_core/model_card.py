@@ -2,6 +2,7 @@
 
 import yaml
 
+from stop_core.datasets.registry import division
 from stop_core.model_files import ModelRecord
 from stop_core.outside_text import in_markdown, visible
 from stop_core.tiny.shipped import TINY_TOWERS
@@ -64,7 +65,7 @@ def _front_matter(record: ModelRecord) -> dict[str, object]:
     if origin.dataset:
         values["datasets"] = [origin.dataset]
         task = {"type": values["pipeline_tag"]}
-        data = {"type": origin.dataset, "name": f"{origin.dataset}, fold {origin.fold}"}
+        data = {"type": origin.dataset, "name": division(origin.dataset, origin.fold)}
         metrics = [
             {"type": name, "name": name, "value": value}
             for name, value in sorted(origin.metrics.items())
@@ -172,7 +173,7 @@ def _origin(record: ModelRecord) -> list[str]:
     name, where = tower_licence(config.tower, config.pretrained)
     rows = {
         "training": origin.run,
-        "dataset": f"{origin.dataset}, fold {origin.fold}" if origin.dataset else "",
+        "dataset": division(origin.dataset, origin.fold) if origin.dataset else "",
         "data hash": origin.data_hash,
         "settings": f"{origin.config_hash} (config.yaml)" if origin.config_hash else "",
         "seed": str(config.seed),

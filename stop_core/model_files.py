@@ -173,13 +173,20 @@ def find_model(where: Path) -> Path:
     Raises:
         FileNotFoundError: if there is none; the message says what to do.
     """
+    needed = [name for name in FILES if name != CARD]
     for folder in (where, where / MODEL):
-        if (folder / PROVENANCE).is_file() and (folder / PROMPTS).is_file():
+        missing = [name for name in needed if not (folder / name).is_file()]
+        if not missing:
             return folder
+        if len(missing) < len(needed):
+            raise FileNotFoundError(
+                f"the model {folder} has no {' and no '.join(missing)}: copy its folder again, as "
+                "a whole" + _made_again(folder.parent)
+            )
     if (where / RESULT).is_file():
         raise FileNotFoundError(
-            f"the training run {where} is of an earlier version, which kept no folder {MODEL}/: "
-            "move it elsewhere and give the same training command again"
+            f"the training run {where} has no folder {MODEL}/: copy the run again, as a whole"
+            + _made_again(where)
         )
     if (where / "checkpoints").is_dir() or any(where.glob("checkpoint_*")):
         raise FileNotFoundError(
@@ -189,6 +196,13 @@ def find_model(where: Path) -> Path:
         f"there is no trained model at {where}: give the folder that `train` printed at its end, "
         f"<output>/runs/<name>, or the folder {MODEL}/ in it"
     )
+
+
+def _made_again(run: Path) -> str:
+    """What else helps where a model is a part of its training run, which has its tensors too."""
+    if not (run / RESULT).is_file():
+        return ""
+    return f"; or delete {run / RESULT} and give the training command again, which writes the model"
 
 
 def read_record(folder: Path) -> ModelRecord:

@@ -6,6 +6,7 @@ space.
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from stop_core.checksums import SUMS
 from stop_core.clip import FrozenClip, load_clip
+from stop_core.datasets import tidied
 from stop_core.experiment import ExperimentConfig
 from stop_core.methods import build_method
 from stop_core.model_card import render_card
@@ -105,8 +107,8 @@ class TrainedModel:
             device: where to put the model.
 
         Raises:
-            ValueError: if the tower is unknown or unfit, or has no weights, or a label is empty
-                or there twice.
+            ValueError: if the tower is unknown or unfit, or has no weights, or a label is empty,
+                there twice, or the same text as another one to CLIP.
             OSError: if the weights cannot be read or fetched.
         """
         if pretrained is None and tower not in TINY_TOWERS:
@@ -122,7 +124,7 @@ class TrainedModel:
         model = build_method(config, clip, len(labels))
         record = ModelRecord(
             config=config,
-            classes=_checked_labels(labels, config.templates),
+            classes=_checked_labels(model, labels, config.templates),
             preprocessing=Preprocessing(frames, model.image_size, facts.mean, facts.std),
             provenance=Provenance(facts.fingerprint),
         )
@@ -148,14 +150,14 @@ class TrainedModel:
 
         Raises:
             ValueError: if it is a linear probe, which knows its own classes alone, or a label is
-                empty or there twice.
+                empty, there twice, or the same text as another one to CLIP.
         """
         if self.config.method == "linear-probe":
             raise ValueError(
                 "a linear probe knows the classes of its training alone; leave the labels out, or "
                 "use a model of another method"
             )
-        classes = _checked_labels(labels, templates or self.config.templates)
+        classes = _checked_labels(self.model, labels, templates or self.config.templates)
         if classes == self.classes:
             return self
         return replace(self, classes=classes, provenance=replace(self.provenance, metrics={}))
@@ -294,10 +296,15 @@ def _refuse_other_tower(folder: Path, record: ModelRecord, found: TowerFacts) ->
         )
 
 
-def _checked_labels(labels: Sequence[str], templates: Sequence[str]) -> tuple[ClassLabel, ...]:
-    for label in labels:
-        if not label.strip():
-            raise ValueError("a label is empty; give every class a name")
-    if twice := sorted({label for label in labels if list(labels).count(label) > 1}):
+def _checked_labels(
+    model: VideoModel, labels: Sequence[str], templates: Sequence[str]
+) -> tuple[ClassLabel, ...]:
+    names = [tidied(label) for label in labels]
+    if not all(names):
+        raise ValueError("a label is empty; give every class a name")
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ValueError(f"the labels {', '.join(twice)} are there twice; name each class once")
-    return label_classes(labels, templates)
+    classes = label_classes(names, templates)
+    if classes:
+        ClassTexts(model, [label.sentences for label in classes]).refuse_twins(names)
+    return classes

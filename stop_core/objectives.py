@@ -216,13 +216,19 @@ def make_objective(
         config: how.
         manifest: of the cache.
         splits: the clips of "train" and of whatever will be measured.
+
+    Raises:
+        ValueError: if the sentences of two classes are the same to the model; it names both.
     """
     clips = splits["train"]
     if manifest.task == "retrieval":
         others = [part for name, part in splits.items() if name != "train"]
         return Retrieval(model, config, clips, others)
     sentences = class_sentences(config.templates, manifest.class_words)
-    return Recognition(model, config, clips, ClassTexts(model, sentences))
+    texts = ClassTexts(model, sentences)
+    if config.method != "linear-probe":  # which reads no text
+        texts.refuse_twins(manifest.class_names)
+    return Recognition(model, config, clips, texts)
 
 
 def autocast(config: ExperimentConfig, device: torch.device) -> torch.autocast:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stop_core.model_files import RESULT
 from stop_core.statistics import Outcomes
 
 _TOP = re.compile(r"top(\d+)")
@@ -28,8 +29,19 @@ def read_outcomes(files: Sequence[Path], measures: Sequence[str]) -> dict[str, O
             message names the file.
         OSError: if a file cannot be read.
     """
-    tables = [pd.read_parquet(file) for file in files]
+    tables = [_read(file) for file in files]
     return {measure: _join(files, tables, measure) for measure in measures}
+
+
+def _read(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(file)
+    except (OSError, ValueError) as problem:  # pyarrow's errors are one of them
+        found = f"cannot be read ({problem})" if file.exists() else "are missing"
+        raise OSError(
+            f"the predictions {file} {found}; delete {file.with_name(RESULT)} and give the same "
+            "command again, which takes them from the last checkpoint"
+        ) from problem
 
 
 def _join(files: Sequence[Path], tables: Sequence[pd.DataFrame], measure: str) -> Outcomes:

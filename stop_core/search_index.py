@@ -64,7 +64,7 @@ class SearchIndex:
         path = folder / EMBEDDINGS
         if not path.is_file():
             raise FileNotFoundError(
-                f"there is no index at {folder}: make one with "
+                f"there is no index at {folder}, which has no {EMBEDDINGS}: make one with "
                 f"`stop index VIDEOS --index {shlex.quote(str(folder))}`"
             )
         try:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stop_core.datasets import refuse_twins
 from stop_core.towers import in_float32
 from stop_core.video_model import VideoModel
 
@@ -40,6 +41,18 @@ class ClassTexts:
 
     def __len__(self) -> int:
         return self._classes
+
+    def refuse_twins(self, names: Sequence[str]) -> None:
+        """Refuses classes whose sentences are the same to the model, token for token.
+
+        Args:
+            names: of the classes, for the message.
+
+        Raises:
+            ValueError: naming both.
+        """
+        tokens_SL = self.model.read_tokens(self._tokens_SL)
+        refuse_twins(names, [tuple(row) for row in tokens_SL.reshape(len(self), -1).tolist()])
 
     def embeddings(self) -> Tensor:
         """Returns the embeddings, [N, E], L2-normalised."""

@@ -48,13 +48,14 @@ class LearnedContext(nn.Module):
         # encoder itself, its mask and its pooling stay open_clip's own.
         hook = text.token_embedding.register_forward_hook(self._replace)
         try:
-            tokens_NL = self._make_room(text, tokens_NL.to(self.vectors.device))
+            tokens_NL = self.make_room(model, tokens_NL.to(self.vectors.device))
             return cast(Tensor, cast(Any, model).encode_text(tokens_NL, normalize=True))
         finally:
             hook.remove()
 
-    def _make_room(self, text: Any, tokens_NL: Tensor) -> Tensor:
+    def make_room(self, model: nn.Module, tokens_NL: Tensor) -> Tensor:
         """Moves the words M places on; the places between are filled with the start's id."""
+        text = _text_tower(model)
         count = len(self.vectors)
         start_N1 = tokens_NL[:, :1]
         end_N = _end(text, tokens_NL)
@@ -64,7 +65,7 @@ class LearnedContext(nn.Module):
         return torch.cat([start_N1.expand(-1, 1 + count), kept_NR[:, 1:]], dim=1)
 
     def _replace(self, module: nn.Module, inputs: Any, embedded_NLD: Tensor) -> Tensor:
-        """Puts the vectors into the places that `_make_room` made."""
+        """Puts the vectors into the places that `make_room` made."""
         del module, inputs
         count = len(self.vectors)
         context_NMD = self.vectors.to(embedded_NLD.dtype).expand(len(embedded_NLD), -1, -1)

@@ -73,6 +73,13 @@ class VideoModel(nn.Module, ABC):
         """Returns the token ids of texts, [N, L]."""
         return self._clip.tokenize(list(texts))
 
+    def read_tokens(self, tokens_NL: Tensor) -> Tensor:
+        """Returns the token ids that the text tower reads of them, [N, L]: learned context first.
+
+        A long text loses its last words to the context.
+        """
+        return tokens_NL if self.context is None else self.context.make_room(self.clip, tokens_NL)
+
     def encode_tokens(self, tokens_NL: Tensor) -> Tensor:
         """`encode_text` for texts that are token ids already, on any device; N is at least 1."""
         return torch.cat([self._encode_some(part) for part in tokens_NL.split(_TEXTS_AT_A_TIME)])

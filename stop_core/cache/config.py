@@ -105,7 +105,10 @@ class CacheConfig:
             if getattr(self, name) != getattr(other, name)
         ]
         if not found and self != other:
-            found.append("the annotation files list other clips than they did then")
+            found.append(
+                "the annotation files list other clips than they did then, or are read more "
+                "strictly since (docs/datasets.md)"
+            )
         return found
 
     def command(self, cache: object) -> str:

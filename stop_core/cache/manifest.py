@@ -138,6 +138,7 @@ def _refuse_unfinished(cache: StoragePath) -> None:
     config = CacheConfig.from_dict(read_json(cache / JOB)["config"])
     done = sum(1 for _ in (cache / RECORDS).glob("[!.]*.json"))
     raise ValueError(
-        f"the frame cache at {cache} is unfinished ({done} shards are complete): finish it with "
+        f"the frame cache at {cache} is unfinished ({done} shards are complete, and it has no "
+        f"{MANIFEST}): finish it with "
         f"`{config.command(cache)}`"
     )

@@ -1,8 +1,9 @@
 """Video datasets: which clips there are, which split each is in, and its class or captions."""
 
-from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split, Task, class_words
+from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split, Task, class_words, tidied
 from stop_core.datasets.registry import DATASETS, Dataset
 from stop_core.datasets.selecting import Selection, select_clips
+from stop_core.datasets.soundness import refuse_same_words, refuse_twins, remarks
 from stop_core.datasets.validation import carve_validation
 from stop_core.datasets.video_files import missing_clips
 
@@ -18,5 +19,9 @@ __all__ = [
     "carve_validation",
     "class_words",
     "missing_clips",
+    "refuse_same_words",
+    "refuse_twins",
+    "remarks",
     "select_clips",
+    "tidied",
 ]

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stop_core.datasets.annotations import (
-    Listed,
     find_annotation,
     get_field,
     look_for,
@@ -24,6 +23,7 @@ from stop_core.datasets.annotations import (
     safe_name,
 )
 from stop_core.datasets.clip import Clip, Split, captioned_clip
+from stop_core.datasets.listing import Listing
 from stop_core.datasets.validation import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
@@ -44,15 +44,14 @@ def read_activitynet(root: Path) -> list[Clip]:
     """
     require_root(root, _LAYOUT)
     files = VideoFiles(root)
-    listed = Listed()
-    clips = []
+    listing = Listing()
     for captions, ids, split in _LISTS:
         path = find_annotation(root, captions, layout=_LAYOUT)
         for where, video_id, paragraph in _read_paragraphs(path, look_for(root, ids)):
-            listed.add(video_id, where)
             file = files.named(video_id, video_id.removeprefix("v_")) or f"videos/{video_id}.mp4"
-            clips.append(captioned_clip(video_id, file, split, video_id, [paragraph], where))
-    return carve_validation(clips)
+            clip = captioned_clip(video_id, file, split, video_id, [paragraph], where)
+            listing.add(clip, where)
+    return carve_validation(listing.finish())
 
 
 def _read_paragraphs(captions: Path, ids: Path | None) -> Iterator[tuple[str, str, str]]:

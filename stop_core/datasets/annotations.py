@@ -8,9 +8,13 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from stop_core.datasets.clip import tidied
 
 _AFRESH = "unpack the annotation files afresh"
 _KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
@@ -92,7 +96,7 @@ def read_names(path: Path) -> Iterator[tuple[str, str]]:
 def read_json(path: Path, kind: type) -> Any:
     """Reads a JSON file that holds a `kind`, list or dict."""
     try:
-        value = json.loads(read_text(path))
+        value = json.loads(read_text(path), object_pairs_hook=partial(_object, path))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path}, line {error.lineno}: not JSON ({error.msg}); {_AFRESH}"
@@ -100,6 +104,15 @@ def read_json(path: Path, kind: type) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"{path}: expected {_KINDS[kind]} in JSON; {_AFRESH}")
     return value
+
+
+def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Builds a JSON object; Python's own reading keeps the last of two equal names."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{path}: {name!r} is there twice in one object; remove one of them")
+    return values
 
 
 def read_entries(path: Path, entries: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -138,6 +151,8 @@ def read_table(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]
                 f"{path}, line 1: expected the column {' and '.join(absent)}, "
                 f"found {', '.join(header) or 'nothing'}"
             )
+        if twice := [name for name in columns if list(header).count(name) > 1]:
+            raise ValueError(f"{path}, line 1: the column {twice[0]} is there twice; remove one")
         for row in reader:
             done = reader.line_num
             where = f"{path}, line {done}"
@@ -167,17 +182,8 @@ def safe_path(path: str, where: str) -> str:
     return path
 
 
-class Listed:
-    """The videos listed so far: one that is listed again, in whatever split, is refused."""
-
-    def __init__(self) -> None:
-        self._where: dict[str, str] = {}
-
-    def add(self, video: str, where: str) -> None:
-        """ValueError, naming both places, if the video is there already."""
-        if video in self._where:
-            raise ValueError(
-                f"{where}: {video} is listed twice, first in {self._where[video]}; "
-                "remove one of the two lines"
-            )
-        self._where[video] = where
+def class_label(name: str, where: str) -> str:
+    """Returns the name of a class, `tidied`; ValueError if nothing is left of it."""
+    if not (label := tidied(name)):
+        raise ValueError(f"{where}: expected the name of a class, found {name!r}; mend that line")
+    return label

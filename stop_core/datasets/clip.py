@@ -1,6 +1,7 @@
 """One video of a dataset, as its annotation lists it."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -34,15 +35,27 @@ class Clip:
 def captioned_clip(
     video_id: str, path: str, split: Split, source: str, captions: Iterable[str], where: str
 ) -> Clip:
-    """Builds a clip of a retrieval dataset, with the white space of its captions tidied.
+    """Builds a clip of a retrieval dataset, with its captions `tidied`.
 
     Raises:
         ValueError: if there is no caption, beginning with `where`.
     """
-    tidy = tuple(filter(None, (" ".join(caption.split()) for caption in captions)))
+    tidy = tuple(filter(None, map(tidied, captions)))
     if not tidy:
         raise ValueError(f"{where}: {video_id} has no caption; unpack the annotation files afresh")
     return Clip(video_id, path, split, NO_LABEL, "", source, tidy)
+
+
+def tidied(text: str) -> str:
+    """Returns a text in Unicode's form NFC, without invisible characters, and with single blanks.
+
+    Two texts that look alike in an editor are often not equal: "walk" and "walk ", a letter with
+    its accent as one character or as two, a no-break space, a zero-width space, a byte-order mark.
+    """
+    if text.isascii():  # mostly, and ten times as fast
+        return " ".join(text.split())
+    visible = "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
+    return unicodedata.normalize("NFC", " ".join(visible.split()))
 
 
 def class_words(class_name: str) -> str:
@@ -51,7 +64,7 @@ def class_words(class_name: str) -> str:
     `brush_hair` becomes `brush hair`, `ApplyEyeMakeup` becomes `apply eye makeup`, and
     `Pretending to [something]` becomes `pretending to something`.
     """
-    words = re.sub(r"[\[\]]", "", class_name).replace("_", " ")
+    words = tidied(re.sub(r"[\[\]]", "", class_name).replace("_", " "))
     if " " not in words:
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", words)
         # Only in names written in this way; an abbreviation stays as it is.

@@ -8,25 +8,15 @@
 val, it is carved from training, by source.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from stop_core.datasets.annotations import find_annotation, read_table, safe_path
-from stop_core.datasets.clip import SPLITS, Clip, Split, Task, captioned_clip
+from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split, Task, tidied
+from stop_core.datasets.listing import Listing, number_classes
 from stop_core.datasets.validation import carve_validation
+from stop_core.datasets.video_files import VideoFiles
 
 TABLE = "clips.csv"
-
-
-@dataclass
-class _Row:
-    """What the rows of one path say."""
-
-    where: str
-    split: Split
-    label: str
-    source: str
-    captions: list[str] = field(default_factory=list)
 
 
 def read_csv(root: Path, task: Task) -> list[Clip]:
@@ -42,38 +32,30 @@ def read_csv(root: Path, task: Task) -> list[Clip]:
     """
     column = "label" if task == "recognition" else "caption"
     layout = f"{TABLE} with the columns path, split, {column}, and the videos"
-    rows = _read_rows(find_annotation(root, TABLE, layout=layout), column)
-    labels = {name: i for i, name in enumerate(sorted({row.label for row in rows.values()}))}
-    clips = []
-    for path, row in rows.items():
-        if task == "retrieval":
-            clip = captioned_clip(path, path, row.split, row.source, row.captions, row.where)
-        else:
-            label, captions = labels[row.label], tuple(row.captions)
-            clip = Clip(path, path, row.split, label, row.label, row.source, captions)
-        clips.append(clip)
+    clips = _read_rows(root, find_annotation(root, TABLE, layout=layout), column)
+    clips = clips if task == "retrieval" else number_classes(clips)
     has_val = any(clip.split == "val" for clip in clips)
     return clips if has_val else carve_validation(clips)
 
 
-def _read_rows(table: Path, column: str) -> dict[str, _Row]:
+def _read_rows(root: Path, table: Path, column: str) -> list[Clip]:
     split_of: dict[str, Split] = {split: split for split in SPLITS}
-    rows: dict[str, _Row] = {}
-    for where, values in read_table(table, "path", "split", column):
-        path = safe_path(values["path"], where)
+    files = VideoFiles(root)
+    listing = Listing()
+    for where, row in read_table(table, "path", "split", column):
+        path = safe_path(row["path"], where)
+        names = ("split", "label", "caption", "source")
+        values = {name: tidied(row.get(name, "")) for name in names}
         split = split_of.get(values["split"])
         if split is None:
             raise ValueError(
-                f"{where}: split is {values['split']!r}, expected one of {', '.join(SPLITS)}"
+                f"{where}: split is {row['split']!r}, expected one of {', '.join(SPLITS)}"
             )
         if not values[column]:
             raise ValueError(f"{where}: {path} has no {column}")
-        label, source = values.get("label", ""), values.get("source") or path
-        row = rows.setdefault(path, _Row(where, split, label, source))
-        if (row.split, row.label, row.source) != (split, label, source):
-            raise ValueError(f"{where}: {path} has another split, label or source in {row.where}")
-        if "caption" not in values and row.where != where:
-            raise ValueError(f"{where}: {path} is listed twice, first in {row.where}")
-        if values.get("caption"):
-            row.captions.append(values["caption"])
-    return rows
+        label = values["label"] if column == "label" else ""
+        captions = tuple(filter(None, [values["caption"]]))
+        source = values["source"] or path
+        clip = Clip(path, files.at(path), split, NO_LABEL, label, source, captions)
+        listing.add(clip, where, again="caption" in row)
+    return listing.finish()

@@ -12,8 +12,9 @@ or the longer video that it was cut from.
 
 from pathlib import Path
 
-from stop_core.datasets.annotations import require_root
-from stop_core.datasets.clip import SPLITS, Clip, Split
+from stop_core.datasets.annotations import class_label, require_root
+from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split
+from stop_core.datasets.listing import Listing, number_classes
 from stop_core.datasets.validation import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
@@ -33,7 +34,7 @@ def read_folder(root: Path) -> list[Clip]:
         raise ValueError(f"there is no video below {root}: it should hold {_LAYOUT}")
     has_splits = (root / "train").is_dir()
     split_of: dict[str, Split] = {split: split for split in SPLITS}
-    found: list[tuple[str, Split, str]] = []
+    listing = Listing()
     for path in files:
         _check_text(root, path)
         first, _, rest = path.partition("/")
@@ -46,12 +47,9 @@ def read_folder(root: Path) -> list[Clip]:
             )
         if not name:
             raise ValueError(f"{root / path} is in no folder of a class: {root} needs {_LAYOUT}")
-        found.append((path, split, class_name))
-    labels = {c: label for label, c in enumerate(sorted({c for _, _, c in found}))}
-    clips = [
-        Clip(path, path, split, labels[class_name], class_name, source=path)
-        for path, split, class_name in found
-    ]
+        label = class_label(class_name, str(root / path))
+        listing.add(Clip(path, path, split, NO_LABEL, label, source=path), str(root / path))
+    clips = number_classes(listing.finish())
     has_val = any(clip.split == "val" for clip in clips)
     return clips if has_val else carve_validation(clips)
 

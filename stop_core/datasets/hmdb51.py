@@ -13,8 +13,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from stop_core.datasets.annotations import Listed, read_lines, require_folder, safe_name
-from stop_core.datasets.clip import Clip, Split
+from stop_core.datasets.annotations import class_label, read_lines, require_folder, safe_name
+from stop_core.datasets.clip import NO_LABEL, Clip, Split
+from stop_core.datasets.listing import Listing, number_classes
 from stop_core.datasets.validation import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
@@ -41,12 +42,10 @@ def read_hmdb51(root: Path, fold: int) -> list[Clip]:
     """
     annotations = _annotation_files(root, fold)
     files = VideoFiles(root, VIDEOS)
-    clips = [
-        clip
-        for label, class_name in enumerate(sorted(annotations))
-        for clip in _read_class(annotations[class_name], class_name, label, files)
-    ]
-    return carve_validation(clips)
+    listing = Listing()
+    for folder in sorted(annotations):
+        _read_class(annotations[folder], folder, files, listing)
+    return carve_validation(number_classes(listing.finish()))
 
 
 def source_of(stem: str, class_name: str) -> str:
@@ -79,21 +78,23 @@ def _annotation_files(root: Path, fold: int) -> dict[str, Path]:
     return files
 
 
-def _read_class(path: Path, class_name: str, label: int, files: VideoFiles) -> Iterator[Clip]:
-    """Yields the training and test clips of one split file."""
-    listed = Listed()
+def _read_class(path: Path, folder: str, files: VideoFiles, listing: Listing) -> None:
+    """Lists the training and test clips of one split file."""
+    class_name = class_label(folder, str(path))
     for where, name, split in _read_codes(path):
         stem = Path(name).stem
-        listed.add(f"{class_name}/{stem}", where)
-        if split is not None:
-            yield Clip(
-                video_id=f"{class_name}/{stem}",
-                path=files.at(f"{VIDEOS}/{class_name}/{name}"),
-                split=split,
-                label=label,
-                class_name=class_name,
-                source=source_of(stem, class_name),
-            )
+        clip = Clip(
+            video_id=f"{class_name}/{stem}",
+            path=files.at(f"{VIDEOS}/{folder}/{name}") if split else "",
+            split=split or "train",
+            label=NO_LABEL,
+            class_name=class_name,
+            source=source_of(stem, class_name),
+        )
+        if split is None:
+            listing.is_new(clip, where, split="unused")
+        else:
+            listing.add(clip, where)
 
 
 def _read_codes(path: Path) -> Iterator[tuple[str, str, Split | None]]:

@@ -11,17 +11,16 @@ validation from training by YouTube video.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from stop_core.datasets.annotations import (
-    Listed,
     find_annotation,
     read_table,
     require_root,
     safe_name,
 )
-from stop_core.datasets.clip import NO_LABEL, Clip, Split
+from stop_core.datasets.clip import NO_LABEL, Clip, Split, tidied
+from stop_core.datasets.listing import Listing, number_classes
 from stop_core.datasets.validation import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
@@ -51,28 +50,26 @@ def _read(root: Path, lists: dict[str, Split]) -> list[Clip]:
     """Lists the clips of some official lists, each with the split that it is to be."""
     require_root(root, _LAYOUT)
     files = VideoFiles(root)
-    listed = Listed()
-    clips = []
+    listing = Listing()
     for name, split in lists.items():
         for where, youtube_id, video_id, class_name in _read_list(root, name):
-            listed.add(video_id, where)
             path = files.named(video_id) or f"{_FILES[name][0]}/{class_name}/{video_id}.mp4"
-            clips.append(Clip(video_id, path, split, NO_LABEL, class_name, youtube_id))
-    names = sorted({clip.class_name for clip in clips})
-    labels = {class_name: label for label, class_name in enumerate(names)}
-    return [replace(clip, label=labels[clip.class_name]) for clip in clips]
+            clip = Clip(video_id, path, split, NO_LABEL, class_name, youtube_id)
+            listing.add(clip, where)
+    return number_classes(listing.finish())
 
 
 def _read_list(root: Path, name: str) -> Iterator[tuple[str, str, str, str]]:
     """Yields where a row stands, its YouTube id, video id and class."""
     stems = [f"{prefix}{file}" for file in _FILES[name] for prefix in ("", "kinetics_")]
     path = find_annotation(root, *(f"{stem}.csv" for stem in stems), layout=_LAYOUT)
-    for where, row in read_table(path, "label", "youtube_id", "time_start", "time_end"):
+    # The official test lists of 400 and 600 classes have no column for the label.
+    columns = ("youtube_id", "time_start", "time_end", *(() if name == "test" else ("label",)))
+    for where, row in read_table(path, *columns):
         youtube_id = safe_name(row["youtube_id"], where)
-        if not row["label"]:
-            raise ValueError(
-                f"{where}: {youtube_id} has no label; --dataset kinetics-val needs no test list"
-            )
+        if not (label := tidied(row.get("label", ""))):
+            hint = "; --dataset kinetics-val needs no test list" if name == "test" else ""
+            raise ValueError(f"{where}: {youtube_id} has no label{hint}")
         try:
             start, end = int(float(row["time_start"])), int(float(row["time_end"]))
         except (ValueError, OverflowError):
@@ -80,4 +77,4 @@ def _read_list(root: Path, name: str) -> Iterator[tuple[str, str, str, str]]:
                 f"{where}: expected seconds, found {row['time_start']!r} and {row['time_end']!r}"
             ) from None
         video_id = f"{youtube_id}_{start:06d}_{end:06d}"
-        yield where, youtube_id, video_id, safe_name(row["label"], where)
+        yield where, youtube_id, video_id, safe_name(label, where)

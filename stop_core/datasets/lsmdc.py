@@ -15,7 +15,8 @@ from pathlib import Path
 
 from stop_core.datasets.annotations import find_annotation, read_lines, require_root, safe_name
 from stop_core.datasets.clip import Clip, Split, captioned_clip
-from stop_core.datasets.video_files import VideoFiles
+from stop_core.datasets.listing import Listing
+from stop_core.datasets.video_files import VideoFiles, video_key
 
 _FILES: tuple[tuple[str, Split], ...] = (
     ("LSMDC16_annos_training.csv", "train"),
@@ -36,18 +37,14 @@ def read_lsmdc(root: Path) -> list[Clip]:
     """
     require_root(root, _LAYOUT)
     files = VideoFiles(root)
-    split_of: dict[str, Split] = {}
-    clips = []
+    listing = Listing()
     for name, split in _FILES:
         path = find_annotation(root, name, layout=_LAYOUT)
         for clip, (where, sentences) in _read_sentences(path).items():
-            if clip in split_of:
-                raise ValueError(f"{where}: {clip} is listed for {split_of[clip]} already")
-            split_of[clip] = split
-            movie = movie_of(clip)
+            movie = movie_of(video_key(clip))
             file = files.named(clip) or f"{movie}/{clip}.avi"
-            clips.append(captioned_clip(clip, file, split, movie, sentences, where))
-    return clips
+            listing.add(captioned_clip(clip, file, split, movie, sentences, where), where)
+    return listing.finish()
 
 
 def movie_of(clip: str) -> str:

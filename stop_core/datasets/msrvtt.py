@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stop_core.datasets.annotations import (
-    Listed,
     find_annotation,
     get_field,
     read_entries,
@@ -27,6 +26,7 @@ from stop_core.datasets.annotations import (
     safe_name,
 )
 from stop_core.datasets.clip import Clip, captioned_clip
+from stop_core.datasets.listing import Listing
 from stop_core.datasets.validation import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
@@ -50,25 +50,22 @@ def read_msrvtt(root: Path, training: str) -> list[Clip]:
     layout = f"{DATA}, {train}, {TEST} and the videos as video0.mp4 and so on"
     require_root(root, layout)
     files = VideoFiles(root)
-    listed = Listed()
+    listing = Listing()
 
     def read_list(name: str, *columns: str) -> Iterator[tuple[str, dict[str, str], str, str]]:
         path = find_annotation(root, name, layout=layout)
         for where, row in read_table(path, *columns):
             video_id = safe_name(row["video_id"], where)
-            listed.add(video_id, where)
             yield where, row, video_id, files.named(video_id) or f"videos/all/{video_id}.mp4"
 
     captions, sources = _read_data(find_annotation(root, DATA, layout=layout))
-    clips = [
-        captioned_clip(v, path, "train", sources.get(v, v), captions[v], where)
-        for where, _, v, path in read_list(train, "video_id")
-    ]
-    clips += [
-        captioned_clip(v, path, "test", sources.get(v, v), [row["sentence"]], where)
-        for where, row, v, path in read_list(TEST, "video_id", "sentence")
-    ]
-    return carve_validation(clips)
+    for where, _, v, path in read_list(train, "video_id"):
+        clip = captioned_clip(v, path, "train", sources.get(v, v), captions[v], where)
+        listing.add(clip, where)
+    for where, row, v, path in read_list(TEST, "video_id", "sentence"):
+        clip = captioned_clip(v, path, "test", sources.get(v, v), [row["sentence"]], where)
+        listing.add(clip, where)
+    return carve_validation(listing.finish())
 
 
 def _read_data(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:

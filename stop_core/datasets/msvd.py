@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from stop_core.datasets.annotations import (
-    Listed,
     find_annotation,
     read_lines,
     read_names,
     require_root,
 )
 from stop_core.datasets.clip import SPLITS, Clip, captioned_clip
+from stop_core.datasets.listing import Listing
 from stop_core.datasets.video_files import VideoFiles
 
 PICKLED, OFFICIAL = "raw-captions.pkl", "AllVideoDescriptions.txt"
@@ -48,16 +48,15 @@ def read_msvd(root: Path) -> list[Clip]:
     require_root(root, _LAYOUT)
     captions = _read_captions(find_annotation(root, PICKLED, OFFICIAL, layout=_LAYOUT))
     files = VideoFiles(root)
-    listed = Listed()
-    clips = []
+    listing = Listing()
     for split in SPLITS:
         path = find_annotation(root, f"{split}_list.txt", layout=_LAYOUT)
         for where, name in read_names(path):
-            listed.add(name, where)
             file = files.named(name) or f"YouTubeClips/{name}.avi"
             source = re.sub(r"_\d+_\d+$", "", name)
-            clips.append(captioned_clip(name, file, split, source, captions.get(name, []), where))
-    return clips
+            clip = captioned_clip(name, file, split, source, captions.get(name, []), where)
+            listing.add(clip, where)
+    return listing.finish()
 
 
 def _read_captions(path: Path) -> dict[str, list[str]]:

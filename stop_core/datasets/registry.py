@@ -119,3 +119,9 @@ _RETRIEVAL = (
 )
 
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*_RECOGNITION, *_RETRIEVAL)}
+
+
+def division(dataset: str, fold: int, between: str = ", fold ") -> str:
+    """Returns "hmdb51, fold 1"; the name of the dataset only, if it has no other fold."""
+    folds = DATASETS[dataset].folds if dataset in DATASETS else fold
+    return f"{dataset}{between}{fold}" if folds > 1 else dataset

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split
+from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split, tidied
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,10 @@ def select_clips(
     """
     known = {clip.label: clip.class_name for clip in clips if clip.label != NO_LABEL}
     names = [name for _, name in sorted(known.items())]
+    classes = {tidied(name) for name in classes}
     if classes and not names:
         raise ValueError("--classes: the clips of this dataset have captions and no classes")
-    if unknown := sorted(set(classes) - set(names)):
+    if unknown := sorted(classes - set(names)):
         raise ValueError(
             f"--classes: there is no class {', '.join(unknown)}; there are {', '.join(names)}"
         )
@@ -56,7 +57,7 @@ def select_clips(
         clips=tuple(chosen if limit is None else _first_of_every_class(chosen, limit)),
         class_names=tuple(kept),
         splits=tuple(split for split in SPLITS if split in splits),
-        classes=tuple(sorted(set(classes))),
+        classes=tuple(sorted(classes)),
         limit=limit,
     )
 

@@ -10,11 +10,10 @@ split were withheld for years, so published accuracies are those of the official
 `read_ssv2_val` takes that as test, and carves validation from training.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from stop_core.datasets.annotations import (
-    Listed,
+    class_label,
     find_annotation,
     get_field,
     read_entries,
@@ -23,7 +22,8 @@ from stop_core.datasets.annotations import (
     require_root,
     safe_name,
 )
-from stop_core.datasets.clip import Clip, Split
+from stop_core.datasets.clip import Clip, Split, tidied
+from stop_core.datasets.listing import Listing
 from stop_core.datasets.validation import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
@@ -43,17 +43,18 @@ def read_ssv2(root: Path) -> list[Clip]:
         ValueError: if an annotation cannot be read; the message names file and line or entry.
     """
     reader = _Reader(root)
-    return [
-        *reader.read("train", "train"),
-        *reader.read("validation", "val"),
-        *reader.read_test(),
-    ]
+    reader.read("train", "train")
+    reader.read("validation", "val")
+    reader.read_test()
+    return reader.listing.finish()
 
 
 def read_ssv2_val(root: Path) -> list[Clip]:
     """As `read_ssv2`, with the official validation clips as test; needs no answers to the test."""
     reader = _Reader(root)
-    return carve_validation([*reader.read("train", "train"), *reader.read("validation", "test")])
+    reader.read("train", "train")
+    reader.read("validation", "test")
+    return carve_validation(reader.listing.finish())
 
 
 class _Reader:
@@ -66,46 +67,50 @@ class _Reader:
         # {"Holding something": "0", ...}, in the order of the numbers.
         numbers = read_json(path, dict)
         names = sorted(numbers, key=lambda name: (len(str(numbers[name])), str(numbers[name])))
-        self.labels = {name: label for label, name in enumerate(names)}
+        self.labels = {class_label(name, str(path)): label for label, name in enumerate(names)}
+        if len(self.labels) < len(names):
+            twice = [name for name in names if tidied(name) != name]
+            raise ValueError(f"{path}: {twice[0]!r} is the name of another class too; remove it")
         self.files = VideoFiles(root)
-        self.listed = Listed()
+        self.listing = Listing()
 
-    def read(self, name: str, split: Split) -> Iterator[Clip]:
-        """Yields the clips of `train` or `validation`."""
+    def read(self, name: str, split: Split) -> None:
+        """Lists the clips of `train` or `validation`."""
         path = self._annotation(name)
         for where, entry in read_entries(path, read_json(path, list)):
             template = get_field(entry, "template", str, where)
-            yield self._clip(get_field(entry, "id", str, where), template, split, where)
+            self._add(get_field(entry, "id", str, where), template, split, where)
 
-    def read_test(self) -> Iterator[Clip]:
-        """Yields the test clips, with their classes from the answers, `<id>;<class>` lines."""
+    def read_test(self) -> None:
+        """Lists the test clips, with their classes from the answers, `<id>;<class>` lines."""
         path = find_annotation(self.root, "test-answers.csv", layout=_LAYOUT)
         answers: dict[str, str] = {}
         for where, line in read_lines(path):
             video_id, separator, class_name = line.partition(";")
             if not separator:
                 raise ValueError(f"{where}: expected '<id>;<class>', found {line!r}")
-            answers[video_id] = class_name
+            if answers.setdefault(video_id, class_name) != class_name:
+                raise ValueError(f"{where}: {video_id} has another class on a line above")
         path = self._annotation("test")
         for where, entry in read_entries(path, read_json(path, list)):
             video_id = get_field(entry, "id", str, where)
             if video_id not in answers:
                 raise ValueError(f"{where}: test-answers.csv has no line for the video {video_id}")
-            yield self._clip(video_id, answers[video_id], "test", where)
+            self._add(video_id, answers[video_id], "test", where)
 
-    def _clip(self, video_id: str, template: str, split: Split, where: str) -> Clip:
-        class_name = template.replace("[", "").replace("]", "").strip()
+    def _add(self, video_id: str, template: str, split: Split, where: str) -> None:
+        class_name = tidied(template.replace("[", "").replace("]", ""))
         if class_name not in self.labels:
             raise ValueError(f"{where}: labels.json does not have the class {class_name!r}")
-        self.listed.add(safe_name(video_id, where), where)
-        return Clip(
-            video_id=video_id,
+        clip = Clip(
+            video_id=safe_name(video_id, where),
             path=self.files.named(video_id) or f"{VIDEOS}/{video_id}.webm",
             split=split,
             label=self.labels[class_name],
             class_name=class_name,
             source=video_id,  # the annotation does not say who filmed a clip
         )
+        self.listing.add(clip, where)
 
     def _annotation(self, name: str) -> Path:
         names = (f"{name}.json", f"something-something-v2-{name}.json")

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from stop_core.datasets.annotations import (
-    Listed,
+    class_label,
     find_annotation,
     read_lines,
     require_folder,
     safe_name,
 )
-from stop_core.datasets.clip import Clip, Split
+from stop_core.datasets.clip import Clip, Split, tidied
+from stop_core.datasets.listing import Listing
 from stop_core.datasets.validation import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
@@ -44,25 +45,22 @@ def read_ucf101(root: Path, fold: int) -> list[Clip]:
     require_folder(root, VIDEOS, _LAYOUT)
     labels = _read_labels(find_annotation(root, "classInd.txt", layout=_LAYOUT))
     files = VideoFiles(root, VIDEOS)
-    listed = Listed()
-    clips = []
+    listing = Listing()
     for name, split in _LISTS:
         path = find_annotation(root, f"{name}{fold:02d}.txt", layout=_LAYOUT)
-        for where, class_name, file in _read_list(path, labels):
+        for where, folder, file in _read_list(path, labels):
+            class_name = tidied(folder)
             stem = PurePosixPath(file).stem
-            video_id = f"{class_name}/{stem}"
-            listed.add(video_id, where)
-            clips.append(
-                Clip(
-                    video_id=video_id,
-                    path=files.at(f"{VIDEOS}/{class_name}/{file}"),
-                    split=split,
-                    label=labels[class_name],
-                    class_name=class_name,
-                    source=source_of(stem, class_name),
-                )
+            clip = Clip(
+                video_id=f"{class_name}/{stem}",
+                path=files.at(f"{VIDEOS}/{folder}/{file}"),
+                split=split,
+                label=labels[class_name],
+                class_name=class_name,
+                source=source_of(stem, class_name),
             )
-    return carve_validation(clips)
+            listing.add(clip, where)
+    return carve_validation(listing.finish())
 
 
 def source_of(stem: str, class_name: str) -> str:
@@ -78,15 +76,19 @@ def _read_labels(path: Path) -> dict[str, int]:
         fields = line.split()
         if len(fields) != 2 or fields[0] != str(len(labels) + 1):
             raise ValueError(f"{where}: expected '{len(labels) + 1} <class>', found {line!r}")
-        labels[safe_name(fields[1], where)] = len(labels)
+        label = class_label(safe_name(fields[1], where), where)
+        if label in labels:
+            raise ValueError(f"{where}: {label} is the name of two classes; mend that line")
+        labels[label] = len(labels)
     return labels
 
 
 def _read_list(path: Path, labels: dict[str, int]) -> Iterator[tuple[str, str, str]]:
-    """Yields where a line stands, and the class and the file on it."""
+    """Yields where a line stands, and the folder of a class and the file on it."""
     for where, line in read_lines(path):
         name, *number = line.split()
-        class_name, _, file = name.partition("/")
+        folder, _, file = name.partition("/")
+        class_name = tidied(folder)
         if class_name not in labels or len(number) > 1:
             raise ValueError(
                 f"{where}: expected '<class>/<file>', in a training list with the class's number, "
@@ -97,4 +99,4 @@ def _read_list(path: Path, labels: dict[str, int]) -> Iterator[tuple[str, str, s
                 f"{where}: {class_name} has number {number[0]}, in classInd.txt "
                 f"{labels[class_name] + 1}"
             )
-        yield where, class_name, safe_name(file, where)
+        yield where, folder, safe_name(file, where)

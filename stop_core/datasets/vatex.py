@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from stop_core.datasets.annotations import (
-    Listed,
     find_annotation,
     get_field,
     read_entries,
@@ -29,7 +28,8 @@ from stop_core.datasets.annotations import (
     safe_name,
 )
 from stop_core.datasets.clip import Clip, Split, captioned_clip
-from stop_core.datasets.video_files import VideoFiles
+from stop_core.datasets.listing import Listing
+from stop_core.datasets.video_files import VideoFiles, video_key
 
 _FILES: dict[Split, str] = {
     "train": "vatex_training_v1.0.json",
@@ -66,17 +66,15 @@ def _read(root: Path, *splits: Split) -> list[Clip]:
     layout = f"{', '.join(_FILES[split] for split in splits)} and the videos"
     require_root(root, layout)
     files = VideoFiles(root)
-    listed = Listed()
-    clips = []
+    listing = Listing()
     for split in splits:
         for where, video_id, captions in _read_captions(
             find_annotation(root, _FILES[split], layout=layout)
         ):
-            listed.add(video_id, where)
             path = files.named(video_id) or f"videos/{video_id}.mp4"
-            source = re.sub(r"_\d{6}_\d{6}$", "", video_id)
-            clips.append(captioned_clip(video_id, path, split, source, captions, where))
-    return clips
+            source = re.sub(r"_\d{6}_\d{6}$", "", video_key(video_id))
+            listing.add(captioned_clip(video_id, path, split, source, captions, where), where)
+    return listing.finish()
 
 
 def _read_captions(path: Path) -> Iterator[tuple[str, str, list[str]]]:

@@ -4,25 +4,31 @@ A data root may hold 220,000 files on a network disk, where each question costs 
 """
 
 import os
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
 from stop_core.datasets.clip import Clip
 
 EXTENSIONS = (
     *(".mp4", ".webm", ".avi", ".mkv"),
     # DiDeMo and people's own cameras
-    *(".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts"),
+    *(".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".3g2", ".ts", ".mts", ".m2ts"),
+    *(".ogv", ".vob", ".asf", ".f4v"),
 )
+# Flickr names videos of an unknown kind with a bare dot at the end: "79785633@N03_79013_8bb0df."
+_ENDING = re.compile(rf"(?:{'|'.join(map(re.escape, EXTENSIONS))}|\.)+\Z", re.IGNORECASE)
 
 
 class VideoFiles:
     """The video files below `root/folder`, links followed. Paths are relative to the root.
 
     An annotation rarely says which extension a file has, and people convert videos: a file is
-    known by its name without the extension.
+    found by the name as it is listed, else by its `video_key`.
     """
 
     def __init__(self, root: Path, folder: str = "") -> None:
@@ -37,7 +43,7 @@ class VideoFiles:
         """
         if path in self._known:
             return path
-        return self._only(self._beside.get(_without_extension(path), []), path) or path
+        return self._only(self._beside.get(video_key(path), []), path) or path
 
     def named(self, *names: str) -> str | None:
         """Returns the file of the first of `names` that is there, in whatever folder.
@@ -49,8 +55,9 @@ class VideoFiles:
             ValueError: if several files could be meant.
         """
         for name in names:
-            if found := self._only(self._anywhere.get(name, []), name):
-                return found
+            for known, key in ((self._anywhere, name), (self._by_key, video_key(name))):
+                if found := self._only(known.get(key, []), name):
+                    return found
         return None
 
     def _only(self, found: list[str], name: str) -> str | None:
@@ -67,20 +74,35 @@ class VideoFiles:
 
     @cached_property
     def _beside(self) -> dict[str, list[str]]:
-        return _grouped((_without_extension(path), path) for path in self.paths)
+        return _grouped((video_key(path), path) for path in self.paths)
 
     @cached_property
     def _anywhere(self) -> dict[str, list[str]]:
         """Paths by file name, with and without the extension."""
         names = ((path.rpartition("/")[2], path) for path in self.paths)
         return _grouped(
-            (key, path) for name, path in names for key in (name, _without_extension(name))
+            (key, path) for name, path in names for key in {name, _without_extension(name)}
         )
+
+    @cached_property
+    def _by_key(self) -> dict[str, list[str]]:
+        return _grouped((video_key(path.rpartition("/")[2]), path) for path in self.paths)
 
 
 def is_video(path: str) -> bool:
-    """Whether a path has the extension of a video file."""
-    return path.lower().endswith(EXTENSIONS)
+    """Whether a path has the extension of a video file, or ends in a bare dot."""
+    return path.lower().endswith((*EXTENSIONS, "."))
+
+
+def video_key(name: str) -> str:
+    """Returns what all names of one video have in common.
+
+    "a.mov", "a.mp4", "a.mov.mp4" and "a." are one video, whose file was converted or saved under
+    another extension; so are "a%40b" and "a@b", and both Unicode forms of a letter with an accent.
+    "A" and "a" are two: names of YouTube differ by case alone. So are files in two folders.
+    """
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + _ENDING.sub("", unicodedata.normalize("NFC", unquote(last)))
 
 
 def missing_clips(root: Path, clips: Iterable[Clip]) -> list[Clip]:

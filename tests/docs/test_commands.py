@@ -173,5 +173,5 @@ def test_the_pages_lead_from_a_folder_to_a_table_and_to_reasons(
     assert Path("sheet.png").stat().st_size > 1000
     assert list(Path("outputs/sweeps").glob("*/best.yaml"))
     assert len(re.findall(r"scene000\d\d_\S+ +\d+\.\d%", said)) >= 8, said
-    assert {path.suffix for path in Path("outputs/explained").iterdir()} == {".png", ".mp4"}
+    assert {path.suffix for path in Path("outputs/explained/clips").iterdir()} == {".png", ".mp4"}
     assert Path("outputs/search.png").is_file()

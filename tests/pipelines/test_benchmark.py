@@ -30,7 +30,7 @@ def test_a_table_trains_only_what_is_missing(
     config = BenchmarkConfig(table=file, cache=str(small_cache), output=tmp_path, seeds=1)
 
     table = main(config)
-    assert "2 trainings in the table, 2 of them to run" in capsys.readouterr().out
+    assert "2 trainings in the table, 2 of them to run" in capsys.readouterr().err
     frame = pd.read_csv(table.folder / "table.csv")
     assert frame["method"].tolist() == ["zero-shot CLIP", "STOP", "again"]
     assert frame["trainable_parameters"].tolist()[0] == 0
@@ -40,13 +40,13 @@ def test_a_table_trains_only_what_is_missing(
     assert frame["difference"][1] == frame["difference"][2]
 
     main(config)
-    shown = capsys.readouterr().out
-    assert "0 of them to run" in shown
-    assert "mlflow ui" in shown
+    shown = capsys.readouterr()
+    assert "0 of them to run" in shown.err
+    assert "mlflow ui" in shown.out
 
     # Another seed adds a cell; the cells that are there are kept.
     main(replace(config, seeds=2))
-    assert "3 trainings in the table, 1 of them to run" in capsys.readouterr().out
+    assert "3 trainings in the table, 1 of them to run" in capsys.readouterr().err
 
 
 def test_a_row_that_does_not_fit_the_cache_is_named_and_waiting_records_delivered(
@@ -95,7 +95,7 @@ def test_methods_choose_rows_and_others_get_what_is_common(
     _, chosen = choose_rows(config, manifest)
     assert list(chosen.rows) == ["STOP", "vpt-shallow", "zero-shot CLIP"]
     assert chosen.rows["vpt-shallow"] == {**chosen.common, "method": "vpt-shallow"}
-    assert "no row of vpt-shallow" in capsys.readouterr().out
+    assert "no row of vpt-shallow" in capsys.readouterr().err
     assert chosen.baseline == "STOP", "the table's own baseline is not among them"
 
 

@@ -80,10 +80,10 @@ def test_a_damaged_checkpoint_is_set_aside_with_a_sentence(
     _snapshot(tmp_path, first, second)
     set_damage_aside(tmp_path)
     assert (tmp_path / SNAPSHOT).exists()  # nothing to set aside
-    assert not capsys.readouterr().out
+    assert not capsys.readouterr().err
     _cut_short(second)
     set_damage_aside(tmp_path)
-    (said,) = capsys.readouterr().out.splitlines()
+    (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"the checkpoint {second} cannot be read (")
     assert said.endswith(f"the training goes on from {first}")
     assert furthest(tmp_path) == first

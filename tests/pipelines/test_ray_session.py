@@ -5,12 +5,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import psutil
 import pytest
 
+from pipelines.check_services import check_ray
 from pipelines.command_line import RunError
-from pipelines.ray_session import await_head
+from pipelines.ray_session import LONGEST_TEMP_DIR, await_head, long_temp_dir, start_ray
 from tests.tools import free_ports
 
 
@@ -37,6 +39,43 @@ def test_the_head_of_a_cluster_is_one(local_ray: None) -> None:
     import ray
 
     await_head(ray.get_runtime_context().gcs_address, 0.0)
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_folder_is_refused_exactly_where_ray_could_not_make_its_longest_socket(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._common.utils import get_default_ray_temp_dir
+    from ray._private.utils import validate_socket_filepath
+
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # by another test
+    session = f"session_{datetime.now():%Y-%m-%d_%H-%M-%S_%f}_{4194304}"
+    for folder in ("/" + "x" * (LONGEST_TEMP_DIR - 1), "/ä" + "x" * (LONGEST_TEMP_DIR - 3)):
+        for path, fits in ((folder, True), (f"{folder}x", False)):
+            monkeypatch.setenv(name, path)
+            socket_path = f"{get_default_ray_temp_dir()}/{session}/sockets/plasma_store"
+            if fits:
+                validate_socket_filepath(socket_path)
+                assert long_temp_dir() is None
+                continue
+            with pytest.raises(OSError, match="AF_UNIX"):
+                validate_socket_filepath(socket_path)
+            with pytest.raises(RunError, match=rf" {name}={path}, .* export RAY_TMPDIR=/tmp$"):
+                start_ray()
+
+
+def test_the_advice_of_the_doctor_is_one_that_can_be_followed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/" + "x" * LONGEST_TEMP_DIR)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    *_, found = check_ray()
+    assert (found.about, found.status) == ("ray sockets", "failure")
+    assert f"{LONGEST_TEMP_DIR + 1} bytes" in found.found
+    assert "export RAY_TMPDIR=/tmp" in found.advice
 
 
 @contextmanager

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.tracking import experiment_id, open_experiment, tracking_uri, without_password
+from pipelines.tracking import experiment_id, open_experiment, tracking_uri, ui_command
 
 
-def test_a_password_is_not_shown() -> None:
-    shown = without_password("postgresql://user:secret@host:5432/mlflow")
-    assert shown == "postgresql://user@host:5432/mlflow"
-    assert without_password("sqlite:////a:b@c/d.db") == "sqlite:////a:b@c/d.db"
+def test_the_way_to_the_ui_shows_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host/mlflow")
+    assert ui_command(tmp_path) == "open https://me@host/mlflow in a browser"
 
 
 def test_an_experiment_that_another_process_makes_meanwhile_is_taken(

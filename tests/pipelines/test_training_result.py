@@ -30,11 +30,11 @@ def test_a_result_that_was_changed_is_not_remembered(tmp_path: Path) -> None:
     result.save()
     path = Path(result.folder) / RESULT
     whole = path.read_text()
-    changed = [whole.replace("0.5", "0.6", 1), whole[:-9], "[]", "{}"]
+    changed = [whole.replace("0.5", "0.6", 1), whole[:-9], "", "{", "[]", "{}", '{"name": "x"}']
     assert whole not in changed
     for text in changed:
         path.write_text(text)
-        with pytest.raises(ValueError, match=r"result\.json is not as it was written .*delete it"):
+        with pytest.raises(ValueError, match=rf"{path} is not as it was written .*delete it"):
             TrainingResult.load(Path(result.folder))
     path.write_text(whole)
     assert TrainingResult.load(Path(result.folder)) == replace(result, reused=True)

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from stop_core import run_state
 from stop_core.checkpoint import (
     AVERAGE,
+    BEHAVIOUR,
+    BEST_PROMPTS,
     OPTIMIZER,
     Checkpoint,
     check_whole,
@@ -70,17 +73,33 @@ def test_a_checkpoint_of_a_fresh_optimizer_is_one_too(tmp_path: Path) -> None:
     assert Checkpoint.load(tmp_path, groups).optimizer["state"] == {}
 
 
-@pytest.mark.parametrize("name", [LAST_PROMPTS, OPTIMIZER, AVERAGE])
-def test_a_damaged_checkpoint_is_refused_with_its_folder(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        run_state.PROGRESS,
+        run_state.ORIGIN,
+        LAST_PROMPTS,
+        BEST_PROMPTS,
+        AVERAGE,
+        BEHAVIOUR,
+        OPTIMIZER,
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_with_its_folder_and_file(
+    tmp_path: Path, name: str
+) -> None:
     layer, optimizer = _layer_and_optimizer()
     _saved(layer, optimizer, tmp_path)
     whole = (tmp_path / name).read_bytes()
     check_whole(tmp_path)
-    for part in (b"half", whole[:-1]):
-        (tmp_path / name).write_bytes(part)
-        with pytest.raises(ValueError, match=str(tmp_path)):
+    for part in (b"half", b"", whole[:-1], None):
+        if part is None:
+            (tmp_path / name).unlink()
+        else:
+            (tmp_path / name).write_bytes(part)
+        with pytest.raises(ValueError, match=rf"{tmp_path} .*{name}"):
             Checkpoint.load(tmp_path, optimizer.state_dict()["param_groups"])
-        with pytest.raises(ValueError, match=str(tmp_path)):
+        with pytest.raises(ValueError, match=rf"{tmp_path} .*{name}"):
             check_whole(tmp_path)
 
 

@@ -244,21 +244,31 @@ def test_other_tensors_than_the_config_builds_are_refused(folder: Path) -> None:
         TrainedModel.load(folder)
 
 
-def test_a_model_of_a_later_format_or_with_a_file_missing_is_refused(folder: Path) -> None:
+def test_a_model_of_a_later_format_is_refused(folder: Path) -> None:
     _edit(folder / PROVENANCE, lambda v: v.update(format_version=2))
     with pytest.raises(ValueError, match="version 2 of the model format"):
         TrainedModel.load(folder)
-    _edit(folder / PROVENANCE, lambda v: v.update(format_version=1))
-    (folder / LABELS).unlink()
-    with pytest.raises(FileNotFoundError, match=r"no labels\.json"):
-        TrainedModel.load(folder)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != CARD])
+@pytest.mark.parametrize("in_run", [False, True])
+def test_a_file_that_is_missing_or_empty_is_named(folder: Path, name: str, in_run: bool) -> None:
+    if in_run:
+        (folder.parent / "result.json").write_text("{}")
+    (folder / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{folder / name} .* as a whole"):
+        TrainedModel.load(folder.parent if in_run else folder)
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{folder} has no {name}: copy") as refusal:
+        TrainedModel.load(folder.parent if in_run else folder)
+    assert ("training command again" in str(refusal.value)) is in_run
 
 
 @pytest.mark.parametrize(
     ("there", "told"),
     [
         ("", "there is no trained model"),
-        ("result.json", "is of an earlier version"),
+        ("result.json", "has no folder model/"),
         ("checkpoints/x", "is not finished"),
         ("checkpoint_3/x", "is not finished"),
     ],
@@ -328,3 +338,21 @@ def test_a_record_survives_its_files(kept: Path) -> None:
     assert isinstance(record, ModelRecord)
     assert record.config == BASE
     assert record.preprocessing.decoder().frames == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (("walk", "walk "), "the labels walk are there twice"),
+        (("caf\u00e9", "cafe\u0301"), "the labels caf\u00e9 are there twice"),
+        (("brush_hair", "brush hair"), "'brush_hair' and 'brush hair' become the same text"),
+        (("Walk", "walk"), "'Walk' and 'walk' become the same text"),
+        (("walk", "\u200b"), "a label is empty"),
+    ],
+)
+def test_labels_that_clip_cannot_tell_apart_are_refused(labels: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        TrainedModel.zero_shot("tiny", None, labels)
+    model = TrainedModel.zero_shot("tiny", None, ["run", "swim"])
+    with pytest.raises(ValueError, match=told):
+        model.with_labels(labels)

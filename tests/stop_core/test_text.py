@@ -80,3 +80,26 @@ def test_classes_without_equally_many_sentences_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="equally many sentences"):
         ClassTexts(ZeroShot(clip), sentences)
+
+
+@pytest.mark.parametrize(
+    ("sentences", "context"),
+    [
+        ([["a video of walk."], ["A video  of Walk."]], 0),
+        ([[f"{'a ' * 40}{word}"] for word in ("walk", "run")], 0),  # cut by the tower
+        ([[f"{'a ' * 22}{word}"] for word in ("walk", "run")], 8),  # cut by the context
+        ([["a bar", "walk"], ["a bar ", "Walk"]], 0),
+    ],
+)
+def test_classes_that_are_the_same_tokens_are_refused_by_both_names(
+    sentences: list[list[str]], context: int
+) -> None:
+    model = ZeroShot(load_clip("tiny"))
+    if context:
+        ClassTexts(model, sentences).refuse_twins(["one", "other"])
+        model.learn_context(context)
+    embedded = ClassTexts(model, sentences)
+    assert torch.equal(*embedded.embeddings().detach())  # so that no video is told apart by them
+    with pytest.raises(ValueError, match="the classes 'one' and 'other' become the same text"):
+        embedded.refuse_twins(["one", "other"])
+    ClassTexts(model, SENTENCES).refuse_twins(["one", "other"])

@@ -83,3 +83,12 @@ def test_an_annotation_lies_in_the_root_or_one_folder_down_and_once(tmp_path: Pa
     (tmp_path / "b.txt").touch()
     with pytest.raises(ValueError, match=r"b\.txt is there twice"):
         look_for(tmp_path, "b.txt")
+
+
+def test_what_is_there_twice_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"v_a": {"sentences": ["one"]}, "v_a": {"sentences": []}}')
+    with pytest.raises(ValueError, match=r"a\.json: 'v_a' is there twice in one object"):
+        read_json(tmp_path / "a.json", dict)
+    (tmp_path / "a.csv").write_text("path,label,label\na.mp4,walk,run\n")
+    with pytest.raises(ValueError, match=r"a\.csv, line 1: the column label is there twice"):
+        list(read_table(tmp_path / "a.csv", "path", "label"))

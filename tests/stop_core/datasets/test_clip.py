@@ -1,8 +1,12 @@
 """Words that CLIP reads, out of names as datasets write them."""
 
-import pytest
+import unicodedata
 
-from stop_core.datasets.clip import captioned_clip, class_words
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stop_core.datasets.clip import captioned_clip, class_words, tidied
 
 
 @pytest.mark.parametrize(
@@ -23,6 +27,15 @@ from stop_core.datasets.clip import captioned_clip, class_words
 def test_names_become_words(name: str, words: str) -> None:
     assert class_words(name) == words
     assert class_words(words) == words
+
+
+@given(st.text("aé \u00a0\u200b\ufeff\u0301\t\u3000"))
+def test_what_looks_alike_becomes_equal(text: str) -> None:
+    tidy = tidied(text)
+    assert tidied(tidy) == tidy == tidied(unicodedata.normalize("NFD", text))
+    assert tidied(f" {text}\u200b\u2003") == tidy
+    assert not set(tidy) & set("\u00a0\u200b\ufeff\t\u3000")
+    assert "  " not in tidy
 
 
 def test_captions_are_tidied_and_kept_in_order() -> None:

@@ -43,7 +43,9 @@ def test_labels_alone_are_enough_and_val_is_not_carved_where_there_is_one(tmp_pa
         ("b.mp4,training,a", "split is 'training', expected one of train, val, test"),
         ("b.mp4,train,", r"b\.mp4 has no label"),
         ("a.mp4,train,a", r"a\.mp4 is listed twice, first in .*line 2"),
-        ("a.mp4,test,a", r"a\.mp4 has another split, label or source in .*line 2"),
+        ("a.mp4,test,a", r"a\.mp4 is listed twice, first in .*line 2, with the split"),
+        ("a.webm,train,b", r"a\.webm is listed twice, first in .*line 2 as a\.mp4, with the class"),
+        ("b.mp4,train,\u200b\u00a0", r"b\.mp4 has no label"),
         ("b.mp4,train", r"expected 3 fields \(path, split, label\)"),
     ],
 )
@@ -57,3 +59,13 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     (tmp_path / "clips.csv").write_text("path,split,label\na.mp4,train,a\n")
     with pytest.raises(ValueError, match=r"clips\.csv, line 1: expected the column caption, found"):
         read_csv(tmp_path, "retrieval")
+
+
+def test_sources_that_look_alike_are_one(tmp_path: Path) -> None:
+    rows = [f"{i}.mp4,train,a,film{i // 2}{' ' * (i % 2)}" for i in range(8)]
+    (tmp_path / "clips.csv").write_text("\n".join(["path,split,label,source", *rows]))
+    clips = read_csv(tmp_path, "recognition")
+    assert {clip.source for clip in clips} == {f"film{i}" for i in range(4)}
+    held = {clip.source for clip in clips if clip.split == "val"}
+    assert held
+    assert not held & {clip.source for clip in clips if clip.split == "train"}

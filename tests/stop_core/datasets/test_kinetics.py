@@ -43,7 +43,7 @@ def test_folders_without_classes_or_with_other_names_serve_too(make_tree: MakeTr
     [
         ("yoga,../a,1,11,train,0", "expected the name of a video, found '../a'"),
         ("yoga,abc,1,x,train,0", "expected seconds, found '1' and 'x'"),
-        (",abc,1,11,train,0", "abc has no label; --dataset kinetics-val"),
+        (",abc,1,11,train,0", "abc has no label$"),
         ("yoga,abc,1", "expected 6 fields"),
         ('yoga,"abc,1,11,train,0', "not CSV"),
         ("yoga,-id01_xxxxx,1,11,train,0", "-id01_xxxxx_000001_000011 is listed twice"),
@@ -57,8 +57,16 @@ def test_a_broken_row_is_named(make_tree: MakeTree, row: str, told: str) -> None
         read_kinetics(root)
 
 
-def test_a_list_without_labels_is_told_by_its_header(make_tree: MakeTree) -> None:
+def test_a_list_without_labels_is_told_with_the_protocol_that_needs_none(
+    make_tree: MakeTree,
+) -> None:
     root = make_tree("kinetics")
-    (root / "annotations/test.csv").write_text("youtube_id,time_start,time_end,split\na,1,2,test\n")
-    with pytest.raises(ValueError, match=r"test\.csv, line 1: expected the column label, found"):
+    row = "youtube_id,time_start,time_end,split\na,1,2,test\n"
+    (root / "annotations/test.csv").write_text(row)
+    with pytest.raises(
+        ValueError, match=r"test\.csv, line 2: a has no label; --dataset kinetics-v"
+    ):
+        read_kinetics(root)
+    (root / "annotations/train.csv").write_text(row)
+    with pytest.raises(ValueError, match=r"train\.csv, line 1: expected the column label, found"):
         read_kinetics(root)

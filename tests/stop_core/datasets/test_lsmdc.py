@@ -35,7 +35,9 @@ def test_the_real_test_list(real_annotations: Callable[[str], Path], make_tree: 
 def test_a_broken_line_and_a_clip_in_two_splits_are_named(make_tree: MakeTree) -> None:
     root = make_tree("lsmdc")
     (root / TEST).write_text((root / "LSMDC16_annos_val.csv").read_text())
-    with pytest.raises(ValueError, match=r"publictect\.csv, line 1: 1004_Juno.* for val already"):
+    with pytest.raises(
+        ValueError, match=r"publictect\.csv, line 1: 1004_Juno.* is listed twice, .*annos_val"
+    ):
         read_lsmdc(root)
     (root / TEST).write_text("a_clip\t00.00\tSOMEONE runs.\n")
     with pytest.raises(ValueError, match=r"publictect\.csv, line 1: expected 6 fields .* found 3"):

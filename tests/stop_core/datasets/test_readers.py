@@ -140,3 +140,26 @@ def test_a_needed_file_that_is_no_text_is_named(make_tree: MakeTree, name: str) 
         path.write_bytes(content)
         # A file that can be absent may belong to another protocol.
         assert path.name in (broken or "") or absent is None
+
+
+@pytest.mark.parametrize("name", ["folder", "hmdb51", "csv", "kinetics", "ssv2"])
+@pytest.mark.parametrize("form", ["{} ", "\u200b{}", "{}\u00a0"])
+def test_labels_that_look_alike_are_one_class(make_tree: MakeTree, name: str, form: str) -> None:
+    root = make_tree(name)
+    before = DATASETS[name].read(root, 1)
+    old = {"folder": "wave", "csv": "wave", "hmdb51": "wave", "kinetics": "yoga"}.get(name)
+    if name == "folder":
+        (root / "test" / "wave").rename(root / "test" / form.format("wave"))
+    elif name == "hmdb51":
+        for path in root.glob("*/wave*"):
+            path.rename(path.with_name(path.name.replace("wave", form.format("wave"), 1)))
+    else:
+        file = {"csv": "clips.csv", "kinetics": "annotations/val.csv", "ssv2": "labels/train.json"}
+        path = root / file[name]
+        new = form.format(old or "[something]")
+        path.write_text(path.read_text().replace(old or "[something]", new, 3))
+    after = DATASETS[name].read(root, 1)
+    assert missing_clips(root, after) == []
+    assert sorted(clip.class_name for clip in after) == sorted(c.class_name for c in before)
+    if name != "folder":  # whose ids are paths
+        assert [replace(clip, path="") for clip in after] == [replace(c, path="") for c in before]

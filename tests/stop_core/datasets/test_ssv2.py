@@ -63,3 +63,15 @@ def test_a_test_video_without_an_answer_is_named(make_tree: MakeTree) -> None:
     (root / "labels/test-answers.csv").write_text("31;Throwing something\n")
     with pytest.raises(ValueError, match=r"test\.json, entry 1: .* no line for the video 30"):
         read_ssv2(root)
+
+
+def test_answers_and_labels_that_contradict_themselves_are_refused(make_tree: MakeTree) -> None:
+    root = make_tree("ssv2")
+    with (root / "labels/test-answers.csv").open("a") as file:
+        file.write("31;Holding something\n")
+    with pytest.raises(ValueError, match=r"answers\.csv, line 3: 31 has another class"):
+        read_ssv2(root)
+    labels = {"Throwing something": "1", "Holding something": "0", "Holding something ": "2"}
+    (root / "labels/labels.json").write_text(json.dumps(labels))
+    with pytest.raises(ValueError, match=r"labels\.json: 'Holding something ' is the name of"):
+        read_ssv2(root)

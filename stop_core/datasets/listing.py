@@ -1,0 +1,95 @@
+"""The clips of a dataset: one for each video, whichever of its names an annotation lists."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from stop_core.datasets.clip import Clip
+from stop_core.datasets.video_files import video_key
+
+_log = logging.getLogger(__name__)
+
+
+class Listing:
+    """Collects the clips that a reader finds, in their order.
+
+    Official lists name videos twice: 62 of DiDeMo's 2,069 validation and test videos are listed
+    under two extensions. Such a video is one clip with all of its captions. A video that is listed
+    twice under one name, or in two splits, classes or sources, is refused with both places.
+    """
+
+    def __init__(self) -> None:
+        self._clips: dict[str, Clip] = {}
+        self._said: dict[str, tuple[str, str, dict[str, str]]] = {}
+        self._doubles: dict[str, str] = {}
+
+    def finish(self) -> list[Clip]:
+        """Returns the clips under the names that were listed first; logs how many had two."""
+        if self._doubles:
+            _log.warning(
+                "second names of listed videos: %d, such as %s of %s; each such video is one clip "
+                "with all of its captions",
+                len(self._doubles),
+                *next(iter(self._doubles.items())),
+            )
+        return list(self._clips.values())
+
+    def add(self, clip: Clip, where: str, *, again: bool = False) -> None:
+        """Adds a clip, or its captions to the clip of the same video.
+
+        Args:
+            clip: of any label: it is told apart by its class name.
+            where: its place in the annotation, for messages.
+            again: whether one name can be listed several times, with a caption each time.
+
+        Raises:
+            ValueError: if the video is listed already, and this is no further name of it.
+        """
+        key = video_key(clip.video_id)
+        if self.is_new(clip, where, again=again):
+            self._clips[key] = clip
+        else:
+            first = self._clips[key]
+            self._clips[key] = replace(first, captions=first.captions + clip.captions)
+
+    def is_new(
+        self, clip: Clip, where: str, *, split: str | None = None, again: bool = False
+    ) -> bool:
+        """Notes where a video is listed; returns whether it is for the first time.
+
+        Args:
+            clip: as the list has it.
+            where: its place in the annotation.
+            split: the list's own word for a split that is none of ours.
+            again: as in `add`.
+
+        Raises:
+            ValueError: if it is listed already, and this is no further name of it.
+        """
+        key, name = video_key(clip.video_id), clip.video_id
+        said = {"split": split or clip.split, "class": clip.class_name}
+        said["source"] = video_key(clip.source)
+        if key not in self._said:
+            self._said[key] = where, name, said
+            return True
+        first_where, first_name, first_said = self._said[key]
+        called = "" if name == first_name else f" as {first_name}"
+        others = [what for what in said if said[what] != first_said[what]]
+        if others or (name == first_name and not again):
+            other = "".join(
+                f", with the {what} {first_said[what]!r} and not {said[what]!r}" for what in others
+            )
+            raise ValueError(
+                f"{where}: {name} is listed twice, first in {first_where}{called}{other}; remove "
+                "one of the two lines"
+            )
+        if called:
+            self._doubles[name] = first_name
+        return False
+
+
+def number_classes(clips: Sequence[Clip]) -> list[Clip]:
+    """Returns the clips with labels that index their sorted class names."""
+    names = sorted({clip.class_name for clip in clips})
+    labels = {class_name: label for label, class_name in enumerate(names)}
+    return [replace(clip, label=labels[clip.class_name]) for clip in clips]

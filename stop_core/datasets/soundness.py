@@ -1,0 +1,132 @@
+"""Is a list of clips the dataset that its user means? Refusals, and remarks."""
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from stop_core.datasets.clip import Clip, class_words
+from stop_core.datasets.selecting import Selection
+
+PUBLISHED = Path(__file__).with_name("published.yaml")
+_NAMED = 5  # classes of a remark
+
+
+def refuse_twins(names: Sequence[str], texts: Sequence[Hashable]) -> None:
+    """Refuses classes that are the same text, which no method that reads texts can tell apart.
+
+    Args:
+        names: of the classes.
+        texts: what stands for each, in any form: words, sentences, token ids.
+
+    Raises:
+        ValueError: naming the first two classes with equal texts.
+    """
+    first: dict[Hashable, str] = {}
+    for name, text in zip(names, texts, strict=True):
+        if (other := first.setdefault(text, name)) is not name:
+            raise ValueError(
+                f"the classes {other!r} and {name!r} become the same text for CLIP, which then "
+                "cannot tell them apart: rename one of them, or give their clips one class"
+            )
+
+
+def refuse_same_words(names: Sequence[str]) -> None:
+    """Refuses class names that become the same words, such as `brush_hair` and `brush hair`.
+
+    Names that differ by case alone are left to `remarks`: a method that reads no text, such as
+    linear-probe, can be trained on them.
+
+    Raises:
+        ValueError: naming both.
+    """
+    by_case = {name.casefold(): name for name in reversed(names)}
+    kept = [name for name in names if by_case[name.casefold()] == name]
+    refuse_twins(kept, [class_words(name) for name in kept])
+
+
+def remarks(dataset: str, fold: int, clips: Sequence[Clip], selection: Selection) -> list[str]:
+    """Returns a sentence for each thing that a user may not have meant.
+
+    Args:
+        dataset: its name in the registry.
+        fold: from 1.
+        clips: all clips that the annotation lists.
+        selection: those that the user chose.
+    """
+    by_split: dict[str, set[str]] = {split: set() for split in selection.splits}
+    for clip in selection.clips:
+        by_split[clip.split].add(clip.class_name)
+    return [
+        *_other_counts(dataset, fold, clips),
+        *(f"the split {split} has no clips" for split, found in by_split.items() if not found),
+        *one_sided(by_split),
+        *_look_alikes(selection.class_names),
+        *_shared_captions(selection.clips),
+    ]
+
+
+def one_sided(classes: Mapping[str, Collection[str]]) -> list[str]:
+    """Returns a sentence for the classes that are trained and not tested, and for the reverse.
+
+    Args:
+        classes: the classes with clips, by split; a split without any is passed over.
+    """
+    told = []
+    for one, other in (("test", "train"), ("val", "train"), ("train", "test")):
+        here, there = set(classes.get(one, ())), set(classes.get(other, ()))
+        if there and (only := sorted(here - there)):
+            more = f" and {len(only) - _NAMED} more" if len(only) > _NAMED else ""
+            told.append(
+                f"{len(only)} of {len(here)} classes have clips in {one} and none in {other}: "
+                f"{', '.join(only[:_NAMED])}{more}"
+            )
+    return told
+
+
+def _other_counts(dataset: str, fold: int, clips: Sequence[Clip]) -> list[str]:
+    """Compares the counts of a dataset with the published ones."""
+    entries = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8")).get(dataset)
+    if not entries:
+        return []
+    counts: Counter[str] = Counter(clip.split for clip in clips)
+    counts["train + val"] = counts["train"] + counts["val"]  # where validation is carved
+    counts["classes"] = len({clip.class_name for clip in clips})
+    others = []
+    for what, published in entries[min(fold, len(entries)) - 1].items():
+        known = published if isinstance(published, list) else [published]
+        if counts[what] not in known:
+            wanted = " or ".join(f"{count:,}" for count in known)
+            others.append(f"{counts[what]:,} {what}, published {wanted}")
+    if not others:
+        return []
+    return [f"the lists are not those that {dataset} is published with ({'; '.join(others)})"]
+
+
+def _look_alikes(names: Sequence[str]) -> list[str]:
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[unicodedata.normalize("NFKC", class_words(name)).casefold()].append(name)
+    return [
+        f"the classes {' and '.join(map(repr, group))} differ by case or form alone: most CLIPs "
+        "read them as one, and a training whose method reads texts will then refuse them"
+        for group in alike.values()
+        if len(group) > 1
+    ]
+
+
+def _shared_captions(clips: Sequence[Clip]) -> list[str]:
+    """A caption of two test clips has two right answers, of which only one counts."""
+    found: Counter[str] = Counter()
+    for clip in clips:
+        if clip.split == "test":
+            found.update({caption.casefold() for caption in clip.captions})
+    shared = [caption for caption, count in found.items() if count > 1]
+    if not shared:
+        return []
+    return [
+        f"captions of several test clips: {len(shared)}, for example {shared[0]!r}; recall at 1 "
+        "cannot reach 100%"
+    ]
