@@ -28,5 +28,7 @@ def check_sums(folder: Path, names: Collection[str]) -> None:
     lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     sums = {name: found for found, _, name in (line.partition("  ") for line in lines)}
     for name in sorted({*names, *sums}):
-        if "/" in name or sums.get(name) != hash_file(folder / name):
+        if name not in sums or "/" in name:
+            raise ValueError(f"{folder / SUMS} is damaged: it has no sum of {name}")
+        if sums[name] != hash_file(folder / name):
             raise ValueError(f"{folder / name} is not as it was written, by its sum in {SUMS}")
