@@ -87,14 +87,15 @@ def write_cache(config: Config, folder: Path, compression: str, crop: str) -> Pa
 def _write_shard(path: Path, made: CacheConfig, plan: ShardPlan, first: int, c: Config) -> None:
     import pyarrow as pa
 
-    schema = shard_schema(made)
+    schema = shard_schema(made, plan.name)
     group = rows_per_group(made)
     small = {pa.string(): "x", pa.int32(): c.size, pa.float64(): 1.0}
     with open_writer(path, schema, made.compression) as writer:
         for start in range(0, len(plan.clips), group):
             numbers = range(first + start, first + min(start + group, len(plan.clips)))
             columns = {
-                field.name: [small.get(field.type, [])] * len(numbers)
+                field.name: [0 if field.name == "label" else small.get(field.type, [])]
+                * len(numbers)
                 for field in schema
                 if field.name != FRAMES
             } | {FRAMES: [frames_of(c, i).tobytes() for i in numbers]}

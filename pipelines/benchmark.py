@@ -12,7 +12,7 @@ from pipelines.cache_lookup import find_cache
 from pipelines.command_line import parse, run
 from pipelines.many_runs import Job, run_all
 from pipelines.output import default_output
-from pipelines.progress import say
+from pipelines.progress import print_result, say
 from pipelines.queued_run import deliver_waiting
 from pipelines.ray_session import start_ray
 from pipelines.resources import Resources
@@ -120,7 +120,7 @@ def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> No
         outcomes = run_all(jobs, config.resources, parent.run_id)
         table.fill([result for result in outcomes if not isinstance(result, str)])
         publish(table, parent)
-        print(f"all runs: {ui_command(config.output)}")
+        print_result(f"all runs: {ui_command(config.output)}")
         table.complain_about([reason for reason in outcomes if isinstance(reason, str)])
 
 

@@ -16,10 +16,10 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from pipelines.command_line import RunError, parse, run
+from pipelines.progress import console, print_result
 from stop_core.cache import FrameCache, Manifest
 from stop_core.cache.contact_sheet import contact_sheet, evenly
 from stop_core.cache.export import Codec, Format, Part, export
@@ -27,6 +27,7 @@ from stop_core.cache.files import appearing
 from stop_core.cache.summary import Summary, summarise
 from stop_core.cache.verification import verify
 from stop_core.datasets.registry import division
+from stop_core.outside_text import in_line
 from stop_core.storage import storage_path
 
 Directory = Annotated[str, tyro.conf.Positional]
@@ -61,14 +62,14 @@ class Verify:
         checked = list(verify(path))
         problems = [problem for problem in checked if problem is not None]
         for problem in problems:
-            print(problem.found)
+            print_result(problem.found)
         if problems:
             raise RunError(
                 f"{len(problems)} of {len(checked)} files of {self.cache} are damaged: delete them "
                 "and manifest.json, and make them again with "
                 f"`{Manifest.load(path).config.command(self.cache)}`"
             )
-        print(f"{self.cache}: all {len(checked)} files are as they were made")
+        print_result(f"{self.cache}: all {len(checked)} files are as they were made")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Export:
         """Exports, and tells how much."""
         part = Part(self.splits, self.classes, self.limit)
         count = export(storage_path(self.cache), part, self.to, self.format, self.compression)
-        print(f"exported {count} clips to {self.to}")
+        print_result(f"exported {count} clips to {self.to}")
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Sheet:
         sheet = contact_sheet(clips, evenly(len(clips), self.clips), self.frames)
         with appearing(self.to) as staging:
             sheet.save(staging, format="PNG")
-        print(f"drew {min(len(clips), self.clips)} of {len(clips)} clips to {self.to}")
+        print_result(f"drew {min(len(clips), self.clips)} of {len(clips)} clips to {self.to}")
 
 
 Command = (
@@ -167,15 +168,16 @@ def _print_summary(summary: Summary, cache: str) -> None:
         lines.append(f"captions     {_counted(summary.captions)}")
     if manifest.failures:
         lines.append(f"failed       {manifest.failures}: see {cache}/failures.parquet")
-        lines += [f"    {count:6} {reason}" for reason, count in summary.failures.most_common()]
-    print("\n".join(lines))
+        failures = summary.failures.most_common()
+        lines += [f"    {count:6} {in_line(reason)}" for reason, count in failures]
+    print_result("\n".join(lines))
     if summary.classes:
         table = Table("class", *splits, box=None)
         for column in table.columns[1:]:
             column.justify = "right"
         for name, counts in summary.classes.items():
             table.add_row(name, *(str(counts[split]) for split in splits))
-        Console().print(table)
+        console().print(table)
 
 
 def _counted(counts: Counter[str]) -> str:

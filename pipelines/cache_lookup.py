@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from stop_core.cache.integrity import check_footers
 from stop_core.cache.manifest import Manifest
 from stop_core.storage import StoragePath, storage_path
 
@@ -13,11 +14,13 @@ def find_cache(cache: str | None, output: Path) -> StoragePath:
 
     Raises:
         OSError: if there is no cache at `cache`; the message gives the command that makes one.
-        ValueError: if the cache is unfinished or damaged.
+        ValueError: if the cache is unfinished, or a size or footer is not the manifest's.
     """
     if cache is not None:
         path = storage_path(cache)
-        Manifest.load(path)
+        manifest = Manifest.load(path)
+        if isinstance(path, Path):  # what is fetched from a store is hashed when it arrives
+            check_footers(path, manifest.config, manifest.shards)
         return path
     from pipelines.preprocess import PreprocessConfig, preprocess  # and with it what decodes
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -138,8 +139,8 @@ def _check_database(uri: str) -> Finding:
             return failure(
                 "mlflow store",
                 f"{shown} has schema {there}, this MLflow wants {wanted}",
-                f"back it up, then run `mlflow db upgrade {shown}`; if the store is the newer one, "
-                "install the MLflow that made it",
+                f"back it up, then run `mlflow db upgrade {shlex.quote(shown)}`; if the store is "
+                "the newer one, install the MLflow that made it",
             )
         with engine.connect() as connection:
             # Needs the lock and the permission of a change, and changes nothing.

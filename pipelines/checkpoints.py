@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 from pathlib import Path
 
@@ -69,14 +69,27 @@ def numbered(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("checkpoint_*") if re.fullmatch(r"\w+_\d{6,}", p.name))
 
 
-def furthest(run: Path, result: Path | None = None) -> Path | None:
+def furthest(
+    run: Path, result: Path | None = None, states: Collection[str] | None = None
+) -> Path | None:
     """The checkpoint of a run that has come furthest, of those that can be read.
 
     Args:
         run: its folder.
         result: the checkpoint that is preferred to others that have come as far.
+        states: of the cache's files now (`BackgroundCheck.state`); leaves out the checkpoints of
+            data that has changed since and was not verified then.
     """
-    return _furthest_of([path for path in _all_of(run) if _damage(path) is None], result)
+    whole = [path for path in _all_of(run) if _damage(path) is None]
+    if states is not None:
+        fit = [path for path in whole if read_progress(path).may_resume(states)]
+        if dropped := [path.name for path in whole if path not in fit]:
+            say(
+                f"not resumed from {', '.join(dropped)}: the cache has changed since, and had not "
+                "been verified then"
+            )
+        whole = fit
+    return _furthest_of(whole, result)
 
 
 def _furthest_of(whole: list[Path], result: Path | None = None) -> Path | None:

@@ -21,7 +21,8 @@ def ending_with_reader() -> Iterator[None]:
         try:
             yield
         finally:
-            print(end="", flush=True)  # without a stdout, which `>&-` makes, it does nothing
+            if sys.stdout is not None:  # `>&-` leaves none
+                sys.stdout.flush()
     except BrokenPipeError:
         streams = filter(None, (sys.stdout, sys.stderr))
         unread = [stream for stream in streams if _is_unread(stream.fileno())]

@@ -16,6 +16,7 @@ import tyro
 import yaml
 
 from pipelines.closed_output import ending_with_reader
+from pipelines.progress import say
 
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ def run(main: Callable[[], object]) -> NoReturn:
         sys.exit(FAILURE)
     except KeyboardInterrupt:
         told = "interrupted; run the same command again to resume from what is complete"
-        print(told, file=sys.stderr)
+        say(told)
         sys.exit(INTERRUPTED)
     sys.exit(0)
 
@@ -215,4 +216,4 @@ def _store_problem(problem: Exception) -> str:
 
 def _complain(problem: BaseException) -> None:
     message = str(problem) or type(problem).__name__
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}")

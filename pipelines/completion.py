@@ -16,6 +16,7 @@ import tyro
 
 from pipelines.command_line import parse, run
 from pipelines.commands import Command, commands
+from pipelines.progress import print_result
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Completion:
 
     def run(self) -> None:
         """Prints it."""
-        print(script(self.shell))
+        print_result(script(self.shell))
 
 
 def script(shell: str) -> str:

@@ -17,6 +17,7 @@ if __package__ in (None, ""):
 from pipelines.command_line import FAILURE, parse, run
 from pipelines.findings import MARKS, Finding, examined
 from pipelines.output import default_output
+from pipelines.progress import print_result
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,16 @@ def main(config: Doctor) -> int:
     for finding in findings(config):
         found.append(finding)
         if not config.json:
-            print(describe(finding), flush=True)
+            print_result(describe(finding))
     failures = sum(finding.status == "failure" for finding in found)
     warnings = sum(finding.status == "warning" for finding in found)
     if config.json:
         values = {"healthy": failures == 0, "findings": [asdict(finding) for finding in found]}
-        print(json.dumps(values, indent=2))
+        print_result(json.dumps(values, indent=2))
     elif failures or warnings:
-        print(f"\n{failures} failures, {warnings} warnings among {len(found)} findings")
+        print_result(f"\n{failures} failures, {warnings} warnings among {len(found)} findings")
     else:
-        print(f"\nall {len(found)} findings are well")
+        print_result(f"\nall {len(found)} findings are well")
     return FAILURE if failures else 0
 
 

@@ -17,6 +17,8 @@ import tyro
 from pipelines.command_line import RunError, parse, run
 from pipelines.model_choice import ModelChoice
 from pipelines.output import default_output
+from pipelines.progress import print_result
+from stop_core.outside_text import in_line
 
 if TYPE_CHECKING:
     from stop_core.explanation import Explanation
@@ -83,12 +85,12 @@ def main(config: ExplainConfig) -> None:
         raise FileNotFoundError(f"there is no video {config.video}")
     explained = explain_video(config, config.model.found(config.output).load())
     for answer in explained.answers:
-        print(f"{answer.probability:7.1%}  {answer.label}")
+        print_result(f"{answer.probability:7.1%}  {in_line(answer.label)}")
     picture = config.film.with_suffix(".png")
     save(draw(explained), picture)
-    print(f"picture: {picture}", flush=True)
+    print_result(f"picture: {picture}")
     write_film(explained, config.film)
-    print(f"film: {config.film}")
+    print_result(f"film: {config.film}")
 
 
 def explain_video(config: ExplainConfig, trained: "TrainedModel") -> "Explanation":

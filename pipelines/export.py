@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -16,7 +17,7 @@ if __package__ in (None, ""):  # run as a file: the checkout is not on the path 
 from pipelines.command_line import RunError, parse, run
 from pipelines.model_choice import ModelChoice
 from pipelines.output import default_output
-from pipelines.progress import say
+from pipelines.progress import print_result, say
 from stop_core.model_files import CARD, LABELS, PREPROCESSING, PROVENANCE, RESULT, find_model
 
 Format = Literal["torch", "onnx", "mlflow"]
@@ -116,9 +117,11 @@ def _export(folder: Path, config: ExportConfig) -> None:
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    print(f"exported to {out}")
+    print_result(f"exported to {out}")
     if config.to == "mlflow":
-        print(f"serve it: mlflow models serve --env-manager local -m {out}")
+        print_result(
+            f"serve it: mlflow models serve --env-manager local -m {shlex.quote(str(out))}"
+        )
 
 
 def _usual_place(config: ExportConfig) -> Path:
@@ -136,10 +139,10 @@ def _register(folder: Path, config: ExportConfig, name: str) -> None:
 
     version = register(folder, config.output, name, config.alias)
     uri = f"models:/{name}@{config.alias}" if config.alias else f"models:/{name}/{version}"
-    print(f"registered as version {version} of {name}")
-    print(
-        f"serve it: MLFLOW_TRACKING_URI={without_password(tracking_uri(config.output))} "
-        f"mlflow models serve --env-manager local -m {uri}"
+    print_result(f"registered as version {version} of {name}")
+    uri, store = shlex.quote(uri), shlex.quote(without_password(tracking_uri(config.output)))
+    print_result(
+        f"serve it: MLFLOW_TRACKING_URI={store} mlflow models serve --env-manager local -m {uri}"
     )
 
 

@@ -1,11 +1,11 @@
 """One process at a time in a folder of results."""
 
 import fcntl
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipelines.progress import say
 from stop_core.cache.files import LOCK
 
 
@@ -17,6 +17,6 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             # Not where the rows of a prediction go.
-            print(f"another process works in {folder}; waiting until it ends", file=sys.stderr)
+            say(f"another process works in {folder}; waiting until it ends")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

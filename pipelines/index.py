@@ -6,6 +6,7 @@
 The same command goes on after an interruption, and adds what is new in a folder.
 """
 
+import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import tyro
 from pipelines.command_line import RunError, parse, run
 from pipelines.model_choice import ModelChoice
 from pipelines.output import default_output
+from pipelines.progress import print_result
 from pipelines.video_options import DecodeOptions, Workers
 
 if TYPE_CHECKING:
@@ -98,10 +100,10 @@ def main(config: IndexConfig) -> None:
     if failed == len(rows):
         raise RunError(f"no video could be embedded, for example: {rows['error'][0]}")
     write_index(config.folder, rows, IndexInfo(identity, choice.to_dict(), cache))
-    print(f"indexed {len(rows) - failed} videos in {config.folder}")
+    print_result(f"indexed {len(rows) - failed} videos in {config.folder}")
     if failed:
-        print(f"failed  {failed} videos: see {config.folder / 'failures.parquet'}")
-    print(f'next    stop search "what to find" --index {config.folder}')
+        print_result(f"failed  {failed} videos: see {config.folder / 'failures.parquet'}")
+    print_result(f'next    stop search "what to find" --index {shlex.quote(str(config.folder))}')
 
 
 def _refuse_other_frames(cache: "FrameCache", how: "Preprocessing") -> None:

@@ -105,7 +105,7 @@ def _outcome(reference: "ray.ObjectRef", label: str) -> TrainingResult | str:
         return root_cause(problem)
     measures = ("val/top1", "test/top1", "val/t2v_r1", "test/t2v_r1")
     shown = [f"{name} {result.metrics[name]:.4f}" for name in measures if name in result.metrics]
-    say(f"{label}: {', '.join(shown)}")
+    say(f"{label}: {'; '.join([', '.join(shown), *result.problems])}")
     return result
 
 

@@ -1,13 +1,13 @@
 """Which trained model a command uses: a folder, an MLflow run, or CLIP as it is."""
 
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.command_line import RunError
+from pipelines.progress import say
 
 if TYPE_CHECKING:  # seconds, which --help need not take
     from stop_core.model_folder import TrainedModel
@@ -171,7 +171,7 @@ def _folder(checkpoint: Path, output: Path) -> Path:
             f"begin with {checkpoint}; give more of the name"
             + _listed(sorted(one.name for _, one in newest.values()))
         )
-    print(f"the model is that of {folder}", file=sys.stderr)  # not where rows and hits go
+    say(f"the model is that of {folder}")  # not where rows and hits go
     return folder.resolve()
 
 

@@ -23,7 +23,9 @@ import tyro
 from pipelines.command_line import RunError, parse, run
 from pipelines.model_choice import ModelChoice
 from pipelines.output import default_output
+from pipelines.progress import print_result, say
 from pipelines.video_options import DecodeOptions, Workers
+from stop_core.outside_text import in_line
 
 if TYPE_CHECKING:
     from stop_core.model_folder import TrainedModel
@@ -122,16 +124,16 @@ def _tell(rows: Sequence[dict[str, Any]], config: PredictConfig, trained: "Train
     failed = [row for row in rows if row["error"] is not None]
     if config.to is not None:
         _write(rows, config.to, config.form, trained)
-        print(f"wrote {len(rows)} rows to {config.to}")
+        print_result(f"wrote {len(rows)} rows to {config.to}")
     elif config.form == "jsonl":
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False))
+            print_result(json.dumps(row, ensure_ascii=False))
     else:
         _print_table(rows, config.videos)
     if failed:
         reasons = Counter(row["error"] for row in failed).most_common(3)
-        told = "; ".join(f"{reason}: {count}" for reason, count in reasons)
-        print(f"{len(failed)} of {len(rows)} videos failed ({told})", file=sys.stderr)
+        told = "; ".join(f"{in_line(reason)}: {count}" for reason, count in reasons)
+        say(f"{len(failed)} of {len(rows)} videos failed ({told})")
     if len(failed) == len(rows):
         raise RunError("no video could be decoded: see the reasons above")
 
@@ -179,14 +181,16 @@ def _print_table(rows: Sequence[dict[str, Any]], given: Sequence[str]) -> None:
     """A line a label, under the name of its video."""
     from pipelines.video_list import short_names
 
-    names = short_names([row["video"] for row in rows], given)
+    names = [in_line(name) for name in short_names([row["video"] for row in rows], given)]
     width = max(map(len, names))
     for name, row in zip(names, rows, strict=True):
         if row["error"] is not None:
-            print(f"{name:<{width}}  failed  {row['error']}")
+            print_result(f"{name:<{width}}  failed  {in_line(row['error'])}")
         pairs = zip(row["labels"], row["probabilities"], strict=True)
         for rank, (label, probability) in enumerate(pairs):
-            print(f"{name if rank == 0 else '':<{width}}  {probability:6.1%}  {label}")
+            print_result(
+                f"{name if rank == 0 else '':<{width}}  {probability:6.1%}  {in_line(label)}"
+            )
 
 
 if __name__ == "__main__":

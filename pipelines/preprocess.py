@@ -8,6 +8,7 @@ The same command goes on after an interruption, and returns at once when there i
 """
 
 import os
+import shlex
 import sys
 import textwrap
 import time
@@ -25,6 +26,7 @@ from pipelines.command_line import RunError, parse, run
 from pipelines.folder_lock import alone_in
 from pipelines.output import default_output
 from pipelines.preprocessing import Progress, decode_shards
+from pipelines.progress import print_result, say
 from pipelines.store_problem import first_line
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan
 from stop_core.cache.config import Compression, Crop
@@ -45,6 +47,7 @@ from stop_core.datasets import (
 from stop_core.decoding import LONGEST_SIDE, Decoder
 from stop_core.decoding.process import DECODE_TIMEOUT
 from stop_core.outline import outlined
+from stop_core.outside_text import in_line
 from stop_core.storage import StoragePath, storage_path
 from stop_core.tiny.shipped import TINY, TINY_TOWERS
 
@@ -190,7 +193,7 @@ def _preprocess(config: PreprocessConfig, root: Path) -> Manifest:
             # A store that cannot be used ends this before the finished cache is given up.
             record.begin(cache_config.dataset)
             for remark in found:
-                _say(f"note: {remark}")
+                say(f"note: {remark}")
             job.start()
             started = time.monotonic()
             _decode(job, pending, config, missing)
@@ -217,7 +220,7 @@ def _record(record: CacheRecord, config: PreprocessConfig, manifest: Manifest) -
     """Tells MLflow of the cache that was made."""
     frames, size = config.shape
     if problem := record.tell(manifest, {**asdict(config), "frames": frames, "size": size}):
-        _say(
+        say(
             "the cache is complete, but it could not be recorded in MLflow "
             f"({first_line(problem)}); the same command records it later, and decodes nothing"
         )
@@ -229,9 +232,9 @@ def _decode(
     """Makes the pending shards, telling how far it has come."""
     listed = [clip.video_id for plan in pending for clip in plan.clips]
     there = len(listed) - len(missing.intersection(listed))
-    _say(f"decoding {there} clips of {config.dataset} into {config.cache_path}")
+    say(f"decoding {there} clips of {config.dataset} into {config.cache_path}")
     if there < len(listed):
-        _say(f"{len(listed) - there} more are listed, but not below {config.data_path}")
+        say(f"{len(listed) - there} more are listed, but not below {config.data_path}")
     # Large shards first, so that no core is left with one at the end.
     plans = sorted(pending, key=lambda plan: len(plan.clips), reverse=True)
     shards = decode_shards(job, plans, config.data_path, config.decode_timeout)
@@ -249,9 +252,9 @@ def check(config: PreprocessConfig) -> str:
             )
         selection, found = _listed_clips(config, root)
         table, problem = check_files(selection, root, report)
-    print(table)
+    print_result(table)
     for remark in found:
-        print(textwrap.fill(f"note  {remark}", 80, subsequent_indent=" " * 6))
+        print_result(textwrap.fill(f"note  {remark}", 80, subsequent_indent=" " * 6))
     if problem:
         raise RunError(problem.replace(str(root), str(config.data_path)))
     return f"complete: all {len(selection.clips):,} clips are below {config.data_path}"
@@ -276,7 +279,7 @@ def _find_clips(config: PreprocessConfig, root: Path) -> tuple[Selection, list[s
                 f"there is nothing at {config.data_path}, and {entry.name} is generated on a local "
                 "disk only: give a local --data-root, or none"
             )
-        _say(f"generating the dataset {entry.name} below {root}")
+        say(f"generating the dataset {entry.name} below {root}")
         entry.generate(root)
     return _listed_clips(config, root)
 
@@ -295,7 +298,7 @@ def _missing(selection: Selection, root: Path) -> set[str]:
 def _reasons(failures: Sequence[Failure]) -> str:
     """Counts the failures by their reason, the most frequent first."""
     counts = count_reasons(failures).most_common()
-    return ", ".join(f"{reason}: {count}" for reason, count in counts)
+    return ", ".join(f"{in_line(reason)}: {count}" for reason, count in counts)
 
 
 def summary(config: PreprocessConfig, manifest: Manifest) -> str:
@@ -312,7 +315,8 @@ def summary(config: PreprocessConfig, manifest: Manifest) -> str:
             f"failed    {manifest.failures} clips ({_reasons(failures)}): see "
             f"{cache / 'failures.parquet'}"
         )
-        lines += [f"          {one.source_path}: {one.error}" for one in failures[:_SHOWN_FAILURES]]
+        shown = (f"{one.source_path}: {one.error}" for one in failures[:_SHOWN_FAILURES])
+        lines += [f"          {in_line(text)}" for text in shown]
         if len(failures) > _SHOWN_FAILURES:
             lines.append(f"          and {len(failures) - _SHOWN_FAILURES} more")
     lines.append(f"cache     {cache}  (data hash {manifest.data_hash[:12]})")
@@ -330,8 +334,9 @@ def _kind(manifest: Manifest) -> str:
 def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
     """A training that fits the cache; empty if none of the towers that are known here does."""
     _, size = config.shape
+    where = shlex.join(["--cache", str(cache)])
     if config.entry.generate is not None:
-        command = f"python pipelines/train.py --config sweeps/recipes/motion.yaml --cache {cache}"
+        command = f"python pipelines/train.py --config sweeps/recipes/motion.yaml {where}"
         fit = [tower.name for tower in TINY_TOWERS.values() if tower.image_size == size]
         if not fit:
             return ""
@@ -339,17 +344,15 @@ def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
         return command + "".join(f" --tower {name}" for name in fit if name != TINY.name)
     fits = size == CLIP_SIZE
     tower = " --tower ViT-B-32-quickgelu --pretrained openai" if fits else ""
-    return f"python pipelines/train.py --cache {cache}{tower}"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    return f"python pipelines/train.py {where}{tower}"
 
 
 def main() -> None:
     """Runs the command line."""
     config = parse(PreprocessConfig)
-    run(lambda: print(check(config) if config.check else summary(config, preprocess(config))))
+    run(
+        lambda: print_result(check(config) if config.check else summary(config, preprocess(config)))
+    )
 
 
 if __name__ == "__main__":

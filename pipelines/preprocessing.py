@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.command_line import RunError
-from pipelines.progress import Pace, told
+from pipelines.progress import Pace, console, told
 from pipelines.ray_session import start_ray
 from stop_core.cache import CacheConfig, CacheJob, ShardPlan, write_shard
 from stop_core.decoding.process import DECODE_TIMEOUT
@@ -111,13 +111,11 @@ class Progress:
     """How far the clips have come: a bar on a terminal, elsewhere a line about every 10 seconds."""
 
     def __init__(self, total: int) -> None:
-        from rich.console import Console
-
         self.total = total
         self.clips = 0
         self.failures = 0
         self._pace = Pace()
-        self._console = Console(stderr=True)
+        self._console = console(stderr=True)
 
     def follow(self, shards: Iterator[ShardDone]) -> None:
         """Takes shards as they are complete, until there are no more."""

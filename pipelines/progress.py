@@ -9,6 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stop_core.outside_text import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -180,6 +186,28 @@ def told(
             say(event)
 
 
-def say(line: str) -> None:
-    """Prints a line of progress at once, where results do not go."""
-    print(line, flush=True, file=sys.stderr)
+def say(text: str) -> None:
+    """Prints progress or a diagnosis on stderr; makes control characters in it visible."""
+    print(visible(text), flush=True, file=sys.stderr)
+
+
+def print_result(text: str = "") -> None:
+    """Prints part of a command's result on stdout; makes control characters in it visible."""
+    print(visible(text), flush=True)
+
+
+def console(width: int | None = None, *, stderr: bool = False) -> "Console":
+    """The terminal for tables; whatever is no terminal is `width` characters wide.
+
+    Nothing in a text is markup, a link or a control sequence.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    class Literal(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(visible(text), **options)
+
+    plain = {"markup": False, "emoji": False, "highlight": False, "stderr": stderr}
+    terminal = Literal(**plain)
+    return terminal if width is None or terminal.is_terminal else Literal(width=width, **plain)

@@ -20,6 +20,8 @@ import tyro
 from pipelines.command_line import RunError, parse, run
 from pipelines.model_choice import ModelChoice
 from pipelines.output import default_output
+from pipelines.progress import print_result, say
+from stop_core.outside_text import in_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,10 +149,10 @@ def _nearest_texts(config: SearchConfig, trained: "TrainedModel") -> list[dict[s
 def _tell(found: list[dict[str, Any]], config: SearchConfig) -> list[dict[str, Any]]:
     for one in found:
         if config.json:
-            print(json.dumps(one, ensure_ascii=False))
+            print_result(json.dumps(one, ensure_ascii=False))
         else:
-            name = one.get("text") or one["video"]
-            print(f"{one['rank']:4}  {one['score']:6.3f}  {name}")
+            name = in_line(one.get("text") or one["video"])
+            print_result(f"{one['rank']:4}  {one['score']:6.3f}  {name}")
     return found
 
 
@@ -164,7 +166,7 @@ def _draw(config: SearchConfig, index: "SearchIndex", hits: "Sequence[Hit]") -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:
         sheet.save(staging, format="PNG")
-    print(f"contact sheet: {path}", file=sys.stderr if config.json else sys.stdout)
+    (say if config.json else print_result)(f"contact sheet: {path}")
 
 
 def _strips(index: "SearchIndex", hits: "Sequence[Hit]") -> "list[Strip]":

@@ -12,6 +12,7 @@ if __package__ in (None, ""):
 
 from pipelines.closed_output import ending_with_reader
 from pipelines.commands import GROUPS, commands
+from pipelines.progress import print_result, say
 
 _USAGE_ERROR = 2
 
@@ -22,14 +23,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
         with ending_with_reader():
-            print(usage())
+            print_result(usage())
         sys.exit(0 if arguments else _USAGE_ERROR)
     if name == "--version":
         with ending_with_reader():
-            print(version())
+            print_result(version())
         sys.exit(0)
     if name not in commands():
-        print(f"error: {unknown(name)}", file=sys.stderr)
+        say(f"error: {unknown(name)}")
         sys.exit(_USAGE_ERROR)
     _run(name, arguments[1:])
 

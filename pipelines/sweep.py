@@ -10,6 +10,7 @@ if __package__ in (None, ""):  # run as a file: the checkout is not on the path 
 from pipelines.cache_lookup import find_cache
 from pipelines.command_line import parse, run, spell_out
 from pipelines.output import default_output
+from pipelines.progress import print_result
 from pipelines.queued_run import deliver_waiting
 from pipelines.resources import Resources
 from pipelines.sweep_confirm import confirm
@@ -131,9 +132,9 @@ def main(config: SweepConfig) -> SweepResult | None:
         report = Report(search, trials, result, config.command())
         report.confirmed = confirm(search, result, config.confirm, tracked.run_id)
         publish(report, tracked)
-    print(f"report: {search.folder / REPORT}")
-    print(f"best settings, for `train.py --config`: {result.best_file}")
-    print(f"all runs: {ui_command(config.output)}")
+    print_result(f"report: {search.folder / REPORT}")
+    print_result(f"best settings, for `train.py --config`: {result.best_file}")
+    print_result(f"all runs: {ui_command(config.output)}")
     return result
 
 

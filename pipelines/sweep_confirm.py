@@ -10,13 +10,14 @@ import pandas as pd
 
 from pipelines.command_line import RunError
 from pipelines.many_runs import Job, run_all
-from pipelines.progress import say
+from pipelines.progress import print_result, say
 from pipelines.ray_session import start_ray
 from pipelines.sweep_results import SweepResult, experiment_of
 from pipelines.sweep_search import Search
 from pipelines.training_result import TrainingResult
 from pipelines.training_run import TrainingRun
 from stop_core.cache.files import write_whole
+from stop_core.outside_text import csv_text
 
 CONFIRMATION = "confirmation.csv"
 
@@ -59,11 +60,11 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
     frame = pd.DataFrame(
         [{"trial": result.best.name, "seed": one.seed, **one.metrics} for one in done]
     )
-    write_whole(search.folder / CONFIRMATION, frame.to_csv(index=False))
+    write_whole(search.folder / CONFIRMATION, csv_text(frame))
     for name in frame:
         if "/" in name:
             mean, spread = frame[name].mean(), frame[name].std(ddof=1)
-            print(f"  {name:<18} {mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else ""))
+            print_result(f"  {name:<18} {mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else ""))
     return frame
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 import ray
-from rich.console import Console
 from rich.table import Table
 
 from pipelines.command_line import RunError
 from pipelines.failures import root_cause
+from pipelines.progress import console, print_result
 from pipelines.ray_session import start_ray
 from pipelines.sweep_draw import draw, planned
 from pipelines.sweep_search import Search
@@ -49,9 +49,9 @@ def print_plan(search: Search) -> None:
     for trial in trials:
         values = (short(trial.drawn[n]) if n in trial.drawn else "" for n in names)
         shown.add_row(trial.name, str(trial.seed), *values)
-    Console(width=None if Console().is_terminal else 160).print(shown)
+    console(160).print(shown)
     if unknown:
-        print(f"and {unknown} more, which TPE draws from the results of those before")
+        print_result(f"and {unknown} more, which TPE draws from the results of those before")
     _print_cost(search, trials, len(trials) + unknown)
 
 
@@ -88,18 +88,18 @@ def _print_cost(search: Search, trials: list[Trial], count: int) -> None:
     seconds = statistics.mean(steps) * speed.step_seconds
     seconds += evaluations * counts["val"] * speed.clip_seconds
     total = (count * seconds + at_once * speed.start_seconds) / at_once
-    print(
+    print_result(
         f"measured here, by {_STEPS - 2} steps of {measured.name} and {_CLIPS} validation clips, "
         f"nothing else of this sweep running: {speed.step_seconds:.3g} s a step, "
         f"{speed.clip_seconds:.3g} s a clip evaluated, {speed.start_seconds:.3g} s to load"
     )
-    print(
+    print_result(
         f"a trial: about {statistics.mean(steps):.0f} steps, {_duration(seconds)}; "
         f"{count} trials, {at_once} at once: about {_duration(total)}"
         + (", less what ASHA saves by stopping" if search.space.scheduler else "")
     )
     if at_once > 1 and not search.resources.gpus_per_worker:
-        print("trials beside each other share the machine's memory bandwidth: expect more")
+        print_result("trials beside each other share the machine's memory bandwidth: expect more")
 
 
 def _duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from pipelines.sweep_style import show
 from pipelines.sweep_trials import Point, Trials
 from pipelines.sweep_words import condition, describe, short, terms
 from stop_core.cache.files import write_whole
+from stop_core.outside_text import in_markdown
 
 REPORT = "report.md"
 
@@ -67,7 +68,7 @@ class Report:
         )
         return (
             f"# Sweep {self.search.name}\n\n"
-            f"- **Data**: {self.search.dataset}, {self.search.cache}\n"
+            f"- **Data**: {in_markdown(f'{self.search.dataset}, {self.search.cache}')}\n"
             f"- **Search**: {how}; seed {self.search.seed}\n"
             f"- **Early stopping**: {stopping}\n"
             f"- **Objective**: {', '.join(f'`{o}`' for o in self.space.objectives)}, on the "
@@ -86,7 +87,7 @@ class Report:
             which = f"mean of {seeds} seeds, standard deviation {spread:.4f}; {which}"
         lines = [
             "## Best settings",
-            f"**{self.objective} {value:.4f}** ({which}): {describe(best.drawn)}",
+            f"**{self.objective} {value:.4f}** ({which}): {in_markdown(describe(best.drawn))}",
         ]
         ranked = self.trials.ranked(self.objective)
         median = float(pd.Series([one.value(self.objective) for one in ranked]).median())
@@ -129,7 +130,7 @@ class Report:
         """The settings that some seeds have finished, but not all."""
         compared = [trial for point in self.trials.points() for trial in point.trials]
         left = [one for one in self.trials.all if one.state == "finished" and one not in compared]
-        return list(dict.fromkeys(describe(one.drawn) for one in left))
+        return list(dict.fromkeys(in_markdown(describe(one.drawn)) for one in left))
 
     def _confirmation(self, frame: pd.DataFrame) -> str:
         trial, best = frame["trial"].iloc[0], self.result.best.name
@@ -163,7 +164,7 @@ class Report:
         ]
         for one in self.result.front:
             values = " | ".join(short(one.value(name)) for name in names)
-            rows.append(f"| {one.name} | {values} | {describe(one.drawn)} |")
+            rows.append(f"| {one.name} | {values} | {in_markdown(describe(one.drawn))} |")
         note = (
             "Nothing that finished is better than one of these in every objective. Each has its "
             "file for `train.py --config` in `pareto/`."
@@ -185,22 +186,25 @@ class Report:
             lines.append("Stopped early by ASHA:\n")
             lines += [
                 f"- {one.name} after epoch {one.epochs}, at {short(one.value(self.objective))}: "
-                f"{describe(one.drawn)}"
+                f"{in_markdown(describe(one.drawn))}"
                 for one in stopped
             ]
         failed = [one for one in self.trials.all if one.state == "failed"]
         if failed:
             lines.append("\nFailed; `--retry-failed` tries them again:\n")
-            lines += [f"- {one.name}: {one.reason} ({describe(one.drawn)})" for one in failed]
+            lines += [
+                f"- {one.name}: {in_markdown(one.reason)} ({in_markdown(describe(one.drawn))})"
+                for one in failed
+            ]
         return "\n".join(["## Trials that did not finish", "", *lines]) if lines else ""
 
     def _space(self) -> str:
         rows = ["## What was searched", "", "| setting | drawn from | only when |", "|---|---|---|"]
         for name, distribution in self.space.search.items():
             when = "; ".join(condition(one) for one in distribution.when)
-            rows.append(f"| {name} | {terms(distribution)} | {when} |")
+            rows.append(f"| {name} | {in_markdown(terms(distribution))} | {in_markdown(when)} |")
         fixed = ", ".join(f"{name} {short(value)}" for name, value in self.space.fixed.items())
-        return "\n".join(rows) + f"\n\nFixed: {fixed}."
+        return "\n".join(rows) + f"\n\nFixed: {in_markdown(fixed)}."
 
     def _go_on(self) -> str:
         folder = self.search.folder

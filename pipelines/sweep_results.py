@@ -7,15 +7,16 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from rich.console import Console
 from rich.table import Table
 
+from pipelines.progress import console
 from pipelines.queued_run import QueuedRun
 from pipelines.sweep_search import Search
 from pipelines.sweep_trials import Point, Trial, Trials
 from pipelines.sweep_words import short
 from stop_core.cache.files import write_whole
 from stop_core.experiment import ExperimentConfig
+from stop_core.outside_text import csv_text
 from sweeps.reading import build_experiment
 from sweeps.space import COSTS, is_minimised
 
@@ -41,7 +42,7 @@ def write_results(search: Search, trials: Trials) -> SweepResult:
     """Writes the table of the trials and the best settings."""
     objectives = search.space.objectives
     frame = table(search, trials)
-    write_whole(search.folder / TRIALS, frame.to_csv(index=False))
+    write_whole(search.folder / TRIALS, csv_text(frame))
     best = trials.ranked(objectives[0])[0]
     write_whole(search.folder / BEST, _as_yaml(search, best.first))
     front = trials.front(objectives) if len(objectives) > 1 else []
@@ -94,7 +95,7 @@ def print_trials(search: Search, result: SweepResult) -> None:
         shown.add_column(name, justify="right", overflow="fold")
     for row in frame.to_dict("records"):
         shown.add_row(*("" if row[name] != row[name] else short(row[name]) for name in names))
-    Console(width=None if Console().is_terminal else 160).print(shown)
+    console(160).print(shown)
 
 
 def _row(search: Search, trial: Trial) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from stop_core.cache.files import appearing
+from stop_core.outside_text import in_figure
 
 FIGURES = "figures"
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # told apart by the colour-blind, and in print
@@ -41,10 +42,10 @@ def label(name: str) -> str:
     if name in _SYMBOLS:
         return _SYMBOLS[name]
     split, _, measure = name.rpartition("/")
-    words = measure.replace("_", " ")
+    words = in_figure(measure).replace("_", " ")
     return f"{'validation ' if split == 'val' else ''}{words}"
 
 
 def value_text(value: Any) -> str:
     """A value of a setting beside an axis; an empty number of blocks or frames means all."""
-    return "all" if value is None else str(value)
+    return "all" if value is None else in_figure(str(value))

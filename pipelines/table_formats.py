@@ -9,6 +9,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pipelines.table_sheet import ON_SCREEN, PUBLISHED, Cell, Column, Sheet
+from stop_core.outside_text import in_markdown
 
 _STYLES = {"": "", "best": "bold", "second": "underline"}
 OURS = ", of our rows alone."
@@ -45,7 +46,7 @@ def show(sheet: Sheet, console: Console) -> None:
     if dropped:
         notes.append(f"Not shown, for want of room: {', '.join(reversed(dropped))}.")
     for note in notes:
-        console.print(Text(note, style="dim"))
+        console.print(note, style="dim")
 
 
 def _rich(sheet: Sheet) -> RichTable:
@@ -75,17 +76,24 @@ def markdown(sheet: Sheet) -> str:
     around = {"": "", "best": "**", "second": "*"}
 
     def line(cells: Sequence[Cell]) -> str:
-        texts = (cell.text.replace("|", r"\|") for cell in cells)
+        texts = (in_markdown(cell.text) for cell in cells)
         marked = (f"{around[c.mark]}{t}{around[c.mark]}" for c, t in zip(cells, texts, strict=True))
         return "| " + " | ".join(marked) + " |"
 
-    lines = [f"**{sheet.title}**", "", line([Cell(column.heading) for column in sheet.columns])]
+    lines = [
+        f"**{in_markdown(sheet.title)}**",
+        "",
+        line([Cell(column.heading) for column in sheet.columns]),
+    ]
     lines.append("|" + "|".join("---" if c.is_text else "---:" for c in sheet.columns) + "|")
     lines += [line(cells) for cells in sheet.ours]
     if sheet.published:
-        lines.append(line([Cell(f"*{PUBLISHED}*"), *[Cell("")] * (len(sheet.columns) - 1)]))
+        lines.append(line([Cell(PUBLISHED, "second"), *[Cell("")] * (len(sheet.columns) - 1)]))
         lines += [line(cells) for cells in sheet.published]
-    notes = [*(note.text for note in sheet.notes), f"Best in bold, second in italics{OURS}"]
+    notes = [
+        *(in_markdown(note.text) for note in sheet.notes),
+        f"Best in bold, second in italics{OURS}",
+    ]
     return "\n".join([*lines, "", *(f"{note}  " for note in notes), ""])
 
 

@@ -3,8 +3,7 @@
 import re
 from pathlib import Path
 
-from rich.console import Console
-
+from pipelines.progress import console, print_result
 from pipelines.table import ComparisonTable
 from pipelines.table_formats import markdown, page, show
 from pipelines.table_latex import latex
@@ -12,6 +11,7 @@ from pipelines.table_sheet import Sheet, make_sheet
 from pipelines.table_tracking import record
 from pipelines.tracked_run import TrackedRun
 from stop_core.cache.files import write_whole
+from stop_core.outside_text import csv_text
 
 _WIDTH = 120  # of what is printed to a file or a pipe
 
@@ -19,12 +19,12 @@ _WIDTH = 120  # of what is printed to a file or a pipe
 def publish(table: ComparisonTable, tracked: TrackedRun) -> None:
     """Prints the table, writes its files, and stores all of it in its MLflow run."""
     sheet = make_sheet(table)
-    print()
-    show(sheet, Console(width=None if Console().is_terminal else _WIDTH))
-    print()
+    print_result()
+    show(sheet, console(_WIDTH))
+    print_result()
     files = write_files(table, sheet)
     record(table, sheet, files, tracked)
-    print(f"the table in {', '.join(file.name for file in files)}: {table.folder}")
+    print_result(f"the table in {', '.join(file.name for file in files)}: {table.folder}")
 
 
 def write_files(table: ComparisonTable, sheet: Sheet) -> list[Path]:
@@ -34,7 +34,7 @@ def write_files(table: ComparisonTable, sheet: Sheet) -> list[Path]:
     """
     label = re.sub(r"[^a-z0-9]+", "-", f"{table.name}-{table.dataset}".lower())
     texts = {
-        "table.csv": table.frame().to_csv(index=False),
+        "table.csv": csv_text(table.frame()),
         "table.md": markdown(sheet),
         "table.tex": latex(sheet, label),
         "table.html": page(sheet),

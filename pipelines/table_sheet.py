@@ -1,13 +1,14 @@
 """The comparison table as a person reads it: rounded cells, what is best, and what it all means."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pandas as pd
 
 from pipelines.table import ComparisonTable
 from stop_core.datasets.registry import division
+from stop_core.outside_text import in_line
 
 Mark = Literal["", "best", "second"]
 
@@ -108,14 +109,14 @@ def make_sheet(table: ComparisonTable) -> Sheet:
     records: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
     for number, row in enumerate(records):
         cells = [
-            Cell(_text(row, column.name, table), marks.get(column.name, {}).get(number, ""))
-            for column in columns
+            Cell(in_line(_text(row, name, table)), marks.get(name, {}).get(number, ""))
+            for name in (column.name for column in columns)
         ]
         rows[row["kind"]].append(cells)
-    notes = _notes(table, frame)
+    notes = [replace(note, text=in_line(note.text)) for note in _notes(table, frame)]
     unit = "in percent" if table.task == "recognition" else "in percent (MnR: mean rank, from 1)"
     title = f"{division(table.dataset, table.fold)}: {table.task}, {unit}"
-    return Sheet(title, columns, rows["ours"], rows["published"], notes)
+    return Sheet(in_line(title), columns, rows["ours"], rows["published"], notes)
 
 
 def _names(measures: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -53,7 +54,8 @@ def ui_command(output: Path) -> str:
     if server := os.environ.get(TRACKING_URI):
         return f"open {without_password(server)} in a browser"
     command = Path(sys.executable).with_name("mlflow")  # also without an activated environment
-    return f"{command} ui --backend-store-uri sqlite:///{(output / 'mlflow.db').resolve()}"
+    store = f"sqlite:///{(output / 'mlflow.db').resolve()}"
+    return shlex.join([str(command), "ui", "--backend-store-uri", store])
 
 
 def open_experiment(output: Path, name: str) -> str:

@@ -12,7 +12,7 @@ if __package__ in (None, ""):  # run as a file: the checkout is not on the path 
 from pipelines.cache_lookup import find_cache
 from pipelines.command_line import parse, run
 from pipelines.output import default_output
-from pipelines.progress import TrainingLines, say, told
+from pipelines.progress import TrainingLines, print_result, say, told
 from pipelines.queued_run import deliver_waiting
 from pipelines.resources import Resources
 from pipelines.start_from import StartFrom, find_checkpoint
@@ -114,12 +114,14 @@ def _summarise(result: TrainingResult, config: TrainConfig) -> None:
     again = " (trained before; nothing was run)" if result.reused else ""
     validated = any(name.startswith("val/") for name in result.metrics)
     rule = "best epoch" if validated else "no validation split, so last epoch"
-    print(f"{result.name}: {rule} {result.metrics['best_epoch']:.0f}{again}")
+    print_result(f"{result.name}: {rule} {result.metrics['best_epoch']:.0f}{again}")
     for name, value in sorted(result.metrics.items()):
         if "/" in name:
-            print(f"  {name:<18} {value:.4f}")
-    print(f"prompts, predictions and settings: {result.folder}")
-    print(f"all runs: {ui_command(config.output)}")
+            print_result(f"  {name:<18} {value:.4f}")
+    for problem in result.problems:
+        print_result(f"note: {problem}")
+    print_result(f"prompts, predictions and settings: {result.folder}")
+    print_result(f"all runs: {ui_command(config.output)}")
 
 
 def _embedded_recipe(arguments: Sequence[str]) -> Path | None:

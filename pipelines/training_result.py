@@ -4,9 +4,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from stop_core.cache.files import write_whole
+from stop_core.cache.files import hash_json, write_whole
 from stop_core.model_files import MODEL, PROMPTS, RESULT
 
+_SUM = "sha256"
 RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
 
 
@@ -29,6 +30,8 @@ class TrainingResult:
     """What each epoch reported."""
     costs: dict[str, float] = field(default_factory=dict)
     """Seconds a step and memory; empty if nothing was trained."""
+    problems: list[str] = field(default_factory=list)
+    """What went wrong and did not end the training, such as a figure that could not be drawn."""
     reused: bool = False
 
     @property
@@ -46,21 +49,25 @@ class TrainingResult:
         """The result of the training in a folder, if it is finished.
 
         Raises:
-            ValueError: if its file is damaged.
+            ValueError: if the file was changed after it was written, or is damaged.
         """
         path = folder / RESULT
         if not path.is_file():
             return None
-        # The folder may have been moved since; what it holds lies beside the result.
         try:
-            values = {**json.loads(path.read_text()), "reused": True, "folder": str(folder)}
-            return cls(**values)
-        except (ValueError, TypeError) as problem:
+            values = json.loads(path.read_text())
+            if values.pop(_SUM) != hash_json(values):
+                raise ValueError("its sum does not fit")
+            # The folder may have been moved since; what it holds lies beside the result.
+            return cls(**{**values, "reused": True, "folder": str(folder)})
+        except (ValueError, TypeError, KeyError, AttributeError) as problem:
             raise ValueError(
-                f"{path} is damaged ({problem}): delete it and give the same training command "
-                "again, which takes the result from the last checkpoint"
+                f"{path} is not as it was written ({problem}): delete it, and the same command "
+                "tests the trained model again"
             ) from problem
 
     def save(self) -> None:
         """Writes it into its folder: whatever else is there is complete."""
-        write_whole(Path(self.folder) / RESULT, json.dumps(asdict(self), indent=2))
+        values = asdict(self)
+        values[_SUM] = hash_json(values)
+        write_whole(Path(self.folder) / RESULT, json.dumps(values, indent=2))

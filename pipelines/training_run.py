@@ -221,9 +221,10 @@ class TrainingRun:
 
     def _keep(self, checkpoint: Path) -> TrainingResult:
         """Copies what matters out of the last checkpoint; the result file comes last."""
-        from stop_core.checkpoint import BEST_PROMPTS
+        from stop_core.checkpoint import BEST_PROMPTS, check_whole
         from stop_core.model_folder import keep_model
 
+        check_whole(checkpoint)
         progress = read_progress(checkpoint)
         metrics = progress.final
         if metrics is None:
@@ -238,6 +239,8 @@ class TrainingRun:
             tracked.log_file(f"{MODEL}/{name}", MODEL)
         for figure in sorted((self.folder / FIGURES).glob("*.png")):
             tracked.log_file(f"{FIGURES}/{figure.name}", FIGURES)
+        if progress.problems:
+            tracked.set_tags({"problems": "; ".join(progress.problems)})
         tracked.remove_tags(FAILURE)
         tracked.finish()
         _deliver_last(tracked)
@@ -255,6 +258,7 @@ class TrainingRun:
             folder=str(self.folder),
             curve=progress.curve,
             costs=progress.costs,
+            problems=progress.problems,
         )
         result.save()
         return result

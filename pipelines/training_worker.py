@@ -59,6 +59,7 @@ class WorkerTask:
 
 def train_worker(arguments: dict[str, WorkerTask]) -> None:
     """The function that Ray Train runs in every worker."""
+    from stop_core.cache.integrity import ChangedDataError
     from stop_core.distributed import rank, told_by_first
     from stop_core.memory import OutOfMemory
     from stop_core.training import DivergedError
@@ -76,7 +77,7 @@ def train_worker(arguments: dict[str, WorkerTask]) -> None:
         # All workers are here: Ray Train, which starts what fails once more, is not told of it.
         if rank() == 0:
             write_whole(given_up, str(problem))
-    except OutOfMemory as problem:
+    except (ChangedDataError, OutOfMemory) as problem:
         write_whole(given_up, str(problem))
         raise  # the others wait for this worker, and only Ray can end them
 

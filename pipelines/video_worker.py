@@ -19,6 +19,7 @@ from pipelines.model_choice import ModelChoice
 from pipelines.video_list import Video
 from stop_core.cache import FrameCache
 from stop_core.cache.files import appearing
+from stop_core.cache.integrity import ChangedDataError
 from stop_core.cache.views import View
 from stop_core.decoding import DecodeError, DecodeProcess
 from stop_core.local_files import Source, local_files
@@ -76,7 +77,7 @@ class VideoWorker:
         self.cache = FrameCache(work.cache) if work.cache is not None else None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Writes the rows of a part; an OSError is a value, so that none stops the others.
+        """Writes the rows of a part; a failure of files is a value, so that none stops the others.
 
         Args:
             row: `path` of the file to write, and `videos`.
@@ -84,11 +85,13 @@ class VideoWorker:
         videos = [Video(**values) for values in row["videos"]]
         done = {"path": row["path"], "videos": len(videos), "failures": 0, "error": ""}
         try:
+            if self.cache is not None:  # once a machine: after that it only looks for changes
+                self.cache.verify({video.split for video in videos})
             rows = self.rows(videos)
             with appearing(Path(row["path"])) as staging:
                 table = pa.Table.from_pylist(rows, schema=SCHEMAS[self.work.kind])
                 pq.write_table(table, staging)
-        except OSError as problem:
+        except (OSError, ChangedDataError) as problem:
             return done | {"error": str(problem)}
         return done | {"failures": sum(one["error"] is not None for one in rows)}
 

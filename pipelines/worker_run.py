@@ -4,8 +4,11 @@ A worker that is killed goes on after the last step that a checkpoint holds, and
 weights and the same records.
 """
 
+import logging
 import time
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -22,19 +25,22 @@ from pipelines.training_worker import FIGURES, PREDICTIONS, WorkerTask
 from pipelines.worker_model import build_model, compile_encoder
 from pipelines.worker_session import Session
 from stop_core.cache import FrameCache
-from stop_core.checkpoint import Checkpoint
+from stop_core.cache.integrity import ChangedDataError
+from stop_core.checkpoint import Checkpoint, check_whole
 from stop_core.clip import load_clip
-from stop_core.distributed import copy_from_first, rank, told_by_first, world_size
+from stop_core.distributed import copy_from_first, rank, told_by_all, told_by_first, world_size
 from stop_core.figures import confusion, save
 from stop_core.kept_clip import ClipKeeper
 from stop_core.model_files import TOWER
 from stop_core.model_folder import tower_facts
 from stop_core.objectives import Measured, make_objective
 from stop_core.observer import Observer
-from stop_core.run_state import LAST_PROMPTS, Progress
+from stop_core.run_state import LAST_PROMPTS, Progress, read_progress
 from stop_core.shown_clips import ShownClips
 from stop_core.training import DivergedError, Trainer, seed_weights
 from stop_core.video_model import VideoModel
+
+_LOG = logging.getLogger(__name__)
 
 
 class WorkerRun:
@@ -48,6 +54,8 @@ class WorkerRun:
         self.config = task.config
         self.session = session
         self.cache = FrameCache(task.cache)
+        self.wanted = ("train", "val", "test") if task.test else ("train", "val")
+        self.contents = self.cache.watch(self.wanted)  # before anything of it is read
         device = session.device(task.gpu)
         seed_weights(self.config.seed)
         load = keeper.load if keeper else load_clip
@@ -115,6 +123,7 @@ class WorkerRun:
 
     def _end_epoch(self, trainer: Trainer) -> None:
         """Validates, keeps the epoch if it is the best, and saves."""
+        self.contents.wait()
         with trainer.average.in_place():
             metrics = {f"val/{k}": v for k, v in self._measure("val").metrics.items()}
             seen = self.observer.end_epoch() if self.observer else {}
@@ -157,6 +166,8 @@ class WorkerRun:
 
     def _finish(self) -> None:
         """Evaluates validation and, this once, test with the chosen weights."""
+        self.contents.wait()
+        self.progress.problems = []
         trained = self.model.prompt_state_dict()
         self.model.load_prompt_state_dict(self.best_prompts)
         metrics: dict[str, float] = {}
@@ -165,18 +176,17 @@ class WorkerRun:
             measured = self._measure(split)
             metrics |= {f"{split}/{name}": value for name, value in measured.metrics.items()}
             if measured.confusion_CC is not None and split == "test":
-                self._draw_confusion(measured.confusion_CC)
+                self._draw(partial(self._draw_confusion, measured.confusion_CC))
             if measured.rows:
                 rows.append(pd.DataFrame({"split": split, **measured.rows}))
         # A figure shows one clip at a time, which is not worth minutes of another compilation.
         self.model.__dict__.pop("encode_video", None)
         if self.observer:
-            self.observer.draw(self.task.folder / FIGURES)
+            self._draw(partial(self.observer.draw, self.task.folder / FIGURES))
             if self.task.test:  # a trial of a sweep is one of many
                 names = self.cache.manifest.class_names
-                self.observer.explain(
-                    self.task.folder / FIGURES, self.objective.probabilities, names
-                )
+                folder, ask = self.task.folder / FIGURES, self.objective.probabilities
+                self._draw(partial(self.observer.explain, folder, ask, names))
         self.model.load_prompt_state_dict(trained)
         metrics["best_epoch"] = float(self.progress.best_epoch or 0)
         metrics["trainable_parameters"] = float(_size(self.model))
@@ -188,6 +198,15 @@ class WorkerRun:
         self.progress.final = metrics
         results = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
         self._save({**metrics, "epoch": self.config.epochs, "finished": 1}, results)
+
+    def _draw(self, draw: Callable[[], None]) -> None:
+        """Draws figures; one that cannot be drawn is noted in the result, and ends nothing."""
+        try:
+            draw()
+        except Exception as problem:  # of matplotlib, or whatever it calls
+            _LOG.exception("a figure could not be drawn")
+            reason = " ".join(str(problem).split()) or type(problem).__name__
+            self.progress.problems.append(f"a figure is missing: {reason[:300]}")
 
     def _draw_confusion(self, counts_CC: Tensor) -> None:
         if rank() == 0:
@@ -203,10 +222,9 @@ class WorkerRun:
 
     def _split_clips(self) -> dict[str, ShownClips]:
         counts = self.cache.manifest.counts
-        wanted = ("train", "val", "test") if self.task.test else ("train", "val")
         return {
             name: ShownClips(self.cache.split(name), self.config, self.model.image_size)
-            for name in wanted
+            for name in self.wanted
             if counts.get(name)
         }
 
@@ -237,10 +255,13 @@ class WorkerRun:
         """Goes on from the furthest checkpoint, whoever has made it and knows of it."""
         start = self.task.start
         # One process looks: another's view of a shared folder may lag behind.
-        own = furthest(self.task.folder, self.session.latest()) if rank() == 0 else None
+        own, states = None, told_by_all(self.contents.state)
+        if rank() == 0:
+            own = furthest(self.task.folder, self.session.latest(), states)
         own = told_by_first(own)
         if found := own or (None if self.task.fork else start):
             checkpoint = self._read(found)
+            _refuse_unverified(found, checkpoint.progress, states)
             self._load(checkpoint)
             self.recorder.report(
                 f"resuming {checkpoint.origin.run} after epoch {self.progress.epochs_done} of "
@@ -249,6 +270,8 @@ class WorkerRun:
             if found != self.session.latest():
                 self.progress.final = None  # tested again, for a result of this session
         elif start is not None:
+            check_whole(start)
+            _refuse_unverified(start, read_progress(start), ())
             self.model.load_prompt_state_dict(load_file(start / LAST_PROMPTS))
             self.best_prompts = self.model.prompt_state_dict()
             self.recorder.report(f"starting with the weights of {start}")
@@ -272,12 +295,15 @@ class WorkerRun:
 
     def _save(self, metrics: dict[str, float], results: pd.DataFrame | None = None) -> None:
         """Every rank reports; rank 0 brings the checkpoint."""
+        # A damaged cache raises here. One that is not compared yet, in the first epoch, is noted.
+        own = "" if self.contents.is_verified() else self.contents.state
+        self.progress.unverified = sorted(set(told_by_all(own)) - {""})
 
         def write(folder: Path) -> None:
-            self._checkpoint().save(folder)
             if results is not None:
                 results.to_parquet(folder / PREDICTIONS, index=False)
                 self.tower.save(folder / TOWER)
+            self._checkpoint().save(folder)
 
         self.session.report(metrics, write if rank() == 0 else None)
         self._saved = time.monotonic()
@@ -298,11 +324,24 @@ class WorkerRun:
         )
 
     def _tell(self) -> None:
-        """Hands what the last checkpoint holds to the tracking server, in the background."""
+        """Hands what the last checkpoint holds to the tracking server, in the background.
+
+        Not of data that may turn out to be damaged: the next checkpoint holds it again.
+        """
+        if self.progress.unverified:
+            return
         points = self.recorder.take()
         if self.tracked and self.courier:
             self.tracked.log_points(points)
             self.courier.call()
+
+
+def _refuse_unverified(checkpoint: Path, progress: Progress, states: Collection[str]) -> None:
+    if not progress.may_resume(states):
+        raise ChangedDataError(
+            f"{checkpoint} was trained on files of a cache that had not been verified then and "
+            "have changed since: train from the start, or from another checkpoint"
+        )
 
 
 def _size(model: VideoModel) -> int:

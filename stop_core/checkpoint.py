@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from stop_core.checksums import check_sums, write_sums
 from stop_core.run_state import (
     LAST_PROMPTS,
     ORIGIN,
@@ -30,6 +30,7 @@ AVERAGE = "average.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 BEHAVIOUR = "behaviour.safetensors"
 _TENSORS = (LAST_PROMPTS, BEST_PROMPTS, AVERAGE, BEHAVIOUR, OPTIMIZER)
+_FILES = (*_TENSORS, PROGRESS, ORIGIN)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ class Checkpoint:
     """State of AdamW. Its learning rates are not part of it: they follow from the step."""
 
     def save(self, directory: Path) -> None:
-        """Writes the files of the checkpoint into an existing, private directory."""
+        """Writes the files of the checkpoint into an existing, private directory.
+
+        What else is there is taken to be part of it, and has its sum in the last file as well.
+        """
         save_file(self.prompts, directory / LAST_PROMPTS)
         save_file(self.best_prompts, directory / BEST_PROMPTS)
         save_file(self.average, directory / AVERAGE)
@@ -56,6 +60,7 @@ class Checkpoint:
         save_file(_optimizer_tensors(self.optimizer), directory / OPTIMIZER)
         (directory / PROGRESS).write_text(json.dumps(asdict(self.progress), indent=2))
         (directory / ORIGIN).write_text(json.dumps(asdict(self.origin), indent=2))
+        write_sums(directory)
 
     @classmethod
     def load(cls, directory: Path, param_groups: list[dict[str, Any]]) -> "Checkpoint":
@@ -64,43 +69,37 @@ class Checkpoint:
         Raises:
             ValueError: if a file of the checkpoint is missing or damaged.
         """
-        advice = ": see whether its disk is failing, or give another one"
-        with _readable(directory / PROGRESS, advice):
+        with _readable(directory, ": see whether its disk is failing, or give another one"):
+            check_sums(directory, _FILES)
             progress = read_progress(directory)
-        with _readable(directory / ORIGIN, advice):
             origin = read_origin(directory)
-        tensors = []
-        for name in _TENSORS:
-            with _readable(directory / name, advice):
-                tensors.append(load_file(directory / name))
-        prompts, best, average, behaviour, optimizer = tensors
+            prompts, best, average, behaviour, optimizer = (
+                load_file(directory / name) for name in _TENSORS
+            )
         state = _optimizer_state(optimizer, param_groups)
         return cls(progress, origin, prompts, best, average, behaviour, state)
 
 
 def check_whole(directory: Path) -> None:
-    """Reads of every file of a checkpoint as much as tells whether it is all there.
+    """Compares every file of a checkpoint with its sum.
 
     Raises:
         ValueError: as `Checkpoint.load`.
     """
-    with _readable(directory / PROGRESS):
+    with _readable(directory):
+        check_sums(directory, _FILES)
         read_progress(directory)
-    with _readable(directory / ORIGIN):
         read_origin(directory)
-    for name in _TENSORS:
-        # Its header says how long the file has to be, and that is checked.
-        with _readable(directory / name), safe_open(directory / name, framework="pt"):
-            pass
 
 
 @contextmanager
-def _readable(file: Path, advice: str = "") -> Iterator[None]:
+def _readable(directory: Path, advice: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as problem:  # safetensors raises a type of its own
-        found = f"{file.name}: {problem}" if file.exists() else f"it has no {file.name}"
-        raise ValueError(f"the checkpoint {file.parent} cannot be read ({found}){advice}") from (
+        missing = problem.filename if isinstance(problem, FileNotFoundError) else None
+        found = f"it has no {Path(missing).name}" if missing else str(problem)
+        raise ValueError(f"the checkpoint {directory} cannot be read ({found}){advice}") from (
             problem
         )
 

@@ -62,6 +62,14 @@ def told_by_first(value: T) -> T:
     return told[0]
 
 
+def told_by_all(value: T) -> list[T]:
+    """What each process was called with, in the order of their ranks, on every process."""
+    told = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(told, value)
+    return told
+
+
 def gather_rows(rows: Tensor, positions: Sequence[int], total: int) -> Tensor:
     """Joins the rows that the processes hold into one tensor of `total` rows, on the CPU.
 

@@ -15,6 +15,7 @@ from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from stop_core.explanation import Explanation
+from stop_core.outside_text import in_figure, in_line
 
 REGION, CURVE, PROMPT, FAINT = "#2ee6ff", "#f26b21", "#0e7c86", "#d5dde0"
 INK, GREY = "#1b262c", "#66757c"
@@ -141,14 +142,16 @@ def draw_scale(axes: Axes) -> None:
 
 def shortened(text: str, longest: int) -> str:
     """A name that fits, in words."""
-    words = text.replace("_", " ")
-    return words if len(words) <= longest else words[: longest - 3].rstrip() + "..."
+    words = in_line(text).replace("_", " ")
+    short = words if len(words) <= longest else words[: longest - 3].rstrip() + "..."
+    return in_figure(short)
 
 
 def wrapped(label: str) -> list[str]:
     """A label in words, in at most two lines."""
-    lines = wrap(label.replace("_", " "), _LABEL_LINE, max_lines=2, placeholder="...")
-    return lines or [""]
+    words = in_line(label).replace("_", " ")
+    lines = wrap(words, _LABEL_LINE, max_lines=2, placeholder="...")
+    return [in_figure(line) for line in lines] or [""]
 
 
 def percent(probability: float) -> str:
@@ -160,8 +163,8 @@ def settings(explanation: Explanation) -> str:
     """Tower, block and settings in a line."""
     config = explanation.config
     return (
-        f"STOP on {explanation.tower}, block {explanation.block} of the {explanation.blocks} "
-        f"prompted; $N_s$ = {config.n_s}, $\\alpha$ = {config.alpha:g}, "
+        f"STOP on {in_figure(explanation.tower)}, block {explanation.block} of the "
+        f"{explanation.blocks} prompted; $N_s$ = {config.n_s}, $\\alpha$ = {config.alpha:g}, "
         f"$\\beta$ = {config.beta:g}, $\\eta$ = {config.eta:g}, K = {config.max_prompts}"
     )
 

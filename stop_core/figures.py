@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stop_core.behaviour import Behaviour
 from stop_core.cache.files import appearing
+from stop_core.outside_text import in_figure
 
 _MOST_LABELS = 40  # more class names than this cannot be read
 _MOST_FRAMES = 8
@@ -27,7 +28,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def confusion(counts_NN: Tensor, names: Sequence[str], title: str) -> Figure:
     """Shares of the clips of a class (row) by the class predicted for them (column)."""
-    classes = len(names)
+    names, classes = [in_figure(name) for name in names], len(names)
     readable = classes <= _MOST_LABELS
     edge = min(16.0, 3.5 + 0.32 * classes)
     figure = Figure(figsize=(edge + 1.2, edge), layout="constrained")
@@ -46,7 +47,7 @@ def confusion(counts_NN: Tensor, names: Sequence[str], title: str) -> Figure:
                     column, row, str(count), ha="center", va="center", fontsize=size, color=colour
                 )
     counted = ", with the number of clips" if readable else ""
-    axes.set(xlabel=f"predicted{counted}", ylabel="true", title=title)
+    axes.set(xlabel=f"predicted{counted}", ylabel="true", title=in_figure(title))
     figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
     return figure
 
@@ -83,7 +84,7 @@ def regions(frames_CTHWC: Tensor, behaviour: Behaviour, names: Sequence[str]) ->
                     bbox={"boxstyle": "round,pad=0.2", "fc": "#ffd166", "ec": "none"},
                 )  # fmt: skip
         first = grid[clip, 0]
-        name = first.text(0, 1.05, names[clip], transform=first.transAxes, fontsize=8)
+        name = first.text(0, 1.05, in_figure(names[clip]), transform=first.transAxes, fontsize=8)
         name.set_in_layout(False)  # a long one, or a title, would push the frames apart
     for frame in range(shown):
         grid[-1, frame].set_xlabel(f"frame {frame + 1}", fontsize=8)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from stop_core.outside_text import in_line
+
 _GAP, _EDGE, _TEXT, _HEADING = 6, 16, 22, 40
 _INK, _GREY, _EMPTY = (27, 38, 44), (102, 117, 124), (238, 242, 243)
 
@@ -35,10 +37,11 @@ def draw_strips(heading: str, strips: Sequence[Strip], frames: int, size: int) -
     draw.text((_EDGE, _EDGE), _fitting(draw, heading, large, width - 2 * _EDGE), _INK, font=large)
     for number, strip in enumerate(strips):
         top = _EDGE + _HEADING + number * row
-        note_width = draw.textlength(strip.note, small)
+        note = in_line(strip.note)
+        note_width = draw.textlength(note, small)
         name = _fitting(draw, strip.name, small, width - 3 * _EDGE - note_width)
         draw.text((_EDGE, top), name, fill=_INK, font=small)
-        draw.text((width - _EDGE - note_width, top), strip.note, fill=_GREY, font=small)
+        draw.text((width - _EDGE - note_width, top), note, fill=_GREY, font=small)
         for column in range(frames):
             left, below = _EDGE + column * (size + _GAP), top + _TEXT
             if strip.frames_TSSC is None or column >= len(strip.frames_TSSC):
@@ -55,6 +58,7 @@ def _fitting(
     width: float,
 ) -> str:  # fmt: skip
     """The text, without its middle where it is too long."""
+    text = in_line(text)
     if draw.textlength(text, font) <= width:
         return text
     for kept in range(len(text) // 2, 0, -1):

@@ -4,6 +4,7 @@ import yaml
 
 from stop_core.datasets.registry import division
 from stop_core.model_files import ModelRecord
+from stop_core.outside_text import in_markdown, visible
 from stop_core.tiny.shipped import TINY_TOWERS
 
 _BASE_MODELS = {"openai": "OpenAI's CLIP", "": "the tiny CLIP of this project"}
@@ -33,10 +34,10 @@ def render_card(record: ModelRecord) -> str:
     """The text of README.md: YAML for the hub, then Markdown for a reader."""
     parts = [
         "---",
-        yaml.safe_dump(_front_matter(record), sort_keys=False, allow_unicode=True).strip(),
+        visible(yaml.safe_dump(_front_matter(record), sort_keys=False, allow_unicode=True)).strip(),
         "---",
         "",
-        f"# {_title(record)}",
+        f"# {in_markdown(_title(record))}",
         "",
         *_summary(record),
         *_measures(record),
@@ -84,8 +85,9 @@ def _summary(record: ModelRecord) -> list[str]:
         if record.classes
         else "embeds videos and sentences in one space, to find either by the other"
     )
+    tower = in_markdown(f"{config.tower} ({weights})")
     return [
-        f"The method `{config.method}` on the CLIP tower `{config.tower}` ({weights}). "
+        f"The method `{config.method}` on the CLIP tower {tower}. "
         f"It {what}. The method STOP is by Liu et al. (CVPR 2025, "
         "[arXiv 2503.15973](https://arxiv.org/abs/2503.15973)); this is an independent "
         "implementation.",
@@ -104,12 +106,12 @@ def _measures(record: ModelRecord) -> list[str]:
         )
         return ["## Measures", "", f"None: {why}.", ""]
     names = sorted({name.partition("/")[2] for name in metrics if "/" in name})
-    lines = ["## Measures", "", f"| measure | {' | '.join(splits)} |"]
+    lines = ["## Measures", "", f"| measure | {' | '.join(map(in_markdown, splits))} |"]
     lines.append("|---|" + "---:|" * len(splits))
     for name in names:
         row = (metrics.get(f"{split}/{name}") for split in splits)
         cells = ("" if value is None else f"{value:.4f}" for value in row)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {in_markdown(name)} | {' | '.join(cells)} |")
     chosen = metrics.get("best_epoch")
     how = f"Epoch {chosen:.0f} was kept. " if chosen else ""
     if "val" in splits:
@@ -134,7 +136,7 @@ def _inputs(record: ModelRecord) -> list[str]:
     if record.classes:
         lines += ["Out come the probabilities of these classes, in this order:", ""]
         lines += [
-            f"{number}. `{label.name}`: {'; '.join(label.sentences[:3])}"
+            f"{number}. {in_markdown(label.name)}: {in_markdown('; '.join(label.sentences[:3]))}"
             + ("; ..." if len(label.sentences) > 3 else "")
             for number, label in enumerate(record.classes)
         ]
@@ -173,7 +175,7 @@ def _origin(record: ModelRecord) -> list[str]:
         "training": origin.run,
         "dataset": division(origin.dataset, origin.fold) if origin.dataset else "",
         "data hash": origin.data_hash,
-        "settings": f"{origin.config_hash} (`config.yaml`)" if origin.config_hash else "",
+        "settings": f"{origin.config_hash} (config.yaml)" if origin.config_hash else "",
         "seed": str(config.seed),
         "code": origin.git_commit,
         "MLflow run": origin.mlflow_run_id,
@@ -185,7 +187,7 @@ def _origin(record: ModelRecord) -> list[str]:
         "",
         "| | |",
         "|---|---|",
-        *(f"| {key} | {value} |" for key, value in rows.items() if value),
+        *(f"| {key} | {in_markdown(value)} |" for key, value in rows.items() if value),
         "",
         f"The weights of the tower are under the licence: {name} ({where}). They are not in this "
         "folder, but for `clip4clip`, which changes all of them. Whether the trained tensors may "

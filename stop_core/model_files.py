@@ -6,6 +6,7 @@
     <folder>/preprocessing.json    how a video becomes the frames that the model was trained on
     <folder>/provenance.json       data, seeds, measures, code and weights that it came from
     <folder>/README.md             the model card: the same for a reader
+    <folder>/SHA256SUMS            of all but the card, which anybody may edit
 
 Nothing in it runs code when it is loaded. The CLIP itself is not in it: it is named, and known
 again by a fingerprint. No torch here: what only looks at a model need not wait for it.
@@ -16,6 +17,7 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,6 +27,7 @@ from typing import Any, TypeVar
 import yaml
 
 from stop_core.cache.files import appearing, write_whole
+from stop_core.checksums import SUMS, check_sums, write_sums
 from stop_core.datasets import class_words
 from stop_core.experiment import ExperimentConfig
 from stop_core.model_input import Preprocessing
@@ -43,7 +46,8 @@ LABELS = "labels.json"
 PREPROCESSING = "preprocessing.json"
 PROVENANCE = "provenance.json"
 CARD = "README.md"
-FILES = (PROMPTS, CONFIG, LABELS, PREPROCESSING, PROVENANCE, CARD)
+_READ = (PROMPTS, CONFIG, LABELS, PREPROCESSING, PROVENANCE)
+FILES = (*_READ, CARD, SUMS)
 RESULT = "result.json"
 """In the folder of a training run that is finished."""
 
@@ -155,6 +159,7 @@ def write_model(
         }
         for name, text in texts.items():
             write_whole(staging / name, text)
+        write_sums(staging, without=[CARD])
         if folder.exists():  # a killed run made it; the rename below wants the name free
             shutil.rmtree(folder)
         os.replace(staging, folder)
@@ -208,12 +213,27 @@ def read_record(folder: Path) -> ModelRecord:
         ValueError: if one of them is damaged or of another version; the message names it.
     """
     provenance = _read(folder / PROVENANCE, json.loads, _provenance)
-    return ModelRecord(
+    record = ModelRecord(
         config=_read(folder / CONFIG, yaml.safe_load, ExperimentConfig.from_parameters),
         classes=_read(folder / LABELS, json.loads, _classes),
         preprocessing=_read(folder / PREPROCESSING, json.loads, _preprocessing),
         provenance=provenance,
     )
+    try:
+        check_sums(folder, _READ)
+    except FileNotFoundError as problem:
+        name = Path(problem.filename).name
+        raise FileNotFoundError(
+            f"the model has no {name} at {folder}; {_remedy(folder)}"
+        ) from problem
+    except ValueError as problem:
+        raise ValueError(f"{problem}; {_remedy(folder)}") from problem
+    return record
+
+
+def _remedy(folder: Path) -> str:
+    command = f"cd {shlex.quote(str(folder))} && sha256sum {' '.join(_READ)} > {SUMS}"
+    return f"copy its folder again, as a whole; if you changed it yourself: `{command}`"
 
 
 def _read(path: Path, parse: Callable[[str], Any], build: Callable[[Any], T]) -> T:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from stop_core.checksums import SUMS
 from stop_core.clip import FrozenClip, load_clip
 from stop_core.datasets import tidied
 from stop_core.experiment import ExperimentConfig
@@ -291,7 +292,7 @@ def _refuse_other_tower(folder: Path, record: ModelRecord, found: TowerFacts) ->
             f"{wanted.fingerprint} there and {found.fingerprint} here, size, mean and std are "
             f"{wanted.size}, {wanted.mean}, {wanted.std} there and {found.size}, {found.mean}, "
             f"{found.std} here. Install the versions of its model card, or set pretrained in "
-            f"{folder / 'config.yaml'} to the file of those weights"
+            f"{folder / 'config.yaml'} to the file of those weights, and its sum in {SUMS}"
         )
 
 

@@ -1,6 +1,7 @@
 """What can be said of a training's checkpoint without its tensors: whose it is, and how far."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ class Progress:
     """What each epoch reported."""
     records: dict[str, Any] = field(default_factory=dict)
     """What is to be told to the tracking server, and has not been told before this checkpoint."""
+    unverified: list[str] = field(default_factory=list)
+    """States of cache files (`BackgroundCheck.state`) that it was trained on and that were not yet
+    compared with the manifest; empty once all were."""
+    problems: list[str] = field(default_factory=list)
+    """What went wrong and did not end the training, for its result."""
     final: dict[str, float] | None = None
     """The measures of a training that is finished."""
     costs: dict[str, float] = field(default_factory=dict)
@@ -36,6 +42,13 @@ class Progress:
     def order(self) -> tuple[int, int, bool]:
         """Grows from each checkpoint of a training to its next."""
         return self.step, self.epochs_done, self.final is not None
+
+    def may_resume(self, states: Collection[str]) -> bool:
+        """Whether its data is known to be whole, or is in one of `states`, which will be checked.
+
+        A cache that was repaired is in another state than when it was damaged.
+        """
+        return set(self.unverified) <= set(states)
 
 
 @dataclass(frozen=True)

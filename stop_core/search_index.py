@@ -10,7 +10,9 @@ nothing in it. The vectors have length 1, so a score is a cosine.
 Shapes: M videos, N queries, E channels of the joint text-video space.
 """
 
+import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stop_core.cache.files import appearing
+from stop_core.cache.files import appearing, hash_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 EMBEDDINGS = "embeddings.parquet"
 FAILURES = "failures.parquet"
 _INFO = b"stop.index"
+_DIGEST = "sha256"
 
 
 @dataclass(frozen=True)
@@ -62,21 +65,23 @@ class SearchIndex:
         if not path.is_file():
             raise FileNotFoundError(
                 f"there is no index at {folder}, which has no {EMBEDDINGS}: make one with "
-                f"`stop index VIDEOS --index {folder}`"
+                f"`stop index VIDEOS --index {shlex.quote(str(folder))}`"
             )
         try:
             table = pq.read_table(path)
-            self.info = _info(table.schema.metadata or {})
+            self.info, digest = _info(table.schema.metadata or {})
             vectors = table["embedding"].combine_chunks()
             flat = vectors.flatten().to_numpy()
             self.embeddings_ME: NDArray[np.float32] = flat.reshape(len(table), -1)
+            self.videos: list[dict[str, Any]] = table.drop_columns(["embedding"]).to_pylist()
+            if digest != _digest(self.info, self.videos, flat):
+                raise ValueError("its content is not what was written")
         except (pa.ArrowException, KeyError, TypeError, ValueError) as problem:
             reason = " ".join(str(problem).split())
             raise ValueError(
                 f"{path} is no index that can be read ({reason}): make it again"
             ) from (problem)
         self.folder = folder
-        self.videos: list[dict[str, Any]] = table.drop_columns(["embedding"]).to_pylist()
 
     def check(self, identity: str) -> None:
         """Refuses queries of another model.
@@ -114,14 +119,22 @@ def write_index(folder: Path, rows: pa.Table, info: IndexInfo) -> None:
     good = good.drop_columns(["error", "embedding"]).append_column(
         "embedding", pa.FixedSizeListArray.from_arrays(vectors.flatten(), width)
     )
-    said = json.dumps({"format_version": FORMAT_VERSION, **vars(info)})
+    videos = good.drop_columns(["embedding"]).to_pylist()
+    digest = _digest(info, videos, vectors.flatten().to_numpy())
+    said = json.dumps({"format_version": FORMAT_VERSION, **vars(info), _DIGEST: digest})
     for name, table in ((FAILURES, bad), (EMBEDDINGS, good.replace_schema_metadata({_INFO: said}))):
         with appearing(folder / name) as staging:
             pq.write_table(table, staging)
 
 
-def _info(metadata: dict[bytes, bytes]) -> IndexInfo:
+def _digest(info: IndexInfo, videos: list[dict[str, Any]], vectors: NDArray[np.float32]) -> str:
+    """Over all that a search reads of an index."""
+    return hash_json([vars(info), videos, hashlib.sha256(vectors.tobytes()).hexdigest()])
+
+
+def _info(metadata: dict[bytes, bytes]) -> tuple[IndexInfo, str]:
     values = json.loads(metadata[_INFO])
     if (version := values.pop("format_version")) != FORMAT_VERSION:
         raise ValueError(f"it is of version {version}, and this program reads {FORMAT_VERSION}")
-    return IndexInfo(**values)
+    digest = values.pop(_DIGEST)
+    return IndexInfo(**values), digest

@@ -11,6 +11,14 @@ import pytest
 WriteVideo = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this machine remembers of caches is not the business of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STOP_CACHE_FOLDER", str(tmp_path_factory.mktemp("machine")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _leaves_the_scheduling_alone() -> Iterator[None]:
     """A real-time process that spins starves the machine: see `tests.scheduling`."""

@@ -113,22 +113,22 @@ class CacheConfig:
 
     def command(self, cache: object) -> str:
         """Returns the command that makes this cache, or finishes it."""
-        parts = [f"python pipelines/preprocess.py --dataset {self.dataset}"]
+        parts = [f"python pipelines/preprocess.py --dataset {shlex.quote(self.dataset)}"]
         if self.dataset not in DATASETS or DATASETS[self.dataset].generate is None:
             parts.append("--data-root DIR")
         parts.append(f"--cache {shlex.quote(str(cache))} --fold {self.fold} --frames {self.frames}")
         parts.append(f"--size {self.size}")
         if self.crop != "center":
-            parts.append(f"--crop {self.crop}")
+            parts.append(f"--crop {shlex.quote(self.crop)}")
         if self.compression != "none":
-            parts.append(f"--compression {self.compression}")
+            parts.append(f"--compression {shlex.quote(self.compression)}")
         if self.decoder != "auto":
-            parts.append(f"--decoder {self.decoder}")
+            parts.append(f"--decoder {shlex.quote(self.decoder)}")
         if self.limit is not None:
             parts.append(f"--limit {self.limit}")
         if self.classes:
             parts.append(f"--classes {shlex.join(self.classes)}")
-        parts.append(f"--splits {' '.join(self.splits)}")
+        parts.append(f"--splits {shlex.join(self.splits)}")
         return " ".join(parts)
 
 

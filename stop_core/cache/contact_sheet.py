@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stop_core.cache.reading import CachedClips
 from stop_core.cache.views import View
+from stop_core.outside_text import in_line
 
 _TEXT_HEIGHT = 16
 _GAP = 4
@@ -34,7 +35,7 @@ def contact_sheet(clips: CachedClips, chosen: Sequence[int], frames: int) -> Ima
     font = ImageFont.load_default(_TEXT_HEIGHT - 4)
     for row, number in enumerate(chosen):
         top = _GAP + row * (edge + _TEXT_HEIGHT + _GAP)
-        draw.text((_GAP, top), clips.video_ids[number], fill="black", font=font)
+        draw.text((_GAP, top), in_line(clips.video_ids[number]), fill="black", font=font)
         pictures = clips.read([number], View(frames=shown))[0].numpy()
         large = np.repeat(np.repeat(pictures, scale, axis=1), scale, axis=2)
         for column, picture in enumerate(large):

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from stop_core.cache.fetching import fetch_shards, local_shard
+from stop_core.cache.fetching import local_shard
+from stop_core.cache.integrity import check_contents, local_shards
 from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, FRAMES
 from stop_core.cache.manifest import Manifest, ShardEntry
 from stop_core.storage import StoragePath
@@ -56,7 +57,8 @@ def export(
     manifest = Manifest.load(cache)
     _check_part(part, manifest, cache)
     entries = [e for e in manifest.shards if not part.splits or e.split in part.splits]
-    folder = fetch_shards(cache, manifest, entries)
+    folder = local_shards(cache, manifest, entries)
+    check_contents(folder, entries)
     rows = _chosen(folder, entries, part)
     with _appearing_folder(to) as staging:
         count = (

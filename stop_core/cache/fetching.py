@@ -8,7 +8,6 @@ fetching the same one.
 """
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,22 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stop_core.cache.files import DATA, appearing, hash_file, shard_path
+from stop_core.cache.hashed import FOLDER_VARIABLE, HashedFiles, local_folder
 from stop_core.cache.manifest import Manifest, ShardEntry
 from stop_core.storage import StoragePath
 
-FOLDER_VARIABLE = "STOP_CACHE_FOLDER"
 _CONNECTIONS = 8
-
-
-def local_folder() -> Path:
-    """Returns where shards from object stores are kept on this machine.
-
-    `STOP_CACHE_FOLDER` of the environment, which each machine may set to its own fast disk; else
-    `stop-video` in the user's cache folder.
-    """
-    if chosen := os.environ.get(FOLDER_VARIABLE):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stop-video"
 
 
 def fetch_shards(cache: StoragePath, manifest: Manifest, shards: Sequence[ShardEntry]) -> Path:
@@ -77,6 +65,7 @@ def _fetch(cache: StoragePath, entry: ShardEntry, folder: Path) -> None:
                     f"the shard {source} is damaged, its hash is not the manifest's: delete it "
                     "and run the same preprocess command"
                 )
+        HashedFiles(folder).add(target, entry.sha256)
 
 
 @contextmanager

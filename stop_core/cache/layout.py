@@ -27,6 +27,8 @@ from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import FORMAT_VERSION
 
 FRAMES = "frames"
+CONFIG = "stop.config"
+SHARD = "stop.shard"
 FRAME_HEIGHT = "frame_height"
 FRAME_WIDTH = "frame_width"
 _ROWS_PER_GROUP = 16
@@ -44,15 +46,19 @@ def rows_per_group(config: CacheConfig) -> int:
     return max(1, min(_ROWS_PER_GROUP, _GROUP_BYTES // config.most_clip_bytes))
 
 
-def shard_schema(config: CacheConfig) -> pa.Schema:
-    """Returns the columns of a shard; the metadata says how to read the bytes of `frames`."""
+def shard_schema(config: CacheConfig, name: str) -> pa.Schema:
+    """Returns the columns of the shard `name`; the metadata says how to read the bytes of `frames`.
+
+    Its footer holds it, so that a shard in the place of another is noticed without a hash.
+    """
     square = config.crop == "center"
     shape = config.shape if square else (config.frames, None, None, 3)
     metadata = {
         "stop.format_version": str(FORMAT_VERSION),
         "stop.frames_shape": json.dumps(shape),
         "stop.frames_dtype": "uint8",
-        "stop.config": json.dumps(config.to_dict(), sort_keys=True),
+        CONFIG: json.dumps(config.to_dict(), sort_keys=True),
+        SHARD: name,
     }
     columns = {
         "video_id": pa.string(),

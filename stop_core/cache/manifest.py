@@ -1,5 +1,7 @@
 """The manifest: what a finished cache holds."""
 
+import shlex
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -97,9 +99,24 @@ class Manifest:
             shards = tuple(ShardEntry(**shard) for shard in values.pop("shards"))
             counts = {split: values["counts"][split] for split in config.splits}
             _refuse_paths(cache, (config.dataset, *(shard.name for shard in shards)))
-            return cls(**values | {"config": config, "shards": shards, "counts": counts})
+            manifest = cls(**values | {"config": config, "shards": shards, "counts": counts})
         except (KeyError, TypeError) as error:
             raise ValueError(f"{cache / MANIFEST} cannot be read: preprocess again") from error
+        _refuse_changes(cache, manifest)
+        return manifest
+
+
+def _refuse_changes(cache: StoragePath, manifest: Manifest) -> None:
+    """The checksum of the file shows damage; this shows a manifest that was edited."""
+    rows = Counter({split: 0 for split in manifest.counts})
+    for shard in manifest.shards:
+        rows[shard.split] += shard.rows
+    in_place = all(shard.name.startswith(f"{shard.split}-") for shard in manifest.shards)
+    if manifest.hash() != manifest.data_hash or rows != manifest.counts or not in_place:
+        raise ValueError(
+            f"{cache / MANIFEST} was changed: its data hash, its counts and its list of shards do "
+            "not fit each other; delete it and run the same preprocess command again"
+        )
 
 
 def _refuse_paths(cache: StoragePath, names: Iterable[str]) -> None:
@@ -115,8 +132,8 @@ def _refuse_paths(cache: StoragePath, names: Iterable[str]) -> None:
 def _refuse_unfinished(cache: StoragePath) -> None:
     if not (cache / JOB).is_file():
         raise FileNotFoundError(
-            f"there is no frame cache at {cache}: make one with "
-            f"`python pipelines/preprocess.py --dataset NAME --data-root DIR --cache {cache}`"
+            f"there is no frame cache at {cache}: make one with `python pipelines/preprocess.py "
+            f"--dataset NAME --data-root DIR --cache {shlex.quote(str(cache))}`"
         )
     config = CacheConfig.from_dict(read_json(cache / JOB)["config"])
     done = sum(1 for _ in (cache / RECORDS).glob("[!.]*.json"))

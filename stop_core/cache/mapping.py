@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.fetching import local_folder
+from stop_core.cache.hashed import local_folder
 from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, row_places
 from stop_core.cache.manifest import ShardEntry
 
@@ -28,7 +28,7 @@ class MappedShard:
 
     def __init__(self, path: Path, entry: ShardEntry, config: CacheConfig) -> None:
         self._data = _map(path)
-        self._places = row_places(_read_footer(path), self._data, path)
+        self._places = row_places(read_footer(path), self._data, path)
         self._shapes = [config.shape] * entry.rows
         if config.crop == "none":
             sides = zip(*read_columns(path, FRAME_HEIGHT, FRAME_WIDTH), strict=True)
@@ -76,27 +76,30 @@ def read_columns(path: Path, *names: str) -> list[list[Any]]:
     with open_shard(path) as file:
         try:
             table = pq.ParquetFile(file).read(list(names))
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
             raise _damaged(path, error) from error
     return [table[name].to_pylist() for name in names]
 
 
-def _read_footer(path: Path) -> pq.FileMetaData:
-    try:
-        return pq.read_metadata(path)
-    except pa.ArrowInvalid as error:
-        raise _damaged(path, error) from error
+def read_footer(path: Path) -> pq.FileMetaData:
+    """Returns the footer of a shard; ValueError if it is gone or damaged."""
+    with open_shard(path) as file:
+        try:
+            return pq.read_metadata(file)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
 
 
 def _gone(path: Path) -> ValueError:
-    return ValueError(f"the shard {path} is gone: {_remedy(path)}")
+    return ValueError(f"the shard {path} is gone: {remedy(path)}")
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"the shard {path} is damaged ({error}): delete it, then {_remedy(path)}")
+    return ValueError(f"the shard {path} is damaged ({error}): delete it, then {remedy(path)}")
 
 
-def _remedy(path: Path) -> str:
+def remedy(path: Path) -> str:
+    """Returns what to do about a shard that cannot be used."""
     if path.is_relative_to(local_folder()):
         return "run the same command again, which fetches it again"
     return "run the same preprocess command again"

@@ -5,7 +5,7 @@ Shapes: N clips of a split, B clips of a batch, T frames, S edge of a square of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stop_core.cache.fetching import fetch_shards, local_shard
-from stop_core.cache.manifest import Manifest
+from stop_core.cache.fetching import local_shard
+from stop_core.cache.integrity import BackgroundCheck, check_contents, local_shards
+from stop_core.cache.manifest import Manifest, ShardEntry
 from stop_core.cache.mapping import MappedShard, read_columns
 from stop_core.cache.views import View
 from stop_core.storage import StoragePath, storage_path
@@ -55,6 +56,24 @@ class FrameCache:
                 "into another --cache"
             )
         return CachedClips(self.path, self.manifest, name)
+
+    def verify(self, splits: Collection[str] | None = None) -> None:
+        """Compares every byte of some splits, by default all, with the manifest.
+
+        A file that this machine has compared before is read again only if it has changed.
+
+        Raises:
+            ValueError: if a shard differs; the message says which, and what to do.
+        """
+        check_contents(*self._shards(splits))
+
+    def watch(self, splits: Collection[str]) -> BackgroundCheck:
+        """Begins to do the same in the background, for a training that reads meanwhile."""
+        return BackgroundCheck(*self._shards(splits))
+
+    def _shards(self, splits: Collection[str] | None) -> tuple[Path, list[ShardEntry]]:
+        entries = [e for e in self.manifest.shards if splits is None or e.split in splits]
+        return local_shards(self.path, self.manifest, entries), entries
 
     def __reduce__(self) -> tuple[Callable[..., FrameCache], tuple[StoragePath]]:
         return FrameCache, (self.path,)
@@ -141,7 +160,7 @@ class CachedClips:
     @cached_property
     def _folder(self) -> Path:
         """Where the shards are on this machine."""
-        return fetch_shards(self.path, self._manifest, self._entries)
+        return local_shards(self.path, self._manifest, self._entries)
 
     def _column(self, name: str) -> list[Any]:
         paths = [local_shard(self._folder, entry) for entry in self._entries]

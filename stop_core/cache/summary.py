@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stop_core.cache.fetching import fetch_shards, local_shard
+from stop_core.cache.fetching import local_shard
+from stop_core.cache.integrity import local_shards
 from stop_core.cache.job import read_failures
 from stop_core.cache.manifest import Manifest
 from stop_core.cache.mapping import read_columns
@@ -36,7 +37,7 @@ def summarise(cache: StoragePath) -> Summary:
         FileNotFoundError, ValueError: if there is no finished cache, or a shard is damaged.
     """
     manifest = Manifest.load(cache)
-    folder = fetch_shards(cache, manifest, manifest.shards)
+    folder = local_shards(cache, manifest, manifest.shards)
     classes: dict[str, Counter[str]] = {name: Counter() for name in manifest.class_names}
     captions: Counter[str] = Counter()
     decoders: Counter[str] = Counter()

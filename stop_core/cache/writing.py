@@ -98,7 +98,8 @@ def write_shard(
         with appearing(path) as staging:
             # What goes to an object store is read once more, for the upload.
             written = FileFollower(staging, leave=isinstance(path, Path))
-            count = _write_rows(staging, config, chain([first], rows), written)
+            schema = shard_schema(config, plan.name)
+            count = _write_rows(staging, config, schema, chain([first], rows), written)
         if isinstance(path, Path):
             leave_memory(path)  # the pages that were on their way to the disk before
         record = ShardRecord(
@@ -202,10 +203,14 @@ def _failure(clip: Clip, stage: str, error: str, attempts: int) -> Failure:
 
 
 def _write_rows(
-    path: Path, config: CacheConfig, rows: Iterator[_Row], written: FileFollower
+    path: Path,
+    config: CacheConfig,
+    schema: pa.Schema,
+    rows: Iterator[_Row],
+    written: FileFollower,
 ) -> int:
     """Writes the rows, a row group at a time, and returns how many there were."""
-    schema, most, count = shard_schema(config), rows_per_group(config), 0
+    most, count = rows_per_group(config), 0
     with open_writer(path, schema, config.compression) as writer:
         while group := list(islice(rows, most)):
             writer.write_table(_row_group(group, schema), row_group_size=len(group))

@@ -26,6 +26,7 @@ _FILES = (
     "optimizer.safetensors",
     "average.safetensors",
     "behaviour.safetensors",
+    "SHA256SUMS",
 )
 
 

@@ -21,6 +21,7 @@ from pipelines.tracking import tracking_uri
 from pipelines.train import TrainConfig
 from stop_core.cache import CacheConfig, Manifest
 from stop_core.cache.files import FORMAT_VERSION, write_json
+from stop_core.cache.manifest import ShardEntry
 from stop_core.datasets import Task
 from sweeps.space import Distribution, SearchSpace
 
@@ -46,7 +47,9 @@ def _write_manifest(
 ) -> None:
     """All of a cache that is asked for before anything starts."""
     config = CacheConfig("d", 1, 6, 32, None, (), splits, (), "0", task)
-    manifest = Manifest(FORMAT_VERSION, config, "", dict.fromkeys(splits, 1), 0, "", ())
+    shards = tuple(ShardEntry(f"{split}-00000", split, 1, 1, "0" * 64) for split in splits)
+    manifest = Manifest(FORMAT_VERSION, config, "", dict.fromkeys(splits, 1), 0, "", shards)
+    manifest = replace(manifest, data_hash=manifest.hash())
     write_json(cache / "manifest.json", manifest.to_dict())
 
 

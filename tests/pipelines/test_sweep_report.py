@@ -24,6 +24,7 @@ from pipelines.train import TrainConfig
 from pipelines.training_worker import PREDICTIONS
 from stop_core.cache import CacheConfig, Manifest
 from stop_core.cache.files import FORMAT_VERSION, write_json
+from stop_core.cache.manifest import ShardEntry
 from stop_core.experiment import ExperimentConfig
 from sweeps.space import Asha, Distribution, SearchSpace
 from tests.pipelines.fake_results import recognised
@@ -39,7 +40,9 @@ SPACE = SearchSpace(
 @pytest.fixture
 def search(tmp_path: Path) -> Search:
     config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0", "recognition")
-    manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1}, 0, "", ())
+    shards = (ShardEntry("train-00000", "train", 1, 1, "0" * 64),)
+    manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1}, 0, "", shards)
+    manifest = replace(manifest, data_hash=manifest.hash())
     write_json(tmp_path / "manifest.json", manifest.to_dict())
     resources = Resources(workers=2, gpus_per_worker=0.5)
     found = Search(SPACE, "mine", None, 0, tmp_path, tmp_path / "my outputs", resources)

@@ -1,5 +1,6 @@
 """Laws of a training: remembered, the same after a kill, the same however many share it."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from pipelines.tracking import tracking_uri
 from pipelines.train import TrainConfig, main
 from pipelines.training_result import TrainingResult
 from pipelines.training_run import TrainingRun
-from pipelines.training_worker import PREDICTIONS
+from pipelines.training_worker import GIVEN_UP, PREDICTIONS
 from stop_core import StopConfig
 from stop_core.cache import FrameCache
 from stop_core.experiment import ExperimentConfig
@@ -219,6 +220,24 @@ def test_a_training_that_fails_says_why_in_one_sentence_and_in_mlflow(
     run = MlflowClient(tracking_uri(tmp_path)).get_run(run_id)
     assert run.info.status == "FAILED"
     assert "lower --learning-rate" in run.data.tags["failure"]
+
+
+@pytest.mark.slow
+def test_workers_give_up_on_changed_data_at_once_and_resume_when_it_is_repaired(
+    small_cache: Path, small_experiment: ExperimentConfig, tmp_path: Path
+) -> None:
+    cache = Path(shutil.copytree(small_cache, tmp_path / "cache"))
+    shard = cache / "data" / "train-00000.parquet"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    training = TrainingRun(replace(small_experiment, epochs=1), cache, tmp_path)
+    workers = Resources(workers=2)
+    with pytest.raises(RunError, match=f"{shard} is not as it was made: its SHA-256"):
+        training.train(workers)
+    assert training.remembered() is None
+    assert (training.folder / GIVEN_UP).is_file()
+    shard.write_bytes(whole)
+    assert "test/top1" in training.train(workers).metrics
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from pipelines.training_result import TrainingResult
 from pipelines.training_worker import PREDICTIONS
 from stop_core.experiment import ExperimentConfig
+from stop_core.model_files import RESULT
 from tests.pipelines.fake_results import recognised
 
 
@@ -24,8 +25,16 @@ def test_a_training_is_remembered_where_it_lies_after_its_output_has_moved(tmp_p
     assert TrainingResult.load(before) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "x"}'])
-def test_a_damaged_result_is_named_with_what_to_do(tmp_path: Path, text: str) -> None:
-    (tmp_path / "result.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"{tmp_path}/result.json .* delete it"):
-        TrainingResult.load(tmp_path)
+def test_a_result_that_was_changed_is_not_remembered(tmp_path: Path) -> None:
+    result = recognised(ExperimentConfig(), [True, False], tmp_path)
+    result.save()
+    path = Path(result.folder) / RESULT
+    whole = path.read_text()
+    changed = [whole.replace("0.5", "0.6", 1), whole[:-9], "", "{", "[]", "{}", '{"name": "x"}']
+    assert whole not in changed
+    for text in changed:
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"{path} is not as it was written .*delete it"):
+            TrainingResult.load(Path(result.folder))
+    path.write_text(whole)
+    assert TrainingResult.load(Path(result.folder)) == replace(result, reused=True)

@@ -235,3 +235,25 @@ def test_a_training_begun_under_ray_train_is_taken_up_without_it(
     ours, told = _ended(task)
     assert all(np.array_equal(ours[name], weights[name]) for name in weights)
     assert told == records
+
+
+@pytest.mark.slow
+def test_a_figure_that_cannot_be_drawn_ends_nothing_and_is_noted_in_the_result(
+    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
+    small_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, weights, records = unbroken
+    task = _task(config, small_cache, tmp_path)
+
+    def fails(*arguments: object, **options: object) -> None:
+        raise ValueError("a figure that\nno one can draw")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fails)
+    WorkerRun(task, FolderSession(task.folder / ALONE)).run()
+    ours, told = _ended(task)
+    assert all(np.array_equal(ours[name], weights[name]) for name in weights)
+    assert told == records
+    problems = read_progress(numbered(task.folder / ALONE)[-1]).problems
+    assert problems == ["a figure is missing: a figure that no one can draw"] * 3

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from stop_core.checksums import write_sums
 from stop_core.clip import load_clip
 from stop_core.config import StopConfig
 from stop_core.experiment import METHODS, ExperimentConfig, Method
@@ -169,6 +171,9 @@ def test_a_pickle_by_the_name_of_safetensors_is_refused_and_does_not_run(
         (folder / PROMPTS).write_bytes(pickle.dumps(evil))
     else:
         torch.save({"weights": evil}, folder / PROMPTS)
+    with pytest.raises(ValueError, match=r"safetensors is not as it was written, .*SHA256SUMS"):
+        TrainedModel.load(folder)
+    write_sums(folder, without=[CARD])
     with pytest.raises(ValueError, match=r"is not a safetensors file .* can run code"):
         TrainedModel.load(folder)
     assert not evil.target.exists()
@@ -198,6 +203,33 @@ def _edit(path: Path, change: Callable[[dict], object]) -> None:
     values = yaml.safe_load(path.read_text())
     change(values)
     path.write_text(yaml.safe_dump(values) if path.suffix == ".yaml" else json.dumps(values))
+    write_sums(path.parent, without=[CARD])
+
+
+@pytest.mark.parametrize("name", sorted({*FILES} - {CARD}))
+def test_any_change_of_a_file_but_the_card_is_refused_until_it_is_said_to_be_wanted(
+    folder: Path, name: str
+) -> None:
+    whole = (folder / name).read_bytes()
+    for at in (len(whole) // 3, len(whole) - 2):
+        (folder / name).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises((ValueError, OSError), match=str(folder)):
+            TrainedModel.load(folder)
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=str(folder)):
+        TrainedModel.load(folder)
+    (folder / name).write_bytes(whole)
+    (folder / CARD).write_text("What I think of it")
+    TrainedModel.load(folder)
+
+
+def test_the_command_in_the_refusal_takes_a_change_that_was_wanted(folder: Path) -> None:
+    values = json.loads((folder / LABELS).read_text())
+    (folder / LABELS).write_text(json.dumps(values))  # the same without line breaks
+    with pytest.raises(ValueError, match="copy its folder again") as refused:
+        TrainedModel.load(folder)
+    subprocess.run(str(refused.value).split("`")[1], shell=True, check=True)
+    TrainedModel.load(folder)
 
 
 def test_other_weights_of_the_tower_are_refused(folder: Path) -> None:
@@ -254,7 +286,8 @@ def test_the_card_is_a_hub_card_with_what_was_measured(folder: Path) -> None:
     values = yaml.safe_load(front)
     assert values["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
     record = read_record(folder)
-    for part in ("| top1 | 0.5000 |", "`red_shape`", record.provenance.tower_fingerprint):
+    fingerprint = record.provenance.tower_fingerprint
+    for part in ("| top1 | 0.5000 |", "0. red_shape: a red shape", fingerprint):
         assert part in text
 
 

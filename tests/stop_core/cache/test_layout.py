@@ -60,7 +60,7 @@ def test_mapped_rows_are_pyarrows_rows(
     config = _config(2, 9, crop=crop, compression=compression)
     if compression == "zstd":
         groups = [[length] for group in groups for length in group]
-    schema = shard_schema(config)
+    schema = shard_schema(config, "train-00000")
     random = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "s.parquet"
@@ -98,7 +98,10 @@ def test_files_written_anew_by_others_are_refused(
     tmp_path: Path, options: dict[str, object], found: str
 ) -> None:
     # Small pages: the default page size splits a row group as soon as it is large.
-    table = _table(shard_schema(_config(4, 64)), [bytes([i]) * 4 * 64 * 64 * 3 for i in range(40)])
+    table = _table(
+        shard_schema(_config(4, 64), "train-00000"),
+        [bytes([i]) * 4 * 64 * 64 * 3 for i in range(40)],
+    )
     pq.write_table(table, tmp_path / "s.parquet", write_batch_size=4, **options)
     with pytest.raises(ValueError, match=f"s.parquet: the column 'frames' is .*{found}"):
         _places(tmp_path / "s.parquet")
@@ -116,7 +119,9 @@ def test_a_nullable_column_is_refused(tmp_path: Path) -> None:
 
 
 def test_values_of_several_lengths_in_several_pages_are_refused(tmp_path: Path) -> None:
-    table = _table(shard_schema(_config(crop="none")), [bytes([i]) * 10_000 for i in range(40)])
+    table = _table(
+        shard_schema(_config(crop="none"), "train-00000"), [bytes([i]) * 10_000 for i in range(40)]
+    )
     options = {"compression": "none", "use_dictionary": False, "data_page_size": 4096}
     pq.write_table(table, tmp_path / "s.parquet", write_batch_size=4, **options)
     with pytest.raises(ValueError, match="not one of 40 values with their lengths"):
@@ -124,7 +129,7 @@ def test_values_of_several_lengths_in_several_pages_are_refused(tmp_path: Path) 
 
 
 def test_metadata_says_how_to_read_the_bytes() -> None:
-    metadata = shard_schema(_config(2, 3)).metadata
+    metadata = shard_schema(_config(2, 3), "train-00000").metadata
     assert json.loads(metadata[b"stop.frames_shape"]) == [2, 3, 3, 3]
     assert metadata[b"stop.frames_dtype"] == b"uint8"
     assert CacheConfig.from_dict(json.loads(metadata[b"stop.config"])) == _config(2, 3)

@@ -18,7 +18,8 @@ import pyarrow.fs
 import pytest
 import torch
 
-from stop_core.cache import CacheConfig, CacheJob, FrameCache, read_failures, write_shard
+from stop_core.cache import CacheConfig, CacheJob, FrameCache, hashed, read_failures, write_shard
+from stop_core.cache.files import hash_file
 from stop_core.cache.verification import verify
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.outline import outlined
@@ -202,3 +203,21 @@ def test_a_store_that_is_lost_fails_no_clip(
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):
         write_shard(job.plans[0], config, lost, job.cache)
     assert not list((tmp_path / "cache/records").iterdir())
+
+
+def test_fetched_shards_count_as_compared_and_a_change_after_it_is_seen(
+    hmdb51_root: Path, tmp_path: Path, bucket: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FrameCache(_make(bucket / "cache", hmdb51_root).cache)
+    fetched = len(cache.split("train").read([0]))
+    assert fetched == 1
+    read: list[Path] = []
+    monkeypatch.setattr(hashed, "hash_file", lambda path: read.append(path) or hash_file(path))
+    cache.verify(["train"])
+    assert not read
+    for path in (tmp_path / "fetched").rglob("train-*.parquet"):
+        data = path.read_bytes()
+        path.write_bytes(data[:3000] + bytes([data[3000] ^ 1]) + data[3001:])
+    with pytest.raises(ValueError, match="delete it, then run the same command again, which fetch"):
+        FrameCache(cache.path).verify(["train"])
+    assert read

@@ -1,0 +1,288 @@
+"""Names, captions and messages from outside are shown by every medium and obeyed by none."""
+
+import ast
+import csv
+import html
+import io
+import json
+import re
+import shlex
+import subprocess
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import markdown_it
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from pipelines import progress
+from pipelines.benchmark import BenchmarkConfig
+from pipelines.command_line import RunError, run, spell_out
+from pipelines.predict import _print_table
+from pipelines.sweep_style import label, value_text
+from pipelines.table_formats import markdown, page, show
+from pipelines.table_latex import latex
+from pipelines.table_sheet import Cell, Column, Note, Sheet
+from stop_core import figures
+from stop_core.cache import CacheConfig
+from stop_core.experiment import ExperimentConfig
+from stop_core.explanation_panels import shortened, wrapped
+from stop_core.film_strips import Strip, draw_strips
+from stop_core.model_card import render_card
+from stop_core.model_files import ClassLabel, ModelRecord, Provenance
+from stop_core.model_input import Preprocessing
+from stop_core.outside_text import csv_text, in_figure, in_line, in_markdown, visible
+
+ROOT = Path(__file__).resolve().parents[2]
+# Of every medium, what it would obey; and the characters that its own rules are made of, mixed.
+HOSTILE = [
+    *("cost_$^$", "$", "$$", "a$b$c", r"\$x$", r"$\frac{", r"\\$x\\$", "$$$", "^_{}", "%$#&~"),
+    *("[/bold]", "[bold]x[/bold]", "[link=http://evil]x[/link]", ":smile:", "[red", "]["),
+    *("\x1b[31mred", "\x1b]8;;http://evil\x07x", "a\rb", "\x9b2J", "\x07\x08\x00", "a\nb\tc"),
+    *("\u202egnp.exe", "\u2066a\u2069", "\u200fa", "\ufeff", "\U000e0041", "\ud800", "\x85"),
+    *("a|b|c", "|---|", "[x](javascript:alert(1))", "![x](http://evil/x.png)", "<img src=x>"),
+    *("`code`", "``", "**b**", "_i_", "~~s~~", "# h", "&lt;", "<!--", "www.evil.org"),
+    *("http://evil.org", "<http://evil.org>", "@user", "#12", "\\", "a\\|b", "\\[x](y)"),
+    *("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=cmd|"/c calc"!A0', "'=1", "\n=1"),
+    *(";touch x", "$(touch x)", "`touch x`", "a b", "'", '"', "a'b;touch x", "-rf", "~", "*", "!x"),
+    *("", " ", "x" * 3000, "e\u0301", "日本語", "किताब", "می\u200cخواهم"),
+]
+HARMLESS = [
+    "ride_bike",
+    "a person rides",
+    "日本語",
+    "می\u200cخواهم",
+    "हिन्दी",
+    "👩\u200d🚀",
+    "naïve, 50%",
+]
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def _mixed(count: int = 300) -> list[str]:
+    chance = np.random.default_rng(0)
+    alphabet = [*"$\\{}[]()<>|`*_#&@!=+-:;'\"^~%/. ab1", "\x1b", "\x9b", "\n", "\r", "\t", "\u202e"]
+    alphabet += ["[/", "](", "www.", "://", "\ud83d"]
+    return ["".join(chance.choice(alphabet, chance.integers(1, 12))) for _ in range(count)]
+
+
+ALL = [*HOSTILE, *_mixed()]
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_ordinary_names_of_any_script_stay_as_they_are(text: str) -> None:
+    assert visible(text) == in_line(text) == in_figure(text) == in_markdown(text) == text
+
+
+def test_no_control_character_reaches_a_terminal_and_all_stay_readable(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for text in ALL:
+        progress.say(f"class {text}")
+        out = capsys.readouterr().out
+        assert not CONTROLS.search(out)
+        escaped = in_line(text)
+        assert "\n" not in escaped
+        # The escapes are JSON's, so a line of JSON keeps its meaning.
+        line = visible(json.dumps({"video": text}, ensure_ascii=False))
+        assert json.loads(line) == {"video": text}
+        assert line.isprintable() or "\u200c" in line or "\u200d" in line
+
+
+def test_a_failure_is_told_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    for text in HOSTILE:
+        with pytest.raises(SystemExit):
+            run(lambda text=text: _fail(text))
+        assert not CONTROLS.search(capsys.readouterr().err)
+
+
+def _fail(text: str) -> None:
+    raise RunError(f"the class {text} is gone")
+
+
+def test_nothing_prints_but_the_two_that_make_text_harmless() -> None:
+    found = []
+    for path in [*(ROOT / "pipelines").glob("*.py"), *(ROOT / "sweeps").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "Console"):
+                found.append((path.name, ast.unparse(node.func)))
+            if isinstance(node, ast.Attribute) and node.attr == "to_csv":
+                found.append((path.name, "to_csv"))
+    assert found == [("progress.py", "print")] * 2  # say and print_result
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], str]:
+    def printed(shown: object) -> str:
+        buffer = io.StringIO()
+        console = progress.console(4000)
+        console.file = buffer
+        if isinstance(shown, Sheet):
+            show(shown, console)
+        else:
+            console.print(shown)
+        return buffer.getvalue()
+
+    return printed
+
+
+def test_tables_of_a_terminal_know_no_markup(terminal: Callable[[object], str]) -> None:
+    from rich.table import Table
+
+    for text in [one for one in ALL if one.strip() and "\n" not in one and len(one) < 1000]:
+        table = Table(title=text, title_justify="left")
+        table.add_column(text, no_wrap=True)
+        table.add_row(text)
+        for out in (terminal(table), terminal(text), terminal(_sheet(text))):
+            assert not CONTROLS.search(out)
+            assert visible(text).strip() in out.replace(" " * 7, "\t") or "\t" in text
+
+
+def _sheet(text: str) -> Sheet:
+    """As `make_sheet` makes it: with every text in one line."""
+    shown = in_line(text)
+    columns = [Column("method", "method"), Column("test_top1", "top-1")]
+    row = [Cell(shown, "best"), Cell("61.5 ± 0.2")]
+    return Sheet(shown, columns, [row], [row], [Note(shown)])
+
+
+def _markdown() -> "markdown_it.MarkdownIt":
+    return markdown_it.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+
+
+def test_markdown_has_one_table_and_no_link_tag_or_code_of_a_name() -> None:
+    for text in ALL:
+        made = markdown(_sheet(text))
+        assert not re.search(
+            r"(?<!\\)://|www[.]", made, re.IGNORECASE
+        )  # GitHub links them by themselves
+        tokens = _markdown().parse(made)
+        inner = [child for token in tokens for child in token.children or ()]
+        kinds = {token.type for token in [*tokens, *inner]}
+        forbidden = {"link_open", "image", "html_inline", "html_block", "code_inline", "s_open"}
+        assert not kinds & (forbidden | {"heading_open", "fence", "code_block"}), text
+        assert sum(token.type == "table_open" for token in tokens) == 1
+        cells = [token for token in tokens if token.type in ("td_open", "th_open")]
+        assert len(cells) == 2 + 2 + 2 + 2  # heads, ours, the line of the published, published
+
+
+def test_html_and_latex_hold_the_texts_alone() -> None:
+    for text in ALL:
+        made = page(_sheet(text))
+        assert set(re.findall(r"<(\w+)", made)) <= set(re.findall(r"<(\w+)", page(_sheet("a"))))
+        assert html.escape(in_line(text)) in made
+        assert not CONTROLS.search(made)
+        assert not CONTROLS.search(latex(_sheet(text), "label"))
+
+
+def test_a_model_card_shows_every_name_and_obeys_none() -> None:
+    for text in ALL:
+        record = ModelRecord(
+            ExperimentConfig(pretrained=text or None),
+            (ClassLabel(text, (f"a photo of {text}", text)),),
+            Preprocessing(4, 32, (0.5,) * 3, (0.5,) * 3),
+            Provenance("f" * 16, run=text, dataset=text, metrics={"test/top1": 0.5},
+                       versions={"torch": text}),
+        )  # fmt: skip
+        card = render_card(record)
+        assert not CONTROLS.search(card)
+        _, front, body = card.split("---\n", 2)
+        assert yaml.safe_load(front)["library_name"] == "stop-video"
+        tokens = _markdown().parse(body)
+        inner = [child for token in tokens for child in token.children or ()]
+        links = [child.attrs["href"] for child in inner if child.type == "link_open"]
+        assert links == ["https://arxiv.org/abs/2503.15973"], text
+        assert not {"image", "html_inline"} & {child.type for child in inner}, text
+        assert not {"html_block", "code_block"} & {token.type for token in tokens}, text
+        codes = {child.content for child in inner if child.type == "code_inline"}
+        assert codes <= {"stop", "clip4clip"}, text
+
+
+def test_no_text_of_a_csv_is_a_formula_and_numbers_stay_numbers() -> None:
+    texts = [text for text in ALL if not re.search("[\ud800-\udfff]", text)]  # pandas has none
+    frame = pd.DataFrame({"method": texts, "=difference": [-0.5] * len(texts)})
+    made = csv_text(frame)
+    rows = list(
+        csv.reader(
+            io.StringIO(
+                made.encode("utf-8", "surrogatepass").decode("utf-8", "replace"), newline=""
+            )
+        )
+    )
+    for row in rows:
+        assert not row[0].startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+        assert not row[1].startswith("=")
+    assert {float(row[1]) for row in rows[1:]} == {-0.5}
+
+
+def _saved(figure: Figure) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font does not have
+        figure.savefig(io.BytesIO(), dpi=20)
+
+
+def test_matplotlib_takes_no_name_for_mathematics() -> None:
+    for text in ALL:
+        for made in (
+            in_figure(text), shortened(text, 40), *wrapped(text), label(f"val/{text}"),
+            value_text(text),
+        ):  # fmt: skip
+            _, is_math = Text(0, 0, made)._preprocess_math(made)
+            assert not is_math
+            assert "\n" not in made
+        assert Text(0, 0, in_figure(text))._preprocess_math(in_figure(text))[0] == in_line(text)
+        # The formulas of our own beside it are still set as formulas.
+        _, is_math = Text(0, 0, "")._preprocess_math(f"$N_s$ {in_figure(text)}")
+        assert is_math
+
+
+@pytest.mark.slow
+def test_figures_of_hostile_names_are_drawn() -> None:
+    names = HOSTILE[:36]
+    counts = torch.eye(len(names), dtype=torch.int64)
+    _saved(figures.confusion(counts, names, "cost_$^$"))
+    for text in HOSTILE:
+        figure = Figure(figsize=(2, 1))
+        figure.text(0, 0.5, f"$N_s$ {in_figure(text[:200])}")
+        _saved(figure)
+        frames = np.zeros((1, 8, 8, 3), np.uint8)
+        sheet = draw_strips(text[:200], [Strip(text[:200], text[:50], frames)], 2, 32)
+        assert isinstance(sheet, Image.Image)
+
+
+def test_predictions_of_hostile_names_are_lines_of_their_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for text in ALL:
+        row = {"video": f"/videos/{text}", "labels": [text], "probabilities": [0.5], "error": None}
+        _print_table([row, row | {"error": text}], [])
+        out = capsys.readouterr().out
+        assert not CONTROLS.search(out)
+        assert len(out.splitlines()) == 3
+
+
+def test_commands_to_paste_are_the_words_that_they_mean(tmp_path: Path) -> None:
+    config = CacheConfig(
+        dataset="motion", fold=1, frames=2, size=32, limit=None, classes=(), splits=("train",),
+        class_names=(), clips_hash="",
+    )  # fmt: skip
+    for text in [one for one in ALL if one and one.isascii() and "\0" not in one]:
+        hostile = replace(config, dataset=text, classes=(text,), splits=(text,), crop=text)
+        words = shlex.split(hostile.command(text))
+        assert words[:2] == ["python", "pipelines/preprocess.py"]
+        assert [words[words.index(name) + 1] for name in ("--dataset", "--cache", "--splits")] == (
+            [text] * 3
+        )
+        given = spell_out(BenchmarkConfig(cache=text))
+        assert shlex.split(" ".join(given)) == ["--cache", text]
+    command = replace(config, dataset=";touch x", classes=("$(touch y)",)).command(tmp_path)
+    subprocess.run(["bash", "-c", command.replace("python ", "true ", 1)], cwd=tmp_path, check=True)
+    assert not list(tmp_path.iterdir())
