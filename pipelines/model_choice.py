@@ -32,7 +32,8 @@ class ModelChoice:
     tower: str | None = None
     """Without a checkpoint, zero-shot: any open_clip ViT, or tiny or tiny-64, which are ours."""
     pretrained: str | None = None
-    """With --tower: an open_clip tag such as openai, or a local weights file."""
+    """With --tower: an open_clip tag such as openai, a local weights file (or TAG=FILE), a folder
+    of the Hugging Face Hub, or random."""
     frames: int | None = None
     """With --tower: frames of a video that are looked at (default: 12)."""
     gpu: bool = False
@@ -69,11 +70,12 @@ class ModelChoice:
                 "a model is needed: --checkpoint outputs/runs/NAME (or --run of MLflow), or "
                 "--tower with --labels for CLIP without training"
             )
-        choice = replace(
-            self,
-            pretrained=self.pretrained and _absolute(self.pretrained),
-            templates=tuple(_absolute(one) for one in self.templates),
-        )
+        choice = replace(self, templates=tuple(_absolute(one) for one in self.templates))
+        if self.tower is not None:
+            from stop_core.pretrained import absolute
+
+            tower, pretrained = absolute(self.tower, self.pretrained)
+            choice = replace(choice, tower=tower, pretrained=pretrained)
         if self.run is not None:
             return replace(choice, run=None, checkpoint=_downloaded(self.run, output))
         if self.checkpoint is not None:

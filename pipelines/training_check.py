@@ -25,10 +25,10 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str
             f"the method linear-probe learns classes, and {manifest.dataset} has captions instead; "
             "choose another method"
         )
-    check_name(config.tower, config.pretrained)
     if shape := tower_shape(config.tower):
         _check_shape(config, shape)
         _check_view(config, manifest.config, shape.image_size)
+    check_name(config.tower, config.pretrained)
     for split in splits:
         if not manifest.counts.get(split):
             raise ValueError(

@@ -43,8 +43,9 @@ class ExperimentConfig:
     """Any open_clip ViT, for example ViT-B-32-quickgelu; tiny (frames of 32 pixels, 16 patches) and
     tiny-64 (64 pixels, 64 patches) ship with us."""
     pretrained: str | None = None
-    """An open_clip tag such as openai, or a local weights file; empty: random (the tiny ones: their
-    own)."""
+    """An open_clip tag such as openai, a local weights file (or TAG=FILE, where the file does not
+    say how it was trained), a folder of the Hugging Face Hub, or random (default: the weights that
+    the tiny towers ship with)."""
     stop: StopConfig = field(default_factory=StopConfig)
     static_prompts: int = 8
     """Prompts a block of the methods with vpt in their names; vpt-shallow has one block of them."""

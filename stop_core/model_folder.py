@@ -34,7 +34,6 @@ from stop_core.model_files import (
 from stop_core.model_input import Preprocessing
 from stop_core.objectives import autocast
 from stop_core.text import ClassTexts
-from stop_core.tiny.shipped import TINY_TOWERS
 from stop_core.training import seed_weights
 from stop_core.video_model import VideoModel
 
@@ -97,7 +96,7 @@ class TrainedModel:
 
         Args:
             tower: "tiny", "tiny-64", or any open_clip ViT.
-            pretrained: an open_clip tag or a weights file; None for the tiny ones alone.
+            pretrained: see `stop_core.pretrained`; None for the tiny ones, which have their own.
             labels: names of classes; empty for embeddings alone.
             frames: T, of a clip.
             templates: sentences with {} for the class, or the name of a set for any dataset.
@@ -108,11 +107,6 @@ class TrainedModel:
                 or there twice.
             OSError: if the weights cannot be read or fetched.
         """
-        if pretrained is None and tower not in TINY_TOWERS:
-            raise ValueError(
-                f"the tower {tower} would have random weights, which answer at random; give "
-                "pretrained, for example openai"
-            )
         config = ExperimentConfig(
             method="zero-shot", tower=tower, pretrained=pretrained, templates=templates
         ).for_dataset("other")
@@ -248,7 +242,9 @@ def keep_model(folder: Path, record: ModelRecord, prompts: Path) -> None:
 
 
 def tower_facts(clip: FrozenClip) -> TowerFacts:
-    """A fingerprint over every weight of a CLIP, and what it normalises pixels with.
+    """Returns a fingerprint over every weight of a CLIP, and what it normalises pixels with.
+
+    An activation that the tower's name does not say is appended to the fingerprint.
 
     It reads what is in memory, so that it also tells weights that were changed under the same tag
     or file name. About a second for a gigabyte.
@@ -259,7 +255,8 @@ def tower_facts(clip: FrozenClip) -> TowerFacts:
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     mean, std = (tuple(getattr(clip.model.visual, f"image_{name}")) for name in ("mean", "std"))
     size = int(clip.model.visual.image_size[0])  # type: ignore[index, union-attr]
-    return TowerFacts(digest.hexdigest()[:16], mean, std, size)
+    activation = f"-{clip.activation}" if clip.activation else ""
+    return TowerFacts(digest.hexdigest()[:16] + activation, mean, std, size)
 
 
 def _load_tower(config: ExperimentConfig) -> FrozenClip:
@@ -282,6 +279,11 @@ def _read_tensors(path: Path) -> Mapping[str, Tensor]:
 def _refuse_other_tower(folder: Path, record: ModelRecord, found: TowerFacts) -> None:
     origin, how, config = record.provenance, record.preprocessing, record.config
     wanted = TowerFacts(origin.tower_fingerprint, how.mean, how.std, how.size)
+    if found.fingerprint == f"{wanted.fingerprint}-quickgelu":
+        raise ValueError(
+            f"the model {folder} was trained with GELU, and its weights {config.pretrained} of "
+            f"{config.tower} were trained with QuickGELU, which they have now: train it again"
+        )
     if found != wanted:
         raise ValueError(
             f"the model {folder} was trained on other weights of {config.tower} "
