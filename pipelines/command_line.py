@@ -14,6 +14,8 @@ from typing import Any, NoReturn, TypeVar, cast, get_type_hints
 import tyro
 import yaml
 
+from stop_core.experiment import refuse_unlisted_tower
+
 T = TypeVar("T")
 
 USAGE_ERROR = 2
@@ -157,6 +159,7 @@ def _from_yaml(config_type: type[T], path: Path) -> T:
     if not isinstance(values, dict):
         raise ValueError(f"--config {path} must hold `option: value` lines")
     normal = {str(name).replace("-", "_"): value for name, value in values.items()}
+    refuse_unlisted_tower(str(normal.get("tower")), f"--config {path}")
     return from_mapping(config_type, normal, f"--config {path}")
 
 

@@ -37,15 +37,6 @@ class FrozenClip:
     model: nn.Module
     tokenize: Callable[[list[str]], Tensor]
 
-    @property
-    def activation(self) -> str:
-        """ "quickgelu" where the model has QuickGELU and its name does not say so, else empty."""
-        listed = self.name in open_clip.list_models()
-        if listed and open_clip.get_model_config(self.name).get("quick_gelu"):
-            return ""
-        has = any(isinstance(module, QuickGELU) for module in self.model.modules())
-        return "quickgelu" if has else ""
-
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Returns text embeddings [N, E], L2-normalised, on the model's device."""
         return self.encode_tokens(self.tokenize(list(texts)))
@@ -57,13 +48,18 @@ class FrozenClip:
         return embeddings
 
 
-def load_clip(name: str, pretrained: str | None = None) -> FrozenClip:
+def load_clip(
+    name: str,
+    pretrained: str | None = None,
+    accept: Callable[[str, nn.Module], None] = lambda name, model: None,
+) -> FrozenClip:
     """Loads the CLIP called `name` and freezes it.
 
     Args:
         name: "tiny", "tiny-64", or any model name that open_clip knows.
         pretrained: an open_clip tag, a local file or folder of weights, or "random": see
             `stop_core.pretrained`. None for the tiny ones, which have their own.
+        accept: raises if the model is not the right one, before its tokenizer is made.
 
     Raises:
         ValueError: if there is no such tower or no such weights, or a weights file leaves open how
@@ -73,6 +69,7 @@ def load_clip(name: str, pretrained: str | None = None) -> FrozenClip:
     check_name(name, pretrained)
     if tiny := TINY_TOWERS.get(name):
         model: nn.Module = build_tiny_clip(pretrained=pretrained != RANDOM, tower=tiny)
+        accept(name, model)
         return FrozenClip(name, model.requires_grad_(False).eval(), TinyTokenizer())
     source = find_source(name, pretrained)
     _shape_of(name, source.config)
@@ -86,7 +83,15 @@ def load_clip(name: str, pretrained: str | None = None) -> FrozenClip:
                 f"and --tower {name} --pretrained {pretrained} says GELU; give quickgelu={weights}"
             )
         read.copy_into(model, name)
+    accept(name, model)
     return FrozenClip(name, model.requires_grad_(False).eval(), _tokenizer(name, source.config))
+
+
+def unsaid_activation(name: str, model: nn.Module) -> str:
+    """Returns "quickgelu" if the model has QuickGELU and its name says another, else nothing."""
+    listed = open_clip.get_model_config(name) if name in open_clip.list_models() else {}
+    has = any(isinstance(module, QuickGELU) for module in model.modules())
+    return "quickgelu" if has and not listed.get("quick_gelu") else ""
 
 
 def tower_shape(name: str) -> TowerShape | None:
@@ -153,14 +158,21 @@ def _build(source: Source) -> nn.Module:
 
 
 def _tokenizer(name: str, config: dict[str, Any]) -> Callable[[list[str]], Tensor]:
-    vocabulary = config["text_cfg"].get("hf_tokenizer_name")
+    text = config["text_cfg"]
+    vocabulary = text.get("hf_tokenizer_name")
+    tokenizer: Callable[[list[str]], Tensor]
     try:
-        if vocabulary and not name.startswith(FOLDER):
-            hub_file(vocabulary, "tokenizer_config.json")  # says at once that there is no network
-        tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(name)
+        if vocabulary:
+            if not name.startswith(FOLDER):
+                hub_file(vocabulary, "tokenizer_config.json")  # says at once if there is no network
+            tokenizer = open_clip.get_tokenizer(name)
+        else:
+            options = text.get("tokenizer_kwargs") or {}
+            length = text.get("context_length", 77)
+            tokenizer = open_clip.SimpleTokenizer(context_length=length, **options)
     except Exception as problem:  # of transformers and its hub, a dozen kinds
         raise OSError(
-            f"the tokenizer {vocabulary} of the tower {name} could not be loaded "
+            f"the tokenizer {vocabulary or ''} of the tower {name} could not be loaded "
             f"({type(problem).__name__}: {problem}); fetch it into the cache of the Hugging Face "
             "Hub where there is a network, or choose another tower"
         ) from problem

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from stop_core.clip import FrozenClip, load_clip
-from stop_core.experiment import ExperimentConfig
+from stop_core.clip import FrozenClip, load_clip, unsaid_activation
+from stop_core.experiment import UNLISTED, ExperimentConfig, refuse_unlisted_tower
 from stop_core.methods import build_method
 from stop_core.model_card import render_card
 from stop_core.model_files import (
@@ -54,7 +54,13 @@ class TrainedModel:
     provenance: Provenance
 
     @classmethod
-    def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> "TrainedModel":
+    def load(
+        cls,
+        folder: Path | str,
+        device: torch.device | str = "cpu",
+        *,
+        tower: str | None = None,
+    ) -> "TrainedModel":
         """Loads a model from its folder, or from the folder of the training run that has it.
 
         The CLIP tower is loaded as at the training: by open_clip's tag, or from the same file.
@@ -63,6 +69,8 @@ class TrainedModel:
         Args:
             folder: on this machine.
             device: where to put the model.
+            tower: "hf-hub:..." or "local-dir:..." of a model that was trained on such a tower.
+                A folder may come from anyone, so its own word for one is not taken.
 
         Raises:
             FileNotFoundError: if there is no model, or one of its files is missing.
@@ -71,9 +79,19 @@ class TrainedModel:
         """
         found = find_model(Path(folder))
         record = read_record(found)
+        if tower is not None and tower.startswith(UNLISTED):
+            record = replace(record, config=replace(record.config, tower=tower))
+        else:
+            refuse_unlisted_tower(record.config.tower, f"the model {found}")
         tensors = _read_tensors(found / PROMPTS)
-        clip = _load_tower(record.config)
-        _refuse_other_tower(found, record, tower_facts(clip))
+
+        def accept(name: str, clip: nn.Module) -> None:
+            _refuse_other_tower(found, record, _facts(name, clip))
+
+        # As a training does it: random weights are then the same ones.
+        with torch.random.fork_rng(devices=[]):
+            seed_weights(record.config.seed)
+            clip = load_clip(record.config.tower, record.config.pretrained, accept)
         model = build_method(record.config, clip, len(record.classes))
         try:
             model.load_prompt_state_dict(tensors)
@@ -249,21 +267,19 @@ def tower_facts(clip: FrozenClip) -> TowerFacts:
     It reads what is in memory, so that it also tells weights that were changed under the same tag
     or file name. About a second for a gigabyte.
     """
+    return _facts(clip.name, clip.model)
+
+
+def _facts(tower: str, clip: nn.Module) -> TowerFacts:
     digest = hashlib.sha256()
-    for name, tensor in sorted(clip.model.state_dict().items()):
+    for name, tensor in sorted(clip.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    mean, std = (tuple(getattr(clip.model.visual, f"image_{name}")) for name in ("mean", "std"))
-    size = int(clip.model.visual.image_size[0])  # type: ignore[index, union-attr]
-    activation = f"-{clip.activation}" if clip.activation else ""
-    return TowerFacts(digest.hexdigest()[:16] + activation, mean, std, size)
-
-
-def _load_tower(config: ExperimentConfig) -> FrozenClip:
-    # As a training does it: a tower without pretrained weights then has the same random ones.
-    with torch.random.fork_rng(devices=[]):
-        seed_weights(config.seed)
-        return load_clip(config.tower, config.pretrained)
+    mean, std = (tuple(getattr(clip.visual, f"image_{name}")) for name in ("mean", "std"))
+    size = int(clip.visual.image_size[0])  # type: ignore[index, union-attr]
+    unsaid = unsaid_activation(tower, clip)
+    fingerprint = digest.hexdigest()[:16] + (f"-{unsaid}" if unsaid else "")
+    return TowerFacts(fingerprint, mean, std, size)
 
 
 def _read_tensors(path: Path) -> Mapping[str, Tensor]:

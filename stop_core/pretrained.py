@@ -28,6 +28,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.pretrained import get_pretrained_cfg, is_pretrained_cfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
+from stop_core.experiment import UNLISTED
 from stop_core.hub import hub_file
 from stop_core.tiny.shipped import TINY_TOWERS
 from stop_core.weights import read_weights
@@ -40,8 +41,9 @@ WEIGHTS = (
     "open_clip_pytorch_model.bin",
 )
 """Names of the weights in a repository of the Hugging Face Hub."""
-HUB, FOLDER = "hf-hub:", "local-dir:"
-"""open_clip's prefixes for towers that it does not list."""
+HUB, FOLDER = UNLISTED
+# Others of a folder's configuration could name code (trust_remote_code) or another file.
+_TOKENIZER_OPTIONS = {"clean", "strip_sep_token", "language"}
 _ACTIVATIONS = {"gelu": False, "quickgelu": True}
 _QUICK = "-quickgelu"
 
@@ -240,6 +242,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], Settings]:
         size, given = config["vision_cfg"].get("image_size", 224), preprocessing.get("size")
         settings = Settings.of(preprocessing, bool(config.get("quick_gelu")))
         _architecture(config)
+        options = set(config["text_cfg"].get("tokenizer_kwargs") or {}) - _TOKENIZER_OPTIONS
     except FileNotFoundError as problem:
         raise OSError(f"the folder {folder} has no {CONFIG}; give a file of weights") from problem
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
@@ -247,6 +250,12 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], Settings]:
         raise ValueError(
             f"{path} is no configuration of open_clip ({reason}); copy the folder again"
         ) from problem
+    if options:
+        raise ValueError(
+            f"{path} sets {', '.join(sorted(map(str, options)))} in tokenizer_kwargs, and only "
+            f"{', '.join(sorted(_TOKENIZER_OPTIONS))} are accepted from a file; remove it if the "
+            "tokenizer does not need it"
+        )
     if given not in (None, size, [size, size]):
         raise ValueError(
             f"{path} prepares pictures of {given} pixels for a tower that takes {size}; choose "
