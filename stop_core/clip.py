@@ -143,8 +143,10 @@ def _shape_of(name: str, config: dict[str, Any]) -> TowerShape:
 
 
 def _build(source: Source) -> nn.Module:
-    """The model with random weights; open_clip's `create_model` takes the activation by the name,
-    whatever the weights want."""
+    """Returns the model with random weights and the settings of its source.
+
+    open_clip's `create_model` takes the activation from the tower's name, whatever the weights.
+    """
     config = {**source.config, "quick_gelu": source.settings.quick_gelu}
     custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
     # Otherwise the text tower fetches the language model that its training began with.

@@ -141,12 +141,13 @@ def model_config(name: str) -> dict[str, Any]:
 def absolute(name: str, pretrained: str | None) -> tuple[str, str | None]:
     """Returns both with the paths in them made absolute, for a process in another folder."""
     if name.startswith(FOLDER):
-        name = f"{FOLDER}{Path(name.removeprefix(FOLDER)).resolve()}"
+        name = f"{FOLDER}{Path(name.removeprefix(FOLDER)).absolute()}"
     if pretrained is None or is_pretrained_cfg(name, pretrained):
         return name, pretrained
     stated, path = _split(pretrained)
     if path.exists():
-        pretrained = f"{stated}={path.resolve()}" if stated else str(path.resolve())
+        # Links stay: in the cache of the hub they have the names, and the files are called by hash.
+        pretrained = f"{stated}={path.absolute()}" if stated else str(path.absolute())
     return name, pretrained
 
 
@@ -287,7 +288,7 @@ def _refuse_other_architecture(
 ) -> None:
     wanted, there = _architecture(config), _architecture(found)
     for key in sorted(wanted.keys() | there.keys()):
-        if wanted.get(key) != there.get(key):
+        if (wanted.get(key) or None) != (there.get(key) or None):
             raise ValueError(
                 f"{folder / CONFIG} is not of a {name}: {key} is {there.get(key)} there and "
                 f"{wanted.get(key)} in the tower; give the --tower that it belongs to, or --tower "

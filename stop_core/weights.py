@@ -85,7 +85,9 @@ def read_weights(path: Path) -> Weights:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
+    with path.open("rb") as stream:
+        begins_with_json = stream.read(9)[8:] == b"{"
+    if path.suffix == ".safetensors" or begins_with_json:
         state: Any = load_file(path)
     elif _is_torchscript(path):
         state = _read_torchscript(path)

@@ -16,7 +16,14 @@ from stop_core import clip as clip_module
 from stop_core import pretrained as pretrained_module
 from stop_core.clip import check_name, load_clip
 from stop_core.model_folder import tower_facts
-from stop_core.pretrained import CONFIG, WEIGHTS, Settings, find_source, weights_fingerprint
+from stop_core.pretrained import (
+    CONFIG,
+    WEIGHTS,
+    Settings,
+    absolute,
+    find_source,
+    weights_fingerprint,
+)
 from stop_core.towers import UNFIT_ADVICE
 from tests.stop_core.openai_format import SMALL, openai_state, register_small, write_archive
 
@@ -183,7 +190,12 @@ def _folder(path: Path, **changes: object) -> Path:
 def test_a_folder_of_the_hub_brings_its_settings(tmp_path: Path, quick: bool) -> None:
     folder = _folder(tmp_path / "hub", model={"quick_gelu": quick}, mean=[0.1, 0.2, 0.3])
     state = openai_state()
+    # As the cache of the hub keeps it: files called by their hashes, and links with the names.
+    for file in (CONFIG, WEIGHTS[0]):
+        (folder / file).rename(tmp_path / f"hash-of-{len(file)}")
+        (folder / file).symlink_to(tmp_path / f"hash-of-{len(file)}")
     for name, given in (
+        absolute(SMALL, str(folder / WEIGHTS[0])),
         (SMALL, str(folder)),
         (SMALL, str(folder / WEIGHTS[0])),
         (f"local-dir:{folder}", None),

@@ -62,6 +62,7 @@ FORMATS: dict[str, tuple[str, Writer]] = {
     "state_dict": ("pt", _save_nested),
     "state_dict with module.": ("bin", _save_both),
     "safetensors": ("safetensors", _save_safetensors),
+    "safetensors under another name": ("bin", _save_safetensors),
 }
 
 
