@@ -104,7 +104,7 @@ def _rows(
         return
     width = options.width
     config = StopConfig(attention=attention, spatial_width=width, temporal_width=width)
-    model = build_model(tower, config=config).train().to(options.device)
+    model = build_model(tower, "random", config).train().to(options.device)
     videos = _largest_that_fits(options, model, videos, attention)
     compiled = mode == "compiled"
     for work, make in (("training", training_steps), ("forward", forward_passes)):

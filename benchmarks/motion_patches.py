@@ -106,7 +106,9 @@ def load(run: Path, n_s: int, class_words: Sequence[str]) -> tuple[VideoModel, T
     """The trained model with another `n_s`, and the embeddings of its classes, [C, E]."""
     config = yaml.safe_load((run / "config.yaml").read_text())
     experiment = build_experiment({**config, "n_s": n_s}, str(run / "config.yaml"))
-    model = build_method(experiment, load_clip(experiment.tower), len(class_words)).eval()
+    model = build_method(
+        experiment, load_clip(experiment.tower, experiment.pretrained), len(class_words)
+    ).eval()
     model.load_prompt_state_dict(load_file(run / "prompts.safetensors"))
     with torch.no_grad():
         texts = ClassTexts(model, class_sentences(experiment.templates, class_words))

@@ -80,7 +80,7 @@ def _setting(options: StepBenchmark, attention: Attention) -> tuple[StopModel, T
     config = StopConfig(
         attention=attention, spatial_width=options.width, temporal_width=options.width
     )
-    model = build_model(options.tower, config=config).train()
+    model = build_model(options.tower, "random", config).train()
     shape = (options.videos, options.frames, model.image_size, model.image_size, 3)
     return model, torch.randint(256, shape, dtype=torch.uint8)
 

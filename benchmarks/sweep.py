@@ -49,7 +49,7 @@ def start(tower: str, classes: int, load) -> None:  # type: ignore[no-untyped-de
     from stop_core.training import seed_weights
 
     seed_weights(0)
-    model = build_method(ExperimentConfig(tower=tower), load(tower, None), classes)
+    model = build_method(ExperimentConfig(tower=tower), load(tower, "random"), classes)
     sentences = [[f"a video of the action number {number}"] for number in range(classes)]
     ClassTexts(model, sentences).embeddings()
 

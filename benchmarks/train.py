@@ -140,7 +140,10 @@ def _experiment(options: TrainBenchmark):  # type: ignore[no-untyped-def]
     from stop_core.experiment import ExperimentConfig
 
     return ExperimentConfig(
-        tower=options.tower, batch_size=options.batch_size, epochs=options.rounds + 1
+        tower=options.tower,
+        pretrained="random",
+        batch_size=options.batch_size,
+        epochs=options.rounds + 1,
     )
 
 

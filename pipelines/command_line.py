@@ -17,6 +17,7 @@ import yaml
 
 from pipelines.closed_output import ending_with_reader
 from pipelines.progress import say
+from stop_core.experiment import refuse_unlisted_tower
 
 T = TypeVar("T")
 
@@ -163,6 +164,7 @@ def _from_yaml(config_type: type[T], path: Path) -> T:
     if not isinstance(values, dict):
         raise ValueError(f"--config {path} must hold `option: value` lines")
     normal = {str(name).replace("-", "_"): value for name, value in values.items()}
+    refuse_unlisted_tower(str(normal.get("tower")), f"--config {path}")
     return from_mapping(config_type, normal, f"--config {path}")
 
 

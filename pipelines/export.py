@@ -151,7 +151,7 @@ def _write_program(folder: Path, config: ExportConfig, out: Path) -> None:
     from stop_core.exporting import export_program, largest_difference, save_onnx, save_program
     from stop_core.model_folder import TrainedModel
 
-    trained = TrainedModel.load(folder)
+    trained = TrainedModel.load(folder, tower=config.model.tower)
     if trained.config.precision != "fp32":
         say(f"the model was trained and measured in {trained.config.precision}; exporting float32")
     say("exporting; this takes from half a minute to some minutes")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.command_line import RunError
 from pipelines.progress import say
+from stop_core.experiment import UNLISTED, refuse_unlisted_tower
 
 if TYPE_CHECKING:  # seconds, which --help need not take
     from stop_core.model_folder import TrainedModel
@@ -32,9 +33,11 @@ class ModelChoice:
     templates: tuple[str, ...] = ()
     """Sentences with {} for a label, or the name of a set (default: those of the training)."""
     tower: str | None = None
-    """Without a checkpoint, zero-shot: any open_clip ViT, or tiny or tiny-64, which are ours."""
+    """Without a checkpoint, zero-shot: any open_clip ViT, or tiny or tiny-64, which are ours. With
+    one: the tower that it was trained on, if that is hf-hub:REPOSITORY or local-dir:FOLDER."""
     pretrained: str | None = None
-    """With --tower: an open_clip tag such as openai, or a local weights file."""
+    """With --tower: an open_clip tag such as openai, a local weights file (or TAG=FILE), a folder
+    of the Hugging Face Hub, or random."""
     frames: int | None = None
     """With --tower: frames of a video that are looked at (default: 12)."""
     gpu: bool = False
@@ -42,10 +45,12 @@ class ModelChoice:
 
     def __post_init__(self) -> None:
         given = [name for name in ("checkpoint", "run", "tower") if getattr(self, name) is not None]
+        if given[1:] == ["tower"] and str(self.tower).startswith(UNLISTED):
+            given.remove("tower")  # that of the trained model, which only the user may name
         if len(given) > 1:
             raise ValueError(f"--{given[0]} and --{given[1]} each name a model; give one of them")
         for name in ("pretrained", "frames"):
-            if getattr(self, name) is not None and self.tower is None:
+            if getattr(self, name) is not None and given != ["tower"]:
                 raise ValueError(f"--{name} belongs to --tower; a trained model has its own")
         if self.frames is not None and self.frames < 1:
             raise ValueError(f"--frames must be at least 1, got {self.frames}")
@@ -71,11 +76,12 @@ class ModelChoice:
                 "a model is needed: --checkpoint outputs/runs/NAME (or --run of MLflow), or "
                 "--tower with --labels for CLIP without training"
             )
-        choice = replace(
-            self,
-            pretrained=self.pretrained and _absolute(self.pretrained),
-            templates=tuple(_absolute(one) for one in self.templates),
-        )
+        choice = replace(self, templates=tuple(_absolute(one) for one in self.templates))
+        if self.tower is not None:
+            from stop_core.pretrained import absolute
+
+            tower, pretrained = absolute(self.tower, self.pretrained)
+            choice = replace(choice, tower=tower, pretrained=pretrained)
         if self.run is not None:
             return replace(choice, run=None, checkpoint=_downloaded(self.run, output))
         if self.checkpoint is not None:
@@ -106,7 +112,7 @@ class ModelChoice:
                 templates=self.templates or ("default",),
                 device=device,
             )
-        model = TrainedModel.load(self.checkpoint, device)
+        model = TrainedModel.load(self.checkpoint, device, tower=self.tower)
         if not self.labels:
             return model
         dataset = model.provenance.dataset
@@ -121,7 +127,12 @@ class ModelChoice:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelChoice":
-        """Reads back what `to_dict` gave."""
+        """Reads back what `to_dict` gave.
+
+        Raises:
+            ValueError: if it names a tower that open_clip does not list.
+        """
+        refuse_unlisted_tower(values["tower"], "the index")
         where = values["checkpoint"]
         lists = {name: tuple(values[name]) for name in ("labels", "templates")}
         return cls(**{**values, **lists, "checkpoint": None if where is None else Path(where)})

@@ -32,10 +32,10 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str
         )
     if config.method != "linear-probe":  # which reads no text
         refuse_twins(manifest.class_names, manifest.class_words)
-    check_name(config.tower, config.pretrained)
     if shape := tower_shape(config.tower):
         _check_shape(config, shape)
         _check_view(config, manifest.config, shape.image_size)
+    check_name(config.tower, config.pretrained)
     for split in splits:
         if not manifest.counts.get(split):
             raise ValueError(

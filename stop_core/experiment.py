@@ -20,6 +20,8 @@ Method = Literal[
     "stop-temporal-vpt",
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
+UNLISTED = ("hf-hub:", "local-dir:")
+"""open_clip's prefixes for towers that it does not list."""
 # Settings that came later. At these values they are no part of the hash, so that what was trained
 # without them is still found.
 _LATER: dict[str, Any] = {"frames": None, "segment_jitter": False, "random_crop": False}
@@ -43,8 +45,9 @@ class ExperimentConfig:
     """Any open_clip ViT, for example ViT-B-32-quickgelu; tiny (frames of 32 pixels, 16 patches) and
     tiny-64 (64 pixels, 64 patches) ship with us."""
     pretrained: str | None = None
-    """An open_clip tag such as openai, or a local weights file; empty: random (the tiny ones: their
-    own)."""
+    """An open_clip tag such as openai, a local weights file (or TAG=FILE, where the file does not
+    say how it was trained), a folder of the Hugging Face Hub, or random (default: the weights that
+    the tiny towers ship with)."""
     stop: StopConfig = field(default_factory=StopConfig)
     static_prompts: int = 8
     """Prompts a block of the methods with vpt in their names; vpt-shallow has one block of them."""
@@ -163,6 +166,22 @@ class ExperimentConfig:
             return cls(stop=StopConfig(**stop), **others)
         except TypeError as problem:
             raise ValueError(f"a setting is of the wrong kind: {problem}") from problem
+
+
+def refuse_unlisted_tower(tower: str | None, origin: str) -> None:
+    """Refuses a tower that open_clip takes from a repository or a folder, named by a file.
+
+    Such a tower brings settings of its own and asks the network. A file may come from anyone, so
+    only the user names one.
+
+    Raises:
+        ValueError: with the option to type.
+    """
+    if tower is not None and tower.startswith(UNLISTED):
+        raise ValueError(
+            f"{origin} names the tower {tower}, which open_clip does not list; if you trust it, "
+            f"type it yourself: --tower {tower}"
+        )
 
 
 def _check(name: str, value: float, holds: bool, demand: str) -> None:

@@ -6,6 +6,7 @@ from stop_core.ablations import StaticStop, TemporalBesideStatic
 from stop_core.baselines import Clip4Clip, LinearProbe, StaticPrompts, ZeroShot
 from stop_core.clip import FrozenClip, load_clip
 from stop_core.experiment import ExperimentConfig
+from stop_core.pretrained import RANDOM
 from stop_core.stop_model import StopModel
 from stop_core.video_model import VideoModel
 
@@ -25,9 +26,9 @@ def build_method(config: ExperimentConfig, clip: FrozenClip, classes: int) -> Vi
 def matched_static_prompts(config: ExperimentConfig) -> int:
     """The number of deep static prompts with about the trainable parameters of STOP.
 
-    Builds both on the config's tower, with random weights where it does not ship with us.
+    Builds both on the config's tower with random weights, which need no download.
     """
-    clip = load_clip(config.tower)
+    clip = load_clip(config.tower, RANDOM)
     stop, one = (
         build_method(replace(config, method=method, static_prompts=1, context_tokens=0), clip, 1)
         for method in ("stop", "vpt-deep")

@@ -22,10 +22,10 @@ def tower_licence(tower: str, pretrained: str | None) -> tuple[str, str]:
     """Name of the licence of a tower's weights, and where it can be read."""
     if tower in TINY_TOWERS:
         return "Apache-2.0", "pretrained by this project on pictures that it renders itself"
-    if pretrained is None:
+    if pretrained == "random":
         return "none", "the weights are random"
     for beginning, licence in _LICENCES.items():
-        if pretrained.lower().startswith(beginning):
+        if (pretrained or "").lower().startswith(beginning):
             return licence
     return _UNKNOWN
 
@@ -79,7 +79,7 @@ def _front_matter(record: ModelRecord) -> dict[str, object]:
 
 def _summary(record: ModelRecord) -> list[str]:
     config = record.config
-    weights = config.pretrained or ("its own weights" if config.tower in TINY_TOWERS else "random")
+    weights = config.pretrained or "its own weights"
     what = (
         f"recognises {len(record.classes)} classes of videos"
         if record.classes

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from stop_core.checksums import SUMS
-from stop_core.clip import FrozenClip, load_clip
+from stop_core.clip import FrozenClip, load_clip, unsaid_activation
 from stop_core.datasets import tidied
-from stop_core.experiment import ExperimentConfig
+from stop_core.experiment import UNLISTED, ExperimentConfig, refuse_unlisted_tower
 from stop_core.methods import build_method
 from stop_core.model_card import render_card
 from stop_core.model_files import (
@@ -37,7 +37,6 @@ from stop_core.model_files import (
 from stop_core.model_input import Preprocessing
 from stop_core.objectives import autocast
 from stop_core.text import ClassTexts
-from stop_core.tiny.shipped import TINY_TOWERS
 from stop_core.training import seed_weights
 from stop_core.video_model import VideoModel
 
@@ -58,7 +57,13 @@ class TrainedModel:
     provenance: Provenance
 
     @classmethod
-    def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> "TrainedModel":
+    def load(
+        cls,
+        folder: Path | str,
+        device: torch.device | str = "cpu",
+        *,
+        tower: str | None = None,
+    ) -> "TrainedModel":
         """Loads a model from its folder, or from the folder of the training run that has it.
 
         The CLIP tower is loaded as at the training: by open_clip's tag, or from the same file.
@@ -67,6 +72,8 @@ class TrainedModel:
         Args:
             folder: on this machine.
             device: where to put the model.
+            tower: "hf-hub:..." or "local-dir:..." of a model that was trained on such a tower.
+                A folder may come from anyone, so its own word for one is not taken.
 
         Raises:
             FileNotFoundError: if there is no model, or one of its files is missing.
@@ -75,9 +82,19 @@ class TrainedModel:
         """
         found = find_model(Path(folder))
         record = read_record(found)
+        if tower is not None and tower.startswith(UNLISTED):
+            record = replace(record, config=replace(record.config, tower=tower))
+        else:
+            refuse_unlisted_tower(record.config.tower, f"the model {found}")
         tensors = _read_tensors(found / PROMPTS)
-        clip = _load_tower(record.config)
-        _refuse_other_tower(found, record, tower_facts(clip))
+
+        def accept(name: str, clip: nn.Module) -> None:
+            _refuse_other_tower(found, record, _facts(name, clip))
+
+        # As a training does it: random weights are then the same ones.
+        with torch.random.fork_rng(devices=[]):
+            seed_weights(record.config.seed)
+            clip = load_clip(record.config.tower, record.config.pretrained, accept)
         model = build_method(record.config, clip, len(record.classes))
         try:
             model.load_prompt_state_dict(tensors)
@@ -100,7 +117,7 @@ class TrainedModel:
 
         Args:
             tower: "tiny", "tiny-64", or any open_clip ViT.
-            pretrained: an open_clip tag or a weights file; None for the tiny ones alone.
+            pretrained: see `stop_core.pretrained`; None for the tiny ones, which have their own.
             labels: names of classes; empty for embeddings alone.
             frames: T, of a clip.
             templates: sentences with {} for the class, or the name of a set for any dataset.
@@ -111,11 +128,6 @@ class TrainedModel:
                 there twice, or the same text as another one to CLIP.
             OSError: if the weights cannot be read or fetched.
         """
-        if pretrained is None and tower not in TINY_TOWERS:
-            raise ValueError(
-                f"the tower {tower} would have random weights, which answer at random; give "
-                "pretrained, for example openai"
-            )
         config = ExperimentConfig(
             method="zero-shot", tower=tower, pretrained=pretrained, templates=templates
         ).for_dataset("other")
@@ -251,25 +263,26 @@ def keep_model(folder: Path, record: ModelRecord, prompts: Path) -> None:
 
 
 def tower_facts(clip: FrozenClip) -> TowerFacts:
-    """A fingerprint over every weight of a CLIP, and what it normalises pixels with.
+    """Returns a fingerprint over every weight of a CLIP, and what it normalises pixels with.
+
+    An activation that the tower's name does not say is appended to the fingerprint.
 
     It reads what is in memory, so that it also tells weights that were changed under the same tag
     or file name. About a second for a gigabyte.
     """
+    return _facts(clip.name, clip.model)
+
+
+def _facts(tower: str, clip: nn.Module) -> TowerFacts:
     digest = hashlib.sha256()
-    for name, tensor in sorted(clip.model.state_dict().items()):
+    for name, tensor in sorted(clip.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    mean, std = (tuple(getattr(clip.model.visual, f"image_{name}")) for name in ("mean", "std"))
-    size = int(clip.model.visual.image_size[0])  # type: ignore[index, union-attr]
-    return TowerFacts(digest.hexdigest()[:16], mean, std, size)
-
-
-def _load_tower(config: ExperimentConfig) -> FrozenClip:
-    # As a training does it: a tower without pretrained weights then has the same random ones.
-    with torch.random.fork_rng(devices=[]):
-        seed_weights(config.seed)
-        return load_clip(config.tower, config.pretrained)
+    mean, std = (tuple(getattr(clip.visual, f"image_{name}")) for name in ("mean", "std"))
+    size = int(clip.visual.image_size[0])  # type: ignore[index, union-attr]
+    unsaid = unsaid_activation(tower, clip)
+    fingerprint = digest.hexdigest()[:16] + (f"-{unsaid}" if unsaid else "")
+    return TowerFacts(fingerprint, mean, std, size)
 
 
 def _read_tensors(path: Path) -> Mapping[str, Tensor]:
@@ -285,6 +298,11 @@ def _read_tensors(path: Path) -> Mapping[str, Tensor]:
 def _refuse_other_tower(folder: Path, record: ModelRecord, found: TowerFacts) -> None:
     origin, how, config = record.provenance, record.preprocessing, record.config
     wanted = TowerFacts(origin.tower_fingerprint, how.mean, how.std, how.size)
+    if found.fingerprint == f"{wanted.fingerprint}-quickgelu":
+        raise ValueError(
+            f"the model {folder} was trained with GELU, and its weights {config.pretrained} of "
+            f"{config.tower} were trained with QuickGELU, which they have now: train it again"
+        )
     if found != wanted:
         raise ValueError(
             f"the model {folder} was trained on other weights of {config.tower} "

@@ -95,7 +95,8 @@ def build_model(
     Args:
         name: "tiny" (the embedded default) or "tiny-64", with their own weights, or any open_clip
             ViT.
-        pretrained: an open_clip tag, a local weights file, or None for random weights.
+        pretrained: an open_clip tag, a local file or folder of weights, or "random": see
+            `stop_core.pretrained`. None for the tiny ones.
         config: the settings of the prompting layers; default `StopConfig()`.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from stop_core.config import StopConfig
-from stop_core.experiment import ExperimentConfig
+from stop_core.experiment import ExperimentConfig, refuse_unlisted_tower
 
 FOLDER = Path(__file__).resolve().parent
 FIELDS = {f.name for kind in (StopConfig, ExperimentConfig) for f in fields(kind)} - {"stop"}
@@ -42,6 +42,7 @@ def build_experiment(values: Mapping[str, Any], origin: str) -> ExperimentConfig
         right = {name: typed(name, value) for name, value in values.items()}
         stop = {name: value for name, value in right.items() if name in own}
         others = {name: value for name, value in right.items() if name not in own}
+        refuse_unlisted_tower(others.get("tower"), "the file")
         return ExperimentConfig(stop=StopConfig(**stop), **others)
     except (ValueError, TypeError) as problem:
         raise ValueError(f"{origin}: {problem}") from problem

@@ -23,7 +23,12 @@ from sweeps.space_reading import read_space
 ROOT = Path(__file__).resolve().parents[2]
 _RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "_pickle"}
 # MSVD's captions are published as a pickle; its reader takes dictionaries, lists and texts alone.
-_MAY = {"stop_core/datasets/msvd.py": "pickle", "pipelines/stop.py": "exec"}
+# OpenAI's weights are TorchScript archives, whose reader takes tensors and plain values alone.
+_MAY = {
+    "stop_core/datasets/msvd.py": "pickle",
+    "stop_core/weights.py": "pickle",
+    "pipelines/stop.py": "exec",
+}
 _FORBIDDEN = {
     *("eval", "exec", "os.system", "os.popen", "torch.jit.load", "pd.read_pickle"),
     *("yaml.load", "yaml.full_load", "yaml.unsafe_load", "yaml.load_all"),

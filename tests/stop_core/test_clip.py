@@ -31,7 +31,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @torch.no_grad()
 def test_any_open_clip_name_gives_its_frozen_clip_and_tokenizer(registered: str) -> None:
-    clip = load_clip(registered)
+    clip = load_clip(registered, "random")
     assert clip.name == registered
     assert not clip.model.training
     assert not any(parameter.requires_grad for parameter in clip.model.parameters())
@@ -42,7 +42,7 @@ def test_any_open_clip_name_gives_its_frozen_clip_and_tokenizer(registered: str)
 
 @torch.no_grad()
 def test_a_text_has_one_embedding_in_any_list(registered: str) -> None:
-    clip = load_clip(registered)
+    clip = load_clip(registered, "random")
     texts = ["a photo of a dog", "a cat", "running"]
     together = clip.encode_text(texts)
     alone = torch.cat([clip.encode_text([text]) for text in texts])
@@ -53,7 +53,7 @@ def test_a_weights_file_gives_back_the_clip_it_was_saved_from(
     registered: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(3)
-    saved = load_clip(registered)
+    saved = load_clip(registered, "random")
     path = tmp_path / "weights.pt"
     torch.save(saved.model.state_dict(), path)
     torch.manual_seed(4)

@@ -38,6 +38,7 @@ from stop_core.objectives import Recognition, Retrieval
 from stop_core.text import ClassTexts
 from stop_core.tiny.shipped import TINY_TOWERS, TinyTower
 from stop_core.training import Trainer, seed_weights
+from tests.stop_core import openai_format
 from tests.stop_core.memory_clips import MemoryClips
 
 SMALL = StopConfig(n_s=3, max_prompts=2, spatial_width=4, temporal_width=4)
@@ -356,3 +357,22 @@ def test_labels_that_clip_cannot_tell_apart_are_refused(labels: list[str], told:
     model = TrainedModel.zero_shot("tiny", None, ["run", "swim"])
     with pytest.raises(ValueError, match=told):
         model.with_labels(labels)
+
+
+def test_a_model_is_not_loaded_with_another_activation_than_it_was_trained_with(
+    tmp_path: Path,
+) -> None:
+    openai_format.register_small(tmp_path)
+    weights = tmp_path / "weights.pt"
+    openai_format.write_archive(openai_format.openai_state(), weights)
+    folder = tmp_path / "model"
+    TrainedModel.zero_shot(openai_format.SMALL, str(weights), ["a", "b"]).save(folder)
+    fingerprint = TrainedModel.load(folder).provenance.tower_fingerprint
+    # As it was written before the activation followed the weights.
+    old = fingerprint.removesuffix("-quickgelu")
+    assert old != fingerprint
+    _edit(folder / PROVENANCE, lambda v: v.update(tower_fingerprint=old))
+    with pytest.raises(
+        ValueError, match=r"was trained with GELU, and its weights .*train it again"
+    ):
+        TrainedModel.load(folder)

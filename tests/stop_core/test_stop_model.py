@@ -463,7 +463,7 @@ def test_an_unfit_tower_is_refused_by_name_before_it_is_built_or_fetched(
 @torch.no_grad()
 def test_law_7_a_real_vit_keeps_the_laws(make_frames: MakeFrames) -> None:
     torch.manual_seed(0)
-    model = build_model("ViT-S-32-alt", config=StopConfig(n_s=6, depth=3)).eval()
+    model = build_model("ViT-S-32-alt", "random", config=StopConfig(n_s=6, depth=3)).eval()
     frames = make_frames(0, 2, 2, model.image_size)
     traces = model.trace(frames)
     assert [tuple(trace.h.shape) for trace in traces] == [(2, 2, 49, 384)] * 3

@@ -1,0 +1,187 @@
+"""Reading the weights of a CLIP without running code that a file brings.
+
+A file is safetensors, a state dict saved by PyTorch, or a TorchScript archive such as OpenAI's own
+`.pt` files. `torch.jit.load` would run the archive's program; here only its tensors are read.
+"""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+_DTYPES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+}
+# Above any CLIP, whose ViT-bigG has 2,000. An archive can nest a module in itself.
+_MOST_MODULES = 50_000
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a weights file, by the names that open_clip gives to them."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    is_openai: bool
+    """Whether the file has the numbers that OpenAI's own files hold next to the tensors. The models
+    of these files were trained with QuickGELU."""
+
+    def copy_into(self, model: nn.Module, name: str) -> None:
+        """Copies the tensors into `model`, the tower called `name`.
+
+        Raises:
+            OSError: if a tensor is missing, left over or of another shape.
+        """
+        wanted, found = model.state_dict(), dict(self.tensors)
+        # A number in some files, a list of one number in others.
+        if {"logit_scale"} <= wanted.keys() & found.keys() and found["logit_scale"].numel() == 1:
+            found["logit_scale"] = found["logit_scale"].reshape(wanted["logit_scale"].shape)
+        # Text towers of transformers below 4.31 stored this constant.
+        found.pop("text.transformer.embeddings.position_ids", None)
+        differ = [
+            f"{key} is {_shape(found.get(key))} there and {_shape(wanted.get(key))} in the tower"
+            for key in sorted(wanted.keys() | found.keys())
+            if _shape(found.get(key)) != _shape(wanted.get(key))
+        ]
+        if differ:
+            others = f", and {len(differ) - 1} others differ" if differ[1:] else ""
+            raise OSError(
+                f"the weights {self.path} could not be loaded: they are not those of a {name} "
+                f"({differ[0]}{others}); give the --tower that they belong to"
+            )
+        model.load_state_dict(found)
+
+
+def read_weights(path: Path) -> Weights:
+    """Reads the tensors of a weights file.
+
+    Raises:
+        OSError: if it is damaged, or holds anything but tensors; the message names it.
+    """
+    try:
+        state = _read(path)
+    except Exception as problem:  # these readers raise a dozen kinds for a broken file
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise OSError(
+            f"the weights {path} could not be loaded ({reason}); give a .safetensors file, a state "
+            "dict saved by torch.save, or one of OpenAI's .pt files"
+        ) from problem
+    extras = [state.pop(name, None) for name in _EXTRAS]
+    return Weights(path, state, any(extra is not None for extra in extras))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        begins_with_json = stream.read(9)[8:] == b"{"
+    if path.suffix == ".safetensors" or begins_with_json:
+        state: Any = load_file(path)
+    elif _is_torchscript(path):
+        state = _read_torchscript(path)
+    else:
+        # Mapped into memory: the tensors are copied into a model, or only their names are read.
+        mmap = zipfile.is_zipfile(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not state:
+        raise ValueError("it holds no state dict")
+    if all(str(name).startswith("module.") for name in state):  # of a model trained in parallel
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    for name, value in state.items():
+        if not isinstance(value, Tensor) and name not in _EXTRAS:
+            raise ValueError(f"{name!r} is no tensor, but a {type(value).__name__}")
+    return dict(state)
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_torchscript(path: Path) -> dict[str, Any]:
+    """Returns the tensors of a TorchScript archive, and the numbers of its outermost module."""
+    with zipfile.ZipFile(path) as archive:
+        (pickled,) = (
+            name
+            for name in archive.namelist()
+            if name.count("/") == 1 and name.endswith("/data.pkl")
+        )
+        with archive.open(pickled) as stream:
+            root = _ArchiveUnpickler(stream, archive, pickled.removesuffix(".pkl")).load()
+    found: dict[str, Any] = {name: vars(root)[name] for name in _EXTRAS if name in vars(root)}
+    modules = [("", root)]
+    for visited, (prefix, module) in enumerate(modules):
+        if visited == _MOST_MODULES or prefix.count(".") > 20:
+            raise ValueError("its modules are nested without end")
+        for name, value in vars(module).items():
+            if isinstance(value, _Module):
+                modules.append((f"{prefix}{name}.", value))
+            # The causal mask is a constant, which OpenAI's models keep in each text block.
+            elif isinstance(value, Tensor) and name != "attn_mask":
+                found[prefix + name] = value
+    return found
+
+
+class _Module:
+    """Stands for every class of an archive: it holds attributes and has no code."""
+
+
+# Python's own unpickler, since the one in C reserves memory for whatever index a file names.
+class _ArchiveUnpickler(pickle._Unpickler):
+    """Reads modules as `_Module`, tensors, and plain values; it refuses everything else."""
+
+    def __init__(self, stream: Any, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(stream)
+        self._archive = archive
+        self._folder = folder
+        self._storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "__torch__":
+            return _Module
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch.jit._pickle":  # lists and dictionaries of an archive; none is a weight
+            return lambda *_: None
+        raise pickle.UnpicklingError(f"it holds a {module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        _, dtype, key, _, count = pid
+        if key not in self._storages:
+            entry = self._archive.getinfo(f"{self._folder}/{key}")
+            # Not compressed, so that it is no larger than the file.
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != (
+                count * dtype.itemsize
+            ):
+                raise pickle.UnpicklingError(f"its storage {key} is not of {count} numbers")
+            content = bytearray(self._archive.read(entry))
+            self._storages[key] = torch.frombuffer(content, dtype=dtype)
+        return self._storages[key]
+
+
+def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    return storage.as_strided(size, stride, offset)
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else "x".join(map(str, tensor.shape)) or "a number"
