@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.findings import Finding, failure, ok, one_line, warning
+from pipelines.output import TRACKING_URI
+from pipelines.ray_session import session_folder
+from stop_core.private import without_password
 
 _RAY_PATIENCE = 120.0
 _HEAD_PORTS = (6379, 8265, 10001)  # of `ray start --head`, its dashboard and its clients
@@ -62,7 +65,10 @@ def _is_free(port: int) -> bool:
 
 def _check_start(address: str | None) -> Finding:
     about = "ray" if address is None else f"ray at {address}"
-    advice = "see the newest folder in /tmp/ray for its logs; a start needs about 1 GiB of memory"
+    advice = (
+        f"see the newest folder in {session_folder()} for its logs; a start needs about 1 GiB of "
+        "memory"
+    )
     if address is not None:
         advice = "see `ray status` on the head, or unset RAY_ADDRESS to start Ray on this machine"
     root = str(Path(__file__).resolve().parents[1])
@@ -113,8 +119,6 @@ def check_mlflow(output: Path) -> Iterator[Finding]:
     try:
         yield _check_server(uri) if uri.startswith("http") else _check_database(uri)
     except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
-        from pipelines.tracking import TRACKING_URI, without_password
-
         advice = f"see that it is there and may be written, or set {TRACKING_URI} to another"
         yield failure(about, f"{without_password(uri)}: {one_line(problem)}", advice)
 
@@ -122,8 +126,6 @@ def check_mlflow(output: Path) -> Iterator[Finding]:
 def _check_database(uri: str) -> Finding:
     import sqlalchemy
     from mlflow.store.db.utils import _get_latest_schema_revision, _get_schema_version
-
-    from pipelines.tracking import without_password
 
     shown = without_password(uri)
     engine = sqlalchemy.create_engine(uri)
@@ -152,7 +154,7 @@ def _check_server(uri: str) -> Finding:
     """Writes a run and its artifact, and deletes it again."""
     from mlflow import MlflowClient
 
-    from pipelines.tracking import experiment_id, without_password
+    from pipelines.tracking import experiment_id
 
     client = MlflowClient(uri)
     run = client.create_run(experiment_id(client, "stop doctor", None), run_name="doctor")

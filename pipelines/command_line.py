@@ -14,6 +14,8 @@ from typing import Any, NoReturn, TypeVar, cast, get_type_hints
 import tyro
 import yaml
 
+from stop_core.private import without_password
+
 T = TypeVar("T")
 
 USAGE_ERROR = 2
@@ -202,5 +204,5 @@ def _description(config_type: type[Any]) -> str:
 
 
 def _complain(problem: BaseException) -> None:
-    message = str(problem) or type(problem).__name__
+    message = without_password(str(problem)) or type(problem).__name__
     print(f"error: {message}", file=sys.stderr)

@@ -3,6 +3,11 @@
 import os
 from pathlib import Path
 
+from pipelines.command_line import RunError
+from stop_core.private import without_password
+
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+
 
 def default_output() -> Path:
     """`outputs` in the working directory; in a Ray job, `stop-outputs` in the home directory.
@@ -12,6 +17,23 @@ def default_output() -> Path:
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return Path.home() / "stop-outputs"
     return Path("outputs")
+
+
+def given_store() -> str:
+    """Returns the MLflow store of MLFLOW_TRACKING_URI; empty if none is given.
+
+    Raises:
+        RunError: if a URI that MLflow reads has a password in it, which would end in logs.
+    """
+    for name in (TRACKING_URI, "MLFLOW_REGISTRY_URI"):
+        uri = os.environ.get(name, "")
+        if (shown := without_password(uri)) != uri:
+            raise RunError(
+                f"{name}={shown} has a password in it, and would show it in logs: leave it out, "
+                "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for PostgreSQL "
+                "PGPASSWORD), or write it into ~/.mlflow/credentials (~/.pgpass)"
+            )
+    return os.environ.get(TRACKING_URI, "")
 
 
 def is_full(problem: object) -> bool:

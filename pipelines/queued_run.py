@@ -26,9 +26,9 @@ from pipelines.tracking import (
     run_with_key,
     stores_artifacts_in,
     tracking_uri,
-    without_password,
 )
 from stop_core.cache.files import write_whole
+from stop_core.private import without_password
 
 _STORE = "mlflow_store"  # that has this run
 _TOLD = "mlflow_told.json"  # the last step that it was told of each name

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from pipelines.command_line import RunError
 from pipelines.last_words import leave_last_words
+from pipelines.output import TRACKING_URI, given_store
+from pipelines.ray_token import keep_token_private
+from stop_core.private import private_folder
 
 _LONGEST_REASON = 200  # it may have a log in it
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,9 +41,10 @@ def start_ray() -> None:
 
     if ray.is_initialized():
         return
+    keep_token_private(create="RAY_ADDRESS" not in os.environ)
     await_head(os.environ.get("RAY_ADDRESS", ""), _SECONDS_FOR_A_HEAD)
-    leave_last_words()
     try:
+        leave_last_words(str(session_folder()))
         _connect()
     except Exception as problem:  # of many kinds: Ray gives a machine 30 s, and raises Exception
         where = os.environ.get("RAY_ADDRESS")
@@ -50,6 +54,14 @@ def start_ray() -> None:
             f"{told} ({said}): see that the machine has processors and memory to spare, then run "
             "the same command again"
         ) from problem
+
+
+def session_folder() -> Path:
+    """Where a Ray of this machine keeps its sockets and logs, each session in a folder.
+
+    Ray makes folders writable for all; the one around this one is closed to others.
+    """
+    return private_folder(os.environ.get("RAY_TMPDIR")) / "ray"
 
 
 def await_head(address: str, seconds: float) -> None:
@@ -101,6 +113,7 @@ def _connect() -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
         runtime_env=_runtime_env(),
+        _temp_dir=str(session_folder()) if alone else None,
     )
     # Ahead of Ray's own, which waits half a second for what workers print; here that is nothing.
     atexit.register(ray.shutdown)
@@ -120,10 +133,14 @@ def _listen_on_loopback() -> None:
 
 
 def _runtime_env() -> dict[str, object] | None:
-    """Puts this checkout on the workers' path, unless a job has packaged it already."""
+    """Puts this checkout on the workers' path, unless a job has packaged it already.
+
+    Nothing secret goes in here: Ray writes it into logs. Workers of this machine inherit passwords
+    with the environment, those of a cluster have them from their machine (docs/security.md).
+    """
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return None
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     # On a cluster that runs already, the workers do not see this process's environment.
-    mlflow = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
-    return {"env_vars": {"PYTHONPATH": python_path, **_SETTINGS, **mlflow}}
+    store = {TRACKING_URI: server} if (server := given_store()) else {}
+    return {"env_vars": {"PYTHONPATH": python_path, **_SETTINGS, **store}}

@@ -1,7 +1,6 @@
 """MLflow, the same for every entry point: one store, its experiments, and how a run is found."""
 
 import logging
-import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -19,11 +18,12 @@ from mlflow.utils.mlflow_tags import (
 
 from pipelines.command_line import RunError
 from pipelines.environment import git_commit
+from pipelines.output import TRACKING_URI, given_store
+from stop_core.private import without_password
 
 # It prints a page for what a store cannot take; that waits in an outbox, or is told in a sentence.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
-TRACKING_URI = "MLFLOW_TRACKING_URI"
 RUN_ID = "mlflow_run_id"
 """The file of a folder that holds MLflow's name of its run."""
 KEY = "stop.key"
@@ -45,20 +45,12 @@ MOST_METRICS = 1000  # of a batch
 
 def tracking_uri(output: Path) -> str:
     """The server of MLFLOW_TRACKING_URI, else an SQLite store under the output folder."""
-    return os.environ.get(TRACKING_URI) or f"sqlite:///{(output / 'mlflow.db').resolve()}"
-
-
-def without_password(uri: str) -> str:
-    """The URI of a store as it may be shown, and kept in a file."""
-    scheme, separator, rest = uri.partition("://")
-    server, slash, path = rest.partition("/")
-    user, at, host = server.rpartition("@")
-    return f"{scheme}{separator}{user.partition(':')[0]}{at}{host}{slash}{path}"
+    return given_store() or f"sqlite:///{(output / 'mlflow.db').resolve()}"
 
 
 def ui_command(output: Path) -> str:
     """The one line that opens the UI on this store."""
-    if server := os.environ.get(TRACKING_URI):
+    if server := given_store():
         return f"open {server} in a browser"
     command = Path(sys.executable).with_name("mlflow")  # also without an activated environment
     return f"{command} ui --backend-store-uri sqlite:///{(output / 'mlflow.db').resolve()}"
@@ -87,7 +79,7 @@ def open_experiment(output: Path, name: str) -> str:
 
 def stores_artifacts_in(output: Path) -> str | None:
     """Where a new experiment's artifacts go; None leaves it to the server."""
-    return None if TRACKING_URI in os.environ else (output / "mlartifacts").resolve().as_uri()
+    return None if given_store() else (output / "mlartifacts").resolve().as_uri()
 
 
 def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
@@ -166,4 +158,4 @@ def dataset_input(name: str, data_hash: str) -> DatasetInput:
 
 def first_line(problem: object) -> str:
     """What can be shown of a long error."""
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    return (without_password(str(problem)).strip().splitlines() or [type(problem).__name__])[0]

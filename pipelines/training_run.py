@@ -21,7 +21,6 @@ from pipelines.tracking import (
     first_line,
     open_experiment,
     tracking_uri,
-    without_password,
 )
 from pipelines.training_check import check_fit
 from pipelines.training_result import RESULT_VERSION, TrainingResult
@@ -48,6 +47,7 @@ from stop_core.model_files import (
     versions,
 )
 from stop_core.model_input import preprocessing_of_cache
+from stop_core.private import without_password
 from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 
