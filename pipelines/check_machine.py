@@ -148,7 +148,7 @@ def _check_shared_memory(total: int) -> Finding:
 
 def check_privacy(output: Path) -> Iterator[Finding]:
     """What other users of this machine could read, and could run code by."""
-    from pipelines.ray_session import session_folder
+    from pipelines.ray_session import ray_temp_dir
     from pipelines.ray_token import token_file
 
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
@@ -159,7 +159,7 @@ def check_privacy(output: Path) -> Iterator[Finding]:
     yield _check_secret("ray token", token_file(), "run code as you")
     credentials = Path("~/.mlflow/credentials").expanduser()
     yield _check_secret("mlflow password", credentials, "use your account")
-    yield _check_temporary(session_folder().parent)
+    yield _check_temporary(ray_temp_dir().parent)
     folder = output.resolve()
     if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH:
         advice = f"chmod o-w {folder}: who can change a model or a result can make it say anything"

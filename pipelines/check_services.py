@@ -9,9 +9,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipelines.command_line import RunError
 from pipelines.findings import Finding, failure, ok, one_line, warning
 from pipelines.output import TRACKING_URI
-from pipelines.ray_session import session_folder
+from pipelines.ray_session import ray_temp_dir
 from stop_core.private import without_password
 
 _RAY_PATIENCE = 120.0
@@ -66,7 +67,7 @@ def _is_free(port: int) -> bool:
 def _check_start(address: str | None) -> Finding:
     about = "ray" if address is None else f"ray at {address}"
     advice = (
-        f"see the newest folder in {session_folder()} for its logs; a start needs about 1 GiB of "
+        f"see the newest folder in {ray_temp_dir()} for its logs; a start needs about 1 GiB of "
         "memory"
     )
     if address is not None:
@@ -110,8 +111,13 @@ def check_mlflow(output: Path) -> Iterator[Finding]:
     """The store answers, has this MLflow's schema, and can be written; what is written goes."""
     from pipelines.tracking import tracking_uri
 
-    uri = tracking_uri(output)
     about = "mlflow store"
+    try:
+        uri = tracking_uri(output)
+    except RunError as problem:
+        found, _, advice = str(problem).partition(": ")
+        yield failure(about, found, advice)
+        return
     file = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:") and not file.exists():
         yield ok(about, f"{file} will be made at its first use")
@@ -153,11 +159,14 @@ def _check_database(uri: str) -> Finding:
 def _check_server(uri: str) -> Finding:
     """Writes a run and its artifact, and deletes it again."""
     from mlflow import MlflowClient
+    from mlflow.utils.credentials import read_mlflow_creds
 
     from pipelines.tracking import experiment_id
 
     client = MlflowClient(uri)
-    run = client.create_run(experiment_id(client, "stop doctor", None), run_name="doctor")
+    # Where users have accounts, they may delete the runs of their own experiments only.
+    experiment = " ".join(filter(None, ["stop doctor", read_mlflow_creds().username]))
+    run = client.create_run(experiment_id(client, experiment, None), run_name="doctor")
     try:
         client.log_metric(run.info.run_id, "doctor", 1.0)
         client.log_text(run.info.run_id, "written by stop doctor", "doctor.txt")

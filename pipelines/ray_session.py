@@ -44,7 +44,7 @@ def start_ray() -> None:
     keep_token_private(create="RAY_ADDRESS" not in os.environ)
     await_head(os.environ.get("RAY_ADDRESS", ""), _SECONDS_FOR_A_HEAD)
     try:
-        leave_last_words(str(session_folder()))
+        leave_last_words(str(ray_temp_dir()))
         _connect()
     except Exception as problem:  # of many kinds: Ray gives a machine 30 s, and raises Exception
         where = os.environ.get("RAY_ADDRESS")
@@ -56,7 +56,7 @@ def start_ray() -> None:
         ) from problem
 
 
-def session_folder() -> Path:
+def ray_temp_dir() -> Path:
     """Where a Ray of this machine keeps its sockets and logs, each session in a folder.
 
     Ray makes folders writable for all; the one around this one is closed to others.
@@ -113,7 +113,7 @@ def _connect() -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
         runtime_env=_runtime_env(),
-        _temp_dir=str(session_folder()) if alone else None,
+        _temp_dir=str(ray_temp_dir()) if alone else None,
     )
     # Ahead of Ray's own, which waits half a second for what workers print; here that is nothing.
     atexit.register(ray.shutdown)
