@@ -142,6 +142,7 @@ def _listeners(pid: int) -> set[str]:
     return {connection.laddr.ip for connection in found}
 
 
+@pytest.mark.timeout(600)
 def test_several_writers_share_a_server_on_postgresql_and_an_object_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

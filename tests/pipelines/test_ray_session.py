@@ -1,16 +1,20 @@
 """A cluster that is away is told of at once, and a Ray of this machine is of use to it alone."""
 
 import ipaddress
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
 
 from pipelines.command_line import RunError
-from pipelines.ray_session import await_head
+from pipelines.ray_session import await_head, ray_temp_dir
+from pipelines.ray_token import token_file
+from stop_core.private import is_private
 from tests.tools import free_ports
 
 
@@ -89,3 +93,15 @@ def test_a_local_ray_listens_on_loopback_alone(local_ray: None) -> None:
     assert {"gcs_server", "raylet"} <= set(addresses.values())
     outside = {address: name for address, name in addresses.items() if not _is_loopback(address)}
     assert not outside
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_no_other_user_can_enter_the_folder_of_a_local_ray(local_ray: None) -> None:
+    import ray
+
+    session = Path(ray.get_runtime_context().get_session_dir())
+    assert ray_temp_dir() in session.parents
+    assert is_private(ray_temp_dir().parent.lstat())
+    if not os.environ.get("RAY_AUTH_TOKEN"):
+        assert is_private(token_file().lstat())
