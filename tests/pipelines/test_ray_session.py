@@ -100,8 +100,7 @@ def test_a_local_ray_listens_on_loopback_alone(local_ray: None) -> None:
 def test_no_other_user_can_enter_the_folder_of_a_local_ray(local_ray: None) -> None:
     import ray
 
-    session = Path(ray.get_runtime_context().get_session_dir())
-    assert ray_temp_dir() in session.parents
+    assert Path(ray.get_runtime_context().get_temp_dir()) == ray_temp_dir()
     assert is_private(ray_temp_dir().parent.lstat())
     if not os.environ.get("RAY_AUTH_TOKEN"):
         assert is_private(token_file().lstat())
