@@ -151,11 +151,12 @@ def check_privacy(output: Path) -> Iterator[Finding]:
     from pipelines.ray_session import ray_temp_dir
     from pipelines.ray_token import token_file
 
-    if os.environ.get("RAY_AUTH_MODE") == "disabled":
-        advice = "unset RAY_AUTH_MODE, or set it to token"
-        yield failure(
-            "ray token", "RAY_AUTH_MODE=disabled: every user here runs code as you", advice
-        )
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        found = "RAY_AUTH_MODE=disabled: every user here runs code as you"
+        yield failure("ray token", found, "unset RAY_AUTH_MODE, or set it to token")
+    if os.environ.get("RAY_ADDRESS") == "auto":
+        found = "RAY_ADDRESS=auto takes any Ray of this machine, another user's too"
+        yield warning("ray address", found, "set it to the head of your cluster, HOST:6379")
     yield _check_secret("ray token", token_file(), "run code as you")
     credentials = Path("~/.mlflow/credentials").expanduser()
     yield _check_secret("mlflow password", credentials, "use your account")

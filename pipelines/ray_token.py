@@ -13,7 +13,11 @@ from pipelines.command_line import RunError
 
 def token_file() -> Path:
     """Where Ray looks for its token, if it is not in RAY_AUTH_TOKEN."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or _usual_folder() / "auth_token")
+
+
+def _usual_folder() -> Path:
+    return Path.home() / ".ray"
 
 
 def keep_token_private(create: bool) -> None:
@@ -24,14 +28,18 @@ def keep_token_private(create: bool) -> None:
     Raises:
         RunError: if another user owns the file or its folder, or it is a link.
     """
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_MODE") == "disabled":
+    if (
+        os.environ.get("RAY_AUTH_TOKEN")
+        or os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled"
+    ):
         return
     path = token_file()
     try:
         if create and not os.path.lexists(path):
             _make(path)
-        # Whoever can write to the folder can put another token there.
-        _close(path.parent, os.O_DIRECTORY, 0o022)
+        if path.parent == _usual_folder():  # another one may be for others too
+            # Whoever can write to the folder can put a token there that they know.
+            _close(path.parent, os.O_DIRECTORY, 0o022)
         mode = _close(path, os.O_NOFOLLOW, 0o077)
     except FileNotFoundError:
         return  # Ray says that there is none, if its cluster wants one

@@ -65,12 +65,15 @@ def test_an_open_token_is_closed_kept_and_told_of_once(
 def test_the_file_of_ray_auth_token_path_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = tmp_path / "given"
+    given = tmp_path / "for all" / "given"
+    given.parent.mkdir()
+    given.parent.chmod(0o1777)
     given.touch(mode=0o644)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(given))
     keep_token_private(create=True)
     assert _mode(given) == 0o600
     assert token_file() == given
+    assert _mode(given.parent) == 0o1777, "it may be /tmp"
 
 
 def test_a_link_is_refused_and_its_target_left_alone(token: Path, tmp_path: Path) -> None:
