@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from pipelines.findings import Finding, failure, ok, one_line, warning
 from pipelines.ray_session import LONGEST_TEMP_DIR
+from stop_core.private import is_private
 
 _OLDEST_PYTHON = (3, 11)
 _GIB = 1 << 30
@@ -144,6 +146,51 @@ def _check_shared_memory(total: int) -> Finding:
         advice = "Ray then keeps its objects on the disk, slowly: docker run --shm-size=4g, or more"
         return warning("shared memory", found, advice)
     return ok("shared memory", found)
+
+
+def check_privacy(output: Path) -> Iterator[Finding]:
+    """What other users of this machine could read, and could run code by."""
+    from pipelines.ray_session import ray_temp_dir
+    from pipelines.ray_token import token_file
+
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        found = "RAY_AUTH_MODE=disabled: every user here runs code as you"
+        yield failure("ray token", found, "unset RAY_AUTH_MODE, or set it to token")
+    if os.environ.get("RAY_ADDRESS") == "auto":
+        found = "RAY_ADDRESS=auto takes any Ray of this machine, another user's too"
+        yield warning("ray address", found, "set it to the head of your cluster, HOST:6379")
+    yield _check_secret("ray token", token_file(), "run code as you")
+    credentials = Path("~/.mlflow/credentials").expanduser()
+    yield _check_secret("mlflow password", credentials, "use your account")
+    yield _check_temporary(ray_temp_dir().parent)
+    folder = output.resolve()
+    if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH:
+        advice = f"chmod o-w {folder}: who can change a model or a result can make it say anything"
+        yield warning("output folder", f"everybody can write to {folder}", advice)
+
+
+def _check_secret(about: str, path: Path, danger: str) -> Finding:
+    if not os.path.lexists(path):
+        return ok(about, f"no {path}")
+    if is_private(path.lstat()):
+        return ok(about, f"only you can read {path}")
+    advice = f"chmod 600 {path}, and put a new one there if you do not trust all users"
+    return failure(about, f"{path} is a link, or others can read it and {danger}", advice)
+
+
+def _check_temporary(private: Path) -> Finding:
+    about, parent = "private folder", private.parent
+    mode = parent.stat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+        advice = f"chmod +t {parent}, or set TMPDIR to a folder of your own"
+        return failure(about, f"others can replace what lies in {parent}", advice)
+    usual = private.with_name(f"stop-{os.getuid()}")
+    if private != usual:
+        advice = (
+            f"remove {usual}, or have its owner do it: each command makes a new folder until then"
+        )
+        return warning(about, f"{usual} is a link, or others own it or can enter it", advice)
+    return ok(about, f"only you can enter {private}, where Ray keeps sockets, logs and objects")
 
 
 def check_disks(output: Path) -> Iterator[Finding]:

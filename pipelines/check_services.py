@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipelines.command_line import RunError
 from pipelines.findings import Finding, failure, ok, one_line, warning
 from pipelines.ray_session import long_temp_dir, ray_temp_dir
+from stop_core.private import without_password
 
 _RAY_PATIENCE = 120.0
 _HEAD_PORTS = (6379, 8265, 10001)  # of `ray start --head`, its dashboard and its clients
@@ -110,8 +112,13 @@ def check_mlflow(output: Path) -> Iterator[Finding]:
     """The store answers, has this MLflow's schema, and can be written; what is written goes."""
     from pipelines.tracking import tracking_uri
 
-    uri = tracking_uri(output)
     about = "mlflow store"
+    try:
+        uri = tracking_uri(output)
+    except RunError as problem:
+        found, _, advice = str(problem).partition(": ")
+        yield failure(about, found, advice)
+        return
     file = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:") and not file.exists():
         yield ok(about, f"{file} will be made at its first use")
@@ -128,8 +135,6 @@ def check_mlflow(output: Path) -> Iterator[Finding]:
 def _check_database(uri: str) -> Finding:
     import sqlalchemy
     from mlflow.store.db.utils import _get_latest_schema_revision, _get_schema_version
-
-    from pipelines.store_problem import without_password
 
     shown = without_password(uri)
     engine = sqlalchemy.create_engine(uri)
@@ -157,12 +162,14 @@ def _check_database(uri: str) -> Finding:
 def _check_server(uri: str) -> Finding:
     """Writes a run and its artifact, and deletes it again."""
     from mlflow import MlflowClient
+    from mlflow.utils.credentials import read_mlflow_creds
 
-    from pipelines.store_problem import without_password
     from pipelines.tracking import experiment_id
 
     client = MlflowClient(uri)
-    run = client.create_run(experiment_id(client, "stop doctor", None), run_name="doctor")
+    # Where users have accounts, they may delete the runs of their own experiments only.
+    experiment = " ".join(filter(None, ["stop doctor", read_mlflow_creds().username]))
+    run = client.create_run(experiment_id(client, experiment, None), run_name="doctor")
     try:
         client.log_metric(run.info.run_id, "doctor", 1.0)
         client.log_text(run.info.run_id, "written by stop doctor", "doctor.txt")

@@ -18,6 +18,7 @@ import yaml
 from pipelines.closed_output import ending_with_reader
 from pipelines.progress import say
 from stop_core.experiment import refuse_unlisted_tower
+from stop_core.private import without_password
 
 T = TypeVar("T")
 
@@ -211,11 +212,12 @@ def _description(config_type: type[Any]) -> str:
 
 def _store_problem(problem: Exception) -> str:
     """What to say of an error of MLflow that no other place has explained."""
-    from pipelines.store_problem import TRACKING_URI, explain
+    from pipelines.output import TRACKING_URI
+    from pipelines.store_problem import explain
 
     return explain(os.environ.get(TRACKING_URI) or "sqlite:///OUTPUT/mlflow.db", problem)
 
 
 def _complain(problem: BaseException) -> None:
-    message = str(problem) or type(problem).__name__
+    message = without_password(str(problem)) or type(problem).__name__
     say(f"error: {message}")

@@ -46,6 +46,7 @@ def findings(config: Doctor) -> Iterator[Finding]:
     yield from examined("torch", check_machine.check_torch)
     yield from examined("memory", check_machine.check_memory)
     yield from examined("disks", partial(check_machine.check_disks, config.output))
+    yield from examined("privacy", partial(check_machine.check_privacy, config.output))
     yield from examined("decoders", check_videos.check_decoders)
     yield from examined("open_clip", check_videos.check_open_clip)
     yield from examined("mlflow store", partial(check_services.check_mlflow, config.output))

@@ -134,8 +134,8 @@ def _usual_place(config: ExportConfig) -> Path:
 
 def _register(folder: Path, config: ExportConfig, name: str) -> None:
     from pipelines.mlflow_model import register
-    from pipelines.store_problem import without_password
     from pipelines.tracking import tracking_uri
+    from stop_core.private import without_password
 
     version = register(folder, config.output, name, config.alias)
     uri = f"models:/{name}@{config.alias}" if config.alias else f"models:/{name}/{version}"

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from stop_core.private import without_password
+
 Status = Literal["ok", "warning", "failure"]
 MARKS: dict[Status, str] = {"ok": "ok", "warning": "warn", "failure": "FAIL"}
 
@@ -49,5 +51,5 @@ def examined(about: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Fin
 
 def one_line(problem: object, longest: int = 300) -> str:
     """A long error as one line."""
-    text = " ".join(str(problem).split()) or type(problem).__name__
+    text = " ".join(without_password(str(problem)).split()) or type(problem).__name__
     return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -11,17 +11,21 @@ from functools import cache
 
 _SENTENCE = (
     "error: the process was ended from outside of Python: it was killed, or Ray on this machine "
-    "was (its log is in $TMPDIR/ray/session_latest/logs, or below /tmp; a machine that is short "
-    "of memory is the usual reason). What is complete stays; run the same command again to go on"
+    "was (its log is in {}/session_latest/logs; a machine that is short of memory is the "
+    "usual reason). What is complete stays; run the same command again to go on"
 )
 
 
 @cache
-def leave_last_words() -> None:
-    """Has another process print what happened, should this one end without cleaning up."""
+def leave_last_words(sessions: str) -> None:
+    """Has another process print what happened, should this one end without cleaning up.
+
+    Args:
+        sessions: the folder of Ray's sessions, which have its logs.
+    """
     # It reads until a line comes or this process is gone; an interrupt is not meant for it.
     watcher = subprocess.Popen(
-        ["/bin/sh", "-c", 'read line || echo "$0" >&2', _SENTENCE],
+        ["/bin/sh", "-c", 'read line || echo "$0" >&2', _SENTENCE.format(sessions)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,

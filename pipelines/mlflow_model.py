@@ -22,9 +22,10 @@ from mlflow.types.schema import Array, Object, Property
 
 from pipelines.command_line import RunError
 from pipelines.ray_session import ROOT
-from pipelines.store_problem import first_line, without_password
+from pipelines.store_problem import first_line
 from pipelines.tracking import find_run, open_experiment, tracking_uri
 from stop_core.model_files import FILES, ModelRecord, read_record
+from stop_core.private import without_password
 from stop_core.serving import OPTIONS
 
 SCRIPT = Path(__file__).with_name("served_model.py")

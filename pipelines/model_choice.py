@@ -217,8 +217,9 @@ def _downloaded(run: str, output: Path) -> Path:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    from pipelines.store_problem import explain, first_line, without_password
+    from pipelines.store_problem import explain, first_line
     from pipelines.tracking import is_missing, tracking_uri
+    from stop_core.private import without_password
 
     uri = tracking_uri(output)
     staging = folder.with_name(f".{run}.tmp")

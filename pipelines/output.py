@@ -3,7 +3,11 @@
 import os
 from pathlib import Path
 
+from pipelines.command_line import RunError
 from stop_core.datasets.registry import division
+from stop_core.private import without_password
+
+TRACKING_URI = "MLFLOW_TRACKING_URI"
 
 
 def default_output() -> Path:
@@ -24,6 +28,23 @@ def results_folder(parent: Path, dataset: str, fold: int, rest: str) -> Path:
     folder = parent / f"{division(dataset, fold, '-fold')}-{rest}"
     earlier = parent / f"{dataset}{fold}-{rest}"
     return earlier if earlier.is_dir() and not folder.is_dir() else folder
+
+
+def given_store() -> str:
+    """Returns the MLflow store of MLFLOW_TRACKING_URI; empty if none is given.
+
+    Raises:
+        RunError: if a URI that MLflow reads has a password in it, which would end in logs.
+    """
+    for name in (TRACKING_URI, "MLFLOW_REGISTRY_URI"):
+        uri = os.environ.get(name, "")
+        if (shown := without_password(uri)) != uri:
+            raise RunError(
+                f"{name}={shown} has a password in it, and would show it in logs: leave it out, "
+                "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for PostgreSQL "
+                "PGPASSWORD), or write it into ~/.mlflow/credentials (~/.pgpass)"
+            )
+    return os.environ.get(TRACKING_URI, "")
 
 
 def is_full(problem: object) -> bool:

@@ -14,7 +14,6 @@ from mlflow.exceptions import MlflowException
 
 from pipelines.environment import environment
 from pipelines.outbox import Outbox, Record, RefusedError
-from pipelines.store_problem import without_password
 from pipelines.tracking import (
     KEY,
     LONGEST_PARAM,
@@ -29,6 +28,7 @@ from pipelines.tracking import (
     tracking_uri,
 )
 from stop_core.cache.files import write_whole
+from stop_core.private import without_password
 
 _STORE = "mlflow_store"  # that has this run
 _TOLD = "mlflow_told.json"  # the last step that it was told of each name

@@ -5,17 +5,21 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from pipelines.command_line import RunError
 from pipelines.last_words import leave_last_words
+from pipelines.output import TRACKING_URI, given_store
+from pipelines.ray_token import keep_token_private
+from stop_core.private import private_folder
 
 _LONGEST_REASON = 200  # it may have a log in it
 # A socket's path has at most so many bytes, without the one that ends it. Ray's longest name has a
 # time, and a process id of as many digits as there can be.
 LONGEST_TEMP_DIR = (107 if sys.platform == "linux" else 103) - len(
-    "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+    f"/stop-{os.getuid()}/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 )
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,9 +50,10 @@ def start_ray() -> None:
         return
     if "RAY_ADDRESS" not in os.environ and (problem := long_temp_dir()):
         raise RunError(problem)
+    keep_token_private(create="RAY_ADDRESS" not in os.environ)
     await_head(os.environ.get("RAY_ADDRESS", ""), _SECONDS_FOR_A_HEAD)
-    leave_last_words()
     try:
+        leave_last_words(str(ray_temp_dir()))
         _connect()
     except Exception as problem:  # of many kinds: Ray gives a machine 30 s, and raises Exception
         where = os.environ.get("RAY_ADDRESS")
@@ -63,15 +68,9 @@ def start_ray() -> None:
         raise RunError(f"{told} ({said}): {advice}, then run the same command again") from problem
 
 
-def ray_temp_dir() -> Path:
-    """The folder that Ray on this machine makes its sessions in."""
-    system = os.environ.get("TMPDIR", "/tmp") if sys.platform == "linux" else "/tmp"
-    return Path(os.environ.get("RAY_TMPDIR", system), "ray")
-
-
 def long_temp_dir() -> str | None:
     """What to say if Ray's sockets would have longer paths than the system allows; None if not."""
-    folder = ray_temp_dir().parent
+    folder = _temp_dir()
     if (length := len(os.fsencode(folder))) <= LONGEST_TEMP_DIR:
         return None
     name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
@@ -80,6 +79,18 @@ def long_temp_dir() -> str | None:
         f"more than {LONGEST_TEMP_DIR}, the paths of the sockets are too long for this system. "
         "Give Ray another folder: export RAY_TMPDIR=/tmp"
     )
+
+
+def ray_temp_dir() -> Path:
+    """Where a Ray of this machine keeps its sockets and logs, each session in a folder.
+
+    Ray makes folders writable for all; the one around this one is closed to others.
+    """
+    return private_folder(_temp_dir()) / "ray"
+
+
+def _temp_dir() -> str:
+    return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
 
 
 def await_head(address: str, seconds: float) -> None:
@@ -131,6 +142,7 @@ def _connect() -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
         runtime_env=_runtime_env(),
+        _temp_dir=str(ray_temp_dir()) if alone else None,
     )
     # Ahead of Ray's own, which waits half a second for what workers print; here that is nothing.
     atexit.register(ray.shutdown)
@@ -150,10 +162,14 @@ def _listen_on_loopback() -> None:
 
 
 def _runtime_env() -> dict[str, object] | None:
-    """Puts this checkout on the workers' path, unless a job has packaged it already."""
+    """Puts this checkout on the workers' path, unless a job has packaged it already.
+
+    Nothing secret goes in here: Ray writes it into logs. Workers of this machine inherit passwords
+    with the environment, those of a cluster have them from their machine (docs/security.md).
+    """
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return None
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     # On a cluster that runs already, the workers do not see this process's environment.
-    mlflow = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
-    return {"env_vars": {"PYTHONPATH": python_path, **_SETTINGS, **mlflow}}
+    store = {TRACKING_URI: server} if (server := given_store()) else {}
+    return {"env_vars": {"PYTHONPATH": python_path, **_SETTINGS, **store}}

@@ -6,16 +6,11 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-TRACKING_URI = "MLFLOW_TRACKING_URI"
-_PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]*@")
-_SECRET = re.compile(r"([?&][^=&\s]*(?:password|passwd|pwd|token|secret)[^=&\s]*=)[^&\s]*", re.I)
+from pipelines.output import TRACKING_URI
+from stop_core.private import without_password
+
 _DRIVER = re.compile(r"No module named '([^']+)'")
 _STATUS = re.compile(r"too many (\d{3}) error responses")
-
-
-def without_password(text: str) -> str:
-    """Returns a URI, or a text with URIs in it, as it can be shown and stored."""
-    return _SECRET.sub(r"\1...", _PASSWORD.sub(r"\1@", text))
 
 
 def first_line(problem: object) -> str:

@@ -1,7 +1,6 @@
 """MLflow, the same for every entry point: one store, its experiments, and how a run is found."""
 
 import logging
-import os
 import shlex
 import sys
 import tempfile
@@ -20,7 +19,8 @@ from mlflow.utils.mlflow_tags import (
 
 from pipelines.command_line import RunError
 from pipelines.environment import git_commit
-from pipelines.store_problem import TRACKING_URI, explain, without_password
+from pipelines.output import given_store
+from pipelines.store_problem import explain
 
 # It prints a page for what a store cannot take; that waits in an outbox, or is told in a sentence.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
@@ -46,13 +46,13 @@ MOST_METRICS = 1000  # of a batch
 
 def tracking_uri(output: Path) -> str:
     """The server of MLFLOW_TRACKING_URI, else an SQLite store under the output folder."""
-    return os.environ.get(TRACKING_URI) or f"sqlite:///{(output / 'mlflow.db').resolve()}"
+    return given_store() or f"sqlite:///{(output / 'mlflow.db').resolve()}"
 
 
 def ui_command(output: Path) -> str:
     """The one line that opens the UI on this store."""
-    if server := os.environ.get(TRACKING_URI):
-        return f"open {without_password(server)} in a browser"
+    if server := given_store():
+        return f"open {server} in a browser"
     command = Path(sys.executable).with_name("mlflow")  # also without an activated environment
     store = f"sqlite:///{(output / 'mlflow.db').resolve()}"
     return shlex.join([str(command), "ui", "--backend-store-uri", store])
@@ -78,7 +78,7 @@ def open_experiment(output: Path, name: str) -> str:
 
 def stores_artifacts_in(output: Path) -> str | None:
     """Where a new experiment's artifacts go; None leaves it to the server."""
-    return None if TRACKING_URI in os.environ else (output / "mlartifacts").resolve().as_uri()
+    return None if given_store() else (output / "mlartifacts").resolve().as_uri()
 
 
 def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:

@@ -18,7 +18,7 @@ from pipelines.progress import ProgressFile, say
 from pipelines.queued_run import QueuedRun
 from pipelines.resources import Resources
 from pipelines.start_from import StartFrom
-from pipelines.store_problem import explain, without_password
+from pipelines.store_problem import explain
 from pipelines.tracking import open_experiment, tracking_uri
 from pipelines.training_check import check_fit
 from pipelines.training_result import RESULT_VERSION, TrainingResult
@@ -45,6 +45,7 @@ from stop_core.model_files import (
     versions,
 )
 from stop_core.model_input import preprocessing_of_cache
+from stop_core.private import without_password
 from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 

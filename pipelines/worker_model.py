@@ -1,11 +1,14 @@
 """The model that a worker trains, as its task wants it: on its device, lean, or compiled."""
 
+import os
+
 import torch
 
 from pipelines.training_worker import WorkerTask
 from stop_core.baselines import LinearProbe
 from stop_core.clip import FrozenClip
 from stop_core.methods import build_method
+from stop_core.private import private_folder
 from stop_core.prompted_model import PromptedModel
 from stop_core.video_model import VideoModel
 
@@ -41,4 +44,6 @@ def compile_encoder(
     frames = torch.zeros(1, *shape, dtype=torch.uint8, device=device)
     with torch.no_grad():  # folds the frozen weights, which a compiler should find ready
         model.encode_video(frames)
+    # By default in a folder that another user can make first, and torch runs what it finds there.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder() / "torchinductor"))
     model.encode_video = torch.compile(model.encode_video)  # type: ignore[method-assign]

@@ -23,6 +23,8 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs
 
+from stop_core.private import private_folder, without_password
+
 SCHEMES = ("s3", "gs")
 # Without a limit, Google's client tries for 15 minutes where nobody answers.
 _GCS_PATIENCE = "retry_limit_seconds=60"
@@ -187,13 +189,13 @@ def storage_path(text: str | StoragePath) -> StoragePath:
         return Path(unquote(urlsplit(text).path))
     if scheme not in SCHEMES:
         raise ValueError(
-            f"{text} is neither a path nor a URI that begins with file://, "
+            f"{without_password(text)} is neither a path nor a URI that begins with file://, "
             f"{' or '.join(f'{known}://' for known in SCHEMES)}"
         )
     key, _, query = rest.partition("?")
     user, _, _ = key.partition("/")[0].rpartition("@")
     key = key.removeprefix(f"{user}@")
-    if user and (scheme, user) != ("gs", "anonymous"):
+    if (user and (scheme, user) != ("gs", "anonymous")) or without_password(text) != text:
         raise ValueError(
             f"credentials in a URI would end in logs: give {scheme}://{key} and set the "
             "environment of the store (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
@@ -201,7 +203,7 @@ def storage_path(text: str | StoragePath) -> StoragePath:
         )
     key = "/".join(part for part in key.split("/") if part)
     if not key:
-        raise ValueError(f"{text} names no bucket")
+        raise ValueError(f"{without_password(text)} names no bucket")
     return RemotePath(scheme, key, query, user)
 
 
@@ -225,7 +227,7 @@ def local_file(path: StoragePath) -> Iterator[Path]:
 @contextmanager
 def scratch_file(suffix: str = "") -> Iterator[Path]:
     """Gives an empty local file that is removed afterwards; after a kill, by the next that asks."""
-    folder = Path(tempfile.gettempdir()) / f"stop-scratch-{os.getuid()}"
+    folder = private_folder() / "scratch"
     folder.mkdir(mode=0o700, exist_ok=True)
     _remove_abandoned(folder)
     with _locked_file(folder, suffix) as path:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stop_core.private import without_password
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ["Dockerfile", "deploy/mlflow/Dockerfile"]
 
@@ -60,5 +62,11 @@ def test_the_mlflow_server_is_published_on_loopback_alone_and_has_no_password_in
     assert published == {"postgres": [], "mlflow": ["${LISTEN:-127.0.0.1}:5000:5000"]}
     password = services["postgres"]["environment"]["POSTGRES_PASSWORD"]
     assert password.startswith("${POSTGRES_PASSWORD:?")  # without a value nothing starts
+    environment = services["mlflow"]["environment"]
     example = (ROOT / "deploy/mlflow/env.example").read_text()
+    assert "--app-name=basic-auth" in services["mlflow"]["command"]
+    for name in ("MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY"):
+        assert environment[name].startswith(f"${{{name}:?")
+        assert re.search(rf"^{name}=$", example, re.MULTILINE)
     assert re.search(r"^POSTGRES_PASSWORD=$", example, re.MULTILINE)
+    assert without_password(str(services)) == str(services)

@@ -70,16 +70,85 @@ def test_a_mistaken_name_is_found() -> None:
 
 
 @pytest.mark.parametrize("name", RAY_FILES)
-def test_pods_need_the_token_have_few_rights_and_are_covered_by_the_network_policy(
+def test_pods_need_the_token_and_are_covered_by_the_network_policy(
     name: str,
 ) -> None:
     manifest, policy = _read(name), _read("network.yaml")
     assert _cluster(manifest)["authOptions"] == {"mode": "token"}
     for template in _templates(manifest):
         assert template["metadata"]["labels"] == policy["spec"]["podSelector"]["matchLabels"]
-        assert template["spec"]["securityContext"]["runAsNonRoot"]
-        for container in template["spec"]["containers"]:
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+# The restricted standard of Kubernetes 1.31: "Pod Security Standards" in its documentation.
+_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim"}
+_VOLUMES |= {"projected", "secret"}
+
+
+def _against_the_restricted_standard(pod: dict[str, Any]) -> list[str]:
+    found = [name for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name)]
+    for volume in pod.get("volumes", []):
+        found += sorted(volume.keys() - {"name"} - _VOLUMES)
+    kinds = ("containers", "initContainers", "ephemeralContainers")
+    for container in (one for kind in kinds for one in pod.get(kind, [])):
+        rights = pod.get("securityContext", {}) | container.get("securityContext", {})
+        holds = {
+            "privileged": not rights.get("privileged"),
+            "allowPrivilegeEscalation": rights.get("allowPrivilegeEscalation") is False,
+            "runAsNonRoot": rights.get("runAsNonRoot") is True,
+            "runAsUser": rights.get("runAsUser") != 0,
+            "drop": "ALL" in rights.get("capabilities", {}).get("drop", []),
+            "add": set(rights.get("capabilities", {}).get("add", [])) <= {"NET_BIND_SERVICE"},
+            "seccompProfile": rights.get("seccompProfile", {}).get("type")
+            in ("RuntimeDefault", "Localhost"),
+            "procMount": rights.get("procMount", "Default") == "Default",
+            "seLinuxOptions": not {"user", "role"} & rights.get("seLinuxOptions", {}).keys(),
+            "sysctls": not rights.get("sysctls"),
+            "hostPort": not any(port.get("hostPort") for port in container.get("ports", [])),
+        }
+        found += [name for name, well in holds.items() if not well]
+    return found
+
+
+def _pods(value: Any) -> Iterator[dict[str, Any]]:
+    """Whatever in a manifest has containers, wherever it is."""
+    if isinstance(value, dict):
+        if "containers" in value:
+            yield value
+        value = list(value.values())
+    for one in value if isinstance(value, list) else []:
+        yield from _pods(one)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.name)
+def test_all_pods_keep_the_restricted_standard(path: Path) -> None:
+    for manifest in yaml.safe_load_all(path.read_text()):
+        pods = list(_pods(manifest))
+        assert bool(pods) == (path.name in RAY_FILES)
+        for pod in pods:
+            assert _against_the_restricted_standard(pod) == []
+            assert pod["automountServiceAccountToken"] is False
+
+
+def test_each_rule_of_the_restricted_standard_is_looked_at() -> None:
+    well = next(_pods(_read("raycluster.yaml")))
+    worse: list[tuple[str, dict[str, Any]]] = [
+        ("hostNetwork", {"hostNetwork": True}),
+        ("hostPath", {"volumes": [{"name": "x", "hostPath": {"path": "/"}}]}),
+        ("seccompProfile", {"securityContext": {"runAsNonRoot": True}}),
+        ("runAsNonRoot", {"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}}),
+        ("drop", {"initContainers": [{"name": "x"}]}),
+        ("allowPrivilegeEscalation", {"initContainers": [{"name": "x"}]}),
+    ]
+    for rule, change in worse:
+        assert rule in _against_the_restricted_standard({**well, **change})
+
+
+def test_no_manifest_holds_a_password() -> None:
+    for path in FOLDER.glob("*.yaml"):
+        for pod in _pods(yaml.safe_load(path.read_text())):
+            variables = [v for container in pod["containers"] for v in container.get("env", [])]
+            secret = [v for v in variables if v["name"].endswith(("PASSWORD", "TOKEN", "USERNAME"))]
+            assert all("secretKeyRef" in v["valueFrom"] for v in secret)
 
 
 @pytest.mark.parametrize("name", RAY_FILES)

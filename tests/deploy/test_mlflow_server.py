@@ -1,5 +1,6 @@
 """The shared MLflow server as deploy/mlflow starts it, on PostgreSQL and an object store."""
 
+import configparser
 import os
 import shutil
 import socket
@@ -20,13 +21,17 @@ import pyarrow.fs
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow.server import get_app_client
 
+from pipelines.check_services import check_mlflow
+from pipelines.command_line import RunError
 from pipelines.tracked_run import TrackedRun
 from pipelines.tracking import open_experiment
 from tests.tools import free_ports, kill_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 30
+ADMIN = "password of admin"
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 if shutil.which("initdb") is None or shutil.which("postgres") is None:
     pytest.skip("PostgreSQL is not installed", allow_module_level=True)
@@ -120,6 +125,16 @@ def _server_command(port: int) -> list[str]:
     return [mlflow, "server", "--host=127.0.0.1", f"--port={port}", *command[4:]]
 
 
+def _accounts(folder: Path, database: str) -> Path:
+    """The file basic_auth.ini, but for its database."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "deploy/mlflow/basic_auth.ini")
+    config["mlflow"]["database_uri"] = database
+    with (folder / "auth.ini").open("w") as file:
+        config.write(file)
+    return folder / "auth.ini"
+
+
 def _listeners(pid: int) -> set[str]:
     """The addresses at which a process and its children listen."""
     processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -127,16 +142,21 @@ def _listeners(pid: int) -> set[str]:
     return {connection.laddr.ip for connection in found}
 
 
+@pytest.mark.timeout(600)
 def test_several_writers_share_a_server_on_postgresql_and_an_object_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database_port, store_port, port = free_ports(3)
     with ExitStack() as stack:
         store = stack.enter_context(_object_store(store_port, "bucket"))
+        database = stack.enter_context(_postgres(database_port))
         environment = {
             **os.environ,
             **_mlflow_service()["environment"],
-            "MLFLOW_BACKEND_STORE_URI": stack.enter_context(_postgres(database_port)),
+            "MLFLOW_BACKEND_STORE_URI": database,
+            "MLFLOW_AUTH_CONFIG_PATH": str(_accounts(tmp_path, database)),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test",
             "MLFLOW_ARTIFACTS_DESTINATION": "s3://bucket/mlflow",
             "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{store_port}",
             "AWS_ACCESS_KEY_ID": "key",
@@ -156,6 +176,18 @@ def test_several_writers_share_a_server_on_postgresql_and_an_object_store(
         assert _listeners(server) == {"127.0.0.1"}
         # The writers know the server, and neither the database nor the keys of the store.
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(RunError, match="401"):
+            open_experiment(tmp_path, "without an account")
+        for user in ("first", "second"):
+            monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+            monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", ADMIN)
+            get_app_client("basic-auth", uri).create_user(user, f"password of {user}")
+            monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+            monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", f"password of {user}")
+            (finding,) = check_mlflow(tmp_path)
+            assert finding.status == "ok", finding
+            # Each continues what the other began.
+            TrackedRun.start(tmp_path, open_experiment(tmp_path, "shared a"), user).finish()
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # on a busy machine
         runs = _write_at_once(["a", "b"], tmp_path)
         client = MlflowClient(uri)

@@ -36,6 +36,13 @@ def test_every_machine_starts_ray_with_the_token_and_a_private_dashboard(
     assert "--dashboard-host=127.0.0.1" in head
 
 
+def test_machines_that_others_use_too_keep_ray_in_a_folder_of_its_user() -> None:
+    config = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
+    for role in ("head", "worker"):
+        start = config[f"{role}_start_ray_commands"][-1]
+        assert " --temp-dir=$(mktemp --directory /tmp/ray-XXXXXX)/ray" in start
+
+
 def test_the_clouds_let_nobody_in_but_by_ssh_from_where_the_user_is() -> None:
     config = yaml.safe_load((ROOT / "deploy/ray_aws.yaml").read_text())
     (rule,) = config["provider"]["security_group"]["IpPermissions"]

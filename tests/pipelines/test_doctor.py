@@ -106,6 +106,53 @@ def test_a_server_that_is_away_is_a_failure_that_names_it(
     assert "127.0.0.1:9" in found.found
 
 
+def test_a_password_in_the_address_of_the_store_is_a_failure_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    found = _only(check_services.check_mlflow(tmp_path))
+    assert found.status == "failure"
+    assert "secret" not in describe(found)
+    assert "~/.mlflow/credentials" in found.advice
+
+
+def _privacy(output: Path) -> dict[str, Finding]:
+    return {finding.about: finding for finding in check_machine.check_privacy(output)}
+
+
+@pytest.fixture
+def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home and temporary folder in which others can read nothing."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in (".ray/auth_token", ".mlflow/credentials"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch(mode=0o600)
+    assert {finding.status for finding in _privacy(tmp_path).values()} == {"ok"}
+    return tmp_path
+
+
+def test_each_thing_that_others_could_use_is_a_finding_with_what_to_type(
+    closed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (closed / ".ray/auth_token").chmod(0o640)
+    (closed / ".mlflow/credentials").unlink()
+    (closed / ".mlflow/credentials").symlink_to(closed / ".ray/auth_token")
+    (closed / f"stop-{os.getuid()}").chmod(0o755)
+    found = _privacy(closed)
+    assert found["ray token"].status == found["mlflow password"].status == "failure"
+    assert f"chmod 600 {closed}/.ray/auth_token" in found["ray token"].advice
+    assert found["private folder"].status == "warning"
+    closed.chmod(0o777)
+    found = _privacy(closed)
+    assert f"chmod +t {closed}" in found["private folder"].advice
+    assert f"chmod o-w {closed}" in found["output folder"].advice
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert next(f.status for f in check_machine.check_privacy(closed)) == "failure"
+
+
 def test_a_cache_is_read_or_refused(captioned_cache: Path, tmp_path: Path) -> None:
     good = _only(check_videos.check_cache(str(captioned_cache)))
     assert good.status == "ok"

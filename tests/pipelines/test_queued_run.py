@@ -222,7 +222,7 @@ def test_a_run_that_was_deleted_goes_on_in_a_new_one_that_is_told_everything(
 def test_no_password_is_kept_beside_a_run(tmp_path: Path) -> None:
     run = QueuedRun(tmp_path, "postgresql://me:secret@host:5432/mlflow")
     run.go_on_with("abc")
-    assert run.store == "postgresql://me@host:5432/mlflow"
+    assert run.store == "postgresql://me:***@host:5432/mlflow"
     assert not any("secret" in file.read_text() for file in tmp_path.iterdir())
 
 

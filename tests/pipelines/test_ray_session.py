@@ -1,18 +1,28 @@
 """A cluster that is away is told of at once, and a Ray of this machine is of use to it alone."""
 
 import ipaddress
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
 import psutil
 import pytest
 
 from pipelines.check_services import check_ray
 from pipelines.command_line import RunError
-from pipelines.ray_session import LONGEST_TEMP_DIR, await_head, long_temp_dir, start_ray
+from pipelines.ray_session import (
+    LONGEST_TEMP_DIR,
+    await_head,
+    long_temp_dir,
+    ray_temp_dir,
+    start_ray,
+)
+from pipelines.ray_token import token_file
+from stop_core.private import is_private
 from tests.tools import free_ports
 
 
@@ -128,3 +138,14 @@ def test_a_local_ray_listens_on_loopback_alone(local_ray: None) -> None:
     assert {"gcs_server", "raylet"} <= set(addresses.values())
     outside = {address: name for address, name in addresses.items() if not _is_loopback(address)}
     assert not outside
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_no_other_user_can_enter_the_folder_of_a_local_ray(local_ray: None) -> None:
+    import ray
+
+    assert Path(ray.get_runtime_context().get_temp_dir()) == ray_temp_dir()
+    assert is_private(ray_temp_dir().parent.lstat())
+    if not os.environ.get("RAY_AUTH_TOKEN"):
+        assert is_private(token_file().lstat())

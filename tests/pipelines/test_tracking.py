@@ -5,14 +5,32 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.tracking import experiment_id, open_experiment, tracking_uri, ui_command
+from pipelines.command_line import RunError
+from pipelines.tracking import (
+    experiment_id,
+    open_experiment,
+    stores_artifacts_in,
+    tracking_uri,
+    ui_command,
+)
 
 
-def test_the_way_to_the_ui_shows_no_password(
+def test_where_the_store_is_said_no_password_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host/mlflow")
-    assert ui_command(tmp_path) == "open https://me@host/mlflow in a browser"
+    for say in (ui_command, tracking_uri, stores_artifacts_in):
+        with pytest.raises(
+            RunError, match=r"https://me:\*\*\*@host/mlflow has a password"
+        ) as caught:
+            say(tmp_path)
+        assert "secret" not in str(caught.value)
+
+
+def test_an_empty_address_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert tracking_uri(tmp_path).startswith("sqlite:///")
+    assert str(stores_artifacts_in(tmp_path)).startswith("file://")
 
 
 def test_an_experiment_that_another_process_makes_meanwhile_is_taken(

@@ -33,6 +33,10 @@ def test_paths_and_uris_are_told_apart() -> None:
         ("s3://", "names no bucket"),
         ("s3://key:secret@bucket/a", "give s3://bucket/a and set the environment"),
         ("s3://secret@bucket/a", "give s3://bucket/a and set the environment"),
+        ("s3://bucket/a?secret_key=secret", "give s3://bucket/a and set the environment"),
+        ("s3://bucket/a?endpoint_override=http://u:secret@h", "give s3://bucket/a and set"),
+        ("ftp://me:secret@host/a", "ftp://me:\\*\\*\\*@host/a is neither a path nor"),
+        ("s3://?token=secret", "credentials|names no bucket"),
     ],
 )
 def test_other_uris_are_refused_without_telling_a_password(uri: str, found: str) -> None:

@@ -1,0 +1,196 @@
+"""Passwords reach whoever needs them, and no log, argument, record or output."""
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow.environment_variables
+import psutil
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from pipelines.command_line import RunError
+from pipelines.output import given_store
+from pipelines.ray_session import _runtime_env
+from stop_core.cache import CacheConfig, CacheJob, write_shard
+from stop_core.datasets import DATASETS, select_clips
+from stop_core.tiny.motion import write_motion_dataset
+from tests.tools import free_ports, kill_tree, killed_at_the_end
+
+ROOT = Path(__file__).resolve().parents[2]
+CANARY = "CANARY-5c1f-CANARY"
+_WORDS = ("PASSWORD", "TOKEN", "SECRET", "KEY")
+_SECRETS = {
+    name
+    for name in [*vars(mlflow.environment_variables), "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"]
+    if name.startswith(("MLFLOW_", "AWS_")) and any(word in name for word in _WORDS)
+} | {"AWS_SECRET_ACCESS_KEY", "PGPASSWORD"}
+
+
+@pytest.mark.parametrize("address", [None, "somewhere:6379"])
+def test_rays_runtime_environment_has_no_secret(
+    address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [*_SECRETS, "MLFLOW_SOMETHING_NEW", "GOOGLE_APPLICATION_CREDENTIALS"]:
+        monkeypatch.setenv(name, CANARY)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert CANARY not in str(_runtime_env())
+    assert "http://host:5000" in str(_runtime_env()), "a cluster's workers are told the server"
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"http://me:{CANARY}@127.0.0.1:9",
+        f"https://{CANARY}@host/mlflow",
+        f"postgresql://me:{CANARY}@127.0.0.1:9/mlflow",
+        f"postgresql://127.0.0.1:9/mlflow?user=me&password={CANARY}",
+    ],
+)
+def test_a_uri_with_a_password_is_refused_without_showing_it(
+    name: str, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, uri)
+    with pytest.raises(RunError, match=f"{name}=.*leave it out") as caught:
+        given_store()
+    assert CANARY not in str(caught.value)
+
+
+@contextmanager
+def _server(folder: Path, password: str) -> Iterator[str]:
+    """MLflow with accounts, as deploy/mlflow has it, but for the database."""
+    (port,) = free_ports(1)
+    config = configparser.ConfigParser()
+    config.read(ROOT / "deploy/mlflow/basic_auth.ini")
+    config["mlflow"]["database_uri"] = f"sqlite:///{folder}/users.db"
+    with (folder / "auth.ini").open("w") as file:
+        config.write(file)
+    environment = {
+        **os.environ,
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of-this-test",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    command = [str(Path(sys.executable).with_name("mlflow")), "server", "--app-name", "basic-auth"]
+    command += ["--host=127.0.0.1", f"--port={port}", "--workers=1"]
+    command += [f"--backend-store-uri=sqlite:///{folder}/runs.db"]
+    command += [f"--artifacts-destination={folder}/artifacts"]
+    command += ["--uvicorn-opts=--timeout-worker-healthcheck=120"]
+    with (
+        (folder / "server.log").open("wb") as log,
+        subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log) as process,
+    ):
+        uri = f"http://127.0.0.1:{port}"
+        try:
+            deadline = time.monotonic() + 240
+            while not _is_up(uri):
+                assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            yield uri
+        finally:
+            kill_tree(process)
+
+
+def _is_up(uri: str) -> bool:
+    try:
+        return requests.get(f"{uri}/health", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A small motion set."""
+    videos, dataset = tmp_path / "videos", DATASETS["hmdb51"]
+    write_motion_dataset(videos, train=16, test=8, seed=1)
+    selection = select_clips(dataset.read(videos, 1))
+    config = CacheConfig.of(dataset, selection, fold=1, frames=6, size=32)
+    job = CacheJob.open(tmp_path / "cache", config, selection.clips)
+    for plan in job.plans:
+        write_shard(plan, config, videos, job.cache)
+    job.finish()
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Home and temporary folder of a command; its path is short, for Ray's sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_a_training_records_with_a_password_that_is_then_nowhere(
+    cache: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, store = tmp_path / "outputs", tmp_path / "store"
+    store.mkdir()
+    command = [sys.executable, "pipelines/train.py", "--cache", str(cache), "--output", str(output)]
+    command += ["--tower", "tiny", "--epochs", "1", "--batch-size", "8", "--max-prompts", "2"]
+    command += ["--in-process", "False"]  # or no Ray starts
+    with _server(store, CANARY) as uri:
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            **dict.fromkeys(_SECRETS, CANARY),
+            "MLFLOW_TRACKING_URI": uri,
+            "MLFLOW_TRACKING_USERNAME": "admin",
+            "HOME": str(home),
+            "TMPDIR": str(home),
+            "PYTHONPATH": str(ROOT),
+        }
+        environment.pop("MLFLOW_TRACKING_TOKEN")  # MLflow would show it instead of the password
+        wrong = {**environment, "MLFLOW_TRACKING_PASSWORD": f"not {CANARY}"}
+        refused = subprocess.run(command, cwd=ROOT, env=wrong, capture_output=True, text=True)
+        assert refused.returncode == 1
+        (line,) = [line for line in refused.stderr.splitlines() if "401" in line]
+        assert line.startswith("error: ")
+        assert CANARY not in refused.stdout + refused.stderr
+
+        told, arguments = _watched(command, environment, home / "told")
+        assert not [line for line in arguments if CANARY in line]
+        assert CANARY not in told
+        for folder in (home, output, store / "artifacts"):
+            files = [file for file in folder.rglob("*") if file.is_file()]
+            assert files
+            assert [file for file in files if CANARY.encode() in file.read_bytes()] == []
+        assert list(home.rglob("runtime_env_agent.log")), "Ray's logs were not looked at"
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", CANARY)
+        (experiment,) = MlflowClient(uri).search_experiments(filter_string="name = 'hmdb51'")
+        (run,) = MlflowClient(uri).search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert CANARY not in str(run.data)
+    assert run.data.metrics
+    assert (home / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
+
+
+def _watched(command: list[str], environment: dict[str, str], log: Path) -> tuple[str, set[str]]:
+    """Runs a command to its end; returns what it printed, and the arguments of all processes."""
+    arguments = set()
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+        with killed_at_the_end(process):
+            while process.poll() is None:
+                for one in psutil.process_iter(["cmdline"]):
+                    arguments.add(" ".join(one.info["cmdline"] or []))
+                time.sleep(0.2)
+    told = log.read_text()
+    assert process.returncode == 0, told
+    return told, arguments
