@@ -1,6 +1,5 @@
 """Which trained model a command uses: a folder, an MLflow run, or CLIP as it is."""
 
-import json
 import shutil
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.command_line import RunError
+from stop_core.documents import build
+from stop_core.names import inside, is_the_name_of_a_file
 
 if TYPE_CHECKING:  # seconds, which --help need not take
     from stop_core.model_folder import TrainedModel
@@ -119,10 +120,8 @@ class ModelChoice:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelChoice":
-        """Reads back what `to_dict` gave."""
-        where = values["checkpoint"]
-        lists = {name: tuple(values[name]) for name in ("labels", "templates")}
-        return cls(**{**values, **lists, "checkpoint": None if where is None else Path(where)})
+        """Reads back what `to_dict` gave; ValueError if it is something else."""
+        return build(cls, values, "the model")
 
 
 def _folder(checkpoint: Path, output: Path) -> Path:
@@ -132,6 +131,7 @@ def _folder(checkpoint: Path, output: Path) -> Path:
         RunError: if no finished training that has seen the test split is called so, or several
             of different data are.
     """
+    from pipelines.training_result import TrainingResult
     from stop_core.model_files import RESULT
 
     if checkpoint.exists() or checkpoint.name != str(checkpoint):
@@ -143,11 +143,11 @@ def _folder(checkpoint: Path, output: Path) -> Path:
         for path in (output / "runs").glob(f"*/{RESULT}")
         if path.parent.name.startswith(f"{checkpoint}-")
     ]
-    newest: dict[str | None, Path] = {}  # of the tested ones, by the hash of their data
+    newest: dict[str, Path] = {}  # of the tested ones, by the hash of their data
     for path in sorted(called, key=lambda path: path.stat().st_mtime, reverse=True):
-        result = json.loads(path.read_text())
-        if _is_tested(result):
-            newest.setdefault(result.get("data_hash"), path.parent)
+        result = TrainingResult.load(path.parent)
+        if result is not None and any(name.startswith("test/") for name in result.metrics):
+            newest.setdefault(result.data_hash, path.parent)  # no trial of a sweep, one of many
     if not newest:
         raise RunError(
             f"there is no folder {checkpoint}, and no finished and tested training in "
@@ -164,11 +164,6 @@ def _folder(checkpoint: Path, output: Path) -> Path:
     return folder.resolve()
 
 
-def _is_tested(result: dict[str, Any]) -> bool:
-    """Whether the test split was looked at; not by a trial of a sweep, which is one of many."""
-    return any(name.startswith("test/") for name in result["metrics"])
-
-
 def _absolute(text: str) -> str:
     """The absolute path of a file; what names none, such as a tag or a sentence, as it is."""
     path = Path(text)
@@ -177,11 +172,11 @@ def _absolute(text: str) -> str:
 
 def _downloaded(run: str, output: Path) -> Path:
     """The model of an MLflow run, in a folder that appears whole and is kept."""
-    folder = (output / "models" / run).resolve()
+    if not is_the_name_of_a_file(run):
+        raise RunError(f"--run {run} is no id of an MLflow run; a folder goes with --checkpoint")
+    folder = inside((output / "models").resolve(), run)
     if folder.is_dir():
         return folder
-    if Path(run).name != run:
-        raise RunError(f"--run {run} is no id of an MLflow run; a folder goes with --checkpoint")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

@@ -1,7 +1,6 @@
 """Telling the user how far long work is: from workers through a small file, to the terminal."""
 
 import json
-import os
 import sys
 import threading
 import time
@@ -9,6 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from stop_core.cache.files import appearing
+from stop_core.documents import build, parse_json, read_text
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_WRITES = 0.5
@@ -51,14 +53,13 @@ class ProgressFile:
             return
         self._written = time.time()
         value = TrainingProgress(step, total, loss, self._started, self._first_step)
-        staging = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        staging.write_text(json.dumps(asdict(value)))
-        os.replace(staging, self.path)
+        with appearing(self.path, lasting=False) as staging:
+            staging.write_text(json.dumps(asdict(value)))
 
     def read(self) -> TrainingProgress | None:
         """The latest progress; None before the first step."""
         try:
-            return TrainingProgress(**json.loads(self.path.read_text()))
+            return build(TrainingProgress, parse_json(read_text(self.path)), self.path)
         except FileNotFoundError:
             return None
 

@@ -65,6 +65,6 @@ def _is_readable(path: Path) -> bool:
     try:
         read_origin(path)
         read_progress(path)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError):
         return False
     return True

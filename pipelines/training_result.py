@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from stop_core.cache.files import write_whole
+from stop_core.documents import Number, Whole, build, parse_json, read_text
 from stop_core.model_files import MODEL, PROMPTS, RESULT
 
 RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
@@ -17,17 +18,17 @@ class TrainingResult:
     name: str
     method: str
     dataset: str
-    fold: int
-    seed: int
-    metrics: dict[str, float]
+    fold: Whole
+    seed: Whole
+    metrics: dict[str, Number]
     config_hash: str
     data_hash: str
     git_commit: str
     run_id: str  # of MLflow
     folder: str
-    curve: list[dict[str, float]] = field(default_factory=list)
+    curve: list[dict[str, Number]] = field(default_factory=list)
     """What each epoch reported."""
-    costs: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, Number] = field(default_factory=dict)
     """Seconds a step and memory; empty if nothing was trained."""
     reused: bool = False
 
@@ -48,7 +49,10 @@ class TrainingResult:
         if not path.is_file():
             return None
         # The folder may have been moved since; what it holds lies beside the result.
-        return cls(**{**json.loads(path.read_text()), "reused": True, "folder": str(folder)})
+        values = parse_json(read_text(path))
+        if isinstance(values, dict):
+            values |= {"reused": True, "folder": str(folder)}
+        return build(cls, values, path)
 
     def save(self) -> None:
         """Writes it into its folder: whatever else is there is complete."""

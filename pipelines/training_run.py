@@ -48,6 +48,7 @@ from stop_core.model_files import (
     versions,
 )
 from stop_core.model_input import preprocessing_of_cache
+from stop_core.names import inside
 from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
 
@@ -84,7 +85,7 @@ class TrainingRun:
         self.start = start
         kind += start.suffix if start else ""
         self.name = f"{data}-{method}-seed{config.seed}-{hashes}{kind}"
-        self.folder = self.output / "runs" / self.name
+        self.folder = inside(self.output / "runs", self.name)
         if start:
             start.check(self.origin())
 
@@ -152,7 +153,7 @@ class TrainingRun:
             self._track(resources, parent, label)
             task = self._task(resources)
             checkpoint = (
-                train_alone(task, self.folder / ALONE, watch)
+                train_alone(task, inside(self.folder, ALONE), watch)
                 if here
                 else run_workers(task, resources, watch)
             )
@@ -233,12 +234,12 @@ class TrainingRun:
         with appearing(self.folder / PREDICTIONS) as staging:
             shutil.copyfile(checkpoint / PREDICTIONS, staging)
         record = self._model_record(metrics, TowerFacts.load(checkpoint / TOWER))
-        keep_model(self.folder / MODEL, record, checkpoint / BEST_PROMPTS)
+        keep_model(inside(self.folder, MODEL), record, checkpoint / BEST_PROMPTS)
         tracked = self.tracked
         tracked.log_file(PREDICTIONS)
         for name in FILES:
             tracked.log_file(f"{MODEL}/{name}", MODEL)
-        for figure in sorted((self.folder / FIGURES).glob("*.png")):
+        for figure in sorted(inside(self.folder, FIGURES).glob("*.png")):
             tracked.log_file(f"{FIGURES}/{figure.name}", FIGURES)
         tracked.remove_tags(FAILURE)
         tracked.finish()

@@ -22,11 +22,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stop_core.cache.files import appearing
+from stop_core.documents import build, parse_json, read_table, shown, shown_text
 
 FORMAT_VERSION = 1
 EMBEDDINGS = "embeddings.parquet"
 FAILURES = "failures.parquet"
 _INFO = b"stop.index"
+_COLUMNS = {
+    **{name: pa.string() for name in ("video", "split")},
+    **{name: pa.int64() for name in ("size", "mtime_ns", "number")},
+}
 
 
 @dataclass(frozen=True)
@@ -64,16 +69,23 @@ class SearchIndex:
                 f"there is no index at {folder}: make one with `stop index VIDEOS --index {folder}`"
             )
         try:
-            table = pq.read_table(path)
-            self.info = _info(table.schema.metadata or {})
-            vectors = table["embedding"].combine_chunks()
-            flat = vectors.flatten().to_numpy()
-            self.embeddings_ME: NDArray[np.float32] = flat.reshape(len(table), -1)
-        except (pa.ArrowException, KeyError, TypeError, ValueError) as problem:
-            reason = " ".join(str(problem).split())
+            schema = pq.read_schema(path)
+            self.info = _info(schema.metadata or {})
+            vector = schema.field("embedding").type if "embedding" in schema.names else None
+            if not isinstance(vector, pa.FixedSizeListType) or vector.value_type != pa.float32():
+                raise ValueError(f"its column embedding is {vector}")
+            there = [name for name in _COLUMNS if name == "video" or name in schema.names]
+            wanted = [pa.field(name, _COLUMNS[name], nullable=False) for name in there]
+            wanted.append(pa.field("embedding", vector, nullable=False))
+            table = read_table(path, pa.schema(wanted))
+            flat = table["embedding"].combine_chunks().flatten().to_numpy()
+            self.embeddings_ME: NDArray[np.float32] = flat.reshape(len(table), vector.list_size)
+            if not np.isfinite(self.embeddings_ME).all():
+                raise ValueError("a vector of it is not finite")
+        except (pa.ArrowException, OSError, ValueError) as problem:
             raise ValueError(
-                f"{path} is no index that can be read ({reason}): make it again"
-            ) from (problem)
+                f"{path} is no index that can be read ({shown_text(problem)}): make it again"
+            ) from problem
         self.folder = folder
         self.videos: list[dict[str, Any]] = table.drop_columns(["embedding"]).to_pylist()
 
@@ -120,7 +132,10 @@ def write_index(folder: Path, rows: pa.Table, info: IndexInfo) -> None:
 
 
 def _info(metadata: dict[bytes, bytes]) -> IndexInfo:
-    values = json.loads(metadata[_INFO])
-    if (version := values.pop("format_version")) != FORMAT_VERSION:
-        raise ValueError(f"it is of version {version}, and this program reads {FORMAT_VERSION}")
-    return IndexInfo(**values)
+    values = parse_json(metadata.get(_INFO, b"null").decode())
+    version = values.pop("format_version", None) if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"it is of version {shown(version)}, and this program reads {FORMAT_VERSION}"
+        )
+    return build(IndexInfo, values)

@@ -1,12 +1,15 @@
 """The manifest: what a finished cache holds."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.files import JOB, MANIFEST, RECORDS, hash_json, read_json
-from stop_core.datasets import Task, class_words
+from stop_core.cache.files import CLIPS_PER_SHARD, JOB, MANIFEST, RECORDS, hash_json, read_json
+from stop_core.datasets import Split, Task, class_words
+from stop_core.documents import Name, Sha256, Whole, build
 from stop_core.storage import StoragePath
 
 
@@ -14,11 +17,11 @@ from stop_core.storage import StoragePath
 class ShardEntry:
     """A shard with at least one row."""
 
-    name: str
-    split: str
-    rows: int
-    file_bytes: int
-    sha256: str
+    name: Name
+    split: Split
+    rows: Annotated[int, Interval(ge=1, le=CLIPS_PER_SHARD)]
+    file_bytes: Whole
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,13 @@ class Manifest:
 
     format_version: int
     config: CacheConfig
-    data_hash: str
+    data_hash: Sha256
     """Over the configuration and the bytes of every shard."""
-    counts: dict[str, int]
+    counts: dict[Split, Whole]
     """Clips by split."""
-    failures: int
+    failures: Whole
     """Listed clips that are not in the cache; `failures.parquet` says why."""
-    failures_sha256: str
+    failures_sha256: Sha256
     """Of `failures.parquet`."""
     shards: tuple[ShardEntry, ...]
 
@@ -91,25 +94,27 @@ class Manifest:
         """
         if not (cache / MANIFEST).is_file():
             _refuse_unfinished(cache)
-        values = read_json(cache / MANIFEST)
-        try:
-            config = CacheConfig.from_dict(values.pop("config"))
-            shards = tuple(ShardEntry(**shard) for shard in values.pop("shards"))
-            counts = {split: values["counts"][split] for split in config.splits}
-            _refuse_paths(cache, (config.dataset, *(shard.name for shard in shards)))
-            return cls(**values | {"config": config, "shards": shards, "counts": counts})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{cache / MANIFEST} cannot be read: preprocess again") from error
-
-
-def _refuse_paths(cache: StoragePath, names: Iterable[str]) -> None:
-    """Names of files and folders are made of these, and must not lead elsewhere."""
-    for name in names:
-        if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+        path = cache / MANIFEST
+        values = read_json(path)
+        config = CacheConfig.from_dict(values.get("config"), path)
+        manifest = build(cls, values | {"config": config.to_dict()}, path)
+        counts = Counter({split: 0 for split in config.splits})
+        for shard in manifest.shards:
+            counts[shard.split] += shard.rows
+        if counts != manifest.counts or len({s.name for s in manifest.shards}) < len(
+            manifest.shards
+        ):
             raise ValueError(
-                f"{cache / MANIFEST} holds the name {name!r}, which leads to another folder: do "
-                "not use this cache, and preprocess the dataset yourself"
+                f"{path}: counts: its shards hold {dict(counts)} clips and it says "
+                f"{manifest.counts}, or a shard is listed twice; preprocess again"
             )
+        # JSON sorts the names.
+        return replace(manifest, counts=dict(counts))
+
+
+def read_job(cache: StoragePath) -> CacheConfig:
+    """Reads the options that a cache is made with; ValueError if they cannot be used."""
+    return CacheConfig.from_dict(read_json(cache / JOB).get("config"), cache / JOB)
 
 
 def _refuse_unfinished(cache: StoragePath) -> None:
@@ -118,7 +123,7 @@ def _refuse_unfinished(cache: StoragePath) -> None:
             f"there is no frame cache at {cache}: make one with "
             f"`python pipelines/preprocess.py --dataset NAME --data-root DIR --cache {cache}`"
         )
-    config = CacheConfig.from_dict(read_json(cache / JOB)["config"])
+    config = read_job(cache)
     done = sum(1 for _ in (cache / RECORDS).glob("[!.]*.json"))
     raise ValueError(
         f"the frame cache at {cache} is unfinished ({done} shards are complete): finish it with "
