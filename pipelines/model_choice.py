@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.command_line import RunError
-from stop_core.documents import build
+from stop_core.documents import build, parse_json, read_text
 from stop_core.names import inside, is_the_name_of_a_file
 
 if TYPE_CHECKING:  # seconds, which --help need not take
@@ -131,7 +131,6 @@ def _folder(checkpoint: Path, output: Path) -> Path:
         RunError: if no finished training that has seen the test split is called so, or several
             of different data are.
     """
-    from pipelines.training_result import TrainingResult
     from stop_core.model_files import RESULT
 
     if checkpoint.exists() or checkpoint.name != str(checkpoint):
@@ -145,9 +144,13 @@ def _folder(checkpoint: Path, output: Path) -> Path:
     ]
     newest: dict[str, Path] = {}  # of the tested ones, by the hash of their data
     for path in sorted(called, key=lambda path: path.stat().st_mtime, reverse=True):
-        result = TrainingResult.load(path.parent)
-        if result is not None and any(name.startswith("test/") for name in result.metrics):
-            newest.setdefault(result.data_hash, path.parent)  # no trial of a sweep, one of many
+        try:
+            result = parse_json(read_text(path))
+            is_tested = any(name.startswith("test/") for name in result["metrics"])
+        except (ValueError, LookupError, TypeError, AttributeError):
+            continue  # damaged, so that nothing is known of it
+        if is_tested:  # not a trial of a sweep, which is one of many
+            newest.setdefault(str(result.get("data_hash")), path.parent)
     if not newest:
         raise RunError(
             f"there is no folder {checkpoint}, and no finished and tested training in "

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from stop_core.documents import require_file
 from stop_core.run_state import (
     LAST_PROMPTS,
     ORIGIN,
@@ -68,7 +69,7 @@ class Checkpoint:
             progress = read_progress(directory)
             origin = read_origin(directory)
             prompts, best, average, behaviour, optimizer = (
-                load_file(directory / name) for name in _TENSORS
+                load_file(require_file(directory / name)) for name in _TENSORS
             )
         state = _optimizer_state(optimizer, param_groups)
         return cls(progress, origin, prompts, best, average, behaviour, state)
@@ -85,7 +86,7 @@ def check_whole(directory: Path) -> None:
         read_origin(directory)
         for name in _TENSORS:
             # Its header says how long the file has to be, and that is checked.
-            with safe_open(directory / name, framework="pt"):
+            with safe_open(require_file(directory / name), framework="pt"):
                 pass
 
 

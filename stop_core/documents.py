@@ -6,7 +6,6 @@ ValueError of one sentence that names the file; memory and time are bounded by t
 
 import json
 import math
-import os
 import re
 import reprlib
 import stat
@@ -78,19 +77,22 @@ def read_text(path: StoragePath, most: int = MOST_JSON) -> str:
         OSError: if it cannot be read, or is a pipe or a device.
         ValueError: if it is larger than `most` bytes, or not UTF-8.
     """
+    if isinstance(path, Path):
+        require_file(path)
     size = path.stat().st_size
     if size > most:
         raise ValueError(f"{path} has {size:,} bytes, and at most {most:,} are read")
     try:
-        if not isinstance(path, Path):
-            return path.read_text()
-        # O_NONBLOCK: opening a pipe must not wait for its other end.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(f"{path} is not a regular file")
-            return file.read(most).decode("utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:
         raise ValueError(f"{path} is not a text file in UTF-8 ({problem.reason})") from problem
+
+
+def require_file(path: Path) -> Path:
+    """Returns `path`; OSError unless it is a regular file. Opening a pipe would wait for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path} is not a regular file")
+    return path
 
 
 def parse_json(text: str) -> Any:
@@ -215,7 +217,8 @@ def build(kind: type[T], value: Any, where: object = "") -> T:
         field = ".".join(map(str, first["loc"])) or "the whole"
         what = first["msg"].removeprefix("Value error, ")
         if first["type"] == "predicate_failed":
-            what = f"not {first['ctx']['predicate'].removeprefix('is_').replace('_', ' ')}"
+            _, name, _ = what.split("'")
+            what = f"not {name.removeprefix('is_').replace('_', ' ')}"
         reason = f"{what[:1].lower()}{what[1:]}, got {shown(first['input'])}"
         raise ValueError(f"{where}: {field}: {reason}".removeprefix(": ")) from problem
     except (TypeError, RecursionError, UnicodeEncodeError) as problem:  # a date of YAML
@@ -260,7 +263,7 @@ def read_batches(
         ValueError: if it is damaged, has other columns, types or rows, or is too large.
     """
     try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with pq.ParquetFile(require_file(path), pre_buffer=False) as file:
             if rows is not None and file.metadata.num_rows != rows:
                 raise ValueError(f"it has {file.metadata.num_rows:,} rows, not {rows:,}")
             for wanted in schema:

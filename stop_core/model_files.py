@@ -235,7 +235,7 @@ def _read(path: Path, parse: Callable[[str], Any], make: Callable[[Any], T]) -> 
 
 def _provenance(values: Any) -> Provenance:
     version = values.pop("format_version", None) if isinstance(values, dict) else None
-    if version != FORMAT_VERSION:
+    if shown(version) != str(FORMAT_VERSION):  # True would be equal to 1
         raise ValueError(
             f"it is of version {shown(version)} of the model format, and this program reads "
             f"version {FORMAT_VERSION}"

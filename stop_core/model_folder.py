@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stop_core.clip import FrozenClip, load_clip
+from stop_core.documents import require_file
 from stop_core.experiment import ExperimentConfig
 from stop_core.methods import build_method
 from stop_core.model_card import render_card
@@ -271,7 +272,7 @@ def _load_tower(config: ExperimentConfig) -> FrozenClip:
 
 def _read_tensors(path: Path) -> Mapping[str, Tensor]:
     try:
-        return load_file(path)
+        return load_file(require_file(path))
     except (SafetensorError, ValueError) as problem:
         raise ValueError(
             f"{path} is not a safetensors file ({problem}); nothing else is read, because other "

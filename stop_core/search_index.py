@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stop_core.cache.files import appearing
-from stop_core.documents import build, parse_json, read_table, shown, shown_text
+from stop_core.documents import build, parse_json, read_table, require_file, shown, shown_text
 
 FORMAT_VERSION = 1
 EMBEDDINGS = "embeddings.parquet"
@@ -69,7 +69,7 @@ class SearchIndex:
                 f"there is no index at {folder}: make one with `stop index VIDEOS --index {folder}`"
             )
         try:
-            schema = pq.read_schema(path)
+            schema = pq.read_schema(require_file(path))
             self.info = _info(schema.metadata or {})
             vector = schema.field("embedding").type if "embedding" in schema.names else None
             if not isinstance(vector, pa.FixedSizeListType) or vector.value_type != pa.float32():
@@ -134,7 +134,7 @@ def write_index(folder: Path, rows: pa.Table, info: IndexInfo) -> None:
 def _info(metadata: dict[bytes, bytes]) -> IndexInfo:
     values = parse_json(metadata.get(_INFO, b"null").decode())
     version = values.pop("format_version", None) if isinstance(values, dict) else None
-    if version != FORMAT_VERSION:
+    if shown(version) != str(FORMAT_VERSION):  # True would be equal to 1
         raise ValueError(
             f"it is of version {shown(version)}, and this program reads {FORMAT_VERSION}"
         )

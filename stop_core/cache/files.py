@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stop_core.documents import parse_json, read_text
+from stop_core.documents import parse_json, read_text, require_file, shown
 from stop_core.names import P, create, inside
 from stop_core.storage import RemotePath, StoragePath, scratch_file
 
@@ -118,10 +118,10 @@ def read_json(path: StoragePath) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no JSON object: {remedy}")
     version = value.get("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
+    if shown(version) != str(FORMAT_VERSION):
         raise ValueError(
-            f"{path} was made by another version of this project (cache format {version}, not "
-            f"{FORMAT_VERSION}): choose another --cache"
+            f"{path} was made by another version of this project (cache format {shown(version)}, "
+            f"not {FORMAT_VERSION}): choose another --cache"
         )
     value.pop(CHECKSUM, None)
     if text != _render(value):
@@ -153,6 +153,8 @@ def hash_json(value: Any) -> str:
 
 def hash_file(path: StoragePath) -> str:
     """Returns the SHA-256 of a file, in hexadecimal."""
+    if isinstance(path, Path):
+        require_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

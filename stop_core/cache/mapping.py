@@ -15,7 +15,7 @@ from stop_core.cache.config import CacheConfig
 from stop_core.cache.fetching import local_folder
 from stop_core.cache.layout import COLUMNS, FRAME_HEIGHT, FRAME_WIDTH, row_places
 from stop_core.cache.manifest import ShardEntry
-from stop_core.documents import read_table
+from stop_core.documents import read_table, require_file, shown_text
 
 _ZSTD = pa.Codec("zstd")
 _MOST_VALUES = 1 << 20
@@ -70,7 +70,7 @@ def _map(path: Path) -> NDArray[np.uint8]:
     """Returns the bytes of a file. Python's own `mmap` would keep a descriptor for every map, and
     a process may have 1,024 of them where a large dataset has thousands of shards."""
     try:
-        with pa.memory_map(str(path)) as file:
+        with pa.memory_map(str(require_file(path))) as file:
             return np.frombuffer(file.read_buffer(), np.uint8)
     except FileNotFoundError as error:
         raise _gone(path) from error
@@ -100,7 +100,9 @@ def _gone(path: Path) -> ValueError:
 
 
 def _damaged(path: Path, error: object) -> ValueError:
-    return ValueError(f"the shard {path} is damaged ({error}): delete it, then {_remedy(path)}")
+    return ValueError(
+        f"the shard {path} is damaged ({shown_text(error)}): delete it, then {_remedy(path)}"
+    )
 
 
 def _remedy(path: Path) -> str:

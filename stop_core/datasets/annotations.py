@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stop_core.documents import parse_json, read_text, shown
+from stop_core.documents import parse_json, read_text, require_file, shown
 from stop_core.names import is_a_path_below_a_folder, is_the_name_of_a_file
 
 MOST_BYTES = 1 << 29
@@ -87,7 +87,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 def _lines(path: Path) -> Iterator[str]:
     """Yields the lines of an annotation with their ends; not all of them are in memory."""
-    if (size := path.stat().st_size) > MOST_BYTES:
+    if (size := require_file(path).stat().st_size) > MOST_BYTES:
         raise ValueError(f"{path} has {size:,} bytes, and at most {MOST_BYTES:,} are read")
     try:
         with path.open(encoding="utf-8-sig") as file:

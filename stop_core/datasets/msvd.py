@@ -27,7 +27,7 @@ from stop_core.datasets.annotations import (
 )
 from stop_core.datasets.clip import SPLITS, Clip, captioned_clip
 from stop_core.datasets.video_files import VideoFiles
-from stop_core.documents import shown_text
+from stop_core.documents import require_file, shown_text
 
 PICKLED, OFFICIAL = "raw-captions.pkl", "AllVideoDescriptions.txt"
 # What unpickling raises for a file that is no pickle, or half of one.
@@ -101,7 +101,7 @@ def _read_pickled(path: Path) -> dict[str, list[str]]:
 
 def _unpickled(path: Path) -> Any:
     """Unpickles a file, once no instruction in it can ask for more memory than it has bytes."""
-    if path.stat().st_size > _MOST_PICKLED:
+    if require_file(path).stat().st_size > _MOST_PICKLED:
         raise ValueError(f"it has over {_MOST_PICKLED:,} bytes")
     content = path.read_bytes()
     for instruction, argument, _ in pickletools.genops(content):
