@@ -40,7 +40,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "index": (f"index/{EMBEDDINGS}", lambda path: SearchIndex(path.parent)),
 }
 # Settings that are only compared, texts for a person, and a place that the reader knows better.
-_FREE = {"model", "config", "versions", "records", "folder"}
+_FREE = {"model", "config", "versions", "records", "folder", "reused"}
 
 
 @pytest.fixture(scope="module")

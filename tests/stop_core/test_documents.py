@@ -1,6 +1,7 @@
 """JSON, YAML and Parquet from outside cost bounded memory, and one sentence if they are wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -48,7 +49,12 @@ resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "MALLOC_ARENA_MAX": "2",
+        },
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -113,7 +119,7 @@ def test_what_is_not_json_is_one_sentence(text: str) -> None:
             "2001-99-99",
         ),
         *("? [a]\n: b", "? {a: b}\n: c", "!!python/object/apply:os.getcwd []", "!x y", "a: b: c"),
-        *("9" * 5000, "[", "'", "\x00", "a\n---\nb", "*a", "%YAML 3", "&a", "\t"),
+        *("9" * 5000, "[", "'", "\x00", "a\n---\nb", "*a", "%YAML 3", "\t"),
         *("x" * (MOST_YAML + 1), "# " + "x" * (MOST_YAML + 1)),
     ],
     ids=lambda text: ascii(text)[1:20],
