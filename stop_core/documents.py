@@ -214,7 +214,7 @@ def build(kind: type[T], value: Any, where: object = "") -> T:
         return made
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or "the whole"
+        field = shown_text(".".join(map(str, first["loc"]))) if first["loc"] else "the whole"
         what = first["msg"].removeprefix("Value error, ")
         if first["type"] == "predicate_failed":
             _, name, _ = what.split("'")
@@ -310,9 +310,10 @@ def shown(value: object) -> str:
 
 
 def shown_text(value: object) -> str:
-    """Returns a text, or the message of an error, on one line and of a bounded length."""
+    """Returns a text, or an error's message, on one line, printable and of a bounded length."""
     text = " ".join(str(value).split()) or type(value).__name__
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    text = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 _REPR = reprlib.Repr()
