@@ -309,10 +309,10 @@ def shown(value: object) -> str:
     return shown_text(_REPR.repr(value))
 
 
-def shown_text(value: object) -> str:
+def shown_text(value: object, longest: int = _SHOWN) -> str:
     """Returns a text, or an error's message, on one line, printable and of a bounded length."""
     text = " ".join(str(value).split()) or type(value).__name__
-    text = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    text = text if len(text) <= longest else f"{text[: longest - 3]}..."
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
