@@ -10,6 +10,7 @@ from typing import Any
 from stop_core.cache import Manifest
 from stop_core.cache.files import write_whole
 from stop_core.datasets.registry import division
+from stop_core.documents import parse_json, read_text
 from stop_core.storage import StoragePath
 
 
@@ -44,12 +45,12 @@ class CacheRecord:
 
     def made(self, seconds: float) -> None:
         """Takes down how long it took."""
-        self._note({**json.loads(self._owed.read_text()), "seconds": seconds})
+        self._note({**parse_json(read_text(self._owed)), "seconds": seconds})
 
     def tell(self, manifest: Manifest, params: Mapping[str, Any]) -> Exception | None:
         """Tells MLflow of the cache; returns what it failed with, and is then still owed."""
         try:
-            self._tell(manifest, params, json.loads(self._owed.read_text()))
+            self._tell(manifest, params, parse_json(read_text(self._owed)))
         except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
             return problem
         self._owed.unlink(missing_ok=True)

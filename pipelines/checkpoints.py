@@ -8,7 +8,6 @@ Each appears whole or not at all, before anybody is told of it. So the furthest 
 one to go on from, whether Ray Train came to note it or not.
 """
 
-import json
 import os
 import re
 import shutil
@@ -26,6 +25,8 @@ from pipelines.progress import say
 from pipelines.training_worker import ALONE
 from stop_core.cache.files import sync
 from stop_core.checkpoint import check_whole
+from stop_core.documents import parse_json, read_text
+from stop_core.names import inside
 from stop_core.run_state import read_progress
 
 Write = Callable[[Path], None]
@@ -104,7 +105,7 @@ def set_damage_aside(run: Path) -> None:
     Raises:
         RunError: if there are checkpoints, and none can be read.
     """
-    for path in [*run.glob(f"{_STAGING}*"), *(run / ALONE).glob(f"{_STAGING}*")]:
+    for path in [*run.glob(f"{_STAGING}*"), *inside(run, ALONE).glob(f"{_STAGING}*")]:
         shutil.rmtree(path, ignore_errors=True)  # of a process that was killed while it wrote
     found = {path: _damage(path) for path in _all_of(run)}
     damaged = {path: damage for path, damage in found.items() if damage is not None}
@@ -123,7 +124,7 @@ def set_damage_aside(run: Path) -> None:
 
 
 def _all_of(run: Path) -> list[Path]:
-    return [*run.glob("checkpoint_*[0-9]"), *(run / ALONE).glob("checkpoint_*[0-9]")]
+    return [*run.glob("checkpoint_*[0-9]"), *inside(run, ALONE).glob("checkpoint_*[0-9]")]
 
 
 def _damage(checkpoint: Path) -> str | None:
@@ -143,8 +144,8 @@ def _is_sound(snapshot: Path) -> bool:
     if not snapshot.exists():
         return True
     try:
-        values = json.loads(snapshot.read_text())
-        noted = [snapshot.parent / one["checkpoint_dir_name"] for one in values[_NOTED]]
+        values = parse_json(read_text(snapshot))
+        noted = [inside(snapshot.parent, one["checkpoint_dir_name"]) for one in values[_NOTED]]
         return values["ray_version"] == version("ray") and all(path.is_dir() for path in noted)
     except (ValueError, KeyError, TypeError):
         return False

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast, get_type_hints
 
 import tyro
-import yaml
 
 from pipelines.closed_output import ending_with_reader
 from pipelines.progress import say
+from stop_core.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.experiment import refuse_unlisted_tower
 from stop_core.private import without_password
 
@@ -154,13 +154,13 @@ def _as_type(kind: Any, value: Any, name: str, origin: str) -> Any:
             console_outputs=False,
         )
     except SystemExit:
-        raise ValueError(f"{origin}: {name} cannot be {value!r}") from None
+        raise ValueError(f"{origin}: {name} cannot be {shown(value)}") from None
 
 
 def _from_yaml(config_type: type[T], path: Path) -> T:
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as problem:
+        values = parse_yaml(read_text(path, MOST_YAML))
+    except (OSError, ValueError) as problem:
         raise ValueError(f"--config {path} cannot be read: {problem}") from problem
     if not isinstance(values, dict):
         raise ValueError(f"--config {path} must hold `option: value` lines")

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from pipelines.progress import say
 from stop_core.cache.files import LOCK
+from stop_core.names import open_lock
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Waits until no other process works in this folder; a killed one holds it no longer."""
-    with (folder / LOCK).open("w") as lock:
+    with open_lock(folder / LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.command_line import RunError
 from pipelines.progress import say
+from stop_core.documents import build
 from stop_core.experiment import UNLISTED, refuse_unlisted_tower
+from stop_core.names import inside, is_the_name_of_a_file
 
 if TYPE_CHECKING:  # seconds, which --help need not take
     from stop_core.model_folder import TrainedModel
@@ -130,12 +132,11 @@ class ModelChoice:
         """Reads back what `to_dict` gave.
 
         Raises:
-            ValueError: if it names a tower that open_clip does not list.
+            ValueError: if it is something else, or names a tower that open_clip does not list.
         """
-        refuse_unlisted_tower(values["tower"], "the index")
-        where = values["checkpoint"]
-        lists = {name: tuple(values[name]) for name in ("labels", "templates")}
-        return cls(**{**values, **lists, "checkpoint": None if where is None else Path(where)})
+        choice = build(cls, values, "the model")
+        refuse_unlisted_tower(choice.tower, "the index")
+        return choice
 
 
 def _folder(checkpoint: Path, output: Path) -> Path:
@@ -209,11 +210,11 @@ def _absolute(text: str) -> str:
 
 def _downloaded(run: str, output: Path) -> Path:
     """The model of an MLflow run, in a folder that appears whole and is kept."""
-    folder = (output / "models" / run).resolve()
+    if not is_the_name_of_a_file(run):
+        raise RunError(f"--run {run} is no id of an MLflow run; a folder goes with --checkpoint")
+    folder = inside((output / "models").resolve(), run)
     if folder.is_dir():
         return folder
-    if Path(run).name != run:
-        raise RunError(f"--run {run} is no id of an MLflow run; a folder goes with --checkpoint")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

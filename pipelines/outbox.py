@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from stop_core.cache.files import write_whole
+from stop_core.documents import parse_json, read_text
+from stop_core.names import inside, open_lock
 
 Record = dict[str, Any]
 _numbers = itertools.count()
@@ -62,7 +64,14 @@ class Outbox:
             return None
         with _held(self.folder / ".lock") as mine:
             for path in self.waiting() if mine else []:
-                record = json.loads(path.read_text())
+                try:
+                    record = parse_json(read_text(path))
+                    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+                        raise ValueError("it is no record")
+                except ValueError as problem:
+                    self._refuse(path, {"kind": "unknown", "refused": f"{path}: {problem}"})
+                    path.unlink(missing_ok=True)
+                    continue
                 try:
                     send(record)
                 except RefusedError as problem:
@@ -73,8 +82,8 @@ class Outbox:
         return None
 
     def _refuse(self, path: Path, record: Record) -> None:
-        (self.folder / "refused").mkdir(exist_ok=True)
-        write_whole(self.folder / "refused" / path.name, json.dumps(record))
+        inside(self.folder, "refused").mkdir(exist_ok=True)
+        write_whole(inside(self.folder, f"refused/{path.name}"), json.dumps(record))
 
 
 class Courier:
@@ -121,7 +130,7 @@ class Courier:
 @contextmanager
 def _held(path: Path) -> Iterator[bool]:
     """Whether this process alone holds the file; it does not wait."""
-    with path.open("w") as lock:
+    with open_lock(path) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -29,7 +29,7 @@ from pipelines.preprocessing import Progress, decode_shards
 from pipelines.progress import print_result, say
 from pipelines.store_problem import first_line
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan
-from stop_core.cache.config import Compression, Crop
+from stop_core.cache.config import MOST_CLIP_BYTES, Compression, Crop
 from stop_core.cache.job import read_failures
 from stop_core.cache.shards import Failure
 from stop_core.cache.summary import count_reasons
@@ -51,7 +51,6 @@ from stop_core.outside_text import in_line
 from stop_core.storage import StoragePath, storage_path
 from stop_core.tiny.shipped import TINY, TINY_TOWERS
 
-_MOST_CLIP_BYTES = 1 << 29
 _MOST_TIMEOUT = 86400
 _SHOWN_FAILURES = 5
 CLIP_SIZE = 224  # pixels that the common CLIP towers take
@@ -134,10 +133,10 @@ class PreprocessConfig:
         storage_path(self.data_root or ""), storage_path(self.cache or "")  # or a ValueError
         frames, size = self.shape
         longest = 1 if self.crop == "center" else LONGEST_SIDE
-        if frames * size * size * longest * 3 > _MOST_CLIP_BYTES:
+        if frames * size * size * longest * 3 > MOST_CLIP_BYTES:
             raise ValueError(
                 f"--frames {frames} with --size {size} makes clips of over "
-                f"{_MOST_CLIP_BYTES >> 20} MiB: choose smaller ones"
+                f"{MOST_CLIP_BYTES >> 20} MiB: choose smaller ones"
             )
 
     @property

@@ -1,7 +1,6 @@
 """Progress of long work: from workers through a small file, to the terminal's stderr."""
 
 import json
-import os
 import sys
 import threading
 import time
@@ -11,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stop_core.cache.files import appearing
+from stop_core.documents import build, parse_json, read_text
 from stop_core.outside_text import visible
 
 if TYPE_CHECKING:
@@ -105,9 +106,8 @@ class ProgressFile:
 
     def _replace(self, **values: object) -> None:
         self._now = TrainingProgress(**{**asdict(self._current()), **values})
-        staging = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        staging.write_text(json.dumps(asdict(self._now)))
-        os.replace(staging, self.path)
+        with appearing(self.path, lasting=False) as staging:
+            staging.write_text(json.dumps(asdict(self._now)))
 
     def _current(self) -> TrainingProgress:
         """What this worker wrote last, or the one before it, which Ray has restarted."""
@@ -116,8 +116,7 @@ class ProgressFile:
     def read(self) -> TrainingProgress | None:
         """The latest progress; None before the first."""
         try:
-            values = json.loads(self.path.read_text())
-            return TrainingProgress(**{**values, "events": tuple(values["events"])})
+            return build(TrainingProgress, parse_json(read_text(self.path)), self.path)
         except FileNotFoundError:
             return None
 

@@ -4,6 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,23 @@ from pipelines.tracking import (
     tracking_uri,
 )
 from stop_core.cache.files import write_whole
+from stop_core.documents import build, parse_json, read_text
+from stop_core.names import inside
 from stop_core.private import without_password
 
 _STORE = "mlflow_store"  # that has this run
 _TOLD = "mlflow_told.json"  # the last step that it was told of each name
 OUTBOX = "outbox"
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What `mlflow_told.json` holds."""
+
+    run: str = ""
+    steps: dict[str, int] = field(default_factory=dict)
+
 
 Point = tuple[int, int, dict[str, float]]
 """Step, milliseconds since 1970, values by name."""
@@ -48,7 +60,7 @@ class QueuedRun:
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder = folder
         self.uri = uri
-        self.outbox = Outbox(folder / OUTBOX)
+        self.outbox = Outbox(inside(folder, OUTBOX))
 
     @property
     def run_id(self) -> str:
@@ -63,7 +75,7 @@ class QueuedRun:
 
     def _noted(self, name: str) -> str:
         file = self.folder / name
-        return file.read_text() if file.is_file() else ""
+        return read_text(file) if file.is_file() else ""
 
     def open(
         self,
@@ -120,10 +132,11 @@ class QueuedRun:
         A name is told of each step once: what is trained again after a kill is no new point, though
         its time is another.
         """
-        noted = json.loads(self._noted(_TOLD) or '{"run": "", "steps": {}}')
+        noted = parse_json(self._noted(_TOLD) or "{}")
+        noted = build(_Told, noted, self.folder / _TOLD)
         # Another run, in place of one that is gone, has been told of nothing.
-        is_same = not noted["run"] or noted["run"] == self.run_id
-        told: dict[str, int] = noted["steps"] if is_same else {}
+        is_same = not noted.run or noted.run == self.run_id
+        told = noted.steps if is_same else {}
         new = []
         for step, time_ms, values in points:
             unknown = {name: value for name, value in values.items() if step > told.get(name, -1)}
@@ -231,7 +244,10 @@ class QueuedRun:
             case "text":
                 client.log_text(run_id, record["text"], record["name"])
             case "file":
-                path = self.folder / record["name"]
+                try:
+                    path = inside(self.folder, record["name"])
+                except ValueError as problem:  # of a folder that somebody else has written
+                    raise RefusedError(str(problem)) from problem
                 if not path.exists():
                     raise RefusedError(f"{path} is no longer there")
                 client.log_artifact(run_id, str(path), record["artifact_folder"])

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from stop_core.cache.files import appearing
+from stop_core.cache.files import write_whole
+from stop_core.documents import Number, Whole, build, parse_json, read_text
+from stop_core.names import inside
 from sweeps.space import COSTS, is_minimised
 
 State = Literal["running", "finished", "stopped early", "failed"]
@@ -24,14 +26,14 @@ State = Literal["running", "finished", "stopped early", "failed"]
 class Trial:
     """One trial, however far it is."""
 
-    number: int
+    number: Whole
     drawn: dict[str, Any]
     """The searched settings; one whose conditions do not hold is left out."""
-    seed: int
+    seed: Whole
     state: State = "running"
-    curve: list[dict[str, float]] = field(default_factory=list)
+    curve: list[dict[str, Number]] = field(default_factory=list)
     """What was measured after each epoch."""
-    measures: dict[str, float] = field(default_factory=dict)
+    measures: dict[str, Number] = field(default_factory=dict)
     """Of the chosen epoch, once the training is finished."""
     reason: str = ""
     """Of a failure."""
@@ -114,10 +116,10 @@ class Trials:
 
     def __init__(self, folder: Path, seeds: int = 1) -> None:
         self.seeds = seeds
-        self.folder = folder / "trials"
+        self.folder = inside(folder, "trials")
         self.folder.mkdir(parents=True, exist_ok=True)
         files = sorted(self.folder.glob("trial-*.json"))
-        self.all = [Trial(**json.loads(path.read_text())) for path in files]
+        self.all = [build(Trial, parse_json(read_text(path)), path) for path in files]
 
     def add(self, drawn: dict[str, Any], seed: int, run: str = "") -> Trial:
         """Takes down a new trial, before it starts."""
@@ -128,8 +130,7 @@ class Trials:
 
     def save(self, trial: Trial) -> None:
         """Writes what is known of one."""
-        with appearing(self.folder / f"{trial.name}.json") as staging:
-            staging.write_text(json.dumps(asdict(trial), indent=1))
+        write_whole(self.folder / f"{trial.name}.json", json.dumps(asdict(trial), indent=1))
 
     def unfinished(self) -> list[Trial]:
         """Those that have begun and not ended."""

@@ -23,6 +23,7 @@ from pipelines.tracking import (
     tracking_uri,
 )
 from stop_core.cache.files import write_whole
+from stop_core.documents import read_text
 
 _KEY_FILE = "mlflow_run_key"
 
@@ -84,8 +85,8 @@ class TrackedRun:
             output,
             experiment_id,
             name,
-            tags={**tags, KEY: key.read_text()},
-            run_id=known.read_text() if known.is_file() else None,
+            tags={**tags, KEY: read_text(key)},
+            run_id=read_text(known) if known.is_file() else None,
         )
         write_whole(known, tracked.run_id)
         return tracked

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from stop_core.cache.files import hash_json, write_whole
+from stop_core.documents import Number, Whole, build, parse_json, read_text
 from stop_core.model_files import MODEL, PROMPTS, RESULT
 
 _SUM = "sha256"
@@ -18,17 +19,17 @@ class TrainingResult:
     name: str
     method: str
     dataset: str
-    fold: int
-    seed: int
-    metrics: dict[str, float]
+    fold: Whole
+    seed: Whole
+    metrics: dict[str, Number]
     config_hash: str
     data_hash: str
     git_commit: str
     run_id: str  # of MLflow
     folder: str
-    curve: list[dict[str, float]] = field(default_factory=list)
+    curve: list[dict[str, Number]] = field(default_factory=list)
     """What each epoch reported."""
-    costs: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, Number] = field(default_factory=dict)
     """Seconds a step and memory; empty if nothing was trained."""
     problems: list[str] = field(default_factory=list)
     """What went wrong and did not end the training, such as a figure that could not be drawn."""
@@ -55,12 +56,15 @@ class TrainingResult:
         if not path.is_file():
             return None
         try:
-            values = json.loads(path.read_text())
-            if values.pop(_SUM) != hash_json(values):
+            values = parse_json(read_text(path))
+            if not isinstance(values, dict):
+                raise ValueError("it holds no result")
+            found = values.pop(_SUM, None)
+            if found != hash_json(values):
                 raise ValueError("its sum does not fit")
             # The folder may have been moved since; what it holds lies beside the result.
-            return cls(**{**values, "reused": True, "folder": str(folder)})
-        except (ValueError, TypeError, KeyError, AttributeError) as problem:
+            return build(cls, values | {"reused": True, "folder": str(folder)})
+        except ValueError as problem:
             raise ValueError(
                 f"{path} is not as it was written ({problem}): delete it, and the same command "
                 "tests the trained model again"

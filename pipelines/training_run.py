@@ -45,6 +45,7 @@ from stop_core.model_files import (
     versions,
 )
 from stop_core.model_input import preprocessing_of_cache
+from stop_core.names import inside
 from stop_core.private import without_password
 from stop_core.run_state import Origin, read_origin, read_progress
 from stop_core.storage import StoragePath
@@ -82,8 +83,9 @@ class TrainingRun:
         kind += start.suffix if start else ""
         rest = f"{config.method}-seed{config.seed}-{hashes}{kind}"
         dataset, fold = self.manifest.dataset, self.manifest.fold
-        self.folder = results_folder(self.output / "runs", dataset, fold, rest)
-        self.name = self.folder.name
+        runs = self.output / "runs"
+        self.name = results_folder(runs, dataset, fold, rest).name
+        self.folder = inside(runs, self.name)
         if start:
             start.check(self.origin())
 
@@ -151,7 +153,7 @@ class TrainingRun:
             self._track(resources, parent, label)
             task = self._task(resources)
             checkpoint = (
-                train_alone(task, self.folder / ALONE, watch)
+                train_alone(task, inside(self.folder, ALONE), watch)
                 if here
                 else run_workers(task, resources, watch)
             )
@@ -233,12 +235,12 @@ class TrainingRun:
         with appearing(self.folder / PREDICTIONS) as staging:
             shutil.copyfile(checkpoint / PREDICTIONS, staging)
         record = self._model_record(metrics, TowerFacts.load(checkpoint / TOWER))
-        keep_model(self.folder / MODEL, record, checkpoint / BEST_PROMPTS)
+        keep_model(inside(self.folder, MODEL), record, checkpoint / BEST_PROMPTS)
         tracked = self.tracked
         tracked.log_file(PREDICTIONS)
         for name in FILES:
             tracked.log_file(f"{MODEL}/{name}", MODEL)
-        for figure in sorted((self.folder / FIGURES).glob("*.png")):
+        for figure in sorted(inside(self.folder, FIGURES).glob("*.png")):
             tracked.log_file(f"{FIGURES}/{figure.name}", FIGURES)
         if progress.problems:
             tracked.set_tags({"problems": "; ".join(progress.problems)})

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.command_line import RunError
 from pipelines.folder_lock import alone_in
@@ -22,6 +21,7 @@ from pipelines.video_list import Video
 from pipelines.video_options import Workers
 from pipelines.video_worker import SCHEMAS, VideoWorker, Work
 from stop_core.cache.files import hash_json
+from stop_core.documents import read_table
 
 _MOST_A_PART = 64
 
@@ -41,7 +41,7 @@ class VideoJob:
     def done(self) -> pa.Table:
         """The rows of all parts."""
         schema = SCHEMAS[self.work.kind]
-        parts = [pq.read_table(path) for path in sorted(self.folder.glob("part-*.parquet"))]
+        parts = [read_table(path, schema) for path in sorted(self.folder.glob("part-*.parquet"))]
         return pa.concat_tables(parts) if parts else schema.empty_table()
 
     def run(

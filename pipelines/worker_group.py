@@ -5,6 +5,7 @@ from pathlib import Path
 from pipelines.command_line import RunError
 from pipelines.resources import Resources
 from pipelines.training_worker import GIVEN_UP, Watch, WorkerTask, train_worker
+from stop_core.documents import read_text
 
 
 def run_workers(task: WorkerTask, resources: Resources, watch: Watch) -> Path:
@@ -38,7 +39,7 @@ def run_workers(task: WorkerTask, resources: Resources, watch: Watch) -> Path:
         if not given_up.is_file():
             raise
     if given_up.is_file():
-        raise RunError(given_up.read_text())
+        raise RunError(read_text(given_up))
     if outcome.checkpoint is None:
         raise RunError(f"the training {task.folder.name} ended without a result; run it again")
     return Path(outcome.checkpoint.path)

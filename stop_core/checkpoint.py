@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stop_core.checksums import check_sums, write_sums
+from stop_core.documents import require_file
 from stop_core.run_state import (
     LAST_PROMPTS,
     ORIGIN,
@@ -74,7 +75,7 @@ class Checkpoint:
             progress = read_progress(directory)
             origin = read_origin(directory)
             prompts, best, average, behaviour, optimizer = (
-                load_file(directory / name) for name in _TENSORS
+                load_file(require_file(directory / name)) for name in _TENSORS
             )
         state = _optimizer_state(optimizer, param_groups)
         return cls(progress, origin, prompts, best, average, behaviour, state)

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from stop_core.cache.files import hash_file, write_whole
+from stop_core.documents import read_text
 
 SUMS = "SHA256SUMS"
 
@@ -25,7 +26,7 @@ def check_sums(folder: Path, names: Collection[str]) -> None:
         FileNotFoundError: if a file or the list of the sums is missing.
         ValueError: if a file differs, or has no sum.
     """
-    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    lines = read_text(folder / SUMS).splitlines()
     sums = {name: found for found, _, name in (line.partition("  ") for line in lines)}
     for name in sorted({*names, *sums}):
         if name not in sums or "/" in name:

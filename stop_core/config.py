@@ -7,6 +7,7 @@ Attention = Literal["joint", "frame"]
 Normalize = Literal["per_frame", "none"]
 Selection = Literal["ste", "hard"]
 Difference = Literal["prompted", "plain"]
+_MOST = 4096  # more would ask for memory that no machine has
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,10 @@ def _check_at_least(name: str, value: float, least: float) -> None:
 
 
 def _check_count(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST:
+        raise ValueError(
+            f"{name} must be a whole number of at least {least} and at most {_MOST}, got {value!r}"
+        )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

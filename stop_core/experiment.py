@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from stop_core.config import StopConfig
+from stop_core.documents import build, shown
 from stop_core.text_templates import DEFAULT, check_templates, find_templates
 
 Method = Literal[
@@ -115,6 +116,8 @@ class ExperimentConfig:
             _check(name, getattr(self, name), getattr(self, name) >= 0, "must not be negative")
         for name in ("batch_size", "static_prompts"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "must be at least 1")
+        for name in ("static_prompts", "context_tokens"):
+            _check(name, getattr(self, name), getattr(self, name) <= 4096, "must be at most 4096")
         for name in ("learning_rate", "spatial_rate", "clip_norm"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "must be positive")
 
@@ -154,6 +157,8 @@ class ExperimentConfig:
         Raises:
             ValueError: if a name is unknown, or a value is of the wrong kind or out of its range.
         """
+        if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+            raise ValueError(f"settings are `name: value` lines, got {shown(values)}")
         inner = {one.name for one in fields(StopConfig)}
         outer = {one.name for one in fields(cls)} - {"stop"}
         if unknown := sorted(values.keys() - inner - outer):
@@ -163,9 +168,11 @@ class ExperimentConfig:
         if isinstance(sentences := others.get("templates"), list):
             others["templates"] = tuple(sentences)
         try:
-            return cls(stop=StopConfig(**stop), **others)
+            config = cls(stop=StopConfig(**stop), **others)
         except TypeError as problem:
             raise ValueError(f"a setting is of the wrong kind: {problem}") from problem
+        build(cls, asdict(config))  # the type of every field
+        return config
 
 
 def refuse_unlisted_tower(tower: str | None, origin: str) -> None:

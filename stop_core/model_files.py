@@ -21,6 +21,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +30,20 @@ import yaml
 from stop_core.cache.files import appearing, write_whole
 from stop_core.checksums import SUMS, check_sums, write_sums
 from stop_core.datasets import class_words
+from stop_core.documents import (
+    Number,
+    Positive,
+    Whole,
+    build,
+    parse_json,
+    parse_yaml,
+    read_text,
+    shown,
+    shown_text,
+)
 from stop_core.experiment import ExperimentConfig
-from stop_core.model_input import Preprocessing
+from stop_core.model_input import Pixel, Preprocessing
+from stop_core.names import inside
 from stop_core.text_templates import class_sentences
 
 T = TypeVar("T")
@@ -71,8 +84,8 @@ class Provenance:
     run: str = ""
     """Name of the training."""
     dataset: str = ""
-    fold: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
+    fold: Whole = 0
+    metrics: dict[str, Number] = field(default_factory=dict)
     """As measured at the end of the training, by `split/measure`."""
     config_hash: str = ""
     data_hash: str = ""
@@ -98,21 +111,19 @@ class TowerFacts:
     """What has to be noted of a CLIP to know it again. See `stop_core.model_folder.tower_facts`."""
 
     fingerprint: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: int
+    mean: Pixel
+    std: Pixel
+    size: Positive
     """Of the images that it takes, in pixels."""
 
     def save(self, path: Path) -> None:
         """Writes it as JSON."""
-        path.write_text(_json(asdict(self)), encoding="utf-8")
+        write_whole(path, _json(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> "TowerFacts":
-        """Reads what `save` wrote; raises OSError, ValueError, KeyError or TypeError if none."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        mean, std = _floats(values["mean"]), _floats(values["std"])
-        return cls(str(values["fingerprint"]), mean, std, int(values["size"]))
+        """Reads what `save` wrote; raises OSError or ValueError if there is none."""
+        return build(cls, parse_json(read_text(path)), path)
 
 
 def label_classes(names: Sequence[str], templates: Sequence[str]) -> tuple[ClassLabel, ...]:
@@ -160,7 +171,7 @@ def write_model(
         for name, text in texts.items():
             write_whole(staging / name, text)
         write_sums(staging, without=[CARD])
-        if folder.exists():  # a killed run made it; the rename below wants the name free
+        if inside(folder.parent, folder.name).exists():  # the rename wants the name free
             shutil.rmtree(folder)
         os.replace(staging, folder)
     finally:
@@ -212,12 +223,11 @@ def read_record(folder: Path) -> ModelRecord:
         FileNotFoundError: if a file is missing.
         ValueError: if one of them is damaged or of another version; the message names it.
     """
-    provenance = _read(folder / PROVENANCE, json.loads, _provenance)
     record = ModelRecord(
-        config=_read(folder / CONFIG, yaml.safe_load, ExperimentConfig.from_parameters),
-        classes=_read(folder / LABELS, json.loads, _classes),
-        preprocessing=_read(folder / PREPROCESSING, json.loads, _preprocessing),
-        provenance=provenance,
+        provenance=_read(folder / PROVENANCE, parse_json, _provenance),
+        config=_read(folder / CONFIG, parse_yaml, ExperimentConfig.from_parameters),
+        classes=_read(folder / LABELS, parse_json, partial(build, _Labels)).classes,
+        preprocessing=_read(folder / PREPROCESSING, parse_json, partial(build, Preprocessing)),
     )
     try:
         check_sums(folder, _READ)
@@ -236,43 +246,35 @@ def _remedy(folder: Path) -> str:
     return f"copy its folder again, as a whole; if you changed it yourself: `{command}`"
 
 
-def _read(path: Path, parse: Callable[[str], Any], build: Callable[[Any], T]) -> T:
+@dataclass(frozen=True)
+class _Labels:
+    """What `labels.json` holds."""
+
+    classes: tuple[ClassLabel, ...]
+
+
+def _read(path: Path, parse: Callable[[str], Any], make: Callable[[Any], T]) -> T:
     try:
-        return build(parse(path.read_text(encoding="utf-8")))
+        return make(parse(read_text(path)))
     except FileNotFoundError as problem:
         raise FileNotFoundError(
             f"the model has no {path.name} at {path.parent}; copy its folder again, as a whole"
         ) from problem
-    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as problem:
-        reason = " ".join(str(problem).split()) or type(problem).__name__
+    except ValueError as problem:
         raise ValueError(
-            f"{path} cannot be read ({reason}); copy the model's folder again, as a whole"
+            f"{path} cannot be read ({shown_text(problem)}); copy the model's folder again, as a "
+            "whole"
         ) from problem
 
 
-def _provenance(values: dict[str, Any]) -> Provenance:
-    if (version := values.pop("format_version")) != FORMAT_VERSION:
+def _provenance(values: Any) -> Provenance:
+    version = values.pop("format_version", None) if isinstance(values, dict) else None
+    if shown(version) != str(FORMAT_VERSION):  # True would be equal to 1
         raise ValueError(
-            f"it is of version {version} of the model format, and this program reads version "
-            f"{FORMAT_VERSION}"
+            f"it is of version {shown(version)} of the model format, and this program reads "
+            f"version {FORMAT_VERSION}"
         )
-    return Provenance(**values)
-
-
-def _classes(values: dict[str, Any]) -> tuple[ClassLabel, ...]:
-    return tuple(
-        ClassLabel(str(label["name"]), tuple(map(str, label["sentences"])))
-        for label in values["classes"]
-    )
-
-
-def _preprocessing(values: dict[str, Any]) -> Preprocessing:
-    means = {name: _floats(values[name]) for name in ("mean", "std")}
-    return Preprocessing(**{**values, **means})
-
-
-def _floats(values: Sequence[Any]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+    return build(Provenance, values)
 
 
 def _json(values: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from stop_core.checksums import SUMS
 from stop_core.clip import FrozenClip, load_clip, unsaid_activation
 from stop_core.datasets import tidied
+from stop_core.documents import require_file
 from stop_core.experiment import UNLISTED, ExperimentConfig, refuse_unlisted_tower
 from stop_core.methods import build_method
 from stop_core.model_card import render_card
@@ -287,7 +288,7 @@ def _facts(tower: str, clip: nn.Module) -> TowerFacts:
 
 def _read_tensors(path: Path) -> Mapping[str, Tensor]:
     try:
-        return load_file(path)
+        return load_file(require_file(path))
     except (SafetensorError, ValueError) as problem:
         raise ValueError(
             f"{path} is not a safetensors file ({problem}); nothing else is read, because other "

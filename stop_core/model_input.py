@@ -10,27 +10,32 @@ from typing import Literal
 
 import numpy as np
 
+from stop_core.cache.config import MOST_CLIP_BYTES
 from stop_core.cache.views import View
 from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess
 from stop_core.decoding.process import DECODE_TIMEOUT
+from stop_core.documents import Finite, Positive
+
+Pixel = tuple[Finite, Finite, Finite]
+"""Red, green and blue."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """What the evaluation of a training was shown of every video; `decoder` shows the same."""
 
-    frames: int
+    frames: Positive
     """T, frames of a clip."""
-    size: int
+    size: Positive
     """S, height and width of a frame, in pixels."""
-    mean: tuple[float, ...]
+    mean: Pixel
     """Of red, green and blue, from 0 to 1; the model subtracts it itself."""
-    std: tuple[float, ...]
+    std: Pixel
     """What the model divides by, likewise."""
-    decoded_frames: int | None = None
+    decoded_frames: Positive | None = None
     """F: the middles of F equal segments of a video are decoded, frames floor((i + 1/2) * N / F),
     and of them the middles of T equal segments are taken, likewise. Empty: F is T."""
-    short_side: int | None = None
+    short_side: Positive | None = None
     """The short side is resized to so many pixels (bicubic, antialiased), before the centre is
     cropped. Empty: S."""
     square: bool = True
@@ -41,7 +46,12 @@ class Preprocessing:
         for name, least in (("frames", 1), ("size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        View(self.frames, self.size).check(*self.decoded)
+        frames, side = self.decoded
+        if frames * side * side * 3 > MOST_CLIP_BYTES:
+            raise ValueError(
+                f"{frames} frames of {side} pixels make clips of over {MOST_CLIP_BYTES >> 20} MiB"
+            )
+        View(self.frames, self.size).check(frames, side)
 
     @property
     def decoded(self) -> tuple[int, int]:
@@ -86,8 +96,8 @@ Crop = Literal["center", "none"]
 def preprocessing_of_cache(
     cached: tuple[int, int, Crop],
     shown: tuple[int | None, int],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    mean: Pixel,
+    std: Pixel,
 ) -> Preprocessing:
     """What a model is shown that was trained on a frame cache.
 

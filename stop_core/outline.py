@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from stop_core.names import check_path, create
 from stop_core.storage import StoragePath
 
 ANNOTATION_ENDINGS = frozenset({".csv", ".json", ".jsonl", ".pkl", ".tsv", ".txt", ".xlsx"})
@@ -26,6 +27,7 @@ def outlined(data_root: StoragePath) -> Iterator[Path]:
 
     Raises:
         OSError: if the store cannot be reached.
+        ValueError: if a key of the store is not a path below the data root.
     """
     if isinstance(data_root, Path):
         yield data_root
@@ -35,11 +37,14 @@ def outlined(data_root: StoragePath) -> Iterator[Path]:
         root = Path(folder) / "root"
         annotations = []
         for name, status in data_root.listing():
-            if status is None or ".." in PurePosixPath(name).parts:
+            if status is None:
                 continue
-            path = root / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            path = root / check_path(name, data_root)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                create(path)
+            except OSError as problem:  # a name that is a folder too, which a disk cannot have
+                raise ValueError(f"{data_root} has {name} and names below it or alike") from problem
             os.truncate(path, status.st_size)
             os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
             if path.suffix.lower() in ANNOTATION_ENDINGS:

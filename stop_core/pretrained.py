@@ -17,7 +17,6 @@ refused.
 
 import difflib
 import hashlib
-import json
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +27,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.pretrained import get_pretrained_cfg, is_pretrained_cfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
+from stop_core.documents import parse_json, read_text
 from stop_core.experiment import UNLISTED
 from stop_core.hub import hub_file
 from stop_core.tiny.shipped import TINY_TOWERS
@@ -238,7 +238,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], Settings]:
     """Returns architecture and settings of a folder as the Hugging Face Hub has them."""
     path = folder / CONFIG
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path))
         config, preprocessing = content["model_cfg"], content.get("preprocess_cfg", {})
         size, given = config["vision_cfg"].get("image_size", 224), preprocessing.get("size")
         settings = Settings.of(preprocessing, bool(config.get("quick_gelu")))
@@ -246,7 +246,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], Settings]:
         options = set(config["text_cfg"].get("tokenizer_kwargs") or {}) - _TOKENIZER_OPTIONS
     except FileNotFoundError as problem:
         raise OSError(f"the folder {folder} has no {CONFIG}; give a file of weights") from problem
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
         reason = " ".join(str(problem).split()) or type(problem).__name__
         raise ValueError(
             f"{path} is no configuration of open_clip ({reason}); copy the folder again"

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stop_core.documents import Number, Whole, build, parse_json, read_text
+
 LAST_PROMPTS = "last_prompts.safetensors"
 PROGRESS = "progress.json"
 ORIGIN = "origin.json"
@@ -20,11 +22,11 @@ class Progress:
     no random state to keep, and none that another number of workers could not take up.
     """
 
-    step: int = 0  # steps done, of the whole training
-    epochs_done: int = 0  # epochs trained and validated
-    best_epoch: int | None = None  # from 1; empty before the first epoch
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    curve: list[dict[str, float]] = field(default_factory=list)
+    step: Whole = 0  # steps done, of the whole training
+    epochs_done: Whole = 0  # epochs trained and validated
+    best_epoch: Whole | None = None  # from 1; empty before the first epoch
+    best_metrics: dict[str, Number] = field(default_factory=dict)
+    curve: list[dict[str, Number]] = field(default_factory=list)
     """What each epoch reported."""
     records: dict[str, Any] = field(default_factory=dict)
     """What is to be told to the tracking server, and has not been told before this checkpoint."""
@@ -33,9 +35,9 @@ class Progress:
     compared with the manifest; empty once all were."""
     problems: list[str] = field(default_factory=list)
     """What went wrong and did not end the training, for its result."""
-    final: dict[str, float] | None = None
+    final: dict[str, Number] | None = None
     """The measures of a training that is finished."""
-    costs: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, Number] = field(default_factory=dict)
     """Of a training that is finished: seconds a step and memory, which no two runs have alike."""
 
     @property
@@ -79,15 +81,10 @@ class Origin:
 
 
 def read_origin(directory: Path) -> Origin:
-    """Whose checkpoint a directory holds; raises OSError, ValueError or TypeError if none."""
-    return Origin(**_read_json(directory / ORIGIN))
+    """Whose checkpoint a directory holds; raises OSError or ValueError if none."""
+    return build(Origin, parse_json(read_text(directory / ORIGIN)), directory / ORIGIN)
 
 
 def read_progress(directory: Path) -> Progress:
-    """How far the training of a checkpoint was; raises OSError, ValueError or TypeError if none."""
-    return Progress(**_read_json(directory / PROGRESS))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text())
-    return values
+    """How far the training of a checkpoint was; raises OSError or ValueError if none."""
+    return build(Progress, parse_json(read_text(directory / PROGRESS)), directory / PROGRESS)

@@ -24,12 +24,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stop_core.cache.files import appearing, hash_json
+from stop_core.documents import build, parse_json, read_table, require_file, shown, shown_text
 
 FORMAT_VERSION = 2
 EMBEDDINGS = "embeddings.parquet"
 FAILURES = "failures.parquet"
 _INFO = b"stop.index"
 _DIGEST = "sha256"
+_COLUMNS = {
+    **{name: pa.string() for name in ("video", "split")},
+    **{name: pa.int64() for name in ("size", "mtime_ns", "number")},
+}
 
 
 @dataclass(frozen=True)
@@ -68,19 +73,24 @@ class SearchIndex:
                 f"`stop index VIDEOS --index {shlex.quote(str(folder))}`"
             )
         try:
-            table = pq.read_table(path)
-            self.info, digest = _info(table.schema.metadata or {})
-            vectors = table["embedding"].combine_chunks()
-            flat = vectors.flatten().to_numpy()
-            self.embeddings_ME: NDArray[np.float32] = flat.reshape(len(table), -1)
+            schema = pq.read_schema(require_file(path))
+            self.info, digest = _info(schema.metadata or {})
+            vector = schema.field("embedding").type if "embedding" in schema.names else None
+            if not isinstance(vector, pa.FixedSizeListType) or vector.value_type != pa.float32():
+                raise ValueError(f"its column embedding is {vector}")
+            there = [name for name in _COLUMNS if name == "video" or name in schema.names]
+            wanted = [pa.field(name, _COLUMNS[name], nullable=False) for name in there]
+            wanted.append(pa.field("embedding", vector, nullable=False))
+            table = read_table(path, pa.schema(wanted))
+            flat = table["embedding"].combine_chunks().flatten().to_numpy()
+            self.embeddings_ME: NDArray[np.float32] = flat.reshape(len(table), vector.list_size)
             self.videos: list[dict[str, Any]] = table.drop_columns(["embedding"]).to_pylist()
             if digest != _digest(self.info, self.videos, flat):
                 raise ValueError("its content is not what was written")
-        except (pa.ArrowException, KeyError, TypeError, ValueError) as problem:
-            reason = " ".join(str(problem).split())
+        except (pa.ArrowException, OSError, ValueError) as problem:
             raise ValueError(
-                f"{path} is no index that can be read ({reason}): make it again"
-            ) from (problem)
+                f"{path} is no index that can be read ({shown_text(problem)}): make it again"
+            ) from problem
         self.folder = folder
 
     def check(self, identity: str) -> None:
@@ -132,9 +142,12 @@ def _digest(info: IndexInfo, videos: list[dict[str, Any]], vectors: NDArray[np.f
     return hash_json([vars(info), videos, hashlib.sha256(vectors.tobytes()).hexdigest()])
 
 
-def _info(metadata: dict[bytes, bytes]) -> tuple[IndexInfo, str]:
-    values = json.loads(metadata[_INFO])
-    if (version := values.pop("format_version")) != FORMAT_VERSION:
-        raise ValueError(f"it is of version {version}, and this program reads {FORMAT_VERSION}")
-    digest = values.pop(_DIGEST)
-    return IndexInfo(**values), digest
+def _info(metadata: dict[bytes, bytes]) -> tuple[IndexInfo, object]:
+    values = parse_json(metadata.get(_INFO, b"null").decode())
+    version = values.pop("format_version", None) if isinstance(values, dict) else None
+    if shown(version) != str(FORMAT_VERSION):  # True would be equal to 1
+        raise ValueError(
+            f"it is of version {shown(version)}, and this program reads {FORMAT_VERSION}"
+        )
+    digest = values.pop(_DIGEST, None)
+    return build(IndexInfo, values), digest

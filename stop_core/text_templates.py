@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from stop_core.documents import MOST_YAML, parse_yaml, read_text, shown
 
 TEMPLATES = Path(__file__).with_name("datasets") / "templates.yaml"
 DEFAULT = "default"
@@ -72,23 +72,23 @@ def class_sentences(templates: Sequence[str], class_words: Sequence[str]) -> lis
     """
     for one in templates:
         if _PLACE not in one:
-            raise ValueError(f"{one!r} is no sentence with {_PLACE} for the class")
+            raise ValueError(f"{shown(one)} is no sentence with {_PLACE} for the class")
     return [[one.replace(_PLACE, words) for one in templates] for words in class_words]
 
 
 def _sentences(found: Any, where: str) -> tuple[str, ...]:
     if not isinstance(found, list) or not found:
-        raise ValueError(f"{where} must be a list of at least one sentence, got {found!r}")
+        raise ValueError(f"{where} must be a list of at least one sentence, got {shown(found)}")
     for one in found:
         if not isinstance(one, str) or _PLACE not in one:
-            raise ValueError(f"{where}: {one!r} is no sentence with {_PLACE} for the class")
+            raise ValueError(f"{where}: {shown(one)} is no sentence with {_PLACE} for the class")
     return tuple(found)
 
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return parse_yaml(read_text(path, MOST_YAML))
     except OSError as problem:
         raise OSError(f"the templates {path} cannot be read ({problem.strerror})") from problem
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(problem).split())}") from problem
+    except ValueError as problem:
+        raise ValueError(f"{path}, {problem}") from problem

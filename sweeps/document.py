@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from stop_core.documents import MOST_YAML, compose_yaml, parse_yaml, read_text, shown, shown_text
+
 Where = tuple[str | int, ...]
 """The way to a value: names of mappings and numbers of lists, from the outside in."""
 
@@ -20,15 +22,12 @@ class Document:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lines: dict[Where, int] = {}
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, MOST_YAML)
         try:
-            root = yaml.compose(text, yaml.SafeLoader)
-            self.content: Any = yaml.safe_load(text)
-        except yaml.YAMLError as problem:
-            mark = getattr(problem, "problem_mark", None)
-            line = mark.line + 1 if mark else 1
-            what = getattr(problem, "problem", None) or " ".join(str(problem).split())
-            raise ValueError(f"{path}, line {line}: this is not YAML: {what}") from problem
+            root = compose_yaml(text)
+            self.content: Any = parse_yaml(text)
+        except ValueError as problem:
+            raise ValueError(f"{path}, {problem}") from problem
         if root is not None:
             self._walk(root, ())
 
@@ -36,7 +35,7 @@ class Document:
         """An error that names the file and the line of the value, or of what holds it."""
         while where not in self._lines and where:
             where = where[:-1]
-        return ValueError(f"{self.path}, line {self._lines.get(where, 1)}: {message}")
+        return ValueError(f"{self.path}, line {self._lines.get(where, 1)}: {shown_text(message)}")
 
     def mapping(self, where: Where, known: set[str] | None = None) -> dict[str, Any]:
         """The mapping at `where`, which may be absent; of the names `known`, if they are given.
@@ -49,7 +48,7 @@ class Document:
             return {}
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
             what = " of ".join(map(repr, reversed(where))) or "the file"
-            raise self.error(where, f"{what} must be `name: value` lines, got {value!r}")
+            raise self.error(where, f"{what} must be `name: value` lines, got {shown(value)}")
         for name in value:
             if known is not None and name not in known:
                 raise self.error((*where, name), f"{name!r} is not one of {', '.join(known)}")

@@ -9,9 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
-
 from stop_core.config import StopConfig
+from stop_core.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.experiment import ExperimentConfig, refuse_unlisted_tower
 
 FOLDER = Path(__file__).resolve().parent
@@ -136,19 +135,19 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     """The value of a setting that holds texts; a single one need not be a list."""
     texts = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{name} must be a text or a list of texts, got {value!r}")
+        raise ValueError(f"{name} must be a text or a list of texts, got {shown(value)}")
     return tuple(texts)
 
 
 def _read(path: Path, known: set[str]) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_text(path, MOST_YAML))
     except OSError as problem:
         raise OSError(
             f"{path} cannot be read ({problem.strerror}); the files below {FOLDER} are examples"
         ) from problem
-    except yaml.YAMLError as problem:  # its text names the line and the column
-        raise ValueError(f"{path} is not YAML: {' '.join(str(problem).split())}") from problem
+    except ValueError as problem:
+        raise ValueError(f"{path}, {problem}") from problem
     content = _mapping(content, str(path))
     if unknown := sorted(content.keys() - known):
         raise ValueError(f"{path}: {unknown[0]!r} is not one of {', '.join(sorted(known))}")
@@ -157,7 +156,7 @@ def _read(path: Path, known: set[str]) -> dict[str, Any]:
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"{where} must be `name: value` lines, got {value!r}")
+        raise ValueError(f"{where} must be `name: value` lines, got {shown(value)}")
     return value
 
 

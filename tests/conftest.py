@@ -30,6 +30,11 @@ def _leaves_the_scheduling_alone() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def write_video() -> WriteVideo:
     """A function that writes a small video whose frames differ from each other and by seed."""
+    return video_writer()
+
+
+def video_writer() -> WriteVideo:
+    """The same, for a script."""
 
     def write(
         path: Path, frames: int = 9, width: int = 64, height: int = 48, seed: int = 0

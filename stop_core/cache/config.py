@@ -2,33 +2,38 @@
 
 import shlex
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen
 
 from stop_core.cache.files import hash_json
-from stop_core.datasets import DATASETS, Clip, Dataset, Selection, Task
+from stop_core.datasets import DATASETS, Clip, Dataset, Selection, Split, Task
 from stop_core.decoding import LONGEST_SIDE, Decoder
+from stop_core.documents import Name, Positive, Sha256, build
 
 Crop = Literal["center", "none"]
 Compression = Literal["none", "zstd"]
+MOST_CLIP_BYTES = 1 << 29
+"""Of the frames of one clip."""
 
 
 @dataclass(frozen=True)
 class CacheConfig:
     """The options of a cache and the clip list that they lead to. Says nothing of any machine."""
 
-    dataset: str
-    fold: int
-    frames: int
+    dataset: Name
+    fold: Positive
+    frames: Positive
     """F, cached frames of a clip; a model may use fewer."""
-    size: int
+    size: Positive
     """Short side of a frame, in pixels."""
-    limit: int | None
+    limit: Positive | None
     classes: tuple[str, ...]
     """The chosen classes, sorted; empty for all."""
-    splits: tuple[str, ...]
+    splits: Annotated[tuple[Split, ...], MinLen(1)]
     class_names: tuple[str, ...]
     """By label; empty for retrieval."""
-    clips_hash: str
+    clips_hash: Sha256
     """Over the whole list of clips, so that edited annotations are noticed."""
     task: Task = "recognition"
     crop: Crop = "center"
@@ -83,15 +88,24 @@ class CacheConfig:
         return {k: v for k, v in asdict(self).items() if (k, v) != ("decoder", "auto")}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "CacheConfig":
-        """Reads back what `to_dict` gave, through JSON or not; KeyError if a field is missing."""
-        listed = {"classes", "splits", "class_names"}
-        values = {"decoder": "auto"} | values
-        arguments: dict[str, Any] = {
-            field.name: tuple(values[field.name]) if field.name in listed else values[field.name]
-            for field in fields(cls)
-        }
-        return cls(**arguments)
+    def from_dict(cls, values: Any, where: object = "the cache's options") -> "CacheConfig":
+        """Reads back what `to_dict` gave, through JSON or not.
+
+        Raises:
+            ValueError: if a field is missing, unknown, of another type or out of its range; the
+                message begins with `where`.
+        """
+        if isinstance(values, dict):
+            values = {"decoder": "auto"} | values
+            if absent := [field.name for field in fields(cls) if field.name not in values]:
+                raise ValueError(f"{where}: config.{absent[0]}: it is missing")
+        config = build(cls, values, f"{where}, config")
+        if config.most_clip_bytes > MOST_CLIP_BYTES:
+            raise ValueError(
+                f"{where}: config: {config.frames} frames of size {config.size} make clips of over "
+                f"{MOST_CLIP_BYTES >> 20} MiB"
+            )
+        return config
 
     def differences(self, other: "CacheConfig") -> list[str]:
         """Returns one phrase for every option in which `other` differs from this cache."""

@@ -15,15 +15,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from stop_core.cache.config import CacheConfig
 from stop_core.cache.fetching import local_shard
 from stop_core.cache.integrity import check_contents, local_shards
-from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, FRAMES
+from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, FRAMES, shard_schema
 from stop_core.cache.manifest import Manifest, ShardEntry
+from stop_core.documents import read_batches
+from stop_core.names import inside
 from stop_core.storage import StoragePath
 
 Format = Literal["parquet", "png"]
 Codec = Literal["none", "zstd", "snappy", "lz4"]
 _ROWS_AT_A_TIME = 16
+_MOST_BYTES = 1 << 28  # of the columns of a shard that are no frames
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def export(
     entries = [e for e in manifest.shards if not part.splits or e.split in part.splits]
     folder = local_shards(cache, manifest, entries)
     check_contents(folder, entries)
-    rows = _chosen(folder, entries, part)
+    rows = _chosen(folder, entries, part, manifest.config)
     with _appearing_folder(to) as staging:
         count = (
             _write_parquet(rows, staging, codec) if kind == "parquet" else _write_png(rows, staging)
@@ -79,12 +83,18 @@ def _check_part(part: Part, manifest: Manifest, cache: StoragePath) -> None:
 
 
 def _chosen(
-    folder: Path, entries: Sequence[ShardEntry], part: Part
+    folder: Path, entries: Sequence[ShardEntry], part: Part, config: CacheConfig
 ) -> Iterator[tuple[str, pa.Table]]:
     """Yields the chosen rows, some at a time, with the name of their shard."""
     taken: dict[str, int] = {}
     for entry in entries:
-        for batch in pq.ParquetFile(local_shard(folder, entry)).iter_batches(_ROWS_AT_A_TIME):
+        for batch in read_batches(
+            local_shard(folder, entry),
+            shard_schema(config, entry.name),
+            rows=entry.rows,
+            most=_MOST_BYTES + entry.rows * config.most_clip_bytes,
+            at_once=_ROWS_AT_A_TIME,
+        ):
             table = pa.Table.from_batches([batch])
             if part.classes:
                 table = table.filter(pc.is_in(table["class_name"], pa.array(part.classes)))
@@ -102,7 +112,7 @@ def _write_parquet(rows: Iterator[tuple[str, pa.Table]], folder: Path, codec: Co
         if writer is None or name != current:
             if writer is not None:
                 writer.close()
-            path, current = folder / f"{name}.parquet", name
+            path, current = inside(folder, f"{name}.parquet"), name
             writer = pq.ParquetWriter(path, table.schema, compression=codec.upper())
         writer.write_table(table)
         count += len(table)
@@ -116,7 +126,7 @@ def _write_png(rows: Iterator[tuple[str, pa.Table]], folder: Path) -> int:
     count = 0
     for _, table in rows:
         for row in table.to_pylist():
-            clip = folder / _safe(row["split"]) / _safe(row["video_id"])
+            clip = inside(folder, f"{row['split']}/{row['video_id']}")
             clip.mkdir(parents=True)
             shape = (len(row["frame_index"]), row[FRAME_HEIGHT], row[FRAME_WIDTH], 3)
             frames = np.frombuffer(row[FRAMES], np.uint8).reshape(shape)
@@ -124,12 +134,6 @@ def _write_png(rows: Iterator[tuple[str, pa.Table]], folder: Path) -> int:
                 Image.fromarray(frame).save(clip / f"{index:06d}.png")
             count += 1
     return count
-
-
-def _safe(video_id: str) -> str:
-    """Returns a relative path that stays where it is put."""
-    parts = [part for part in video_id.split("/") if part]
-    return "/".join("_" + part if part.strip(".") == "" else part for part in parts)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from stop_core.cache.files import DATA, appearing, hash_file, shard_path
 from stop_core.cache.hashed import FOLDER_VARIABLE, HashedFiles, local_folder
 from stop_core.cache.manifest import Manifest, ShardEntry
+from stop_core.names import inside, open_lock
 from stop_core.storage import StoragePath
 
 _CONNECTIONS = 8
@@ -32,8 +33,8 @@ def fetch_shards(cache: StoragePath, manifest: Manifest, shards: Sequence[ShardE
     if isinstance(cache, Path):
         return cache
     # Named by content, so that an address that is reused for other data cannot mislead.
-    folder = local_folder() / manifest.data_hash[:32]
-    (folder / DATA).mkdir(parents=True, exist_ok=True)
+    folder = inside(local_folder(), manifest.data_hash[:32])
+    inside(folder, DATA).mkdir(parents=True, exist_ok=True)
     missing = [entry for entry in shards if not local_shard(folder, entry).is_file()]
     _require_room(folder, sum(entry.file_bytes for entry in missing))
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
@@ -44,12 +45,12 @@ def fetch_shards(cache: StoragePath, manifest: Manifest, shards: Sequence[ShardE
 
 def local_shard(folder: Path, entry: ShardEntry) -> Path:
     """Returns where a shard lies below a local folder."""
-    return folder / DATA / f"{entry.name}.parquet"
+    return shard_path(folder, entry.name)
 
 
 def _fetch(cache: StoragePath, entry: ShardEntry, folder: Path) -> None:
     source, target = shard_path(cache, entry.name), local_shard(folder, entry)
-    with _alone(folder / f".{entry.name}.lock"):
+    with _alone(inside(folder, f".{entry.name}.lock")):
         if target.is_file():  # another process has fetched it meanwhile
             return
         with appearing(target) as staging:
@@ -70,7 +71,7 @@ def _fetch(cache: StoragePath, entry: ShardEntry, folder: Path) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
+    with open_lock(path) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -19,9 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stop_core.documents import parse_json, read_text, require_file, shown
+from stop_core.names import P, create, inside
 from stop_core.storage import RemotePath, StoragePath, scratch_file
 
 FORMAT_VERSION = 2
+CLIPS_PER_SHARD = 64
 JOB = "job.json"
 MANIFEST = "manifest.json"
 FAILURES = "failures.parquet"
@@ -34,18 +37,18 @@ CHECKSUM = "checksum"
 _STAGING = ".tmp"
 
 
-def shard_path(cache: StoragePath, name: str) -> StoragePath:
+def shard_path(cache: P, name: str) -> P:
     """Returns where the shard `name` lies."""
-    return cache / DATA / f"{name}.parquet"
+    return inside(cache, f"{DATA}/{name}.parquet")
 
 
-def record_path(cache: StoragePath, name: str) -> StoragePath:
+def record_path(cache: P, name: str) -> P:
     """Returns where the record of the shard `name` lies."""
-    return cache / RECORDS / f"{name}.json"
+    return inside(cache, f"{RECORDS}/{name}.json")
 
 
 @contextmanager
-def appearing(path: StoragePath, *, new: bool = False) -> Iterator[Path]:
+def appearing(path: StoragePath, *, new: bool = False, lasting: bool = True) -> Iterator[Path]:
     """Gives a local staging path to write to; on a clean exit the file becomes `path` at once.
 
     The staging name begins with a dot, which pyarrow and DuckDB pass over, and is unique, so that
@@ -53,7 +56,8 @@ def appearing(path: StoragePath, *, new: bool = False) -> Iterator[Path]:
     object store an object appears when its upload is complete.
 
     With `new`, the earlier one wins and the later one gets a FileExistsError; not on an object
-    store, nor on a disk without hard links, where nothing tells which was earlier.
+    store, nor on a disk without hard links, where nothing tells which was earlier. Without
+    `lasting`, the file may be empty after a power failure, and nothing waits for the disk.
     """
     if isinstance(path, RemotePath):
         with scratch_file() as staging:
@@ -61,12 +65,15 @@ def appearing(path: StoragePath, *, new: bool = False) -> Iterator[Path]:
             path.upload(staging)
         return
     staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_STAGING}")
+    create(staging)
     try:
         yield staging
-        sync(staging)
+        if lasting:
+            sync(staging)
         if not (new and _link(staging, path)):
             os.replace(staging, path)
-        sync(path.parent)  # the new name is on the disk only when its folder is
+        if lasting:
+            sync(path.parent)  # the new name is on the disk only when its folder is
     finally:
         staging.unlink(missing_ok=True)
 
@@ -104,17 +111,17 @@ def read_json(path: StoragePath) -> dict[str, Any]:
     """
     remedy = "delete it and run the same preprocess command again"
     try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text)
+        text = read_text(path)
+        value = parse_json(text)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): {remedy}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no JSON object: {remedy}")
     version = value.get("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
+    if shown(version) != str(FORMAT_VERSION):
         raise ValueError(
-            f"{path} was made by another version of this project (cache format {version}, not "
-            f"{FORMAT_VERSION}): choose another --cache"
+            f"{path} was made by another version of this project (cache format {shown(version)}, "
+            f"not {FORMAT_VERSION}): choose another --cache"
         )
     value.pop(CHECKSUM, None)
     if text != _render(value):
@@ -133,7 +140,7 @@ def is_leftover(path: StoragePath) -> bool:
 
 def remove_leftovers(cache: StoragePath) -> None:
     """Removes the staging files that a killed process left behind in a cache."""
-    for folder in (cache, cache / DATA, cache / RECORDS):
+    for folder in (cache, inside(cache, DATA), inside(cache, RECORDS)):
         for path in filter(is_leftover, folder.iterdir()):
             path.unlink(missing_ok=True)
 
@@ -146,6 +153,8 @@ def hash_json(value: Any) -> str:
 
 def hash_file(path: StoragePath) -> str:
     """Returns the SHA-256 of a file, in hexadecimal."""
+    if isinstance(path, Path):
+        require_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

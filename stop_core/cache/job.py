@@ -32,17 +32,26 @@ from stop_core.cache.files import (
     appearing,
     hash_file,
     is_leftover,
-    read_json,
     remove_leftovers,
     write_json,
 )
-from stop_core.cache.manifest import Manifest, ShardEntry
+from stop_core.cache.manifest import Manifest, ShardEntry, read_job
 from stop_core.cache.retrying import begin_retry, still_to_retry
 from stop_core.cache.shards import Failure, ShardPlan, ShardRecord, plan_shards
 from stop_core.datasets import Clip
-from stop_core.storage import StoragePath
+from stop_core.documents import read_table
+from stop_core.names import inside
+from stop_core.storage import StoragePath, local_file
 
 _CONNECTIONS = 16
+_FAILURES = pa.schema(
+    [
+        pa.field(
+            field.name, pa.int32() if field.name == "attempts" else pa.string(), nullable=False
+        )
+        for field in fields(Failure)
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class CacheJob:
                     write_json(cache / JOB, job, new=True)
             _check_same(cache, config)
             for folder in (DATA, RECORDS):
-                (cache / folder).mkdir(exist_ok=True)
+                inside(cache, folder).mkdir(exist_ok=True)
         except OSError as error:
             raise OSError(
                 f"cannot write a cache to {cache} ({error.strerror or error}): "
@@ -169,17 +178,13 @@ class CacheJob:
 
 def read_failures(cache: StoragePath) -> list[Failure]:
     """Returns the failures of a finished cache, in the order of the clip list."""
-    with (cache / FAILURES).open("rb") as file:
-        return [Failure(**row) for row in pq.read_table(file).to_pylist()]
+    with local_file(cache / FAILURES) as path:
+        table = read_table(path, _FAILURES)
+    return [Failure(**row) for row in table.to_pylist()]
 
 
 def _check_same(cache: StoragePath, config: CacheConfig) -> None:
-    job = read_json(cache / JOB)
-    try:
-        there = CacheConfig.from_dict(job["config"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{cache / JOB} cannot be read: choose another --cache") from error
-    _refuse_differences(cache, there.differences(config))
+    _refuse_differences(cache, read_job(cache).differences(config))
 
 
 def _check_ours(cache: StoragePath, config: CacheConfig, plans: Sequence[ShardPlan]) -> None:
@@ -207,12 +212,6 @@ def _refuse_differences(cache: StoragePath, differences: Sequence[str]) -> None:
 
 
 def _write_failures(path: StoragePath, failures: Sequence[Failure]) -> None:
-    schema = pa.schema(
-        [
-            pa.field(field.name, pa.int32() if field.type is int else pa.string(), nullable=False)
-            for field in fields(Failure)
-        ]
-    )
     rows = [asdict(failure) for failure in failures]
     with appearing(path) as staging:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), staging)
+        pq.write_table(pa.Table.from_pylist(rows, schema=_FAILURES), staging)

@@ -31,6 +31,26 @@ CONFIG = "stop.config"
 SHARD = "stop.shard"
 FRAME_HEIGHT = "frame_height"
 FRAME_WIDTH = "frame_width"
+COLUMNS = {
+    "video_id": pa.string(),
+    "split": pa.string(),
+    "label": pa.int32(),
+    "class_name": pa.string(),
+    "captions": pa.list_(pa.string()),
+    FRAMES: pa.binary(),  # where all frames are square: of a fixed size
+    FRAME_HEIGHT: pa.int32(),
+    FRAME_WIDTH: pa.int32(),
+    "frame_index": pa.list_(pa.int32()),
+    "frame_time": pa.list_(pa.float32()),
+    "num_frames": pa.int32(),
+    "fps": pa.float64(),
+    "duration": pa.float64(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "source_path": pa.string(),
+    "source_sha256": pa.string(),
+    "decoder": pa.string(),
+}
 _ROWS_PER_GROUP = 16
 # A row that another program reads by itself costs it the whole group.
 _GROUP_BYTES = 1 << 23
@@ -60,26 +80,8 @@ def shard_schema(config: CacheConfig, name: str) -> pa.Schema:
         CONFIG: json.dumps(config.to_dict(), sort_keys=True),
         SHARD: name,
     }
-    columns = {
-        "video_id": pa.string(),
-        "split": pa.string(),
-        "label": pa.int32(),
-        "class_name": pa.string(),
-        "captions": pa.list_(pa.string()),
-        FRAMES: pa.binary(config.most_clip_bytes) if square else pa.binary(),
-        FRAME_HEIGHT: pa.int32(),
-        FRAME_WIDTH: pa.int32(),
-        "frame_index": pa.list_(pa.int32()),
-        "frame_time": pa.list_(pa.float32()),
-        "num_frames": pa.int32(),
-        "fps": pa.float64(),
-        "duration": pa.float64(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "source_path": pa.string(),
-        "source_sha256": pa.string(),
-        "decoder": pa.string(),
-    }
+    frames = pa.binary(config.most_clip_bytes) if square else pa.binary()
+    columns = COLUMNS | {FRAMES: frames}
     fields = [pa.field(name, kind, nullable=False) for name, kind in columns.items()]
     return pa.schema(fields, metadata=metadata)
 

@@ -2,13 +2,15 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.files import JOB, MANIFEST, RECORDS, hash_json, read_json
-from stop_core.datasets import Task, class_words
+from stop_core.cache.files import CLIPS_PER_SHARD, JOB, MANIFEST, RECORDS, hash_json, read_json
+from stop_core.datasets import Split, Task, class_words
+from stop_core.documents import Name, Sha256, Whole, build
 from stop_core.storage import StoragePath
 
 
@@ -16,11 +18,11 @@ from stop_core.storage import StoragePath
 class ShardEntry:
     """A shard with at least one row."""
 
-    name: str
-    split: str
-    rows: int
-    file_bytes: int
-    sha256: str
+    name: Name
+    split: Split
+    rows: Annotated[int, Interval(ge=1, le=CLIPS_PER_SHARD)]
+    file_bytes: Whole
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,13 @@ class Manifest:
 
     format_version: int
     config: CacheConfig
-    data_hash: str
+    data_hash: Sha256
     """Over the configuration and the bytes of every shard."""
-    counts: dict[str, int]
+    counts: dict[Split, Whole]
     """Clips by split."""
-    failures: int
+    failures: Whole
     """Listed clips that are not in the cache; `failures.parquet` says why."""
-    failures_sha256: str
+    failures_sha256: Sha256
     """Of `failures.parquet`."""
     shards: tuple[ShardEntry, ...]
 
@@ -93,40 +95,37 @@ class Manifest:
         """
         if not (cache / MANIFEST).is_file():
             _refuse_unfinished(cache)
-        values = read_json(cache / MANIFEST)
-        try:
-            config = CacheConfig.from_dict(values.pop("config"))
-            shards = tuple(ShardEntry(**shard) for shard in values.pop("shards"))
-            counts = {split: values["counts"][split] for split in config.splits}
-            _refuse_paths(cache, (config.dataset, *(shard.name for shard in shards)))
-            manifest = cls(**values | {"config": config, "shards": shards, "counts": counts})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{cache / MANIFEST} cannot be read: preprocess again") from error
-        _refuse_changes(cache, manifest)
-        return manifest
+        path = cache / MANIFEST
+        values = read_json(path)
+        config = CacheConfig.from_dict(values.get("config"), path)
+        manifest = build(cls, values | {"config": config.to_dict()}, path)
+        _refuse_changes(path, manifest)
+        # JSON sorts the names.
+        return replace(manifest, counts={split: manifest.counts[split] for split in config.splits})
 
 
-def _refuse_changes(cache: StoragePath, manifest: Manifest) -> None:
+def _refuse_changes(path: StoragePath, manifest: Manifest) -> None:
     """The checksum of the file shows damage; this shows a manifest that was edited."""
-    rows = Counter({split: 0 for split in manifest.counts})
+    rows = Counter({split: 0 for split in manifest.config.splits})
     for shard in manifest.shards:
         rows[shard.split] += shard.rows
+    names = {shard.name for shard in manifest.shards}
     in_place = all(shard.name.startswith(f"{shard.split}-") for shard in manifest.shards)
-    if manifest.hash() != manifest.data_hash or rows != manifest.counts or not in_place:
+    if (
+        manifest.hash() != manifest.data_hash
+        or rows != manifest.counts
+        or len(names) < len(manifest.shards)
+        or not in_place
+    ):
         raise ValueError(
-            f"{cache / MANIFEST} was changed: its data hash, its counts and its list of shards do "
-            "not fit each other; delete it and run the same preprocess command again"
+            f"{path} was changed: its data hash, its counts and its list of shards do not fit each "
+            "other; delete it and run the same preprocess command again"
         )
 
 
-def _refuse_paths(cache: StoragePath, names: Iterable[str]) -> None:
-    """Names of files and folders are made of these, and must not lead elsewhere."""
-    for name in names:
-        if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
-            raise ValueError(
-                f"{cache / MANIFEST} holds the name {name!r}, which leads to another folder: do "
-                "not use this cache, and preprocess the dataset yourself"
-            )
+def read_job(cache: StoragePath) -> CacheConfig:
+    """Reads the options that a cache is made with; ValueError if they cannot be used."""
+    return CacheConfig.from_dict(read_json(cache / JOB).get("config"), cache / JOB)
 
 
 def _refuse_unfinished(cache: StoragePath) -> None:
@@ -135,7 +134,7 @@ def _refuse_unfinished(cache: StoragePath) -> None:
             f"there is no frame cache at {cache}: make one with `python pipelines/preprocess.py "
             f"--dataset NAME --data-root DIR --cache {shlex.quote(str(cache))}`"
         )
-    config = CacheConfig.from_dict(read_json(cache / JOB)["config"])
+    config = read_job(cache)
     done = sum(1 for _ in (cache / RECORDS).glob("[!.]*.json"))
     raise ValueError(
         f"the frame cache at {cache} is unfinished ({done} shards are complete, and it has no "

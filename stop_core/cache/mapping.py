@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.hashed import local_folder
-from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, row_places
+from stop_core.cache.layout import COLUMNS, FRAME_HEIGHT, FRAME_WIDTH, row_places
 from stop_core.cache.manifest import ShardEntry
+from stop_core.documents import read_table, require_file, shown_text
 
 _ZSTD = pa.Codec("zstd")
+_MOST_VALUES = 1 << 20
 
 
 class MappedShard:
@@ -27,11 +29,19 @@ class MappedShard:
     """
 
     def __init__(self, path: Path, entry: ShardEntry, config: CacheConfig) -> None:
-        self._data = _map(path)
-        self._places = row_places(read_footer(path), self._data, path)
+        self._path, self._data = path, _map(path)
+        footer = read_footer(path)
+        groups = (footer.row_group(number) for number in range(footer.num_row_groups))
+        # Before any array is made of as many as it says.
+        if any(g.column(c).num_values > _MOST_VALUES for g in groups for c in range(g.num_columns)):
+            raise _damaged(path, f"a row group has over {_MOST_VALUES:,} values")
+        self._places = row_places(footer, self._data, path)
+        ends = self._places.start + self._places.stored
+        if (self._places.start < 0).any() or (ends > len(self._data)).any():
+            raise _damaged(path, "a row is said to lie outside the file")
         self._shapes = [config.shape] * entry.rows
         if config.crop == "none":
-            sides = zip(*read_columns(path, FRAME_HEIGHT, FRAME_WIDTH), strict=True)
+            sides = zip(*read_columns(path, entry.rows, FRAME_HEIGHT, FRAME_WIDTH), strict=True)
             self._shapes = [(config.frames, height, width, 3) for height, width in sides]
         expected = [int(np.prod(shape)) for shape in self._shapes]
         if self._places.length.tolist() != expected:
@@ -48,54 +58,54 @@ class MappedShard:
         data = self._data[start : start + int(places.stored[k])]
         if places.compressed:
             # The GIL is released meanwhile, so several threads do several clips.
-            page = _ZSTD.decompress(pa.py_buffer(data), places.prefix + length)
+            try:
+                page = _ZSTD.decompress(pa.py_buffer(data), places.prefix + length)
+            except (pa.ArrowException, OSError) as error:
+                raise _damaged(self._path, error) from error
             data = np.frombuffer(page, np.uint8)[places.prefix :]
         return data.reshape(self._shapes[k])
-
-
-def open_shard(path: Path) -> Any:
-    """Opens a shard file; ValueError if it is gone."""
-    try:
-        return path.open("rb")
-    except FileNotFoundError as error:
-        raise _gone(path) from error
 
 
 def _map(path: Path) -> NDArray[np.uint8]:
     """Returns the bytes of a file. Python's own `mmap` would keep a descriptor for every map, and
     a process may have 1,024 of them where a large dataset has thousands of shards."""
     try:
-        with pa.memory_map(str(path)) as file:
+        with pa.memory_map(str(require_file(path))) as file:
             return np.frombuffer(file.read_buffer(), np.uint8)
     except FileNotFoundError as error:
         raise _gone(path) from error
 
 
-def read_columns(path: Path, *names: str) -> list[list[Any]]:
-    """Returns whole columns of a shard; ValueError if it is gone or damaged."""
-    with open_shard(path) as file:
-        try:
-            table = pq.ParquetFile(file).read(list(names))
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(path, error) from error
+def read_columns(path: Path, rows: int, *names: str) -> list[list[Any]]:
+    """Returns whole columns of a shard of so many rows; ValueError if it is gone or damaged."""
+    schema = pa.schema([pa.field(name, COLUMNS[name], nullable=False) for name in names])
+    try:
+        table = read_table(path, schema, rows=rows)
+    except FileNotFoundError as error:
+        raise _gone(path) from error
+    except ValueError as error:
+        raise _damaged(path, error) from error
     return [table[name].to_pylist() for name in names]
 
 
 def read_footer(path: Path) -> pq.FileMetaData:
     """Returns the footer of a shard; ValueError if it is gone or damaged."""
-    with open_shard(path) as file:
-        try:
-            return pq.read_metadata(file)
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(path, error) from error
+    try:
+        return pq.read_metadata(path)
+    except FileNotFoundError as error:
+        raise _gone(path) from error
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
 
 
 def _gone(path: Path) -> ValueError:
     return ValueError(f"the shard {path} is gone: {remedy(path)}")
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"the shard {path} is damaged ({error}): delete it, then {remedy(path)}")
+def _damaged(path: Path, error: object) -> ValueError:
+    return ValueError(
+        f"the shard {path} is damaged ({shown_text(error)}): delete it, then {remedy(path)}"
+    )
 
 
 def remedy(path: Path) -> str:

@@ -18,6 +18,7 @@ from stop_core.cache.integrity import BackgroundCheck, check_contents, local_sha
 from stop_core.cache.manifest import Manifest, ShardEntry
 from stop_core.cache.mapping import MappedShard, read_columns
 from stop_core.cache.views import View
+from stop_core.datasets.clip import NO_LABEL
 from stop_core.storage import StoragePath, storage_path
 
 # torch is imported where it is used: the workers that decode import this package, and would
@@ -98,10 +99,17 @@ class CachedClips:
 
     @cached_property
     def labels(self) -> Tensor:
-        """[N], int64."""
+        """[N], int64; ValueError if one is out of its range."""
         import torch
 
-        return torch.tensor(self._column("label"), dtype=torch.int64)
+        labels = torch.tensor(self._column("label"), dtype=torch.int64)
+        classes = len(self._manifest.class_names)
+        least, most = (0, classes - 1) if classes else (NO_LABEL, NO_LABEL)
+        if len(labels) and not least <= int(labels.min()) <= int(labels.max()) <= most:
+            raise ValueError(
+                f"the cache {self.path} has a label outside {least} to {most}: preprocess again"
+            )
+        return labels
 
     @cached_property
     def video_ids(self) -> list[str]:
@@ -163,8 +171,8 @@ class CachedClips:
         return local_shards(self.path, self._manifest, self._entries)
 
     def _column(self, name: str) -> list[Any]:
-        paths = [local_shard(self._folder, entry) for entry in self._entries]
-        return [value for path in paths for value in read_columns(path, name)[0]]
+        places = [(local_shard(self._folder, entry), entry.rows) for entry in self._entries]
+        return [value for path, rows in places for value in read_columns(path, rows, name)[0]]
 
     def __reduce__(self) -> tuple[Callable[..., CachedClips], tuple[Any, ...]]:
         # Without the maps and the columns: both are made again where they are needed.

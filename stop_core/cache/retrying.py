@@ -23,5 +23,7 @@ def still_to_retry(cache: StoragePath, records: Sequence[ShardRecord]) -> frozen
     """Returns the names of the shards, of these, that have not been tried again."""
     if not (cache / RETRY).is_file():
         return frozenset()
-    begun = read_json(cache / RETRY)["records"]
+    begun = read_json(cache / RETRY).get("records")
+    if not isinstance(begun, dict):
+        raise ValueError(f"{cache / RETRY} lists no records: delete it, and run the command again")
     return frozenset(r.name for r in records if begun.get(r.name) == hash_json(r.to_dict()))

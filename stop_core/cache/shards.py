@@ -5,14 +5,23 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.files import FORMAT_VERSION, hash_json, read_json, record_path, shard_path
-from stop_core.datasets import SPLITS, Clip
+from stop_core.cache.files import (
+    CLIPS_PER_SHARD,
+    FORMAT_VERSION,
+    hash_json,
+    read_json,
+    record_path,
+    shard_path,
+)
+from stop_core.datasets import SPLITS, Clip, Split
+from stop_core.documents import Name, Sha256, Whole, build
 from stop_core.storage import RemotePath, StoragePath
 
-CLIPS_PER_SHARD = 64
 DECODING = 4
 """Counts the changes of the frames that a video yields: shards of before are made again."""
 _CONNECTIONS = 16
@@ -30,7 +39,7 @@ class Failure:
     stage: str
     """"find": the file is not there. "decode": it does not yield its frames."""
     error: str
-    attempts: int
+    attempts: Whole
     """How often this file was tried, as it is now."""
 
 
@@ -39,7 +48,7 @@ class ShardPlan:
     """The clips that one shard is made from, all of one split."""
 
     name: str
-    split: str
+    split: Split
     clips: tuple[Clip, ...]
 
     def sources(self, data_root: StoragePath) -> list[Stamp | None]:
@@ -78,14 +87,14 @@ class ShardPlan:
 class ShardRecord:
     """Says that a shard is complete: what it holds and what it was made from."""
 
-    name: str
-    split: str
-    rows: int
-    file_bytes: int
+    name: Name
+    split: Split
+    rows: Annotated[int, Interval(ge=0, le=CLIPS_PER_SHARD)]
+    file_bytes: Whole
     """Size of the shard's file; 0 where no clip of the shard could be cached, and no file is."""
-    sha256: str
+    sha256: Sha256 | Literal[""]
     """Of the shard's file; empty where there is none."""
-    identity: str
+    identity: Sha256
     failures: tuple[Failure, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,10 +105,9 @@ class ShardRecord:
     def load(cls, cache: StoragePath, name: str) -> "ShardRecord | None":
         """Reads the record of a shard; None if there is none that can be used."""
         try:
-            values = read_json(record_path(cache, name))
-            failures = tuple(Failure(**failure) for failure in values.pop("failures"))
-            return cls(**values, failures=failures)
-        except (FileNotFoundError, KeyError, TypeError, ValueError):
+            path = record_path(cache, name)
+            return build(cls, read_json(path), path)
+        except (FileNotFoundError, ValueError):
             # An unreadable record means that the shard is made again, which mends it.
             return None
 

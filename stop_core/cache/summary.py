@@ -43,7 +43,7 @@ def summarise(cache: StoragePath) -> Summary:
     decoders: Counter[str] = Counter()
     for entry in manifest.shards:
         names, sentences, served = read_columns(
-            local_shard(folder, entry), "class_name", "captions", "decoder"
+            local_shard(folder, entry), entry.rows, "class_name", "captions", "decoder"
         )
         for name in filter(None, names):  # clips with captions have no class
             classes.setdefault(name, Counter())[entry.split] += 1

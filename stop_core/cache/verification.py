@@ -9,13 +9,13 @@ from stop_core.cache.files import (
     JOB,
     RECORDS,
     hash_file,
-    hash_json,
     read_json,
     record_path,
     shard_path,
 )
-from stop_core.cache.manifest import Manifest, ShardEntry
+from stop_core.cache.manifest import Manifest, ShardEntry, read_job
 from stop_core.cache.shards import ShardRecord
+from stop_core.names import inside
 from stop_core.storage import StoragePath
 
 _THREADS = 4  # hashing releases the GIL
@@ -57,18 +57,17 @@ def verify(cache: StoragePath) -> Iterator[Problem | None]:
 
 
 def _records(cache: StoragePath) -> Iterator[StoragePath]:
-    return (path for path in (cache / RECORDS).iterdir() if not path.name.startswith("."))
+    return (path for path in inside(cache, RECORDS).iterdir() if not path.name.startswith("."))
 
 
 def _check_job(cache: StoragePath, manifest: Manifest) -> Problem | None:
     try:
-        job = read_json(cache / JOB)
+        config = read_job(cache)
     except FileNotFoundError:
         return _problem(cache / JOB, "it is gone")
     except ValueError as error:
         return Problem(str(cache / JOB), str(error))
-    # Through JSON, so that lists and tuples compare alike.
-    if hash_json(job.get("config")) != hash_json(manifest.config.to_dict()):
+    if config != manifest.config:
         return _problem(cache / JOB, "its options are not the manifest's")
     return None
 

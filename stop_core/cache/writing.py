@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stop_core.cache.config import CacheConfig
@@ -37,6 +36,7 @@ from stop_core.cache.shards import Failure, ShardPlan, ShardRecord
 from stop_core.datasets import Clip
 from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess
 from stop_core.decoding.process import DECODE_TIMEOUT
+from stop_core.documents import MOST_TABLE, read_batches
 from stop_core.local_files import Source, local_files
 from stop_core.storage import StoragePath, local_file
 
@@ -82,7 +82,7 @@ def write_shard(
             if not (there.has_retriable and still_to_retry(cache, [there])):
                 return there
             if there.rows:
-                kept = _read_rows(shard_path(cache, plan.name))
+                kept = _read_rows(shard_path(cache, plan.name), config, there.rows)
     else:
         record_path(cache, plan.name).unlink(missing_ok=True)
     path = shard_path(cache, plan.name)
@@ -165,13 +165,15 @@ def _all_rows(
         yield _Row(_small_columns(clip, result, digest), result.frames)
 
 
-def _read_rows(path: StoragePath) -> Iterator[_Row]:
-    """Yields the rows of a shard's file, a row group in memory at a time."""
-    with local_file(path) as local, pq.ParquetFile(local) as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
-            frames = table.column(FRAMES)
-            for i, small in enumerate(table.drop_columns([FRAMES]).to_pylist()):
+def _read_rows(path: StoragePath, config: CacheConfig, rows: int) -> Iterator[_Row]:
+    """Yields the rows of a shard's file, as many as a row group has in memory at a time."""
+    schema = shard_schema(config, path.name.removesuffix(".parquet"))
+    most = MOST_TABLE + rows * config.most_clip_bytes
+    with local_file(path) as local:
+        at_once = rows_per_group(config)
+        for batch in read_batches(local, schema, rows=rows, most=most, at_once=at_once):
+            frames = batch.column(FRAMES)
+            for i, small in enumerate(batch.drop_columns([FRAMES]).to_pylist()):
                 pixels = np.frombuffer(frames[i].as_buffer(), np.uint8)
                 yield _Row(small, pixels.reshape(-1, small[FRAME_HEIGHT], small[FRAME_WIDTH], 3))
 

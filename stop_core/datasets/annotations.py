@@ -5,17 +5,22 @@ it that the format allows; messages begin with it.
 """
 
 import csv
-import io
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stop_core.datasets.clip import tidied
+from stop_core.documents import parse_json, read_text, require_file, shown
+from stop_core.names import is_a_path_below_a_folder, is_the_name_of_a_file
 
+MOST_BYTES = 1 << 29
+"""Of an annotation that is read line by line."""
+MOST_LINES = 2_000_000
+MOST_JSON = 1 << 28
+"""Bytes of an annotation that is read as a whole."""
 _AFRESH = "unpack the annotation files afresh"
 _KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
 
@@ -71,20 +76,32 @@ def find_annotation(root: Path, *names: str, layout: str) -> Path:
     return path
 
 
-def read_text(path: Path) -> str:
-    """Reads a text file; ValueError if it is not UTF-8."""
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields where a line stands, and the line; passes over blank lines.
+
+    Raises:
+        ValueError: if the file is not UTF-8, or has too many bytes or lines.
+    """
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", line.rstrip("\r\n")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yields the lines of an annotation with their ends; not all of them are in memory."""
+    if (size := require_file(path).stat().st_size) > MOST_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes, and at most {MOST_BYTES:,} are read")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file):
+                if number == MOST_LINES:
+                    raise ValueError(
+                        f"{path} has more than {MOST_LINES:,} lines: divide the dataset, and "
+                        "preprocess the parts into caches of their own"
+                    )
+                yield line
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
-
-
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields where a line stands, and the line; passes over blank lines."""
-    # Not splitlines(): it also breaks at characters that a sentence may hold.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            yield f"{path}, line {number}", line.rstrip("\r")
 
 
 def read_names(path: Path) -> Iterator[tuple[str, str]]:
@@ -96,22 +113,24 @@ def read_names(path: Path) -> Iterator[tuple[str, str]]:
 def read_json(path: Path, kind: type) -> Any:
     """Reads a JSON file that holds a `kind`, list or dict."""
     try:
-        value = json.loads(read_text(path), object_pairs_hook=partial(_object, path))
+        value = parse_json(read_text(path, MOST_JSON).removeprefix("\ufeff"), _object)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path}, line {error.lineno}: not JSON ({error.msg}); {_AFRESH}"
         ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; or {_AFRESH}") from error
     if not isinstance(value, kind):
         raise ValueError(f"{path}: expected {_KINDS[kind]} in JSON; {_AFRESH}")
     return value
 
 
-def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Builds a JSON object; Python's own reading keeps the last of two equal names."""
     values = dict(pairs)
     if len(values) < len(pairs):
         name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{path}: {name!r} is there twice in one object; remove one of them")
+        raise ValueError(f"{shown(name)} is there twice in one object: remove one of them")
     return values
 
 
@@ -122,7 +141,7 @@ def read_entries(path: Path, entries: Any) -> Iterator[tuple[str, dict[str, Any]
     for number, entry in enumerate(entries, start=1):
         where = f"{path}, entry {number}"
         if not isinstance(entry, dict):
-            raise ValueError(f"{where}: expected an object, found {entry!r}; {_AFRESH}")
+            raise ValueError(f"{where}: expected an object, found {shown(entry)}; {_AFRESH}")
         yield where, entry
 
 
@@ -132,7 +151,9 @@ def get_field(
     """Returns a field of a JSON object that must be there and be of `kind`."""
     value = entry.get(name)
     if not isinstance(value, kind) or not (value or may_be_empty):
-        raise ValueError(f"{where}: expected {_KINDS[kind]} {name!r}, found {value!r}; {_AFRESH}")
+        raise ValueError(
+            f"{where}: expected {_KINDS[kind]} {name!r}, found {shown(value)}; {_AFRESH}"
+        )
     return value
 
 
@@ -142,7 +163,7 @@ def read_table(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]
     Raises:
         ValueError: if one of `columns` is not in the header, or a row does not fit the header.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    reader = csv.DictReader(_lines(path), strict=True)
     done = 0
     try:
         header = reader.fieldnames or []
@@ -166,19 +187,20 @@ def read_table(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]
 
 def safe_name(name: str, where: str) -> str:
     """Returns `name` if it can name a file in a given folder, and nowhere else."""
-    if name in {"", ".", ".."} or any(sign in name for sign in "/\\\0"):
-        raise ValueError(f"{where}: expected the name of a video, found {name!r}; mend that line")
+    if not is_the_name_of_a_file(name):
+        raise ValueError(
+            f"{where}: expected the name of a video, found {shown(name)}; mend that line"
+        )
     return name
 
 
 def safe_path(path: str, where: str) -> str:
     """Returns `path` if it is relative and stays below the folder that it is relative to."""
-    for part in path.split("/"):
-        if part in {"", ".", ".."} or "\\" in part or "\0" in part:
-            raise ValueError(
-                f"{where}: expected a path below the data root, like folder/name.mp4, found "
-                f"{path!r}; mend that line"
-            )
+    if not is_a_path_below_a_folder(path):
+        raise ValueError(
+            f"{where}: expected a path below the data root, like folder/name.mp4, found "
+            f"{shown(path)}; mend that line"
+        )
     return path
 
 

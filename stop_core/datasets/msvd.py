@@ -10,7 +10,9 @@ The usual lists, the captions in one of two forms, and the videos anywhere below
 A test clip keeps all of its sentences: each is a query.
 """
 
+import io
 import pickle
+import pickletools
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -25,10 +27,15 @@ from stop_core.datasets.annotations import (
 from stop_core.datasets.clip import SPLITS, Clip, captioned_clip
 from stop_core.datasets.listing import Listing
 from stop_core.datasets.video_files import VideoFiles
+from stop_core.documents import require_file, shown_text
 
 PICKLED, OFFICIAL = "raw-captions.pkl", "AllVideoDescriptions.txt"
 # What unpickling raises for a file that is no pickle, or half of one.
-_BROKEN = (pickle.UnpicklingError, EOFError, LookupError, ImportError)
+_BROKEN = (
+    *(pickle.UnpicklingError, EOFError, LookupError, ImportError, AttributeError, TypeError),
+    *(ValueError, RecursionError, OverflowError, MemoryError),
+)
+_MOST_PICKLED = 1 << 25  # bytes and characters; the official file has 4 million
 # `__builtin__` is how Python 2 wrote it.
 _HARMLESS = {
     *(("collections", name) for name in ("defaultdict", "OrderedDict")),
@@ -74,18 +81,32 @@ def _read_captions(path: Path) -> dict[str, list[str]]:
 
 
 def _read_pickled(path: Path) -> dict[str, list[str]]:
-    with path.open("rb") as file:
-        try:
-            values = _PlainUnpickler(file, encoding="utf-8").load()
-            return {
-                str(name): [words if isinstance(words, str) else " ".join(words) for words in texts]
-                for name, texts in values.items()
-            }
-        except (*_BROKEN, AttributeError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path}: not a pickled dictionary of lists of words ({error}); put {OFFICIAL} "
-                "there instead"
-            ) from error
+    captions: dict[str, list[str]] = defaultdict(list)
+    size = 0
+    try:
+        for name, texts in _unpickled(path).items():
+            for words in texts:
+                captions[name].append(words if isinstance(words, str) else " ".join(words))
+                size += 1 + len(captions[name][-1])
+                if size > _MOST_PICKLED:  # one list can be there any number of times
+                    raise ValueError(f"it has over {_MOST_PICKLED:,} characters")
+    except _BROKEN as error:
+        raise ValueError(
+            f"{path}: not a pickled dictionary of lists of words ({shown_text(error)}); put "
+            f"{OFFICIAL} there instead"
+        ) from error
+    return captions
+
+
+def _unpickled(path: Path) -> Any:
+    """Unpickles a file, once no instruction in it can ask for more memory than it has bytes."""
+    if require_file(path).stat().st_size > _MOST_PICKLED:
+        raise ValueError(f"it has over {_MOST_PICKLED:,} bytes")
+    content = path.read_bytes()
+    for instruction, argument, _ in pickletools.genops(content):
+        if "PUT" in instruction.name and argument is not None and argument > len(content):
+            raise ValueError(f"it stores a value at the place {argument:,}")
+    return _PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
 
 
 class _PlainUnpickler(pickle.Unpickler):

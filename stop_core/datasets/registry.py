@@ -20,11 +20,13 @@ from stop_core.datasets.ssv2 import read_ssv2, read_ssv2_val
 from stop_core.datasets.ucf101 import FOLDS as UCF101_FOLDS
 from stop_core.datasets.ucf101 import read_ucf101
 from stop_core.datasets.vatex import read_vatex, read_vatex_1k5
+from stop_core.documents import shown_text
 
 MOTION_TRAIN = 2560
 MOTION_TEST = 768
 MOTION_SEED = 0
 CAPTIONED_TRAIN = 1920
+_LONGEST_MESSAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Dataset:
     """
 
     name: str
-    read: Callable[[Path, int], list[Clip]]
-    """Lists the clips of a fold below a data root; raises OSError or ValueError."""
+    reader: Callable[[Path, int], list[Clip]]
+    """Lists the clips of a fold below a data root."""
     task: Task = "recognition"
     """Whether a clip has a class, or captions alone."""
     folds: int = 1
@@ -46,6 +48,18 @@ class Dataset:
     """Default edge of a cached frame, in pixels."""
     generate: Callable[[Path], None] | None = None
     """Makes the dataset below a data root that does not exist; None where it must be fetched."""
+
+    def read(self, root: Path, fold: int) -> list[Clip]:
+        """Lists the clips of a fold below a data root.
+
+        Raises:
+            OSError: if the root or an annotation is not there, or cannot be read.
+            ValueError: if an annotation is wrong; one line, whatever text of it is in the message.
+        """
+        try:
+            return self.reader(root, fold)
+        except ValueError as problem:
+            raise ValueError(shown_text(problem, _LONGEST_MESSAGE)) from problem
 
 
 def _without_folds(read: Callable[[Path], list[Clip]]) -> Callable[[Path, int], list[Clip]]:

@@ -34,6 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator
 
+from stop_core.documents import parse_json, read_text, shown
 from stop_core.tiny.scenes import CLASSES, Difficulty, Scenes, draw_scenes, render
 
 PIXELS = 64
@@ -132,11 +133,13 @@ def _is_complete(root: Path, wanted: MotionArguments) -> bool:
         return False
     advice = "give another folder, or move this one away yourself"
     try:
-        found = json.loads((root / "motion.json").read_text())
+        found = parse_json(read_text(root / "motion.json"))
     except (OSError, ValueError):
         raise ValueError(f"{root} exists and is no set of motion clips; {advice}") from None
     if found != wanted.to_dict():
-        raise ValueError(f"{root} holds motion clips of {found}, not {wanted.to_dict()}; {advice}")
+        raise ValueError(
+            f"{root} holds motion clips of {shown(found)}, not {wanted.to_dict()}; {advice}"
+        )
     return True
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import Generator
 
 from stop_core.datasets.clip import SPLITS, Clip, Split
+from stop_core.documents import parse_json, read_text, shown
 from stop_core.tiny.motion import PIXELS, encode_clip
 from stop_core.tiny.scenes import DIRECTIONS, MOVER_COLOURS, TARGET_COLOURS, draw_scenes, render
 from stop_core.tiny.shapes import COLOURS, SHAPES, jittered_colours
@@ -100,10 +101,13 @@ def read_captioned_motion(root: Path, fold: int) -> list[Clip]:
 
 def _check_same(root: Path, arguments: dict[str, int]) -> None:
     file = root / _ARGUMENTS
-    found = json.loads(file.read_text()) if file.is_file() else "something else"
+    try:
+        found = parse_json(read_text(file)) if file.is_file() else "something else"
+    except ValueError as problem:
+        found = str(problem)
     if found != arguments:
         raise ValueError(
-            f"{root} holds {found}, not captioned motion clips of {arguments}; give another "
+            f"{root} holds {shown(found)}, not captioned motion clips of {arguments}; give another "
             "folder, or move this one away yourself"
         )
 

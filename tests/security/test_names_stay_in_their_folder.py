@@ -1,32 +1,51 @@
 """Names that a file brings, of a dataset, a shard, a split or a video, lead nowhere else."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from mlflow import MlflowClient
 
+from pipelines.command_line import RunError
+from pipelines.model_choice import ModelChoice
+from pipelines.outbox import RefusedError
+from pipelines.queued_run import QueuedRun
 from pipelines.training_run import TrainingRun
-from stop_core.cache import CacheConfig, CacheJob, FrameCache, write_shard
+from stop_core.cache import CacheConfig, CacheJob, FrameCache, Manifest, write_shard
 from stop_core.cache.export import Part, export
+from stop_core.cache.fetching import fetch_shards
 from stop_core.cache.files import MANIFEST, read_json, write_json
 from stop_core.datasets import DATASETS, Clip, select_clips
 from stop_core.experiment import ExperimentConfig
+from stop_core.outline import outlined
+from stop_core.storage import RemotePath, RemoteStatus
+from tests.stop_core.datasets.conftest import TREES, make_tree_at
 
-OUT = ("../outside", "a/../../outside", "/outside", "..", "a\0b")
+OUT = ("../outside", "a/../../outside", "/outside", "..", "a\0b", "a//outside", "a\nb", "x" * 300)
 
 
 @pytest.fixture
-def cache(tmp_path: Path, write_video: Callable[..., Path]) -> Path:
+def cache(made: Path, tmp_path: Path) -> Path:
     """A finished cache of two clips, below a folder that nothing must leave."""
-    root = tmp_path / "inner"
+    shutil.copytree(made, tmp_path / "inner")
+    return tmp_path / "inner" / "cache"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Path]) -> Path:
+    root = tmp_path_factory.mktemp("made")
     for split in ("train", "test"):
         write_video(root / split / "one.avi")
     (root / "clips.csv").write_text(
         "path,split,label\ntrain/one.avi,train,wave\ntest/one.avi,test,wave\n"
     )
-    return _make(root, list(DATASETS["csv"].read(root, 1)))
+    _make(root, list(DATASETS["csv"].read(root, 1)))
+    return root
 
 
 def _make(root: Path, clips: list[Clip]) -> Path:
@@ -51,25 +70,130 @@ def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def test_a_manifest_cannot_name_a_dataset_or_shard_elsewhere(cache: Path, name: str) -> None:
     whole = (cache / MANIFEST).read_text()
     _edit(cache / MANIFEST, lambda v: v["config"].update(dataset=name))
-    with pytest.raises(ValueError, match="leads to another folder"):
+    with pytest.raises(
+        ValueError, match=r"manifest\.json, config: dataset: not the name of a file"
+    ):
         TrainingRun(ExperimentConfig(), cache, cache.parent / "output")
     (cache / MANIFEST).write_text(whole)
     _edit(cache / MANIFEST, lambda v: v["shards"][0].update(name=name))
-    with pytest.raises(ValueError, match="leads to another folder"):
+    with pytest.raises(
+        ValueError, match=r"manifest\.json: shards\.0\.name: not the name of a file"
+    ):
         FrameCache(cache)
 
 
-@pytest.mark.parametrize("name", OUT[:-1])
+@pytest.mark.parametrize("name", OUT)
 def test_exported_pictures_stay_below_their_folder(cache: Path, tmp_path: Path, name: str) -> None:
     rows = list(DATASETS["csv"].read(cache.parent, 1))
     hostile = [Clip(**{**vars(clip), "video_id": f"{name}/{i}"}) for i, clip in enumerate(rows)]
     (cache.parent / "cache").rename(cache.parent / "before")
     before = {path for path in tmp_path.rglob("*") if "inner" not in path.parts}
     to = tmp_path / "inner" / "pictures"
-    assert export(_make(cache.parent, hostile), Part(), to, kind="png") == 2
-    assert len(list(to.rglob("*.png"))) >= 2
+    with pytest.raises(ValueError, match=r"the name .* cannot name a file below a folder"):
+        export(_make(cache.parent, hostile), Part(), to, kind="png")
+    assert not to.exists()
     assert {path for path in tmp_path.rglob("*") if "inner" not in path.parts} == before
     assert not Path("/outside").exists()
+
+
+class _Bucket(RemotePath):
+    """A store with whatever keys its owner has thought of."""
+
+    keys: ClassVar[tuple[str, ...]] = ()
+
+    def listing(self, recursive: bool = True) -> Iterator[tuple[str, RemoteStatus | None]]:
+        for key in self.keys:
+            yield key, RemoteStatus(0, 0)
+
+    def download(self, local: Path) -> None:
+        local.write_text("of the bucket")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+@pytest.mark.parametrize("ending", [".mp4", ".csv"])
+@pytest.mark.parametrize(
+    "form", ["/{}", "//{}", "a/{}", "../..{}", "a/../../..{}", "./{}", "a\0{}"]
+)
+def test_a_key_of_a_bucket_touches_no_file_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, ending: str, form: str
+) -> None:
+    """`<data root>//home/me/x` is listed as `/home/me/x`, which `/` joins to nothing at all."""
+    victim = tmp_path / f"victim{ending}"
+    victim.write_text("precious")
+    before = victim.stat()
+    monkeypatch.setattr(_Bucket, "keys", ("a.mp4", form.format(victim)))
+    with (
+        pytest.raises(ValueError, match=f"{scheme}://bucket/data: the name"),
+        outlined(_Bucket(scheme, "bucket/data")),
+    ):
+        pass
+    assert victim.read_text() == "precious"
+    assert victim.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_keys_that_a_disk_cannot_have_together_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for keys in (("a", "a/b"), ("a/b", "a"), ("a", "a")):
+        monkeypatch.setattr(_Bucket, "keys", keys)
+        with (
+            pytest.raises(ValueError, match="s3://bucket has a"),
+            outlined(_Bucket("s3", "bucket")),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", "a/../../b", "a//b", "a\0b", "a\nb"])
+def test_shards_of_a_store_are_fetched_into_their_own_folder(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("STOP_CACHE_FOLDER", str(tmp_path / "inner" / "fetched"))
+    manifest = Manifest.load(cache)
+    for wrong in (
+        replace(manifest, data_hash=name),
+        replace(manifest, shards=(replace(manifest.shards[0], name=name),)),
+    ):
+        with pytest.raises(ValueError, match="the name"):
+            fetch_shards(_Bucket("s3", "bucket"), wrong, wrong.shards)
+    assert not [path for path in tmp_path.iterdir() if path.name != "inner"]
+
+
+@pytest.mark.parametrize("name", OUT)
+def test_a_record_of_a_run_cannot_name_a_file_elsewhere(tmp_path: Path, name: str) -> None:
+    """A file that a waiting record names is sent to the tracking store."""
+    run = QueuedRun(tmp_path / "run", f"sqlite:///{tmp_path}/mlflow.db")
+    record = {"kind": "file", "name": name, "artifact_folder": None}
+    with pytest.raises(RefusedError, match="the name"):
+        run._log(MlflowClient(run.uri), "id", record)
+
+
+@pytest.mark.parametrize("name", OUT)
+def test_a_run_of_mlflow_cannot_name_a_folder_elsewhere(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunError, match="is no id of an MLflow run"):
+        ModelChoice(run=name).found(tmp_path)
+
+
+@pytest.mark.parametrize("dataset", sorted(TREES))
+@pytest.mark.parametrize("name", OUT[:4])
+def test_no_list_of_any_dataset_leads_out_of_its_root(
+    tmp_path: Path, dataset: str, name: str
+) -> None:
+    """In every list, the name of a video is replaced wherever it stands."""
+    make_tree_at(tmp_path / "root", dataset)
+    first = DATASETS[dataset].read(tmp_path / "root", 1)[0]
+    names = {Path(first.path).stem, Path(first.path).name, first.path, first.source, "wave"}
+    for path in sorted((tmp_path / "root").rglob("*")):
+        if path.suffix in (".txt", ".csv", ".json"):
+            text = path.read_text()
+            for one in sorted(names, key=len, reverse=True):
+                text = text.replace(one, name)
+            path.write_text(text)
+    clips: list[Clip] = []
+    with suppress(ValueError, OSError):
+        clips = list(DATASETS[dataset].read(tmp_path / "root", 1))
+    for clip in clips:
+        assert ".." not in Path(clip.path).parts
+        assert not Path(clip.path).is_absolute()
 
 
 @pytest.mark.parametrize("name", OUT)

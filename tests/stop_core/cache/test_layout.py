@@ -24,7 +24,7 @@ from stop_core.cache.layout import (
 
 
 def _config(frames: int = 2, size: int = 3, **options: Any) -> CacheConfig:
-    config = CacheConfig("d", 1, frames, size, None, (), ("train",), ("a",), "0")
+    config = CacheConfig("d", 1, frames, size, None, (), ("train",), ("a",), "0" * 64)
     return replace(config, **options)
 
 

@@ -182,28 +182,32 @@ TREES: dict[str, Callable[[Write, Touch], None]] = {
 }
 
 
+def make_tree_at(root: Path, name: str) -> None:
+    """Writes the tree of a dataset, with empty videos."""
+
+    def write(path: str, content: object) -> None:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            (root / path).write_bytes(content)
+        else:
+            text = content if isinstance(content, str) else json.dumps(content)
+            (root / path).write_text(text, encoding="utf-8", newline="")
+
+    def touch(*paths: str) -> None:
+        for path in paths:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).touch()
+
+    TREES[name.partition("-")[0]](write, touch)
+
+
 @pytest.fixture
 def make_tree(tmp_path: Path) -> MakeTree:
     """A function that writes the tree of a dataset, with empty videos, and returns its root."""
 
     def make(name: str) -> Path:
-        root = tmp_path / name
-
-        def write(path: str, content: object) -> None:
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, bytes):
-                (root / path).write_bytes(content)
-            else:
-                text = content if isinstance(content, str) else json.dumps(content)
-                (root / path).write_text(text, encoding="utf-8", newline="")
-
-        def touch(*paths: str) -> None:
-            for path in paths:
-                (root / path).parent.mkdir(parents=True, exist_ok=True)
-                (root / path).touch()
-
-        TREES[name.partition("-")[0]](write, touch)
-        return root
+        make_tree_at(tmp_path / name, name)
+        return tmp_path / name
 
     return make
 

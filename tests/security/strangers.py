@@ -1,0 +1,220 @@
+"""Whole folders of each kind that a stranger may hand over: made once, copied, and then spoilt."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipelines.model_choice import ModelChoice
+from pipelines.outbox import Outbox
+from pipelines.queued_run import QueuedRun
+from pipelines.sweep_trials import Trials
+from pipelines.training_result import TrainingResult
+from pipelines.training_run import TrainingRun
+from pipelines.video_list import Video
+from stop_core.cache import CacheConfig, CacheJob, FrameCache, read_failures, write_shard
+from stop_core.cache.export import Part, export
+from stop_core.cache.files import MANIFEST
+from stop_core.cache.verification import verify
+from stop_core.checkpoint import Checkpoint, check_whole
+from stop_core.clip import load_clip
+from stop_core.config import StopConfig
+from stop_core.datasets import DATASETS, select_clips
+from stop_core.experiment import ExperimentConfig
+from stop_core.methods import build_method
+from stop_core.model_files import Provenance, label_classes
+from stop_core.model_folder import TrainedModel, tower_facts
+from stop_core.model_input import Preprocessing
+from stop_core.run_state import Origin, Progress
+from stop_core.search_index import IndexInfo, SearchIndex, write_index
+from tests.stop_core.datasets.conftest import TREES, make_tree_at
+
+CONFIG = ExperimentConfig(
+    stop=StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4), templates=("a {}",)
+)
+NAMES = ("red_square", "blue_circle")
+
+
+def make_cache(folder: Path, write_video: Callable[..., Path]) -> None:
+    """A finished cache of two clips, with a failure."""
+    root = folder.parent / "videos"
+    for split in ("train", "test"):
+        write_video(root / split / "one.avi")
+    (root / "clips.csv").write_text(
+        "path,split,label\ntrain/one.avi,train,wave\ntest/one.avi,test,wave\ngone.avi,test,wave\n"
+    )
+    job = _job(folder)
+    for plan in job.plans:
+        write_shard(plan, job.config, root, job.cache)
+    job.finish()
+
+
+def _job(folder: Path) -> CacheJob:
+    dataset = DATASETS["csv"]
+    selection = select_clips(dataset.read(folder.parent / "videos", 1))
+    config = CacheConfig.of(dataset, selection, fold=1, frames=2, size=32)
+    return CacheJob.open(folder, config, selection.clips)
+
+
+def read_cache(folder: Path) -> None:
+    """Looks at every part of a cache, and exports it."""
+    cache = FrameCache(folder)
+    for split in cache.manifest.counts:
+        clips = cache.split(split)
+        clips.read(range(len(clips)))
+        assert len(clips.labels) == len(clips.video_ids) == len(clips.captions)
+    list(verify(folder))
+    read_failures(folder)
+    training = TrainingRun(CONFIG, folder, folder.parent / "output")
+    assert training.folder.parent == (folder.parent / "output" / "runs").resolve()
+    try:
+        export(folder, Part(), folder.parent / "pictures", "png")
+    finally:
+        shutil.rmtree(folder.parent / "pictures", ignore_errors=True)
+
+
+def read_job(folder: Path) -> None:
+    """Goes on with a cache that was begun elsewhere."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    job = _job(folder)
+    root = folder.parent / "videos"
+    for plan in job.pending(root):
+        write_shard(plan, job.config, root, job.cache)
+    job.pending(root, retry_failed=True)
+    job.finish()
+    read_cache(folder)
+
+
+def make_model(folder: Path) -> None:
+    """A model with prompts, that nobody trained."""
+    clip = load_clip("tiny")
+    facts = tower_facts(clip)
+    model = build_method(CONFIG, clip, len(NAMES))
+    how = Preprocessing(4, model.image_size, facts.mean, facts.std)
+    origin = Provenance(facts.fingerprint, run="a run", dataset="motion", metrics={"test/top1": 1})
+    classes = label_classes(NAMES, CONFIG.templates)
+    TrainedModel(model, CONFIG, classes, how, origin).save(folder)
+
+
+def read_model(folder: Path) -> None:
+    """Loads a model and asks it."""
+    trained = TrainedModel.load(folder)
+    how = trained.preprocessing
+    trained.class_probabilities(
+        torch.zeros(1, how.frames, how.size, how.size, 3, dtype=torch.uint8)
+    )
+
+
+def make_index(folder: Path) -> None:
+    """An index of three videos."""
+    folder.mkdir()
+    rows = pa.table(
+        {
+            "video": ["/a.mp4", "/b.mp4", "/c.mp4"],
+            "size": [1, 2, 3],
+            "mtime_ns": [1, 2, 3],
+            "split": ["", "", ""],
+            "number": [-1, -1, -1],
+            "error": pa.array([None, None, "truncated"], pa.string()),
+            "embedding": pa.array([[1, 0], [0, 1], None], pa.list_(pa.float32())),
+        }
+    )
+    write_index(folder, rows, IndexInfo("abc", ModelChoice(tower="tiny").to_dict(), None))
+
+
+def read_index(folder: Path) -> None:
+    """Finds a video, as `stop search` does."""
+    index = SearchIndex(folder)
+    ModelChoice.from_dict(index.info.model)
+    for hit in index.nearest(np.zeros(index.embeddings_ME.shape[1], np.float32), 3):
+        values = index.videos[hit.row]
+        Video(values.pop("video"), **values)
+
+
+def make_checkpoint(folder: Path) -> None:
+    """A checkpoint of a layer and its optimiser."""
+    folder.mkdir()
+    prompts = {"a.weight": torch.ones(3, 2)}
+    state = {"state": {0: {"step": torch.ones(()), "exp_avg": torch.ones(3, 2)}}}
+    progress = Progress(step=3, epochs_done=1, curve=[{"epoch": 1, "val/top1": 0.5}])
+    origin = Origin("run", "c" * 12, "d" * 64, "", CONFIG.parameters())
+    Checkpoint(progress, origin, prompts, prompts, {}, {}, state).save(folder)
+
+
+def read_checkpoint(folder: Path) -> None:
+    """Reads a checkpoint, as a training that goes on does."""
+    check_whole(folder)
+    found = Checkpoint.load(folder, [])
+    assert found.progress.order >= (0, 0, False)
+    found.origin.differences(found.origin)
+
+
+def make_run(folder: Path) -> None:
+    """What a finished training and a sweep leave, with a record for a store that was away."""
+    folder.mkdir()
+    numbers = {"val/top1": 0.5, "epoch": 1}
+    TrainingResult(
+        *("a run", "stop", "motion", 1, 0, numbers, "c" * 12, "d" * 64, "", ""), str(folder)
+    ).save()
+    trials = Trials(folder)
+    trials.add({"n_s": 3}, 0).add_epoch(numbers)
+    trials.save(trials.all[0])
+    Outbox(folder / "outbox").put({"kind": "file", "name": "result.json"})
+
+
+def read_run(folder: Path) -> None:
+    """Reads it as the same command given again would, and delivers what waits."""
+    TrainingResult.load(folder)
+    Trials(folder).ranked("val/top1")
+    run = QueuedRun(folder, f"sqlite:///{folder.parent / 'none.db'}")
+    run.log_points([(1, 0, {"a": 1.0})])
+
+    def send(record: dict[str, object]) -> None:
+        assert json.dumps(record)
+
+    problem = run.outbox.deliver(send)
+    if problem is not None:
+        raise problem
+
+
+def make_annotations(folder: Path) -> None:
+    """A small tree of every dataset that is read from annotations."""
+    for name in TREES:
+        make_tree_at(folder / name, name)
+
+
+def read_annotations(folder: Path) -> None:
+    """Reads every dataset; what one is refused for does not keep the others from being read."""
+    problems = []
+    for name in sorted(TREES):
+        try:
+            for clip in DATASETS[name].read(folder / name, 1):
+                # A link among the videos is the user's own; they are only read.
+                path = os.path.normpath(folder / name / clip.path)
+                assert path.startswith(f"{folder}/{name}/"), clip.path
+        except (ValueError, OSError) as problem:
+            problems.append(problem)
+    if problems:
+        raise problems[0]
+
+
+Maker, Reader = Callable[..., None], Callable[[Path], None]
+KINDS: dict[str, tuple[Maker, Reader]] = {
+    "model": (make_model, read_model),
+    "manifest": (make_cache, read_cache),
+    "job": (make_cache, read_job),
+    "index": (make_index, read_index),
+    "checkpoint": (make_checkpoint, read_checkpoint),
+    "run": (make_run, read_run),
+    "annotations": (make_annotations, read_annotations),
+}
+
+
+def files_of(folder: Path) -> Iterator[Path]:
+    """The files of a folder, in an order that does not change."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
