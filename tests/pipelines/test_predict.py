@@ -132,7 +132,7 @@ def test_a_kill_repeats_no_complete_part_and_loses_no_row(
     every = list_videos([str(videos)])
     expected = VideoJob(tmp_path / "whole", work).run(every, Workers(0))
     seen.clear()
-    rename: Callable[..., None] = video_job.pq.write_table
+    rename: Callable[..., None] = pq.write_table
 
     def killed(table: Any, staging: Path) -> None:
         rename(table, staging)

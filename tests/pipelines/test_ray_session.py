@@ -1,8 +1,11 @@
 """A cluster that is away is told of at once, and a Ray of this machine is of use to it alone."""
 
+import atexit
 import ipaddress
 import os
+import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,31 +58,43 @@ def test_the_head_of_a_cluster_is_one(local_ray: None) -> None:
 def test_a_folder_is_refused_exactly_where_ray_could_not_make_its_longest_socket(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray._common.utils import get_default_ray_temp_dir
     from ray._private.utils import validate_socket_filepath
 
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # by another test
     session = f"session_{datetime.now():%Y-%m-%d_%H-%M-%S_%f}_{4194304}"
-    for folder in ("/" + "x" * (LONGEST_TEMP_DIR - 1), "/ä" + "x" * (LONGEST_TEMP_DIR - 3)):
-        for path, fits in ((folder, True), (f"{folder}x", False)):
+    for first in ("x", "ä"):
+        longest = _folder_of(first, LONGEST_TEMP_DIR)
+        for path, fits in ((longest, True), (_folder_of(first, LONGEST_TEMP_DIR + 1), False)):
             monkeypatch.setenv(name, path)
-            socket_path = f"{get_default_ray_temp_dir()}/{session}/sockets/plasma_store"
+            monkeypatch.setattr(tempfile, "tempdir", None)  # Python looks at TMPDIR once
             if fits:
-                validate_socket_filepath(socket_path)
                 assert long_temp_dir() is None
+                folder = ray_temp_dir()
+                validate_socket_filepath(f"{folder}/{session}/sockets/plasma_store")
                 continue
+            socket_path = f"{path}/{folder.relative_to(longest)}/{session}/sockets/plasma_store"
             with pytest.raises(OSError, match="AF_UNIX"):
                 validate_socket_filepath(socket_path)
             with pytest.raises(RunError, match=rf" {name}={path}, .* export RAY_TMPDIR=/tmp$"):
                 start_ray()
 
 
+def _folder_of(first: str, length: int) -> str:
+    """A new folder whose path has that many bytes."""
+    base = tempfile.mkdtemp(prefix=first, dir="/tmp")
+    folder = f"{base}/{'x' * (length - len(os.fsencode(base)) - 1)}"
+    Path(folder).mkdir()
+    atexit.register(shutil.rmtree, base)
+    return folder
+
+
 def test_the_advice_of_the_doctor_is_one_that_can_be_followed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TMPDIR", "/" + "x" * LONGEST_TEMP_DIR)
+    monkeypatch.setenv("TMPDIR", _folder_of("x", LONGEST_TEMP_DIR + 1))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     *_, found = check_ray()

@@ -46,9 +46,9 @@ def _write_manifest(
     cache: Path, task: Task = "recognition", splits: tuple[str, ...] = ("train",)
 ) -> None:
     """All of a cache that is asked for before anything starts."""
-    config = CacheConfig("d", 1, 6, 32, None, (), splits, (), "0", task)
+    config = CacheConfig("d", 1, 6, 32, None, (), splits, (), "0" * 64, task)
     shards = tuple(ShardEntry(f"{split}-00000", split, 1, 1, "0" * 64) for split in splits)
-    manifest = Manifest(FORMAT_VERSION, config, "", dict.fromkeys(splits, 1), 0, "", shards)
+    manifest = Manifest(FORMAT_VERSION, config, "", dict.fromkeys(splits, 1), 0, "0" * 64, shards)
     manifest = replace(manifest, data_hash=manifest.hash())
     write_json(cache / "manifest.json", manifest.to_dict())
 

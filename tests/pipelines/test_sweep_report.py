@@ -39,9 +39,9 @@ SPACE = SearchSpace(
 
 @pytest.fixture
 def search(tmp_path: Path) -> Search:
-    config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0", "recognition")
+    config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0" * 64, "recognition")
     shards = (ShardEntry("train-00000", "train", 1, 1, "0" * 64),)
-    manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1}, 0, "", shards)
+    manifest = Manifest(FORMAT_VERSION, config, "", {"train": 1}, 0, "0" * 64, shards)
     manifest = replace(manifest, data_hash=manifest.hash())
     write_json(tmp_path / "manifest.json", manifest.to_dict())
     resources = Resources(workers=2, gpus_per_worker=0.5)

@@ -12,9 +12,16 @@ import pytest
 import yaml
 
 from pipelines.training_result import TrainingResult
-from stop_core.cache.files import CHECKSUM, JOB, MANIFEST, read_json, write_json
+from stop_core.cache.files import CHECKSUM, JOB, MANIFEST, hash_json, read_json, write_json
 from stop_core.cache.manifest import Manifest, read_job
-from stop_core.model_files import CONFIG, LABELS, PREPROCESSING, PROVENANCE, read_record
+from stop_core.model_files import (
+    CONFIG,
+    LABELS,
+    PREPROCESSING,
+    PROVENANCE,
+    RESULT,
+    read_record,
+)
 from stop_core.run_state import ORIGIN, PROGRESS, read_origin, read_progress
 from stop_core.search_index import EMBEDDINGS, SearchIndex
 from tests.security.strangers import (
@@ -70,6 +77,9 @@ def _store(path: Path, value: Any) -> None:
         value.pop(CHECKSUM, None)
         write_json(path, value)
     else:
+        if path.name == RESULT and isinstance(value, dict) and len(str(value.get("sha256"))) == 64:
+            value = {k: v for k, v in value.items() if k != "sha256"}
+            value["sha256"] = hash_json(value)
         path.write_text(yaml.safe_dump(value) if path.suffix == ".yaml" else json.dumps(value))
 
 
@@ -191,5 +201,5 @@ def test_counts_are_those_of_the_shards_and_no_shard_is_there_twice(
         {"shards": []},
     ):
         write_json(path, {**whole, **change})
-        with pytest.raises(ValueError, match=r"manifest\.json: counts"):
+        with pytest.raises(ValueError, match=r"manifest\.json was changed: .*counts"):
             Manifest.load(path.parent)

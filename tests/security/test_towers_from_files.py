@@ -21,9 +21,10 @@ from pipelines.search import SearchConfig
 from pipelines.search import main as search
 from pipelines.train import TrainConfig
 from stop_core import clip as clip_module
+from stop_core.checksums import write_sums
 from stop_core.clip import load_clip
+from stop_core.model_files import CARD, PROVENANCE
 from stop_core.model_files import CONFIG as MODEL_CONFIG
-from stop_core.model_files import PROVENANCE
 from stop_core.model_folder import TrainedModel
 from stop_core.pretrained import CONFIG, WEIGHTS
 from stop_core.search_index import IndexInfo, write_index
@@ -63,6 +64,7 @@ def _of_model(tower: str, folder: Path) -> None:
     TrainedModel.zero_shot("tiny", None, ["a", "b"]).save(folder / "model")
     path = folder / "model" / MODEL_CONFIG
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"tower": tower}))
+    write_sums(path.parent, without=[CARD])
     TrainedModel.load(folder / "model")
 
 
@@ -129,6 +131,7 @@ def test_the_user_can_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     values = json.loads((tmp_path / "model" / PROVENANCE).read_text())
     values["tower_fingerprint"] = "0" * 16
     (tmp_path / "model" / PROVENANCE).write_text(json.dumps(values))
+    write_sums(tmp_path / "model", without=[CARD])
     with pytest.raises(ValueError, match="was trained on other weights"):
         choice.load()
     with pytest.raises(ValueError, match="belongs to --tower"):

@@ -279,7 +279,7 @@ def test_a_missing_or_unfinished_cache_names_the_command(hmdb51_root: Path, tmp_
     job = _job(cache, hmdb51_root)
     write_shard(job.plans[0], job.config, hmdb51_root, cache)
     command = "preprocess.py --dataset hmdb51 .*--cache .*/cache --fold 1 --frames 4 --size 16"
-    with pytest.raises(ValueError, match=f"unfinished \\(1 shards are complete\\).*{command}"):
+    with pytest.raises(ValueError, match=f"unfinished \\(1 shards are complete, .*{command}"):
         FrameCache(cache)
     with pytest.raises(ValueError, match="shards are not complete"):
         job.finish()
