@@ -3,7 +3,8 @@
     python tests/security/fuzz.py --mutants 500 [KIND ...]
 
 Every mutant has to be read, or refused by a ValueError or an OSError of one line, within the
-deadline. Nothing outside its folder may change, and nothing may be asked of the network.
+deadline. Nothing outside its folder may change, nothing may be asked of the network, and no file is
+read that does not fit its sum.
 """
 
 import argparse
@@ -32,6 +33,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from stop_core.cache.files import CHECKSUM, write_json
+from stop_core.checksums import SUMS, write_sums
+from stop_core.model_files import CARD
 from tests.security.strangers import KINDS, files_of
 
 DEADLINE = 60
@@ -193,6 +196,23 @@ def _ways(file: Path) -> list[Spoil]:
     return [spoil_bytes, spoil_file, *special]
 
 
+def sign(folder: Path) -> bool:
+    """Makes the sums of a model folder or a checkpoint fit what is there; False if it has none."""
+    if not (folder / SUMS).is_file():
+        return False
+    if all(path.is_file() and not path.is_symlink() for path in folder.iterdir()):
+        write_sums(folder, without=[CARD])
+    return True
+
+
+def summed(folder: Path) -> list[tuple[str, bytes]]:
+    """The files that have a sum, with what is in them."""
+    if not (folder / SUMS).is_file():
+        return []
+    files = [path for path in folder.iterdir() if path.name not in (SUMS, CARD, ".lock")]
+    return sorted((path.name, path.read_bytes() if path.is_file() else b"") for path in files)
+
+
 def snapshot(folder: Path) -> dict[str, tuple[int, int, str]]:
     """What a folder holds, byte for byte, with the times of change."""
     found = {}
@@ -258,6 +278,8 @@ def fuzz(
         file = rng.choice([f for f in files if f.stat().st_size or rng.random() < 0.01])
         way = rng.choice(_ways(file))
         way(rng, file, outside)
+        # A stranger who changes a file can change its sum; damage and accidents do not.
+        signed = rng.random() < 0.5 and sign(inner / "thing")
         about = f"{kind} {seed} {number}: {way.__name__} {file.relative_to(inner)}"
         end = "read"
         try:
@@ -271,6 +293,8 @@ def fuzz(
             end = type(problem).__name__
             faults.append(f"{about}:\n{''.join(traceback.format_exception(problem)[-6:])}")
         ends[end] += 1
+        if end == "read" and not signed and summed(inner / "thing") != summed(made / "thing"):
+            faults.append(f"{about}: changed data was read")
         if snapshot(outside) != before:
             faults.append(f"{about}: something outside has changed")
             before = snapshot(outside)
