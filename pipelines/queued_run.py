@@ -38,13 +38,12 @@ _TOLD = "mlflow_told.json"  # the last step that it was told of each name
 OUTBOX = "outbox"
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 
+Point = tuple[int, int, dict[str, float]]
+"""Step, milliseconds since 1970, values by name."""
+
 
 class UnnamedStoreError(Exception):
     """The run is in a store that only a file of its folder names, and nothing is sent there."""
-
-
-Point = tuple[int, int, dict[str, float]]
-"""Step, milliseconds since 1970, values by name."""
 
 
 class QueuedRun:
