@@ -6,14 +6,16 @@ and then listen at the machine's address for each other.
 
 import os
 import uuid
-from datetime import timedelta
 from pathlib import Path
 
 import ray
-import torch.distributed as dist
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.torch.config import (
+    _set_torch_distributed_env_vars,
+    _setup_torch_process_group,
+    _TorchBackend,
+)
+from ray.train.v2._internal.execution.worker_group import ExecutionGroup
 
 from stop_core.private import private_folder
 
@@ -28,27 +30,26 @@ class LoopbackConfig(TorchConfig):
 
 
 class _Loopback(_TorchBackend):
-    def on_start(self, worker_group: WorkerGroup, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: ExecutionGroup, backend_config: TorchConfig) -> None:
         has_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         worker_group.execute(_set_torch_distributed_env_vars)
-        file = private_folder() / f"workers-{uuid.uuid4().hex}"  # torch removes it
-        size = len(worker_group)
-        joined = [
-            worker_group.execute_single_async(
-                rank, _join, "nccl" if has_gpus else "gloo", file, rank, size, backend_config
-            )
-            for rank in range(size)
-        ]
-        ray.get(joined)
+        self.file = private_folder() / f"workers-{uuid.uuid4().hex}"
+        size, seconds = len(worker_group), backend_config.timeout_s
+        ray.get(
+            [
+                worker_group.execute_single_async(
+                    rank, _join, "nccl" if has_gpus else "gloo", rank, size, self.file, seconds
+                )
+                for rank in range(size)
+            ]
+        )
+
+    def on_shutdown(self, worker_group: ExecutionGroup, backend_config: TorchConfig) -> None:
+        super().on_shutdown(worker_group, backend_config)
+        self.file.unlink(missing_ok=True)
 
 
-def _join(backend: str, file: Path, rank: int, size: int, config: TorchConfig) -> None:
+def _join(backend: str, rank: int, size: int, file: Path, seconds: int) -> None:
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
-    dist.init_process_group(
-        backend,
-        init_method=file.as_uri(),
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=config.timeout_s),
-    )
+    _setup_torch_process_group(backend, rank, size, file.as_uri(), seconds)
