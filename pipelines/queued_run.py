@@ -1,6 +1,7 @@
 """The MLflow run of a training, written through an outbox: an outage of the store ends nothing."""
 
 import json
+import shlex
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from pipelines.environment import environment
 from pipelines.outbox import Outbox, Record, RefusedError
+from pipelines.output import TRACKING_URI
 from pipelines.tracking import (
     KEY,
     LONGEST_PARAM,
@@ -23,6 +25,7 @@ from pipelines.tracking import (
     dataset_input,
     experiment_id,
     find_run,
+    local_store,
     run_tags,
     run_with_key,
     stores_artifacts_in,
@@ -51,8 +54,16 @@ Point = tuple[int, int, dict[str, float]]
 """Step, milliseconds since 1970, values by name."""
 
 
+class UnnamedStoreError(Exception):
+    """The run is in a store that only a file of its folder names, and nothing is sent there."""
+
+
 class QueuedRun:
     """Puts records of one run into the outbox of its folder, and takes them to the store.
+
+    Records of a run are sent only to the store that holds it, and only if that is `uri` or the
+    SQLite store of the output folder: the folder of a run may come from others, and a store is sent
+    the user's password.
 
     Several processes may hold one, on machines that all see the folder.
     """
@@ -68,6 +79,11 @@ class QueuedRun:
         return self._noted(RUN_ID)
 
     @property
+    def output(self) -> Path:
+        """The output folder, which has the folder of this run in `runs`."""
+        return self.folder.parent.parent
+
+    @property
     def store(self) -> str:
         """The store that has this run, or is to have it; without the password of its URI."""
         noted = self._noted(_STORE) if self.run_id else ""
@@ -79,7 +95,6 @@ class QueuedRun:
 
     def open(
         self,
-        output: Path,
         experiment: str,
         name: str,
         *,
@@ -92,7 +107,6 @@ class QueuedRun:
             {
                 "kind": "open",
                 "experiment": experiment,
-                "artifacts": stores_artifacts_in(output),
                 "name": name,
                 "tags": {**all_tags, KEY: uuid.uuid4().hex},
                 "environment": environment(),
@@ -176,13 +190,13 @@ class QueuedRun:
             problem = self.outbox.deliver(send)
             if problem is None and self.outbox.waiting():
                 problem = BlockingIOError("another process is delivering them")
-            if problem is None or time.monotonic() >= deadline:
+            if isinstance(problem, None | UnnamedStoreError) or time.monotonic() >= deadline:
                 return problem
             time.sleep(1.0)
 
     def _send(self, record: Record, away: set[str]) -> None:
         try:
-            client = MlflowClient(self.uri if self._is_here(away) else self.store)
+            client = MlflowClient(self.uri if self._is_here(away) else self._named_store())
             if record["kind"] != "open":
                 self._log(client, self.run_id, record)
             elif not self._goes_on(client):
@@ -210,6 +224,17 @@ class QueuedRun:
             self._note(self.run_id)
         return self.store == given
 
+    def _named_store(self) -> str:
+        """Returns `store`, which is not the given one; UnnamedStoreError if the user named none."""
+        if self.store != local_store(self.output):
+            raise UnnamedStoreError(
+                f"{self.folder / _STORE} says that the MLflow run of this training is in "
+                f"{self.store}, and records are sent only to a store that you name: set "
+                f"{TRACKING_URI}={shlex.quote(self.store)}, or remove {self.folder / RUN_ID} for a "
+                f"new run in {without_password(self.uri)}"
+            )
+        return self.store
+
     def _goes_on(self, client: MlflowClient) -> bool:
         """Marks the run as running; False if the store has none: it is new, or was emptied."""
         if find_run(client, self.run_id) is None:
@@ -218,7 +243,8 @@ class QueuedRun:
         return True
 
     def _begin(self, client: MlflowClient, record: Record) -> None:
-        experiment = experiment_id(client, record["experiment"], record["artifacts"])
+        artifacts = stores_artifacts_in(self.output, self.uri)
+        experiment = experiment_id(client, record["experiment"], artifacts)
         run = run_with_key(client, experiment, record["tags"][KEY])
         if run is None:
             run = client.create_run(experiment, run_name=record["name"], tags=record["tags"])
@@ -277,7 +303,8 @@ def deliver_waiting(output: Path) -> None:
         run = QueuedRun(outbox.parent, tracking_uri(output))
         if run.store in away:  # one that does not answer may take a minute not to
             continue
-        if run.deliver(away=away) is not None and not _answers(run.store):
+        problem = run.deliver(away=away)
+        if not isinstance(problem, None | UnnamedStoreError) and not _answers(run.store):
             away.add(run.store)
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stop_core.film_strips import Strip
     from stop_core.model_folder import TrainedModel
     from stop_core.search_index import Hit, SearchIndex
+    from stop_core.storage import StoragePath
 
 _FRAMES, _PIXELS = 6, 160  # of a video on the sheet
 
@@ -60,6 +61,8 @@ class SearchConfig:
     """How many are told."""
     sheet: Path | None = None
     """Picture of the videos that were found (default: OUTPUT/search.png)."""
+    fetch: bool = False
+    """For the picture, fetch what the index names at s3:// or gs://, with your account there."""
     json: bool = False
     """Print JSON lines; the sheet is drawn if --sheet is given."""
     model: ModelChoice = field(default_factory=ModelChoice)
@@ -161,7 +164,7 @@ def _draw(config: SearchConfig, index: "SearchIndex", hits: "Sequence[Hit]") -> 
     from stop_core.film_strips import draw_strips
 
     heading = config.text or f"like {config.video}"
-    sheet = draw_strips(heading, _strips(index, hits), _FRAMES, _PIXELS)
+    sheet = draw_strips(heading, _strips(index, hits, config.fetch), _FRAMES, _PIXELS)
     path = config.sheet or config.output / "search.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:
@@ -169,7 +172,7 @@ def _draw(config: SearchConfig, index: "SearchIndex", hits: "Sequence[Hit]") -> 
     (say if config.json else print_result)(f"contact sheet: {path}")
 
 
-def _strips(index: "SearchIndex", hits: "Sequence[Hit]") -> "list[Strip]":
+def _strips(index: "SearchIndex", hits: "Sequence[Hit]", fetch: bool) -> "list[Strip]":
     """Frames of the videos as they are now: a file may be gone since it was indexed."""
     from pipelines.video_list import Video, short_names
     from stop_core.film_strips import Strip
@@ -177,7 +180,7 @@ def _strips(index: "SearchIndex", hits: "Sequence[Hit]") -> "list[Strip]":
     videos = [Video(**_named(index.videos[hit.row])) for hit in hits]
     strips = []
     names = short_names([video.name for video in videos])
-    frames = _frames(index, videos)
+    frames = _frames(index, videos, fetch)
     for hit, video, name, found in zip(hits, videos, names, frames, strict=True):
         score = f"{hit.score:.3f}"
         if isinstance(found, str):
@@ -187,21 +190,23 @@ def _strips(index: "SearchIndex", hits: "Sequence[Hit]") -> "list[Strip]":
     return strips
 
 
-def _frames(index: "SearchIndex", videos: "Sequence[Video]") -> "list[NDArray[np.uint8] | str]":
+def _frames(
+    index: "SearchIndex", videos: "Sequence[Video]", fetch: bool
+) -> "list[NDArray[np.uint8] | str]":
     """Some frames of each video, or why there are none."""
     from stop_core.decoding import DecodeProcess
-    from stop_core.storage import local_file, storage_path
+    from stop_core.storage import local_file
 
     if index.info.cache is not None:
-        return _cached_frames(index.info.cache, videos)
+        return _cached_frames(index.info.cache, videos, fetch)
     process = DecodeProcess(_FRAMES, _PIXELS)
     found: list[NDArray[np.uint8] | str] = []
     try:
         for video in videos:
             try:
-                with local_file(storage_path(video.name)) as path:
+                with local_file(_path(video.name, fetch)) as path:
                     (clip,) = process.decode([path])
-            except OSError as problem:  # it was on an object store, and is gone
+            except (OSError, ValueError) as problem:  # it was on an object store, and is gone
                 found.append(str(problem))
                 continue
             found.append(str(clip) if isinstance(clip, ValueError) else clip.frames.copy())
@@ -210,12 +215,24 @@ def _frames(index: "SearchIndex", videos: "Sequence[Video]") -> "list[NDArray[np
     return found
 
 
-def _cached_frames(where: str, videos: "Sequence[Video]") -> "list[NDArray[np.uint8] | str]":
+def _path(text: str, fetch: bool) -> "StoragePath":
+    """What an index names. It may be a stranger's, and a store is sent the user's account."""
+    from stop_core.storage import RemotePath, storage_path
+
+    path = storage_path(text)
+    if isinstance(path, RemotePath) and not fetch:
+        raise ValueError("not fetched: give --fetch if you trust the index")
+    return path
+
+
+def _cached_frames(
+    where: str, videos: "Sequence[Video]", fetch: bool
+) -> "list[NDArray[np.uint8] | str]":
     """The same of a cache, in which a clip may have another number by now, or be gone."""
     from stop_core.cache import FrameCache, View
 
     try:
-        cache = FrameCache(where)
+        cache = FrameCache(_path(where, fetch))
         view = View(frames=min(_FRAMES, cache.manifest.frames))
         splits = {name: cache.split(name) for name in cache.manifest.counts}
         numbers = {

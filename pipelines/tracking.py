@@ -46,7 +46,12 @@ MOST_METRICS = 1000  # of a batch
 
 def tracking_uri(output: Path) -> str:
     """The server of MLFLOW_TRACKING_URI, else an SQLite store under the output folder."""
-    return given_store() or f"sqlite:///{(output / 'mlflow.db').resolve()}"
+    return given_store() or local_store(output)
+
+
+def local_store(output: Path) -> str:
+    """The SQLite store under the output folder."""
+    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
 
 
 def ui_command(output: Path) -> str:
@@ -54,8 +59,7 @@ def ui_command(output: Path) -> str:
     if server := given_store():
         return f"open {server} in a browser"
     command = Path(sys.executable).with_name("mlflow")  # also without an activated environment
-    store = f"sqlite:///{(output / 'mlflow.db').resolve()}"
-    return shlex.join([str(command), "ui", "--backend-store-uri", store])
+    return shlex.join([str(command), "ui", "--backend-store-uri", local_store(output)])
 
 
 def open_experiment(output: Path, name: str) -> str:
@@ -71,14 +75,14 @@ def open_experiment(output: Path, name: str) -> str:
     uri = tracking_uri(output)
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
     try:
-        return experiment_id(MlflowClient(uri), name, stores_artifacts_in(output))
+        return experiment_id(MlflowClient(uri), name, stores_artifacts_in(output, uri))
     except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
         raise RunError(explain(uri, problem)) from problem
 
 
-def stores_artifacts_in(output: Path) -> str | None:
-    """Where a new experiment's artifacts go; None leaves it to the server."""
-    return None if given_store() else (output / "mlartifacts").resolve().as_uri()
+def stores_artifacts_in(output: Path, uri: str) -> str | None:
+    """Where the artifacts of a new experiment in this store go; None leaves it to the server."""
+    return (output / "mlartifacts").resolve().as_uri() if uri == local_store(output) else None
 
 
 def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:

@@ -15,7 +15,7 @@ from pipelines.failures import FAILURE, ends_with_reason
 from pipelines.folder_lock import alone_in
 from pipelines.output import results_folder
 from pipelines.progress import ProgressFile, say
-from pipelines.queued_run import QueuedRun
+from pipelines.queued_run import QueuedRun, UnnamedStoreError
 from pipelines.resources import Resources
 from pipelines.start_from import StartFrom
 from pipelines.store_problem import explain
@@ -176,7 +176,6 @@ class TrainingRun:
         if self.start and not self.start.fork:
             tracked.go_on_with(self._mlflow_run_of(self.start))
         tracked.open(
-            self.output,
             self.manifest.dataset,
             label or f"{self.config.method} seed {self.config.seed}",
             parent=parent,
@@ -194,8 +193,10 @@ class TrainingRun:
         tracked.set_tags(asdict(resources))
         if self.start and self.start.fork:
             tracked.set_tags({"forked_from": self.start.checkpoint})
-        tracked.deliver()
-        if tracked.store != without_password(tracked.uri):
+        problem = tracked.deliver()
+        if isinstance(problem, UnnamedStoreError):
+            say(f"{problem}. Until then they wait in {tracked.outbox.folder}")
+        elif tracked.store != without_password(tracked.uri):
             say(f"the records of this training go to {tracked.store}, which has its MLflow run")
 
     @staticmethod
@@ -296,8 +297,9 @@ def _deliver_last(tracked: QueuedRun) -> None:
     """Waits a little for a store that is away, and says so if it stays away."""
     problem = tracked.deliver(_SECONDS_FOR_A_LOST_STORE)
     if problem and (waiting := tracked.outbox.waiting()):
-        busy = isinstance(problem, BlockingIOError)  # another process delivers them
-        reason = str(problem) if busy else explain(tracked.store, problem)
+        # Another process delivers them, or nobody may.
+        is_told = isinstance(problem, BlockingIOError | UnnamedStoreError)
+        reason = str(problem) if is_told else explain(tracked.store, problem)
         say(
             f"{reason}. {len(waiting)} records wait in "
             f"{tracked.outbox.folder}, and the next training, table or sweep with the same "

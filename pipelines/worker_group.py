@@ -1,5 +1,6 @@
 """The workers of one training under Ray Train, which starts again what a lost node took along."""
 
+import os
 from pathlib import Path
 
 from pipelines.command_line import RunError
@@ -17,13 +18,19 @@ def run_workers(task: WorkerTask, resources: Resources, watch: Watch) -> Path:
         RunError: if the training has given up, which says why, or ends without a checkpoint.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
+    meeting = TorchConfig()
+    if "RAY_ADDRESS" not in os.environ:
+        from pipelines.loopback import LoopbackConfig
+
+        meeting = LoopbackConfig()
     given_up = task.folder / GIVEN_UP
     given_up.unlink(missing_ok=True)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"task": task},
+        torch_config=meeting,
         scaling_config=resources.scaling(),
         run_config=RunConfig(
             name=task.folder.name,

@@ -1,6 +1,7 @@
 """What tests and the chaos scripts of several packages need: ports, files, options, curves."""
 
 import contextlib
+import ipaddress
 import json
 import signal
 import socket
@@ -104,3 +105,25 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
             with contextlib.suppress(psutil.Error):
                 one.kill()
     process.wait()  # through Popen: another's wait would leave it with an exit code of 0
+
+
+def listening() -> dict[str, str]:
+    """Where this process and all that it has started listen, and who does."""
+    me = psutil.Process()
+    found = {}
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            connections = process.net_connections(kind="inet")
+        except psutil.Error:  # it has ended
+            continue
+        for one in connections:
+            if one.status == psutil.CONN_LISTEN:
+                found[f"{one.laddr.ip}:{one.laddr.port}"] = process.name()
+    return found
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an `ip:port`."""
+    ip = ipaddress.ip_address(address.rpartition(":")[0])
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (mapped or ip).is_loopback

@@ -17,7 +17,6 @@ from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import (
     FileFollower,
     appearing,
-    hash_file,
     leave_memory,
     record_path,
     shard_path,
@@ -153,16 +152,11 @@ def _all_rows(
             continue
         result, source = next(results), sources.popleft()
         with source.closing:
-            reason = source.problem or (str(result) if isinstance(result, DecodeError) else "")
-            digest = ""
-            try:
-                digest = "" if reason else hash_file(source.file)
-            except OSError as error:
-                reason = f"cannot be read: {error.strerror or error}"
-        if reason or isinstance(result, DecodeError):
-            failures.append(_failure(clip, "decode", reason, tried))
-            continue
-        yield _Row(_small_columns(clip, result, digest), result.frames)
+            if source.problem or isinstance(result, DecodeError):
+                reason = source.problem or str(result)
+                failures.append(_failure(clip, "decode", reason, tried))
+                continue
+        yield _Row(_small_columns(clip, result), result.frames)
 
 
 def _read_rows(path: StoragePath, config: CacheConfig, rows: int) -> Iterator[_Row]:
@@ -187,7 +181,9 @@ def _decode_process(config: CacheConfig, timeout: float) -> DecodeProcess:
     square, kept = config.crop == "center", rows_per_group(config)
     if _decoder is None:
         atexit.register(_close_decoder)
-    wanted = DecodeProcess(config.frames, config.size, timeout, square, kept, config.decoder)
+    wanted = DecodeProcess(
+        config.frames, config.size, timeout, square, kept, config.decoder, hashed=True
+    )
     if _decoder is None or not _decoder.does_the_same(wanted):
         _close_decoder()
         _decoder = wanted
@@ -244,7 +240,7 @@ def _one_value(frames: NDArray[np.uint8], kind: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(kind, 1, [None, ends, pixels])
 
 
-def _small_columns(clip: Clip, decoded: DecodedClip, source_sha256: str) -> dict[str, Any]:
+def _small_columns(clip: Clip, decoded: DecodedClip) -> dict[str, Any]:
     return {
         "video_id": clip.video_id,
         "split": clip.split,
@@ -261,6 +257,6 @@ def _small_columns(clip: Clip, decoded: DecodedClip, source_sha256: str) -> dict
         "width": decoded.width,
         "height": decoded.height,
         "source_path": clip.path,
-        "source_sha256": source_sha256,
+        "source_sha256": decoded.source_sha256,
         "decoder": decoded.decoder,
     }

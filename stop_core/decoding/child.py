@@ -1,7 +1,7 @@
 """The process that decodes, so that no video can take down the one that writes the cache.
 
     python -m stop_core.decoding.child \\
-        DECODER FRAMES SIZE CROP SLOTS TIMEOUT REQUESTS REPLIES MEMORY
+        DECODER FRAMES SIZE CROP HASHED SLOTS TIMEOUT REQUESTS REPLIES MEMORY
 
 REQUESTS and REPLIES are pipes, one line of JSON a message; MEMORY is a file in memory with room for
 SLOTS clips. Frames go there, and nothing else does. See `DecodeProcess`, which starts it.
@@ -14,7 +14,8 @@ import os
 import resource
 import signal
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,9 +36,9 @@ _MOST_GROWTH = MEMORY_LIMIT // 4
 def main() -> None:
     """Answers requests until there are no more."""
     decoder = cast(Decoder, sys.argv[1])
-    frames, size, crop, count = (int(word) for word in sys.argv[2:6])
-    timeout = float(sys.argv[6])
-    requests, replies, memory = (int(word) for word in sys.argv[7:10])
+    frames, size, crop, hashed, count = (int(word) for word in sys.argv[2:7])
+    timeout = float(sys.argv[7])
+    requests, replies, memory = (int(word) for word in sys.argv[8:11])
     slots = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(count, -1)
     # What numba compiles is compiled before the clock and the limit begin.
     crop_frames(np.zeros((1, 4, 6, 3), np.uint8), 8)
@@ -56,17 +57,27 @@ def main() -> None:
             # no lock of Python's.
             signal.alarm(math.ceil(timeout) + 5)
             out = slots[request["slot"]]
-            answer = _answer(request["path"], frames, size, bool(crop), out, decoder)
+            path = Path(request["path"])
+            answer = _answer(path, frames, size, bool(crop), bool(hashed), out, decoder)
             signal.alarm(0)
             answer["worn"] = _address_space() - before > _MOST_GROWTH
             answers.write(json.dumps(answer).encode() + b"\n")
 
 
 def _answer(
-    path: str, frames: int, size: int, crop: bool, out: NDArray[np.uint8], decoder: Decoder
+    path: Path,
+    frames: int,
+    size: int,
+    crop: bool,
+    hashed: bool,
+    out: NDArray[np.uint8],
+    decoder: Decoder,
 ) -> dict[str, Any]:
     try:
         clip = decode_clip(path, frames, size, crop, out, decoder)
+        if hashed:  # here, where the deadline ends it: a sparse file can be larger than any disk
+            with path.open("rb") as file:
+                clip = replace(clip, source_sha256=file_digest(file, "sha256").hexdigest())
     except (DecodeError, OSError) as error:
         # An OSError is about this source: nothing else is read or written here.
         return {"error": str(error) or type(error).__name__}

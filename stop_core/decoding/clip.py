@@ -51,6 +51,8 @@ class DecodedClip:
     """Of the video as it is shown, in pixels: turned and mirrored as the file asks."""
     height: int
     decoder: str
+    source_sha256: str = ""
+    """Of the video file, in hexadecimal; empty unless it was asked for."""
 
 
 def segment_midpoints(num_frames: int, frames: int) -> NDArray[np.int32]:

@@ -17,6 +17,14 @@ from stop_core.decoding.h264 import H264Stream
 _LEAST_MPEG4_PICTURE = 16  # bytes: a picture that is "not coded", and shows none, has no more
 _HIDING = {"vp8", "vp9", "av1", "mpeg4"}
 _NEW_DESCRIPTION = "new_extradata"  # what a packet carries from which on another one holds
+# Demuxers of files that contain their pictures. FFmpeg has others that open further files, named in
+# the first one (HLS, DASH, concat, SDP, IMF, VobSub, MLV, image patterns), and some that decode any
+# text or device (tty, lavfi). A QuickTime file that names another one is in the list: FFmpeg opens
+# the other one only with its option enable_drefs.
+_DEMUXERS = (
+    "apng,asf,asf_o,av1,avi,dirac,dnxhd,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,m4v,matroska,mjpeg,"
+    "mov,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,rm,vc1,vvc,wtv,yuv4mpegpipe"
+)
 # A table may list a packet or two too many; a file that lost a tenth of its packets is damaged.
 _LEAST_SHARE = 0.9
 
@@ -193,10 +201,23 @@ def _shown_av1(packet: memoryview) -> Iterator[bool]:
 
 
 def open_file(path: Path) -> Any:
-    """Opens a file in PyAV; CannotOpen if FFmpeg does not know it."""
+    """Opens a file in PyAV, which reads no other file and no network for it.
+
+    Raises:
+        CannotOpen: if FFmpeg does not know it, or it is not of one of `_DEMUXERS`.
+    """
     try:
         # As a file: FFmpeg would take `http:` or `concat:` in a name for another protocol.
-        return av.open(f"file:{path}", metadata_errors="ignore")
+        return av.open(
+            f"file:{path}",
+            metadata_errors="ignore",
+            options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"},
+        )
+    except av.error.ArgumentError as error:
+        raise CannotOpen(
+            "not a video file: FFmpeg takes it for a playlist, an image, a text or another format "
+            "that is not decoded here"
+        ) from error
     except (av.error.FFmpegError, ValueError) as error:
         raise CannotOpen("not a video that FFmpeg can open") from error
 

@@ -52,8 +52,9 @@ class DecodeProcess:
         size: edge of the crop, in pixels.
         timeout: seconds that one clip may take.
         crop: False keeps frames whole, `size` being their short side.
-        decoder: which one decodes.
         kept: how many clips that `decode` has yielded are good at a time: the last ones.
+        decoder: which one decodes.
+        hashed: whether to hash the file of every clip, within the same time.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class DecodeProcess:
         crop: bool = True,
         kept: int = 1,
         decoder: Decoder = "auto",
+        hashed: bool = False,
     ) -> None:
         self.frames = frames
         self.size = size
@@ -71,13 +73,14 @@ class DecodeProcess:
         self.timeout = timeout
         self.kept = kept
         self.decoder = decoder
+        self.hashed = hashed
         self.owner = os.getpid()
         self._child: _Child | None = None
         self._busy = False
 
     def does_the_same(self, other: "DecodeProcess") -> bool:
         """Whether the other, if it is this process's too, decodes as this one does."""
-        asked = ("frames", "size", "timeout", "crop", "kept", "decoder", "owner")
+        asked = ("frames", "size", "timeout", "crop", "kept", "decoder", "hashed", "owner")
         return all(getattr(self, name) == getattr(other, name) for name in asked)
 
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
@@ -180,7 +183,7 @@ class _Child:
         self._from_child, replies = os.pipe()
         self._buffer = b""
         handed = (requests, replies, self._memory.fileno())
-        shape = (wanted.frames, wanted.size, int(wanted.crop), len(self.slots))
+        shape = (wanted.frames, wanted.size, int(wanted.crop), int(wanted.hashed), len(self.slots))
         words = [str(value) for value in (wanted.decoder, *shape, wanted.timeout, *handed)]
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
         with tempfile.TemporaryFile() as stderr:

@@ -63,8 +63,9 @@ class DecordVideo:
         try:
             # One thread: the pipeline decodes one clip on every core, which is faster than all
             # cores on one clip.
+            # An absolute path: FFmpeg would take `http:` at the start of another for a protocol.
             self._reader: Any = decord.VideoReader(
-                str(video.path), num_threads=1, fault_tol=_NO_RECOVERED_FRAMES
+                str(video.path.absolute()), num_threads=1, fault_tol=_NO_RECOVERED_FRAMES
             )
             stamps = self._reader.get_frame_timestamp(list(range(len(self._reader))))
         except (decord.DECORDError, RuntimeError, AssertionError, IndexError) as error:

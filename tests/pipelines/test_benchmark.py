@@ -55,7 +55,7 @@ def test_a_row_that_does_not_fit_the_cache_is_named_and_waiting_records_delivere
     table = Path("sweeps/tables/motion.yaml")
     config = BenchmarkConfig(table=table, cache=str(captioned_cache), output=tmp_path / "out")
     waiting = QueuedRun(config.output / "runs" / "one", tracking_uri(config.output))
-    waiting.open(config.output, "motion", "a training that an outage has cut off")
+    waiting.open("motion", "a training that an outage has cut off")
     with pytest.raises(ValueError, match=r"motion\.yaml: row 'linear probe': .* learns classes"):
         main(config)
     assert not waiting.outbox.waiting(), "what had waited for the store was not delivered"

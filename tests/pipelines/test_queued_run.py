@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipelines import queued_run
-from pipelines.queued_run import QueuedRun, deliver_waiting
+from pipelines.queued_run import QueuedRun, UnnamedStoreError, deliver_waiting
 from pipelines.tracking import open_experiment, tracking_uri
 
 NewStore = Callable[[Path], str]
@@ -49,7 +49,7 @@ def test_what_was_told_during_an_outage_is_there_afterwards_once(
     new_store(tmp_path / "mlflow.db")
     folder = tmp_path / "runs" / "one"
     away = QueuedRun(folder, f"http://127.0.0.1:{_closed_port()}")
-    away.open(tmp_path, "motion", "a training", tags={"kind": "training"})
+    away.open("motion", "a training", tags={"kind": "training"})
     away.log_params({"alpha": 0.5})
     for _ in range(2):  # as each start does
         away.log_dataset("motion", "0123456789abcdef")
@@ -78,8 +78,8 @@ def test_what_was_told_during_an_outage_is_there_afterwards_once(
 def test_a_process_that_dies_before_it_notes_the_id_of_its_run_finds_it_again(
     tmp_path: Path, new_store: NewStore
 ) -> None:
-    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "mlflow.db"))
-    run.open(tmp_path, "motion", "a training")
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
+    run.open("motion", "a training")
     (waiting,) = run.outbox.waiting()
     record = waiting.read_text()
     assert run.deliver() is None
@@ -91,8 +91,8 @@ def test_a_process_that_dies_before_it_notes_the_id_of_its_run_finds_it_again(
     assert len(MlflowClient(run.uri).search_runs(EXPERIMENTS)) == 1
 
 
-def _waiting(run: QueuedRun, output: Path) -> None:
-    run.open(output, "motion", "a training")
+def _waiting(run: QueuedRun) -> None:
+    run.open("motion", "a training")
     run.log_points([(1, 1000, {"train/loss": 1.0})])
 
 
@@ -104,11 +104,11 @@ def _loss(uri: str, run_id: str) -> list[tuple[int, float, int]]:
 def test_a_step_that_is_trained_again_is_not_told_again(
     tmp_path: Path, new_store: NewStore
 ) -> None:
-    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "mlflow.db"))
-    _waiting(run, tmp_path)
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
+    _waiting(run)
     run.log_points([(2, 1010, {"train/loss": 0.5}), (2, 1011, {"val/top1": 0.1})])
     # Another process goes on from a checkpoint before: step 2 once more, a little later.
-    again = QueuedRun(tmp_path / "run", run.uri)
+    again = QueuedRun(tmp_path / "runs" / "run", run.uri)
     again.log_points([(2, 1020, {"train/loss": 0.5})])
     again.log_points([(2, 1021, {"val/top1": 0.1}), (3, 1030, {"train/loss": 0.25})])
     assert again.deliver() is None
@@ -119,9 +119,9 @@ def test_a_step_that_is_trained_again_is_not_told_again(
 def test_what_waits_for_one_store_is_not_lost_to_another(
     tmp_path: Path, new_store: NewStore
 ) -> None:
-    first, second = (new_store(tmp_path / f"{name}.db") for name in ("first", "second"))
-    run = QueuedRun(tmp_path / "run", first)
-    _waiting(run, tmp_path)
+    first, second = (new_store(tmp_path / f"{name}.db") for name in ("mlflow", "second"))
+    run = QueuedRun(tmp_path / "runs" / "run", first)
+    _waiting(run)
     assert run.deliver() is None
     run.log_points([(2, 1010, {"train/loss": 0.5})])
     elsewhere = QueuedRun(run.folder, second)
@@ -136,7 +136,7 @@ def test_what_waits_for_a_store_that_answers_does_not_wait_for_another(
     tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    first, away = new_store(tmp_path / "first.db"), f"http://127.0.0.1:{_closed_port()}"
+    first, away = new_store(tmp_path / "mlflow.db"), f"http://127.0.0.1:{_closed_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", away)
     asked: list[str] = []
     find = queued_run.find_run
@@ -148,10 +148,10 @@ def test_what_waits_for_a_store_that_answers_does_not_wait_for_another(
     monkeypatch.setattr(queued_run, "find_run", find_run)
     runs = [QueuedRun(tmp_path / "runs" / name, first) for name in "ab"]
     for run in runs:
-        _waiting(run, tmp_path)
+        _waiting(run)
         assert run.deliver() is None
         elsewhere = QueuedRun(run.folder, away)
-        elsewhere.open(tmp_path, "motion", "a training")
+        elsewhere.open("motion", "a training")
         elsewhere.log_points([(2, 1010, {"train/loss": 0.5})])
     deliver_waiting(tmp_path)
     for run in runs:
@@ -160,14 +160,51 @@ def test_what_waits_for_a_store_that_answers_does_not_wait_for_another(
     assert asked.count(away) == 1  # it may take a minute not to answer
 
 
+@pytest.mark.parametrize("given", ["server", "file"])
+@pytest.mark.parametrize("noted", ["server", "file"])
+def test_nothing_is_sent_to_a_store_that_only_the_folder_of_a_run_names(
+    noted: str, given: str, tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may be a stranger's, and a store is sent the user's password."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = new_store(tmp_path / "output" / "mlflow.db")
+    if given == "server":
+        uri = new_store(tmp_path / "given.db")  # any other than that of the output folder
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    file = tmp_path / "other.db"
+    other = new_store(file)
+    before = file.read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        where = other if noted == "file" else f"http://127.0.0.1:{server.getsockname()[1]}"
+        run = QueuedRun(tmp_path / "output" / "runs" / "one", uri)
+        run.go_on_with("0" * 32)
+        (run.folder / "mlflow_store").write_text(where)
+        _waiting(run)
+        run.log_text("secret", "note.txt")
+        problem = run.deliver(seconds=60)
+        deliver_waiting(tmp_path / "output")
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert isinstance(problem, UnnamedStoreError)
+    assert f"set MLFLOW_TRACKING_URI={where}, or remove" in str(problem)
+    assert file.read_bytes() == before
+    assert len(run.outbox.waiting()) == 3
+    assert not MlflowClient(uri).search_runs(EXPERIMENTS)
+    if noted == "file":
+        named = QueuedRun(run.folder, other)
+        assert named.deliver() is None
+        assert _loss(other, named.run_id) == [(1, 1.0, 1000)]
+
+
 def test_a_store_that_has_moved_is_the_same_store(tmp_path: Path, new_store: NewStore) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
-    run = QueuedRun(before / "run", new_store(before / "mlflow.db"))
-    _waiting(run, before)
+    run = QueuedRun(before / "runs" / "run", new_store(before / "mlflow.db"))
+    _waiting(run)
     assert run.deliver() is None
     before.rename(after)
-    moved = QueuedRun(after / "run", f"sqlite:///{after}/mlflow.db")
-    _waiting(moved, after)
+    moved = QueuedRun(after / "runs" / "run", f"sqlite:///{after}/mlflow.db")
+    _waiting(moved)
     moved.log_points([(2, 1010, {"train/loss": 0.5})])
     known = moved.run_id
     assert moved.deliver() is None
@@ -176,12 +213,12 @@ def test_a_store_that_has_moved_is_the_same_store(tmp_path: Path, new_store: New
 
 
 def test_a_run_whose_store_is_gone_goes_on_in_another(tmp_path: Path, new_store: NewStore) -> None:
-    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "first.db"))
-    _waiting(run, tmp_path)
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "first.db"))
+    _waiting(run)
     assert run.deliver() is None
     (tmp_path / "first.db").unlink()
     other = QueuedRun(run.folder, new_store(tmp_path / "second.db"))
-    other.open(tmp_path, "motion", "a training")
+    other.open("motion", "a training")
     other.log_points([(2, 1010, {"train/loss": 0.5})])
     assert other.deliver() is None
     assert _loss(other.uri, other.run_id) == [(2, 0.5, 1010)]
@@ -205,12 +242,12 @@ def test_a_store_that_is_gone_is_not_made_anew_while_the_other_is_away(
 def test_a_run_that_was_deleted_goes_on_in_a_new_one_that_is_told_everything(
     tmp_path: Path, new_store: NewStore
 ) -> None:
-    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "store.db"))
-    _waiting(run, tmp_path)
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "store.db"))
+    _waiting(run)
     assert run.deliver() is None
     first = run.run_id
     MlflowClient(run.uri).delete_run(first)
-    run.open(tmp_path, "motion", "a training")
+    run.open("motion", "a training")
     assert run.deliver() is None
     assert run.run_id != first
     run.log_points([(0, 1010, {"train/loss": 0.5})])
@@ -227,8 +264,8 @@ def test_no_password_is_kept_beside_a_run(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_gone_is_refused_with_its_name(tmp_path: Path, new_store: NewStore) -> None:
-    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "mlflow.db"))
-    run.open(tmp_path, "motion", "a training")
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
+    run.open("motion", "a training")
     run.log_file("config.yaml")
     run.log_points([(1, 1000, {"train/loss": 1.0})])
     assert run.deliver() is None
@@ -245,10 +282,14 @@ def test_an_outbox_that_is_stuck_does_not_hold_up_the_others(
     gone = f"http://127.0.0.1:{_closed_port()}"
     for name in "abcd":
         run = QueuedRun(tmp_path / "runs" / name, uri)
-        _waiting(run, tmp_path)
+        _waiting(run)
         if name in "ab":  # they are another store's, which is away
             run.go_on_with("0" * 32)
             (run.folder / "mlflow_store").write_text(gone)
+        else:
+            assert run.deliver() is None
+            run.log_points([(2, 1010, {"train/loss": 0.5})])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", gone)
     asked: list[str] = []
     deliver = QueuedRun.deliver
     monkeypatch.setattr(
@@ -265,8 +306,8 @@ def test_an_outbox_that_is_stuck_does_not_hold_up_the_others(
 def test_a_tag_that_is_taken_away_twice_is_gone_and_nothing_is_refused(
     tmp_path: Path, new_store: NewStore
 ) -> None:
-    run = QueuedRun(tmp_path / "run", new_store(tmp_path / "mlflow.db"))
-    run.open(tmp_path, "motion", "a training", tags={"kind": "training"})
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
+    run.open("motion", "a training", tags={"kind": "training"})
     run.set_tags({"failure": "no memory"})
     for _ in range(2):
         run.remove_tags("failure", "never set")

@@ -1,7 +1,6 @@
 """A cluster that is away is told of at once, and a Ray of this machine is of use to it alone."""
 
 import atexit
-import ipaddress
 import os
 import shutil
 import socket
@@ -12,7 +11,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pipelines.check_services import check_ray
@@ -26,7 +24,7 @@ from pipelines.ray_session import (
 )
 from pipelines.ray_token import token_file
 from stop_core.private import is_private
-from tests.tools import free_ports
+from tests.tools import free_ports, is_loopback, listening
 
 
 def test_a_dead_address_is_refused_by_name() -> None:
@@ -125,34 +123,12 @@ def test_what_is_no_host_and_port_is_left_to_ray(address: str) -> None:
     await_head(address, 0.0)
 
 
-def _addresses() -> dict[str, str]:
-    """Where this process and all that it has started listen, and who does."""
-    me = psutil.Process()
-    found = {}
-    for process in [me, *me.children(recursive=True)]:
-        try:
-            connections = process.net_connections(kind="inet")
-        except psutil.Error:  # it has ended
-            continue
-        for one in connections:
-            if one.status == psutil.CONN_LISTEN:
-                found[f"{one.laddr.ip}:{one.laddr.port}"] = process.name()
-    return found
-
-
-def _is_loopback(address: str) -> bool:
-    ip = ipaddress.ip_address(address.rpartition(":")[0])
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return (mapped or ip).is_loopback
-
-
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_a_local_ray_listens_on_loopback_alone(local_ray: None) -> None:
-    addresses = _addresses()
-    assert {"gcs_server", "raylet"} <= set(addresses.values())
-    outside = {address: name for address, name in addresses.items() if not _is_loopback(address)}
-    assert not outside
+    found = listening()
+    assert {"gcs_server", "raylet"} <= set(found.values())
+    assert all(map(is_loopback, found)), found
 
 
 @pytest.mark.slow

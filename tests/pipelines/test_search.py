@@ -20,6 +20,7 @@ from pipelines.model_choice import ModelChoice
 from pipelines.search import SearchConfig, main
 from pipelines.video_list import Video
 from pipelines.video_options import Workers
+from stop_core import storage
 from stop_core.cache import CacheConfig, CacheJob, write_shard
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.model_folder import TrainedModel
@@ -129,17 +130,58 @@ def test_frames_are_those_of_the_clip_though_its_cache_has_changed(
     cache = _cache(videos, tmp_path / "cache", how.frames, how.size)
     index = SearchIndex(_index(tmp_path, model_folder, cache=str(cache)))
     listed = [Video(**search._named(row)) for row in index.videos]
-    before = {v.name: f for v, f in zip(listed, search._frames(index, listed), strict=True)}
+    before = {v.name: f for v, f in zip(listed, search._frames(index, listed, False), strict=True)}
     shutil.rmtree(cache)
     (videos / "a/v1.mp4").unlink()
     _cache(videos, cache, how.frames, how.size)
-    for video, found in zip(listed, search._frames(index, listed), strict=True):
+    for video, found in zip(listed, search._frames(index, listed, False), strict=True):
         if video.name.endswith("v1.mp4"):
             assert "no longer" in str(found)
         else:
             np.testing.assert_array_equal(found, before[video.name])
     shutil.rmtree(cache)
     assert len(main(SearchConfig(text="a", index=index.folder, output=tmp_path))) == 4
+
+
+@pytest.mark.parametrize("of_cache", [False, True])
+def test_what_an_index_names_on_an_object_store_is_fetched_only_if_the_user_says_so(
+    of_cache: bool,
+    videos: Path,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = _index(tmp_path, model_folder, videos=(str(videos),))
+    index = SearchIndex(folder)
+    rows = pq.read_table(folder / "embeddings.parquet")
+    there = [
+        f"{scheme}://bucket/{i}.mp4?endpoint_override=127.0.0.1:9"
+        for i, scheme in enumerate(["s3", "gs", "http", "s3"])
+    ]
+    if not of_cache:
+        rows = rows.set_column(rows.column_names.index("video"), "video", pa.array(there))
+    rows = rows.append_column("error", pa.nulls(len(rows), pa.string()))
+    write_index(folder, rows, replace(index.info, cache=there[0] if of_cache else None))
+    asked: list[str] = []
+
+    def connect(scheme: str, bucket: str, query: str) -> None:
+        asked.append(f"{scheme}://{bucket}?{query}")
+        raise OSError("away")
+
+    monkeypatch.setattr(storage, "_connect", connect)
+    drawn: list[object] = []
+    draw = search._frames
+    monkeypatch.setattr(
+        search, "_frames", lambda *given: drawn.extend(draw(*given)) or draw(*given)
+    )
+    config = SearchConfig(text="a", index=folder, output=tmp_path, sheet=tmp_path / "sheet.png")
+    assert len(main(config)) == 4
+    assert not asked
+    assert sum("not fetched: give --fetch" in str(found) for found in drawn) == (
+        4 if of_cache else 3
+    )
+    assert len(main(replace(config, fetch=True))) == 4
+    assert asked
 
 
 def test_an_index_that_was_made_with_a_gpu_is_searched_where_the_command_says(

@@ -19,7 +19,7 @@ def test_where_the_store_is_said_no_password_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host/mlflow")
-    for say in (ui_command, tracking_uri, stores_artifacts_in):
+    for say in (ui_command, tracking_uri):
         with pytest.raises(
             RunError, match=r"https://me:\*\*\*@host/mlflow has a password"
         ) as caught:
@@ -30,7 +30,8 @@ def test_where_the_store_is_said_no_password_is_shown(
 def test_an_empty_address_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     assert tracking_uri(tmp_path).startswith("sqlite:///")
-    assert str(stores_artifacts_in(tmp_path)).startswith("file://")
+    artifacts = stores_artifacts_in(tmp_path, tracking_uri(tmp_path))
+    assert str(artifacts).startswith("file://")
 
 
 def test_an_experiment_that_another_process_makes_meanwhile_is_taken(

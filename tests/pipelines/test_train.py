@@ -3,8 +3,10 @@
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +30,15 @@ from stop_core.experiment import ExperimentConfig
 from stop_core.model_folder import TrainedModel
 from stop_core.run_state import LAST_PROMPTS
 from tests.pipelines.ray_nodes import ray_nodes
-from tests.tools import curves, files_below, kill_tree, options_of, steps_saved
+from tests.tools import (
+    curves,
+    files_below,
+    is_loopback,
+    kill_tree,
+    listening,
+    options_of,
+    steps_saved,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,12 +127,32 @@ def test_mlflow_knows_settings_curves_hashes_and_files(
     assert files_below(Path(copy)) == files_below(result.model)
 
 
+@contextmanager
+def _noted_listeners() -> Iterator[dict[str, str]]:
+    """Collects where the processes of Ray listen meanwhile, and their names."""
+    found: dict[str, str] = {}
+    ended = threading.Event()
+
+    def note() -> None:
+        while not ended.wait(0.1):
+            found.update(listening())
+
+    thread = threading.Thread(target=note)
+    thread.start()
+    yield found
+    ended.set()
+    thread.join()
+
+
 @pytest.mark.slow
 def test_two_workers_train_what_one_trains(
     finished: tuple[TrainConfig, TrainingResult], tmp_path: Path
 ) -> None:
     config, alone = finished
-    shared = main(replace(config, output=tmp_path, resources=Resources(workers=2)))
+    with _noted_listeners() as listeners:
+        shared = main(replace(config, output=tmp_path, resources=Resources(workers=2)))
+    assert sum("Train" in name for name in listeners.values()) >= 2, listeners
+    assert all(map(is_loopback, listeners)), listeners
     # The weights themselves may differ: Adam takes the rounding of a tiny gradient for a direction.
     # The norm, before clipping, would show a gradient that is summed where it should be averaged.
     for curve in ("train/loss", "train/gradient_norm", "train/learning_rate"):

@@ -67,7 +67,7 @@ def _task(config: ExperimentConfig, cache: Path, output: Path) -> WorkerTask:
     open_experiment(output, "motion")
     folder = output / "runs" / "one"
     tracked = QueuedRun(folder, tracking_uri(output))
-    tracked.open(output, "motion", "one")
+    tracked.open("motion", "one")
     return WorkerTask(
         config=config,
         cache=cache,

@@ -248,7 +248,7 @@ def test_clips_of_a_changed_cache_are_not_embedded(cache: Path, tmp_path: Path) 
 def _task(cache: Path, output: Path, name: str, config: ExperimentConfig = CONFIG) -> WorkerTask:
     folder = output / "runs" / name
     tracked = QueuedRun(folder, tracking_uri(output))
-    tracked.open(output, "csv", name)
+    tracked.open("csv", name)
     return WorkerTask(
         config=config, cache=cache, folder=folder, tracking_uri=tracked.uri,
         progress_file=folder / "progress.json", threads=1, gpu=False, test=True, start=None,

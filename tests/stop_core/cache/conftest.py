@@ -27,7 +27,7 @@ class FlakyDecoder(DecodeProcess):
 
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyDecoder]:
-    decoder = FlakyDecoder(4, 16, kept=16)  # the rows of a group
+    decoder = FlakyDecoder(4, 16, kept=16, hashed=True)  # the rows of a group
     decoder.asked = []
     monkeypatch.setattr(writing, "_decode_process", lambda config, timeout: decoder)
     yield decoder

@@ -1,16 +1,20 @@
 """A shard whose clips fail, are tried again, or find the disk full: nothing is lost or doubled."""
 
+import hashlib
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from stop_core.cache import CacheConfig, CacheJob, Manifest, read_failures, write_shard, writing
-from stop_core.cache.files import write_json
+from stop_core.cache.files import shard_path, write_json
 from stop_core.cache.shards import plan_shards
 from stop_core.datasets import DATASETS, select_clips
+from stop_core.decoding import decode_clip
 from tests.stop_core.cache.conftest import FlakyDecoder
 
 WriteVideo = Callable[..., Path]
@@ -157,3 +161,29 @@ def test_a_full_disk_is_an_error_and_what_is_complete_stays(
         assert _tree(disk / "cache") == _tree(tmp_path / "whole")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_sparse_file_costs_its_deadline_and_no_other_clip(
+    hmdb51_root: Path, tmp_path: Path, write_video: WriteVideo
+) -> None:
+    """It decodes at once, as an MP4 lists its frames, and would be hashed for many minutes."""
+    cache = tmp_path / "cache"
+    job = _job(cache, hmdb51_root)
+    job.start()
+    plan = job.plans[0]
+    huge = plan.clips[1]
+    write_video(tmp_path / "huge.mp4").rename(hmdb51_root / huge.path)
+    with (hmdb51_root / huge.path).open("r+b") as file:
+        file.truncate(1 << 40)
+    assert decode_clip(hmdb51_root / huge.path, 4, 16).num_frames
+    began = time.monotonic()
+    record = write_shard(plan, job.config, hmdb51_root, cache, timeout=4)
+    assert time.monotonic() - began < 60
+    assert [(f.video_id, f.error) for f in record.failures] == [
+        (huge.video_id, "timed out after 4 s")
+    ]
+    table = pq.read_table(shard_path(cache, plan.name))
+    for row in table.drop_columns(["frames"]).to_pylist():
+        with (hmdb51_root / row["source_path"]).open("rb") as file:
+            assert row["source_sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
+    assert len(table) == len(plan.clips) - 1
