@@ -301,7 +301,7 @@ def _split(pretrained: str) -> tuple[str | None, Path]:
     stated, separator, rest = pretrained.partition("=")
     if separator and not Path(pretrained).exists():
         return stated, Path(rest).expanduser()
-    return None, Path(pretrained)
+    return None, Path(pretrained).expanduser()
 
 
 def _of_name(name: str) -> Settings:

@@ -169,10 +169,9 @@ class _ArchiveUnpickler(pickle._Unpickler):
         _, dtype, key, _, count = pid
         if key not in self._storages:
             entry = self._archive.getinfo(f"{self._folder}/{key}")
-            # Not compressed, so that it is no larger than the file.
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != (
-                count * dtype.itemsize
-            ):
+            if entry.compress_type != zipfile.ZIP_STORED:  # it can be far larger than the file
+                raise pickle.UnpicklingError("it is compressed: unzip it, and zip it with -0")
+            if entry.file_size != count * dtype.itemsize:
                 raise pickle.UnpicklingError(f"its storage {key} is not of {count} numbers")
             content = bytearray(self._archive.read(entry))
             self._storages[key] = torch.frombuffer(content, dtype=dtype)

@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import regex
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 Task = Literal["recognition", "retrieval"]
 NO_LABEL = -1
 """The label of a clip of a retrieval dataset."""
+_INVISIBLE = regex.compile(r"(?!\s)[\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]+")
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,9 @@ def tidied(text: str) -> str:
     Two texts that look alike in an editor are often not equal: "walk" and "walk ", a letter with
     its accent as one character or as two, a no-break space, a zero-width space, a byte-order mark.
     """
-    if text.isascii():  # mostly, and ten times as fast
-        return " ".join(text.split())
-    visible = "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
-    return unicodedata.normalize("NFC", " ".join(visible.split()))
+    if not (text.isascii() and text.isprintable()):  # both are mostly so, and ten times as fast
+        text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+    return " ".join(text.split())
 
 
 def class_words(class_name: str) -> str:

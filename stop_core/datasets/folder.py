@@ -14,9 +14,9 @@ from pathlib import Path
 
 from stop_core.datasets.annotations import class_label, require_root
 from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split
-from stop_core.datasets.listing import Listing, number_classes
+from stop_core.datasets.listing import number_classes
 from stop_core.datasets.validation import carve_validation
-from stop_core.datasets.video_files import VideoFiles
+from stop_core.datasets.video_files import VideoFiles, video_key
 
 _LAYOUT = "train/<class>/*.mp4 and test/<class>/*.mp4, or <class>/*.mp4"
 
@@ -34,7 +34,8 @@ def read_folder(root: Path) -> list[Clip]:
         raise ValueError(f"there is no video below {root}: it should hold {_LAYOUT}")
     has_splits = (root / "train").is_dir()
     split_of: dict[str, Split] = {split: split for split in SPLITS}
-    listing = Listing()
+    clips: list[Clip] = []
+    sources: dict[str, str] = {}
     for path in files:
         _check_text(root, path)
         first, _, rest = path.partition("/")
@@ -48,8 +49,10 @@ def read_folder(root: Path) -> list[Clip]:
         if not name:
             raise ValueError(f"{root / path} is in no folder of a class: {root} needs {_LAYOUT}")
         label = class_label(class_name, str(root / path))
-        listing.add(Clip(path, path, split, NO_LABEL, label, source=path), str(root / path))
-    clips = number_classes(listing.finish())
+        # a.mov and a.mp4 may be one video, and stay in one split.
+        source = sources.setdefault(video_key(path), path)
+        clips.append(Clip(path, path, split, NO_LABEL, label, source))
+    clips = number_classes(clips)
     has_val = any(clip.split == "val" for clip in clips)
     return clips if has_val else carve_validation(clips)
 

@@ -92,9 +92,9 @@ def _read_class(path: Path, folder: str, files: VideoFiles, listing: Listing) ->
             source=source_of(stem, class_name),
         )
         if split is None:
-            listing.is_new(clip, where, split="unused")
+            listing.is_new(clip, where, split="unused", name=f"{class_name}/{name}")
         else:
-            listing.add(clip, where)
+            listing.add(clip, where, name=f"{class_name}/{name}")
 
 
 def _read_codes(path: Path) -> Iterator[tuple[str, str, Split | None]]:

@@ -34,26 +34,33 @@ class Listing:
             )
         return list(self._clips.values())
 
-    def add(self, clip: Clip, where: str, *, again: bool = False) -> None:
+    def add(self, clip: Clip, where: str, *, again: bool = False, name: str = "") -> None:
         """Adds a clip, or its captions to the clip of the same video.
 
         Args:
             clip: of any label: it is told apart by its class name.
             where: its place in the annotation, for messages.
             again: whether one name can be listed several times, with a caption each time.
+            name: the listed name, where the id of the clip is another one.
 
         Raises:
             ValueError: if the video is listed already, and this is no further name of it.
         """
         key = video_key(clip.video_id)
-        if self.is_new(clip, where, again=again):
+        if self.is_new(clip, where, again=again, name=name):
             self._clips[key] = clip
         else:
             first = self._clips[key]
             self._clips[key] = replace(first, captions=first.captions + clip.captions)
 
     def is_new(
-        self, clip: Clip, where: str, *, split: str | None = None, again: bool = False
+        self,
+        clip: Clip,
+        where: str,
+        *,
+        split: str | None = None,
+        again: bool = False,
+        name: str = "",
     ) -> bool:
         """Notes where a video is listed; returns whether it is for the first time.
 
@@ -62,11 +69,12 @@ class Listing:
             where: its place in the annotation.
             split: the list's own word for a split that is none of ours.
             again: as in `add`.
+            name: as in `add`.
 
         Raises:
             ValueError: if it is listed already, and this is no further name of it.
         """
-        key, name = video_key(clip.video_id), clip.video_id
+        key, name = video_key(clip.video_id), name or clip.video_id
         said = {"split": split or clip.split, "class": clip.class_name}
         said["source"] = video_key(clip.source)
         if key not in self._said:

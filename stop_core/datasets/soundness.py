@@ -1,17 +1,21 @@
 """Is a list of clips the dataset that its user means? Refusals, and remarks."""
 
-import unicodedata
+import html
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 
+import ftfy
+import regex
 import yaml
 
 from stop_core.datasets.clip import Clip, class_words
 from stop_core.datasets.selecting import Selection
+from stop_core.datasets.video_files import video_key
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 _NAMED = 5  # classes of a remark
+_CLIP_WORD = regex.compile(r"'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 
 
 def refuse_twins(names: Sequence[str], texts: Sequence[Hashable]) -> None:
@@ -34,7 +38,7 @@ def refuse_twins(names: Sequence[str], texts: Sequence[Hashable]) -> None:
 
 
 def refuse_same_words(names: Sequence[str]) -> None:
-    """Refuses class names that become the same words, such as `brush_hair` and `brush hair`.
+    """Refuses class names that CLIP reads as the same words, such as `brush_hair` and `brush hair`.
 
     Names that differ by case alone are left to `remarks`: a method that reads no text, such as
     linear-probe, can be trained on them.
@@ -42,9 +46,17 @@ def refuse_same_words(names: Sequence[str]) -> None:
     Raises:
         ValueError: naming both.
     """
-    by_case = {name.casefold(): name for name in reversed(names)}
-    kept = [name for name in names if by_case[name.casefold()] == name]
-    refuse_twins(kept, [class_words(name) for name in kept])
+    kept = {(as_clip_reads(name), name.casefold()): name for name in names}
+    refuse_twins(list(kept.values()), [words for words, _ in kept])
+
+
+def as_clip_reads(name: str) -> tuple[str, ...]:
+    """Returns the parts of a class name that CLIP's tokenizer encodes one by one.
+
+    `walk 2` and `Walk2` have the same ones. The tokenizer itself takes seconds to import.
+    """
+    text = html.unescape(html.unescape(ftfy.fix_text(class_words(name))))
+    return tuple(_CLIP_WORD.findall(text.lower()))
 
 
 def remarks(dataset: str, fold: int, clips: Sequence[Clip], selection: Selection) -> list[str]:
@@ -65,6 +77,7 @@ def remarks(dataset: str, fold: int, clips: Sequence[Clip], selection: Selection
         *one_sided(by_split),
         *_look_alikes(selection.class_names),
         *_shared_captions(selection.clips),
+        *_alike_files(selection.clips),
     ]
 
 
@@ -106,12 +119,12 @@ def _other_counts(dataset: str, fold: int, clips: Sequence[Clip]) -> list[str]:
 
 
 def _look_alikes(names: Sequence[str]) -> list[str]:
-    alike: dict[str, list[str]] = defaultdict(list)
+    alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in names:
-        alike[unicodedata.normalize("NFKC", class_words(name)).casefold()].append(name)
+        alike[as_clip_reads(name)].append(name)
     return [
-        f"the classes {' and '.join(map(repr, group))} differ by case or form alone: most CLIPs "
-        "read them as one, and a training whose method reads texts will then refuse them"
+        f"the classes {' and '.join(map(repr, group))} differ by case alone: most CLIPs read them "
+        "as one, and a training whose method reads texts will then refuse them"
         for group in alike.values()
         if len(group) > 1
     ]
@@ -129,4 +142,20 @@ def _shared_captions(clips: Sequence[Clip]) -> list[str]:
     return [
         f"captions of several test clips: {len(shared)}, for example {shared[0]!r}; recall at 1 "
         "cannot reach 100%"
+    ]
+
+
+def _alike_files(clips: Sequence[Clip]) -> list[str]:
+    first: dict[str, str] = {}
+    alike = {
+        clip.path: of
+        for clip in clips
+        if (of := first.setdefault(video_key(clip.path), clip.path)) != clip.path
+    }
+    if not alike:
+        return []
+    path, of = next(iter(alike.items()))
+    return [
+        f"files that differ by extension alone: {len(alike)}, such as {path} of {of}; each counts "
+        "as a clip"
     ]

@@ -59,7 +59,7 @@ def read_ucf101(root: Path, fold: int) -> list[Clip]:
                 class_name=class_name,
                 source=source_of(stem, class_name),
             )
-            listing.add(clip, where)
+            listing.add(clip, where, name=f"{class_name}/{file}")
     return carve_validation(listing.finish())
 
 

@@ -105,10 +105,15 @@ def test_a_tag_in_front_of_a_file_brings_all_of_its_settings(tmp_path: Path) -> 
         find_source("ViT-L-14", f"no_tag={path}")
 
 
-def test_a_tower_with_one_kind_of_weights_takes_a_plain_file(tmp_path: Path) -> None:
+def test_a_tower_with_one_kind_of_weights_takes_a_plain_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"visual.proj": torch.zeros(2)}, path)
     assert not find_source("ViT-B-32-256", str(path)).settings.quick_gelu
+    monkeypatch.setenv("HOME", str(tmp_path))  # as in a --config, where no shell reads the ~
+    assert find_source("ViT-B-32-256", "~/weights.pt").file == path
+    assert absolute("ViT-B-32-256", "~/weights.pt") == ("ViT-B-32-256", str(path))
     assert not find_source("ViT-S-32", str(path)).settings.quick_gelu
     with pytest.raises(ValueError, match=rf"several kinds.*--pretrained metaclip_fullcc={path}"):
         find_source("ViT-H-14-quickgelu", str(path))

@@ -147,6 +147,16 @@ def test_an_archive_cannot_run_code(
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_compressed_archive_is_refused_as_such(state: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    write_archive(state, path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "zipped.pt", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(OSError, match=r"zipped\.pt could not be loaded \(it is compressed"):
+        read_weights(tmp_path / "zipped.pt")
+
+
 def _nested_in_itself() -> bytes:
     # c__torch__\nM\n  )\x81  }  (  X...child  self  u  b .
     name = b"X\x05\x00\x00\x00child"

@@ -29,12 +29,12 @@ def test_names_become_words(name: str, words: str) -> None:
     assert class_words(words) == words
 
 
-@given(st.text("aé \u00a0\u200b\ufeff\u0301\t\u3000"))
+@given(st.text("aé \u00a0\u200b\ufeff\u0301\t\u3000\x00\x07\ufe0f\u3164"))
 def test_what_looks_alike_becomes_equal(text: str) -> None:
     tidy = tidied(text)
     assert tidied(tidy) == tidy == tidied(unicodedata.normalize("NFD", text))
     assert tidied(f" {text}\u200b\u2003") == tidy
-    assert not set(tidy) & set("\u00a0\u200b\ufeff\t\u3000")
+    assert not set(tidy) & set("\u00a0\u200b\ufeff\t\u3000\x00\x07\ufe0f\u3164")
     assert "  " not in tidy
 
 

@@ -75,7 +75,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 
 def test_a_name_listed_twice_is_named(tmp_path: Path) -> None:
     root = _root(tmp_path, wave_test_split1="a.avi 1 \na.avi 2 \n")
-    with pytest.raises(ValueError, match=r"line 2: wave/a is listed twice"):
+    with pytest.raises(ValueError, match=r"line 2: wave/a.avi is listed twice"):
         read_hmdb51(root, 1)
 
 

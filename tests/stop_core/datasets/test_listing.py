@@ -129,3 +129,25 @@ def test_every_reader_makes_one_clip_of_two_names(
     changed = [(a, b) for a, b in zip(after, before, strict=True) if a != b]
     assert len(changed) == 1
     assert " ".join(changed[0][0].captions) == " ".join([*changed[0][1].captions, "three"])
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("hmdb51", "testTrainMulti_7030_splits/*_split1.txt"),
+        ("ucf101", "ucfTrainTestlist/testlist01.txt"),
+    ],
+)
+def test_a_second_name_of_a_recognition_clip_is_no_second_clip(
+    make_tree: MakeTree, name: str, file: str
+) -> None:
+    root = make_tree(name)
+    before = DATASETS[name].read(root, 1)
+    path = next(root.glob(file))
+    lines = path.read_text()
+    first = lines.splitlines()[0]
+    path.write_text(f"{lines}{first.replace('.avi', '.mp4')}\n")
+    assert DATASETS[name].read(root, 1) == before
+    path.write_text(f"{lines}{first}\n")
+    with pytest.raises(ValueError, match="is listed twice"):
+        DATASETS[name].read(root, 1)

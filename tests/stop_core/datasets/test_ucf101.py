@@ -51,7 +51,7 @@ def test_labels_sources_and_paths(make_tree: MakeTree) -> None:
         (
             "testlist01",
             "YoYo/v_YoYo_g02_c01.avi",
-            "line 5: YoYo/v_YoYo_g02_c01 is listed twice, first in .*trainlist01",
+            "line 5: YoYo/v_YoYo_g02_c01.avi is listed twice, first in .*trainlist01",
         ),
         ("classInd", "4 Juggling", "line 3: expected '3 <class>'"),
     ],
