@@ -44,8 +44,10 @@ def refuse_same_words(names: Sequence[str]) -> None:
     linear-probe, can be trained on them.
 
     Raises:
-        ValueError: naming both.
+        ValueError: naming both; and for a name without any word, such as `_`.
     """
+    if wordless := [name for name in names if not as_clip_reads(name)]:
+        raise ValueError(f"the class {wordless[0]!r} has no word that CLIP can read: rename it")
     kept = {(as_clip_reads(name), name.casefold()): name for name in names}
     refuse_twins(list(kept.values()), [words for words, _ in kept])
 

@@ -76,6 +76,12 @@ def test_names_are_read_alike_if_the_tokenizer_reads_their_words_alike(names: li
     assert (read[0] == read[1]) == (tokens[0] == tokens[1])
 
 
+@pytest.mark.parametrize("name", ["_", "[]", "__ _"])
+def test_a_class_without_words_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="has no word that CLIP can read"):
+        refuse_same_words(("run", name))
+
+
 def test_a_class_in_one_split_alone_and_an_empty_split_are_remarked() -> None:
     clips = [_clip("train", "run"), _clip("train", "walk"), _clip("test", "walk")]
     assert _remarks(*clips, _clip("test", "swim"), names=("run", "swim", "walk")) == [
