@@ -333,17 +333,17 @@ def _kind(manifest: Manifest) -> str:
 def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
     """A training that fits the cache; empty if none of the towers that are known here does."""
     _, size = config.shape
-    where = shlex.join(["--cache", str(cache)])
+    towers = {tower.image_size: f" --tower {name}" for name, tower in TINY_TOWERS.items()}
+    towers[CLIP_SIZE] = " --tower ViT-B-32-quickgelu --pretrained openai"
+    if size not in towers:
+        return ""
+    recipe = ""
     if config.entry.generate is not None:
-        command = f"python pipelines/train.py --config sweeps/recipes/motion.yaml {where}"
-        fit = [tower.name for tower in TINY_TOWERS.values() if tower.image_size == size]
-        if not fit:
-            return ""
+        recipe = " --config sweeps/recipes/motion.yaml"
         # The recipe's own tower takes the frames of a cache that was made without options.
-        return command + "".join(f" --tower {name}" for name in fit if name != TINY.name)
-    fits = size == CLIP_SIZE
-    tower = " --tower ViT-B-32-quickgelu --pretrained openai" if fits else ""
-    return f"python pipelines/train.py {where}{tower}"
+        towers[TINY.image_size] = ""
+    where = shlex.join(["--cache", str(cache)])
+    return f"python pipelines/train.py{recipe} {where}{towers[size]}"
 
 
 def main() -> None:

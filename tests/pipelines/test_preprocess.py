@@ -85,9 +85,22 @@ def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
     assert "decoding" not in capfd.readouterr().err
 
 
-def test_no_next_command_is_named_that_would_fail(small_cache: Path) -> None:
-    config = PreprocessConfig(dataset="motion", cache="c", size=48)
+@pytest.mark.parametrize("dataset", ["motion", "folder"])
+def test_no_next_command_is_named_that_would_fail(small_cache: Path, dataset: str) -> None:
+    config = PreprocessConfig(dataset=dataset, data_root="d", cache="c", size=48)
     assert "next" not in summary(config, Manifest.load(small_cache))
+
+
+@pytest.mark.parametrize(
+    ("size", "tower"),
+    [(64, "--tower tiny-64"), (224, "--tower ViT-B-32-quickgelu --pretrained openai")],
+)
+def test_clips_of_ones_own_get_a_tower_that_takes_their_frames(
+    small_cache: Path, size: int, tower: str
+) -> None:
+    config = PreprocessConfig(dataset="folder", data_root="d", cache="c", size=size)
+    told = summary(config, Manifest.load(small_cache)).splitlines()[-1]
+    assert told == f"next      python pipelines/train.py --cache c {tower}"
 
 
 @pytest.mark.parametrize(("size", "tower"), [(32, ""), (64, " --tower tiny-64")])
