@@ -395,7 +395,7 @@ def test_a_checkpoint_of_data_that_was_not_verified_is_resumed_from_only_where_i
             WorkerRun(replace(start, fork=True), FolderSession(start.folder / ALONE)).run()
     capsys.readouterr()
     _ends_as_unbroken(task, unbroken, begins_at=0 if repaired else 1)
-    assert ("not resumed from" in capsys.readouterr().out) == repaired
+    assert ("not resumed from" in capsys.readouterr().err) == repaired
 
 
 def _ends_as_unbroken(
