@@ -104,9 +104,10 @@ def _export(folder: Path, config: ExportConfig) -> None:
     out = config.out or _usual_place(config) / "exports" / config.to
     if out.exists():
         raise FileExistsError(f"{out} is there already: choose another --out, or remove it")
-    staging = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
     out.parent.mkdir(parents=True, exist_ok=True)
+    # A name under which no link can be planted.
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    staging = scratch / out.name
     try:
         if config.to == "mlflow":
             from pipelines.mlflow_model import save_mlflow_model
@@ -116,7 +117,7 @@ def _export(folder: Path, config: ExportConfig) -> None:
             _write_program(folder, config, staging)
         staging.rename(out)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     print_result(f"exported to {out}")
     if config.to == "mlflow":
         print_result(

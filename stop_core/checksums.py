@@ -7,7 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from stop_core.cache.files import hash_file, write_whole
-from stop_core.documents import read_text
+from stop_core.documents import read_text, shown
+from stop_core.names import is_the_name_of_a_file
 
 SUMS = "SHA256SUMS"
 
@@ -29,7 +30,7 @@ def check_sums(folder: Path, names: Collection[str]) -> None:
     lines = read_text(folder / SUMS).splitlines()
     sums = {name: found for found, _, name in (line.partition("  ") for line in lines)}
     for name in sorted({*names, *sums}):
-        if name not in sums or "/" in name:
-            raise ValueError(f"{folder / SUMS} is damaged: it has no sum of {name}")
+        if name not in sums or not is_the_name_of_a_file(name):
+            raise ValueError(f"{folder / SUMS} is damaged: it has no sum of {shown(name)}")
         if sums[name] != hash_file(folder / name):
             raise ValueError(f"{folder / name} is not as it was written, by its sum in {SUMS}")

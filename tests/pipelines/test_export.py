@@ -45,6 +45,16 @@ def test_a_program_is_kept_with_what_says_how_to_use_it(run_folder: Path) -> Non
         main(ExportConfig(ModelChoice(run_folder)))
 
 
+def test_an_export_writes_behind_no_link(run_folder: Path, tmp_path: Path) -> None:
+    (run_folder / "exports").mkdir()
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (run_folder / "exports" / ".torch.tmp").symlink_to(victim)
+    main(ExportConfig(ModelChoice(run_folder)))
+    assert list(victim.iterdir()) == []
+    assert (run_folder / "exports" / "torch" / "parity.json").is_file()
+
+
 def test_a_program_that_differs_too_much_is_refused_and_leaves_nothing(run_folder: Path) -> None:
     before = sorted(run_folder.rglob("*"))
     with pytest.raises(RunError, match=r"differs from the model by 0\.0001.*nothing was kept"):
