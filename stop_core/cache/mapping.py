@@ -91,7 +91,7 @@ def read_columns(path: Path, rows: int, *names: str) -> list[list[Any]]:
 def read_footer(path: Path) -> pq.FileMetaData:
     """Returns the footer of a shard; ValueError if it is gone or damaged."""
     try:
-        return pq.read_metadata(path)
+        return pq.read_metadata(require_file(path))
     except FileNotFoundError as error:
         raise _gone(path) from error
     except (pa.ArrowException, OSError) as error:

@@ -153,6 +153,12 @@ def _gone(cache: Path, other: Path) -> None:
     _shard(cache).unlink()
 
 
+def _a_pipe(cache: Path, other: Path) -> None:
+    """Opening it would wait for ever."""
+    _shard(cache).unlink()
+    os.mkfifo(_shard(cache))
+
+
 def _edited(change: Callable[[dict], object]) -> Callable[[Path, Path], None]:
     """Edits the manifest as somebody would who knows how its checksum is made."""
 
@@ -180,6 +186,7 @@ AT_ONCE = {
     "of another cache": _of_another_cache,
     "truncated": _truncated,
     "gone": _gone,
+    "a pipe": _a_pipe,
     "manifest with a shard less": _edited(lambda v: v["shards"].pop(0)),
     "manifest with other counts": _edited(lambda v: v["counts"].update(train=7)),
     "manifest with other options": _edited(lambda v: v["config"].update(size=16)),
