@@ -117,7 +117,10 @@ def test_the_parameters_of_a_sequence_say_whether_there_may_be_fields(
         stream: Any = container.add_stream("libx264", rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
         for _ in range(3):
-            container.mux(stream.encode(av.VideoFrame(64, 48, pixels)))
+            frame = av.VideoFrame(64, 48, pixels)
+            for plane in frame.planes:  # x264 crashes on 10-bit samples above 1023
+                plane.update(bytes(plane.buffer_size))
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     with av.open(str(path)) as container:
         description = container.streams.video[0].codec_context.extradata
