@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stop_core import StopModel
-from stop_core.config import Attention
-from stop_core.sequences import pack
-from stop_core.towers import FrozenTower
+from stop_core.clip.tower import FrozenTower
+from stop_core.model.sequences import pack
+from stop_core.settings.stop import Attention
 
 Work = Callable[[], object]
 SUBJECTS = ("open_clip", "lean", "STOP")

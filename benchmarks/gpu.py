@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.floors import SUBJECTS, Work, forward_passes, training_steps
 from stop_core import StopConfig, StopModel, build_model
-from stop_core.config import Attention
+from stop_core.settings.stop import Attention
 
 _MATMUL = 8192  # edge of the matrices whose product is taken as the hardware's peak
 HEADER = (

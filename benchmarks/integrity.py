@@ -42,7 +42,7 @@ class IntegrityBenchmark:
 
 def main(options: IntegrityBenchmark) -> None:
     """Prints bytes and seconds of the footers and of the contents, and their share of an epoch."""
-    from stop_core.clip import tower_shape
+    from stop_core.clip.loading import tower_shape
 
     shape = tower_shape(options.tower)
     assert shape is not None
@@ -75,12 +75,13 @@ def _epoch_seconds(options: IntegrityBenchmark, cache: FrameCache) -> float:
     """Processor time of an epoch, from some of its steps."""
     import torch
 
-    from stop_core.clip import load_clip
-    from stop_core.experiment import ExperimentConfig
-    from stop_core.methods import build_method
-    from stop_core.objectives import make_objective
-    from stop_core.shown_clips import ShownClips
-    from stop_core.training import Trainer, seed_weights
+    from stop_core.clip.loading import load_clip
+    from stop_core.model.methods import build_method
+    from stop_core.runtime.seeding import seed_weights
+    from stop_core.settings.experiment import ExperimentConfig
+    from stop_core.training.clip_views import ShownClips
+    from stop_core.training.objectives import make_objective
+    from stop_core.training.trainer import Trainer
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     config = ExperimentConfig(tower=options.tower, batch_size=options.batch_size).for_dataset("x")

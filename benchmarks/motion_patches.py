@@ -26,19 +26,19 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipelines.cli.experiment_fields import build_experiment
 from stop_core.cache import FrameCache
-from stop_core.clip import load_clip, tower_shape
+from stop_core.clip.loading import load_clip, tower_shape
+from stop_core.datasets.motion.files import CHUNK, MotionArguments, chunk_scenes
+from stop_core.datasets.motion.shapes import UNITS
 from stop_core.datasets.registry import MOTION_SEED, MOTION_TEST, MOTION_TRAIN
-from stop_core.methods import build_method
-from stop_core.spatial import SpatialPrompting, SpatialPrompts
-from stop_core.stop_model import StopModel
-from stop_core.storage import storage_path
-from stop_core.text import ClassTexts
-from stop_core.text_templates import class_sentences
-from stop_core.tiny.motion import CHUNK, MotionArguments, chunk_scenes
-from stop_core.tiny.shapes import UNITS
-from stop_core.video_model import VideoModel
-from sweeps.reading import build_experiment
+from stop_core.model.class_texts import ClassTexts
+from stop_core.model.methods import build_method
+from stop_core.model.spatial import SpatialPrompting, SpatialPrompts
+from stop_core.model.stop import StopModel
+from stop_core.model.video_model import VideoModel
+from stop_core.settings.class_templates import class_sentences
+from stop_core.storage.paths import storage_path
 
 BATCH = 64
 OF_AN_OBJECT = 4  # of so many patches, one counts as an object's: those nearest to its centre

@@ -28,11 +28,12 @@ import torch
 import tyro
 
 from stop_core.cache import CacheConfig, FrameCache, ShardPlan, ShardRecord
-from stop_core.cache.files import hash_file, record_path, shard_path, write_json
+from stop_core.cache.files import record_path, shard_path, write_checked_json
 from stop_core.cache.job import CacheJob
-from stop_core.cache.layout import FRAMES, open_writer, rows_per_group, shard_schema
+from stop_core.cache.layout import FRAMES_COLUMN, open_writer, rows_per_group, shard_schema
 from stop_core.cache.shards import plan_shards
 from stop_core.datasets import Clip
+from stop_core.storage.atomic import hash_file
 
 Read = Callable[[np.ndarray, list[int]], None]
 
@@ -79,7 +80,7 @@ def write_cache(config: Config, folder: Path, compression: str, crop: str) -> Pa
         number += len(plan.clips)
         rows, size = len(plan.clips), path.stat().st_size
         record = ShardRecord(plan.name, "train", rows, size, hash_file(path), "", ())
-        write_json(record_path(cache, plan.name), record.to_dict())
+        write_checked_json(record_path(cache, plan.name), record.to_dict())
     job.finish()
     return cache
 
@@ -97,8 +98,8 @@ def _write_shard(path: Path, made: CacheConfig, plan: ShardPlan, first: int, c: 
                 field.name: [0 if field.name == "label" else small.get(field.type, [])]
                 * len(numbers)
                 for field in schema
-                if field.name != FRAMES
-            } | {FRAMES: [frames_of(c, i).tobytes() for i in numbers]}
+                if field.name != FRAMES_COLUMN
+            } | {FRAMES_COLUMN: [frames_of(c, i).tobytes() for i in numbers]}
             table = pa.Table.from_pydict({n: columns[n] for n in schema.names}, schema=schema)
             writer.write_table(table, row_group_size=len(numbers))
 
@@ -168,7 +169,7 @@ def pyarrow_reader(config: Config, folder: Path) -> Read:
     def read(buffer: np.ndarray, order: list[int]) -> None:
         for target, i in zip(buffer.reshape(len(buffer), -1), order, strict=True):
             file, group, row = places[i]
-            column = file.read_row_group(group, columns=[FRAMES])[FRAMES]
+            column = file.read_row_group(group, columns=[FRAMES_COLUMN])[FRAMES_COLUMN]
             target[:] = np.frombuffer(column[row].as_buffer(), np.uint8)
 
     return read

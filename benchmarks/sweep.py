@@ -33,9 +33,9 @@ class SweepBenchmark:
 
 _NEW = """
 import time
-import pipelines.worker_run, pipelines.sweep_worker
+import pipelines.training.worker, pipelines.sweeping.trial_worker
 from benchmarks.sweep import start
-from stop_core.clip import load_clip
+from stop_core.clip.loading import load_clip
 start({tower!r}, {classes}, load_clip)
 print(time.process_time())
 """
@@ -43,10 +43,10 @@ print(time.process_time())
 
 def start(tower: str, classes: int, load) -> None:  # type: ignore[no-untyped-def]
     """What a trial does before its first step."""
-    from stop_core.experiment import ExperimentConfig
-    from stop_core.methods import build_method
-    from stop_core.text import ClassTexts
-    from stop_core.training import seed_weights
+    from stop_core.model.class_texts import ClassTexts
+    from stop_core.model.methods import build_method
+    from stop_core.runtime.seeding import seed_weights
+    from stop_core.settings.experiment import ExperimentConfig
 
     seed_weights(0)
     model = build_method(ExperimentConfig(tower=tower), load(tower, "random"), classes)
@@ -56,14 +56,14 @@ def start(tower: str, classes: int, load) -> None:  # type: ignore[no-untyped-de
 
 def main(options: SweepBenchmark) -> None:
     """Prints both, and the ratio."""
-    from stop_core.kept_clip import ClipKeeper
+    from stop_core.clip.shared import ClipCache
 
     program = _NEW.format(tower=options.tower, classes=options.classes)
     new = [
         float(subprocess.check_output([sys.executable, "-c", program], cwd=ROOT).split()[-1])
         for _ in range(options.repeats)
     ]
-    keeper, kept = ClipKeeper(), []
+    keeper, kept = ClipCache(), []
     for _ in range(options.repeats + 1):
         began = time.process_time()
         start(options.tower, options.classes, keeper.load)

@@ -73,9 +73,9 @@ def _alone(work: Callable[..., Any], *arguments: Any) -> Any:
 
 def _begin(options: TrainBenchmark, cache: Path, output: Path, laps: "_Laps") -> tuple[Any, Any]:
     """The run and the task of its worker, as `TrainingRun.train` makes them."""
-    from pipelines.resources import Resources
-    from pipelines.tracking import open_experiment
-    from pipelines.training_run import TrainingRun
+    from pipelines.cluster.resources import Resources
+    from pipelines.tracking.store import open_experiment
+    from pipelines.training.run import TrainingRun
 
     laps.end("driver: imports (MLflow)")
     run = TrainingRun(_experiment(options), cache, output)
@@ -89,7 +89,7 @@ def _begin(options: TrainBenchmark, cache: Path, output: Path, laps: "_Laps") ->
 def _start_here(options: TrainBenchmark, cache: Path, output: Path) -> list[Lap]:
     laps = _Laps()
     _, task = _begin(options, cache, output, laps)
-    from pipelines.worker_session import FolderSession
+    from pipelines.training.session import FolderSession
 
     _start_worker(task, FolderSession(output / "checkpoints"), laps)
     return laps.found
@@ -98,8 +98,8 @@ def _start_here(options: TrainBenchmark, cache: Path, output: Path) -> list[Lap]
 def _start_ray_train(options: TrainBenchmark, cache: Path, output: Path) -> tuple[Any, Any]:
     laps = _Laps()
     _, task = _begin(options, cache, output, laps)
-    from pipelines.ray_session import start_ray
-    from pipelines.resources import Resources
+    from pipelines.cluster.resources import Resources
+    from pipelines.cluster.session import start_ray
 
     start_ray()
     laps.end("driver: Ray")
@@ -137,7 +137,7 @@ class _Laps:
 
 
 def _experiment(options: TrainBenchmark):  # type: ignore[no-untyped-def]
-    from stop_core.experiment import ExperimentConfig
+    from stop_core.settings.experiment import ExperimentConfig
 
     return ExperimentConfig(
         tower=options.tower,
@@ -149,9 +149,9 @@ def _experiment(options: TrainBenchmark):  # type: ignore[no-untyped-def]
 
 def _make_cache(options: TrainBenchmark, folder: Path) -> Path:
     """The training clips of a small motion set, in the size that the tower takes."""
-    from pipelines.preprocess import PreprocessConfig, preprocess
-    from stop_core.clip import tower_shape
-    from stop_core.tiny.motion import write_motion_dataset
+    from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache
+    from stop_core.clip.loading import tower_shape
+    from stop_core.datasets.motion.files import write_motion_dataset
 
     # A tenth goes to validation, which this cache leaves out.
     write_motion_dataset(folder / "videos", train=-(-options.clips // 56) * 64, test=8, seed=0)
@@ -166,7 +166,7 @@ def _make_cache(options: TrainBenchmark, folder: Path) -> Path:
         limit=options.clips,
         output=folder,
     )
-    preprocess(config)
+    make_cache(config)
     return folder / "cache"
 
 
@@ -174,7 +174,7 @@ def _start_worker(task: Any, session: Any, laps: _Laps) -> tuple[Any, Callable[[
     """A worker that has done its first step, and the bare step."""
     from dataclasses import replace
 
-    from pipelines.worker_run import WorkerRun
+    from pipelines.training.worker import WorkerRun
 
     laps.end("worker: imports")
     worker = WorkerRun(replace(task, test=False), session)
@@ -190,7 +190,7 @@ def _in_worker(arguments: dict[str, Any]) -> None:
     """Takes turns in the worker that Ray Train has started."""
     entered = time.time() - arguments["asked"]
     laps = _Laps()
-    from pipelines.worker_session import RayTrainSession
+    from pipelines.training.session import RayTrainSession
 
     task = arguments["task"]
     worker, bare = _start_worker(task, RayTrainSession(task.folder), laps)
@@ -216,7 +216,7 @@ def _bare(trainer: Any) -> Callable[[int], None]:
     """Runs so many steps on one batch in memory."""
     import torch
 
-    from stop_core.backward import backward
+    from stop_core.training.backward import backward
 
     clips = list(range(min(trainer.config.batch_size, len(trainer.clips))))
     frames = trainer.clips.read(clips)

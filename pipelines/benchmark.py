@@ -5,29 +5,33 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-if __package__ in (None, ""):  # run as a file: the checkout is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: PEP 366
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "pipelines"
 
-from pipelines.cache_lookup import find_cache
-from pipelines.command_line import parse, run
-from pipelines.many_runs import Job, run_all
-from pipelines.output import default_output
-from pipelines.progress import print_result, say
-from pipelines.queued_run import deliver_waiting
-from pipelines.ray_session import start_ray
-from pipelines.resources import Resources
-from pipelines.table import ComparisonTable
-from pipelines.table_publishing import publish
-from pipelines.table_tracking import track
-from pipelines.tracking import ui_command
-from pipelines.training_run import TrainingRun
 from stop_core.cache.manifest import Manifest
-from stop_core.experiment import METHODS, ExperimentConfig
-from stop_core.storage import StoragePath
-from sweeps.published_rows import read_published
-from sweeps.reading import FOLDER, Table, build_experiment, read_table
+from stop_core.settings.experiment import METHODS, ExperimentConfig
+from stop_core.storage.paths import StoragePath
 
-TABLES = FOLDER / "tables"
+from .cli.console import print_result, say
+from .cli.experiment_fields import build_experiment
+from .cli.folders import SWEEPS
+from .cli.options import run_command
+from .cli.output import default_output
+from .cluster.resources import Resources
+from .cluster.session import start_ray
+from .preprocessing.find_cache import find_cache
+from .tables.mlflow_table import track
+from .tables.published import read_published
+from .tables.publishing import publish_table
+from .tables.read_table import Table, read_table
+from .tables.table import ComparisonTable
+from .tracking.queued_run import deliver_waiting
+from .tracking.store import ui_command
+from .training.pool import Job, run_all
+from .training.run import TrainingRun
+
+TABLES = SWEEPS / "tables"
 ABLATION = TABLES / "ablation.yaml"
 
 
@@ -119,7 +123,7 @@ def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> No
     with parent.ended():
         outcomes = run_all(jobs, config.resources, parent.run_id)
         table.fill([result for result in outcomes if not isinstance(result, str)])
-        publish(table, parent)
+        publish_table(table, parent)
         print_result(f"all runs: {ui_command(config.output)}")
         table.complain_about([reason for reason in outcomes if isinstance(reason, str)])
 
@@ -181,5 +185,4 @@ def _trainings(
 
 
 if __name__ == "__main__":
-    options = parse(BenchmarkConfig)
-    run(lambda: main(options))
+    run_command(BenchmarkConfig, main)

@@ -12,29 +12,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: PEP 366
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "pipelines"
 
 import tyro
 from rich.table import Table
 
-from pipelines.command_line import RunError, parse, run
-from pipelines.progress import console, print_result
 from stop_core.cache import FrameCache, Manifest
-from stop_core.cache.contact_sheet import contact_sheet, evenly
-from stop_core.cache.export import Codec, Format, Part, export
-from stop_core.cache.files import appearing
+from stop_core.cache.export import Codec, Part, PartFormat, export
 from stop_core.cache.summary import Summary, summarise
 from stop_core.cache.verification import verify
 from stop_core.datasets.registry import division
-from stop_core.outside_text import in_line
-from stop_core.storage import storage_path
+from stop_core.explain.contact_sheet import contact_sheet, evenly
+from stop_core.storage.atomic import appearing
+from stop_core.storage.escaping import in_line
+from stop_core.storage.paths import storage_path
+
+from .cli.console import console, print_result
+from .cli.errors import RunError
+from .cli.options import run_command
 
 Directory = Annotated[str, tyro.conf.Positional]
 
 
 @dataclass(frozen=True)
-class Info:
+class InfoCommand:
     """Tell what a cache holds: clips by split and class, size on disk, failures by reason."""
 
     cache: Directory
@@ -46,7 +49,7 @@ class Info:
 
 
 @dataclass(frozen=True)
-class Verify:
+class VerifyCommand:
     """Compare every byte of a cache with its hash; exit code 1 if a file is damaged."""
 
     cache: Directory
@@ -73,14 +76,14 @@ class Verify:
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportCommand:
     """Write a part of a cache for other programs, to a new folder that appears whole."""
 
     cache: Directory
     """Folder of a finished cache, or its s3:// or gs:// URI."""
     to: Path
     """The folder to make."""
-    format: Format = "parquet"
+    format: PartFormat = "parquet"
     """parquet: all columns, a file a shard. png: a folder a clip, a file a frame."""
     compression: Codec = "zstd"
     """Of the Parquet files."""
@@ -102,7 +105,7 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class SheetCommand:
     """Draw a contact sheet: some clips, spread evenly over a split, with some frames of each."""
 
     cache: Directory
@@ -130,19 +133,19 @@ class Sheet:
         print_result(f"drew {min(len(clips), self.clips)} of {len(clips)} clips to {self.to}")
 
 
-Command = (
-    Annotated[Info, tyro.conf.subcommand("info")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Sheet, tyro.conf.subcommand("sheet")]
+_Command = (
+    Annotated[InfoCommand, tyro.conf.subcommand("info")]
+    | Annotated[VerifyCommand, tyro.conf.subcommand("verify")]
+    | Annotated[ExportCommand, tyro.conf.subcommand("export")]
+    | Annotated[SheetCommand, tyro.conf.subcommand("sheet")]
 )
 
 
 @dataclass(frozen=True)
-class CacheTool:
+class CacheToolConfig:
     """Look at a frame cache, check it, or hand parts of it to other programs."""
 
-    command: Command
+    command: _Command
 
 
 def _at_least_one(**options: int | None) -> None:
@@ -185,11 +188,10 @@ def _counted(counts: Counter[str]) -> str:
     return f"{sum(counts.values())} ({parts})"
 
 
-def main() -> None:
-    """Runs the command line."""
-    config = parse(CacheTool)
-    run(config.command.run)
+def main(config: CacheToolConfig) -> None:
+    """Runs the chosen action on the cache."""
+    config.command.run()
 
 
 if __name__ == "__main__":
-    main()
+    run_command(CacheToolConfig, main)

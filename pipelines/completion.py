@@ -4,23 +4,23 @@ import sys
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import reduce
-from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: PEP 366
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "pipelines"
 
 import tyro
 
-from pipelines.command_line import parse, run
-from pipelines.commands import Command, commands
-from pipelines.progress import print_result
+from .cli.commands import Command, commands
+from .cli.console import print_result
+from .cli.options import run_command
 
 
 @dataclass(frozen=True)
-class Completion:
+class CompletionConfig:
     """Print the script that completes commands, options and their choices after TAB.
 
     bash: add to ~/.bashrc   eval "$(stop completion bash)"
@@ -31,10 +31,6 @@ class Completion:
     shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]
     """Which shell."""
 
-    def run(self) -> None:
-        """Prints it."""
-        print_result(script(self.shell))
-
 
 def script(shell: str) -> str:
     """Returns the completion script for all commands, as their options are now."""
@@ -44,7 +40,7 @@ def script(shell: str) -> str:
 
 
 def _subcommand(command: Command) -> Any:
-    options = getattr(import_module(command.module), command.options)
+    options = command.load()[0]
     return Annotated[options, tyro.conf.subcommand(command.name, description=command.help)]
 
 
@@ -57,11 +53,10 @@ def _printed(options: Any, shell: str) -> str:
     return said.getvalue()
 
 
-def main() -> None:
-    """Runs the command line."""
-    config = parse(Completion)
-    run(config.run)
+def main(config: CompletionConfig) -> None:
+    """Prints the completion script."""
+    print_result(script(config.shell))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(CompletionConfig, main)

@@ -11,17 +11,19 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: PEP 366
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "pipelines"
 
-from pipelines.command_line import FAILURE, parse, run
-from pipelines.findings import MARKS, Finding, examined
-from pipelines.output import default_output
-from pipelines.progress import print_result
+from .checks.finding import MARKS, Finding, examined
+from .cli.console import print_result
+from .cli.errors import EXIT_FAILURE
+from .cli.options import run_command
+from .cli.output import default_output
 
 
 @dataclass(frozen=True)
-class Doctor:
+class DoctorConfig:
     """Check Python, torch, GPUs, decoders, Ray, MLflow, disk and memory; say what to do.
 
     Needs no network. Ends with exit code 1 if something will not work; what works, but not as it
@@ -38,31 +40,31 @@ class Doctor:
     """Print the findings as JSON."""
 
 
-def findings(config: Doctor) -> Iterator[Finding]:
+def findings(config: DoctorConfig) -> Iterator[Finding]:
     """All that is found, as it is found."""
-    from pipelines import check_machine, check_services, check_videos
+    from .checks import machine, services, videos
 
-    yield from examined("python", check_machine.check_python)
-    yield from examined("torch", check_machine.check_torch)
-    yield from examined("memory", check_machine.check_memory)
-    yield from examined("disks", partial(check_machine.check_disks, config.output))
-    yield from examined("privacy", partial(check_machine.check_privacy, config.output))
-    yield from examined("decoders", check_videos.check_decoders)
-    yield from examined("open_clip", check_videos.check_open_clip)
-    yield from examined("mlflow store", partial(check_services.check_mlflow, config.output))
+    yield from examined("python", machine.check_python)
+    yield from examined("torch", machine.check_torch)
+    yield from examined("memory", machine.check_memory)
+    yield from examined("disks", partial(machine.check_disks, config.output))
+    yield from examined("privacy", partial(machine.check_privacy, config.output))
+    yield from examined("decoders", videos.check_decoders)
+    yield from examined("open_clip", videos.check_open_clip)
+    yield from examined("mlflow store", partial(services.check_mlflow, config.output))
     if config.ray:
-        yield from examined("ray", check_services.check_ray)
+        yield from examined("ray", services.check_ray)
     if config.cache is not None:
-        yield from examined("cache", partial(check_videos.check_cache, config.cache))
+        yield from examined("cache", partial(videos.check_cache, config.cache))
 
 
-def main(config: Doctor) -> int:
-    """Prints the findings; returns the exit code."""
+def main(config: DoctorConfig) -> None:
+    """Prints the findings; exits with 1 if a check failed."""
     found = []
     for finding in findings(config):
         found.append(finding)
         if not config.json:
-            print_result(describe(finding))
+            print_result(describe_finding(finding))
     failures = sum(finding.status == "failure" for finding in found)
     warnings = sum(finding.status == "warning" for finding in found)
     if config.json:
@@ -72,15 +74,15 @@ def main(config: Doctor) -> int:
         print_result(f"\n{failures} failures, {warnings} warnings among {len(found)} findings")
     else:
         print_result(f"\nall {len(found)} findings are well")
-    return FAILURE if failures else 0
+    if failures:
+        sys.exit(EXIT_FAILURE)
 
 
-def describe(finding: Finding) -> str:
+def describe_finding(finding: Finding) -> str:
     """A finding in a line, and what to do in another."""
     line = f"{MARKS[finding.status]:<5} {finding.about:<17} {finding.found}"
     return line + (f"\n{'':<6}-> {finding.advice}" if finding.advice else "")
 
 
 if __name__ == "__main__":
-    options = parse(Doctor)
-    run(lambda: sys.exit(main(options)))
+    run_command(DoctorConfig, main)

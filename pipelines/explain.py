@@ -9,20 +9,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: PEP 366
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "pipelines"
 
 import tyro
 
-from pipelines.command_line import RunError, parse, run
-from pipelines.model_choice import ModelChoice
-from pipelines.output import default_output
-from pipelines.progress import print_result
-from stop_core.outside_text import in_line
+from stop_core.storage.escaping import in_line
+
+from .cli.console import print_result
+from .cli.errors import RunError
+from .cli.options import run_command
+from .cli.output import default_output
+from .inference.model_choice import ModelChoice
 
 if TYPE_CHECKING:
-    from stop_core.explanation import Explanation
-    from stop_core.model_folder import TrainedModel
+    from stop_core.explain.explanation import Explanation
+    from stop_core.trained_model.model import TrainedModel
 
 _FILMS = (".mp4", ".gif")
 
@@ -77,9 +80,9 @@ class ExplainConfig:
 
 def main(config: ExplainConfig) -> None:
     """Draws both, and says where they are."""
-    from stop_core.explanation_figure import draw
-    from stop_core.explanation_film import write_film
-    from stop_core.figures import save
+    from stop_core.explain.figure import draw_explanation
+    from stop_core.explain.film import write_film
+    from stop_core.explain.training_figures import save_figure
 
     if not config.video.is_file():
         raise FileNotFoundError(f"there is no video {config.video}")
@@ -87,7 +90,7 @@ def main(config: ExplainConfig) -> None:
     for answer in explained.answers:
         print_result(f"{answer.probability:7.1%}  {in_line(answer.label)}")
     picture = config.film.with_suffix(".png")
-    save(draw(explained), picture)
+    save_figure(draw_explanation(explained), picture)
     print_result(f"picture: {picture}")
     write_film(explained, config.film)
     print_result(f"film: {config.film}")
@@ -103,7 +106,7 @@ def explain_video(config: ExplainConfig, trained: "TrainedModel") -> "Explanatio
     import torch
 
     from stop_core.decoding import DecodeError
-    from stop_core.explanation import best_answers, explain
+    from stop_core.explain.explanation import best_answers, explain
 
     how = trained.preprocessing
     short_side = how.short_side and round(how.short_side * config.pixels / how.size)
@@ -137,5 +140,4 @@ def explain_video(config: ExplainConfig, trained: "TrainedModel") -> "Explanatio
 
 
 if __name__ == "__main__":
-    options = parse(ExplainConfig)
-    run(lambda: main(options))
+    run_command(ExplainConfig, main)

@@ -11,16 +11,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-if __package__ in (None, ""):  # run as a file: the checkout is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: PEP 366
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "pipelines"
 
-from pipelines.command_line import RunError, parse, run
-from pipelines.model_choice import ModelChoice
-from pipelines.output import default_output
-from pipelines.progress import print_result, say
-from stop_core.model_files import CARD, LABELS, PREPROCESSING, PROVENANCE, RESULT, find_model
+from stop_core.evaluation.stored_predictions import RESULT
+from stop_core.trained_model.files import CARD, LABELS, PREPROCESSING, PROVENANCE, find_model
 
-Format = Literal["torch", "onnx", "mlflow"]
+from .cli.console import print_result, say
+from .cli.errors import RunError
+from .cli.options import run_command
+from .cli.output import default_output
+from .inference.model_choice import ModelChoice
+
+ProgramFormat = Literal["torch", "onnx", "mlflow"]
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 _REGISTERED = re.compile(r"(?!\s*\Z|\.\Z|\.\.)[^/:]+")
 _ALIAS = re.compile(r"(?!(?:latest|v\d+)\Z)[\w-]{1,255}", re.IGNORECASE)
@@ -42,7 +46,7 @@ class ExportConfig:
     """
 
     model: ModelChoice = field(default_factory=ModelChoice)
-    to: Format = "torch"
+    to: ProgramFormat = "torch"
     """torch, onnx or mlflow."""
     out: Path | None = None
     """A folder that is not there yet; empty: exports/torch, onnx or mlflow in that of the run, or
@@ -110,7 +114,7 @@ def _export(folder: Path, config: ExportConfig) -> None:
     staging = scratch / out.name
     try:
         if config.to == "mlflow":
-            from pipelines.mlflow_model import save_mlflow_model
+            from .serving.mlflow_model import save_mlflow_model
 
             save_mlflow_model(folder, staging)
         else:
@@ -134,9 +138,10 @@ def _usual_place(config: ExportConfig) -> Path:
 
 
 def _register(folder: Path, config: ExportConfig, name: str) -> None:
-    from pipelines.mlflow_model import register
-    from pipelines.tracking import tracking_uri
-    from stop_core.private import without_password
+    from stop_core.storage.private import without_password
+
+    from .serving.mlflow_model import register
+    from .tracking.store import tracking_uri
 
     version = register(folder, config.output, name, config.alias)
     uri = f"models:/{name}@{config.alias}" if config.alias else f"models:/{name}/{version}"
@@ -149,8 +154,13 @@ def _register(folder: Path, config: ExportConfig, name: str) -> None:
 
 def _write_program(folder: Path, config: ExportConfig, out: Path) -> None:
     """The program, what says how to feed it and read it, and how exact it is."""
-    from stop_core.exporting import export_program, largest_difference, save_onnx, save_program
-    from stop_core.model_folder import TrainedModel
+    from stop_core.trained_model.export import (
+        export_program,
+        largest_difference,
+        save_onnx,
+        save_program,
+    )
+    from stop_core.trained_model.model import TrainedModel
 
     trained = TrainedModel.load(folder, tower=config.model.tower)
     if trained.config.precision != "fp32":
@@ -174,5 +184,4 @@ def _write_program(folder: Path, config: ExportConfig, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    options = parse(ExportConfig)
-    run(lambda: main(options))
+    run_command(ExportConfig, main)

@@ -12,20 +12,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: PEP 366
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "pipelines"
 
 import tyro
 
-from pipelines.command_line import RunError, parse, run
-from pipelines.model_choice import ModelChoice
-from pipelines.output import default_output
-from pipelines.progress import print_result
-from pipelines.video_options import DecodeOptions, Workers
+from .cli.console import print_result
+from .cli.errors import RunError
+from .cli.options import run_command
+from .cli.output import default_output
+from .cli.video_options import DecodeOptions, WorkerOptions
+from .inference.model_choice import ModelChoice
 
 if TYPE_CHECKING:
     from stop_core.cache import FrameCache
-    from stop_core.model_input import Preprocessing
+    from stop_core.trained_model.frames import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class IndexConfig:
     """Folder of the index (default: OUTPUT/index)."""
     model: ModelChoice = field(default_factory=ModelChoice)
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
-    workers: Workers = field(default_factory=Workers)
+    workers: WorkerOptions = field(default_factory=WorkerOptions)
     output: Path = field(default_factory=default_output)
     """Folder for what has no folder of its own, and of the MLflow store."""
 
@@ -68,14 +70,15 @@ class IndexConfig:
 
 def main(config: IndexConfig) -> None:
     """Makes the index, or brings it up to date."""
-    from pipelines.video_job import VideoJob
-    from pipelines.video_list import list_cached, list_videos
-    from pipelines.video_worker import Work
     from stop_core.cache import FrameCache
-    from stop_core.cache.files import hash_json
-    from stop_core.model_identity import embedding_identity
-    from stop_core.search_index import IndexInfo, write_index
-    from stop_core.storage import storage_path
+    from stop_core.storage.atomic import hash_json
+    from stop_core.storage.paths import storage_path
+    from stop_core.trained_model.identity import embedding_identity
+    from stop_core.trained_model.index import IndexInfo, write_index
+
+    from .inference.job import VideoJob
+    from .inference.video_list import list_cached, list_videos
+    from .inference.worker import Work
 
     choice = config.model.found(config.output)
     trained = replace(choice, gpu=False).load()  # here may be no GPU
@@ -131,5 +134,4 @@ def _options(how: "Preprocessing") -> str:
 
 
 if __name__ == "__main__":
-    options = parse(IndexConfig)
-    run(lambda: main(options))
+    run_command(IndexConfig, main)

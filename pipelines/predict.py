@@ -15,23 +15,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: PEP 366
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "pipelines"
 
 import tyro
 
-from pipelines.command_line import RunError, parse, run
-from pipelines.model_choice import ModelChoice
-from pipelines.output import default_output
-from pipelines.progress import print_result, say
-from pipelines.video_options import DecodeOptions, Workers
-from stop_core.outside_text import in_line
+from stop_core.storage.escaping import in_line
+
+from .cli.console import print_result, say
+from .cli.errors import RunError
+from .cli.options import run_command
+from .cli.output import default_output
+from .cli.video_options import DecodeOptions, WorkerOptions
+from .inference.model_choice import ModelChoice
 
 if TYPE_CHECKING:
-    from stop_core.model_folder import TrainedModel
+    from stop_core.trained_model.model import TrainedModel
 
-Format = Literal["table", "jsonl", "parquet"]
-_ENDINGS: dict[str, Format] = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+PredictionFormat = Literal["table", "jsonl", "parquet"]
+_ENDINGS: dict[str, PredictionFormat] = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,10 @@ class PredictConfig:
     """Labels of each video, the most probable ones."""
     to: Path | None = None
     """File to write the rows to, .jsonl or .parquet (default: print them)."""
-    format: Format | None = None
+    format: PredictionFormat | None = None
     """How they are printed or written (default: by the file's ending; printed, a table)."""
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
-    workers: Workers = field(default_factory=Workers)
+    workers: WorkerOptions = field(default_factory=WorkerOptions)
     output: Path = field(default_factory=default_output)
     """Folder for what is done so far, and of the MLflow store."""
 
@@ -76,17 +79,18 @@ class PredictConfig:
             raise ValueError("a table is printed and not written: give --to a .jsonl or .parquet")
 
     @property
-    def form(self) -> Format:
+    def form(self) -> PredictionFormat:
         """The format, that of the file's ending where none is given."""
         return self.format or ("table" if self.to is None else _ENDINGS[self.to.suffix])
 
 
 def main(config: PredictConfig) -> list[dict[str, Any]]:
     """Predicts, and prints or writes the rows."""
-    from pipelines.video_job import VideoJob
-    from pipelines.video_list import list_videos
-    from pipelines.video_worker import Work
-    from stop_core.model_identity import answer_identity
+    from stop_core.trained_model.identity import answer_identity
+
+    from .inference.job import VideoJob
+    from .inference.video_list import list_videos
+    from .inference.worker import Work
 
     videos = list_videos(config.videos)
     choice = config.model.found(config.output)
@@ -139,9 +143,9 @@ def _tell(rows: Sequence[dict[str, Any]], config: PredictConfig, trained: "Train
 
 
 def _write(
-    rows: Sequence[dict[str, Any]], path: Path, form: Format, trained: "TrainedModel"
+    rows: Sequence[dict[str, Any]], path: Path, form: PredictionFormat, trained: "TrainedModel"
 ) -> None:
-    from stop_core.cache.files import appearing
+    from stop_core.storage.atomic import appearing
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:
@@ -156,7 +160,7 @@ def _write_parquet(rows: Sequence[dict[str, Any]], path: Path, trained: "Trained
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from stop_core.model_identity import answer_identity
+    from stop_core.trained_model.identity import answer_identity
 
     schema = pa.schema(
         [
@@ -179,7 +183,7 @@ def _write_parquet(rows: Sequence[dict[str, Any]], path: Path, trained: "Trained
 
 def _print_table(rows: Sequence[dict[str, Any]], given: Sequence[str]) -> None:
     """A line a label, under the name of its video."""
-    from pipelines.video_list import short_names
+    from .inference.video_list import short_names
 
     names = [in_line(name) for name in short_names([row["video"] for row in rows], given)]
     width = max(map(len, names))
@@ -194,5 +198,4 @@ def _print_table(rows: Sequence[dict[str, Any]], given: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    options = parse(PredictConfig)
-    run(lambda: main(options))
+    run_command(PredictConfig, main)

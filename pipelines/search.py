@@ -12,26 +12,30 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: PEP 366
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "pipelines"
 
 import tyro
 
-from pipelines.command_line import RunError, parse, run
-from pipelines.model_choice import ModelChoice
-from pipelines.output import default_output
-from pipelines.progress import print_result, say
-from stop_core.outside_text import in_line
+from stop_core.storage.escaping import in_line
+
+from .cli.console import print_result, say
+from .cli.errors import RunError
+from .cli.options import run_command
+from .cli.output import default_output
+from .inference.model_choice import ModelChoice
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipelines.video_list import Video
-    from stop_core.film_strips import Strip
-    from stop_core.model_folder import TrainedModel
-    from stop_core.search_index import Hit, SearchIndex
-    from stop_core.storage import StoragePath
+    from stop_core.explain.film_strips import Strip
+    from stop_core.storage.paths import StoragePath
+    from stop_core.trained_model.index import Hit, SearchIndex
+    from stop_core.trained_model.model import TrainedModel
+
+    from .inference.video_list import Video
 
 _FRAMES, _PIXELS = 6, 160  # of a video on the sheet
 
@@ -85,8 +89,8 @@ class SearchConfig:
 
 def main(config: SearchConfig) -> list[dict[str, Any]]:
     """Searches, and tells what was found."""
-    from stop_core.model_identity import embedding_identity
-    from stop_core.search_index import SearchIndex
+    from stop_core.trained_model.identity import embedding_identity
+    from stop_core.trained_model.index import SearchIndex
 
     if config.texts is not None and config.model.is_given:
         trained = config.model.found(config.output).load()
@@ -160,8 +164,8 @@ def _tell(found: list[dict[str, Any]], config: SearchConfig) -> list[dict[str, A
 
 
 def _draw(config: SearchConfig, index: "SearchIndex", hits: "Sequence[Hit]") -> None:
-    from stop_core.cache.files import appearing
-    from stop_core.film_strips import draw_strips
+    from stop_core.explain.film_strips import draw_strips
+    from stop_core.storage.atomic import appearing
 
     heading = config.text or f"like {config.video}"
     sheet = draw_strips(heading, _strips(index, hits, config.fetch), _FRAMES, _PIXELS)
@@ -174,8 +178,9 @@ def _draw(config: SearchConfig, index: "SearchIndex", hits: "Sequence[Hit]") -> 
 
 def _strips(index: "SearchIndex", hits: "Sequence[Hit]", fetch: bool) -> "list[Strip]":
     """Frames of the videos as they are now: a file may be gone since it was indexed."""
-    from pipelines.video_list import Video, short_names
-    from stop_core.film_strips import Strip
+    from stop_core.explain.film_strips import Strip
+
+    from .inference.video_list import Video, short_names
 
     videos = [Video(**_named(index.videos[hit.row])) for hit in hits]
     strips = []
@@ -195,7 +200,7 @@ def _frames(
 ) -> "list[NDArray[np.uint8] | str]":
     """Some frames of each video, or why there are none."""
     from stop_core.decoding import DecodeProcess
-    from stop_core.storage import local_file
+    from stop_core.storage.paths import local_file
 
     if index.info.cache is not None:
         return _cached_frames(index.info.cache, videos, fetch)
@@ -217,7 +222,7 @@ def _frames(
 
 def _path(text: str, fetch: bool) -> "StoragePath":
     """What an index names. It may be a stranger's, and a store is sent the user's account."""
-    from stop_core.storage import RemotePath, storage_path
+    from stop_core.storage.paths import RemotePath, storage_path
 
     path = storage_path(text)
     if isinstance(path, RemotePath) and not fetch:
@@ -255,5 +260,4 @@ def _named(row: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    options = parse(SearchConfig)
-    run(lambda: main(options))
+    run_command(SearchConfig, main)

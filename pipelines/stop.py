@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: PEP 366
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "pipelines"
 
-from pipelines.closed_output import ending_with_reader
-from pipelines.commands import GROUPS, commands
-from pipelines.progress import print_result, say
-
-_USAGE_ERROR = 2
+from .cli.closed_output import ending_with_reader
+from .cli.commands import GROUPS, commands
+from .cli.console import print_result, say
+from .cli.errors import EXIT_USAGE
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,15 +24,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name in ("-h", "--help", "help"):
         with ending_with_reader():
             print_result(usage())
-        sys.exit(0 if arguments else _USAGE_ERROR)
+        sys.exit(0 if arguments else EXIT_USAGE)
     if name == "--version":
         with ending_with_reader():
             print_result(version())
         sys.exit(0)
     if name not in commands():
         say(f"error: {unknown(name)}")
-        sys.exit(_USAGE_ERROR)
-    _run(name, arguments[1:])
+        sys.exit(EXIT_USAGE)
+    from .cli.options import run_command
+
+    options, command = commands()[name].load()
+    run_command(options, command, arguments[1:], prog=f"stop {name}")
 
 
 def usage() -> str:
@@ -75,22 +78,6 @@ def unknown(name: str) -> str:
     close = get_close_matches(name, commands(), n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "stop --help lists the commands"
     return f"there is no command {name!r}; {hint}"
-
-
-def _run(name: str, arguments: Sequence[str]) -> None:
-    """Runs the command's module as the program of this process, as running its file does."""
-    from importlib.util import find_spec
-    from types import ModuleType
-
-    spec = find_spec(commands()[name].module)
-    assert spec is not None
-    assert spec.origin is not None
-    # Not runpy: that would put the file's path in the place of the command's name.
-    program = ModuleType("__main__")
-    program.__dict__.update(__file__=spec.origin, __package__=spec.parent, __spec__=spec)
-    sys.modules["__main__"] = program  # where pickle looks for the classes of a program
-    sys.argv = [f"stop {name}", *arguments]
-    exec(compile(Path(spec.origin).read_bytes(), spec.origin, "exec"), program.__dict__)
 
 
 if __name__ == "__main__":

@@ -4,25 +4,26 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: the checkout is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: PEP 366
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "pipelines"
 
-from pipelines.cache_lookup import find_cache
-from pipelines.command_line import parse, run, spell_out
-from pipelines.output import default_output
-from pipelines.progress import print_result
-from pipelines.queued_run import deliver_waiting
-from pipelines.resources import Resources
-from pipelines.sweep_confirm import confirm
-from pipelines.sweep_plan import print_plan
-from pipelines.sweep_publishing import publish
-from pipelines.sweep_report import REPORT, Report
-from pipelines.sweep_results import SweepResult, print_trials, write_results
-from pipelines.sweep_search import Search
-from pipelines.tracking import ui_command
-from sweeps.reading import FOLDER
-from sweeps.space import SearchSpace
-from sweeps.space_reading import read_space
+from .cli.console import print_result
+from .cli.folders import SWEEPS
+from .cli.options import run_command, spell_out
+from .cli.output import default_output
+from .cluster.resources import Resources
+from .preprocessing.find_cache import find_cache
+from .sweeping.confirm import confirm
+from .sweeping.dry_run import print_plan
+from .sweeping.read_space import read_space
+from .sweeping.report.publishing import publish_report
+from .sweeping.report.report import REPORT, Report
+from .sweeping.results import SweepResult, print_trials, write_results
+from .sweeping.search import Search
+from .sweeping.space import SearchSpace
+from .tracking.queued_run import deliver_waiting
+from .tracking.store import ui_command
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class SweepConfig:
       ray job submit --working-dir . -- python pipelines/sweep.py --output /shared/outputs
     """
 
-    space: Path = FOLDER / "motion.yaml"
+    space: Path = SWEEPS / "motion.yaml"
     """The search space, in YAML; those of sweeps/ are examples."""
     cache: str | None = None
     """A cache made by preprocess.py, a folder or its s3:// or gs:// URI; empty: the embedded set,
@@ -131,7 +132,7 @@ def main(config: SweepConfig) -> SweepResult | None:
         print_trials(search, result)
         report = Report(search, trials, result, config.command())
         report.confirmed = confirm(search, result, config.confirm, tracked.run_id)
-        publish(report, tracked)
+        publish_report(report, tracked)
     print_result(f"report: {search.folder / REPORT}")
     print_result(f"best settings, for `train.py --config`: {result.best_file}")
     print_result(f"all runs: {ui_command(config.output)}")
@@ -139,5 +140,4 @@ def main(config: SweepConfig) -> SweepResult | None:
 
 
 if __name__ == "__main__":
-    options = parse(SweepConfig)
-    run(lambda: main(options))
+    run_command(SweepConfig, main)

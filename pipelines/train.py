@@ -6,22 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: the checkout is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: PEP 366
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "pipelines"
 
-from pipelines.cache_lookup import find_cache
-from pipelines.command_line import parse, run
-from pipelines.output import default_output
-from pipelines.progress import TrainingLines, print_result, say, told
-from pipelines.queued_run import deliver_waiting
-from pipelines.resources import Resources
-from pipelines.start_from import StartFrom, find_checkpoint
-from pipelines.tracking import ui_command
-from pipelines.training_check import remarks_on
-from pipelines.training_result import TrainingResult
-from pipelines.training_run import TrainingRun
-from stop_core.experiment import ExperimentConfig
-from sweeps.reading import FOLDER
+from stop_core.settings.experiment import ExperimentConfig
+
+from .cli.console import print_result, reporting, say
+from .cli.folders import SWEEPS
+from .cli.options import run_command
+from .cli.output import default_output
+from .cluster.resources import Resources
+from .preprocessing.find_cache import find_cache
+from .tracking.queued_run import deliver_waiting
+from .tracking.store import ui_command
+from .training.check_fit import remarks_on
+from .training.progress_file import TrainingLines
+from .training.result import TrainingResult
+from .training.run import TrainingRun
+from .training.start_from import StartFrom, find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,16 @@ class TrainConfig:
                 "leave one of them out"
             )
 
+    @staticmethod
+    def default_file(arguments: Sequence[str]) -> Path | None:
+        """Returns the recipe of the embedded set, unless the arguments name a cache."""
+        has_cache = any(word.split("=")[0] == "--cache" for word in arguments)
+        return None if has_cache else SWEEPS / "recipes" / "motion.yaml"
+
 
 def main(config: TrainConfig) -> TrainingResult:
     """Trains as configured and prints the result."""
-    from stop_core.clip import check_name  # seconds, which --help need not take
+    from stop_core.clip.loading import check_name
 
     check_name(config.experiment.tower, config.experiment.pretrained)  # before minutes of decoding
     cache = find_cache(config.cache, config.output)
@@ -86,7 +95,7 @@ def main(config: TrainConfig) -> TrainingResult:
         if not (here := _trains_here(config)):
             _join_ray(config)
         lines = TrainingLines(training.progress_file)
-        with told(lines.line, lines.events):
+        with reporting(lines.line, lines.events):
             result = training.train(config.resources, here=here)
     _summarise(result, config)
     return result
@@ -103,8 +112,8 @@ def _trains_here(config: TrainConfig) -> bool:
 
 
 def _join_ray(config: TrainConfig) -> None:
-    from pipelines.many_runs import room_for  # imports Ray, which a single worker does without
-    from pipelines.ray_session import start_ray
+    from .cluster.room import room_for
+    from .cluster.session import start_ray
 
     start_ray()
     room_for(config.resources)
@@ -124,12 +133,5 @@ def _summarise(result: TrainingResult, config: TrainConfig) -> None:
     print_result(f"all runs: {ui_command(config.output)}")
 
 
-def _embedded_recipe(arguments: Sequence[str]) -> Path | None:
-    """The embedded set comes with settings that suit it."""
-    has_cache = any(word.split("=")[0] == "--cache" for word in arguments)
-    return None if has_cache else FOLDER / "recipes" / "motion.yaml"
-
-
 if __name__ == "__main__":
-    options = parse(TrainConfig, default_file=_embedded_recipe)
-    run(lambda: main(options))
+    run_command(TrainConfig, main)

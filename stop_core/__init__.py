@@ -5,11 +5,11 @@ The science, free of any cluster: the model, its baselines, the data and the met
 
 from typing import TYPE_CHECKING, Any
 
-from stop_core.config import StopConfig
+from stop_core.settings.stop import StopConfig
 
 if TYPE_CHECKING:
-    from stop_core.stop_model import StopModel, build_model
-    from stop_core.trace import PromptTrace
+    from stop_core.model.stop import StopModel, build_model
+    from stop_core.model.trace import PromptTrace
 
 __all__ = ["PromptTrace", "StopConfig", "StopModel", "build_model"]
 
@@ -17,11 +17,11 @@ __all__ = ["PromptTrace", "StopConfig", "StopModel", "build_model"]
 def __getattr__(name: str) -> Any:
     """Imports the model when it is asked for: torch takes seconds, and a cache needs none of it."""
     if name in ("StopModel", "build_model"):
-        from stop_core import stop_model
+        from stop_core.model import stop
 
-        return getattr(stop_model, name)
+        return getattr(stop, name)
     if name == "PromptTrace":
-        from stop_core.trace import PromptTrace
+        from stop_core.model.trace import PromptTrace
 
         return PromptTrace
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 from mlflow import MlflowClient
 
-from stop_core.experiment import ExperimentConfig
+from stop_core.settings.experiment import ExperimentConfig
 
 Curves = dict[str, list[tuple[int, float]]]
 """Points of an MLflow run, as (step, value), by the name of their metric."""

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
 
-from stop_core.cache.files import hash_json
 from stop_core.datasets import DATASETS, Clip, Dataset, Selection, Split, Task
 from stop_core.decoding import LONGEST_SIDE, Decoder
-from stop_core.documents import Name, Positive, Sha256, build
+from stop_core.storage.atomic import hash_json
+from stop_core.storage.documents import Name, Positive, Sha256, build
 
 Crop = Literal["center", "none"]
 Compression = Literal["none", "zstd"]

@@ -18,13 +18,13 @@ from PIL import Image
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.fetching import local_shard
 from stop_core.cache.integrity import check_contents, local_shards
-from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, FRAMES, shard_schema
+from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_COLUMN, shard_schema
 from stop_core.cache.manifest import Manifest, ShardEntry
-from stop_core.documents import read_batches
-from stop_core.names import inside
-from stop_core.storage import StoragePath
+from stop_core.storage.documents import read_batches
+from stop_core.storage.names import inside
+from stop_core.storage.paths import StoragePath
 
-Format = Literal["parquet", "png"]
+PartFormat = Literal["parquet", "png"]
 Codec = Literal["none", "zstd", "snappy", "lz4"]
 _ROWS_AT_A_TIME = 16
 _MOST_BYTES = 1 << 28  # of the columns of a shard that are no frames
@@ -43,7 +43,7 @@ class Part:
 
 
 def export(
-    cache: StoragePath, part: Part, to: Path, kind: Format = "parquet", codec: Codec = "zstd"
+    cache: StoragePath, part: Part, to: Path, kind: PartFormat = "parquet", codec: Codec = "zstd"
 ) -> int:
     """Writes a part of a finished cache to a new folder, which appears whole; returns its clips.
 
@@ -129,7 +129,7 @@ def _write_png(rows: Iterator[tuple[str, pa.Table]], folder: Path) -> int:
             clip = inside(folder, f"{row['split']}/{row['video_id']}")
             clip.mkdir(parents=True)
             shape = (len(row["frame_index"]), row[FRAME_HEIGHT], row[FRAME_WIDTH], 3)
-            frames = np.frombuffer(row[FRAMES], np.uint8).reshape(shape)
+            frames = np.frombuffer(row[FRAMES_COLUMN], np.uint8).reshape(shape)
             for index, frame in zip(row["frame_index"], frames, strict=True):
                 Image.fromarray(frame).save(clip / f"{index:06d}.png")
             count += 1

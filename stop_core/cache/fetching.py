@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from stop_core.cache.files import DATA, appearing, hash_file, shard_path
+from stop_core.cache.files import DATA, shard_path
 from stop_core.cache.hashed import FOLDER_VARIABLE, HashedFiles, local_folder
 from stop_core.cache.manifest import Manifest, ShardEntry
-from stop_core.names import inside, open_lock
-from stop_core.storage import StoragePath
+from stop_core.storage.atomic import appearing, hash_file
+from stop_core.storage.names import inside, open_lock
+from stop_core.storage.paths import StoragePath
 
 _CONNECTIONS = 8
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from stop_core.cache.files import hash_file, hash_json
+from stop_core.storage.atomic import hash_file, hash_json
 
 FOLDER_VARIABLE = "STOP_CACHE_FOLDER"
 

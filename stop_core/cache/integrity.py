@@ -13,12 +13,12 @@ from pathlib import Path
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.fetching import fetch_shards, local_shard
-from stop_core.cache.files import hash_json
 from stop_core.cache.hashed import HashedFiles, stamp
-from stop_core.cache.layout import CONFIG, SHARD
+from stop_core.cache.layout import CONFIG_KEY, SHARD
 from stop_core.cache.manifest import Manifest, ShardEntry
 from stop_core.cache.mapping import read_footer, remedy
-from stop_core.storage import StoragePath
+from stop_core.storage.atomic import hash_json
+from stop_core.storage.paths import StoragePath
 
 _THREADS = 8
 _NICENESS = 10
@@ -58,7 +58,7 @@ def _check_footer(folder: Path, config: str, entry: ShardEntry) -> None:
     metadata = footer.metadata or {}
     # Early shards of the format's version 2 do not name themselves; their hashes tell.
     name = metadata.get(SHARD.encode(), entry.name.encode()).decode(errors="replace")
-    options = metadata.get(CONFIG.encode(), b"").decode(errors="replace")
+    options = metadata.get(CONFIG_KEY.encode(), b"").decode(errors="replace")
     for what, found, wanted in (
         ("size", path.stat().st_size, entry.file_bytes),
         ("number of rows", footer.num_rows, entry.rows),

@@ -21,27 +21,25 @@ import pyarrow.parquet as pq
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import (
+    CACHE_FORMAT,
     DATA,
     FAILURES,
-    FORMAT_VERSION,
     JOB,
     LOCK,
     MANIFEST,
     RECORDS,
     RETRY,
-    appearing,
-    hash_file,
-    is_leftover,
     remove_leftovers,
-    write_json,
+    write_checked_json,
 )
 from stop_core.cache.manifest import Manifest, ShardEntry, read_job
 from stop_core.cache.retrying import begin_retry, still_to_retry
 from stop_core.cache.shards import Failure, ShardPlan, ShardRecord, plan_shards
 from stop_core.datasets import Clip
-from stop_core.documents import read_table
-from stop_core.names import inside
-from stop_core.storage import StoragePath, local_file
+from stop_core.storage.atomic import appearing, hash_file, is_leftover
+from stop_core.storage.documents import read_parquet
+from stop_core.storage.names import inside
+from stop_core.storage.paths import StoragePath, local_file
 
 _CONNECTIONS = 16
 _FAILURES = pa.schema(
@@ -79,9 +77,9 @@ class CacheJob:
         try:
             cache.mkdir(parents=True, exist_ok=True)
             if not is_begun:
-                job = {"format_version": FORMAT_VERSION, "config": config.to_dict()}
+                job = {"format_version": CACHE_FORMAT, "config": config.to_dict()}
                 with suppress(FileExistsError):
-                    write_json(cache / JOB, job, new=True)
+                    write_checked_json(cache / JOB, job, new=True)
             _check_same(cache, config)
             for folder in (DATA, RECORDS):
                 inside(cache, folder).mkdir(exist_ok=True)
@@ -154,7 +152,7 @@ class CacheJob:
         # Before the manifest: what a finished cache holds is never looked through again.
         remove_leftovers(self.cache)
         (self.cache / RETRY).unlink(missing_ok=True)
-        write_json(self.cache / MANIFEST, manifest.to_dict())
+        write_checked_json(self.cache / MANIFEST, manifest.to_dict())
         return manifest
 
     def _manifest(self, records: Sequence[ShardRecord], failures: int) -> Manifest:
@@ -165,7 +163,7 @@ class CacheJob:
         for shard in shards:
             counts[shard.split] += shard.rows
         manifest = Manifest(
-            format_version=FORMAT_VERSION,
+            format_version=CACHE_FORMAT,
             config=self.config,
             data_hash="",
             counts=dict(counts),
@@ -179,7 +177,7 @@ class CacheJob:
 def read_failures(cache: StoragePath) -> list[Failure]:
     """Returns the failures of a finished cache, in the order of the clip list."""
     with local_file(cache / FAILURES) as path:
-        table = read_table(path, _FAILURES)
+        table = read_parquet(path, _FAILURES)
     return [Failure(**row) for row in table.to_pylist()]
 
 

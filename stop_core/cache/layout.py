@@ -24,10 +24,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.files import FORMAT_VERSION
+from stop_core.cache.files import CACHE_FORMAT
 
-FRAMES = "frames"
-CONFIG = "stop.config"
+FRAMES_COLUMN = "frames"
+CONFIG_KEY = "stop.config"
 SHARD = "stop.shard"
 FRAME_HEIGHT = "frame_height"
 FRAME_WIDTH = "frame_width"
@@ -37,7 +37,7 @@ COLUMNS = {
     "label": pa.int32(),
     "class_name": pa.string(),
     "captions": pa.list_(pa.string()),
-    FRAMES: pa.binary(),  # where all frames are square: of a fixed size
+    FRAMES_COLUMN: pa.binary(),  # where all frames are square: of a fixed size
     FRAME_HEIGHT: pa.int32(),
     FRAME_WIDTH: pa.int32(),
     "frame_index": pa.list_(pa.int32()),
@@ -74,14 +74,14 @@ def shard_schema(config: CacheConfig, name: str) -> pa.Schema:
     square = config.crop == "center"
     shape = config.shape if square else (config.frames, None, None, 3)
     metadata = {
-        "stop.format_version": str(FORMAT_VERSION),
+        "stop.format_version": str(CACHE_FORMAT),
         "stop.frames_shape": json.dumps(shape),
         "stop.frames_dtype": "uint8",
-        CONFIG: json.dumps(config.to_dict(), sort_keys=True),
+        CONFIG_KEY: json.dumps(config.to_dict(), sort_keys=True),
         SHARD: name,
     }
     frames = pa.binary(config.most_clip_bytes) if square else pa.binary()
-    columns = COLUMNS | {FRAMES: frames}
+    columns = COLUMNS | {FRAMES_COLUMN: frames}
     fields = [pa.field(name, kind, nullable=False) for name, kind in columns.items()]
     return pa.schema(fields, metadata=metadata)
 
@@ -96,7 +96,7 @@ def open_writer(path: Path, schema: pa.Schema, compression: str = "none") -> pq.
         use_dictionary=False,
         data_page_size=1 << 30,
         # Least and greatest of a megabyte of pixels say nothing and would sit in the footer.
-        write_statistics=[name for name in schema.names if name != FRAMES],
+        write_statistics=[name for name in schema.names if name != FRAMES_COLUMN],
     )
 
 
@@ -127,9 +127,11 @@ def row_places(metadata: pq.FileMetaData, data: NDArray[np.uint8], where: Path) 
         ValueError: if the column `frames` is not laid out as this module says.
     """
     names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-    if FRAMES not in names:
-        raise ValueError(f"{where} has no column {FRAMES!r}: it is no shard of a frame cache")
-    column = names.index(FRAMES)
+    if FRAMES_COLUMN not in names:
+        raise ValueError(
+            f"{where} has no column {FRAMES_COLUMN!r}: it is no shard of a frame cache"
+        )
+    column = names.index(FRAMES_COLUMN)
     chunks = [metadata.row_group(g).column(column) for g in range(metadata.num_row_groups)]
     fixed = metadata.schema.column(column).length  # 0 where the values have lengths of their own
     compressed = any(chunk.compression == "ZSTD" for chunk in chunks)
@@ -162,7 +164,7 @@ def _group_places(
             return places
         problem = f"in pages of {page} bytes, not one of {rows} values with their lengths"
     raise ValueError(
-        f"{where}: the column {FRAMES!r} is {problem}, so its rows cannot be mapped; "
+        f"{where}: the column {FRAMES_COLUMN!r} is {problem}, so its rows cannot be mapped; "
         "was it written anew by another program? Read it with pyarrow, or preprocess again"
     )
 

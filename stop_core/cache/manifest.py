@@ -8,10 +8,11 @@ from typing import Annotated, Any
 from annotated_types import Interval
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.files import CLIPS_PER_SHARD, JOB, MANIFEST, RECORDS, hash_json, read_json
+from stop_core.cache.files import CLIPS_PER_SHARD, JOB, MANIFEST, RECORDS, read_checked_json
 from stop_core.datasets import Split, Task, class_words
-from stop_core.documents import Name, Sha256, Whole, build
-from stop_core.storage import StoragePath
+from stop_core.storage.atomic import hash_json
+from stop_core.storage.documents import Name, Sha256, Whole, build
+from stop_core.storage.paths import StoragePath
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Manifest:
         if not (cache / MANIFEST).is_file():
             _refuse_unfinished(cache)
         path = cache / MANIFEST
-        values = read_json(path)
+        values = read_checked_json(path)
         config = CacheConfig.from_dict(values.get("config"), path)
         manifest = build(cls, values | {"config": config.to_dict()}, path)
         _refuse_changes(path, manifest)
@@ -125,7 +126,7 @@ def _refuse_changes(path: StoragePath, manifest: Manifest) -> None:
 
 def read_job(cache: StoragePath) -> CacheConfig:
     """Reads the options that a cache is made with; ValueError if they cannot be used."""
-    return CacheConfig.from_dict(read_json(cache / JOB).get("config"), cache / JOB)
+    return CacheConfig.from_dict(read_checked_json(cache / JOB).get("config"), cache / JOB)
 
 
 def _refuse_unfinished(cache: StoragePath) -> None:

@@ -15,7 +15,7 @@ from stop_core.cache.config import CacheConfig
 from stop_core.cache.hashed import local_folder
 from stop_core.cache.layout import COLUMNS, FRAME_HEIGHT, FRAME_WIDTH, row_places
 from stop_core.cache.manifest import ShardEntry
-from stop_core.documents import read_table, require_file, shown_text
+from stop_core.storage.documents import read_parquet, require_file, shown_text
 
 _ZSTD = pa.Codec("zstd")
 _MOST_VALUES = 1 << 20
@@ -80,7 +80,7 @@ def read_columns(path: Path, rows: int, *names: str) -> list[list[Any]]:
     """Returns whole columns of a shard of so many rows; ValueError if it is gone or damaged."""
     schema = pa.schema([pa.field(name, COLUMNS[name], nullable=False) for name in names])
     try:
-        table = read_table(path, schema, rows=rows)
+        table = read_parquet(path, schema, rows=rows)
     except FileNotFoundError as error:
         raise _gone(path) from error
     except ValueError as error:

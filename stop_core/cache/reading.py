@@ -19,7 +19,7 @@ from stop_core.cache.manifest import Manifest, ShardEntry
 from stop_core.cache.mapping import MappedShard, read_columns
 from stop_core.cache.views import View
 from stop_core.datasets.clip import NO_LABEL
-from stop_core.storage import StoragePath, storage_path
+from stop_core.storage.paths import StoragePath, storage_path
 
 # torch is imported where it is used: the workers that decode import this package, and would
 # each wait seconds for a library that they have no use for.

@@ -7,23 +7,24 @@ more; so after a kill, or when Ray runs a task a second time, no clip is tried t
 
 from collections.abc import Sequence
 
-from stop_core.cache.files import RETRY, hash_json, read_json, write_json
+from stop_core.cache.files import RETRY, read_checked_json, write_checked_json
 from stop_core.cache.shards import ShardRecord
-from stop_core.storage import StoragePath
+from stop_core.storage.atomic import hash_json
+from stop_core.storage.paths import StoragePath
 
 
 def begin_retry(cache: StoragePath, records: Sequence[ShardRecord]) -> None:
     """Takes down the records whose failed clips are to be tried again, unless that was begun."""
     hashes = {r.name: hash_json(r.to_dict()) for r in records if r.has_retriable}
     if hashes and not (cache / RETRY).is_file():
-        write_json(cache / RETRY, {"records": hashes})
+        write_checked_json(cache / RETRY, {"records": hashes})
 
 
 def still_to_retry(cache: StoragePath, records: Sequence[ShardRecord]) -> frozenset[str]:
     """Returns the names of the shards, of these, that have not been tried again."""
     if not (cache / RETRY).is_file():
         return frozenset()
-    begun = read_json(cache / RETRY).get("records")
+    begun = read_checked_json(cache / RETRY).get("records")
     if not isinstance(begun, dict):
         raise ValueError(f"{cache / RETRY} lists no records: delete it, and run the command again")
     return frozenset(r.name for r in records if begun.get(r.name) == hash_json(r.to_dict()))

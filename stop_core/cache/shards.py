@@ -11,16 +11,16 @@ from annotated_types import Interval
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import (
+    CACHE_FORMAT,
     CLIPS_PER_SHARD,
-    FORMAT_VERSION,
-    hash_json,
-    read_json,
+    read_checked_json,
     record_path,
     shard_path,
 )
 from stop_core.datasets import SPLITS, Clip, Split
-from stop_core.documents import Name, Sha256, Whole, build
-from stop_core.storage import RemotePath, StoragePath
+from stop_core.storage.atomic import hash_json
+from stop_core.storage.documents import Name, Sha256, Whole, build
+from stop_core.storage.paths import RemotePath, StoragePath
 
 DECODING = 4
 """Counts the changes of the frames that a video yields: shards of before are made again."""
@@ -69,7 +69,7 @@ class ShardPlan:
         A shard made under this identity need not be made again. A source that is replaced, edited
         or touched, or that appears or goes, changes it.
         """
-        return hash_json([FORMAT_VERSION, DECODING, config.to_dict(), asdict(self), sources])
+        return hash_json([CACHE_FORMAT, DECODING, config.to_dict(), asdict(self), sources])
 
     def to_json(self) -> str:
         """Returns the plan as text, for the way to a worker."""
@@ -106,7 +106,7 @@ class ShardRecord:
         """Reads the record of a shard; None if there is none that can be used."""
         try:
             path = record_path(cache, name)
-            return build(cls, read_json(path), path)
+            return build(cls, read_checked_json(path), path)
         except (FileNotFoundError, ValueError):
             # An unreadable record means that the shard is made again, which mends it.
             return None

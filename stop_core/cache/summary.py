@@ -10,7 +10,7 @@ from stop_core.cache.job import read_failures
 from stop_core.cache.manifest import Manifest
 from stop_core.cache.mapping import read_columns
 from stop_core.cache.shards import Failure
-from stop_core.storage import StoragePath
+from stop_core.storage.paths import StoragePath
 
 
 @dataclass(frozen=True)

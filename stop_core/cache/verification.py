@@ -4,19 +4,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from stop_core.cache.files import (
-    FAILURES,
-    JOB,
-    RECORDS,
-    hash_file,
-    read_json,
-    record_path,
-    shard_path,
-)
+from stop_core.cache.files import FAILURES, JOB, RECORDS, read_checked_json, record_path, shard_path
 from stop_core.cache.manifest import Manifest, ShardEntry, read_job
 from stop_core.cache.shards import ShardRecord
-from stop_core.names import inside
-from stop_core.storage import StoragePath
+from stop_core.storage.atomic import hash_file
+from stop_core.storage.names import inside
+from stop_core.storage.paths import StoragePath
 
 _THREADS = 4  # hashing releases the GIL
 
@@ -92,7 +85,7 @@ def _check_record(
     """Returns what is wrong with a record, and how many failures it lists."""
     path = record_path(cache, name)
     try:
-        read_json(path)
+        read_checked_json(path)
     except FileNotFoundError:
         return _problem(path, "it is gone"), 0
     except ValueError as error:

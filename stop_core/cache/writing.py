@@ -14,18 +14,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.files import (
-    FileFollower,
-    appearing,
-    leave_memory,
-    record_path,
-    shard_path,
-    write_json,
-)
+from stop_core.cache.files import record_path, shard_path, write_checked_json
 from stop_core.cache.layout import (
     FRAME_HEIGHT,
     FRAME_WIDTH,
-    FRAMES,
+    FRAMES_COLUMN,
     open_writer,
     rows_per_group,
     shard_schema,
@@ -35,9 +28,10 @@ from stop_core.cache.shards import Failure, ShardPlan, ShardRecord
 from stop_core.datasets import Clip
 from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess
 from stop_core.decoding.process import DECODE_TIMEOUT
-from stop_core.documents import MOST_TABLE, read_batches
-from stop_core.local_files import Source, local_files
-from stop_core.storage import StoragePath, local_file
+from stop_core.storage.atomic import FileFollower, appearing, leave_memory
+from stop_core.storage.documents import MOST_TABLE, read_batches
+from stop_core.storage.local_copies import LocalCopy, local_files
+from stop_core.storage.paths import StoragePath, local_file
 
 
 def write_shard(
@@ -104,7 +98,7 @@ def write_shard(
         record = ShardRecord(
             plan.name, plan.split, count, written.bytes, written.sha256, identity, tuple(failures)
         )
-    write_json(record_path(cache, plan.name), record.to_dict())
+    write_checked_json(record_path(cache, plan.name), record.to_dict())
     return record
 
 
@@ -139,7 +133,7 @@ def _all_rows(
     row = next(kept, None)
     old = {clip.video_id for clip in plan.clips} - set(attempts) if row is not None else set()
     wanted = [c.path for c in plan.clips if c.video_id not in old and c.path in found]
-    sources: deque[Source] = deque()
+    sources: deque[LocalCopy] = deque()
     results = decoder.decode(local_files((data_root / path for path in wanted), sources))
     for clip in plan.clips:
         if row is not None and row.small["video_id"] == clip.video_id:
@@ -166,8 +160,8 @@ def _read_rows(path: StoragePath, config: CacheConfig, rows: int) -> Iterator[_R
     with local_file(path) as local:
         at_once = rows_per_group(config)
         for batch in read_batches(local, schema, rows=rows, most=most, at_once=at_once):
-            frames = batch.column(FRAMES)
-            for i, small in enumerate(batch.drop_columns([FRAMES]).to_pylist()):
+            frames = batch.column(FRAMES_COLUMN)
+            for i, small in enumerate(batch.drop_columns([FRAMES_COLUMN]).to_pylist()):
                 pixels = np.frombuffer(frames[i].as_buffer(), np.uint8)
                 yield _Row(small, pixels.reshape(-1, small[FRAME_HEIGHT], small[FRAME_WIDTH], 3))
 
@@ -220,11 +214,11 @@ def _write_rows(
 
 def _row_group(rows: Sequence[_Row], schema: pa.Schema) -> pa.Table:
     """Returns a row group. Frames are not copied: each row's are a chunk where they lie."""
-    kind = schema.field(FRAMES).type
+    kind = schema.field(FRAMES_COLUMN).type
     frames = pa.chunked_array([_one_value(row.frames, kind) for row in rows], kind)
     columns = [
         frames
-        if field.name == FRAMES
+        if field.name == FRAMES_COLUMN
         else pa.array([row.small[field.name] for row in rows], field.type)
         for field in schema
     ]

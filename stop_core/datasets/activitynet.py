@@ -18,7 +18,7 @@ from stop_core.datasets.annotations import (
     find_annotation,
     get_field,
     look_for,
-    read_json,
+    read_annotations,
     require_root,
     safe_name,
 )
@@ -56,7 +56,7 @@ def read_activitynet(root: Path) -> list[Clip]:
 
 def _read_paragraphs(captions: Path, ids: Path | None) -> Iterator[tuple[str, str, str]]:
     """Yields where a video stands, its id and its sentences as one."""
-    videos = read_json(captions, dict)
+    videos = read_annotations(captions, dict)
     for video_id in _chosen(videos, ids):
         where = f"{captions}, entry {video_id}"
         safe_name(video_id, where)
@@ -71,7 +71,7 @@ def _read_paragraphs(captions: Path, ids: Path | None) -> Iterator[tuple[str, st
 def _chosen(videos: dict[str, object], ids: Path | None) -> list[str]:
     if ids is None:
         return list(videos)
-    names = read_json(ids, list)
+    names = read_annotations(ids, list)
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"{ids}: expected a list of texts in JSON")
     return [name for name in names if name in videos]

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from stop_core.datasets.clip import tidied
-from stop_core.documents import parse_json, read_text, require_file, shown
-from stop_core.names import is_a_path_below_a_folder, is_the_name_of_a_file
+from stop_core.storage.documents import parse_json, read_text, require_file, shown
+from stop_core.storage.names import is_a_path_below_a_folder, is_the_name_of_a_file
 
 MOST_BYTES = 1 << 29
 """Of an annotation that is read line by line."""
 MOST_LINES = 2_000_000
-MOST_JSON = 1 << 28
+MOST_ANNOTATIONS = 1 << 28
 """Bytes of an annotation that is read as a whole."""
 _AFRESH = "unpack the annotation files afresh"
 _KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
@@ -110,10 +110,10 @@ def read_names(path: Path) -> Iterator[tuple[str, str]]:
         yield where, safe_name(line.strip(), where)
 
 
-def read_json(path: Path, kind: type) -> Any:
+def read_annotations(path: Path, kind: type) -> Any:
     """Reads a JSON file that holds a `kind`, list or dict."""
     try:
-        value = parse_json(read_text(path, MOST_JSON).removeprefix("\ufeff"), _object)
+        value = parse_json(read_text(path, MOST_ANNOTATIONS).removeprefix("\ufeff"), _object)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path}, line {error.lineno}: not JSON ({error.msg}); {_AFRESH}"
@@ -157,7 +157,7 @@ def get_field(
     return value
 
 
-def read_table(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
+def read_csv_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yields where a row of a CSV file with a header stands, and the row.
 
     Raises:

@@ -10,7 +10,7 @@ val, it is carved from training, by source.
 
 from pathlib import Path
 
-from stop_core.datasets.annotations import find_annotation, read_table, safe_path
+from stop_core.datasets.annotations import find_annotation, read_csv_rows, safe_path
 from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split, Task, tidied
 from stop_core.datasets.listing import Listing, number_classes
 from stop_core.datasets.validation import carve_validation
@@ -42,7 +42,7 @@ def _read_rows(root: Path, table: Path, column: str) -> list[Clip]:
     split_of: dict[str, Split] = {split: split for split in SPLITS}
     files = VideoFiles(root)
     listing = Listing()
-    for where, row in read_table(table, "path", "split", column):
+    for where, row in read_csv_rows(table, "path", "split", column):
         path = safe_path(row["path"], where)
         names = ("split", "label", "caption", "source")
         values = {name: tidied(row.get(name, "")) for name in names}

@@ -15,8 +15,8 @@ from pathlib import Path
 from stop_core.datasets.annotations import (
     find_annotation,
     get_field,
+    read_annotations,
     read_entries,
-    read_json,
     require_root,
     safe_name,
 )
@@ -40,7 +40,7 @@ def read_didemo(root: Path) -> list[Clip]:
     listing = Listing()
     for split in SPLITS:
         path = find_annotation(root, f"{split}_data.json", layout=_LAYOUT)
-        for where, entry in read_entries(path, read_json(path, list)):
+        for where, entry in read_entries(path, read_annotations(path, list)):
             video = safe_name(get_field(entry, "video", str, where), where)
             text = get_field(entry, "description", str, where, may_be_empty=True)
             listing.add(Clip(video, "", split, NO_LABEL, "", video, (text,)), where, again=True)

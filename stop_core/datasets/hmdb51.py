@@ -19,9 +19,9 @@ from stop_core.datasets.listing import Listing, number_classes
 from stop_core.datasets.validation import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
-VIDEOS = "hmdb51_org"
-ANNOTATIONS = "testTrainMulti_7030_splits"
-FOLDS = 3
+HMDB51_VIDEOS = "hmdb51_org"
+HMDB51_SPLITS = "testTrainMulti_7030_splits"
+HMDB51_FOLDS = 3
 
 _CODES: dict[str, Split | None] = {"0": None, "1": "train", "2": "test"}
 
@@ -41,14 +41,14 @@ def read_hmdb51(root: Path, fold: int) -> list[Clip]:
         ValueError: if a line of a split file cannot be read; the message names file and line.
     """
     annotations = _annotation_files(root, fold)
-    files = VideoFiles(root, VIDEOS)
+    files = VideoFiles(root, HMDB51_VIDEOS)
     listing = Listing()
     for folder in sorted(annotations):
         _read_class(annotations[folder], folder, files, listing)
     return carve_validation(number_classes(listing.finish()))
 
 
-def source_of(stem: str, class_name: str) -> str:
+def source_video(stem: str, class_name: str) -> str:
     """Returns the source video of a clip, from the clip's file name without its extension.
 
     HMDB51 names read `<source>_<class>_<visible>_<camera>_np<people>_<view>_<quality>_<number>`,
@@ -61,18 +61,18 @@ def source_of(stem: str, class_name: str) -> str:
 
 def _annotation_files(root: Path, fold: int) -> dict[str, Path]:
     """Returns the split file of every class, by class name."""
-    for part in (VIDEOS, ANNOTATIONS):
-        layout = f"{VIDEOS}/<class>/*.avi and {ANNOTATIONS}/<class>_test_split{fold}.txt"
+    for part in (HMDB51_VIDEOS, HMDB51_SPLITS):
+        layout = f"{HMDB51_VIDEOS}/<class>/*.avi and {HMDB51_SPLITS}/<class>_test_split{fold}.txt"
         require_folder(root, part, layout)
     ending = f"_test_split{fold}.txt"
     files = {
         path.name.removesuffix(ending): path
-        for path in (root / ANNOTATIONS).glob(f"*{ending}")
+        for path in (root / HMDB51_SPLITS).glob(f"*{ending}")
         if not path.name.startswith(".")
     }
     if not files:
         raise FileNotFoundError(
-            f"{root / ANNOTATIONS} holds no split file of fold {fold} (<class>{ending}): "
+            f"{root / HMDB51_SPLITS} holds no split file of fold {fold} (<class>{ending}): "
             "unpack test_train_splits.rar there, or choose another --fold"
         )
     return files
@@ -85,11 +85,11 @@ def _read_class(path: Path, folder: str, files: VideoFiles, listing: Listing) ->
         stem = Path(name).stem
         clip = Clip(
             video_id=f"{class_name}/{stem}",
-            path=files.at(f"{VIDEOS}/{folder}/{name}") if split else "",
+            path=files.at(f"{HMDB51_VIDEOS}/{folder}/{name}") if split else "",
             split=split or "train",
             label=NO_LABEL,
             class_name=class_name,
-            source=source_of(stem, class_name),
+            source=source_video(stem, class_name),
         )
         if split is None:
             listing.is_new(clip, where, split="unused", name=f"{class_name}/{name}")

@@ -13,12 +13,7 @@ validation from training by YouTube video.
 from collections.abc import Iterator
 from pathlib import Path
 
-from stop_core.datasets.annotations import (
-    find_annotation,
-    read_table,
-    require_root,
-    safe_name,
-)
+from stop_core.datasets.annotations import find_annotation, read_csv_rows, require_root, safe_name
 from stop_core.datasets.clip import NO_LABEL, Clip, Split, tidied
 from stop_core.datasets.listing import Listing, number_classes
 from stop_core.datasets.validation import carve_validation
@@ -65,7 +60,7 @@ def _read_list(root: Path, name: str) -> Iterator[tuple[str, str, str, str]]:
     path = find_annotation(root, *(f"{stem}.csv" for stem in stems), layout=_LAYOUT)
     # The official test lists of 400 and 600 classes have no column for the label.
     columns = ("youtube_id", "time_start", "time_end", *(() if name == "test" else ("label",)))
-    for where, row in read_table(path, *columns):
+    for where, row in read_csv_rows(path, *columns):
         youtube_id = safe_name(row["youtube_id"], where)
         if not (label := tidied(row.get("label", ""))):
             hint = "; --dataset kinetics-val needs no test list" if name == "test" else ""

@@ -19,9 +19,9 @@ from pathlib import Path
 from stop_core.datasets.annotations import (
     find_annotation,
     get_field,
+    read_annotations,
+    read_csv_rows,
     read_entries,
-    read_json,
-    read_table,
     require_root,
     safe_name,
 )
@@ -31,7 +31,7 @@ from stop_core.datasets.validation import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
 TEST = "MSRVTT_JSFUSION_test.csv"
-DATA = "MSRVTT_data.json"
+MSRVTT_DATA = "MSRVTT_data.json"
 
 
 def read_msrvtt(root: Path, training: str) -> list[Clip]:
@@ -47,18 +47,18 @@ def read_msrvtt(root: Path, training: str) -> list[Clip]:
             file and line or entry.
     """
     train = f"MSRVTT_train.{training}.csv"
-    layout = f"{DATA}, {train}, {TEST} and the videos as video0.mp4 and so on"
+    layout = f"{MSRVTT_DATA}, {train}, {TEST} and the videos as video0.mp4 and so on"
     require_root(root, layout)
     files = VideoFiles(root)
     listing = Listing()
 
     def read_list(name: str, *columns: str) -> Iterator[tuple[str, dict[str, str], str, str]]:
         path = find_annotation(root, name, layout=layout)
-        for where, row in read_table(path, *columns):
+        for where, row in read_csv_rows(path, *columns):
             video_id = safe_name(row["video_id"], where)
             yield where, row, video_id, files.named(video_id) or f"videos/all/{video_id}.mp4"
 
-    captions, sources = _read_data(find_annotation(root, DATA, layout=layout))
+    captions, sources = _read_data(find_annotation(root, MSRVTT_DATA, layout=layout))
     for where, _, v, path in read_list(train, "video_id"):
         clip = captioned_clip(v, path, "train", sources.get(v, v), captions[v], where)
         listing.add(clip, where)
@@ -70,7 +70,7 @@ def read_msrvtt(root: Path, training: str) -> list[Clip]:
 
 def _read_data(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Returns the sentences of each video, and the YouTube address that it was cut from."""
-    data = read_json(path, dict)
+    data = read_annotations(path, dict)
     captions: dict[str, list[str]] = defaultdict(list)
     for where, entry in read_entries(path, data.get("sentences")):
         video_id = get_field(entry, "video_id", str, where)

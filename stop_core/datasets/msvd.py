@@ -18,16 +18,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from stop_core.datasets.annotations import (
-    find_annotation,
-    read_lines,
-    read_names,
-    require_root,
-)
+from stop_core.datasets.annotations import find_annotation, read_lines, read_names, require_root
 from stop_core.datasets.clip import SPLITS, Clip, captioned_clip
 from stop_core.datasets.listing import Listing
 from stop_core.datasets.video_files import VideoFiles
-from stop_core.documents import require_file, shown_text
+from stop_core.storage.documents import require_file, shown_text
 
 PICKLED, OFFICIAL = "raw-captions.pkl", "AllVideoDescriptions.txt"
 # What unpickling raises for a file that is no pickle, or half of one.

@@ -10,17 +10,15 @@ from stop_core.datasets.clip import Clip, Task
 from stop_core.datasets.csv_file import read_csv
 from stop_core.datasets.didemo import read_didemo
 from stop_core.datasets.folder import read_folder
-from stop_core.datasets.hmdb51 import FOLDS as HMDB51_FOLDS
-from stop_core.datasets.hmdb51 import read_hmdb51
+from stop_core.datasets.hmdb51 import HMDB51_FOLDS, read_hmdb51
 from stop_core.datasets.kinetics import read_kinetics, read_kinetics_val
 from stop_core.datasets.lsmdc import read_lsmdc
 from stop_core.datasets.msrvtt import read_msrvtt
 from stop_core.datasets.msvd import read_msvd
 from stop_core.datasets.ssv2 import read_ssv2, read_ssv2_val
-from stop_core.datasets.ucf101 import FOLDS as UCF101_FOLDS
-from stop_core.datasets.ucf101 import read_ucf101
+from stop_core.datasets.ucf101 import UCF101_FOLDS, read_ucf101
 from stop_core.datasets.vatex import read_vatex, read_vatex_1k5
-from stop_core.documents import shown_text
+from stop_core.storage.documents import shown_text
 
 MOTION_TRAIN = 2560
 MOTION_TEST = 768
@@ -67,20 +65,20 @@ def _without_folds(read: Callable[[Path], list[Clip]]) -> Callable[[Path, int], 
 
 
 def _generate_motion(root: Path, **difficulty: int) -> None:
-    from stop_core.tiny.motion import write_motion_dataset  # it needs PyAV; others do not
-    from stop_core.tiny.scenes import Difficulty
+    from stop_core.datasets.motion.files import write_motion_dataset
+    from stop_core.datasets.motion.scenes import Difficulty
 
     write_motion_dataset(root, MOTION_TRAIN, MOTION_TEST, MOTION_SEED, Difficulty(**difficulty))
 
 
 def _generate_motion_captions(root: Path) -> None:
-    from stop_core.tiny.motion_captions import write_captioned_motion
+    from stop_core.datasets.motion.captions import write_captioned_motion
 
     write_captioned_motion(root, train=CAPTIONED_TRAIN, seed=MOTION_SEED)
 
 
 def _read_motion_captions(root: Path) -> list[Clip]:
-    from stop_core.tiny.motion_captions import read_captioned_motion
+    from stop_core.datasets.motion.captions import read_captioned_motion
 
     return read_captioned_motion(root, fold=1)
 

@@ -13,7 +13,7 @@ from stop_core.datasets.clip import Clip, class_words
 from stop_core.datasets.selecting import Selection
 from stop_core.datasets.video_files import video_key
 
-PUBLISHED = Path(__file__).with_name("published.yaml")
+PUBLISHED_COUNTS = Path(__file__).with_name("published.yaml")
 _NAMED = 5  # classes of a remark
 _CLIP_WORD = regex.compile(r"'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 
@@ -103,7 +103,7 @@ def one_sided(classes: Mapping[str, Collection[str]]) -> list[str]:
 
 def _other_counts(dataset: str, fold: int, clips: Sequence[Clip]) -> list[str]:
     """Compares the counts of a dataset with the published ones."""
-    entries = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8")).get(dataset)
+    entries = yaml.safe_load(PUBLISHED_COUNTS.read_text(encoding="utf-8")).get(dataset)
     if not entries:
         return []
     counts: Counter[str] = Counter(clip.split for clip in clips)

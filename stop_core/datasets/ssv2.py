@@ -16,8 +16,8 @@ from stop_core.datasets.annotations import (
     class_label,
     find_annotation,
     get_field,
+    read_annotations,
     read_entries,
-    read_json,
     read_lines,
     require_root,
     safe_name,
@@ -27,11 +27,11 @@ from stop_core.datasets.listing import Listing
 from stop_core.datasets.validation import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
-VIDEOS = "20bn-something-something-v2"
+SSV2_VIDEOS = "20bn-something-something-v2"
 
 _LAYOUT = (
-    f"{VIDEOS}/<id>.webm and labels/ with labels.json, train.json, validation.json, test.json and "
-    "test-answers.csv"
+    f"{SSV2_VIDEOS}/<id>.webm and labels/ with labels.json, train.json, validation.json, test.json "
+    "and test-answers.csv"
 )
 
 
@@ -65,7 +65,7 @@ class _Reader:
         self.root = root
         path = self._annotation("labels")
         # {"Holding something": "0", ...}, in the order of the numbers.
-        numbers = read_json(path, dict)
+        numbers = read_annotations(path, dict)
         names = sorted(numbers, key=lambda name: (len(str(numbers[name])), str(numbers[name])))
         self.labels = {class_label(name, str(path)): label for label, name in enumerate(names)}
         if len(self.labels) < len(names):
@@ -77,7 +77,7 @@ class _Reader:
     def read(self, name: str, split: Split) -> None:
         """Lists the clips of `train` or `validation`."""
         path = self._annotation(name)
-        for where, entry in read_entries(path, read_json(path, list)):
+        for where, entry in read_entries(path, read_annotations(path, list)):
             template = get_field(entry, "template", str, where)
             self._add(get_field(entry, "id", str, where), template, split, where)
 
@@ -92,7 +92,7 @@ class _Reader:
             if answers.setdefault(video_id, class_name) != class_name:
                 raise ValueError(f"{where}: {video_id} has another class on a line above")
         path = self._annotation("test")
-        for where, entry in read_entries(path, read_json(path, list)):
+        for where, entry in read_entries(path, read_annotations(path, list)):
             video_id = get_field(entry, "id", str, where)
             if video_id not in answers:
                 raise ValueError(f"{where}: test-answers.csv has no line for the video {video_id}")
@@ -104,7 +104,7 @@ class _Reader:
             raise ValueError(f"{where}: labels.json does not have the class {class_name!r}")
         clip = Clip(
             video_id=safe_name(video_id, where),
-            path=self.files.named(video_id) or f"{VIDEOS}/{video_id}.webm",
+            path=self.files.named(video_id) or f"{SSV2_VIDEOS}/{video_id}.webm",
             split=split,
             label=self.labels[class_name],
             class_name=class_name,

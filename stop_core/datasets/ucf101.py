@@ -24,13 +24,13 @@ from stop_core.datasets.listing import Listing
 from stop_core.datasets.validation import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
-VIDEOS = "UCF-101"
-ANNOTATIONS = "ucfTrainTestlist"
-FOLDS = 3
+UCF101_VIDEOS = "UCF-101"
+UCF101_SPLITS = "ucfTrainTestlist"
+UCF101_FOLDS = 3
 
 _LAYOUT = (
-    f"{VIDEOS}/<class>/*.avi and {ANNOTATIONS}/ with classInd.txt, trainlist0<fold>.txt and "
-    "testlist0<fold>.txt"
+    f"{UCF101_VIDEOS}/<class>/*.avi and {UCF101_SPLITS}/ with classInd.txt, trainlist0<fold>.txt "
+    "and testlist0<fold>.txt"
 )
 _LISTS: tuple[tuple[str, Split], ...] = (("trainlist", "train"), ("testlist", "test"))
 
@@ -42,9 +42,9 @@ def read_ucf101(root: Path, fold: int) -> list[Clip]:
         FileNotFoundError: if the root, its videos or its lists are not there.
         ValueError: if a line of a list cannot be read; the message names file and line.
     """
-    require_folder(root, VIDEOS, _LAYOUT)
+    require_folder(root, UCF101_VIDEOS, _LAYOUT)
     labels = _read_labels(find_annotation(root, "classInd.txt", layout=_LAYOUT))
-    files = VideoFiles(root, VIDEOS)
+    files = VideoFiles(root, UCF101_VIDEOS)
     listing = Listing()
     for name, split in _LISTS:
         path = find_annotation(root, f"{name}{fold:02d}.txt", layout=_LAYOUT)
@@ -53,17 +53,17 @@ def read_ucf101(root: Path, fold: int) -> list[Clip]:
             stem = PurePosixPath(file).stem
             clip = Clip(
                 video_id=f"{class_name}/{stem}",
-                path=files.at(f"{VIDEOS}/{folder}/{file}"),
+                path=files.at(f"{UCF101_VIDEOS}/{folder}/{file}"),
                 split=split,
                 label=labels[class_name],
                 class_name=class_name,
-                source=source_of(stem, class_name),
+                source=video_group(stem, class_name),
             )
             listing.add(clip, where, name=f"{class_name}/{file}")
     return carve_validation(listing.finish())
 
 
-def source_of(stem: str, class_name: str) -> str:
+def video_group(stem: str, class_name: str) -> str:
     """Returns the group of a clip; groups of two classes with one number are different videos."""
     match = re.search(r"_g(\d+)_c\d+$", stem)
     return f"{class_name}/g{match[1]}" if match else f"{class_name}/{stem}"

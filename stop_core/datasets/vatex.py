@@ -21,8 +21,8 @@ from pathlib import Path
 from stop_core.datasets.annotations import (
     find_annotation,
     get_field,
+    read_annotations,
     read_entries,
-    read_json,
     read_names,
     require_root,
     safe_name,
@@ -78,7 +78,7 @@ def _read(root: Path, *splits: Split) -> list[Clip]:
 
 
 def _read_captions(path: Path) -> Iterator[tuple[str, str, list[str]]]:
-    for where, entry in read_entries(path, read_json(path, list)):
+    for where, entry in read_entries(path, read_annotations(path, list)):
         captions = get_field(entry, "enCap", list, where)
         if not all(isinstance(caption, str) for caption in captions):
             raise ValueError(f"{where}: expected a list of texts, found {captions!r}")

@@ -7,19 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stop_core.decoding.clip import (
-    CannotOpen,
-    DecodedClip,
-    DecodeError,
-    Decoder,
-    segment_midpoints,
-)
-from stop_core.decoding.containers import claimed_end
+from stop_core.decoding.clip import CannotOpen, DecodedClip, DecodeError, Decoder, segment_midpoints
+from stop_core.decoding.probing.containers import claimed_end
 from stop_core.decoding.resizing import crop_frames, resize_frames, resized_shape
 from stop_core.decoding.with_decord import DecordVideo
 from stop_core.decoding.with_pyav import Miscounted, PyavVideo
 
-Video = DecordVideo | PyavVideo
+OpenVideo = DecordVideo | PyavVideo
 
 LONGEST_SIDE = 8
 """Of a frame that is kept whole, in short sides; a cache has to allow for that much."""
@@ -94,7 +88,7 @@ class _Target:
         return self.room[: self.frames * height * width * 3].reshape(-1, height, width, 3)
 
 
-def _decode(video: Video, target: _Target) -> DecodedClip:
+def _decode(video: OpenVideo, target: _Target) -> DecodedClip:
     index = segment_midpoints(video.num_frames, target.frames)
     # Each picture is decoded once, however often a short video shows it.
     wanted, inverse = np.unique(index, return_inverse=True)

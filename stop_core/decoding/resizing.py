@@ -8,7 +8,6 @@ every processor gives the same bytes.
 Shapes: N frames, [N, rows, columns, 3]; `size` is the edge of the crop.
 """
 
-import math
 from functools import lru_cache
 from typing import Any
 
@@ -16,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-BITS = 22  # of a weight, as in Pillow
-TAPS = 6
-"""Weights of a pixel come in multiples of this; those that are not needed are zero."""
+from stop_core.decoding.resize_weights import resize_weights
+
 _TALL = 1.9
 
 
@@ -91,8 +89,8 @@ def _resize(
             resized = _with_pillow(frame, shape)
             out[i] = resized[top : top + box_height, left : left + box_width]
         return out
-    across = _weights(columns, shape[1], left, box_width)
-    down = _weights(rows, shape[0], top, box_height)
+    across = resize_weights(columns, shape[1], left, box_width)
+    down = resize_weights(rows, shape[0], top, box_height)
     first_row, end = int(down[0][0]), int(down[0][-1]) + down[1].shape[1]
     last_row = min(rows, end)
     # The rows from the last one on are there for weights of zero alone.
@@ -114,44 +112,6 @@ def _with_pillow(frame: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np
     # The whole picture: Pillow's `box` would crop at once, but its pixels are up to 2 levels off.
     height, width = shape
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
-
-
-@lru_cache(maxsize=64)
-def _weights(
-    old: int, new: int, begin: int, size: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Returns how `size` output pixels from `begin` on are mixed, as Pillow computes it.
-
-    Returns:
-        The first input pixel of each, and the weights times 2^22 of it and of those after it,
-        [size, K]; the last weights are zero, and may be of pixels that are not there.
-    """
-    scale = old / new
-    stretch = max(scale, 1.0)
-    support = 2.0 * stretch
-    most = math.floor(2 * support) + 1  # from low to high
-    first = np.zeros(size, np.int32)
-    weights = np.zeros((size, math.ceil(most / TAPS) * TAPS), np.int32)
-    for i in range(size):
-        center = (begin + i + 0.5) * scale
-        low = max(int(center - support + 0.5), 0)
-        high = min(int(center + support + 0.5), old)
-        exact = [_bicubic((x - center + 0.5) * (1.0 / stretch)) for x in range(low, high)]
-        total = sum(exact)
-        first[i] = low
-        for k, weight in enumerate(exact):
-            scaled = weight / total * (1 << BITS)
-            weights[i, k] = int(scaled - 0.5) if scaled < 0 else int(scaled + 0.5)
-    return first, weights
-
-
-def _bicubic(x: float) -> float:
-    a, x = -0.5, abs(x)
-    if x < 1.0:
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1
-    if x < 2.0:
-        return (((x - 5) * x + 8) * x - 4) * a
-    return 0.0
 
 
 @lru_cache(maxsize=1)

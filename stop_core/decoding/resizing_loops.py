@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from stop_core.decoding.resizing import BITS, TAPS
+from stop_core.decoding.resize_weights import BITS, TAPS
 
 _HALF = 1 << (BITS - 1)
 _TILE = 48  # rows that are turned together; their bytes stay in the first cache

@@ -21,8 +21,8 @@ from av.sidedata.sidedata import Type as SideData
 from numpy.typing import NDArray
 
 from stop_core.decoding.clip import DecodeError, refuse_absurd
-from stop_core.decoding.containers import is_whole
-from stop_core.decoding.packets import look_at_packets, open_file, video_stream
+from stop_core.decoding.probing.containers import is_whole
+from stop_core.decoding.probing.packets import look_at_packets, open_file, video_stream
 
 DISPLAY_MATRIX = SideData.DISPLAYMATRIX
 _SKIPPABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}

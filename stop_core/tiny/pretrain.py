@@ -150,7 +150,7 @@ def _report(done: int, steps: int, loss: float, elapsed: float) -> None:
     print(f"step {done}/{steps}  loss {loss:.3f}  eta {remaining:.0f} s", flush=True)
 
 
-def save(model: CLIP, config: PretrainConfig, cpu_seconds: float) -> dict[str, Any]:
+def save_weights(model: CLIP, config: PretrainConfig, cpu_seconds: float) -> dict[str, Any]:
     """Writes the weights in fp16 and their provenance beside them; returns the provenance.
 
     Accuracy is measured on the weights as they are on disk, after rounding. Both files appear
@@ -211,7 +211,7 @@ def main() -> None:
     torch.set_num_threads(1)  # sums over several threads differ in their last bit
     started = time.process_time()
     model = train(config)
-    provenance = save(model, config, time.process_time() - started)
+    provenance = save_weights(model, config, time.process_time() - started)
     size = config.file.stat().st_size / 1e6
     print(f"wrote {config.file} ({size:.2f} MB)  zero-shot {provenance['zero_shot']}")
 

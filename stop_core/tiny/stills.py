@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from stop_core.tiny.shapes import (
+from stop_core.datasets.motion.shapes import (
     COLOURS,
     SHAPES,
     UNITS,
@@ -43,7 +43,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
     "position": POSITIONS,
 }
-TEMPLATES = ("a photo of a ", "an image of a ", "a picture of a ", "a video of a ", "a ")
+STILL_TEMPLATES = ("a photo of a ", "an image of a ", "a picture of a ", "a video of a ", "a ")
 
 _TWO_OBJECTS = 0.4  # share of the stills with a second object
 _FULL_CAPTION = 0.25  # share of the captions that name everything
@@ -105,7 +105,7 @@ def _shown(labels_NOA: Tensor, two_N: Tensor, wanted_NA: Tensor, named_NA: Tenso
     return fits_NNO[..., 0] | (fits_NNO[..., 1] & two_N[:, None])
 
 
-def describe(labels_A: list[int], named_A: list[bool] | None = None) -> str:
+def describe_object(labels_A: list[int], named_A: list[bool] | None = None) -> str:
     """Words for one object, such as "small red circle at the top left".
 
     Only the attributes set in `named_A` are named (default: all); an object whose shape is not
@@ -163,12 +163,14 @@ def _captions(
     labels_NOA: Tensor, named_NA: Tensor, both_N: Tensor, generator: Generator
 ) -> list[str]:
     count = len(labels_NOA)
-    templates = torch.randint(len(TEMPLATES), (count,), generator=generator).tolist()
+    templates = torch.randint(len(STILL_TEMPLATES), (count,), generator=generator).tolist()
     swapped = (torch.rand(count, generator=generator) < 0.5).tolist()
     labels, named, both = labels_NOA.tolist(), named_NA.tolist(), both_N.tolist()
     captions = []
     for i in range(count):
-        parts = [describe(labels[i][which], named[i]) for which in ((0, 1) if both[i] else (0,))]
+        parts = [
+            describe_object(labels[i][which], named[i]) for which in ((0, 1) if both[i] else (0,))
+        ]
         ordered = parts[::-1] if swapped[i] else parts
-        captions.append(TEMPLATES[templates[i]] + " and a ".join(ordered))
+        captions.append(STILL_TEMPLATES[templates[i]] + " and a ".join(ordered))
     return captions

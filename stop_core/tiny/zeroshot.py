@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from stop_core.tiny.stills import ATTRIBUTES, Stills, describe
+from stop_core.tiny.stills import ATTRIBUTES, Stills, describe_object
 
 # One question an attribute; nothing but the attribute is named.
 _PROMPTS = {
@@ -49,7 +49,7 @@ def zero_shot_accuracy(
         chosen_N = choose([_PROMPTS[attribute].format(word) for word in words])
         accuracy[attribute] = _share(chosen_N == stills.labels_NA[:, column])
     every_KA = list(itertools.product(*(range(len(words)) for words in ATTRIBUTES.values())))
-    chosen_N = choose([f"a photo of a {describe(list(labels))}" for labels in every_KA])
+    chosen_N = choose([f"a photo of a {describe_object(list(labels))}" for labels in every_KA])
     right_NA = torch.tensor(every_KA)[chosen_N] == stills.labels_NA
     accuracy["full"] = _share(right_NA.all(-1))
     return accuracy

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stop_core.private import without_password
+from stop_core.storage.private import without_password
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ["Dockerfile", "deploy/mlflow/Dockerfile"]

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.command_line import parse
+from pipelines.cli.options import parse
 from pipelines.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]

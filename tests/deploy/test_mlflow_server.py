@@ -23,10 +23,10 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.server import get_app_client
 
-from pipelines.check_services import check_mlflow
-from pipelines.command_line import RunError
-from pipelines.tracked_run import TrackedRun
-from pipelines.tracking import open_experiment
+from pipelines.checks.services import check_mlflow
+from pipelines.cli.errors import RunError
+from pipelines.tracking.direct_run import TrackedRun
+from pipelines.tracking.store import open_experiment
 from tests.tools import free_ports, kill_tree
 
 ROOT = Path(__file__).resolve().parents[2]

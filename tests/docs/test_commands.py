@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.command_line import parse
-from pipelines.commands import Command, commands
-from stop_core.tiny.motion import write_motion_dataset
+from pipelines.cli.commands import Command, commands
+from pipelines.cli.options import parse
+from stop_core.datasets.motion.files import write_motion_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])

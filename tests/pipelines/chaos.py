@@ -25,7 +25,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.tools import files_below, killed_at_the_end, signals_interrupt  # noqa: E402
+from tests.tools import files_below, killed_at_the_end, signals_interrupt
 
 SCRIPT = ROOT / "pipelines" / "preprocess.py"
 _MOST_RESTARTS = 5  # of a driver that no kill explains: a busy machine may not start Ray in time

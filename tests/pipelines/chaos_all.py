@@ -19,7 +19,7 @@ import tyro
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from tests.tools import signals_interrupt  # noqa: E402
+from tests.tools import signals_interrupt
 
 PARTS = {"preprocess": "chaos.py", "train": "chaos_train.py", "sweep": "chaos_sweep.py"}
 

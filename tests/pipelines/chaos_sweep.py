@@ -30,11 +30,11 @@ from mlflow import MlflowClient
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from pipelines.command_line import USAGE_ERROR  # noqa: E402
-from pipelines.sweep_trials import Trial, Trials  # noqa: E402
-from sweeps.space_reading import read_space  # noqa: E402
-from tests.pipelines.motion_cache import motion_cache  # noqa: E402
-from tests.tools import kill_tree, killed_at_the_end, signals_interrupt  # noqa: E402
+from pipelines.cli.errors import EXIT_USAGE
+from pipelines.sweeping.read_space import read_space
+from pipelines.sweeping.trials import Trial, Trials
+from tests.pipelines.motion_cache import motion_cache
+from tests.tools import kill_tree, killed_at_the_end, signals_interrupt
 
 VICTIMS = ("driver", "trial")
 _MOST_FAILURES = 3
@@ -112,7 +112,7 @@ def _sweep_under_fire(
         if code == 0:
             return runs
         failures = 0 if hit else failures + 1
-        if code == USAGE_ERROR or failures == _MOST_FAILURES:
+        if code == EXIT_USAGE or failures == _MOST_FAILURES:
             log = (folder / "driver.log").read_text(errors="replace")
             sys.exit(f"the driver ended with {code}, and not because of a kill:\n{log[-3000:]}")
 

@@ -29,15 +29,15 @@ from safetensors.numpy import load_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from pipelines.command_line import USAGE_ERROR  # noqa: E402
-from pipelines.resources import Resources  # noqa: E402
-from pipelines.training_run import TrainingRun  # noqa: E402
-from stop_core.config import StopConfig  # noqa: E402
-from stop_core.experiment import ExperimentConfig  # noqa: E402
-from stop_core.model_files import MODEL, PROMPTS  # noqa: E402
-from tests.pipelines.motion_cache import motion_cache  # noqa: E402
-from tests.pipelines.ray_nodes import Stage, ray_nodes  # noqa: E402
-from tests.tools import (  # noqa: E402
+from pipelines.cli.errors import EXIT_USAGE
+from pipelines.cluster.resources import Resources
+from pipelines.training.run import TrainingRun
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.stop import StopConfig
+from stop_core.trained_model.files import MODEL, PROMPTS
+from tests.pipelines.motion_cache import motion_cache
+from tests.pipelines.ray_nodes import Stage, ray_nodes
+from tests.tools import (
     Curves,
     curves,
     kill_tree,
@@ -138,7 +138,7 @@ def _train_under_fire(
             return
         untouched = done.total() == kills_before
         failures = failures + 1 if untouched else 0
-        if driver.returncode == USAGE_ERROR or failures == _MOST_FAILURES:
+        if driver.returncode == EXIT_USAGE or failures == _MOST_FAILURES:
             log = (stage.folder / "driver.log").read_text(errors="replace")
             sys.exit(
                 f"the driver ended with {driver.returncode}, and not because of a kill; its "
@@ -197,7 +197,7 @@ def _drive(stage: Stage, cache: Path, output: Path) -> subprocess.Popen[bytes]:
 
 def _compare(output: Path, expected: "Ending", uri: str) -> list[str]:
     """What is not as in the unbroken training."""
-    from pipelines.queued_run import QueuedRun
+    from pipelines.tracking.queued_run import QueuedRun
 
     (folder,) = (output / "runs").iterdir()
     run = QueuedRun(folder, uri)

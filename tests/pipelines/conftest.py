@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.preprocess import PreprocessConfig, preprocess
-from pipelines.ray_session import start_ray
+from pipelines.cluster.session import start_ray
+from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache
 from stop_core.cache import CacheConfig, CacheJob, write_shard
-from stop_core.config import StopConfig
 from stop_core.datasets import DATASETS, select_clips
-from stop_core.experiment import ExperimentConfig
-from stop_core.tiny.motion import write_motion_dataset
+from stop_core.datasets.motion.files import write_motion_dataset
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.stop import StopConfig
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def small_cache(small_motion_set: Path, local_ray: None) -> Path:
     """The small motion set as a cache, some of its training clips for validation."""
     folder = small_motion_set.parent
     root, cache = small_motion_set, folder / "cache"
-    preprocess(
+    make_cache(
         PreprocessConfig(
             dataset="hmdb51", data_root=root, cache=cache, frames=6, size=32, output=folder
         )
@@ -79,11 +79,11 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of four frames and three classes, with prompts that weigh; nobody trained it."""
     import torch
 
-    from stop_core.clip import load_clip
-    from stop_core.methods import build_method
-    from stop_core.model_files import ModelRecord, Provenance, label_classes
-    from stop_core.model_folder import TrainedModel, tower_facts
-    from stop_core.model_input import Preprocessing
+    from stop_core.clip.loading import load_clip
+    from stop_core.model.methods import build_method
+    from stop_core.trained_model.files import ModelRecord, Provenance, label_classes
+    from stop_core.trained_model.frames import Preprocessing
+    from stop_core.trained_model.model import TrainedModel, tower_facts
 
     stop = StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4)
     config = ExperimentConfig(stop=stop, templates=("a {}",))

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines.training_result import TrainingResult
-from pipelines.training_worker import PREDICTIONS
-from stop_core.experiment import ExperimentConfig
+from pipelines.training.result import TrainingResult
+from pipelines.training.task import PREDICTIONS
+from stop_core.settings.experiment import ExperimentConfig
 
 CLASSES = 4
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pipelines.preprocess import PreprocessConfig, preprocess
-from stop_core.tiny.motion import write_motion_dataset
+from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache
+from stop_core.datasets.motion.files import write_motion_dataset
 
 
 def motion_cache(folder: Path) -> Path:
@@ -11,7 +11,7 @@ def motion_cache(folder: Path) -> Path:
     import ray  # here: what Ray reads at its import is set when it is started
 
     write_motion_dataset(folder / "videos", train=64, test=16, seed=1)
-    preprocess(
+    make_cache(
         PreprocessConfig(
             dataset="hmdb51", data_root=folder / "videos", cache=folder / "cache", frames=6,
             size=32, output=folder,

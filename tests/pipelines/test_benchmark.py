@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from pipelines.benchmark import BenchmarkConfig, choose_rows, main
-from pipelines.command_line import parse
-from pipelines.queued_run import QueuedRun
-from pipelines.tracking import tracking_uri
+from pipelines.cli.options import parse
+from pipelines.tracking.queued_run import QueuedRun
+from pipelines.tracking.store import tracking_uri
 from stop_core.cache.manifest import Manifest
-from stop_core.experiment import ExperimentConfig
+from stop_core.settings.experiment import ExperimentConfig
 
 
 @pytest.mark.slow

@@ -7,8 +7,9 @@ import pyarrow.dataset
 import pytest
 from PIL import Image
 
-from pipelines.cache import CacheTool
-from pipelines.command_line import RunError, parse
+from pipelines.cache import CacheToolConfig
+from pipelines.cli.errors import RunError
+from pipelines.cli.options import parse
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, write_shard
 from stop_core.datasets import DATASETS, select_clips
 
@@ -26,7 +27,7 @@ def cache(hmdb51_root: Path, tmp_path: Path) -> Path:
 
 
 def _run(*arguments: object) -> None:
-    parse(CacheTool, [str(argument) for argument in arguments]).command.run()
+    parse(CacheToolConfig, [str(argument) for argument in arguments]).command.run()
 
 
 def test_info_counts_clips_and_failures(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.sweep_trials import Trial
-from sweeps.space_reading import read_space
+from pipelines.sweeping.read_space import read_space
+from pipelines.sweeping.trials import Trial
 from tests.pipelines.chaos_sweep import SPACE, _differences
 
 CURVE = [{"epoch": 1.0, "val/top1": 0.5, "step_seconds": 0.1}]

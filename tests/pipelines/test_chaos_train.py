@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.command_line import parse
+from pipelines.cli.options import parse
 from pipelines.train import TrainConfig
 from tests.pipelines import chaos_train
 from tests.pipelines.chaos_train import EXPERIMENT, Chaos

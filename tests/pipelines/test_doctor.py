@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from mlflow.store.db.utils import _get_latest_schema_revision
 
-from pipelines import check_machine, check_services, check_videos, doctor
-from pipelines.doctor import Doctor, describe, main
-from pipelines.findings import Finding, examined, failure, ok
+from pipelines import doctor
+from pipelines.checks import machine, services, videos
+from pipelines.checks.finding import Finding, examined, failure, ok
+from pipelines.doctor import DoctorConfig, describe_finding, main
 
 
 def _only(found: Iterator[Finding]) -> Finding:
@@ -21,26 +22,26 @@ def _only(found: Iterator[Finding]) -> Finding:
 
 
 def test_both_decoders_and_the_process_give_the_frames_of_the_embedded_clip() -> None:
-    found = {finding.about: finding for finding in check_videos.check_decoders()}
+    found = {finding.about: finding for finding in videos.check_decoders()}
     assert found.keys() == {"decord", "PyAV", "decoding process"}
     assert {finding.status for finding in found.values()} == {"ok"}
 
 
 def test_wrong_frames_are_no_frames() -> None:
     right = np.repeat(16 + 19 * np.arange(12), 64 * 64 * 3).reshape(12, 64, 64, 3)
-    assert check_videos._judge("x", right, "", "").status == "ok"
+    assert videos._judge("x", right, "", "").status == "ok"
     swapped = right[[1, 0, *range(2, 12)]]
     for wrong in (swapped, right[:-1], np.zeros_like(right)):
-        assert check_videos._judge("x", wrong, "", "").status == "failure"
+        assert videos._judge("x", wrong, "", "").status == "failure"
 
 
 def test_one_decoder_that_is_left_makes_the_other_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broken = failure("decord", "No module named 'decord'", "pip install decord")
-    monkeypatch.setattr(check_videos, "_check_decord", lambda: broken)
-    monkeypatch.setattr(check_videos, "_check_process", lambda: ok("decoding process", ""))
-    first, second, _ = check_videos.check_decoders()
+    monkeypatch.setattr(videos, "_check_decord", lambda: broken)
+    monkeypatch.setattr(videos, "_check_process", lambda: ok("decoding process", ""))
+    first, second, _ = videos.check_decoders()
     assert (first.status, second.status) == ("warning", "ok")
     assert "PyAV decodes" in first.advice
 
@@ -57,13 +58,13 @@ def test_an_error_that_nobody_foresaw_is_a_finding() -> None:
 
 
 def test_a_missing_or_old_package_is_named() -> None:
-    assert check_machine._unmet("no-such-package", ">=1") == "no-such-package is missing"
-    assert "needed is >=999" in check_machine._unmet("numpy", ">=999")
-    assert check_machine._unmet("numpy", ">=1") == ""
+    assert machine._unmet("no-such-package", ">=1") == "no-such-package is missing"
+    assert "needed is >=999" in machine._unmet("numpy", ">=999")
+    assert machine._unmet("numpy", ">=1") == ""
 
 
 def test_a_folder_that_cannot_be_written_is_a_failure() -> None:
-    found = {finding.about: finding for finding in check_machine.check_disks(Path("/proc/none"))}
+    found = {finding.about: finding for finding in machine.check_disks(Path("/proc/none"))}
     assert found["output folder"].status == "failure"
     assert found["temporary folder"].status != "failure"
 
@@ -71,7 +72,7 @@ def test_a_folder_that_cannot_be_written_is_a_failure() -> None:
 def test_a_store_is_well_until_its_schema_is_another_or_it_cannot_be_written(
     tmp_path: Path,
 ) -> None:
-    assert "first use" in _only(check_services.check_mlflow(tmp_path)).found
+    assert "first use" in _only(services.check_mlflow(tmp_path)).found
     assert not (tmp_path / "mlflow.db").exists(), "looking makes nothing"
     file = tmp_path / "mlflow.db"
     with sqlite3.connect(file) as connection:  # what is asked of a store; a whole one takes 15 s
@@ -82,26 +83,26 @@ def test_a_store_is_well_until_its_schema_is_another_or_it_cannot_be_written(
             "INSERT INTO alembic_version VALUES (?)", (_get_latest_schema_revision(),)
         )
     before = file.read_bytes()
-    assert _only(check_services.check_mlflow(tmp_path)).status == "ok"
+    assert _only(services.check_mlflow(tmp_path)).status == "ok"
     assert file.read_bytes() == before, "looking changes nothing"
 
     with sqlite3.connect(file) as connection:
         (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
-    old = _only(check_services.check_mlflow(tmp_path))
+    old = _only(services.check_mlflow(tmp_path))
     assert old.status == "failure"
     assert "mlflow db upgrade" in old.advice
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
     file.write_bytes(b"not a database, but long enough to be read as one" * 40)
-    assert _only(check_services.check_mlflow(tmp_path)).status == "failure"
+    assert _only(services.check_mlflow(tmp_path)).status == "failure"
 
 
 def test_a_server_that_is_away_is_a_failure_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    found = _only(check_services.check_mlflow(tmp_path))
+    found = _only(services.check_mlflow(tmp_path))
     assert found.status == "failure"
     assert "127.0.0.1:9" in found.found
 
@@ -110,14 +111,14 @@ def test_a_password_in_the_address_of_the_store_is_a_failure_and_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    found = _only(check_services.check_mlflow(tmp_path))
+    found = _only(services.check_mlflow(tmp_path))
     assert found.status == "failure"
-    assert "secret" not in describe(found)
+    assert "secret" not in describe_finding(found)
     assert "~/.mlflow/credentials" in found.advice
 
 
 def _privacy(output: Path) -> dict[str, Finding]:
-    return {finding.about: finding for finding in check_machine.check_privacy(output)}
+    return {finding.about: finding for finding in machine.check_privacy(output)}
 
 
 @pytest.fixture
@@ -150,17 +151,17 @@ def test_each_thing_that_others_could_use_is_a_finding_with_what_to_type(
     assert f"chmod +t {closed}" in found["private folder"].advice
     assert f"chmod o-w {closed}" in found["output folder"].advice
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert next(f.status for f in check_machine.check_privacy(closed)) == "failure"
+    assert next(f.status for f in machine.check_privacy(closed)) == "failure"
 
 
 def test_a_cache_is_read_or_refused(captioned_cache: Path, tmp_path: Path) -> None:
-    good = _only(check_videos.check_cache(str(captioned_cache)))
+    good = _only(videos.check_cache(str(captioned_cache)))
     assert good.status == "ok"
     assert "1 train, 1 val, 1 test" in good.found
     shard = next((captioned_cache / "data").glob("*.parquet"))
     os.truncate(shard, 100)
-    assert _only(check_videos.check_cache(str(captioned_cache))).status == "failure"
-    assert _only(check_videos.check_cache(str(tmp_path / "none"))).status == "failure"
+    assert _only(videos.check_cache(str(captioned_cache))).status == "failure"
+    assert _only(videos.check_cache(str(tmp_path / "none"))).status == "failure"
 
 
 @pytest.mark.parametrize(("status", "code"), [("ok", 0), ("warning", 0), ("failure", 1)])
@@ -169,11 +170,11 @@ def test_only_a_failure_changes_the_exit_code(
 ) -> None:
     finding = Finding("disk", status, "found this", "do that")  # type: ignore[arg-type]
     monkeypatch.setattr(doctor, "findings", lambda config: iter([finding]))
-    assert main(Doctor(json=True)) == code
+    assert main(DoctorConfig(json=True)) == code
     told = json.loads(capsys.readouterr().out)
     assert told["healthy"] is (code == 0)
     assert told["findings"] == [
         {"about": "disk", "status": status, "found": "found this", "advice": "do that"}
     ]
-    assert "found this" in describe(finding)
-    assert "-> do that" in describe(finding)
+    assert "found this" in describe_finding(finding)
+    assert "-> do that" in describe_finding(finding)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.command_line import RunError
+from pipelines.cli.errors import RunError
 from pipelines.export import ExportConfig, main
-from pipelines.model_choice import ModelChoice
-from stop_core.model_files import LABELS, PREPROCESSING
-from stop_core.model_folder import TrainedModel
+from pipelines.inference.model_choice import ModelChoice
+from stop_core.trained_model.files import LABELS, PREPROCESSING
+from stop_core.trained_model.model import TrainedModel
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.write_text("a program")
         return lambda frames: model.logits(frames) + 1e-4
 
-    exporter = "stop_core.exporting"
+    exporter = "stop_core.trained_model.export"
     monkeypatch.setattr(f"{exporter}.export_program", lambda _: (None, model.logits))
     monkeypatch.setattr(f"{exporter}.save_program", save)
     return tmp_path / "run"

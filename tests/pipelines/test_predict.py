@@ -12,19 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines import video_job
-from pipelines.command_line import RunError
-from pipelines.folder_lock import alone_in
-from pipelines.model_choice import ModelChoice
+from pipelines.cli.errors import RunError
+from pipelines.cli.folder_lock import alone_in
+from pipelines.cli.video_options import WorkerOptions
+from pipelines.inference import job as job_module
+from pipelines.inference.job import VideoJob, as_many_as_fit
+from pipelines.inference.model_choice import ModelChoice
+from pipelines.inference.video_list import Video, list_videos
+from pipelines.inference.worker import VideoWorker, Work
 from pipelines.predict import PredictConfig, main
-from pipelines.video_job import VideoJob, as_many_as_fit
-from pipelines.video_list import Video, list_videos
-from pipelines.video_options import Workers
-from pipelines.video_worker import VideoWorker, Work
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, write_shard
 from stop_core.datasets import DATASETS, select_clips
-from stop_core.model_folder import TrainedModel
-from stop_core.storage import RemotePath
+from stop_core.storage.paths import RemotePath
+from stop_core.trained_model.model import TrainedModel
 from tests.conftest import WriteVideo
 
 
@@ -95,11 +95,11 @@ def test_a_broken_video_is_a_row_and_changes_no_other(
     videos: Path, work: Work, tmp_path: Path
 ) -> None:
     every = list_videos([str(videos)])
-    together = VideoJob(tmp_path / "all", work).run(every, Workers(0))
+    together = VideoJob(tmp_path / "all", work).run(every, WorkerOptions(0))
     rows = together.to_pylist()
     assert [Path(row["video"]).name for row in rows if row["error"]] == ["broken.mp4"]
     good = [video for video in every if not video.name.endswith("broken.mp4")]
-    alone = VideoJob(tmp_path / "good", work).run(good, Workers(0))
+    alone = VideoJob(tmp_path / "good", work).run(good, WorkerOptions(0))
     _check_alike([row for row in rows if not row["error"]], alone.to_pylist())
 
 
@@ -108,18 +108,18 @@ def test_what_is_done_is_not_done_again_and_what_changes_is(
     videos: Path, work: Work, tmp_path: Path, seen: list[str], write_video: WriteVideo
 ) -> None:
     job = VideoJob(tmp_path / "parts", work)
-    first = job.run(list_videos([str(videos / "class0")]), Workers(0))
+    first = job.run(list_videos([str(videos / "class0")]), WorkerOptions(0))
     assert sorted(seen) == ["broken.mp4", "v0.mp4", "v2.mp4"]
     seen.clear()
-    both = job.run(list_videos([str(videos)]), Workers(0))
+    both = job.run(list_videos([str(videos)]), WorkerOptions(0))
     assert sorted(seen) == ["v1.mp4", "v3.mp4"]
     assert [row for row in both.to_pylist() if "class0" in row["video"]] == first.to_pylist()
     seen.clear()
-    job.run(list_videos([str(videos)]), Workers(0), retry_failed=True)
+    job.run(list_videos([str(videos)]), WorkerOptions(0), retry_failed=True)
     assert seen == ["broken.mp4"]
     seen.clear()
     write_video(videos / "class0" / "broken.mp4", frames=9, seed=9)
-    mended = job.run(list_videos([str(videos)]), Workers(0))
+    mended = job.run(list_videos([str(videos)]), WorkerOptions(0))
     assert seen == ["broken.mp4"]
     assert mended["error"].null_count == 5
 
@@ -128,9 +128,9 @@ def test_what_is_done_is_not_done_again_and_what_changes_is(
 def test_a_kill_repeats_no_complete_part_and_loses_no_row(
     videos: Path, work: Work, tmp_path: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video_job, "_MOST_A_PART", 2)
+    monkeypatch.setattr(job_module, "_MOST_A_PART", 2)
     every = list_videos([str(videos)])
-    expected = VideoJob(tmp_path / "whole", work).run(every, Workers(0))
+    expected = VideoJob(tmp_path / "whole", work).run(every, WorkerOptions(0))
     seen.clear()
     rename: Callable[..., None] = pq.write_table
 
@@ -141,14 +141,14 @@ def test_a_kill_repeats_no_complete_part_and_loses_no_row(
 
     job = VideoJob(tmp_path / "parts", work)
     with monkeypatch.context() as patched:
-        patched.setattr("pipelines.video_worker.pq.write_table", killed)
+        patched.setattr("pipelines.inference.worker.pq.write_table", killed)
         with pytest.raises(KeyboardInterrupt):
-            job.run(every, Workers(0))
+            job.run(every, WorkerOptions(0))
     complete = {Path(name).name for name in job.done()["video"].to_pylist()}
     assert complete
     assert "v2.mp4" not in complete
     seen.clear()
-    _check_alike(job.run(every, Workers(0)).to_pylist(), expected.to_pylist())
+    _check_alike(job.run(every, WorkerOptions(0)).to_pylist(), expected.to_pylist())
     assert complete.isdisjoint(seen)
 
 
@@ -156,8 +156,8 @@ def test_workers_of_ray_give_the_rows_of_one_process(
     videos: Path, work: Work, tmp_path: Path, local_ray: None
 ) -> None:
     every = list_videos([str(videos)])
-    here = VideoJob(tmp_path / "here", work).run(every, Workers(0))
-    there = VideoJob(tmp_path / "there", work).run(every, Workers(1))
+    here = VideoJob(tmp_path / "here", work).run(every, WorkerOptions(0))
+    there = VideoJob(tmp_path / "there", work).run(every, WorkerOptions(1))
     _check_alike(here.to_pylist(), there.to_pylist())
 
 
@@ -172,7 +172,7 @@ def test_workers_share_the_gpus_that_there_are_or_say_that_there_are_too_few() -
 
 def test_gpus_that_nobody_would_use_are_refused(work: Work, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--gpu"):
-        VideoJob(tmp_path, work).run([], Workers(gpus_per_worker=1))
+        VideoJob(tmp_path, work).run([], WorkerOptions(gpus_per_worker=1))
 
 
 @pytest.mark.usefixtures("decoded_here")
@@ -202,12 +202,12 @@ def test_videos_of_a_store_are_fetched_one_by_one_and_its_failures_are_not_their
     monkeypatch.setattr(RemotePath, "exists", exists)
     names = ["a.mp4", "gone.mp4", *(f"{number}.mp4" for number in range(5))]
     job = VideoJob(tmp_path / "parts", work)
-    rows = job.run([Video(f"s3://bucket/{name}") for name in names], Workers(0)).to_pylist()
+    rows = job.run([Video(f"s3://bucket/{name}") for name in names], WorkerOptions(0)).to_pylist()
     assert ["gone" in row["video"] for row in rows] == [row["error"] is not None for row in rows]
     assert max(together) <= 2  # of one that is decoded, and of the next
     for name, reason in (("full.mp4", "No space"), ("silent.mp4", "NETWORK_CONNECTION")):
         with pytest.raises(RunError, match=reason):
-            job.run([Video(f"s3://bucket/{name}")], Workers(0))
+            job.run([Video(f"s3://bucket/{name}")], WorkerOptions(0))
     assert not any("full" in name or "silent" in name for name in job.done()["video"].to_pylist())
 
 
@@ -221,7 +221,7 @@ def test_a_second_command_of_the_same_job_waits_for_the_first(
     writing.touch()
     with ThreadPoolExecutor() as pool:
         with alone_in(job.folder):
-            second = pool.submit(job.run, every, Workers(0))
+            second = pool.submit(job.run, every, WorkerOptions(0))
             while "waiting" not in capsys.readouterr().err:
                 assert not second.done()
             assert writing.exists()

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.command_line import RunError, parse
-from pipelines.preprocess import PreprocessConfig, preprocess, summary
-from pipelines.preprocessing import ShardDone
+from pipelines.cli.errors import RunError
+from pipelines.cli.options import parse
+from pipelines.cli.progress_bar import Done
+from pipelines.preprocess import summary
+from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan, read_failures, write_shard
 from stop_core.datasets import DATASETS, Clip, select_clips
 from tests.pipelines.chaos import kill_at_random, many_clips
@@ -42,11 +44,11 @@ def _serially(
     plans: Sequence[ShardPlan],
     root: Path,
     timeout: float = 60,
-) -> Iterator[ShardDone]:
+) -> Iterator[Done]:
     """Stands in for `decode_shards` where a test is not about Ray."""
     for plan in plans:
         record = write_shard(plan, job.config, root, job.cache, timeout=timeout)
-        yield ShardDone(record.rows, len(record.failures))
+        yield Done(record.rows, len(record.failures))
 
 
 def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
@@ -59,7 +61,7 @@ def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
     cut.write_bytes(cut.read_bytes()[:-4000])
     config = _config(hmdb51_root, tmp_path / "cache")
 
-    manifest = preprocess(config)
+    manifest = make_cache(config)
 
     assert sum(manifest.counts.values()) == 13
     stages = {
@@ -79,7 +81,7 @@ def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
 
     before = files_below(config.cache_path)
     began = time.monotonic()
-    assert preprocess(config) == manifest
+    assert make_cache(config) == manifest
     assert time.monotonic() - began < 2
     assert files_below(config.cache_path) == before
     assert "decoding" not in capfd.readouterr().err
@@ -119,7 +121,7 @@ def test_killed_and_run_again_the_cache_is_the_same(
     monkeypatch.setattr("pipelines.preprocess.decode_shards", _serially)
     root = _many_clips(tmp_path / "many", write_video)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    preprocess(_config(root, whole))
+    make_cache(_config(root, whole))
 
     driver = subprocess.Popen(_command(root, killed), start_new_session=True)
     while driver.poll() is None and not list(killed.glob("records/[!.]*.json")):
@@ -128,7 +130,7 @@ def test_killed_and_run_again_the_cache_is_the_same(
     driver.wait()
     assert not (killed / "manifest.json").exists(), "the kill came too late to test anything"
 
-    preprocess(_config(root, killed))
+    make_cache(_config(root, killed))
     assert files_below(killed) == files_below(whole)
 
 
@@ -151,7 +153,7 @@ def test_killed_at_random_the_cache_is_the_same(
     monkeypatch.setattr("pipelines.preprocess.decode_shards", _serially)
     root = many_clips(tmp_path / "clips", 512)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    preprocess(_config(root, whole))
+    make_cache(_config(root, whole))
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     kill_at_random(root, killed, kills=2, dice=random.Random(seed))
@@ -165,9 +167,9 @@ def test_failures_are_tried_again_when_that_is_asked_for(
     bad = next(hmdb51_root.glob("hmdb51_org/wave/*.avi"))
     bad.write_bytes(b"broken")
     config = _config(hmdb51_root, tmp_path / "cache")
-    first = preprocess(config)
+    first = make_cache(config)
     (failure,) = read_failures(config.cache_path)
-    again = preprocess(replace(config, retry_failed=True))
+    again = make_cache(replace(config, retry_failed=True))
     assert (again.data_hash, again.shards) == (first.data_hash, first.shards)
     assert read_failures(config.cache_path) == [replace(failure, attempts=2)]
 
@@ -175,23 +177,23 @@ def test_failures_are_tried_again_when_that_is_asked_for(
 def test_another_command_waits_while_a_cache_is_made(
     hmdb51_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def while_held(job: CacheJob, *others: Any) -> Iterator[ShardDone]:
+    def while_held(job: CacheJob, *others: Any) -> Iterator[Done]:
         with (job.cache / ".lock").open("w") as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield from _serially(job, *others)
 
     monkeypatch.setattr("pipelines.preprocess.decode_shards", while_held)
     config = _config(hmdb51_root, tmp_path / "cache")
-    assert preprocess(config) == preprocess(config)
+    assert make_cache(config) == make_cache(config)
     (config.cache_path / "job.json").unlink()
-    assert preprocess(config).shards, "the lock is taken for part of the cache"
+    assert make_cache(config).shards, "the lock is taken for part of the cache"
 
 
 def test_nothing_to_decode_is_one_sentence(hmdb51_root: Path, tmp_path: Path) -> None:
     for video in hmdb51_root.glob("hmdb51_org/*/*.avi"):
         video.unlink()
     with pytest.raises(RunError, match="none of the 16 listed clips is there, for example"):
-        preprocess(_config(hmdb51_root, tmp_path / "cache"))
+        make_cache(_config(hmdb51_root, tmp_path / "cache"))
     assert not (tmp_path / "cache").exists()
 
 

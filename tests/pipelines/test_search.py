@@ -13,18 +13,18 @@ import pytest
 from PIL import Image
 
 from pipelines import search
-from pipelines.command_line import RunError
+from pipelines.cli.errors import RunError
+from pipelines.cli.video_options import WorkerOptions
 from pipelines.index import IndexConfig
 from pipelines.index import main as make_index
-from pipelines.model_choice import ModelChoice
+from pipelines.inference.model_choice import ModelChoice
+from pipelines.inference.video_list import Video
 from pipelines.search import SearchConfig, main
-from pipelines.video_list import Video
-from pipelines.video_options import Workers
-from stop_core import storage
 from stop_core.cache import CacheConfig, CacheJob, write_shard
 from stop_core.datasets import DATASETS, select_clips
-from stop_core.model_folder import TrainedModel
-from stop_core.search_index import SearchIndex, write_index
+from stop_core.storage import paths
+from stop_core.trained_model.index import SearchIndex, write_index
+from stop_core.trained_model.model import TrainedModel
 from tests.conftest import WriteVideo
 
 pytestmark = pytest.mark.usefixtures("decoded_here")
@@ -42,7 +42,9 @@ def _index(tmp_path: Path, model: Path, name: str = "index", **options: Any) -> 
     folder = tmp_path / name
     choice = ModelChoice(checkpoint=model)
     make_index(
-        IndexConfig(index=folder, model=choice, workers=Workers(0), output=tmp_path, **options)
+        IndexConfig(
+            index=folder, model=choice, workers=WorkerOptions(0), output=tmp_path, **options
+        )
     )
     return folder
 
@@ -168,7 +170,7 @@ def test_what_an_index_names_on_an_object_store_is_fetched_only_if_the_user_says
         asked.append(f"{scheme}://{bucket}?{query}")
         raise OSError("away")
 
-    monkeypatch.setattr(storage, "_connect", connect)
+    monkeypatch.setattr(paths, "_connect", connect)
     drawn: list[object] = []
     draw = search._frames
     monkeypatch.setattr(

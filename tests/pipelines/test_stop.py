@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.commands import GROUPS, commands
+from pipelines.cli.commands import GROUPS, commands
 from pipelines.stop import main, unknown, usage, version
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,18 +12,18 @@ from mlflow import MlflowClient
 from ray import tune
 from ray.tune.search import Searcher
 
-from pipelines.command_line import parse
-from pipelines.resources import Resources
+from pipelines.cli.options import parse
+from pipelines.cluster.resources import Resources
 from pipelines.sweep import SweepConfig, main
-from pipelines.sweep_search import Search
-from pipelines.sweep_trials import Trials
-from pipelines.tracking import tracking_uri
+from pipelines.sweeping.search import Search
+from pipelines.sweeping.space import Distribution, SearchSpace
+from pipelines.sweeping.trials import Trials
+from pipelines.tracking.store import tracking_uri
 from pipelines.train import TrainConfig
 from stop_core.cache import CacheConfig, Manifest
-from stop_core.cache.files import FORMAT_VERSION, write_json
+from stop_core.cache.files import CACHE_FORMAT, write_checked_json
 from stop_core.cache.manifest import ShardEntry
 from stop_core.datasets import Task
-from sweeps.space import Distribution, SearchSpace
 
 SPACE = """
 algorithm: tpe
@@ -48,9 +48,9 @@ def _write_manifest(
     """All of a cache that is asked for before anything starts."""
     config = CacheConfig("d", 1, 6, 32, None, (), splits, (), "0" * 64, task)
     shards = tuple(ShardEntry(f"{split}-00000", split, 1, 1, "0" * 64) for split in splits)
-    manifest = Manifest(FORMAT_VERSION, config, "", dict.fromkeys(splits, 1), 0, "0" * 64, shards)
+    manifest = Manifest(CACHE_FORMAT, config, "", dict.fromkeys(splits, 1), 0, "0" * 64, shards)
     manifest = replace(manifest, data_hash=manifest.hash())
-    write_json(cache / "manifest.json", manifest.to_dict())
+    write_checked_json(cache / "manifest.json", manifest.to_dict())
 
 
 @pytest.mark.slow

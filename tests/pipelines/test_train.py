@@ -16,19 +16,19 @@ import pytest
 from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
-from pipelines.command_line import RunError
-from pipelines.resources import Resources
-from pipelines.start_from import StartFrom, find_checkpoint
-from pipelines.tracking import tracking_uri
+from pipelines.cli.errors import RunError
+from pipelines.cluster.resources import Resources
+from pipelines.tracking.store import tracking_uri
 from pipelines.train import TrainConfig, main
-from pipelines.training_result import TrainingResult
-from pipelines.training_run import TrainingRun
-from pipelines.training_worker import GIVEN_UP, PREDICTIONS
+from pipelines.training.result import TrainingResult
+from pipelines.training.run import TrainingRun
+from pipelines.training.start_from import StartFrom, find_checkpoint
+from pipelines.training.task import GIVEN_UP, PREDICTIONS
 from stop_core import StopConfig
 from stop_core.cache import FrameCache
-from stop_core.experiment import ExperimentConfig
-from stop_core.model_folder import TrainedModel
-from stop_core.run_state import LAST_PROMPTS
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.trained_model.model import TrainedModel
+from stop_core.training.run_state import LAST_PROMPTS
 from tests.pipelines.ray_nodes import ray_nodes
 from tests.tools import (
     curves,

@@ -32,9 +32,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from stop_core.cache.files import CHECKSUM, write_json
-from stop_core.checksums import SUMS, write_sums
-from stop_core.model_files import CARD
+from stop_core.cache.files import CHECKSUM, write_checked_json
+from stop_core.storage.checksums import SUMS, write_sums
+from stop_core.trained_model.files import CARD
 from tests.security.strangers import KINDS, files_of
 
 DEADLINE = 60
@@ -107,7 +107,7 @@ def spoil_document(rng: random.Random, file: Path, outside: Path) -> None:
     for _ in range(rng.choice((1, 1, 1, 3))):
         _change(rng, value)
     if not is_yaml and isinstance(value, dict) and value.pop(CHECKSUM, None) is not None:
-        write_json(file, value)
+        write_checked_json(file, value)
         return
     dumped = json.dumps(value)
     if rng.random() < 0.1:

@@ -10,28 +10,28 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.model_choice import ModelChoice
-from pipelines.outbox import Outbox
-from pipelines.queued_run import QueuedRun
-from pipelines.sweep_trials import Trials
-from pipelines.training_result import TrainingResult
-from pipelines.training_run import TrainingRun
-from pipelines.video_list import Video
+from pipelines.inference.model_choice import ModelChoice
+from pipelines.inference.video_list import Video
+from pipelines.sweeping.trials import Trials
+from pipelines.tracking.outbox import Outbox
+from pipelines.tracking.queued_run import QueuedRun
+from pipelines.training.result import TrainingResult
+from pipelines.training.run import TrainingRun
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, read_failures, write_shard
 from stop_core.cache.export import Part, export
 from stop_core.cache.files import MANIFEST
 from stop_core.cache.verification import verify
-from stop_core.checkpoint import Checkpoint, check_whole
-from stop_core.clip import load_clip
-from stop_core.config import StopConfig
+from stop_core.clip.loading import load_clip
 from stop_core.datasets import DATASETS, select_clips
-from stop_core.experiment import ExperimentConfig
-from stop_core.methods import build_method
-from stop_core.model_files import Provenance, label_classes
-from stop_core.model_folder import TrainedModel, tower_facts
-from stop_core.model_input import Preprocessing
-from stop_core.run_state import Origin, Progress
-from stop_core.search_index import IndexInfo, SearchIndex, write_index
+from stop_core.model.methods import build_method
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.stop import StopConfig
+from stop_core.trained_model.files import Provenance, label_classes
+from stop_core.trained_model.frames import Preprocessing
+from stop_core.trained_model.index import IndexInfo, SearchIndex, write_index
+from stop_core.trained_model.model import TrainedModel, tower_facts
+from stop_core.training.checkpoint import Checkpoint, check_whole
+from stop_core.training.run_state import Origin, RunProgress
 from tests.stop_core.datasets.conftest import TREES, make_tree_at
 
 CONFIG = ExperimentConfig(
@@ -141,7 +141,7 @@ def make_checkpoint(folder: Path) -> None:
     folder.mkdir()
     prompts = {"a.weight": torch.ones(3, 2)}
     state = {"state": {0: {"step": torch.ones(()), "exp_avg": torch.ones(3, 2)}}}
-    progress = Progress(step=3, epochs_done=1, curve=[{"epoch": 1, "val/top1": 0.5}])
+    progress = RunProgress(step=3, epochs_done=1, curve=[{"epoch": 1, "val/top1": 0.5}])
     origin = Origin("run", "c" * 12, "d" * 64, "", CONFIG.parameters())
     Checkpoint(progress, origin, prompts, prompts, {}, {}, state).save(folder)
 

@@ -16,29 +16,29 @@ from mlflow import MlflowClient
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from pipelines.cache_lookup import find_cache
-from pipelines.checkpoints import Write, furthest, numbered
-from pipelines.command_line import RunError
-from pipelines.model_choice import ModelChoice
-from pipelines.queued_run import QueuedRun
-from pipelines.resources import Resources
-from pipelines.tracking import open_experiment, tracking_uri
-from pipelines.training_run import TrainingRun
-from pipelines.training_worker import ALONE, WorkerTask
-from pipelines.video_list import list_cached
-from pipelines.video_worker import VideoWorker, Work
-from pipelines.worker_run import WorkerRun
-from pipelines.worker_session import FolderSession
+from pipelines.cli.errors import RunError
+from pipelines.cluster.resources import Resources
+from pipelines.inference.model_choice import ModelChoice
+from pipelines.inference.video_list import list_cached
+from pipelines.inference.worker import VideoWorker, Work
+from pipelines.preprocessing.find_cache import find_cache
+from pipelines.tracking.queued_run import QueuedRun
+from pipelines.tracking.store import open_experiment, tracking_uri
+from pipelines.training.checkpoints import Write, furthest, numbered
+from pipelines.training.run import TrainingRun
+from pipelines.training.session import FolderSession
+from pipelines.training.task import ALONE, WorkerTask
+from pipelines.training.worker import WorkerRun
 from stop_core import StopConfig
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, Manifest, hashed, write_shard
 from stop_core.cache.export import Part, export
-from stop_core.cache.files import MANIFEST, read_json, write_json
+from stop_core.cache.files import MANIFEST, read_checked_json, write_checked_json
 from stop_core.cache.integrity import BackgroundCheck, ChangedDataError
 from stop_core.cache.layout import open_writer, shard_schema
 from stop_core.cache.shards import plan_shards
 from stop_core.datasets import DATASETS, select_clips
-from stop_core.experiment import ExperimentConfig
-from stop_core.run_state import LAST_PROMPTS, Origin, read_progress
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.training.run_state import LAST_PROMPTS, Origin, read_progress
 from tests.tools import curves
 
 CONFIG = ExperimentConfig(
@@ -163,9 +163,9 @@ def _edited(change: Callable[[dict], object]) -> Callable[[Path, Path], None]:
     """Edits the manifest as somebody would who knows how its checksum is made."""
 
     def damage(cache: Path, other: Path) -> None:
-        values = read_json(cache / MANIFEST)
+        values = read_checked_json(cache / MANIFEST)
         change(values)
-        write_json(cache / MANIFEST, values)
+        write_checked_json(cache / MANIFEST, values)
 
     return damage
 
@@ -488,7 +488,7 @@ def test_shards_that_do_not_name_themselves_are_read_and_compared_by_their_hashe
             writer.write_table(table, row_group_size=len(table))
         entries.append(replace(entry, file_bytes=path.stat().st_size, sha256=_sum(path)))
     manifest = replace(manifest, shards=tuple(entries))
-    write_json(cache / MANIFEST, replace(manifest, data_hash=manifest.hash()).to_dict())
+    write_checked_json(cache / MANIFEST, replace(manifest, data_hash=manifest.hash()).to_dict())
     FrameCache(cache).verify()
     AT_ONCE["swapped within a split"](cache, cache)
     with pytest.raises(ChangedDataError):

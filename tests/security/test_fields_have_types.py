@@ -11,19 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipelines.training_result import TrainingResult
-from stop_core.cache.files import CHECKSUM, JOB, MANIFEST, hash_json, read_json, write_json
+from pipelines.training.result import TrainingResult
+from stop_core.cache.files import CHECKSUM, JOB, MANIFEST, read_checked_json, write_checked_json
 from stop_core.cache.manifest import Manifest, read_job
-from stop_core.model_files import (
-    CONFIG,
+from stop_core.evaluation.stored_predictions import RESULT
+from stop_core.storage.atomic import hash_json
+from stop_core.trained_model.files import (
+    CONFIG_FILE,
     LABELS,
     PREPROCESSING,
     PROVENANCE,
-    RESULT,
     read_record,
 )
-from stop_core.run_state import ORIGIN, PROGRESS, read_origin, read_progress
-from stop_core.search_index import EMBEDDINGS, SearchIndex
+from stop_core.trained_model.index import EMBEDDINGS, SearchIndex
+from stop_core.training.run_state import ORIGIN, PROGRESS, read_origin, read_progress
 from tests.security.strangers import (
     make_cache,
     make_checkpoint,
@@ -37,7 +38,7 @@ HOSTILE_TEXT = ("../../x", "/etc", "", "a\nb", "1", "x" * 100_000)
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "manifest": (f"cache/{MANIFEST}", lambda path: Manifest.load(path.parent)),
     "job": (f"cache/{JOB}", lambda path: read_job(path.parent)),
-    "settings": (f"model/{CONFIG}", lambda path: read_record(path.parent)),
+    "settings": (f"model/{CONFIG_FILE}", lambda path: read_record(path.parent)),
     "labels": (f"model/{LABELS}", lambda path: read_record(path.parent)),
     "preprocessing": (f"model/{PREPROCESSING}", lambda path: read_record(path.parent)),
     "provenance": (f"model/{PROVENANCE}", lambda path: read_record(path.parent)),
@@ -65,7 +66,7 @@ def _load(path: Path) -> Any:
     if path.suffix == ".parquet":
         return json.loads(pq.read_schema(path).metadata[b"stop.index"])
     if path.parent.name == "cache":
-        return read_json(path)
+        return read_checked_json(path)
     return yaml.safe_load(path.read_text())
 
 
@@ -75,7 +76,7 @@ def _store(path: Path, value: Any) -> None:
         pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
     elif path.parent.name == "cache" and isinstance(value, dict):
         value.pop(CHECKSUM, None)
-        write_json(path, value)
+        write_checked_json(path, value)
     else:
         if path.name == RESULT and isinstance(value, dict) and len(str(value.get("sha256"))) == 64:
             value = {k: v for k, v in value.items() if k != "sha256"}
@@ -193,13 +194,13 @@ def test_counts_are_those_of_the_shards_and_no_shard_is_there_twice(
 ) -> None:
     shutil.copytree(made / "cache", tmp_path / "cache")
     path = tmp_path / "cache" / MANIFEST
-    whole = read_json(path)
+    whole = read_checked_json(path)
     for change in (
         {"counts": {**whole["counts"], "train": 10**9}},
         {"counts": {}},
         {"shards": whole["shards"] * 2},
         {"shards": []},
     ):
-        write_json(path, {**whole, **change})
+        write_checked_json(path, {**whole, **change})
         with pytest.raises(ValueError, match=r"manifest\.json was changed: .*counts"):
             Manifest.load(path.parent)

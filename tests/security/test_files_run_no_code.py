@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.command_line import parse
+from pipelines.cli.options import parse
+from pipelines.sweeping.read_space import read_space
 from pipelines.train import TrainConfig
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, write_shard
-from stop_core.checkpoint import AVERAGE, BEHAVIOUR, BEST_PROMPTS, OPTIMIZER, Checkpoint
-from stop_core.clip import load_clip
+from stop_core.clip.loading import load_clip
 from stop_core.datasets import DATASETS, select_clips
-from stop_core.run_state import LAST_PROMPTS, Origin, Progress
-from stop_core.text_templates import find_templates
-from sweeps.space_reading import read_space
+from stop_core.settings.class_templates import find_templates
+from stop_core.training.checkpoint import AVERAGE, BEHAVIOUR, BEST_PROMPTS, OPTIMIZER, Checkpoint
+from stop_core.training.run_state import LAST_PROMPTS, Origin, RunProgress
 
 ROOT = Path(__file__).resolve().parents[2]
 _RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "_pickle"}
@@ -26,7 +26,7 @@ _RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "_
 # OpenAI's weights are TorchScript archives, whose reader takes tensors and plain values alone.
 _MAY = {
     "stop_core/datasets/msvd.py": "pickle",
-    "stop_core/weights.py": "pickle",
+    "stop_core/clip/weights.py": "pickle",
     "pipelines/stop.py": "exec",
 }
 _FORBIDDEN = {
@@ -110,7 +110,7 @@ def test_the_bomb_works(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [LAST_PROMPTS, BEST_PROMPTS, AVERAGE, BEHAVIOUR, OPTIMIZER])
 def test_a_pickle_in_a_checkpoint_is_refused(tmp_path: Path, bomb: Path, name: str) -> None:
     origin = Origin("run", "c" * 12, "d" * 64, "", {})
-    Checkpoint(Progress(), origin, {}, {}, {}, {}, {"state": {}}).save(tmp_path)
+    Checkpoint(RunProgress(), origin, {}, {}, {}, {}, {"state": {}}).save(tmp_path)
     assert Checkpoint.load(tmp_path, []).origin == origin
     shutil.copyfile(bomb, tmp_path / name)
     with pytest.raises(ValueError, match="cannot be read"):

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.checkpoints import keep, set_damage_aside
-from pipelines.command_line import RunError
-from pipelines.folder_lock import alone_in
-from pipelines.outbox import Outbox
-from pipelines.progress import ProgressFile
-from pipelines.queued_run import QueuedRun
-from pipelines.sweep_trials import Trials
-from pipelines.training_result import TrainingResult
+from pipelines.cli.errors import RunError
+from pipelines.cli.folder_lock import alone_in
+from pipelines.sweeping.trials import Trials
+from pipelines.tracking.outbox import Outbox
+from pipelines.tracking.queued_run import QueuedRun
+from pipelines.training.checkpoints import keep, set_damage_aside
+from pipelines.training.progress_file import ProgressFile
+from pipelines.training.result import TrainingResult
 from stop_core.cache.export import Part, export
 from stop_core.cache.files import DATA, FAILURES, JOB, LOCK, MANIFEST, RECORDS, RETRY
-from stop_core.model_files import MODEL
+from stop_core.trained_model.files import MODEL
 from tests.security.fuzz import snapshot
 from tests.security.strangers import make_cache, make_model, make_run, read_cache, read_job
 

@@ -5,24 +5,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.stop_core.test_documents import bomb, refusal_of
 
-from stop_core.cache.files import MANIFEST, write_json
+from stop_core.cache.files import MANIFEST, write_checked_json
 from stop_core.cache.manifest import Manifest
 from stop_core.datasets import DATASETS, annotations
 from tests.stop_core.datasets.conftest import make_tree_at
-from tests.stop_core.test_documents import bomb, refusal_of
 
 MEGABYTES = 300
 """Most that a refusal may take."""
 _READ_MSVD = "from stop_core.datasets.msvd import read_msvd; read_msvd(Path(sys.argv[1]))"
-_READ_YAML = "from sweeps.space_reading import read_space; read_space(Path(sys.argv[1]))"
+_READ_YAML = "from pipelines.sweeping.read_space import read_space; read_space(Path(sys.argv[1]))"
 _READ_SETTINGS = (
-    "from pipelines.train import TrainConfig; from pipelines.command_line import _from_yaml; "
+    "from pipelines.train import TrainConfig; from pipelines.cli.options import _from_yaml; "
     "_from_yaml(TrainConfig, Path(sys.argv[1]))"
 )
-_READ_TABLE = "from sweeps.reading import read_table; read_table(Path(sys.argv[1]))"
+_READ_TABLE = "from pipelines.tables.read_table import read_table; read_table(Path(sys.argv[1]))"
 _READ_TEMPLATES = (
-    "from stop_core.text_templates import find_templates; find_templates((sys.argv[1],), 'a')"
+    "from stop_core.settings.class_templates import find_templates; "
+    "find_templates((sys.argv[1],), 'a')"
 )
 
 
@@ -97,7 +98,7 @@ def test_a_manifest_cannot_say_that_it_holds_a_milliard_clips(
     path = tmp_path / "cache" / MANIFEST
     values = Manifest.load(tmp_path / "cache").to_dict()
     values["shards"][0]["rows"] = values["counts"]["train"] = 10**9
-    write_json(path, values)
+    write_checked_json(path, values)
     with pytest.raises(ValueError, match=r"manifest\.json: shards\.0\.rows: .* equal to 64"):
         Manifest.load(tmp_path / "cache")
     with path.open("r+b") as file:

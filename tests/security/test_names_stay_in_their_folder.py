@@ -11,19 +11,19 @@ from typing import Any, ClassVar
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.command_line import RunError
-from pipelines.model_choice import ModelChoice
-from pipelines.outbox import RefusedError
-from pipelines.queued_run import QueuedRun
-from pipelines.training_run import TrainingRun
+from pipelines.cli.errors import RunError
+from pipelines.inference.model_choice import ModelChoice
+from pipelines.tracking.outbox import RefusedError
+from pipelines.tracking.queued_run import QueuedRun
+from pipelines.training.run import TrainingRun
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, Manifest, write_shard
 from stop_core.cache.export import Part, export
 from stop_core.cache.fetching import fetch_shards
-from stop_core.cache.files import MANIFEST, read_json, write_json
+from stop_core.cache.files import MANIFEST, read_checked_json, write_checked_json
 from stop_core.datasets import DATASETS, Clip, select_clips
-from stop_core.experiment import ExperimentConfig
-from stop_core.outline import outlined
-from stop_core.storage import RemotePath, RemoteStatus
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.storage.paths import RemotePath, RemoteStatus
+from stop_core.storage.skeleton import skeleton_of
 from tests.stop_core.datasets.conftest import TREES, make_tree_at
 
 OUT = ("../outside", "a/../../outside", "/outside", "..", "a\0b", "a//outside", "a\nb", "x" * 300)
@@ -61,9 +61,9 @@ def _make(root: Path, clips: list[Clip]) -> Path:
 
 def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """As somebody would who knows how the checksum is made."""
-    values = read_json(path)
+    values = read_checked_json(path)
     change(values)
-    write_json(path, values)
+    write_checked_json(path, values)
 
 
 @pytest.mark.parametrize("name", OUT)
@@ -124,7 +124,7 @@ def test_a_key_of_a_bucket_touches_no_file_here(
     monkeypatch.setattr(_Bucket, "keys", ("a.mp4", form.format(victim)))
     with (
         pytest.raises(ValueError, match=f"{scheme}://bucket/data: the name"),
-        outlined(_Bucket(scheme, "bucket/data")),
+        skeleton_of(_Bucket(scheme, "bucket/data")),
     ):
         pass
     assert victim.read_text() == "precious"
@@ -138,7 +138,7 @@ def test_keys_that_a_disk_cannot_have_together_are_one_sentence(
         monkeypatch.setattr(_Bucket, "keys", keys)
         with (
             pytest.raises(ValueError, match="s3://bucket has a"),
-            outlined(_Bucket("s3", "bucket")),
+            skeleton_of(_Bucket("s3", "bucket")),
         ):
             pass
 

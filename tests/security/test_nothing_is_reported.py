@@ -10,7 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # What makes MLflow take a process for a test, or spares it the question, is left out.
 _MEANT = {"PATH", "HOME", "LD_LIBRARY_PATH"}
-_BEFORE_OTHERS = ("pipelines.queued_run", "pipelines.mlflow_model", "pipelines.train")
+_BEFORE_OTHERS = (
+    "pipelines.tracking.queued_run",
+    "pipelines.serving.mlflow_model",
+    "pipelines.train",
+)
 
 
 @pytest.mark.parametrize("module", _BEFORE_OTHERS)

@@ -17,12 +17,12 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from pipelines.command_line import RunError
-from pipelines.output import given_store
-from pipelines.ray_session import _runtime_env
+from pipelines.cli.errors import RunError
+from pipelines.cli.output import given_store
+from pipelines.cluster.session import _runtime_env
 from stop_core.cache import CacheConfig, CacheJob, write_shard
 from stop_core.datasets import DATASETS, select_clips
-from stop_core.tiny.motion import write_motion_dataset
+from stop_core.datasets.motion.files import write_motion_dataset
 from tests.tools import free_ports, kill_tree, killed_at_the_end
 
 ROOT = Path(__file__).resolve().parents[2]

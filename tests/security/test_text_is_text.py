@@ -23,23 +23,24 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from pipelines import progress
 from pipelines.benchmark import BenchmarkConfig
-from pipelines.command_line import RunError, run, spell_out
+from pipelines.cli import console as console_module
+from pipelines.cli.errors import RunError
+from pipelines.cli.options import run, spell_out
 from pipelines.predict import _print_table
-from pipelines.sweep_style import label, value_text
-from pipelines.table_formats import markdown, page, show
-from pipelines.table_latex import latex
-from pipelines.table_sheet import Cell, Column, Note, Sheet
-from stop_core import figures
+from pipelines.sweeping.report.figure_style import label, value_text
+from pipelines.tables.formats import markdown, page, print_sheet
+from pipelines.tables.latex import latex
+from pipelines.tables.sheet import Cell, Column, Note, Sheet
 from stop_core.cache import CacheConfig
-from stop_core.experiment import ExperimentConfig
-from stop_core.explanation_panels import shortened, wrapped
-from stop_core.film_strips import Strip, draw_strips
-from stop_core.model_card import render_card
-from stop_core.model_files import ClassLabel, ModelRecord, Provenance
-from stop_core.model_input import Preprocessing
-from stop_core.outside_text import csv_text, in_figure, in_line, in_markdown, visible
+from stop_core.explain import training_figures
+from stop_core.explain.film_strips import Strip, draw_strips
+from stop_core.explain.panels import shortened, wrapped
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.storage.escaping import csv_text, in_figure, in_line, in_markdown, visible
+from stop_core.trained_model.card import render_card
+from stop_core.trained_model.files import ClassLabel, ModelRecord, Provenance
+from stop_core.trained_model.frames import Preprocessing
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of every medium, what it would obey; and the characters that its own rules are made of, mixed.
@@ -86,7 +87,7 @@ def test_no_control_character_reaches_a_terminal_and_all_stay_readable(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for text in ALL:
-        progress.say(f"class {text}")
+        console_module.say(f"class {text}")
         out = capsys.readouterr().out
         assert not CONTROLS.search(out)
         escaped = in_line(text)
@@ -110,23 +111,23 @@ def _fail(text: str) -> None:
 
 def test_nothing_prints_but_the_two_that_make_text_harmless() -> None:
     found = []
-    for path in [*(ROOT / "pipelines").glob("*.py"), *(ROOT / "sweeps").glob("*.py")]:
+    for path in [*(ROOT / "pipelines").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "Console"):
                 found.append((path.name, ast.unparse(node.func)))
             if isinstance(node, ast.Attribute) and node.attr == "to_csv":
                 found.append((path.name, "to_csv"))
-    assert found == [("progress.py", "print")] * 2  # say and print_result
+    assert found == [("console.py", "print")] * 2  # say and print_result
 
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], str]:
     def printed(shown: object) -> str:
         buffer = io.StringIO()
-        console = progress.console(4000)
+        console = console_module.console(4000)
         console.file = buffer
         if isinstance(shown, Sheet):
-            show(shown, console)
+            print_sheet(shown, console)
         else:
             console.print(shown)
         return buffer.getvalue()
@@ -248,7 +249,7 @@ def test_matplotlib_takes_no_name_for_mathematics() -> None:
 def test_figures_of_hostile_names_are_drawn() -> None:
     names = HOSTILE[:36]
     counts = torch.eye(len(names), dtype=torch.int64)
-    _saved(figures.confusion(counts, names, "cost_$^$"))
+    _saved(training_figures.confusion(counts, names, "cost_$^$"))
     for text in HOSTILE:
         figure = Figure(figsize=(2, 1))
         figure.text(0, 0.5, f"$N_s$ {in_figure(text[:200])}")

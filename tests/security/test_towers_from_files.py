@@ -15,21 +15,21 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from pipelines.command_line import parse
-from pipelines.model_choice import ModelChoice
+from pipelines.cli.options import parse
+from pipelines.inference.model_choice import ModelChoice
 from pipelines.search import SearchConfig
 from pipelines.search import main as search
+from pipelines.sweeping.read_space import read_space
+from pipelines.tables.read_table import read_table
 from pipelines.train import TrainConfig
-from stop_core import clip as clip_module
-from stop_core.checksums import write_sums
-from stop_core.clip import load_clip
-from stop_core.model_files import CARD, PROVENANCE
-from stop_core.model_files import CONFIG as MODEL_CONFIG
-from stop_core.model_folder import TrainedModel
-from stop_core.pretrained import CONFIG, WEIGHTS
-from stop_core.search_index import IndexInfo, write_index
-from sweeps.reading import read_table
-from sweeps.space_reading import read_space
+from stop_core.clip import loading as clip_module
+from stop_core.clip.loading import load_clip
+from stop_core.clip.pretrained import OPEN_CLIP_CONFIG, WEIGHTS
+from stop_core.storage.checksums import write_sums
+from stop_core.trained_model.files import CARD, PROVENANCE
+from stop_core.trained_model.files import CONFIG_FILE as MODEL_CONFIG
+from stop_core.trained_model.index import IndexInfo, write_index
+from stop_core.trained_model.model import TrainedModel
 from tests.stop_core.openai_format import SMALL, openai_state, register_small, write_archive
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +46,7 @@ def _hub_folder(path: Path, **text: object) -> Path:
     path.mkdir()
     config = open_clip.get_model_config(SMALL)
     config["text_cfg"] |= text
-    (path / CONFIG).write_text(json.dumps({"model_cfg": config}))
+    (path / OPEN_CLIP_CONFIG).write_text(json.dumps({"model_cfg": config}))
     save_file(openai_state(), path / WEIGHTS[0])
     return path
 
@@ -185,12 +185,12 @@ def test_loading_asks_no_network(tmp_path: Path) -> None:
 
         socket.getaddrinfo = socket.socket.connect = socket.socket.connect_ex = refused
         from pathlib import Path
-        from stop_core.clip import load_clip
-        from stop_core.model_folder import TrainedModel
-        from pipelines.model_choice import ModelChoice
+        from stop_core.clip.loading import load_clip
+        from stop_core.trained_model.model import TrainedModel
+        from pipelines.inference.model_choice import ModelChoice
         from pipelines.search import SearchConfig, main
-        from stop_core.model_identity import embedding_identity
-        from stop_core.search_index import IndexInfo, write_index
+        from stop_core.trained_model.identity import embedding_identity
+        from stop_core.trained_model.index import IndexInfo, write_index
         import pyarrow as pa
 
         folder = Path({str(tmp_path)!r})

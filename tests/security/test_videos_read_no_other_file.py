@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from stop_core.decoding import DecodeError, DecodeProcess, Decoder, decode_clip
-from stop_core.decoding.packets import _DEMUXERS
-from stop_core.model_folder import TrainedModel
-from stop_core.serving import Limits, VideoService
+from stop_core.decoding.probing.packets import _DEMUXERS
+from stop_core.trained_model.model import TrainedModel
+from stop_core.trained_model.service import Limits, VideoService
 from tests.stop_core.decoding.videos import write_video
 
 _IN_OPEN = 0x20

@@ -7,8 +7,8 @@ import torch
 from open_clip.model import CLIP, set_model_preprocess_cfg
 from torch import Tensor, nn
 
-from stop_core.clip import FrozenClip
-from stop_core.video_model import VideoModel
+from stop_core.clip.loading import FrozenClip
+from stop_core.model.video_model import VideoModel
 
 MakeClip = Callable[..., FrozenClip]
 MakeFrames = Callable[..., Tensor]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stop_core.config import StopConfig
+from stop_core.settings.stop import StopConfig
 
 Array = NDArray[np.float64]
 

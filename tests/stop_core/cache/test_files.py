@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stop_core.cache.files import FileFollower, hash_file
+from stop_core.storage.atomic import FileFollower, hash_file
 
 
 @given(st.lists(st.binary(max_size=3000).map(lambda part: part * 300), max_size=6), st.booleans())

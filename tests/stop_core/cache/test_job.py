@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stop_core.cache import CacheConfig, CacheJob, job, write_shard
-from stop_core.cache.files import read_json
+from stop_core.cache.files import read_checked_json
 from stop_core.datasets import DATASETS, Selection, select_clips
 from tests.tools import files_below
 
@@ -111,7 +111,7 @@ def test_of_two_commands_that_begin_at_once_the_later_is_refused(
     _a_moment_faster(begin, monkeypatch, frames=3)
     with pytest.raises(ValueError, match="frames is 3 there and 4 here"):
         begin()
-    assert read_json(tmp_path / "cache/job.json")["config"]["frames"] == 3
+    assert read_checked_json(tmp_path / "cache/job.json")["config"]["frames"] == 3
     begin(frames=3)
 
 

@@ -14,13 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.layout import (
-    RowPlaces,
-    open_writer,
-    row_places,
-    rows_per_group,
-    shard_schema,
-)
+from stop_core.cache.layout import RowPlaces, open_writer, row_places, rows_per_group, shard_schema
 
 
 def _config(frames: int = 2, size: int = 3, **options: Any) -> CacheConfig:

@@ -19,11 +19,11 @@ import pytest
 import torch
 
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, hashed, read_failures, write_shard
-from stop_core.cache.files import hash_file
 from stop_core.cache.verification import verify
 from stop_core.datasets import DATASETS, select_clips
-from stop_core.outline import outlined
-from stop_core.storage import RemotePath, StoragePath
+from stop_core.storage.atomic import hash_file
+from stop_core.storage.paths import RemotePath, StoragePath
+from stop_core.storage.skeleton import skeleton_of
 from tests.stop_core.cache.conftest import FlakyDecoder
 
 
@@ -81,7 +81,7 @@ def bucket(server: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def _make(cache: StoragePath, data_root: StoragePath, retry_failed: bool = False) -> CacheJob:
-    with outlined(data_root) as root:
+    with skeleton_of(data_root) as root:
         selection = select_clips(DATASETS["hmdb51"].read(root, 1))
         config = CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=4, size=16)
         job = CacheJob.open(cache, config, selection.clips)
@@ -115,11 +115,11 @@ def test_a_cache_made_on_a_store_from_a_store_is_the_local_one(
     assert _data(remote.cache) == _data(local.cache)
     assert [f.stage for f in read_failures(remote.cache)] == ["find", "decode"]
     assert list(verify(remote.cache)) == [None] * 9
-    with outlined(bucket / "videos") as root:
+    with skeleton_of(bucket / "videos") as root:
         assert remote.pending(root) == []
         clips = select_clips(DATASETS["hmdb51"].read(root, 1)).clips
     (bucket / "videos" / clips[-1].path).upload(second)
-    with outlined(bucket / "videos") as root:
+    with skeleton_of(bucket / "videos") as root:
         assert [plan.split for plan in remote.pending(root)] == [clips[-1].split]
 
 
@@ -180,7 +180,7 @@ def test_what_is_not_there_is_named_by_its_uri(bucket: RemotePath) -> None:
     with pytest.raises(FileNotFoundError, match=r"no frame cache at \w+://.*some folder/cache"):
         FrameCache(bucket / "cache")
     with pytest.raises(FileNotFoundError, match=r"data root \w+://.*is not a folder"):  # noqa: SIM117
-        with outlined(bucket / "videos") as root:
+        with skeleton_of(bucket / "videos") as root:
             DATASETS["hmdb51"].read(root, 1)
     nowhere = replace(bucket, key="no-such-bucket/cache")
     config = CacheConfig("d", 1, 2, 16, None, (), ("train",), ("a",), "0" * 64)

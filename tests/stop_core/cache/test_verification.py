@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cache import Verify
-from pipelines.command_line import RunError
+from pipelines.cache import VerifyCommand
+from pipelines.cli.errors import RunError
 from stop_core.cache import CacheConfig, CacheJob, write_shard
 from stop_core.cache.verification import verify
 from stop_core.datasets import DATASETS, select_clips
@@ -56,7 +56,7 @@ def test_a_missing_file_is_found_and_the_remedy_is_told(
     whole = shard.read_bytes()
     shard.unlink()
     with pytest.raises(RunError, match=r"1 of 9 files .*delete them .*preprocess.py --dataset"):
-        Verify(str(cache)).run()
+        VerifyCommand(str(cache)).run()
     assert f"{shard}: it is gone" in capsys.readouterr().out
     shard.write_bytes(whole)
     for record in (cache / "records").glob("*"):
@@ -64,4 +64,4 @@ def test_a_missing_file_is_found_and_the_remedy_is_told(
         record.unlink()
         assert str(record) in _damaged(cache)
         record.write_text(text)
-    Verify(str(cache)).run()
+    VerifyCommand(str(cache)).run()

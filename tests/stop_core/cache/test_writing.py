@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stop_core.cache import CacheConfig, CacheJob, Manifest, read_failures, write_shard, writing
-from stop_core.cache.files import shard_path, write_json
+from stop_core.cache.files import shard_path, write_checked_json
 from stop_core.cache.shards import plan_shards
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.decoding import decode_clip
@@ -93,7 +93,7 @@ def test_attempts_survive_a_kill_between_the_file_and_its_record(
             monkeypatch.setattr(writing, "write_json", _interrupt)
             with pytest.raises(KeyboardInterrupt):
                 _make(cache, hmdb51_root, retry_failed=True)
-            monkeypatch.setattr(writing, "write_json", write_json)
+            monkeypatch.setattr(writing, "write_json", write_checked_json)
         _make(cache, hmdb51_root, retry_failed=True)
     assert [f.attempts for f in read_failures(tmp_path / "b")] == [2]
     assert _tree(tmp_path / "a") == _tree(tmp_path / "b")

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from stop_core.datasets.annotations import (
     find_annotation,
     look_for,
-    read_json,
+    read_annotations,
+    read_csv_rows,
     read_lines,
-    read_table,
     safe_name,
     safe_path,
 )
@@ -56,7 +56,7 @@ def test_lines_break_where_the_file_says_and_nowhere_else(tmp_path: Path) -> Non
 def test_rows_keep_the_lines_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text('a,b\n1,"x\ny"\n\n2,z\n')
-    assert list(read_table(path, "b")) == [
+    assert list(read_csv_rows(path, "b")) == [
         (f"{path}, line 3", {"a": "1", "b": "x\ny"}),
         (f"{path}, line 5", {"a": "2", "b": "z"}),
     ]
@@ -66,10 +66,10 @@ def test_broken_json_is_named_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('[\n{"a": 1},\n{"a": }\n]')
     with pytest.raises(ValueError, match=r"a\.json, line 3: not JSON"):
-        read_json(path, list)
+        read_annotations(path, list)
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"a\.json: expected a list"):
-        read_json(path, list)
+        read_annotations(path, list)
 
 
 def test_an_annotation_lies_in_the_root_or_one_folder_down_and_once(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_annotation_lies_in_the_root_or_one_folder_down_and_once(tmp_path: Pa
 def test_what_is_there_twice_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"v_a": {"sentences": ["one"]}, "v_a": {"sentences": []}}')
     with pytest.raises(ValueError, match=r"a\.json: 'v_a' is there twice in one object"):
-        read_json(tmp_path / "a.json", dict)
+        read_annotations(tmp_path / "a.json", dict)
     (tmp_path / "a.csv").write_text("path,label,label\na.mp4,walk,run\n")
     with pytest.raises(ValueError, match=r"a\.csv, line 1: the column label is there twice"):
-        list(read_table(tmp_path / "a.csv", "path", "label"))
+        list(read_csv_rows(tmp_path / "a.csv", "path", "label"))

@@ -5,24 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from stop_core.datasets.hmdb51 import ANNOTATIONS, VIDEOS, read_hmdb51, source_of
+from stop_core.datasets.hmdb51 import HMDB51_SPLITS, HMDB51_VIDEOS, read_hmdb51, source_video
 
 REAL_SPLITS = Path(__file__).parents[4] / "shared/data/annotations/hmdb51"
 needs_real_splits = pytest.mark.skipif(not REAL_SPLITS.is_dir(), reason="no real split files here")
 
 
 def _root(folder: Path, **files: str) -> Path:
-    (folder / VIDEOS).mkdir()
-    (folder / ANNOTATIONS).mkdir()
+    (folder / HMDB51_VIDEOS).mkdir()
+    (folder / HMDB51_SPLITS).mkdir()
     for name, text in files.items():
-        (folder / ANNOTATIONS / f"{name}.txt").write_text(text)
+        (folder / HMDB51_SPLITS / f"{name}.txt").write_text(text)
     return folder
 
 
 @pytest.fixture
 def real_root(tmp_path: Path) -> Path:
-    (tmp_path / VIDEOS).mkdir()
-    (tmp_path / ANNOTATIONS).symlink_to(REAL_SPLITS.resolve())
+    (tmp_path / HMDB51_VIDEOS).mkdir()
+    (tmp_path / HMDB51_SPLITS).symlink_to(REAL_SPLITS.resolve())
     return tmp_path
 
 
@@ -58,9 +58,9 @@ def test_codes_names_and_labels(tmp_path: Path) -> None:
     first, second, third = read_hmdb51(root, 1)
     assert (first.video_id, first.class_name, first.label) == ("clap/d", "clap", 0)
     assert (second.split, second.label) == ("test", 1)
-    assert second.path == f"{VIDEOS}/wave/a#(1)_&!_wave_f_cm_np1_fr_med_0.avi"
+    assert second.path == f"{HMDB51_VIDEOS}/wave/a#(1)_&!_wave_f_cm_np1_fr_med_0.avi"
     assert second.source == "a#(1)_&!"
-    assert third.path == f"{VIDEOS}/wave/b.mp4"
+    assert third.path == f"{HMDB51_VIDEOS}/wave/b.mp4"
     assert [clip.split for clip in read_hmdb51(root, 2)] == ["test"]
 
 
@@ -82,7 +82,7 @@ def test_a_name_listed_twice_is_named(tmp_path: Path) -> None:
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="--data-root"):
         read_hmdb51(tmp_path / "absent", 1)
-    with pytest.raises(FileNotFoundError, match=f"no folder {VIDEOS}"):
+    with pytest.raises(FileNotFoundError, match=f"no folder {HMDB51_VIDEOS}"):
         read_hmdb51(tmp_path, 1)
     with pytest.raises(FileNotFoundError, match="no split file of fold 2"):
         read_hmdb51(_root(tmp_path, wave_test_split1="a.avi 1 \n"), 2)
@@ -90,5 +90,5 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
 
 def test_source_is_the_name_before_the_class() -> None:
     stem = "April_09_brush_hair_u_nm_np1_ba_goo_0"
-    assert source_of(stem, "brush_hair") == "April_09"
-    assert source_of(stem, "wave") == stem
+    assert source_video(stem, "brush_hair") == "April_09"
+    assert source_video(stem, "wave") == stem

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stop_core.datasets.ucf101 import ANNOTATIONS, VIDEOS, read_ucf101, source_of
+from stop_core.datasets.ucf101 import UCF101_SPLITS, UCF101_VIDEOS, read_ucf101, video_group
 
 MakeTree = Callable[[str], Path]
 
@@ -17,8 +17,8 @@ MakeTree = Callable[[str], Path]
 def test_official_counts_and_a_carve_by_group(
     real_annotations: Callable[[str], Path], tmp_path: Path, fold: int, train: int, test: int
 ) -> None:
-    (tmp_path / VIDEOS).mkdir()
-    (tmp_path / ANNOTATIONS).symlink_to(real_annotations("ucf101"))
+    (tmp_path / UCF101_VIDEOS).mkdir()
+    (tmp_path / UCF101_SPLITS).symlink_to(real_annotations("ucf101"))
     clips = read_ucf101(tmp_path, fold)
     counts = Counter(clip.split for clip in clips)
     assert (counts["train"] + counts["val"], counts["test"]) == (train, test)
@@ -39,7 +39,7 @@ def test_labels_sources_and_paths(make_tree: MakeTree) -> None:
     assert (clip.label, clip.split, clip.source) == (1, "test", "YoYo/g01")
     assert clip.path == "UCF-101/YoYo/v_YoYo_g01_c02.avi"
     # The name in the file may be written otherwise than the folder's.
-    assert source_of("v_HandStandPushups_g07_c01", "HandstandPushups") == "HandstandPushups/g07"
+    assert video_group("v_HandStandPushups_g07_c01", "HandstandPushups") == "HandstandPushups/g07"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_labels_sources_and_paths(make_tree: MakeTree) -> None:
 )
 def test_a_broken_line_is_named(make_tree: MakeTree, file: str, line: str, told: str) -> None:
     root = make_tree("ucf101")
-    with (root / ANNOTATIONS / f"{file}.txt").open("a") as list_file:
+    with (root / UCF101_SPLITS / f"{file}.txt").open("a") as list_file:
         list_file.write(line)
     with pytest.raises(ValueError, match=rf"{file}\.txt, {told}"):
         read_ucf101(root, 1)

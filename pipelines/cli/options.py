@@ -1,0 +1,234 @@
+"""What the entry points share: options from a dataclass and YAML, and how a failure is told."""
+
+import atexit
+import gc
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast, get_type_hints
+
+import tyro
+
+from stop_core.settings.experiment import refuse_unlisted_tower
+from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
+from stop_core.storage.private import without_password
+
+from .closed_output import ending_with_reader
+from .console import say
+from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError
+
+_T = TypeVar("_T")
+
+
+def parse(
+    config_type: type[_T],
+    argv: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> _T:
+    """Reads the command line into `config_type`, a frozen dataclass.
+
+    `--config FILE` gives defaults in YAML; every other option overrides it. Bad usage, which
+    includes a ValueError from the dataclass, prints one sentence and exits with 2.
+
+    Args:
+        config_type: the dataclass; its docstrings are the help.
+            Its static method `default_file`, if it has one, returns the file to use in place of
+            `--config` for given arguments, or None.
+        argv: the arguments; default: those of this process.
+        prog: the name of the command in the help; default: that of this process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        config_file, arguments = _take_config_option(arguments)
+        default_file = getattr(config_type, "default_file", lambda arguments: None)
+        config_file = config_file or default_file(arguments)
+        default = _from_yaml(config_type, config_file) if config_file else None
+        with ending_with_reader():  # of the help
+            return tyro.cli(
+                config_type,
+                prog=prog,
+                args=_spell_out_flags(config_type, arguments),
+                default=cast(Any, default),
+                description=_description(config_type),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+            )
+    except ValueError as problem:
+        _complain(problem)
+        sys.exit(EXIT_USAGE)
+
+
+def run_command(
+    config_type: type[_T],
+    main: Callable[[_T], object],
+    argv: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> NoReturn:
+    """Runs a command: reads its options with `parse`, and hands them to `main` with `run`."""
+    config = parse(config_type, argv, prog)
+    run(lambda: main(config))
+
+
+def run(main: Callable[[], object]) -> NoReturn:
+    """Runs an entry point; a failure that a user can mend is told in one sentence, exit code 1."""
+    # Python looks through all objects for garbage once more as it ends: a second, after MLflow.
+    atexit.register(gc.freeze)
+    try:
+        with ending_with_reader():
+            main()
+    except (ValueError, OSError, RunError) as problem:
+        _complain(problem)
+        sys.exit(EXIT_FAILURE)
+    except Exception as problem:
+        if type(problem).__module__.partition(".")[0] != "mlflow":
+            raise
+        _complain(RunError(_store_problem(problem)))
+        sys.exit(EXIT_FAILURE)
+    except KeyboardInterrupt:
+        told = "interrupted; run the same command again to resume from what is complete"
+        say(told)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(0)
+
+
+def from_mapping(config_type: type[_T], values: dict[str, Any], origin: str) -> _T:
+    """Builds a (nested) dataclass from flat `values`, as the command line names its fields.
+
+    Raises:
+        ValueError: if a name is unknown or a value is out of its range; names `origin`.
+    """
+    remaining = dict(values)
+    built = _build(config_type, remaining, origin)
+    if remaining:
+        raise ValueError(
+            f"{origin} sets {', '.join(map(repr, remaining))}, which is not an option; "
+            "--help lists the options"
+        )
+    return built
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """The inverse of `from_mapping`: all fields of a nested dataclass by their own names."""
+    flat: dict[str, Any] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        flat.update(flatten(value) if is_dataclass(value) else {field.name: value})
+    return flat
+
+
+def spell_out(config: Any, always: Sequence[str] = (), never: Sequence[str] = ()) -> list[str]:
+    """The words of a command line that gives a config: what is not the default.
+
+    Args:
+        config: a dataclass that `parse` reads.
+        always: fields to give even so.
+        never: fields to leave out.
+    """
+    usual = flatten(type(config)())
+    words = []
+    for name, value in flatten(config).items():
+        if name not in never and (name in always or value != usual[name]):
+            given = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name.replace('_', '-')}", *(shlex.quote(str(one)) for one in given)]
+    return words
+
+
+def _build(config_type: type[_T], remaining: dict[str, Any], origin: str) -> _T:
+    """Takes the fields of `config_type` out of `remaining`."""
+    hints = get_type_hints(config_type)
+    chosen: dict[str, Any] = {}
+    for field in fields(cast(Any, config_type)):
+        kind = hints[field.name]
+        if is_dataclass(kind):
+            chosen[field.name] = _build(cast(type[Any], kind), remaining, origin)
+        elif field.name in remaining:
+            chosen[field.name] = _as_type(kind, remaining.pop(field.name), field.name, origin)
+    try:
+        return config_type(**chosen)
+    except ValueError as problem:
+        raise ValueError(f"{origin}: {problem}") from problem
+
+
+def _as_type(kind: Any, value: Any, name: str, origin: str) -> Any:
+    """Reads one YAML value as the command line would read the same text."""
+    words = value if isinstance(value, list | tuple) else [value]
+    try:
+        return tyro.cli(
+            kind,
+            args=["None" if word is None else str(word) for word in words],
+            console_outputs=False,
+        )
+    except SystemExit:
+        raise ValueError(f"{origin}: {name} cannot be {shown(value)}") from None
+
+
+def _from_yaml(config_type: type[_T], path: Path) -> _T:
+    try:
+        values = parse_yaml(read_text(path, MOST_YAML))
+    except (OSError, ValueError) as problem:
+        raise ValueError(f"--config {path} cannot be read: {problem}") from problem
+    if not isinstance(values, dict):
+        raise ValueError(f"--config {path} must hold `option: value` lines")
+    normal = {str(name).replace("-", "_"): value for name, value in values.items()}
+    refuse_unlisted_tower(str(normal.get("tower")), f"--config {path}")
+    return from_mapping(config_type, normal, f"--config {path}")
+
+
+def _take_config_option(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """Splits `--config FILE` (or `--config=FILE`) off the arguments."""
+    rest: list[str] = []
+    found: Path | None = None
+    words = iter(arguments)
+    for word in words:
+        if word == "--config":
+            file = next(words, None)
+            if file is None:
+                raise ValueError("--config needs the path of a YAML file")
+            found = Path(file)
+        elif word.startswith("--config="):
+            found = Path(word.removeprefix("--config="))
+        else:
+            rest.append(word)
+    return found, rest
+
+
+def _spell_out_flags(config_type: type[Any], arguments: Sequence[str]) -> list[str]:
+    """Writes `--check` as `--check True`, which is what tyro is set to read."""
+    flags = {f"--{name.replace('_', '-')}" for name in _flags(config_type)}
+    words: list[str] = []
+    for word, following in pairwise([*arguments, "--"]):
+        words += [word, "True"] if word in flags and following.startswith("--") else [word]
+    return words
+
+
+def _flags(config_type: type[Any]) -> Iterator[str]:
+    """Yields the names of the fields that are true or false, those of inner dataclasses too."""
+    for name, kind in get_type_hints(config_type).items():
+        if kind is bool:
+            yield name
+        elif is_dataclass(kind):
+            yield from _flags(cast(type[Any], kind))
+
+
+def _description(config_type: type[Any]) -> str:
+    text = inspect.cleandoc(config_type.__doc__ or "")
+    return f"{text}\n\n--config FILE.yaml sets defaults; an option given beside it wins."
+
+
+def _store_problem(problem: Exception) -> str:
+    """What to say of an error of MLflow that no other place has explained."""
+    from .output import TRACKING_URI
+    from .store_problem import explain_store_problem
+
+    return explain_store_problem(
+        os.environ.get(TRACKING_URI) or "sqlite:///OUTPUT/mlflow.db", problem
+    )
+
+
+def _complain(problem: BaseException) -> None:
+    message = without_password(str(problem)) or type(problem).__name__
+    say(f"error: {message}")

@@ -1,0 +1,123 @@
+"""Progress over many items: a bar on a terminal, lines elsewhere, and the time left."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .console import console, reporting
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Done:
+    """What the driver learns of a shard that is complete."""
+
+    clips: int
+    """Files that were there to be decoded."""
+    failures: int
+    """How many of them could not be."""
+
+
+class ProgressBar:
+    """How far the clips have come: a bar on a terminal, elsewhere a line about every 10 seconds."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.clips = 0
+        self.failures = 0
+        self._pace = Pace()
+        self._console = console(stderr=True)
+
+    def follow(self, shards: Iterator[Done]) -> None:
+        """Takes shards as they are complete, until there are no more."""
+        if not self._console.is_terminal:
+            with reporting(self._line):
+                for done in shards:
+                    self._count(done)
+            return
+        from rich import progress
+        from rich.text import Text
+
+        class Left(progress.ProgressColumn):
+            def render(column, task: progress.Task) -> Text:
+                return Text(self._left().lstrip(", "))
+
+        columns = (
+            progress.TextColumn("decoding"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("clips, {task.fields[failed]} failed"),
+            Left(),
+        )
+        with progress.Progress(*columns, console=self._console) as bar:
+            task = bar.add_task("", total=self.total, failed=0)
+            for done in shards:
+                self._count(done)
+                bar.update(task, completed=self.clips, failed=self.failures)
+
+    def _count(self, done: Done) -> None:
+        self.clips += done.clips
+        self.failures += done.failures
+
+    def _line(self) -> str:
+        counts = f"decoded {self.clips} of {self.total} clips, {self.failures} failed"
+        return counts + self._left()
+
+    def _left(self) -> str:
+        return self._pace.left(self.clips, self.total)
+
+
+def duration(seconds: float) -> str:
+    """Returns h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+class Pace:
+    """Estimates the time left, from finished work only.
+
+    The estimate changes when work finishes, and not in between. While nothing finishes for much
+    longer than before there is none, and the length of the pause is reported instead.
+
+    Args:
+        shortest_pause: seconds without finished work that are never reported.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self,
+        shortest_pause: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._shortest_pause = shortest_pause
+        self._clock = clock
+        # Work and its time: where the rate is counted from, and the latest.
+        self._first: tuple[float, float] | None = None
+        self._last = (0.0, 0.0)
+        self._longest = 0.0
+
+    def left(self, done: float, total: float) -> str:
+        """Returns ", about 0:12:30 left", or the pause; "" while there is no rate yet.
+
+        Args:
+            done: the work that is finished by now; call it every few seconds.
+            total: all of the work.
+        """
+        now = self._clock()
+        # Before the first work is finished, workers start; less is done after one was restarted.
+        if self._first is None or done < self._last[0] or (done > 0 and self._first[0] == 0):
+            self._first = self._last = done, now
+            return ""
+        before, at = self._last
+        if done > before:
+            self._longest = max(self._longest, now - at)
+            self._last = before, at = done, now
+        if now - at > max(self._shortest_pause, 3 * self._longest):
+            return f", nothing finished for {duration((now - at) // 60 * 60)}"
+        first, began = self._first
+        if before == first:
+            return ""
+        return f", about {duration((at - began) / (before - first) * (total - before))} left"

@@ -1,0 +1,108 @@
+"""Why an MLflow store cannot be used: which one it is, who chose it, what failed, what to do."""
+
+import os
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+
+from stop_core.storage.private import without_password
+
+from .output import TRACKING_URI
+
+_DRIVER = re.compile(r"No module named '([^']+)'")
+_STATUS = re.compile(r"too many (\d{3}) error responses")
+
+
+def first_line(problem: object) -> str:
+    """What can be shown of a long error."""
+    lines = str(problem).strip().splitlines() or [type(problem).__name__]
+    return without_password(lines[0])
+
+
+def explain_store_problem(uri: str, problem: BaseException) -> str:
+    """Returns what `diagnosis` does, as one text."""
+    return ". ".join(diagnosis(uri, problem))
+
+
+def diagnosis(uri: str, problem: BaseException) -> tuple[str, str]:
+    """Returns which store cannot be used and why, and what to do about it."""
+    what, advice = _reason(uri, problem)
+    chosen, shown = os.environ.get(TRACKING_URI, ""), without_password(uri)
+    if shown == without_password(chosen):
+        origin = f"the address in {TRACKING_URI}"
+        advice += f", or unset {TRACKING_URI} to record in a file below --output"
+    elif not chosen and uri.startswith("sqlite:"):
+        origin = f"the default, as {TRACKING_URI} is not set"
+        advice += ", or give another --output"
+    else:  # a run stays in the store that it began in
+        origin = "which has this run"
+    return f"the MLflow store {shown} ({origin}) cannot be used: {what}", advice
+
+
+def _reason(uri: str, problem: BaseException) -> tuple[str, str]:
+    """What failed, and what to do about it."""
+    chain = list(_chain(problem))
+    for one in chain:
+        match one:
+            case socket.gaierror():
+                return "its host name is not known", "Correct the host name, or the network"
+            case ConnectionRefusedError():
+                return "the connection was refused", "Start its server, or correct host and port"
+            case ssl.SSLError():
+                return (
+                    f"no secure connection ({first_line(one)})",
+                    "Write http:// for a server without TLS, or have its certificate trusted",
+                )
+            case TimeoutError():
+                return (
+                    "it did not answer in time",
+                    "See that the server is up and that no firewall is in between",
+                )
+            case ModuleNotFoundError() if found := _DRIVER.search(str(one)):
+                return (
+                    f"its driver {found[1]} is not installed",
+                    f"Install it (pip install {found[1]}), or name another in the URI, as in "
+                    "postgresql+psycopg2://",
+                )
+    text = " ".join(str(one) for one in chain)
+    repeated = _STATUS.search(text)
+    get_status = getattr(problem, "get_http_status_code", lambda: 0)
+    status = (
+        int(repeated[1]) if repeated else get_status() if "failed with error code" in text else 0
+    )
+    if status == 401 or (status == 403 and "Host header" not in text):
+        return (
+            f"it refuses the user or password (HTTP {status})",
+            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+        )
+    if status == 403:
+        return (
+            f"it is not to be called by that host name (HTTP 403, {first_line(problem)})",
+            "Start its server with that name in --allowed-hosts",
+        )
+    if status >= 500:
+        return f"the server fails (HTTP {status})", "See the log of the server"
+    if status or "valid JSON" in text:
+        found = f"HTTP {status}" if status else "its answer is not JSON"
+        return (
+            f"it does not answer as an MLflow server does ({found})",
+            "Correct the address, or see the log of the server",
+        )
+    if uri.startswith(("http:", "https:")):
+        return first_line(problem), "See the log of the server"
+    if uri.startswith("sqlite:"):
+        return first_line(problem), "See that the file and its folder can be written"
+    if "://" not in uri or uri.startswith("file:"):
+        return (
+            f"it is no server and no database ({first_line(problem)})",
+            "Give a URI such as http://HOST:5000 or sqlite:////FOLDER/mlflow.db",
+        )
+    return first_line(problem), "See that the database is up, and that the URI is right"
+
+
+def _chain(problem: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came from, which libraries wrap several times over."""
+    while problem is not None:
+        yield problem
+        problem = problem.__cause__ or problem.__context__

@@ -1,0 +1,55 @@
+"""How the workers of a training meet on one machine, without a port that others can reach.
+
+By default they meet at torch's TCPStore, which listens on all interfaces and asks for no password,
+and then listen at the machine's address for each other.
+"""
+
+import os
+import uuid
+from pathlib import Path
+
+import ray
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import (
+    _set_torch_distributed_env_vars,
+    _setup_torch_process_group,
+    _TorchBackend,
+)
+from ray.train.v2._internal.execution.worker_group import ExecutionGroup
+
+from stop_core.storage.private import private_folder
+
+
+class LoopbackConfig(TorchConfig):
+    """Lets workers meet in a file that only this user can open, and talk over loopback."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """Returns what Ray Train calls when the workers have started."""
+        return _Loopback
+
+
+class _Loopback(_TorchBackend):
+    def on_start(self, worker_group: ExecutionGroup, backend_config: TorchConfig) -> None:
+        has_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
+        worker_group.execute(_set_torch_distributed_env_vars)
+        self.file = private_folder() / f"workers-{uuid.uuid4().hex}"
+        size, seconds = len(worker_group), backend_config.timeout_s
+        ray.get(
+            [
+                worker_group.execute_single_async(
+                    rank, _join, "nccl" if has_gpus else "gloo", rank, size, self.file, seconds
+                )
+                for rank in range(size)
+            ]
+        )
+
+    def on_shutdown(self, worker_group: ExecutionGroup, backend_config: TorchConfig) -> None:
+        super().on_shutdown(worker_group, backend_config)
+        self.file.unlink(missing_ok=True)
+
+
+def _join(backend: str, rank: int, size: int, file: Path, seconds: int) -> None:
+    for library in ("GLOO", "NCCL"):
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+    _setup_torch_process_group(backend, rank, size, file.as_uri(), seconds)

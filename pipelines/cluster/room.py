@@ -1,0 +1,39 @@
+"""How many trainings the cluster can run at once."""
+
+import os
+import time
+
+import ray
+
+from ..cli.console import say
+from ..cli.errors import RunError
+from .resources import Resources
+
+_SECONDS_FOR_NODES_TO_JOIN = 60.0  # after a node has died, or a cluster has just been started
+
+
+def room_for(resources: Resources) -> int:
+    """How many trainings fit into the cluster at once; waits a while for nodes that still join."""
+    deadline = time.monotonic() + (_SECONDS_FOR_NODES_TO_JOIN if "RAY_ADDRESS" in os.environ else 0)
+    reporting = False
+    while (room := _room(resources, have := ray.cluster_resources())) < 1:
+        problem = (
+            f"a training needs {resources.fewest_workers} x {resources.cpus_per_worker:g} CPUs and "
+            f"{resources.fewest_workers} x {resources.gpus_per_worker:g} GPUs, and the cluster has "
+            f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}"
+        )
+        if time.monotonic() >= deadline:
+            raise RunError(f"{problem}; lower --workers, --cpus-per-worker or --gpus-per-worker")
+        if not reporting:
+            say(f"{problem}; waiting {_SECONDS_FOR_NODES_TO_JOIN:.0f} s for nodes to join")
+            reporting = True
+        time.sleep(1.0)
+    return room
+
+
+def _room(resources: Resources, have: dict[str, float]) -> int:
+    workers = resources.fewest_workers
+    fits = [have.get("CPU", 0) / (workers * resources.cpus_per_worker)]
+    if resources.gpus_per_worker:
+        fits.append(have.get("GPU", 0) / (workers * resources.gpus_per_worker))
+    return int(min(fits))

@@ -1,0 +1,1 @@
+"""Many videos through a trained model."""

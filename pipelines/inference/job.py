@@ -1,0 +1,161 @@
+"""Thousands of videos through a model: in parts, each a file that is whole or absent.
+
+    list -> [what no part has yet] -> parts -> [worker: decode, ask the model, write] -> rows
+
+A kill costs the parts in work. The same command reads what is there and does the rest: no video is
+done twice, none is lost. What is done is known by name, size and time of change.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from stop_core.storage.atomic import hash_json
+from stop_core.storage.documents import read_parquet
+
+from ..cli.errors import RunError
+from ..cli.folder_lock import alone_in
+from ..cli.progress_bar import Done, ProgressBar
+from ..cli.video_options import WorkerOptions
+from ..cluster.ray_data import error_line, quiet
+from .video_list import Video
+from .worker import SCHEMAS, VideoWorker, Work
+
+_MOST_A_PART = 64
+
+
+class VideoJob:
+    """One kind of work on videos, and the folder of what has been done of it.
+
+    Args:
+        folder: of the parts; for this model and kind of answer alone.
+        work: what is done.
+    """
+
+    def __init__(self, folder: Path, work: Work) -> None:
+        self.folder = folder.resolve()
+        self.work = work
+
+    def done(self) -> pa.Table:
+        """The rows of all parts."""
+        schema = SCHEMAS[self.work.kind]
+        parts = [read_parquet(path, schema) for path in sorted(self.folder.glob("part-*.parquet"))]
+        return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def run(
+        self, videos: Sequence[Video], workers: WorkerOptions, *, retry_failed: bool = False
+    ) -> pa.Table:
+        """Does what is not done; returns the row of every video, in their order.
+
+        Raises:
+            ValueError: if workers are to have GPUs, and the model is not to use them.
+            RunError: if a part cannot be written, or workers die again and again.
+        """
+        if workers.gpus_per_worker and not self.work.model.gpu:
+            raise ValueError("--gpus-per-worker reserves GPUs; give --gpu too, which uses them")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.folder):
+            return self._run(videos, workers, retry_failed)
+
+    def _run(self, videos: Sequence[Video], workers: WorkerOptions, retry_failed: bool) -> pa.Table:
+        done = self.done()
+        rows, failed = row_numbers(done)
+        again = failed if retry_failed else set()
+        pending = [video for video in videos if video not in rows or video in again]
+        if pending:
+            for leftover in self.folder.glob(".part-*.tmp"):
+                leftover.unlink(missing_ok=True)
+            finished = (
+                self._here(pending) if workers.here(len(pending)) else self._ray(pending, workers)
+            )
+            ProgressBar(len(pending)).follow(self._checked(finished))
+            done = self.done()
+            rows, _ = row_numbers(done)
+        return done.take([rows[video] for video in videos])
+
+    def _checked(self, finished: Iterator[dict[str, Any]]) -> Iterator[Done]:
+        for row in finished:
+            if row["error"]:
+                raise RunError(
+                    f"cannot make {row['path']}: {row['error']}. What is complete stays; mend this "
+                    "and run the same command again"
+                )
+            yield Done(clips=row["videos"], failures=row["failures"])
+
+    def _here(self, pending: Sequence[Video]) -> Iterator[dict[str, Any]]:
+        worker = VideoWorker(self.work, threads=None)
+        try:
+            yield from map(worker, self._parts(pending, 1))
+        finally:
+            worker.close()
+
+    def _ray(self, pending: Sequence[Video], workers: WorkerOptions) -> Iterator[dict[str, Any]]:
+        from ..cluster.session import start_ray
+
+        start_ray()
+        import ray
+        import ray.exceptions
+
+        quiet(ray.data.DataContext.get_current())
+        share = workers.gpus_per_worker or float(self.work.model.gpu)
+        count = workers.workers or as_many_as_fit(ray.cluster_resources(), share)
+        parts = self._parts(pending, count)
+        count = min(count, len(parts))
+        # One block a part, as a worker that dies repeats a block; a part is whole or absent.
+        rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map(
+            VideoWorker,
+            fn_constructor_args=(self.work,),
+            concurrency=(1, count),
+            num_cpus=1,
+            num_gpus=share or None,
+        )
+        try:
+            yield from rows.iter_rows()
+        except ray.exceptions.RayError as problem:
+            raise RunError(
+                f"the workers failed ({error_line(problem)}). What is complete stays; run the "
+                "same command again to go on"
+            ) from problem
+
+    def _parts(self, pending: Sequence[Video], workers: int) -> list[dict[str, Any]]:
+        """Some videos each, and the file for their rows."""
+        size = min(_MOST_A_PART, max(1, math.ceil(len(pending) / (4 * workers))))
+        parts = []
+        for start in range(0, len(pending), size):
+            videos = [asdict(video) for video in pending[start : start + size]]
+            name = f"part-{hash_json(videos)[:20]}.parquet"
+            parts.append({"path": str(self.folder / name), "videos": videos})
+        return parts
+
+
+def row_numbers(done: pa.Table) -> tuple[dict[Video, int], set[Video]]:
+    """Where the row of each video is, one without an error before one with; and which failed."""
+    columns = [done[name].to_pylist() for name in ("video", "size", "mtime_ns", "split", "number")]
+    bad = done["error"].is_valid().to_pylist()
+    rows: dict[Video, int] = {}
+    for row, key in enumerate(zip(*columns, strict=True)):
+        video = Video(*key)
+        if video not in rows or not bad[row]:
+            rows[video] = row
+    return rows, {video for video, row in rows.items() if bad[row]}
+
+
+def as_many_as_fit(resources: dict[str, float], share: float) -> int:
+    """A worker a CPU, or as many as have the share of a GPU that each wants.
+
+    Raises:
+        RunError: if not even one does.
+    """
+    fit = resources.get("CPU", 1.0)
+    if share:
+        fit = min(fit, resources.get("GPU", 0.0) / share)
+    if fit < 1:
+        raise RunError(
+            f"a worker wants {share:g} GPUs, and Ray has {resources.get('GPU', 0.0):g}: lower "
+            "--gpus-per-worker, or leave --gpu out"
+        )
+    return int(fit)

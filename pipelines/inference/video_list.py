@@ -1,0 +1,97 @@
+"""The videos that a command is given: files, folders, and URIs of either."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stop_core.cache import FrameCache
+from stop_core.datasets.video_files import VideoFiles, is_video
+from stop_core.storage.paths import RemotePath, storage_path
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video, as it is now; a file that changes is another video."""
+
+    name: str
+    """Absolute path or URI of a file; of a cached clip, its id."""
+    size: int = 0
+    mtime_ns: int = 0
+    split: str = ""
+    """Of a cached clip."""
+    number: int = -1
+    """Of a cached clip in its split."""
+
+
+def list_videos(given: Sequence[str]) -> list[Video]:
+    """The files that are given, and those below the folders that are, each once, in order.
+
+    A file is taken whatever its name; of a folder, the files with the ending of a video.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder.
+        ValueError: if nothing is given, or a folder holds no video.
+    """
+    if not given:
+        raise ValueError("give at least one video, or a folder of videos")
+    found: dict[str, Video] = {}
+    for text in given:
+        videos = list(_below(text))
+        if not videos:
+            raise ValueError(f"there is no video below {text}")
+        for video in videos:
+            found.setdefault(video.name, video)
+    return list(found.values())
+
+
+def short_names(names: Sequence[str], given: Sequence[str] = ()) -> list[str]:
+    """Names of videos for a reader: below a given folder, the path in it; else the file's name.
+
+    All are in full where two would be alike.
+    """
+    roots = [f"{storage_path(text).resolve()}/" for text in given]
+    short = [
+        next((name.removeprefix(root) for root in roots if name.startswith(root)), Path(name).name)
+        for name in names
+    ]
+    return short if len(set(short)) == len(set(names)) else list(names)
+
+
+def list_cached(cache: FrameCache, splits: Sequence[str]) -> list[Video]:
+    """The clips of some splits of a cache, or of all, in its order."""
+    chosen = splits or tuple(cache.manifest.counts)
+    return [
+        Video(name, split=split, number=number)
+        for split in chosen
+        for number, name in enumerate(cache.split(split).video_ids)
+    ]
+
+
+def _below(text: str) -> Iterator[Video]:
+    path = storage_path(text)
+    if isinstance(path, RemotePath):
+        yield from _below_uri(path)
+        return
+    path = path.resolve()
+    if path.is_dir():
+        for relative in VideoFiles(path).paths:
+            yield _file(path / relative)
+    elif path.exists():
+        yield _file(path)
+    else:
+        raise FileNotFoundError(f"there is no video or folder {text}")
+
+
+def _below_uri(path: RemotePath) -> Iterator[Video]:
+    if path.is_file():
+        status = path.stat()
+        yield Video(str(path), status.st_size, status.st_mtime_ns)
+        return
+    for name, found in sorted(path.listing()):
+        if found is not None and is_video(name):
+            yield Video(str(path / name), found.st_size, found.st_mtime_ns)
+
+
+def _file(path: Path) -> Video:
+    status = path.stat()
+    return Video(str(path), status.st_size, status.st_mtime_ns)

@@ -1,0 +1,1 @@
+"""From a dataset to a finished frame cache, on Ray Data."""

@@ -1,0 +1,97 @@
+"""The Ray Data chain of preprocessing: shard plans in, one small record a shard out.
+
+    plans -> [task: decode the clips of a shard, write the shard] -> records -> driver
+
+Frames never leave the task that decoded them but for the shard file; a record is a few dozen
+bytes, so the driver's memory does not grow with the data.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from stop_core.cache import CacheConfig, CacheJob, ShardPlan, write_shard
+from stop_core.decoding.process import DECODE_TIMEOUT
+from stop_core.storage.paths import StoragePath, storage_path
+
+from ..cli.errors import RunError
+from ..cli.progress_bar import Done
+from ..cluster.ray_data import error_line, quiet
+from ..cluster.session import start_ray
+
+
+def decode_shards(
+    job: CacheJob,
+    plans: Sequence[ShardPlan],
+    data_root: StoragePath,
+    timeout: float = DECODE_TIMEOUT,
+) -> Iterator[Done]:
+    """Decodes and writes shards on all CPUs of the cluster; yields as each is complete.
+
+    Args:
+        job: the cache to write to; its folder is seen by every node.
+        plans: the shards to make.
+        data_root: an absolute path that every node sees.
+        timeout: seconds that one clip may take to decode.
+
+    Raises:
+        RunError: if a shard cannot be written, or a worker dies. Complete shards stay.
+    """
+    start_ray()
+    import ray
+    import ray.exceptions
+
+    quiet(ray.data.DataContext.get_current())
+    # One block a plan: a task is then one shard, and reports as soon as that is on disk. Ray runs
+    # the task of a worker or node that dies three times more, which is safe: a shard is whole or
+    # absent, and a command tries no clip of it twice.
+    records = ray.data.from_items(
+        [{"plan": plan.to_json()} for plan in plans], override_num_blocks=len(plans)
+    ).map(
+        write_shard_row,
+        fn_kwargs={
+            "config": json.dumps(job.config.to_dict()),
+            "data_root": str(data_root),
+            "cache": str(job.cache.resolve()),
+            "timeout": timeout,
+        },
+        num_cpus=1,
+    )
+    try:
+        for row in records.iter_rows():
+            if row["error"]:
+                raise RunError(
+                    f"cannot write the shard {row['shard']} to {job.cache}: {row['error']}. "
+                    "What is complete stays; mend this and run the same command again"
+                )
+            yield Done(clips=row["clips"], failures=row["failures"])
+    except ray.exceptions.RayError as error:
+        raise RunError(
+            f"workers died while decoding ({error_line(error)}). "
+            "What is complete stays; run the same command again to go on"
+        ) from error
+
+
+def write_shard_row(
+    row: dict[str, Any],
+    config: str,
+    data_root: str,
+    cache: str,
+    timeout: float,
+) -> dict[str, Any]:
+    """Makes one shard in a worker. An error is a value in the row, so that none stops the chain."""
+    plan = ShardPlan.from_json(row["plan"])
+    done = {"shard": plan.name, "clips": 0, "failures": 0, "error": ""}
+    cache_config = CacheConfig.from_dict(json.loads(config))
+    try:
+        record = write_shard(
+            plan,
+            cache_config,
+            storage_path(data_root),
+            storage_path(cache),
+            timeout=timeout,
+        )
+    except OSError as error:
+        return done | {"error": str(error)}
+    failures = sum(failure.stage == "decode" for failure in record.failures)
+    return done | {"clips": record.rows + failures, "failures": failures}

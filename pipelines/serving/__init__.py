@@ -1,0 +1,1 @@
+"""A trained model as an MLflow model, served over HTTP."""

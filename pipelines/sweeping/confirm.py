@@ -1,0 +1,76 @@
+"""Retrains the best settings of a sweep on seeds that the search has not used, and tests those.
+
+This alone looks at the test split, after all has been chosen.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from stop_core.storage.atomic import write_whole
+from stop_core.storage.escaping import csv_text
+
+from ..cli.console import print_result, say
+from ..cli.errors import RunError
+from ..cluster.session import start_ray
+from ..training.pool import Job, run_all
+from ..training.result import TrainingResult
+from ..training.run import TrainingRun
+from .results import SweepResult, experiment_of
+from .search import Search
+
+CONFIRMATION = "confirmation.csv"
+
+
+def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.DataFrame | None:
+    """A row a seed with the trial that it confirms, its validation and its test measures.
+
+    For no seeds, what the last confirmation found; None if there was none.
+
+    Args:
+        search: the sweep.
+        result: what it found.
+        seeds: how many.
+        parent: MLflow run id of the sweep.
+
+    Raises:
+        RunError: if a retraining fails; the message gives the reason.
+    """
+    if not seeds:
+        return confirmed_before(search.folder)
+    best = experiment_of(search, result.best.first)
+    first = search.seed + search.space.seeds
+    jobs = [
+        Job(
+            TrainingRun(replace(best, seed=seed), search.cache, search.output),
+            f"best of {search.title}, seed {seed}",
+        )
+        for seed in range(first, first + seeds)
+    ]
+    if any(job.training.remembered() is None for job in jobs):
+        start_ray()
+    say(f"retraining {result.best.name} on {seeds} other seeds, and testing those")
+    outcomes = run_all(jobs, search.resources, parent)
+    done = [one for one in outcomes if isinstance(one, TrainingResult)]
+    if failures := [one for one in outcomes if isinstance(one, str)]:
+        raise RunError(
+            f"{len(failures)} of {seeds} retrainings failed: {failures[0]}; the same command "
+            "tries them again"
+        )
+    frame = pd.DataFrame(
+        [{"trial": result.best.name, "seed": one.seed, **one.metrics} for one in done]
+    )
+    write_whole(search.folder / CONFIRMATION, csv_text(frame))
+    for name in frame:
+        if "/" in name:
+            mean, spread = frame[name].mean(), frame[name].std(ddof=1)
+            print_result(f"  {name:<18} {mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else ""))
+    return frame
+
+
+def confirmed_before(folder: Path) -> pd.DataFrame | None:
+    """The last confirmation in the folder of a sweep; None if none names its trial."""
+    file = folder / CONFIRMATION
+    frame = pd.read_csv(file) if file.is_file() else pd.DataFrame()
+    return frame if "trial" in frame else None

@@ -1,0 +1,156 @@
+"""What the trials of a sweep say about its settings: how much each matters, and how it acts."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from scipy import stats
+
+from stop_core.evaluation.statistics import interval, resampled_scores
+from stop_core.evaluation.stored_predictions import read_scores
+
+from ...training.task import PREDICTIONS
+from ..sample_settings import study_of
+from ..search import Search
+from ..space import SWEEP_COSTS
+from ..trials import Trial, Trials
+
+FEW_PER_SETTING = 10
+"""Trials for each setting, below which an importance is a hint at most."""
+_RESAMPLES = 40
+_BOOTSTRAPS = 2000
+_INTERVAL = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Importances:
+    """fANOVA: of the variance that a forest predicts, the share of each setting by itself."""
+
+    table: pd.DataFrame
+    """Columns setting, importance, low, high; the largest first."""
+    rest: float
+    """The share that no setting explains by itself: several together, or noise."""
+    trials: int
+    after_epoch: int | None
+    """The epoch after which the trials are compared; None for their ends."""
+    left_out: tuple[str, ...]
+    """Settings that not every trial has, which fANOVA cannot judge."""
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few trials to rely on it."""
+        return self.trials < FEW_PER_SETTING * len(self.table)
+
+
+def importances(search: Search, trials: Trials) -> Importances | None:
+    """How much each searched setting matters; None where the trials cannot tell.
+
+    With ASHA, trials that trained for differing numbers of epochs are not alike. So all are then
+    compared after the epochs that every one of them was given. The interval is the 95% bootstrap
+    over trials.
+    """
+    space = search.space
+    epoch = space.grace_period
+    found = [(one, value) for one in trials.all if (value := _at(search, one, epoch)) is not None]
+    names = [n for n in space.search if all(n in one.drawn for one, _ in found)]
+    left_out = tuple(name for name in space.search if name not in names)
+    values = np.array([value for _, value in found])
+    varied = [n for n in names if len({str(one.drawn[n]) for one, _ in found}) > 1]
+    if len(found) < 4 or not varied or np.ptp(values) == 0:
+        return None
+    whole = _fanova(search, found, varied)
+    dice = np.random.default_rng(search.seed)
+    samples = (dice.integers(len(found), size=len(found)) for _ in range(_RESAMPLES))
+    shares = (_fanova(search, [found[i] for i in sample], varied) for sample in samples)
+    resampled = [one for one in shares if one]
+    if not whole or not resampled:
+        return None
+    low, high = np.percentile([[one[n] for n in varied] for one in resampled], _INTERVAL, axis=0)
+    table = pd.DataFrame(
+        {"setting": varied, "importance": [whole[n] for n in varied], "low": low, "high": high}
+    )
+    table = table.sort_values("importance", ascending=False, ignore_index=True)
+    rest = max(0.0, 1.0 - float(table["importance"].sum()))
+    return Importances(table, rest, len(found), epoch, left_out)
+
+
+def _at(search: Search, trial: Trial, epoch: int | None) -> float | None:
+    """The objective of a trial after an epoch, or at its end."""
+    objective = search.space.objectives[0]
+    if epoch is None:
+        return trial.value(objective) if trial.state == "finished" else None
+    return next((row.get(objective) for row in trial.curve if row["epoch"] == epoch), None)
+
+
+def _fanova(
+    search: Search, found: Sequence[tuple[Trial, float]], names: list[str]
+) -> dict[str, float] | None:
+    """The share of every setting; None where no tree finds a difference, as in a single point."""
+    objective = search.space.objectives[0]
+    finished = [
+        Trial(number, {n: one.drawn[n] for n in names}, 0, "finished", [], {objective: value})
+        for number, (one, value) in enumerate(found)
+    ]
+    study = study_of(search.space, finished, objectives=(objective,))
+    with warnings.catch_warnings():
+        # Without it the shares of the settings would be made to add up to one.
+        warnings.filterwarnings("ignore", ".*`normalize`", optuna.exceptions.ExperimentalWarning)
+        try:
+            shares = get_param_importances(
+                study,
+                evaluator=FanovaImportanceEvaluator(n_trees=32, seed=0),
+                params=names,
+                normalize=False,
+            )
+        except RuntimeError as problem:
+            if "zero total variance" not in str(problem):
+                raise
+            return None
+    return {name: float(shares[name]) for name in names}
+
+
+def sensitivity(search: Search, trials: Trials) -> dict[str, pd.DataFrame]:
+    """One table for every setting that was varied alone.
+
+    Columns value, mean, low, high, seeds; `low` and `high` bound the 95% interval: Student's over
+    the seeds, or for a single seed the bootstrap over the validation videos, nan where the
+    measure is a cost or a median.
+    """
+    around, found = search.space.around, {}
+    for name, distribution in search.space.search.items():
+        rows = []
+        for value in distribution.listed():
+            point = {**around, name: value}
+            alike = [one for one in trials.all if one.state == "finished" and one.drawn == point]
+            if alike:
+                rows.append({"value": value, **_summary(search, alike)})
+        found[name] = pd.DataFrame(rows)
+        if rows:  # as an object: among numbers, None would become nan
+            found[name]["value"] = pd.Series([row["value"] for row in rows], dtype=object)
+    return found
+
+
+def _summary(search: Search, alike: list[Trial]) -> dict[str, Any]:
+    objective = search.space.objectives[0]
+    values = np.array([one.value(objective) for one in alike], dtype=float)
+    mean, count = float(values.mean()), len(values)
+    if count > 1:
+        half = float(stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5)
+        low, high = mean - half, mean + half
+    else:
+        low, high = _over_videos(search, alike[0], objective)
+    return {"mean": mean, "low": low, "high": high, "seeds": count, "values": values.tolist()}
+
+
+def _over_videos(search: Search, trial: Trial, objective: str) -> tuple[float, float]:
+    """The interval that other validation videos might have given; nan where there is none."""
+    if objective in SWEEP_COSTS or objective.endswith("median_rank"):
+        return float("nan"), float("nan")
+    file = search.output / "runs" / trial.run / PREDICTIONS
+    outcomes = read_scores([file], [objective])[objective]
+    return interval(resampled_scores([outcomes], _BOOTSTRAPS)[0])

@@ -1,0 +1,1 @@
+"""The comparison table, its statistics and its formats."""

@@ -1,0 +1,240 @@
+"""The comparison table as a person reads it: rounded cells, what is best, and what it all means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import pandas as pd
+
+from stop_core.datasets.registry import division
+from stop_core.storage.escaping import in_line
+
+from .table import ComparisonTable
+
+Mark = Literal["", "best", "second"]
+
+HEADINGS = {
+    "val_top1": "val top-1",
+    "test_top1": "test top-1",
+    "test_top5": "top-5",
+    "test_mean_class": "mean class",
+    "val_t2v_r1": "val t2v R@1",
+    "test_t2v_r1": "t2v R@1",
+    "test_t2v_r5": "t2v R@5",
+    "test_t2v_r10": "t2v R@10",
+    "test_t2v_mean_rank": "t2v MnR",
+    "test_v2t_r1": "v2t R@1",
+    "test_v2t_r5": "v2t R@5",
+    "test_v2t_r10": "v2t R@10",
+    "test_v2t_mean_rank": "v2t MnR",
+}
+ON_SCREEN = (
+    "memory_megabytes", "test_top5", "test_v2t_mean_rank", "test_v2t_r10", "test_v2t_r5",
+    "test_t2v_mean_rank", "step_seconds", "test_mean_class", "test_v2t_r1", "test_t2v_r10",
+    "difference_interval", "test_t2v_r5", "seeds", "val_t2v_r1", "val_top1",
+)  # fmt: skip
+"""The columns that go first where a terminal has no room for all."""
+ON_PAPER = (
+    "memory_megabytes", "step_seconds", "seeds", "test_top5", "difference_interval",
+    "val_top1", "val_t2v_r1", "test_v2t_mean_rank", "test_t2v_mean_rank", "test_mean_class",
+    "test_v2t_r5", "test_v2t_r10", "interval",
+)  # fmt: skip
+"""The same where a page has none: a paper shows the measures of the field first."""
+PUBLISHED_NOTE = "published, not ours: other code, budget and rule of selection"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column."""
+
+    name: str
+    heading: str
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is read from the left, not a number."""
+        return self.name == "method"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in one place."""
+
+    text: str
+    mark: Mark = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence below the table."""
+
+    text: str
+    about: str = ""
+    """The column without which it says nothing; empty: it is about all."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of texts, to be rendered in some format."""
+
+    title: str
+    columns: list[Column]
+    ours: list[list[Cell]]
+    published: list[list[Cell]]
+    notes: list[Note] = field(default_factory=list)
+
+    def without(self, name: str) -> "Sheet":
+        """The same without one column."""
+        kept = [number for number, column in enumerate(self.columns) if column.name != name]
+        ours, published = (
+            [[row[number] for number in kept] for row in rows]
+            for rows in (self.ours, self.published)
+        )
+        columns = [self.columns[number] for number in kept]
+        notes = [note for note in self.notes if note.about != name]
+        return Sheet(self.title, columns, ours, published, notes)
+
+    def narrowed(self, order: Sequence[str]) -> "Sheet | None":
+        """The same without the first of these columns that it has; None where nothing can go."""
+        there = {column.name for column in self.columns}
+        first = next((name for name in order if name in there), None)
+        return None if first is None else self.without(first)
+
+
+def make_sheet(table: ComparisonTable) -> Sheet:
+    """Rounds and marks the numbers of a table; best and second are of our rows alone."""
+    frame = table.frame()
+    columns = _columns(table, frame)
+    marks = {measure: _marks(frame, measure) for measure in _names(table.tested)}
+    rows: dict[str, list[list[Cell]]] = {"ours": [], "published": []}
+    records: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    for number, row in enumerate(records):
+        cells = [
+            Cell(in_line(_text(row, name, table)), marks.get(name, {}).get(number, ""))
+            for name in (column.name for column in columns)
+        ]
+        rows[row["kind"]].append(cells)
+    notes = [replace(note, text=in_line(note.text)) for note in _notes(table, frame)]
+    unit = "in percent" if table.task == "recognition" else "in percent (MnR: mean rank, from 1)"
+    title = f"{division(table.dataset, table.fold)}: {table.task}, {unit}"
+    return Sheet(in_line(title), columns, rows["ours"], rows["published"], notes)
+
+
+def _names(measures: Sequence[str]) -> list[str]:
+    return [measure.replace("/", "_") for measure in measures]
+
+
+def _columns(table: ComparisonTable, frame: pd.DataFrame) -> list[Column]:
+    validation, primary, *others = _names(table.measures)
+    columns = [
+        Column("method", "method"),
+        Column("trainable_parameters", "trainable"),
+        Column(validation, HEADINGS[validation]),
+        Column(primary, HEADINGS[primary]),
+        Column("interval", "95% interval"),
+    ]
+    if len(table.experiments) > 1:
+        columns += [
+            Column("difference", "difference"),
+            Column("difference_interval", "its interval"),
+            Column("p_holm", "p"),
+        ]
+    columns += [Column(name, HEADINGS[name]) for name in others]
+    if frame["step_seconds"].notna().any():
+        columns += [Column("step_seconds", "ms/step"), Column("memory_megabytes", "MB")]
+    return [*columns, Column("seeds", "seeds")]
+
+
+def _marks(frame: pd.DataFrame, measure: str) -> dict[int, Mark]:
+    """Best and second by the numbers as they are shown, so that what looks equal is equal."""
+    factor = 1 if measure.endswith("rank") else -100
+    ours = frame[frame["kind"] == "ours"][f"{measure}_mean"].dropna().astype(float)
+    shown = (factor * ours).round(1)
+    marks: dict[int, Mark] = {}
+    names: tuple[Mark, Mark] = ("best", "second")
+    for value, mark in zip(sorted(set(shown)), names, strict=False):
+        marks |= dict.fromkeys(shown.index[shown == value].tolist(), mark)
+    return marks if len(shown) > 1 else {}
+
+
+def _text(row: dict[str, Any], name: str, table: ComparisonTable) -> str:
+    """One cell, from a row of the frame."""
+    ours, value = row["kind"] == "ours", row.get(name)
+    match name:
+        case "method":
+            return str(value) if ours else f"{value}\u00a0†"
+        case "trainable_parameters" if value is None or pd.isna(value):
+            return ""
+        case "trainable_parameters":
+            return f"{int(value):,}" if ours else f"{value / 1e6:g} M"
+        case "interval":
+            primary = _names(table.tested)[0]
+            return _interval(row[f"{primary}_low"], row[f"{primary}_high"])
+        case "difference" if ours and row["method"] == table.baseline:
+            return "baseline"
+        case "difference":
+            return "" if pd.isna(value) else _minus(f"{100 * value:+.1f}")
+        case "difference_interval":
+            return _interval(row["difference_low"], row["difference_high"], "+")
+        case "p_holm":
+            return _p(value)
+        case "step_seconds":
+            return "" if pd.isna(value) else f"{1000 * value:.0f}"
+        case "memory_megabytes":
+            return "" if pd.isna(value) else f"{value:,.0f}"
+        case "seeds":
+            return _seeds(row, table) if ours else ""
+    mean, factor = row[f"{name}_mean"], 1 if name.endswith("rank") else 100
+    if pd.isna(mean):
+        empty = not ours or (name.startswith("val") and bool(row["seeds"]))
+        return "" if empty else "missing"
+    spread = row[f"{name}_std"]
+    return f"{factor * mean:.1f}" + ("" if pd.isna(spread) else f" ± {factor * spread:.1f}")
+
+
+def _interval(low: float, high: float, sign: str = "") -> str:
+    if pd.isna(low):
+        return ""
+    return _minus(f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def _p(value: float | None) -> str:
+    if value is None or pd.isna(value):
+        return ""
+    return "<.001" if value < 0.001 else "1" if value >= 0.9995 else f"{value:.3f}"[1:]
+
+
+def _seeds(row: dict[str, Any], table: ComparisonTable) -> str:
+    have, planned = len(row["seeds"].split()), len(table.experiments[row["method"]])
+    return str(have) if have == planned else f"{have} of {planned}"
+
+
+def _notes(table: ComparisonTable, frame: pd.DataFrame) -> list[Note]:
+    """What a reader has to know of the numbers, a sentence or two each."""
+    results = [result for _, result in table.all_results()]
+    videos = next((found.videos for found in table.statistics.values()), 0)
+    several = any(len(row) > 1 for row in table.results.values())
+    over = f"{videos:,} test videos" + (" and the seeds" if several else "")
+    notes = [Note("Mean ± standard deviation over seeds.")] if several else []
+    notes.append(Note(f"95% interval: bootstrap of the mean over {over}.", "interval"))
+    if frame["p_holm"].notna().any():
+        test = "McNemar's exact test" if table.task == "recognition" else "the paired bootstrap"
+        count = int(frame["p_holm"].notna().sum())
+        corrected = f", corrected for {count} comparisons (Holm)" if count > 1 else ""
+        text = f"Difference: to {table.baseline}, on the same videos; p: {test}{corrected}."
+        notes.append(Note(text, "difference"))
+    if frame["step_seconds"].notna().any():
+        notes.append(Note("ms/step: median over a row's training steps.", "step_seconds"))
+        kind = "the GPU's tensors, or without a GPU the whole process"
+        notes.append(Note(f"MB: the most memory that a training held: {kind}.", "memory_megabytes"))
+    for source in dict.fromkeys(row.source for row in table.published):
+        notes.append(Note(f"† Published, not ours, as listed in: {source}."))
+    validated = all(table.measures[0] in result.metrics for result in results)
+    rule = "epochs chosen on validation" if validated else "no validation split: the last epoch"
+    commits = sorted({result.git_commit[:12] for result in results})
+    notes.append(Note(f"Data {table.data_hash[:12]}, commit {', '.join(commits)}; {rule}."))
+    return notes

@@ -1,0 +1,216 @@
+"""The comparison table: what its rows are, what was measured, and what that is worth."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pandas as pd
+
+from stop_core.cache.manifest import Manifest
+from stop_core.datasets import Task
+from stop_core.settings.experiment import ExperimentConfig
+
+from ..cli.errors import RunError
+from ..cli.output import results_folder
+from ..training.result import TrainingResult
+from ..training.run import TrainingRun
+from .published import PublishedRow
+from .statistics import RowStatistics, row_statistics
+
+TABLE_MEASURES: dict[Task, tuple[str, ...]] = {
+    "recognition": ("val/top1", "test/top1", "test/top5", "test/mean_class"),
+    "retrieval": (
+        "val/t2v_r1",
+        "test/t2v_r1", "test/t2v_r5", "test/t2v_r10", "test/t2v_mean_rank",
+        "test/v2t_r1", "test/v2t_r5", "test/v2t_r10", "test/v2t_mean_rank",
+    ),
+}  # fmt: skip
+"""The measures of a table; the first of the test split is what rows are ranked and tested by."""
+TABLE_COSTS = ("step_seconds", "memory_megabytes")
+
+
+@dataclass
+class ComparisonTable:
+    """One row a method, over the seeds that it was trained with."""
+
+    dataset: str
+    fold: int
+    data_hash: str
+    experiments: dict[str, list[ExperimentConfig]]
+    folder: Path
+    task: Task = "recognition"
+    name: str = "table"
+    """Of the file that its rows come from."""
+    baseline: str = ""
+    """The row that the others are compared with; empty: the first."""
+    published: Sequence[PublishedRow] = ()
+    results: dict[str, list[TrainingResult]] = field(default_factory=dict)
+    statistics: dict[str, RowStatistics] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.baseline = self.baseline or next(iter(self.experiments))
+        for row in self.published:
+            if row.dataset != self.dataset:
+                raise ValueError(
+                    f"the published row {row.method!r} is of {row.dataset}, and this table of "
+                    f"{self.dataset}; leave --published out, or give a file for {self.dataset}"
+                )
+
+    @classmethod
+    def planned(
+        cls,
+        manifest: Manifest,
+        trainings: Mapping[str, Sequence[TrainingRun]],
+        output: Path,
+        *,
+        name: str = "table",
+        baseline: str = "",
+        published: Sequence[PublishedRow] = (),
+    ) -> "ComparisonTable":
+        """The table before its rows are filled; its folder is named by what is to be in it.
+
+        Raises:
+            ValueError: if published rows are of another dataset.
+        """
+        # A training's name has all that decides its numbers, weights and arithmetic included.
+        rows = {title: [run.name for run in runs] for title, runs in trainings.items()}
+        identity = hashlib.sha256(json.dumps([manifest.data_hash, rows]).encode()).hexdigest()[:8]
+        return cls(
+            dataset=manifest.dataset,
+            fold=manifest.fold,
+            data_hash=manifest.data_hash,
+            experiments={title: [run.config for run in runs] for title, runs in trainings.items()},
+            folder=results_folder(
+                output / "tables", manifest.dataset, manifest.fold, f"{name}-{identity}"
+            ),
+            task=manifest.task,
+            name=name,
+            baseline=baseline,
+            published=published,
+        )
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What is measured, validation first."""
+        return TABLE_MEASURES[self.task]
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """The measures of the test split, the primary one first."""
+        return self.measures[1:]
+
+    def fill(self, results: Sequence[TrainingResult]) -> None:
+        """Sorts results into their rows, and computes what their predictions say.
+
+        Raises:
+            ValueError: if a result comes from other data than the table's, is of none of its rows,
+                or contradicts its predictions.
+            OSError: if the predictions of a result are gone.
+        """
+        wanted = {(one.hash, one.seed) for seeds in self.experiments.values() for one in seeds}
+        for result in results:
+            if result.data_hash != self.data_hash:
+                raise ValueError(
+                    f"{result.name} was trained on other data ({result.data_hash[:12]}) than this "
+                    f"table's ({self.data_hash[:12]}), so it is no row of it; rows of one table "
+                    "share one cache: run all of them with the same --cache"
+                )
+            if (result.config_hash, result.seed) not in wanted:
+                raise ValueError(
+                    f"{result.folder} holds a training with other settings than its name says; "
+                    "delete that folder, and the same command trains it again"
+                )
+        by_identity = {(result.config_hash, result.seed): result for result in results}
+        for title, seeds in self.experiments.items():
+            found = [by_identity.get((one.hash, one.seed)) for one in seeds]
+            self.results[title] = [result for result in found if result is not None]
+        self.statistics = row_statistics(self.results, self.tested, self.task, self.baseline)
+
+    def frame(self) -> pd.DataFrame:
+        """All numbers, a row a method; the spread is the sample standard deviation over seeds.
+
+        Shares are from 0 to 1. Published rows come last, as "published" in the column `kind`.
+        """
+        ours = [self._row(title) for title in self.experiments]
+        columns = list(ours[0])
+        return pd.DataFrame([*ours, *map(self._published, self.published)], columns=columns)
+
+    def complain_about(self, reasons: list[str]) -> None:
+        """Raises RunError if a cell of the table is missing, after all else is done."""
+        if reasons:
+            raise RunError(
+                f"{len(reasons)} trainings failed, so the table is not complete; the first reason: "
+                f"{reasons[0]}. The same command tries them again"
+            )
+
+    def all_results(self) -> list[tuple[str, TrainingResult]]:
+        """Every cell that there is, with the title of its row."""
+        return [(title, result) for title, row in self.results.items() for result in row]
+
+    def _row(self, title: str) -> dict[str, Any]:
+        results = self.results[title]
+        row: dict[str, Any] = {
+            "kind": "ours",
+            "method": title,
+            "source": "",
+            "trainable_parameters": None,
+            "seeds": " ".join(str(result.seed) for result in results),
+        }
+        if results:
+            row["trainable_parameters"] = int(results[0].metrics["trainable_parameters"])
+        for measure in self.measures:
+            values = [r.metrics[measure] for r in results if measure in r.metrics]
+            row |= _spread(measure.replace("/", "_"), values)
+        for cost in TABLE_COSTS:
+            row[cost] = _mean([r.costs[cost] for r in results if cost in r.costs])
+        commits = sorted({result.git_commit[:12] for result in results})
+        return {
+            **row,
+            **self._of_predictions(title),
+            "config_hash": self.experiments[title][0].hash,
+            "data_hash": self.data_hash[:12],
+            "git_commit": " ".join(commits),
+        }
+
+    def _of_predictions(self, title: str) -> dict[str, Any]:
+        """Intervals and tests; empty for a row without results."""
+        found = self.statistics.get(title, RowStatistics(0))
+        columns: dict[str, Any] = {"test_videos": found.videos or None}
+        for measure in self.tested:
+            low, high = found.intervals.get(measure, (None, None))
+            name = measure.replace("/", "_")
+            columns |= {f"{name}_low": low, f"{name}_high": high}
+        low, high = found.difference_interval or (None, None)
+        return {
+            **columns,
+            "baseline": self.baseline,
+            "difference": found.difference,
+            "difference_low": low,
+            "difference_high": high,
+            "p": found.p,
+            "p_holm": found.p_holm,
+        }
+
+    @staticmethod
+    def _published(row: PublishedRow) -> dict[str, Any]:
+        measures = {f"{m.replace('/', '_')}_mean": value for m, value in row.measures.items()}
+        return {
+            "kind": "published",
+            "method": row.title,
+            "source": row.source,
+            "trainable_parameters": row.parameters,
+            **measures,
+        }
+
+
+def _spread(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    deviation = stdev(values) if len(values) > 1 else None
+    return {f"{name}_mean": _mean(values), f"{name}_std": deviation}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None

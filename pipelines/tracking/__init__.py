@@ -1,0 +1,1 @@
+"""MLflow: the store, runs, and the outbox that holds records until the store accepts them."""

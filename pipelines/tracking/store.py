@@ -1,0 +1,159 @@
+"""MLflow, the same for every entry point: one store, its experiments, and how a run is found."""
+
+import logging
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, LifecycleStage, Run
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NAME,
+    MLFLOW_SOURCE_NAME,
+)
+
+from ..cli.errors import RunError
+from ..cli.output import given_store
+from ..cli.store_problem import explain_store_problem
+from .environment import git_commit
+
+# It prints a page for what a store cannot take; that waits in an outbox, or is told in a sentence.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+RUN_ID = "mlflow_run_id"
+"""The file of a folder that holds MLflow's name of its run."""
+KEY = "stop.key"
+"""The tag that finds a run whose creator was killed before it could note its id."""
+EXPERIMENT_NOTE = """Everything that was trained on **{dataset}**.
+
+The tag `kind` tells the runs apart: a `training` has the curves, figures and the model; a `table`
+has a comparison table in its description and its cells as runs below it; a `cell` is a copy of a
+training that belongs to another table or sweep; a `sweep` has its trials below it.
+
+To compare the rows of a table: filter by `tags.kind = "table"`, and open the link in the table's
+description, or unfold it, select its runs and press Compare. `test/...` was measured once,
+with the chosen epoch; `val/...` is the curve over the epochs, `val_best/...` the chosen epoch;
+`cost/...` is the time of a step and the memory.
+"""
+LONGEST_PARAM = 6000  # MLflow's own limits
+MOST_METRICS = 1000  # of a batch
+
+
+def tracking_uri(output: Path) -> str:
+    """The server of MLFLOW_TRACKING_URI, else an SQLite store under the output folder."""
+    return given_store() or local_store(output)
+
+
+def local_store(output: Path) -> str:
+    """The SQLite store under the output folder."""
+    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+
+
+def ui_command(output: Path) -> str:
+    """The one line that opens the UI on this store."""
+    if server := given_store():
+        return f"open {server} in a browser"
+    command = Path(sys.executable).with_name("mlflow")  # also without an activated environment
+    return shlex.join([str(command), "ui", "--backend-store-uri", local_store(output)])
+
+
+def open_experiment(output: Path, name: str) -> str:
+    """Prepares the store, and returns the id of the experiment called `name`, made if new.
+
+    Called once, by the driver, before anything runs in parallel: processes that open an empty
+    SQLite store at the same time crash each other.
+
+    Raises:
+        RunError: if the store cannot be opened or written.
+    """
+    _make_writable(output)
+    uri = tracking_uri(output)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
+    try:
+        return experiment_id(MlflowClient(uri), name, stores_artifacts_in(output, uri))
+    except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
+        raise RunError(explain_store_problem(uri, problem)) from problem
+
+
+def stores_artifacts_in(output: Path, uri: str) -> str | None:
+    """Where the artifacts of a new experiment in this store go; None leaves it to the server."""
+    return (output / "mlartifacts").resolve().as_uri() if uri == local_store(output) else None
+
+
+def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """The id of the experiment called `name`, made if new, brought back if deleted."""
+    if experiment := client.get_experiment_by_name(name):
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+    tags = {
+        "mlflow.note.content": EXPERIMENT_NOTE.format(dataset=name),
+        "mlflow.experimentKind": "custom_model_development",  # or the UI takes it for GenAI's
+    }
+    try:
+        return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
+    except MlflowException as problem:
+        if problem.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return experiment_id(client, name, artifacts)  # another process has just made it
+
+
+def is_missing(problem: MlflowException) -> bool:
+    """Whether the store says that it has no such run; it may also not have answered."""
+    return problem.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
+    """The run, if the store has it: it may have been moved or emptied, or the run deleted."""
+    if not run_id:
+        return None
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as problem:
+        if is_missing(problem):
+            return None
+        raise
+    return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+
+
+def run_with_key(client: MlflowClient, experiment: str, key: str) -> Run | None:
+    """The run that was created with this key, if any was."""
+    found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
+    return found[0] if found else None
+
+
+def run_tags(
+    name: str, tags: Mapping[str, str] | None, parent: str | None = None
+) -> dict[str, str]:
+    """The tags that every run has, and `tags`; those of a child of the run `parent`, if any."""
+    commit = git_commit()
+    return {
+        MLFLOW_RUN_NAME: name,
+        MLFLOW_GIT_COMMIT: commit,
+        MLFLOW_SOURCE_NAME: "STOP",
+        "git_commit": commit,
+        **(tags or {}),
+        **({MLFLOW_PARENT_RUN_ID: parent} if parent is not None else {}),
+    }
+
+
+def _make_writable(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as problem:
+        raise RunError(
+            f"the folder {output} cannot be written ({problem.strerror or problem}); choose "
+            "another --output, or ask for the permission"
+        ) from problem
+
+
+def dataset_input(name: str, data_hash: str) -> DatasetInput:
+    """Returns what fills the UI's column of datasets."""
+    return DatasetInput(Dataset(name, data_hash[:12], "frame cache", data_hash))

@@ -1,0 +1,102 @@
+"""Whether an experiment can be trained on a cache: told in one sentence, before anything starts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stop_core.cache import FrameCache
+from stop_core.cache.config import CacheConfig
+from stop_core.cache.manifest import Manifest
+from stop_core.cache.views import View
+from stop_core.datasets import refuse_twins
+from stop_core.datasets.soundness import one_sided
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.storage.paths import StoragePath
+
+if TYPE_CHECKING:  # torch and open_clip take seconds; a remembered run needs none
+    from stop_core.clip.loading import TowerShape
+
+
+def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str]) -> None:
+    """Refuses a cache that does not suit the experiment, before anything starts.
+
+    Raises:
+        ValueError: which says what differs and what to do.
+    """
+    from stop_core.clip.loading import check_name, tower_shape
+
+    if manifest.task == "retrieval" and config.method == "linear-probe":
+        raise ValueError(
+            f"the method linear-probe learns classes, and {manifest.dataset} has captions instead; "
+            "choose another method"
+        )
+    if config.method != "linear-probe":  # which reads no text
+        refuse_twins(manifest.class_names, manifest.class_words)
+    if shape := tower_shape(config.tower):
+        _check_shape(config, shape)
+        _check_view(config, manifest.config, shape.image_size)
+    check_name(config.tower, config.pretrained)
+    for split in splits:
+        if not manifest.counts.get(split):
+            raise ValueError(
+                f"the cache has no clips in its {split} split; preprocess more of the dataset "
+                "(a larger --limit, more --classes, --splits with train, val and test)"
+            )
+
+
+def remarks_on(config: ExperimentConfig, cache: StoragePath) -> list[str]:
+    """Returns a sentence for each thing about the splits of a cache that a user may not have meant.
+
+    The classes of a cache on an object store are not read here: it was remarked on as it was made.
+    """
+    manifest = Manifest.load(cache)
+    if not config.is_trained:
+        return []
+    told = []
+    if not manifest.counts.get("val"):
+        told.append("there are no validation clips: the last epoch is tested, and not the best")
+    if isinstance(cache, Path) and manifest.task == "recognition":
+        clips = {split: FrameCache(cache).split(split) for split in manifest.counts}
+        told += one_sided(
+            {
+                split: {manifest.class_names[label] for label in some.labels.unique().tolist()}
+                for split, some in clips.items()
+            }
+        )
+    return told
+
+
+def _check_view(config: ExperimentConfig, cache: CacheConfig, size: int) -> None:
+    if cache.size < size or (cache.size > size and not config.random_crop):
+        crop = ", or give --random-crop" if cache.size > size else ""
+        raise ValueError(
+            f"the cache holds frames of {cache.size} pixels, and the tower {config.tower} takes "
+            f"{size}; run preprocess.py with --size {size} into another --cache, or choose "
+            f"another --tower{crop}"
+        )
+    if config.random_crop and cache.size == size and cache.crop == "center":
+        raise ValueError(
+            f"random_crop has nothing to choose from: the cached frames are squares of {size} "
+            f"pixels, all that {config.tower} takes; leave it out, or run preprocess.py with a "
+            "larger --size, or with --crop none, into another --cache"
+        )
+    View(frames=config.frames).check(cache.frames, cache.size)
+    if config.segment_jitter and config.frames == cache.frames:
+        raise ValueError(
+            f"segment_jitter has nothing to choose from: the cache has {cache.frames} frames a "
+            "clip, and all are shown; lower --frames, or run preprocess.py with more of them into "
+            "another --cache"
+        )
+
+
+def _check_shape(config: ExperimentConfig, shape: "TowerShape") -> None:
+    if config.method == "stop" and config.stop.n_s > shape.patches:
+        raise ValueError(
+            f"n_s is {config.stop.n_s}, but a frame has only {shape.patches} patches in "
+            f"{config.tower}; lower --n-s"
+        )
+    if config.method == "stop" and (config.stop.depth or 1) > shape.blocks:
+        raise ValueError(
+            f"depth is {config.stop.depth}, but {config.tower} has only {shape.blocks} blocks; "
+            "lower --depth"
+        )

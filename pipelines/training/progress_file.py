@@ -1,0 +1,91 @@
+"""Progress of one training: a small file that the worker writes and the driver reads."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stop_core.storage.atomic import appearing
+from stop_core.storage.documents import build, parse_json, read_text
+
+from ..cli.progress_bar import Pace
+
+if TYPE_CHECKING:
+    pass
+
+_SECONDS_BETWEEN_WRITES = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """The latest training step of a run, and what was reported so far."""
+
+    step: int = 0
+    total: int = 0
+    loss: float = 0.0
+    events: tuple[str, ...] = ()
+    """A line each: where the training resumed, and the measures of every epoch."""
+
+
+class ProgressFile:
+    """Written by a worker, read by the driver, which never sees half of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._now: TrainingProgress | None = None
+        self._written = 0.0
+
+    def write(self, step: int, total: int, loss: float) -> None:
+        """Records a step, at most twice a second."""
+        if time.monotonic() - self._written >= _SECONDS_BETWEEN_WRITES or step == total:
+            self._written = time.monotonic()
+            self._replace(step=step, total=total, loss=loss)
+
+    def report(self, event: str) -> None:
+        """Records a line for the user."""
+        self._replace(events=(*self._current().events, event))
+
+    def _replace(self, **values: object) -> None:
+        self._now = TrainingProgress(**{**asdict(self._current()), **values})
+        with appearing(self.path, lasting=False) as staging:
+            staging.write_text(json.dumps(asdict(self._now)))
+
+    def _current(self) -> TrainingProgress:
+        """What this worker wrote last, or the one before it, which Ray has restarted."""
+        return self._now or self.read() or TrainingProgress()
+
+    def read(self) -> TrainingProgress | None:
+        """The latest progress; None before the first."""
+        try:
+            return build(TrainingProgress, parse_json(read_text(self.path)), self.path)
+        except FileNotFoundError:
+            return None
+
+
+class TrainingLines:
+    """What the driver prints of one training: the events as they come, and how far it is."""
+
+    def __init__(self, file: ProgressFile) -> None:
+        self._file = file
+        self._pace = Pace()
+        self._printed = 0
+
+    def events(self) -> list[str]:
+        """The events since the last call; those of an epoch with the time left."""
+        progress = self._file.read() or TrainingProgress()
+        new = progress.events[self._printed :]
+        self._printed += len(new)
+        left = self._left(progress)
+        return [f"{event}{left if event.startswith('epoch') else ''}" for event in new]
+
+    def line(self) -> str | None:
+        """How far it is; None before the first step."""
+        progress = self._file.read()
+        if progress is None or not progress.total:
+            return None
+        line = f"step {progress.step}/{progress.total}, loss {progress.loss:.3f}"
+        return line + self._left(progress)
+
+    def _left(self, progress: TrainingProgress) -> str:
+        return self._pace.left(progress.step, progress.total) if progress.total else ""

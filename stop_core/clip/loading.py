@@ -1,0 +1,188 @@
+"""Loading a frozen CLIP: any open_clip model, or a tiny one that ships with this package."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any, cast
+
+import open_clip
+from open_clip.model import set_model_preprocess_cfg
+from open_clip.transform import PreprocessCfg
+from open_clip.transformer import QuickGELU, VisionTransformer
+from torch import Tensor, nn
+
+from stop_core.clip.hub import hub_file
+from stop_core.clip.pretrained import (
+    FOLDER,
+    HUB,
+    RANDOM,
+    ClipSource,
+    fetch,
+    find_source,
+    model_config,
+)
+from stop_core.clip.tower import UNFIT_ADVICE
+from stop_core.clip.weights import read_weights
+from stop_core.tiny.shipped import TINY_TOWERS
+from stop_core.tiny.tower import TinyTokenizer, build_tiny_clip, vision_config
+
+
+@dataclass(frozen=True)
+class TowerShape:
+    """What can be said of a vision tower without building it."""
+
+    image_size: int  # pixels
+    patches: int  # of a frame
+    blocks: int
+
+
+@dataclass(frozen=True)
+class FrozenClip:
+    """A frozen CLIP and the tokenizer that belongs to it."""
+
+    name: str
+    model: nn.Module
+    tokenize: Callable[[list[str]], Tensor]
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Returns text embeddings [N, E], L2-normalised, on the model's device."""
+        return self.encode_tokens(self.tokenize(list(texts)))
+
+    def encode_tokens(self, tokens_NL: Tensor) -> Tensor:
+        """`encode_text` for texts that are token ids already; what is frozen gives no gradient."""
+        tokens_NL = tokens_NL.to(next(self.model.parameters()).device)
+        embeddings: Tensor = self.model.encode_text(tokens_NL, normalize=True)  # type: ignore[operator]
+        return embeddings
+
+
+def load_clip(
+    name: str,
+    pretrained: str | None = None,
+    accept: Callable[[str, nn.Module], None] = lambda name, model: None,
+) -> FrozenClip:
+    """Loads the CLIP called `name` and freezes it.
+
+    Args:
+        name: "tiny", "tiny-64", or any model name that open_clip knows.
+        pretrained: an open_clip tag, a local file or folder of weights, or "random": see
+            `stop_core.clip.pretrained`. None for the tiny ones, which have their own.
+        accept: raises if the model is not the right one, before its tokenizer is made.
+
+    Raises:
+        ValueError: if there is no such tower or no such weights, or a weights file leaves open how
+            it was trained.
+        OSError: if the weights cannot be read or fetched.
+    """
+    check_name(name, pretrained)
+    if tiny := TINY_TOWERS.get(name):
+        model: nn.Module = build_tiny_clip(pretrained=pretrained != RANDOM, tower=tiny)
+        accept(name, model)
+        return FrozenClip(name, model.requires_grad_(False).eval(), TinyTokenizer())
+    source = find_source(name, pretrained)
+    _shape_of(name, source.config)
+    weights = fetch(name, source.tag) if source.tag else source.file
+    model = _build(source)
+    if weights:
+        read = read_weights(weights)
+        if read.is_openai and not source.settings.quick_gelu:
+            raise ValueError(
+                f"the weights {weights} are in the format of OpenAI's, whose models use QuickGELU, "
+                f"and --tower {name} --pretrained {pretrained} says GELU; give quickgelu={weights}"
+            )
+        read.copy_into(model, name)
+    accept(name, model)
+    return FrozenClip(name, model.requires_grad_(False).eval(), _tokenizer(name, source.config))
+
+
+def unsaid_activation(name: str, model: nn.Module) -> str:
+    """Returns "quickgelu" if the model has QuickGELU and its name says another, else nothing."""
+    listed = open_clip.get_model_config(name) if name in open_clip.list_models() else {}
+    has = any(isinstance(module, QuickGELU) for module in model.modules())
+    return "quickgelu" if has and not listed.get("quick_gelu") else ""
+
+
+def tower_shape(name: str) -> TowerShape | None:
+    """Returns the shape of the vision tower called `name`, from its configuration alone.
+
+    None for a model outside of open_clip's list ("hf-hub:...", "local-dir:...").
+
+    Raises:
+        ValueError: if there is no such tower, or it is not a vision transformer.
+    """
+    if tiny := TINY_TOWERS.get(name):
+        return _shape_of(name, {"vision_cfg": vision_config(tiny), "text_cfg": {}})
+    return None if name.startswith((HUB, FOLDER)) else _shape_of(name, model_config(name))
+
+
+def check_name(name: str, pretrained: str | None) -> None:
+    """Refuses a tower or weights that cannot be used, before anything is fetched or decoded.
+
+    Raises:
+        ValueError: as `find_source`, or if the tower is not a vision transformer.
+        OSError: if a weights file cannot be read.
+    """
+    if name in TINY_TOWERS:
+        if pretrained not in (None, RANDOM):
+            raise ValueError(f"the tower {name} has its own weights; leave `pretrained` empty")
+        return
+    tower_shape(name)
+    if not name.startswith(HUB):
+        find_source(name, pretrained)
+
+
+def _shape_of(name: str, config: dict[str, Any]) -> TowerShape:
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if "timm_model_name" in vision or not isinstance(vision.get("layers"), int):
+        raise ValueError(f"{name} does not have open_clip's own vision transformer; {UNFIT_ADVICE}")
+    if vision.get("attentional_pool") or vision.get("pool_type", "tok") != "tok":
+        raise ValueError(f"{name} does not pool its frames with a CLS token; {UNFIT_ADVICE}")
+    if "multimodal_cfg" in config:
+        raise ValueError(f"{name} has a text decoder, which has no use here; {UNFIT_ADVICE}")
+    size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
+    if not isinstance(size, int) or not isinstance(patch, int):
+        raise ValueError(f"{name} takes oblong images or patches: {size}, {patch}; {UNFIT_ADVICE}")
+    if text.keys() & {"hf_model_name", "hf_tokenizer_name"} and find_spec("transformers") is None:
+        raise ValueError(
+            f"{name} reads texts with the package transformers, which is not installed; run pip "
+            f"install transformers, or {UNFIT_ADVICE}"
+        )
+    return TowerShape(size, (size // patch) ** 2, int(vision["layers"]))
+
+
+def _build(source: ClipSource) -> nn.Module:
+    """Returns the model with random weights and the settings of its source.
+
+    open_clip's `create_model` takes the activation from the tower's name, whatever the weights.
+    """
+    config = {**source.config, "quick_gelu": source.settings.quick_gelu}
+    custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
+    # Otherwise the text tower fetches the language model that its training began with.
+    config["text_cfg"] = {**config["text_cfg"], "hf_model_pretrained": False}
+    model: nn.Module = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
+    size = cast(VisionTransformer, model.visual).image_size
+    how = source.settings
+    plain = PreprocessCfg(size, "RGB", how.mean, how.std, how.interpolation, how.resize_mode)
+    set_model_preprocess_cfg(model, asdict(plain))
+    return model
+
+
+def _tokenizer(name: str, config: dict[str, Any]) -> Callable[[list[str]], Tensor]:
+    text = config["text_cfg"]
+    vocabulary = text.get("hf_tokenizer_name")
+    tokenizer: Callable[[list[str]], Tensor]
+    try:
+        if vocabulary:
+            if not name.startswith(FOLDER):
+                hub_file(vocabulary, "tokenizer_config.json")  # says at once if there is no network
+            tokenizer = open_clip.get_tokenizer(name)
+        else:
+            options = text.get("tokenizer_kwargs") or {}
+            length = text.get("context_length", 77)
+            tokenizer = open_clip.SimpleTokenizer(context_length=length, **options)
+    except Exception as problem:  # of transformers and its hub, a dozen kinds
+        raise OSError(
+            f"the tokenizer {vocabulary or ''} of the tower {name} could not be loaded "
+            f"({type(problem).__name__}: {problem}); fetch it into the cache of the Hugging Face "
+            "Hub where there is a network, or choose another tower"
+        ) from problem
+    return tokenizer

@@ -1,0 +1,243 @@
+"""The frozen CLIP vision tower, run block by block on open_clip's own weights.
+
+Shapes: S sequences of N tokens, X extra prompt tokens a sequence, D channels, H heads.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+from stop_core.clip.folded_block import FoldedBlock, fold_block
+
+# open_clip's modules are untyped, hence the casts in this file.
+
+
+UNFIT_ADVICE = "choose a CLIP vision transformer such as ViT-B-32-quickgelu, ViT-B-16 or ViT-L-14"
+
+
+def in_float32(like: Tensor) -> AbstractContextManager[object]:
+    """A context without autocast on the device of `like`: for what bfloat16 would spoil."""
+    device = like.device.type
+    # Where there is none to turn off, nothing: an exported program cannot be saved with one.
+    if not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
+class FrozenTower(nn.Module):
+    """A frozen open_clip vision transformer whose blocks take extra prompt tokens.
+
+    Prompt tokens are keys and values to the other tokens. They are themselves carried through a
+    block only on request: where the next block replaces them, their output is not computed.
+
+    Raises:
+        ValueError: if the tower is not a CLIP vision transformer with a CLS token.
+    """
+
+    def __init__(self, name: str, visual: nn.Module) -> None:
+        super().__init__()
+        _refuse_unsupported(name, visual)
+        self.visual = cast(VisionTransformer, visual).requires_grad_(False).eval()
+        first = cast(ResidualAttentionBlock, self.visual.transformer.resblocks[0])
+        self.heads = int(first.attn.num_heads)
+        self.width = int(first.attn.embed_dim)
+        self.depth = len(self.visual.transformer.resblocks)
+        self.grid: tuple[int, int] = tuple(self.visual.grid_size)
+        self.image_size = int(self.visual.image_size[0])
+        mean, std = visual.image_mean, visual.image_std
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+        self._folded_blocks: dict[tuple[int, torch.dtype], FoldedBlock] = {}
+
+    @property
+    def patches(self) -> int:
+        """P, the number of patches of a frame."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def blocks(self) -> list[ResidualAttentionBlock]:
+        """The frozen transformer blocks, in order."""
+        return list(self.visual.transformer.resblocks)
+
+    def train(self, mode: bool = True) -> "FrozenTower":
+        """Stays in evaluation mode: a frozen tower has nothing to train."""
+        del mode
+        return super().train(False)
+
+    @torch.no_grad()
+    def embed(self, frames: Tensor) -> Tensor:
+        """uint8 frames [F, H, W, 3] -> tokens [F, 1 + P, D], the CLS token first.
+
+        Pixels are normalised here, on the tower's device, so that frames travel as bytes.
+        """
+        pixels = frames.to(self.mean.device).permute(0, 3, 1, 2).float().div(255)
+        normalised = (pixels - self.mean) / self.std
+        # Under autocast the patches are embedded in its type; what follows adds up in float32.
+        return cast(Tensor, self.visual._embeds(normalised)).float()
+
+    @torch.no_grad()
+    def cls_attention(self, index: int, cls_BCD: Tensor, h_BTPD: Tensor) -> Tensor:
+        """A_raw: attention of the CLS tokens to the patches of each frame, [B, T, P].
+
+        Uses block `index`'s own query and key projections, softmax over the patches of one frame,
+        averaged over the heads. `cls` is [B, 1, D] (one a video) or [B, T, D] (one a frame).
+        """
+        block = self._folded(index, torch.float32)
+        query_BCD = block.query(block.norm_1(cls_BCD.float()))
+        query_BCHE = query_BCD.unflatten(-1, (self.heads, -1))
+        key_HED = block.key_weight.unflatten(0, (self.heads, -1))
+        # The key projection is applied to the few queries, not to all tokens; its bias adds the
+        # same to every score of a query, which the softmax cannot feel.
+        query_BCHD = torch.einsum("bche,hed->bchd", query_BCHE, key_HED)
+        normed_BTPD = block.norm_1(h_BTPD.float())
+        if cls_BCD.shape[1] == 1:
+            scores_BNH = normed_BTPD.flatten(1, 2) @ query_BCHD[:, 0].transpose(1, 2)
+            scores_BTPH = scores_BNH.unflatten(1, h_BTPD.shape[1:3])
+        else:
+            scores_BTPH = normed_BTPD @ query_BCHD.transpose(2, 3)
+        scale = (self.width // self.heads) ** -0.5
+        attention_BTP: Tensor = (scale * scores_BTPH).softmax(2).mean(-1)
+        return attention_BTP
+
+    def run_block(
+        self,
+        index: int,
+        tokens_SND: Tensor,
+        prompts_SXD: Tensor | None = None,
+        presence_SX: Tensor | None = None,
+        *,
+        carry_prompts: bool = False,
+        only_cls: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Runs block `index` on the tokens and the prompts beside them.
+
+        `presence` is 1 for a prompt that is there and 0 for an empty slot, which is not attended
+        to; its gradient, if any, is that of scaling the prompt's value. Empty means all are there.
+
+        Returns the tokens, [S, N, D], or the first of them, [S, 1, D], if `only_cls`; and the
+        prompts, [S, X, D], if `carry_prompts`, else None.
+        """
+        dtype = _compute_dtype(tokens_SND)
+        block = self._folded(index, dtype)
+        normed = block.norm_1(tokens_SND).to(dtype)
+        queries, seen, residual = normed, normed, tokens_SND
+        if only_cls:
+            queries, residual = normed[:, :1], tokens_SND[:, :1]
+        mask = None
+        if prompts_SXD is not None:
+            seen = torch.cat([normed, block.norm_1(prompts_SXD).to(dtype)], dim=1)
+            if carry_prompts:
+                queries, residual = seen, torch.cat([tokens_SND, prompts_SXD], dim=1)
+            if presence_SX is not None:
+                mask = _attendable(presence_SX, seen.shape[1])
+        if queries is seen:
+            query, key, value = block.qkv(seen).chunk(3, -1)
+        else:
+            query = block.query(queries)
+            key, value = block.key_value(seen).chunk(2, -1)
+        if presence_SX is not None:
+            value = _scale_last(value, presence_SX)
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        mixed = mixed.transpose(1, 2).flatten(2)
+        out = residual + block.out(mixed)
+        hidden = block.fc(block.norm_2(out).to(dtype))
+        out = out + block.proj(block.activation(hidden))
+        if prompts_SXD is None or not carry_prompts:
+            return out, None
+        out_SND, out_SXD = out.split([tokens_SND.shape[1], prompts_SXD.shape[1]], dim=1)
+        return out_SND, out_SXD
+
+    def _folded(self, index: int, dtype: torch.dtype) -> FoldedBlock:
+        """Block `index` in the form that runs fast; made at first use, again if it has changed."""
+        block = self.blocks[index]
+        if (index, dtype) in self._folded_blocks and torch.compiler.is_compiling():
+            return self._folded_blocks[index, dtype]
+        state = tuple((p.data_ptr(), p._version) for p in block.parameters())
+        folded = self._folded_blocks.get((index, dtype))
+        if folded is None or folded.made_from != state:
+            folded = fold_block(block, dtype, state)
+            self._folded_blocks[index, dtype] = folded
+        return folded
+
+    def project(self, cls: Tensor) -> Tensor:
+        """CLS tokens [..., D] after the last block -> the joint space [..., E], not normalised."""
+        with in_float32(cls):
+            out = self.visual.ln_post(cls)
+            return cast(Tensor, out if self.visual.proj is None else out @ self.visual.proj)
+
+
+class _ScaleLast(torch.autograd.Function):
+    """Multiplies the last rows of `value` by a presence that is 1 wherever it matters.
+
+    So the values stay what they are; only the gradient of the presence is computed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value_SLD: Tensor, presence_SX: Tensor) -> Tensor:
+        ctx.save_for_backward(value_SLD[:, value_SLD.shape[1] - presence_SX.shape[1] :])
+        return value_SLD.view_as(value_SLD)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_SLD: Tensor) -> tuple[Tensor, Tensor]:
+        (value_SXD,) = ctx.saved_tensors
+        last_SXD = gradient_SLD[:, gradient_SLD.shape[1] - value_SXD.shape[1] :]
+        return gradient_SLD, (last_SXD * value_SXD).sum(-1, dtype=torch.float32)
+
+
+def _scale_last(value_SLD: Tensor, presence_SX: Tensor) -> Tensor:
+    """`value` with the gradient of its last rows' multiplication by `presence`."""
+    if not presence_SX.requires_grad:
+        return value_SLD
+    return cast(Tensor, _ScaleLast.apply(value_SLD, presence_SX))
+
+
+def _attendable(presence_SX: Tensor, count: int) -> Tensor:
+    """True for the tokens that may be attended to, [S, 1, 1, L]: all but the empty slots."""
+    tokens = count - presence_SX.shape[1]
+    return F.pad(presence_SX.detach() > 0.5, (tokens, 0), value=True)[:, None, None]
+
+
+def _compute_dtype(tokens: Tensor) -> torch.dtype:
+    """The type of the matrix products: that of autocast, where this device is made for it."""
+    device = tokens.device.type
+    if not torch.is_autocast_enabled(device):
+        return tokens.dtype
+    dtype = torch.get_autocast_dtype(device)
+    # On a CPU without such instructions bfloat16 is several times slower than float32.
+    return torch.float32 if device == "cpu" and not _cpu_has(dtype) else dtype
+
+
+@cache
+def _cpu_has(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies matrices of this type natively; True where it cannot be asked."""
+    names = {
+        torch.bfloat16: "_is_mkldnn_bf16_supported",
+        torch.float16: "_is_mkldnn_fp16_supported",
+    }
+    ask = getattr(torch.ops.mkldnn, names.get(dtype, ""), None)
+    return True if ask is None else bool(ask())
+
+
+def _refuse_unsupported(name: str, visual: nn.Module) -> None:
+    """Raises ValueError for a tower that STOP's equations do not fit."""
+    advice = UNFIT_ADVICE
+    if not isinstance(visual, VisionTransformer):
+        kind = type(visual).__name__
+        raise ValueError(f"{name} has a vision tower of kind {kind}, not open_clip's ViT; {advice}")
+    height, width = visual.image_size
+    if height != width:
+        raise ValueError(f"{name} takes images of {height}x{width} pixels, not square; {advice}")
+    if visual.attn_pool is not None or visual.pool_type != "tok":
+        raise ValueError(f"{name} does not pool its frames with a CLS token; {advice}")
+    if not all(type(b) is ResidualAttentionBlock for b in visual.transformer.resblocks):
+        raise ValueError(f"{name} has transformer blocks of an unusual kind; {advice}")

@@ -1,0 +1,1 @@
+"""Containers and streams, read without decoding them."""

@@ -1,0 +1,1 @@
+"""Metrics of recognition and retrieval, and statistics over them."""

@@ -1,0 +1,109 @@
+"""Running a model over all clips of a split, shared by the processes, each clip once.
+
+Shapes: M clips of a split, X numbers of a clip.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from stop_core.model.video_model import VideoModel
+from stop_core.runtime.distributed import gather_rows, my_share
+from stop_core.runtime.memory import OutOfMemory, free_cached, within_memory
+
+EVALUATION_BATCH = 64
+
+
+class Clips(Protocol):
+    """What is needed of the clips of a split; `stop_core.cache.CachedClips` is one."""
+
+    @property
+    def labels(self) -> Tensor:
+        """[N], int64."""
+
+    @property
+    def video_ids(self) -> list[str]:
+        """N names."""
+
+    @property
+    def captions(self) -> list[tuple[str, ...]]:
+        """N tuples of sentences."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """Frames of these clips, uint8 [B, T, H, W, 3]."""
+
+
+def device_of(model: VideoModel) -> torch.device:
+    """Where the model lies."""
+    return model.logit_scale.device
+
+
+@torch.no_grad()
+def run_over(
+    work: Callable[[Tensor], Tensor],
+    clips: Clips,
+    model: VideoModel,
+    width: int,
+    batch: int = EVALUATION_BATCH,
+) -> Tensor:
+    """Joins what `work` makes of the frames of every clip: float32 [M, X], on the CPU.
+
+    The rows are the same for any batch size and any number of processes, up to rounding; so fewer
+    clips are tried where there is no memory for as many.
+
+    Args:
+        work: frames [B, T, H, W, 3] on the model's device -> [B, X].
+        clips: of the split.
+        model: is set to evaluation.
+        width: X, for a process whose share is empty.
+        batch: clips at a time, at most.
+
+    Raises:
+        OutOfMemory: if not even one clip fits; says what to do.
+    """
+    model.eval()
+    mine = list(my_share(range(len(clips))))
+    parts = [torch.empty(0, width)]
+    start = 0
+    while start < len(mine):
+        frames = clips.read(mine[start : start + batch])
+        rows = within_memory(lambda: work(frames.to(device_of(model))).float().cpu())  # noqa: B023
+        if rows is not None:
+            parts.append(rows)
+            start += batch
+            continue
+        free_cached()
+        if len(frames) == 1:
+            raise OutOfMemory(
+                f"not even one clip of {frames.shape[1]} frames fits into the memory of a worker "
+                "while it evaluates; use --precision bf16, a cache of fewer frames, or a smaller "
+                "--tower"
+            )
+        batch = len(frames) // 2
+    return gather_rows(torch.cat(parts), mine, len(clips))
+
+
+class TextBank:
+    """Embeddings of many sentences, each encoded once, however often it occurs.
+
+    A collective operation: the processes share the work, and each has all of the result.
+    """
+
+    def __init__(self, model: VideoModel, sentences: Sequence[str]) -> None:
+        different = list(dict.fromkeys(sentences))
+        self._number = {sentence: number for number, sentence in enumerate(different)}
+        mine = list(my_share(range(len(different))))
+        with torch.no_grad():
+            self.width = model.encode_text(["a"]).shape[1]
+            rows = torch.empty(0, self.width)
+            if mine:
+                rows = model.encode_text([different[i] for i in mine]).float().cpu()
+        self.embeddings_UE = gather_rows(rows, mine, len(different))
+
+    def rows(self, sentences: Sequence[str]) -> Tensor:
+        """The embedding of each sentence, [N, E], on the CPU."""
+        return self.embeddings_UE[[self._number[sentence] for sentence in sentences]]

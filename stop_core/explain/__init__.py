@@ -1,0 +1,1 @@
+"""Figures of the prompts: for one clip, and over a training."""

@@ -1,0 +1,139 @@
+"""What a trained STOP saw in one video: its regions, its maps, its prompts, its answer.
+
+Shapes: T frames of S x S pixels, G = T - 1 gaps, P patches of a frame.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stop_core.evaluation.run_over import device_of
+from stop_core.model.trace import PromptTrace
+from stop_core.model.video_model import VideoModel
+from stop_core.runtime.precision import autocast
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.stop import StopConfig
+
+MOST_ANSWERS = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One class and how probable the model finds it."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One prompted block's part in one video, ready to draw. Symbols as in the paper."""
+
+    title: str
+    tower: str
+    config: StopConfig
+    block: int
+    """Which, from 1."""
+    blocks: int
+    """How many are prompted."""
+    pictures_THWC: NDArray[np.uint8]
+    """The frames that were looked at, squares of any size."""
+    times_T: NDArray[np.float32] | None
+    """Seconds from the start of the video."""
+    A_TP: NDArray[np.float32]
+    M_TP: NDArray[np.float32]
+    W_s_TP: NDArray[np.float32]
+    chosen_TP: NDArray[np.bool_]
+    """r: the patches that have a spatial prompt."""
+    W_t_G: NDArray[np.float32]
+    N_t_G: NDArray[np.int64]
+    answers: tuple[Answer, ...]
+    """The most probable ones, best first; empty without classes."""
+    truth: str | None = None
+    """The class that the video has, where that is known."""
+
+    @property
+    def side(self) -> int:
+        """Patches along an edge of a frame."""
+        return math.isqrt(self.A_TP.shape[1])
+
+
+def explain(
+    model: VideoModel,
+    config: ExperimentConfig,
+    frames_TSSC: Tensor,
+    *,
+    title: str,
+    block: int | None = None,
+    answers: Sequence[Answer] = (),
+    pictures_THWC: NDArray[np.uint8] | None = None,
+    times_T: NDArray[np.float32] | None = None,
+    truth: str | None = None,
+) -> Explanation:
+    """Traces a model on one clip.
+
+    Args:
+        model: one that can be traced, as STOP.
+        config: its settings.
+        frames_TSSC: what the model is shown, uint8.
+        title: what the pictures are headed with.
+        block: which prompted block, from 1; the last one if None.
+        answers: the most probable classes, best first.
+        pictures_THWC: the same frames at another size, to draw upon; those frames if None.
+        times_T: seconds of each frame.
+        truth: the class that the video has.
+
+    Raises:
+        ValueError: if the model has no such prompts, or no such block.
+    """
+    trace = getattr(model, "trace", None)
+    if trace is None:
+        raise ValueError(
+            "this model has no regions and no prompts a gap to show; explain one of the method stop"
+        )
+    frames = frames_TSSC[None].to(device_of(model))
+    with autocast(config, frames.device):
+        traces = cast(Callable[[Tensor], list[PromptTrace]], trace)(frames)
+    number = len(traces) if block is None else block
+    if not 1 <= number <= len(traces):
+        raise ValueError(f"block must be from 1 to {len(traces)}, the prompted ones; got {block}")
+    one = traces[number - 1]
+    return Explanation(
+        title=title,
+        tower=config.tower,
+        config=config.stop,
+        block=number,
+        blocks=len(traces),
+        pictures_THWC=frames_TSSC.numpy() if pictures_THWC is None else pictures_THWC,
+        times_T=times_T,
+        A_TP=_array(one.A[0]),
+        M_TP=_array(one.M[0]),
+        W_s_TP=_array(one.W_s[0]),
+        chosen_TP=one.r[0].bool().cpu().numpy(),
+        W_t_G=_array(one.W_t[0]),
+        N_t_G=one.N_t[0].to(torch.int64).cpu().numpy(),
+        answers=tuple(answers),
+        truth=truth,
+    )
+
+
+def best_answers(
+    probability_C: Tensor, labels: Sequence[str], most: int = MOST_ANSWERS
+) -> tuple[Answer, ...]:
+    """The `most` most probable classes, best first."""
+    values, numbers = probability_C.topk(min(most, len(labels)))
+    return tuple(
+        Answer(labels[number], value)
+        for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
+    )
+
+
+def _array(values: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = values.float().cpu().numpy()
+    return array

@@ -1,0 +1,1 @@
+"""STOP and the methods that it is compared with."""

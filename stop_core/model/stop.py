@@ -1,0 +1,106 @@
+"""STOP: a frozen CLIP whose prompts follow the video (CVPR 2025, arXiv 2503.15973).
+
+Shapes: B videos, T frames, P patches of a frame, D channels of the tower, E of the joint space.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from stop_core.clip.loading import FrozenClip, load_clip
+from stop_core.model.prompted import BlockInput, PromptedModel
+from stop_core.model.sequences import GapPrompts, VideoTokens, pack, pack_prompts, unpack
+from stop_core.model.spatial import SpatialPrompting, SpatialPrompts
+from stop_core.model.temporal import TemporalPrompting, TemporalPrompts
+from stop_core.model.trace import PromptTrace
+from stop_core.settings.stop import StopConfig
+
+
+class PromptingLayer(nn.Module):
+    """The spatial and temporal prompting at the input of one block."""
+
+    def __init__(self, width: int, grid: tuple[int, int], config: StopConfig) -> None:
+        super().__init__()
+        self.spatial = SpatialPrompting(width, grid, config)
+        self.temporal = TemporalPrompting(width, grid, config)
+
+
+class StopModel(PromptedModel):
+    """Integrated spatial-temporal dynamic prompting of a frozen CLIP.
+
+    Raises:
+        ValueError: if `config` does not fit the tower; the message names the field.
+    """
+
+    def __init__(self, clip: FrozenClip, config: StopConfig) -> None:
+        super().__init__(clip, config)
+        layers = 1 if config.share else self.prompted_blocks
+        self.prompting = nn.ModuleList(
+            PromptingLayer(self.tower.width, self.tower.grid, config) for _ in range(layers)
+        )
+
+    def prompt(self, index: int, tokens: VideoTokens) -> BlockInput:
+        """Prompts the tokens that enter block `index`, one of the first `depth`."""
+        return self._prompt(index, tokens, None)
+
+    @torch.no_grad()
+    def trace(self, frames: Tensor) -> list[PromptTrace]:
+        """Returns every symbol of the paper, one `PromptTrace` a prompted block, in order.
+
+        Computed as in evaluation: without dropout, whatever mode the model is in.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            traces: list[PromptTrace] = []
+            self.encode_with(lambda index, tokens: self._prompt(index, tokens, traces), frames)
+            return traces
+        finally:
+            self.train(was_training)
+
+    def _prompt(
+        self, index: int, tokens: VideoTokens, traces: list[PromptTrace] | None
+    ) -> BlockInput:
+        config = self.config
+        layer = cast(PromptingLayer, self.prompting[0 if config.share else index])
+        tracing = traces is not None
+        h = tokens.h
+        r = h.new_zeros(h.shape[:3])
+        prompted = tokens
+        # A half that is turned off is computed for a trace alone.
+        has_temporal = config.eta > 0 and h.shape[1] > 1
+        if config.n_s or tracing:
+            attention = self.tower.cls_attention(index, tokens.cls, h)
+            spatial: SpatialPrompts = layer.spatial(h, attention, every_prompt=tracing)
+            prompted, r = VideoTokens(tokens.cls, spatial.h_s), spatial.r
+        sequence = pack(prompted, config.attention)
+        if has_temporal or tracing:
+            # From the packed tokens, which the block keeps in any case, not from a copy of them.
+            source = unpack(sequence, tokens) if config.difference == "prompted" else tokens
+            temporal: TemporalPrompts = layer.temporal(source.h, r)
+        if traces is not None:
+            traces.append(PromptTrace.of(h, spatial, temporal))
+        if not has_temporal:
+            return BlockInput(sequence)
+        gaps = GapPrompts(temporal.p_t, temporal.presence)
+        return BlockInput(sequence, *pack_prompts(gaps, config.attention))
+
+
+def build_model(
+    name: str, pretrained: str | None = None, config: StopConfig | None = None
+) -> StopModel:
+    """Builds STOP on the CLIP called `name`.
+
+    Args:
+        name: "tiny" (the embedded default) or "tiny-64", with their own weights, or any open_clip
+            ViT.
+        pretrained: an open_clip tag, a local file or folder of weights, or "random": see
+            `stop_core.clip.pretrained`. None for the tiny ones.
+        config: the settings of the prompting layers; default `StopConfig()`.
+
+    Raises:
+        ValueError: if the tower is unknown or unfit, or `config` does not fit it.
+        OSError: if the weights cannot be read or fetched.
+    """
+    return StopModel(load_clip(name, pretrained), config or StopConfig())

@@ -1,0 +1,1 @@
+"""Processes, memory, precision and random seeds."""

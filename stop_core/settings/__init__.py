@@ -1,0 +1,1 @@
+"""Settings: of STOP, of an experiment, and the class templates."""

@@ -1,0 +1,94 @@
+"""The sentences that stand for a class: by name from a file that can be edited, or given outright.
+
+No torch here: the driver of a training resolves the names before a worker is started.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
+
+TEMPLATES = Path(__file__).with_name("templates.yaml")
+DEFAULT = "default"
+_PLACE = "{}"
+_ANY_DATASET = "other"
+
+
+def check_templates(templates: tuple[str, ...]) -> None:
+    """Refuses what can neither be sentences nor the name of a set of them.
+
+    Raises:
+        ValueError: which names the entry.
+    """
+    if not templates or not all(isinstance(one, str) and one.strip() for one in templates):
+        raise ValueError(
+            f"templates needs at least one sentence and no empty one, got {templates}; give "
+            f"sentences with {_PLACE} for the class, or the name of a set such as {DEFAULT}"
+        )
+    without = [one for one in templates if _PLACE not in one]
+    if without and len(templates) > 1:
+        raise ValueError(
+            f"templates: {without[0]!r} has no {_PLACE} for the class; a set or a file of "
+            "templates is named alone"
+        )
+
+
+def find_templates(templates: tuple[str, ...], dataset: str) -> tuple[str, ...]:
+    """Returns the sentences that `templates` stands for; sentences stand for themselves.
+
+    Args:
+        templates: sentences, or a single name: of a set of `dataset` in `TEMPLATES`, or of a YAML
+            file (`.yaml` or `.yml`) with a list of sentences.
+        dataset: a dataset that the file does not list has the sets of "other".
+
+    Raises:
+        ValueError: if there is no such set, or the file does not hold sentences.
+        OSError: if the file cannot be read.
+    """
+    if _PLACE in templates[0]:
+        return templates
+    (name,) = templates
+    if Path(name).suffix in (".yaml", ".yml"):
+        return _sentences(_read(Path(name)), name)
+    datasets = _read(TEMPLATES)
+    if not isinstance(datasets, dict):
+        raise ValueError(f"{TEMPLATES} must hold the sets of templates of each dataset")
+    sets = datasets.get(dataset, datasets.get(_ANY_DATASET))
+    if not isinstance(sets, dict) or name not in sets:
+        known = ", ".join(sets) if isinstance(sets, dict) else "none"
+        raise ValueError(
+            f"{TEMPLATES} has no set {name!r} of templates for {dataset}, only {known}; name one "
+            f"of these, add it there, or give a .yaml file or sentences with {_PLACE} for the class"
+        )
+    return _sentences(sets[name], f"{TEMPLATES}, {dataset}, {name}")
+
+
+def class_sentences(templates: Sequence[str], class_words: Sequence[str]) -> list[list[str]]:
+    """Puts the words of every class into every template: a row a class.
+
+    Raises:
+        ValueError: if a template is none: the name of a set goes through `find_templates` first.
+    """
+    for one in templates:
+        if _PLACE not in one:
+            raise ValueError(f"{shown(one)} is no sentence with {_PLACE} for the class")
+    return [[one.replace(_PLACE, words) for one in templates] for words in class_words]
+
+
+def _sentences(found: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{where} must be a list of at least one sentence, got {shown(found)}")
+    for one in found:
+        if not isinstance(one, str) or _PLACE not in one:
+            raise ValueError(f"{where}: {shown(one)} is no sentence with {_PLACE} for the class")
+    return tuple(found)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return parse_yaml(read_text(path, MOST_YAML))
+    except OSError as problem:
+        raise OSError(f"the templates {path} cannot be read ({problem.strerror})") from problem
+    except ValueError as problem:
+        raise ValueError(f"{path}, {problem}") from problem

@@ -1,0 +1,1 @@
+"""Files: atomic writes, object stores, checked names and documents."""

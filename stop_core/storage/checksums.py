@@ -1,0 +1,36 @@
+"""SHA-256 of every file of a folder, in the format of `sha256sum`: `sha256sum -c SHA256SUMS`.
+
+They show damage and edits, not origin: who can change a file can change its sum.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from stop_core.storage.atomic import hash_file, write_whole
+from stop_core.storage.documents import read_text, shown
+from stop_core.storage.names import is_the_name_of_a_file
+
+SUMS = "SHA256SUMS"
+
+
+def write_sums(folder: Path, without: Collection[str] = ()) -> None:
+    """Writes the sums of the files that are in a folder, but for those called `without`."""
+    names = sorted(path.name for path in folder.iterdir() if path.name not in (SUMS, *without))
+    lines = [f"{hash_file(folder / name)}  {name}\n" for name in names]
+    write_whole(folder / SUMS, "".join(lines))
+
+
+def check_sums(folder: Path, names: Collection[str]) -> None:
+    """Compares files of a folder, and all others that have a sum, with their sums.
+
+    Raises:
+        FileNotFoundError: if a file or the list of the sums is missing.
+        ValueError: if a file differs, or has no sum.
+    """
+    lines = read_text(folder / SUMS).splitlines()
+    sums = {name: found for found, _, name in (line.partition("  ") for line in lines)}
+    for name in sorted({*names, *sums}):
+        if name not in sums or not is_the_name_of_a_file(name):
+            raise ValueError(f"{folder / SUMS} is damaged: it has no sum of {shown(name)}")
+        if sums[name] != hash_file(folder / name):
+            raise ValueError(f"{folder / name} is not as it was written, by its sum in {SUMS}")

@@ -1,0 +1,157 @@
+"""A trained model as one program without this code: `torch.export`, or ONNX.
+
+The program takes frames and gives logits, or embeddings where the model has no classes. The texts
+are embedded once and are constants of it; the text tower is not in it. It computes in float32.
+
+Shapes: B videos, T frames of S x S pixels, C classes, E channels of the joint text-video space.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from stop_core.trained_model.frames import Preprocessing
+from stop_core.trained_model.model import TrainedModel
+
+INPUT = "frames"
+TOLERANCE = 1e-3
+"""Of a logit, or of a number of an embedding: what may differ between two ways of computing it."""
+
+
+class _Answering(nn.Module):
+    """uint8 frames [B, T, S, S, 3] -> logits [B, C], or embeddings [B, E]."""
+
+    def __init__(self, trained: TrainedModel) -> None:
+        super().__init__()
+        self.model = trained.model.requires_grad_(False)
+        texts = trained.class_embeddings.clone() if trained.classes else None
+        self.register_buffer("text_CE", texts)
+        self.text_CE: Tensor | None
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """What the program computes."""
+        if self.text_CE is None:
+            return self.model.encode_video(frames)
+        logits_BC: Tensor = self.model(frames, self.text_CE)
+        return logits_BC
+
+
+@torch.no_grad()
+def export_program(trained: TrainedModel) -> tuple[ExportedProgram, Callable[[Tensor], Tensor]]:
+    """The program for any number of videos, and the function that it was made from.
+
+    A model whose precision is bf16 is exported in float32. The tensors of `trained` ask for no
+    gradients any more.
+
+    Raises:
+        ValueError: if the model is not on the CPU.
+    """
+    if trained.device.type != "cpu":
+        raise ValueError(f"the model lies on {trained.device}; load it on the CPU to export it")
+    answering = _Answering(trained).eval()
+    frames = next(parity_clips(trained.preprocessing, batches=(2,)))
+    answering(frames)  # folds the frozen weights, which the export should find ready
+    program = torch.export.export(
+        answering, (frames,), dynamic_shapes={INPUT: {0: Dim("batch")}}, strict=False
+    )
+    _leave_out_what_is_unused(program)
+    return program, answering
+
+
+def _leave_out_what_is_unused(program: ExportedProgram) -> None:
+    """The text tower, and the weights that were folded into others: half of the file."""
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    for node in list(program.graph.nodes):
+        if node.op != "placeholder" or node.users:
+            continue
+        spec = specs[node.name]
+        if spec.kind == InputKind.USER_INPUT or spec.target is None:
+            continue
+        program.graph.erase_node(node)
+        program.graph_signature.input_specs.remove(spec)
+        program.state_dict.pop(spec.target, None)
+        program.constants.pop(spec.target, None)
+    program.graph_module.recompile()
+
+
+def save_program(program: ExportedProgram, path: Path) -> Callable[[Tensor], Tensor]:
+    """Writes `path`, a .pt2 file, and returns what it computes when it is read again."""
+    with warnings.catch_warnings():
+        # Folded weights are parts of larger ones; `largest_difference` sees whether all came back.
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
+        torch.export.save(program, path)
+    module = torch.export.load(path).module()
+    return lambda frames: module(frames)
+
+
+@torch.no_grad()
+def save_onnx(program: ExportedProgram, path: Path) -> Callable[[Tensor], Tensor]:
+    """Writes `path`, an .onnx file, and returns what ONNX Runtime computes with it.
+
+    Raises:
+        ImportError: if the packages of the extra `export` are not installed.
+    """
+    import onnxruntime  # type: ignore[import-untyped]
+
+    exported: Any = torch.onnx.export(
+        program,
+        (),
+        dynamo=True,
+        verbose=False,
+        input_names=[INPUT],
+        output_names=["answer"],
+        custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
+    )
+    exported.save(path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda frames: torch.from_numpy(session.run(None, {INPUT: frames.numpy()})[0])
+
+
+def _stable_sort(
+    self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> Any:
+    """torch.sort(stable=True): of equal values, ONNX's TopK puts the lower index first too."""
+    from onnxscript import opset18
+
+    del stable
+    op: Any = opset18  # its types are narrower than what it takes
+    count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
+    return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
+
+
+@torch.no_grad()
+def largest_difference(
+    exported: Callable[[Tensor], Tensor],
+    model: Callable[[Tensor], Tensor],
+    how: Preprocessing,
+) -> float:
+    """Between the answers of the two, over videos of moving patterns and of noise; inf for NaN."""
+    found = 0.0
+    for frames in parity_clips(how):
+        difference = (exported(frames) - model(frames)).abs().max().item()
+        found = max(found, difference if difference == difference else float("inf"))
+    return found
+
+
+def parity_clips(how: Preprocessing, batches: tuple[int, ...] = (1, 3, 4)) -> Iterator[Tensor]:
+    """Batches of uint8 frames [B, T, S, S, 3]: waves that move, under more and more noise."""
+    generator = torch.Generator().manual_seed(0)
+    time_T = torch.arange(how.frames)[:, None, None, None] / how.frames
+    y_S = (torch.arange(how.size) / how.size).view(1, -1, 1, 1)
+    x_S = (torch.arange(how.size) / how.size).view(1, 1, -1, 1)
+    for batch in batches:
+        clips = []
+        for _ in range(batch):
+            speed, tall, wide = (6 * torch.rand(3, 3, generator=generator)).unbind()
+            waves = torch.sin(6.3 * (tall * y_S + wide * x_S + speed * time_T))
+            noise = torch.randn(how.frames, how.size, how.size, 3, generator=generator)
+            strength = torch.rand(1, generator=generator)
+            pixels = 128 + 90 * (1 - strength) * waves + 90 * strength * noise
+            clips.append(pixels.clamp(0, 255).to(torch.uint8))
+        yield torch.stack(clips)

@@ -1,0 +1,107 @@
+"""The gradient of a batch, embedded whole or in parts: the same, up to rounding.
+
+A contrastive loss needs all embeddings of a batch at once. In parts it is made by caching gradients
+(Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021):
+embed every part without a graph, compute the loss and its gradient to the embeddings, then embed
+every part again and hand its rows of that gradient on.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from stop_core.runtime.memory import free_cached, within_memory
+from stop_core.training.objectives import Objective
+
+Seed = Callable[[int], None]
+
+
+def backward(
+    objective: Objective,
+    frames: Tensor,
+    clips: Sequence[int],
+    *,
+    epoch: int,
+    total: int,
+    micro_batch: int | None = None,
+    seed: Seed = lambda part: None,
+) -> float:
+    """Adds the gradients of this process's part of a batch; returns its part of the loss.
+
+    Args:
+        objective: gives outputs and loss.
+        frames: of `clips`, [B, T, H, W, 3], on the model's device; B may be 0.
+        clips: this process's share of the batch.
+        epoch: from 0; it decides which caption a clip has.
+        total: clips of the whole batch, over all processes.
+        micro_batch: embed so many clips at a time; None: all.
+        seed: called with the number of a part before it is embedded. A part that is embedded
+            twice must drop out the same both times.
+    """
+    size = micro_batch or max(1, len(clips))
+    starts = range(0, len(clips), size)
+    parts = [(frames[s : s + size], clips[s : s + size]) for s in starts]
+    if len(parts) > 1 and not objective.additive:
+        return _backward_cached(objective, parts, clips, epoch, total, seed)
+    if not parts:  # it must take part in what the processes do together
+        return _backward_from(objective, objective.no_outputs(), clips, epoch, total)
+    loss = 0.0
+    for number, (part, own) in enumerate(parts):
+        seed(number)
+        outputs = objective.outputs(part, own, epoch)
+        loss += _backward_from(objective, outputs, own, epoch, total)
+    return loss
+
+
+def _backward_from(
+    objective: Objective, outputs: Tensor, clips: Sequence[int], epoch: int, total: int
+) -> float:
+    loss = objective.loss(outputs, clips, epoch, total)
+    if loss.requires_grad:
+        loss.backward()
+    return loss.item()
+
+
+def _backward_cached(
+    objective: Objective,
+    parts: Sequence[tuple[Tensor, Sequence[int]]],
+    clips: Sequence[int],
+    epoch: int,
+    total: int,
+    seed: Seed,
+) -> float:
+    rows = []
+    with torch.no_grad():
+        for number, (part, own) in enumerate(parts):
+            seed(number)
+            rows.append(objective.outputs(part, own, epoch))
+    outputs = torch.cat(rows).requires_grad_()
+    loss = _backward_from(objective, outputs, clips, epoch, total)
+    assert outputs.grad is not None
+    gradients = outputs.grad.split([len(own) for _, own in parts])
+    for number, ((part, own), gradient) in enumerate(zip(parts, gradients, strict=True)):
+        seed(number)
+        objective.outputs(part, own, epoch).backward(gradient)
+    return loss
+
+
+def largest_that_fits(objective: Objective, frames: Tensor, epoch: int) -> int:
+    """How many of these clips can be embedded and differentiated at once; 0 for none.
+
+    Tries half as many until they fit. No collective operation: other processes may be anywhere.
+    """
+    count = len(frames) // 2
+    while count and not _fits(objective, frames[:count], epoch):
+        # After the error is gone, and with it what the try had computed.
+        free_cached()
+        count //= 2
+    return count
+
+
+def _fits(objective: Objective, frames: Tensor, epoch: int) -> bool:
+    def work() -> bool:
+        objective.outputs(frames, range(len(frames)), epoch).sum().backward()
+        return True
+
+    return within_memory(work) or False

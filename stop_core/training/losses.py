@@ -1,0 +1,89 @@
+"""Losses over a batch that several processes share, in any shares.
+
+Shapes: B rows of this process's share, G rows of the global batch, N classes, D channels.
+
+Every process computes its part of the loss and calls `backward()` on it; the parts add up to the
+loss of the whole batch, and `sum_gradients` adds up its gradients. So the result does not depend on
+how many processes share a batch, up to float32 rounding.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stop_core.runtime.distributed import all_rows, gather_with_gradient, rank
+
+
+def recognition_loss(logits_BN: Tensor, labels_B: Tensor, total: int) -> Tensor:
+    """This share's part of the mean cross-entropy over a batch of `total` clips, a scalar.
+
+    Args:
+        logits_BN: of the clips of this share, [B, N]; B may be 0.
+        labels_B: their true classes, [B].
+        total: clips of the whole batch. Dividing by the share's own size instead would weigh the
+            clips of a small share more.
+
+    Raises:
+        ValueError: if the shapes do not fit, or the share is larger than the batch.
+    """
+    if logits_BN.ndim != 2 or labels_B.shape != logits_BN.shape[:1]:
+        raise ValueError(
+            f"logits of shape {list(logits_BN.shape)} and labels of shape {list(labels_B.shape)} "
+            "do not fit; give [B, N] and [B]"
+        )
+    if total < max(1, len(labels_B)):
+        raise ValueError(
+            f"a share of {len(labels_B)} clips cannot be part of a batch of {total}; give the "
+            "number of clips over all processes"
+        )
+    return F.cross_entropy(logits_BN, labels_B, reduction="sum") / total
+
+
+def contrastive_loss(
+    video_BD: Tensor, text_BD: Tensor, scale: Tensor | float, ids_B: Tensor | None = None
+) -> Tensor:
+    """This share's part of the symmetric InfoNCE over the global batch (CLIP), a scalar.
+
+    Row i of `video` and of `text` belong together, and the rows of all processes are each other's
+    negatives: (1 / 2G) sum_i [CE(scale v_i . t, i) + CE(scale t_i . v, i)].
+
+    A collective operation, forward and backward: every process calls it, and then `backward()` on
+    what it returns, also one whose share is empty (it gives [0, D] tensors).
+
+    Args:
+        video_BD: embeddings of unit length, [B, D]; B may be 0 and differ between processes.
+        text_BD: those of the texts, [B, D].
+        scale: CLIP's logit scale, that is 1 / temperature.
+        ids_B: the video (or caption) that a row is of, [B] of int64. Rows of the same id, on any
+            process, are positives of each other and not negatives: the target of the
+            cross-entropy is uniform over them, as in SupCon's L_out (Khosla et al., NeurIPS
+            2020). Without ids each row is its own only positive. All processes give them or none.
+
+    Raises:
+        ValueError: if the shapes do not fit, here or between processes, or no process has a row.
+    """
+    if video_BD.ndim != 2 or text_BD.shape != video_BD.shape:
+        raise ValueError(
+            f"videos of shape {list(video_BD.shape)} and texts of shape {list(text_BD.shape)} do "
+            "not fit; give [B, D] twice, one text for each video"
+        )
+    if ids_B is not None and ids_B.shape != video_BD.shape[:1]:
+        raise ValueError(
+            f"ids have shape {list(ids_B.shape)}; give one for each of the {len(video_BD)} rows"
+        )
+    if ids_B is None:  # an id of its own for every row of every process
+        ids_B = (rank() << 32) + torch.arange(len(video_BD), device=video_BD.device)
+    ids_G = all_rows(ids_B)
+    if len(ids_G) == 0:
+        raise ValueError("no process has a pair; leave out a batch of none")
+    # In float32 at least, for the sums of the gradients. As one message: two could travel back in
+    # another order on another process.
+    pairs_B2D = torch.cat([video_BD, text_BD], 1)
+    pairs_B2D = pairs_B2D.to(torch.promote_types(pairs_B2D.dtype, torch.float32))
+    own_video_BD, own_text_BD = pairs_B2D.chunk(2, 1)
+    all_video_GD, all_text_GD = gather_with_gradient(pairs_B2D).chunk(2, 1)
+    positive_BG = (ids_B[:, None] == ids_G).to(pairs_B2D.dtype)
+    target_BG = positive_BG / positive_BG.sum(1, keepdim=True)
+    to_text = F.cross_entropy(scale * own_video_BD @ all_text_GD.T, target_BG, reduction="sum")
+    to_video = F.cross_entropy(scale * own_text_BD @ all_video_GD.T, target_BG, reduction="sum")
+    return (to_text + to_video) / (2 * len(ids_G))

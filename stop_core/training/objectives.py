@@ -1,0 +1,273 @@
+"""What is trained for and how it is measured: recognition by classes, retrieval by captions.
+
+Shapes: B clips of this process's part of a batch, M clips and N texts of a split, C classes,
+E channels of the joint text-video space.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stop_core.cache.manifest import Manifest
+from stop_core.datasets.clip import Task
+from stop_core.evaluation.recognition import (
+    confusion_matrix,
+    predicted_classes,
+    rank_of_truth,
+    recognition_metrics,
+)
+from stop_core.evaluation.retrieval import (
+    retrieval_metrics,
+    text_to_video_ranks,
+    video_to_text_ranks,
+)
+from stop_core.evaluation.run_over import EVALUATION_BATCH, Clips, TextBank, device_of, run_over
+from stop_core.model.class_texts import ClassTexts
+from stop_core.model.video_model import VideoModel
+from stop_core.runtime.precision import autocast
+from stop_core.settings.class_templates import class_sentences
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.training.losses import contrastive_loss, recognition_loss
+
+# The validation measure that chooses the epoch.
+CHOSEN_BY: dict[Task, str] = {"recognition": "top1", "retrieval": "t2v_r1"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found."""
+
+    metrics: dict[str, float]
+    rows: dict[str, list[Any]]
+    """Columns of the result of every clip (recognition) or every query (retrieval)."""
+    confusion_CC: Tensor | None = None
+    """Recognition: true classes by predicted ones."""
+
+
+class Objective(ABC):
+    """Turns the clips of a batch into a loss, and those of a split into measures.
+
+    The loss has two halves, so that a batch may be embedded in parts: `outputs` of a part, one row
+    a clip, and `loss` of all rows of this process.
+    """
+
+    chosen_by: str
+    additive: bool
+    """Whether the loss of a batch is the sum of the losses of its parts."""
+    evaluation_batch: int = EVALUATION_BATCH
+    """Clips that are evaluated at a time."""
+
+    @abstractmethod
+    def outputs(self, frames: Tensor, clips: Sequence[int], epoch: int) -> Tensor:
+        """Frames of these training clips -> a row each, [B, X], with its graph."""
+
+    @abstractmethod
+    def no_outputs(self) -> Tensor:
+        """The rows of no clips, [0, X]."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, clips: Sequence[int], epoch: int, total: int) -> Tensor:
+        """This process's part of the loss of a batch of `total` clips, a scalar."""
+
+    def probabilities(self, frames: Tensor) -> Tensor | None:
+        """Of the classes, for frames [B, T, S, S, 3]: [B, C]; None where there are none."""
+        return None
+
+    @abstractmethod
+    def measure(self, clips: Clips) -> Measured:
+        """Evaluates the model on all clips of a split, exactly; alike on every process."""
+
+
+class Recognition(Objective):
+    """Cross-entropy over the classes."""
+
+    additive = True
+    chosen_by = CHOSEN_BY["recognition"]
+
+    def __init__(
+        self, model: VideoModel, config: ExperimentConfig, clips: Clips, texts: ClassTexts
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.clips = clips
+        self.texts = texts
+
+    def outputs(self, frames: Tensor, clips: Sequence[int], epoch: int) -> Tensor:
+        """Logits, [B, C]."""
+        return self._logits(frames, None)
+
+    def no_outputs(self) -> Tensor:
+        """[0, C]."""
+        return torch.empty(0, len(self.texts), device=device_of(self.model))
+
+    def loss(self, outputs: Tensor, clips: Sequence[int], epoch: int, total: int) -> Tensor:
+        """This part's share of the mean cross-entropy."""
+        labels_B = self.clips.labels[list(clips)].to(outputs.device)
+        return recognition_loss(outputs, labels_B, total)
+
+    def measure(self, clips: Clips) -> Measured:
+        """Accuracies, and a row a clip."""
+        classes = len(self.texts)
+        with torch.no_grad():
+            text_CE = self.texts.embeddings()
+        logits_MC = run_over(
+            lambda frames: self._logits(frames, text_CE),
+            clips,
+            self.model,
+            classes,
+            self.evaluation_batch,
+        )
+        return Measured(
+            recognition_metrics(logits_MC, clips.labels),
+            _prediction_rows(clips, logits_MC),
+            confusion_matrix(logits_MC, clips.labels, classes),
+        )
+
+    @torch.no_grad()
+    def probabilities(self, frames: Tensor) -> Tensor:
+        """Of the classes, [B, C]."""
+        return self._logits(frames, self.texts.embeddings()).softmax(-1)
+
+    def _logits(self, frames: Tensor, text_CE: Tensor | None) -> Tensor:
+        with autocast(self.config, frames.device):
+            if text_CE is None:
+                text_CE = self.texts.embeddings()
+            logits_BC: Tensor = self.model(frames, text_CE)
+        return logits_BC.float()
+
+
+class Retrieval(Objective):
+    """Symmetric InfoNCE over the global batch; clips that share a caption are no negatives.
+
+    Each epoch shows one caption of a clip, drawn by seed, epoch and clip alone.
+    """
+
+    additive = False
+    chosen_by = CHOSEN_BY["retrieval"]
+
+    def __init__(
+        self, model: VideoModel, config: ExperimentConfig, clips: Clips, others: Sequence[Clips]
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.clips = clips
+        every = [s for part in (clips, *others) for captions in part.captions for s in captions]
+        self._number = {sentence: number for number, sentence in enumerate(dict.fromkeys(every))}
+        self._bank = None if model.trains_text else TextBank(model, every)
+        self._width = TextBank(model, ()).width if self._bank is None else self._bank.width
+
+    def caption(self, clip: int, epoch: int) -> str:
+        """The caption of a training clip in one epoch."""
+        captions = self.clips.captions[clip]
+        text = f"{self.config.seed}/{epoch}/{clip}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        return captions[int.from_bytes(digest) % len(captions)]
+
+    def outputs(self, frames: Tensor, clips: Sequence[int], epoch: int) -> Tensor:
+        """Embeddings of the clips and, beside them, of their captions, [B, 2E]."""
+        video_BE = self._embed(frames)
+        captions = [self.caption(clip, epoch) for clip in clips]
+        if self._bank is None:
+            with autocast(self.config, frames.device):
+                text_BE = self.model.encode_text(captions)
+        else:
+            text_BE = self._bank.rows(captions).to(video_BE.device)
+        return torch.cat([video_BE, text_BE.float()], 1)
+
+    def no_outputs(self) -> Tensor:
+        """[0, 2E]."""
+        return torch.empty(0, 2 * self._width, device=device_of(self.model))
+
+    def loss(self, outputs: Tensor, clips: Sequence[int], epoch: int, total: int) -> Tensor:
+        """This process's part of the contrastive loss; a collective operation."""
+        del total  # the loss counts the rows of all processes itself
+        video_BE, text_BE = outputs.chunk(2, 1)
+        numbers = [self._number[self.caption(clip, epoch)] for clip in clips]
+        ids_B = torch.tensor(numbers, dtype=torch.long, device=outputs.device)
+        return contrastive_loss(video_BE, text_BE, self.model.logit_scale, ids_B)
+
+    def measure(self, clips: Clips) -> Measured:
+        """Retrieval of clips by every caption and of captions by every clip; a row a query."""
+        video_ME = run_over(self._embed, clips, self.model, self._width, self.evaluation_batch)
+        sentences = [sentence for captions in clips.captions for sentence in captions]
+        counts_M = torch.tensor([len(captions) for captions in clips.captions])
+        video_N = torch.arange(len(clips)).repeat_interleave(counts_M)
+        bank = self._bank or TextBank(self.model, sentences)
+        similarity_NM = bank.rows(sentences) @ video_ME.T
+        rows = _query_rows(clips.video_ids, sentences, similarity_NM, video_N)
+        return Measured(retrieval_metrics(similarity_NM, video_N), rows)
+
+    def _embed(self, frames: Tensor) -> Tensor:
+        with autocast(self.config, frames.device):
+            video_BE = self.model.encode_video(frames)
+        return video_BE.float()
+
+
+def make_objective(
+    model: VideoModel,
+    config: ExperimentConfig,
+    manifest: Manifest,
+    splits: dict[str, Clips],
+) -> Objective:
+    """The objective that fits the dataset's task.
+
+    Args:
+        model: what is trained.
+        config: how.
+        manifest: of the cache.
+        splits: the clips of "train" and of whatever will be measured.
+
+    Raises:
+        ValueError: if the sentences of two classes are the same to the model; it names both.
+    """
+    clips = splits["train"]
+    if manifest.task == "retrieval":
+        others = [part for name, part in splits.items() if name != "train"]
+        return Retrieval(model, config, clips, others)
+    sentences = class_sentences(config.templates, manifest.class_words)
+    texts = ClassTexts(model, sentences)
+    if config.method != "linear-probe":  # which reads no text
+        texts.refuse_twins(manifest.class_names)
+    return Recognition(model, config, clips, texts)
+
+
+def _prediction_rows(clips: Clips, logits_MC: Tensor) -> dict[str, list[Any]]:
+    """A row a clip; the accuracies are means over them: `rank` is 1 where top1 counts a clip."""
+    probability_MC = logits_MC.softmax(-1)
+    predicted_M = predicted_classes(logits_MC, clips.labels)
+    return {
+        "video_id": list(clips.video_ids),
+        "label": clips.labels.tolist(),
+        "predicted": predicted_M.tolist(),
+        "rank": rank_of_truth(logits_MC, clips.labels).tolist(),
+        "probability": probability_MC.gather(1, predicted_M[:, None])[:, 0].tolist(),
+        "label_probability": probability_MC.gather(1, clips.labels[:, None])[:, 0].tolist(),
+    }
+
+
+def _query_rows(
+    video_ids: list[str], sentences: list[str], similarity_NM: Tensor, video_N: Tensor
+) -> dict[str, list[Any]]:
+    """A row a query of either direction: its rank, and what came first in the place of what."""
+    found_N, found_M = similarity_NM.argmax(1), similarity_NM.argmax(0)
+    own_N = similarity_NM.gather(1, video_N[:, None])[:, 0]
+    best_M = own_N.new_full((len(video_ids),), -torch.inf).scatter_reduce(0, video_N, own_N, "amax")
+    texts, videos = len(sentences), len(video_ids)
+    return {
+        "direction": ["t2v"] * texts + ["v2t"] * videos,
+        "video_id": [video_ids[i] for i in video_N.tolist()] + list(video_ids),
+        "caption": [*sentences, *[""] * videos],
+        "rank": [
+            *text_to_video_ranks(similarity_NM, video_N).tolist(),
+            *video_to_text_ranks(similarity_NM, video_N).tolist(),
+        ],
+        "similarity": own_N.tolist() + best_M.tolist(),
+        "found_video_id": [video_ids[i] for i in found_N.tolist()] + [""] * videos,
+        "found_caption": [""] * texts + [sentences[i] for i in found_M.tolist()],
+        "found_similarity": similarity_NM.amax(1).tolist() + similarity_NM.amax(0).tolist(),
+    }

@@ -1,0 +1,226 @@
+"""Training the prompts of one model: the order of the clips, the schedule, a step.
+
+Shapes: B clips of this process's share of a step.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from stop_core.evaluation.run_over import Clips, device_of
+from stop_core.model.video_model import VideoModel
+from stop_core.runtime.distributed import my_share, rank, sum_gradients, sum_over_processes
+from stop_core.runtime.memory import OutOfMemory, free_cached, within_memory
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.training.backward import backward, largest_that_fits
+from stop_core.training.ema import MovingAverage
+from stop_core.training.objectives import Objective
+
+
+class DivergedError(ArithmeticError):
+    """The loss, or its gradient, is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step reports."""
+
+    step: int  # of the whole training, from 0
+    loss: float  # mean over the clips of the step
+    learning_rate: float
+    gradient_norm: float  # before clipping
+    clips: int
+    seconds: float  # from one step's end to the next
+    wait_seconds: float  # of them, until this process had its clips
+    asked: bool  # whether a process wants to pause after it
+
+
+def _seed_dropout(seed: int, step: int, part: int) -> None:
+    """Seeds torch for one part of a step of this process.
+
+    So what is random in a step follows from seed and step, and a resumed training needs no random
+    state to repeat it.
+    """
+    torch.manual_seed(((seed * 1_000_003 + step + 1) * 1_009 + rank()) * 1_013 + part)
+
+
+def epoch_batches(clips: int, config: ExperimentConfig, epoch: int) -> list[list[int]]:
+    """The batches of an epoch: every clip once, in an order that seed and epoch alone decide."""
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+    order: list[int] = torch.randperm(clips, generator=generator).tolist()
+    return [order[i : i + config.batch_size] for i in range(0, clips, config.batch_size)]
+
+
+def learning_rate_at(step: int, total_steps: int, config: ExperimentConfig) -> float:
+    """Linear warm-up, then a cosine decay that reaches zero after the last step."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    return config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+
+
+class Trainer:
+    """Optimises the trainable tensors of `model` for `objective`, on one or more processes.
+
+    The result does not depend on how many processes share a batch, nor on `micro_batch`, up to
+    float32 rounding (and to dropout, which each process and each part draws for itself).
+
+    Args:
+        model: what is trained.
+        config: how.
+        clips: to train on.
+        objective: gives the loss.
+        shown: the frames of an epoch, counted from 0, are read from what it returns; None: from
+            `clips`, in every epoch.
+        micro_batch: clips that a process embeds at a time; None: its whole share of a batch.
+        asks: whether this process wants all to pause after the step; `Step.asked` then says so
+            on every process.
+    """
+
+    def __init__(
+        self,
+        model: VideoModel,
+        config: ExperimentConfig,
+        clips: Clips,
+        objective: Objective,
+        *,
+        shown: Callable[[int], Clips] | None = None,
+        micro_batch: int | None = None,
+        asks: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.clips = clips
+        self.objective = objective
+        self.shown = shown or (lambda epoch: clips)
+        self.micro_batch = micro_batch
+        self.asks = asks
+        self.steps_per_epoch = math.ceil(len(clips) / config.batch_size)
+        self.optimizer = _make_optimizer(model, config)
+        self.average = MovingAverage(model, config.ema)
+        self._device = device_of(model)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole training."""
+        return self.steps_per_epoch * self.config.epochs
+
+    def steps(self, first: int) -> Iterator[Step]:
+        """Trains from step `first` (of the whole training, from 0) to the end of its epoch.
+
+        Raises:
+            DivergedError: if the loss or its gradient is no longer finite; names the step and its
+                clips. The weights are those of the step before.
+            OutOfMemory: if a step does not fit; says how many clips would.
+        """
+        self.model.train()
+        epoch, offset = divmod(first, self.steps_per_epoch)
+        batches = epoch_batches(len(self.clips), self.config, epoch)[offset:]
+        ended = time.perf_counter()
+        shares = (list(my_share(batch)) for batch in batches)
+        for step, (batch, read) in enumerate(
+            zip(batches, _read_ahead(self.shown(epoch), shares), strict=True), first
+        ):
+            share, frames, waited = read
+            loss, asked = self._backward(step, batch, share, frames)
+            learning_rate, norm = self._update(step, batch)
+            now = time.perf_counter()
+            yield Step(step, loss, learning_rate, norm, len(batch), now - ended, waited, asked)
+            ended = time.perf_counter()
+
+    def _backward(
+        self, step: int, batch: list[int], share: list[int], frames: Tensor
+    ) -> tuple[float, bool]:
+        """Adds up the gradients of all processes; the mean loss, and whether one asks to pause."""
+        self.optimizer.zero_grad(set_to_none=True)
+        frames = frames.to(self._device, non_blocking=True)
+        epoch = step // self.steps_per_epoch
+        own_loss = within_memory(
+            lambda: backward(
+                self.objective,
+                frames,
+                share,
+                epoch=epoch,
+                total=len(batch),
+                micro_batch=self.micro_batch,
+                seed=lambda part: _seed_dropout(self.config.seed, step, part),
+            )
+        )
+        if own_loss is None:
+            raise self._out_of_memory(frames, epoch)
+        loss, asking = sum_over_processes([own_loss, float(self.asks())], self._device)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss} at step {step}", batch)
+        return loss, asking > 0
+
+    def _diverged(self, found: str, batch: list[int]) -> DivergedError:
+        names = ", ".join(self.clips.video_ids[i] for i in batch)
+        return DivergedError(
+            f"{found}; lower --learning-rate, or look at the clips of this batch: {names}"
+        )
+
+    def _update(self, step: int, batch: list[int]) -> tuple[float, float]:
+        """Moves the weights; returns the learning rate and the norm of the gradient."""
+        learning_rate = learning_rate_at(step, self.total_steps, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group["share"]
+        parameters = list(self.model.trainable().values())
+        sum_gradients(parameters)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
+        if not math.isfinite(norm):
+            raise self._diverged(f"the norm of the gradient is {norm} at step {step}", batch)
+        self.optimizer.step()
+        self.average.update(step + 1)
+        return learning_rate, norm
+
+    def _out_of_memory(self, frames: Tensor, epoch: int) -> OutOfMemory:
+        self.optimizer.zero_grad(set_to_none=True)
+        free_cached()
+        tried = min(self.micro_batch or len(frames), len(frames))
+        fits = largest_that_fits(self.objective, frames[:tried], epoch)
+        if not fits:
+            return OutOfMemory(
+                f"not even one clip of {frames.shape[1]} frames fits into the memory of a worker; "
+                "use --checkpoint-activations True, --precision bf16, a cache of fewer frames, or "
+                "a smaller --tower"
+            )
+        return OutOfMemory(
+            f"{tried} clips at once do not fit into the memory of a worker, {fits} do: give "
+            f"--micro-batch {fits} for the same result, or a smaller --batch-size"
+        )
+
+
+def _read_ahead(
+    clips: Clips, shares: Iterable[Sequence[int]]
+) -> Iterator[tuple[list[int], Tensor, float]]:
+    """Each share, its frames and the seconds waited for them; the next is read meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
+        waiting: deque[tuple[list[int], Future[Tensor]]] = deque()
+        upcoming = iter(shares)
+        while True:
+            for share in islice(upcoming, 2 - len(waiting)):
+                waiting.append((list(share), pool.submit(clips.read, share)))
+            if not waiting:
+                return
+            own, read = waiting.popleft()
+            started = time.perf_counter()
+            frames = read.result()
+            yield own, frames, time.perf_counter() - started
+
+
+def _make_optimizer(model: VideoModel, config: ExperimentConfig) -> torch.optim.AdamW:
+    """AdamW, with a rate of their own for the spatial prompting layers."""
+    spatial = [p for name, p in model.trainable().items() if ".spatial." in name]
+    others = [p for name, p in model.trainable().items() if ".spatial." not in name]
+    groups = [{"params": others, "share": 1.0}, {"params": spatial, "share": config.spatial_rate}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,  # dozens of small tensors: one by one, they cost a tenth of a step
+    )

@@ -1,1 +1,0 @@
-"""Search spaces and tables as YAML, and the module that reads them."""

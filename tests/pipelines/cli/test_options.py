@@ -1,0 +1,130 @@
+"""Laws of the command line: what is typed is what is built, and a mistake is one sentence."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli.errors import RunError
+from pipelines.cli.options import flatten, from_mapping, parse, run
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Inner."""
+
+    alpha: float = 0.5
+    """Between 0 and 1."""
+    depth: int | None = None
+    """Depth."""
+    deep: bool = False
+    """Deep."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must lie between 0 and 1, got {self.alpha}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a test."""
+
+    name: str = "x"
+    """A name."""
+    paths: tuple[Path, ...] = ()
+    """Paths."""
+    inner: Inner = field(default_factory=Inner)
+
+
+def _file(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_nested_fields_are_options_of_their_own() -> None:
+    assert parse(Options, ["--alpha", "0.25", "--depth", "3"]).inner == Inner(0.25, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "deep"),
+    [
+        ("--deep", True),
+        ("--deep --name y", True),
+        ("--name y --deep", True),
+        ("--deep True", True),
+        ("--deep False --name y", False),
+        ("", False),
+    ],
+)
+def test_a_flag_needs_no_value(words: str, deep: bool) -> None:
+    assert parse(Options, words.split()).inner.deep is deep
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = _file(tmp_path, "name: y\nalpha: 0.1\ndepth: 2\npaths: [a, b]\n")
+    options = parse(Options, ["--config", file, "--alpha", "0.9"])
+    assert options == Options("y", (Path("a"), Path("b")), Inner(0.9, 2))
+
+
+def test_flatten_and_from_mapping_are_inverse() -> None:
+    options = Options("z", (Path("p"),), Inner(0.75, None))
+    assert from_mapping(Options, flatten(options), "here") == options
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("alhpa: 1", "'alhpa'"),
+        ("alpha: 2", "alpha must lie between 0 and 1"),
+        ("depth: deep", "depth cannot be 'deep'"),
+        ("- alpha", "option: value"),
+        ("alpha: [", "cannot be read"),
+    ],
+)
+def test_a_mistake_in_the_file_is_told_with_its_name(
+    tmp_path: Path, text: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _file(tmp_path, text)
+    with pytest.raises(SystemExit) as stop:
+        parse(Options, ["--config", file])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert told in message
+    assert file in message
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--alpha", "2"], ["--alpah", "0.5"], ["--depth", "x"], ["--config"], ["--config", "no.yaml"]],
+)
+def test_bad_usage_exits_with_two_and_without_a_trace(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(Options, argv)
+    assert stop.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.err or shown.out
+    assert "Traceback" not in shown.err + shown.out
+
+
+@pytest.mark.parametrize("kind", [ValueError, OSError, RunError])
+def test_a_failure_is_one_sentence_and_exit_code_one(
+    kind: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise kind("the disk is full; make room")
+
+    with pytest.raises(SystemExit) as stop:
+        run(fail)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "error: the disk is full; make room\n"
+
+
+def test_a_mistake_of_ours_is_not_hidden() -> None:
+    def fail() -> None:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        run(fail)

@@ -1,0 +1,29 @@
+"""No process ends in silence."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def _stderr(end: str) -> str:
+    code = (
+        f"import os, sys\nfrom pipelines.cluster.exit_notice import notify_of_exit as leave\n{end}"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    return result.stderr
+
+
+@pytest.mark.parametrize("end", ["os._exit(1)", "os.kill(os.getpid(), 9)"])
+def test_an_end_that_python_does_not_see_is_told_in_one_sentence(end: str) -> None:
+    (line,) = _stderr(f"leave('x'); leave('x')\n{end}").splitlines()
+    assert line.startswith("error: the process was ended from outside of Python")
+    assert line.endswith("run the same command again to go on")
+
+
+@pytest.mark.parametrize("end", ["pass", "sys.exit(1)"])
+def test_an_end_that_python_sees_speaks_for_itself(end: str) -> None:
+    assert _stderr(f"leave('x')\n{end}") == ""

@@ -1,0 +1,111 @@
+"""A cache has one MLflow run, whenever the store can take it; a store of no use is told at once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from pipelines.cli.errors import RunError
+from pipelines.cli.progress_bar import Done
+from pipelines.preprocessing.cache_record import CacheRecord
+from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache
+from pipelines.tracking import store
+from pipelines.tracking.direct_run import TrackedRun
+from stop_core.cache import Manifest, write_shard
+
+
+@pytest.fixture(autouse=True)
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Decodes in this process; the clips of each shard that was."""
+    done: list[int] = []
+
+    def serially(job: Any, plans: Any, root: Path, *others: Any) -> Iterator[Done]:
+        for plan in plans:
+            record = write_shard(plan, job.config, root, job.cache)
+            done.append(record.rows)
+            yield Done(record.rows, len(record.failures))
+
+    monkeypatch.setattr("pipelines.preprocess.decode_shards", serially)
+    return done
+
+
+@pytest.fixture
+def config(hmdb51_root: Path, tmp_path: Path) -> PreprocessConfig:
+    options = {"data_root": str(hmdb51_root), "cache": str(tmp_path / "cache"), "frames": 4}
+    return PreprocessConfig(dataset="hmdb51", size=16, output=tmp_path / "out", **options)
+
+
+def _runs(config: PreprocessConfig) -> list[tuple[str, float | None]]:
+    client = MlflowClient(store.tracking_uri(config.output))
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    runs = client.search_runs(experiments, "tags.kind = 'preprocess'")
+    return [(run.info.status, run.data.metrics.get("clips/test")) for run in runs]
+
+
+def test_a_store_that_cannot_be_used_is_told_before_anything_is_decoded(
+    config: PreprocessConfig, decoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(
+        RunError,
+        match=r"the MLflow store http://127.0.0.1:9 .* cannot be used: the connection was refused",
+    ):
+        make_cache(config)
+    assert not decoded
+
+
+def test_a_finished_cache_stays_one_where_the_store_cannot_be_used(
+    config: PreprocessConfig, decoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = make_cache(config)
+    video = next(Path(config.data_path).rglob("*.avi"))
+    video.touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(RunError, match="cannot be used"):
+        make_cache(config)
+    assert Manifest.load(config.cache_path) == manifest
+
+
+@pytest.mark.parametrize("place", ["open_experiment", "log_params", "finish"])
+def test_a_cache_that_could_not_be_recorded_is_recorded_by_the_same_command(
+    config: PreprocessConfig,
+    decoded: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+) -> None:
+    owner = store if place == "open_experiment" else TrackedRun
+    begin = CacheRecord.begin
+
+    def goes_away(*_: Any, **__: Any) -> None:
+        raise ConnectionError("nobody answers\nat all")
+
+    def begin_and_lose(record: CacheRecord, dataset: str) -> None:
+        begin(record, dataset)
+        monkeypatch.setattr(owner, place, goes_away)
+
+    monkeypatch.setattr(CacheRecord, "begin", begin_and_lose)
+    manifest = make_cache(config)
+    said = capsys.readouterr().err
+    assert "the cache is complete, but it could not be recorded in MLflow (nobody answers);" in said
+    monkeypatch.undo()
+    made = len(decoded)
+    assert make_cache(config) == make_cache(config) == manifest
+    assert len(decoded) == made
+    assert _runs(config) == [("FINISHED", 4.0)]
+
+
+def test_a_kill_after_the_last_clip_leaves_the_record_owed(
+    config: PreprocessConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CacheRecord, "made", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_cache(config)
+    monkeypatch.undo()
+    make_cache(config)
+    assert _runs(config) == [("FINISHED", 4.0)]

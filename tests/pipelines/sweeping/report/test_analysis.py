@@ -1,0 +1,86 @@
+"""What trials say about their settings, without a training."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.cluster.resources import Resources
+from pipelines.sweeping.report.analysis import importances, sensitivity
+from pipelines.sweeping.search import Search
+from pipelines.sweeping.space import Asha, Distribution, SearchSpace
+from pipelines.sweeping.trials import Trials
+
+GRID = SearchSpace(
+    ("val/top1",), {}, {"n_s": Distribution((2, 6), is_grid=True)}, algorithm="grid", seeds=2
+)
+BOTH = replace(
+    GRID, search={"n_s": Distribution((2, 6)), "max_prompts": Distribution((1, 2))}, seeds=1
+)
+
+
+def _trials(folder: Path, values: list[float]) -> Trials:
+    """Two points, each with two seeds."""
+    trials = Trials(folder)
+    for number, value in enumerate(values):
+        trial = trials.add({"n_s": (2, 6)[number // 2]}, number % 2)
+        trial.state, trial.measures = "finished", {"val/top1": value}
+    return trials
+
+
+def _search(folder: Path, space: SearchSpace = GRID) -> Search:
+    return Search(space, "mine", None, 0, folder, folder, Resources())
+
+
+def test_resamples_of_one_point_say_nothing_and_the_others_do(tmp_path: Path) -> None:
+    found = importances(_search(tmp_path), _trials(tmp_path, [0.5, 0.51, 0.7, 0.72]))
+    assert found is not None
+    assert found.table["setting"].tolist() == ["n_s"]
+    assert found.table["importance"].tolist() == pytest.approx([1.0])
+    assert found.rest == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("together", "most"), [(0.0, 0.02), (1.0, 0.3)])
+def test_what_settings_do_together_is_no_importance_of_one_of_them(
+    together: float, most: float, tmp_path: Path
+) -> None:
+    trials = Trials(tmp_path)
+    for number in range(16):
+        first, second = number % 2, number // 2 % 2
+        trial = trials.add({"n_s": (2, 6)[first], "max_prompts": 1 + second}, number)
+        value = together * (first ^ second) + (1 - together) * first
+        trial.state, trial.measures = "finished", {"val/top1": value}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = importances(_search(tmp_path, BOTH), trials)
+    assert found is not None
+    shares = found.table.set_index("setting")["importance"]
+    assert shares["max_prompts"] < most
+    assert shares.sum() + found.rest == pytest.approx(1.0)
+    assert found.rest > 0.7 if together else found.rest < 0.02
+
+
+def test_trials_that_end_before_the_grace_period_are_compared_at_their_end(tmp_path: Path) -> None:
+    space = replace(GRID, fixed={"epochs": 2}, scheduler=Asha(grace_period=10), seeds=1)
+    trials = Trials(tmp_path)
+    for number, value in enumerate([0.5, 0.51, 0.7, 0.72]):
+        trial = trials.add({"n_s": (2, 6)[number // 2]}, number)
+        trial.state = "finished"
+        trial.curve = [{"epoch": epoch, "val/top1": value * epoch / 2} for epoch in (1.0, 2.0)]
+    found = importances(_search(tmp_path, space), trials)
+    assert found is not None
+    assert (found.trials, found.after_epoch) == (4, 2)
+
+
+def test_an_empty_value_stays_one_of_the_values_that_were_varied(tmp_path: Path) -> None:
+    depths = Distribution((1, None, 2), is_grid=True)
+    space = replace(GRID, search={"depth": depths}, around={"depth": None}, seeds=2)
+    trials = Trials(tmp_path)
+    for depth in (1, None, 2):
+        for seed in range(2):
+            trial = trials.add({"depth": depth}, seed)
+            trial.state, trial.measures = "finished", {"val/top1": 0.5 + 0.1 * seed}
+    table = sensitivity(_search(tmp_path, replace(space, algorithm="one-at-a-time")), trials)
+    assert table["depth"]["value"].tolist() == [1, None, 2]
+    assert table["depth"]["seeds"].tolist() == [2, 2, 2]

@@ -1,0 +1,82 @@
+"""--dry-run measures the steps that a trial would take, on the frames that it would be shown."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.cluster.resources import Resources
+from pipelines.sweeping import dry_run
+from pipelines.sweeping.dry_run import Speed, _measure_here, print_plan
+from pipelines.sweeping.sample_settings import planned
+from pipelines.sweeping.search import Search
+from pipelines.sweeping.space import Algorithm, Distribution, SearchSpace
+from pipelines.sweeping.trial_worker import TrialTask
+from pipelines.sweeping.trials import Trial
+from stop_core.cache import CacheConfig, CacheJob, write_shard
+from stop_core.datasets import DATASETS, select_clips
+
+
+@pytest.fixture
+def large_frames(hmdb51_root: Path, tmp_path: Path) -> Path:
+    """Two clips with captions, in frames larger than the tower takes."""
+    train, val = sorted(hmdb51_root.glob("hmdb51_org/*/*.avi"))[:2]
+    lines = [f"{train.relative_to(tmp_path)},train,one", f"{val.relative_to(tmp_path)},val,two"]
+    (tmp_path / "clips.csv").write_text("\n".join(["path,split,caption", *lines]))
+    dataset = DATASETS["csv-captions"]
+    selection = select_clips(dataset.read(tmp_path, 1))
+    config = CacheConfig.of(dataset, selection, fold=1, frames=4, size=40)
+    job = CacheJob.open(tmp_path / "large", config, selection.clips)
+    for plan in job.plans:
+        write_shard(plan, config, tmp_path, job.cache)
+    job.finish()
+    return tmp_path / "large"
+
+
+def test_a_trial_is_measured_through_its_view_and_without_steps_where_nothing_is_trained(
+    large_frames: Path, tmp_path: Path
+) -> None:
+    fixed = {"random_crop": True, "frames": 2, "segment_jitter": True, "n_s": 2}
+    searched = {"method": Distribution(("zero-shot", "stop"))}
+    space = SearchSpace(("val/t2v_r1",), fixed, searched)
+    task = TrialTask("abcd1234", space, large_frames, tmp_path, Resources())
+    nothing, trained = (
+        _measure_here(task, Trial(0, {"method": method}, 0)) for method in ("zero-shot", "stop")
+    )
+    assert nothing.step_seconds == 0 < trained.step_seconds
+    assert nothing.clip_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "asked", "shown"),
+    [("grid", None, 6), ("one-at-a-time", None, 6), ("random", 7, 7), ("tpe", 9, 4), ("tpe", 3, 3)],
+)
+def test_a_dry_run_counts_the_trials_of_the_plan_and_shows_those_that_are_certain(
+    algorithm: Algorithm,
+    asked: int | None,
+    shown: int,
+    large_frames: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fixed = {"frames": 2, "epochs": 2, "batch_size": 1}
+    draws = algorithm in ("random", "tpe")
+    n_s = Distribution(low=1, high=50, is_whole=True) if draws else Distribution((1, 2, 3))
+    space = SearchSpace(
+        ("val/t2v_r1",), fixed, {"n_s": n_s}, algorithm, trials=5 if draws else None,
+        seeds=1 if draws else 2, around={} if draws else {"n_s": 2}, startup_trials=4,
+    )  # fmt: skip
+    search = Search(space, "mine", asked, 0, large_frames, tmp_path / "out", Resources())
+    monkeypatch.setattr(dry_run, "start_ray", lambda: None)
+    monkeypatch.setattr(Search, "at_once", lambda self: 2)
+    # Two epochs of one step, three evaluations of one clip: 2 * 10 + 3 * 20 seconds a trial.
+    monkeypatch.setattr(dry_run, "_measure", lambda search, trial: Speed(10.0, 20.0, 0.0))
+    print_plan(search)
+    told = " ".join(capsys.readouterr().out.split())
+    count = len(planned(space, asked, 0))
+    seconds = count * 80 / 2
+    hours = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    assert f"a trial: about 2 steps, 80 s; {count} trials, 2 at once: about {hours}" in told
+    assert told.count("trial-0") - told.count("of trial-0") == shown
+    assert (f"and {count - shown} more, which TPE draws" in told) == (count > shown)
+    assert not (tmp_path / "out").exists()

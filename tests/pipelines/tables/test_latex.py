@@ -1,0 +1,94 @@
+"""What a row is called is the user's, and a table of it can be set all the same."""
+
+import html
+import re
+import shutil
+import string
+import subprocess
+import unicodedata
+from pathlib import Path
+
+import pytest
+from tests.pipelines.test_table_formats import recognition, retrieval
+
+from pipelines.tables.latex import MATHS, escape, latex
+from pipelines.tables.publishing import write_files
+from pipelines.tables.sheet import Cell, Column, Sheet, make_sheet
+
+TITLES = (
+    "α = 0", "W ≥ 2 → 3 × T", "[frame] attention", "*", "naïve Łódź, é", "x² with N₂", "A ± B_1",
+    "two\n\nlines", "✓ all", "\\input{x} ~^|<> 50% & $5 #1", "中文, 😀", "“q” – …",
+)  # fmt: skip
+
+
+def _sheet() -> Sheet:
+    rows = [[Cell(title, mark), Cell("80.0 ± 7.1", mark)] for title in TITLES
+            for mark in ("", "best", "second")]  # fmt: skip
+    columns = [Column("method", "method"), Column("test_top1", "[%]")]
+    return Sheet("α ≤ 2", columns, rows, [[Cell("[1]\u00a0†"), Cell("")]])
+
+
+def test_maths_stand_for_their_letters() -> None:
+    mathml = pytest.importorskip("latex2mathml.converter")
+    alike = {"∼": "~", "⋅": "·"}
+    for letter, source in MATHS.items():
+        text = html.unescape(re.sub("<[^>]+>", "", mathml.convert(source)))
+        assert text == alike.get(letter, letter), source
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("α = 0", r"$\alpha$ = 0"),
+        ("naïve Łódź", r"na\"{\i}ve \L{}\'{o}d\'{z}"),
+        ("nai\u0308ve", r"na\"{\i}ve"),
+        ("x² with N₂", "x$^{2}$ with N$_{2}$"),
+        ("two\n\nlines", "two  lines"),
+        ("中 only", "[U+4E2D] only"),
+        ("a_b {c} \\d", r"a\_b \{c\} \textbackslash{}d"),
+    ],
+)
+def test_letters_are_written_as_commands_or_numbers(text: str, expected: str) -> None:
+    assert escape(text) == expected
+
+
+def test_every_letter_becomes_ascii_and_none_a_command_of_the_user() -> None:
+    plain = set(string.ascii_letters + string.digits + " .,;:!?()[]*+-/='\"`@")
+    everything = [chr(number) for number in range(0x3000) if not 0xD800 <= number < 0xE000]
+    for letter in everything:
+        composed, written = unicodedata.normalize("NFC", letter), escape(letter)
+        assert written.isascii(), letter
+        assert (written == composed) == (composed in plain), letter
+        braces = re.sub(r"\\[{}]", "", written)
+        assert braces.count("{") == braces.count("}"), letter
+
+
+def test_no_row_is_taken_for_an_option_of_the_one_above(tmp_path: Path) -> None:
+    lines = latex(_sheet(), "x").splitlines()
+    rows = [line for line in lines if line.endswith(r"\\")]
+    assert len(rows) == 1 + 3 * len(TITLES) + 2
+    assert not [row for row in rows if row.startswith(("[", "*"))]
+    assert r"{}[frame] attention & 80.0\,{\tiny$\pm$ 7.1} \\" in rows
+    assert r"\textbf{A $\pm$ B\_1} & \textbf{80.0}\,{\tiny$\pm$ 7.1} \\" in rows
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
+@pytest.mark.slow
+def test_latex_compiles_within_the_page(tmp_path: Path) -> None:
+    tables = [recognition(tmp_path / "a"), retrieval(tmp_path / "b")]
+    files = [write_files(table, make_sheet(table))[2] for table in tables]
+    (tmp_path / "titles.tex").write_text(latex(_sheet(), "titles"))
+    letters = " ".join(escape(letter) for letter in [*MATHS, *map(chr, range(32, 0x250))])
+    document = [
+        r"\documentclass[10pt,twocolumn]{article}\usepackage[margin=0.8in]{geometry}",
+        r"\usepackage{booktabs}\begin{document}",
+        *(rf"\input{{{file}}}" for file in (*files, "titles.tex")),
+        rf"\begin{{raggedright}}{letters}\end{{raggedright}}",
+        r"\end{document}",
+    ]
+    (tmp_path / "paper.tex").write_text("\n".join(document))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+    assert (tmp_path / "paper.pdf").stat().st_size > 10_000

@@ -1,0 +1,62 @@
+"""Laws of the outbox: in order, nothing lost while the store is away, nothing doubled."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines.tracking.outbox import Courier, Outbox, Record, RefusedError
+
+
+def _fails_at(number: int, taken: list[int], problem: Exception) -> Callable[[Record], None]:
+    def send(record: Record) -> None:
+        if record["number"] == number:
+            raise problem
+        taken.append(record["number"])
+
+    return send
+
+
+def test_records_wait_in_order_for_a_store_that_is_away(tmp_path: Path) -> None:
+    taken: list[int] = []
+    for number in range(5):
+        Outbox(tmp_path).put({"kind": "k", "number": number})
+    again = Outbox(tmp_path)
+    problem = again.deliver(_fails_at(2, taken, ConnectionError("away")))
+    assert isinstance(problem, ConnectionError)
+    assert taken == [0, 1]
+    assert len(again.waiting()) == 3
+    assert again.deliver(_fails_at(-1, taken, ConnectionError())) is None
+    assert taken == [0, 1, 2, 3, 4]
+    assert not again.waiting()
+
+
+def test_a_record_that_is_refused_does_not_hold_up_the_rest(tmp_path: Path) -> None:
+    taken: list[int] = []
+    outbox = Outbox(tmp_path)
+    for number in range(3):
+        outbox.put({"kind": "k", "number": number})
+    assert outbox.deliver(_fails_at(1, taken, RefusedError("no such thing"))) is None
+    assert taken == [0, 2]
+    (refused,) = outbox.refused()
+    assert "no such thing" in refused.read_text()
+
+
+def test_the_courier_tries_again_until_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Courier, "_FIRST_RETRY", 0.01)
+    calls: list[int] = []
+    done = threading.Event()
+
+    def deliver() -> Exception | None:
+        calls.append(1)
+        if len(calls) < 3:
+            return ConnectionError("away")
+        done.set()
+        return None
+
+    courier = Courier(deliver)
+    courier.call()
+    assert done.wait(10)
+    courier.close()
+    assert len(calls) == 4  # once more at the end

@@ -1,0 +1,318 @@
+"""Laws of a run that is written through an outbox: nothing lost, nothing twice, in one store."""
+
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipelines.tracking import queued_run
+from pipelines.tracking.queued_run import QueuedRun, UnnamedStoreError, deliver_waiting
+from pipelines.tracking.store import open_experiment, tracking_uri
+
+NewStore = Callable[[Path], str]
+EXPERIMENTS = ["0", "1"]
+
+
+@pytest.fixture(scope="module")
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> NewStore:
+    """A function that makes an empty store of a file, and returns its URI."""
+    made = tmp_path_factory.mktemp("store")
+    open_experiment(made, "motion")
+
+    def new(file: Path) -> str:
+        file.parent.mkdir(exist_ok=True)
+        shutil.copyfile(made / "mlflow.db", file)  # making one takes seconds
+        return f"sqlite:///{file}"
+
+    return new
+
+
+def _closed_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _history(output: Path, run_id: str, name: str) -> list[tuple[int, float]]:
+    points = MlflowClient(tracking_uri(output)).get_metric_history(run_id, name)
+    return sorted((point.step, point.value) for point in points)
+
+
+def test_what_was_told_during_an_outage_is_there_afterwards_once(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    new_store(tmp_path / "mlflow.db")
+    folder = tmp_path / "runs" / "one"
+    away = QueuedRun(folder, f"http://127.0.0.1:{_closed_port()}")
+    away.open("motion", "a training", tags={"kind": "training"})
+    away.log_params({"alpha": 0.5})
+    for _ in range(2):  # as each start does
+        away.log_dataset("motion", "0123456789abcdef")
+    points = [(step, 1000 + step, {"train/loss": 1 / (1 + step)}) for step in range(3)]
+    away.log_points(points)
+    assert away.deliver() is not None
+    assert away.run_id == ""
+    (folder / "config.yaml").write_text("alpha: 0.5")
+    away.log_file("config.yaml")
+    away.log_points(points[1:])  # as a worker does that was killed before it knew
+    away.finish()
+
+    deliver_waiting(tmp_path)
+    back = QueuedRun(folder, tracking_uri(tmp_path))
+    assert not back.outbox.waiting()
+    assert not back.outbox.refused()
+    run = MlflowClient(back.uri).get_run(back.run_id)
+    assert (run.info.status, run.data.params["alpha"]) == ("FINISHED", "0.5")
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("motion", "0123456789ab")
+    assert _history(tmp_path, back.run_id, "train/loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+    files = {file.path for file in MlflowClient(back.uri).list_artifacts(back.run_id)}
+    assert files == {"config.yaml", "environment.json"}
+
+
+def test_a_process_that_dies_before_it_notes_the_id_of_its_run_finds_it_again(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
+    run.open("motion", "a training")
+    (waiting,) = run.outbox.waiting()
+    record = waiting.read_text()
+    assert run.deliver() is None
+    first = run.run_id
+    (run.folder / "mlflow_run_id").unlink()
+    waiting.write_text(record)
+    assert run.deliver() is None
+    assert run.run_id == first
+    assert len(MlflowClient(run.uri).search_runs(EXPERIMENTS)) == 1
+
+
+def _waiting(run: QueuedRun) -> None:
+    run.open("motion", "a training")
+    run.log_points([(1, 1000, {"train/loss": 1.0})])
+
+
+def _loss(uri: str, run_id: str) -> list[tuple[int, float, int]]:
+    points = MlflowClient(uri).get_metric_history(run_id, "train/loss")
+    return sorted((point.step, point.value, point.timestamp) for point in points)
+
+
+def test_a_step_that_is_trained_again_is_not_told_again(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
+    _waiting(run)
+    run.log_points([(2, 1010, {"train/loss": 0.5}), (2, 1011, {"val/top1": 0.1})])
+    # Another process goes on from a checkpoint before: step 2 once more, a little later.
+    again = QueuedRun(tmp_path / "runs" / "run", run.uri)
+    again.log_points([(2, 1020, {"train/loss": 0.5})])
+    again.log_points([(2, 1021, {"val/top1": 0.1}), (3, 1030, {"train/loss": 0.25})])
+    assert again.deliver() is None
+    assert _loss(run.uri, run.run_id) == [(1, 1.0, 1000), (2, 0.5, 1010), (3, 0.25, 1030)]
+    assert len(MlflowClient(run.uri).get_metric_history(run.run_id, "val/top1")) == 1
+
+
+def test_what_waits_for_one_store_is_not_lost_to_another(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    first, second = (new_store(tmp_path / f"{name}.db") for name in ("mlflow", "second"))
+    run = QueuedRun(tmp_path / "runs" / "run", first)
+    _waiting(run)
+    assert run.deliver() is None
+    run.log_points([(2, 1010, {"train/loss": 0.5})])
+    elsewhere = QueuedRun(run.folder, second)
+    assert elsewhere.store == first
+    assert elsewhere.deliver() is None
+    assert not elsewhere.outbox.refused()
+    assert _loss(first, run.run_id) == [(1, 1.0, 1000), (2, 0.5, 1010)]
+    assert not MlflowClient(second).search_runs(EXPERIMENTS)
+
+
+def test_what_waits_for_a_store_that_answers_does_not_wait_for_another(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    first, away = new_store(tmp_path / "mlflow.db"), f"http://127.0.0.1:{_closed_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", away)
+    asked: list[str] = []
+    find = queued_run.find_run
+
+    def find_run(client: MlflowClient, run_id: str) -> Run | None:
+        asked.append(client.tracking_uri)
+        return find(client, run_id)
+
+    monkeypatch.setattr(queued_run, "find_run", find_run)
+    runs = [QueuedRun(tmp_path / "runs" / name, first) for name in "ab"]
+    for run in runs:
+        _waiting(run)
+        assert run.deliver() is None
+        elsewhere = QueuedRun(run.folder, away)
+        elsewhere.open("motion", "a training")
+        elsewhere.log_points([(2, 1010, {"train/loss": 0.5})])
+    deliver_waiting(tmp_path)
+    for run in runs:
+        assert _loss(first, run.run_id) == [(1, 1.0, 1000), (2, 0.5, 1010)]
+        assert not run.outbox.waiting()
+    assert asked.count(away) == 1  # it may take a minute not to answer
+
+
+@pytest.mark.parametrize("given", ["server", "file"])
+@pytest.mark.parametrize("noted", ["server", "file"])
+def test_nothing_is_sent_to_a_store_that_only_the_folder_of_a_run_names(
+    noted: str, given: str, tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may be a stranger's, and a store is sent the user's password."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = new_store(tmp_path / "output" / "mlflow.db")
+    if given == "server":
+        uri = new_store(tmp_path / "given.db")  # any other than that of the output folder
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    file = tmp_path / "other.db"
+    other = new_store(file)
+    before = file.read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        where = other if noted == "file" else f"http://127.0.0.1:{server.getsockname()[1]}"
+        run = QueuedRun(tmp_path / "output" / "runs" / "one", uri)
+        run.go_on_with("0" * 32)
+        (run.folder / "mlflow_store").write_text(where)
+        _waiting(run)
+        run.log_text("secret", "note.txt")
+        problem = run.deliver(seconds=60)
+        deliver_waiting(tmp_path / "output")
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert isinstance(problem, UnnamedStoreError)
+    assert f"set MLFLOW_TRACKING_URI={where}, or remove" in str(problem)
+    assert file.read_bytes() == before
+    assert len(run.outbox.waiting()) == 3
+    assert not MlflowClient(uri).search_runs(EXPERIMENTS)
+    if noted == "file":
+        named = QueuedRun(run.folder, other)
+        assert named.deliver() is None
+        assert _loss(other, named.run_id) == [(1, 1.0, 1000)]
+
+
+def test_a_store_that_has_moved_is_the_same_store(tmp_path: Path, new_store: NewStore) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    run = QueuedRun(before / "runs" / "run", new_store(before / "mlflow.db"))
+    _waiting(run)
+    assert run.deliver() is None
+    before.rename(after)
+    moved = QueuedRun(after / "runs" / "run", f"sqlite:///{after}/mlflow.db")
+    _waiting(moved)
+    moved.log_points([(2, 1010, {"train/loss": 0.5})])
+    known = moved.run_id
+    assert moved.deliver() is None
+    assert (moved.run_id, moved.store) == (known, moved.uri)
+    assert _loss(moved.uri, known) == [(1, 1.0, 1000), (2, 0.5, 1010)]
+
+
+def test_a_run_whose_store_is_gone_goes_on_in_another(tmp_path: Path, new_store: NewStore) -> None:
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "first.db"))
+    _waiting(run)
+    assert run.deliver() is None
+    (tmp_path / "first.db").unlink()
+    other = QueuedRun(run.folder, new_store(tmp_path / "second.db"))
+    other.open("motion", "a training")
+    other.log_points([(2, 1010, {"train/loss": 0.5})])
+    assert other.deliver() is None
+    assert _loss(other.uri, other.run_id) == [(2, 0.5, 1010)]
+    assert not (tmp_path / "first.db").exists()
+
+
+def test_a_store_that_is_gone_is_not_made_anew_while_the_other_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = f"http://127.0.0.1:{_closed_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", away)
+    run = QueuedRun(tmp_path / "runs" / "one", f"sqlite:///{tmp_path}/gone.db")
+    run.go_on_with("0" * 32)
+    run.log_points([(1, 1000, {"train/loss": 1.0})])
+    deliver_waiting(tmp_path)
+    assert len(run.outbox.waiting()) == 1
+    assert not (tmp_path / "gone.db").exists()
+
+
+def test_a_run_that_was_deleted_goes_on_in_a_new_one_that_is_told_everything(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "store.db"))
+    _waiting(run)
+    assert run.deliver() is None
+    first = run.run_id
+    MlflowClient(run.uri).delete_run(first)
+    run.open("motion", "a training")
+    assert run.deliver() is None
+    assert run.run_id != first
+    run.log_points([(0, 1010, {"train/loss": 0.5})])
+    assert run.deliver() is None
+    assert not run.outbox.refused()
+    assert _loss(run.uri, run.run_id) == [(0, 0.5, 1010)]
+
+
+def test_no_password_is_kept_beside_a_run(tmp_path: Path) -> None:
+    run = QueuedRun(tmp_path, "postgresql://me:secret@host:5432/mlflow")
+    run.go_on_with("abc")
+    assert run.store == "postgresql://me:***@host:5432/mlflow"
+    assert not any("secret" in file.read_text() for file in tmp_path.iterdir())
+
+
+def test_a_file_that_is_gone_is_refused_with_its_name(tmp_path: Path, new_store: NewStore) -> None:
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
+    run.open("motion", "a training")
+    run.log_file("config.yaml")
+    run.log_points([(1, 1000, {"train/loss": 1.0})])
+    assert run.deliver() is None
+    (refused,) = run.outbox.refused()
+    assert "config.yaml is no longer there" in refused.read_text()
+    assert _loss(run.uri, run.run_id) == [(1, 1.0, 1000)]
+
+
+def test_an_outbox_that_is_stuck_does_not_hold_up_the_others(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = new_store(tmp_path / "mlflow.db")
+    gone = f"http://127.0.0.1:{_closed_port()}"
+    for name in "abcd":
+        run = QueuedRun(tmp_path / "runs" / name, uri)
+        _waiting(run)
+        if name in "ab":  # they are another store's, which is away
+            run.go_on_with("0" * 32)
+            (run.folder / "mlflow_store").write_text(gone)
+        else:
+            assert run.deliver() is None
+            run.log_points([(2, 1010, {"train/loss": 0.5})])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", gone)
+    asked: list[str] = []
+    deliver = QueuedRun.deliver
+    monkeypatch.setattr(
+        QueuedRun,
+        "deliver",
+        lambda run, **how: asked.append(run.folder.name) or deliver(run, **how),
+    )
+    deliver_waiting(tmp_path)
+    assert asked == ["a", "c", "d"]  # a store that does not answer is asked once
+    waiting = [len(QueuedRun(tmp_path / "runs" / name, uri).outbox.waiting()) for name in "abcd"]
+    assert waiting == [2, 2, 0, 0]
+
+
+def test_a_tag_that_is_taken_away_twice_is_gone_and_nothing_is_refused(
+    tmp_path: Path, new_store: NewStore
+) -> None:
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
+    run.open("motion", "a training", tags={"kind": "training"})
+    run.set_tags({"failure": "no memory"})
+    for _ in range(2):
+        run.remove_tags("failure", "never set")
+    assert run.deliver() is None
+    assert not run.outbox.refused()
+    tags = MlflowClient(run.uri).get_run(run.run_id).data.tags
+    assert "failure" not in tags
+    assert tags["kind"] == "training"

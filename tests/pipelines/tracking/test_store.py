@@ -1,0 +1,49 @@
+"""One store for every entry point, and one experiment a dataset, whoever makes it first."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipelines.cli.errors import RunError
+from pipelines.tracking.store import (
+    experiment_id,
+    open_experiment,
+    stores_artifacts_in,
+    tracking_uri,
+    ui_command,
+)
+
+
+def test_where_the_store_is_said_no_password_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host/mlflow")
+    for say in (ui_command, tracking_uri):
+        with pytest.raises(
+            RunError, match=r"https://me:\*\*\*@host/mlflow has a password"
+        ) as caught:
+            say(tmp_path)
+        assert "secret" not in str(caught.value)
+
+
+def test_an_empty_address_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert tracking_uri(tmp_path).startswith("sqlite:///")
+    artifacts = stores_artifacts_in(tmp_path, tracking_uri(tmp_path))
+    assert str(artifacts).startswith("file://")
+
+
+def test_an_experiment_that_another_process_makes_meanwhile_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = open_experiment(tmp_path, "motion")
+    client = MlflowClient(tracking_uri(tmp_path))
+    look_up, seen = client.get_experiment_by_name, []
+
+    def late(name: str) -> object:
+        seen.append(name)
+        return look_up(name) if len(seen) > 1 else None
+
+    monkeypatch.setattr(client, "get_experiment_by_name", late)
+    assert experiment_id(client, "motion", None) == made

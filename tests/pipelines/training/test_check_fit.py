@@ -1,0 +1,91 @@
+"""What does not suit its cache is refused in one sentence that says what to do."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.training.check_fit import check_fit, remarks_on
+from stop_core.cache import CacheConfig, CacheJob, Manifest, write_shard
+from stop_core.datasets import Selection, select_clips
+from stop_core.datasets.registry import DATASETS
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.stop import StopConfig
+
+VIEW = ExperimentConfig(random_crop=True)
+FEW = ExperimentConfig(frames=3, segment_jitter=True)
+
+
+def _manifest(
+    size: int = 32,
+    frames: int = 6,
+    crop: str = "center",
+    names: tuple[str, ...] = ("wave", "walk"),
+    **counts: int,
+) -> Manifest:
+    selection = Selection((), names, ("train", "val", "test"), (), None)
+    dataset = DATASETS["hmdb51"]
+    config = CacheConfig.of(dataset, selection, fold=1, frames=frames, size=size)
+    config = replace(config, crop=crop)
+    found = {"train": 8, "val": 2, "test": 4, **counts}
+    return Manifest(2, config, "d" * 64, found, 0, "f" * 64, ())
+
+
+@pytest.mark.parametrize(
+    ("experiment", "manifest", "told"),
+    [
+        (ExperimentConfig(), _manifest(size=16), "--size 32 into another --cache"),
+        (ExperimentConfig(), _manifest(size=40), "or give --random-crop"),
+        (VIEW, _manifest(), "random_crop has nothing to choose from.*--crop none"),
+        (VIEW, _manifest(size=16), "frames of 16 pixels.*--size 32"),
+        (replace(FEW, frames=6), _manifest(), "segment_jitter has nothing to choose from"),
+        (replace(FEW, frames=7), _manifest(), "7 frames of a clip are wanted and 6 are cached"),
+        (ExperimentConfig(), _manifest(val=0), "no clips in its val split"),
+        (ExperimentConfig(stop=StopConfig(n_s=17)), _manifest(), "only 16 patches"),
+        (ExperimentConfig(), _manifest(names=("Walk", "walk")), "'Walk' and 'walk' become the"),
+        (ExperimentConfig(), _manifest(names=("walk", "walk ")), "'walk' and 'walk ' become the"),
+    ],
+)
+def test_a_cache_that_does_not_suit_is_refused(
+    experiment: ExperimentConfig, manifest: Manifest, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        check_fit(experiment, manifest, ("train", "val", "test"))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "manifest"),
+    [
+        (ExperimentConfig(), _manifest()),
+        (ExperimentConfig(), _manifest(crop="none")),
+        (VIEW, _manifest(size=40)),
+        (VIEW, _manifest(crop="none")),
+        (FEW, _manifest()),
+        (ExperimentConfig(frames=2), _manifest()),
+        (ExperimentConfig(method="linear-probe"), _manifest(names=("Walk", "walk"))),
+    ],
+)
+def test_a_cache_that_suits_is_taken(experiment: ExperimentConfig, manifest: Manifest) -> None:
+    check_fit(experiment, manifest, ("train", "val", "test"))
+
+
+def test_a_training_is_told_of_classes_in_one_split_alone_and_of_no_validation(
+    hmdb51_root: Path,
+) -> None:
+    videos = [str(path.relative_to(hmdb51_root)) for path in sorted(hmdb51_root.glob("*/*/*.avi"))]
+    rows = [("train", "run"), ("train", "walk"), ("test", "walk"), ("test", "swim")]
+    lines = [f"{video},{','.join(row)}" for video, row in zip(videos, rows, strict=False)]
+    (hmdb51_root / "clips.csv").write_text("\n".join(["path,split,label", *lines]))
+    dataset = DATASETS["csv"]
+    selection = select_clips(dataset.read(hmdb51_root, 1))
+    config = CacheConfig.of(dataset, selection, fold=1, frames=2, size=32)
+    job = CacheJob.open(hmdb51_root / "cache", config, selection.clips)
+    for plan in job.plans:
+        write_shard(plan, config, hmdb51_root, job.cache)
+    job.finish()
+    assert remarks_on(ExperimentConfig(), hmdb51_root / "cache") == [
+        "there are no validation clips: the last epoch is tested, and not the best",
+        "1 of 2 classes have clips in test and none in train: swim",
+        "1 of 2 classes have clips in train and none in test: run",
+    ]
+    assert remarks_on(ExperimentConfig(method="zero-shot"), hmdb51_root / "cache") == []

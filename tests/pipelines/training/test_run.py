@@ -1,0 +1,60 @@
+"""A training that fails and then succeeds has one MLflow run, which tells of both."""
+
+import re
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipelines.cluster.resources import Resources
+from pipelines.training import run as run_module
+from pipelines.training.failures import FAILURE_TAG
+from pipelines.training.run import TrainingRun
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.stop import StopConfig
+
+
+def test_a_training_that_succeeds_at_last_is_no_failure_and_tells_of_the_attempt(
+    captioned_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_off(*arguments: object) -> Path:
+        raise KeyboardInterrupt
+
+    stop = StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4)
+    training = TrainingRun(ExperimentConfig(stop=stop, epochs=1), captioned_cache, tmp_path)
+    monkeypatch.setattr(run_module, "train_in_process", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(Resources(), here=True)
+    client = MlflowClient(training.tracked.uri)
+    assert FAILURE_TAG in client.get_run(training.tracked.run_id).data.tags
+    monkeypatch.undo()
+    result = training.train(Resources(), here=True)
+    run = client.get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+    assert FAILURE_TAG not in run.data.tags
+    (attempt,) = client.list_artifacts(result.run_id, "failures")
+    kept = client.download_artifacts(result.run_id, attempt.path, str(tmp_path))
+    assert "KeyboardInterrupt" in Path(kept).read_text()
+
+
+def test_a_training_reports_every_epoch_and_what_it_resumes(
+    captioned_cache: Path, tmp_path: Path
+) -> None:
+    stop = StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4)
+    training = TrainingRun(ExperimentConfig(stop=stop, epochs=2), captioned_cache, tmp_path)
+    training.train(Resources(), here=True)
+    progress = training.progress_file.read()
+    assert progress is not None
+    assert (progress.step, progress.total) == (2, 2)
+    first, second = progress.events
+    number = r"\d\.\d+"
+    told = rf"epoch 1/2: loss {number}, val/t2v_r1 {number}, best {number} \(epoch 1\)"
+    assert re.fullmatch(told, first)
+    assert second.startswith("epoch 2/2: ")
+    (training.folder / "result.json").unlink()
+    training.train(Resources(), here=True)
+    again = training.progress_file.read()
+    assert again is not None
+    (resumed,) = again.events  # all epochs were trained before
+    assert resumed.startswith(f"resuming {training.name} after epoch 2 of 2, step 2: ")
+    assert Path(resumed.partition("step 2: ")[2]).is_dir()

@@ -1,0 +1,212 @@
+"""The frozen tower is open_clip's own, block by block, with room for prompts."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from open_clip.model import CLIP, set_model_preprocess_cfg
+from torch import Tensor, nn
+
+from stop_core.clip.loading import FrozenClip
+from stop_core.clip.tower import FrozenTower
+from stop_core.model.stop import StopModel
+from stop_core.settings.stop import StopConfig
+from tests.stop_core.reference import array, cls_attention, error
+
+MakeClip = Callable[..., FrozenClip]
+MakeFrames = Callable[..., Tensor]
+
+SHAPES = [
+    {"width": 24, "heads": 2, "patch": 4, "grid": 3},
+    {"width": 40, "heads": 5, "patch": 2, "grid": 2, "quick_gelu": True},
+    {"width": 16, "heads": 1, "patch": 7, "grid": 1, "no_ln_pre": True},
+    {"width": 32, "heads": 4, "patch": 3, "grid": 4, "ls_init_value": 0.3, "mlp_ratio": 1.5},
+    {"width": 24, "heads": 3, "final_ln_after_pool": True, "pos_embed_type": "sin_cos_2d"},
+    {"width": 24, "heads": 3, "patch_dropout": 0.5},
+]
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def tower(request: pytest.FixtureRequest, make_clip: MakeClip) -> FrozenTower:
+    return FrozenTower("small-vit", make_clip(**request.param).model.visual)
+
+
+def noise(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pixels_of(frames: Tensor, visual: nn.Module) -> Tensor:
+    """What open_clip's preprocessing makes of frames that already have the right size."""
+    channels = [
+        (frames[..., c].float() / 255 - visual.image_mean[c]) / visual.image_std[c]
+        for c in range(3)
+    ]
+    return torch.stack(channels, dim=1)
+
+
+@torch.no_grad()
+def test_frames_are_embedded_as_open_clip_does(tower: FrozenTower, make_frames: MakeFrames) -> None:
+    frames = make_frames(0, 1, 4, tower.image_size)[0]
+    wanted = tower.visual._embeds(pixels_of(frames, tower.visual))
+    torch.testing.assert_close(tower.embed(frames), wanted, **CLOSE)
+
+
+@torch.no_grad()
+def test_the_tower_without_prompts_is_open_clips_forward(
+    tower: FrozenTower, make_frames: MakeFrames
+) -> None:
+    frames = make_frames(0, 1, 4, tower.image_size)[0]
+    tokens = tower.embed(frames)
+    for index in range(tower.depth):
+        tokens, prompts = tower.run_block(index, tokens)
+        assert prompts is None
+    wanted = tower.visual(pixels_of(frames, tower.visual))
+    torch.testing.assert_close(tower.project(tokens[:, 0]), wanted, **CLOSE)
+
+
+@torch.no_grad()
+def test_a_block_is_open_clips_own_block_on_tokens_and_prompts(tower: FrozenTower) -> None:
+    tokens, prompts = noise(0, 3, 6, tower.width), noise(1, 3, 4, tower.width)
+    for index, block in enumerate(tower.visual.transformer.resblocks):
+        wanted = block(torch.cat([tokens, prompts], dim=1))
+        out, carried = tower.run_block(index, tokens, prompts, carry_prompts=True)
+        torch.testing.assert_close(out, wanted[:, :6], **CLOSE)
+        torch.testing.assert_close(carried, wanted[:, 6:], **CLOSE)
+        alone, nothing = tower.run_block(index, tokens, prompts)
+        assert nothing is None
+        torch.testing.assert_close(alone, wanted[:, :6], **CLOSE)
+
+
+@torch.no_grad()
+def test_an_empty_slot_is_as_if_it_were_not_there(tower: FrozenTower) -> None:
+    tokens, prompts = noise(0, 3, 6, tower.width), noise(1, 3, 4, tower.width)
+    presence = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+    for index, block in enumerate(tower.visual.transformer.resblocks):
+        out, carried = tower.run_block(index, tokens, prompts, presence, carry_prompts=True)
+        for row in range(3):
+            there = presence[row] == 1
+            wanted = block(torch.cat([tokens[row], prompts[row, there]])[None])[0]
+            torch.testing.assert_close(out[row], wanted[:6], **CLOSE)
+            torch.testing.assert_close(carried[row, there], wanted[6:], **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("filling", [0.0, 1e4, -1e4])
+def test_what_an_empty_slot_holds_changes_nothing(tower: FrozenTower, filling: float) -> None:
+    tokens, prompts = noise(0, 2, 6, tower.width), noise(1, 2, 3, tower.width)
+    presence = torch.tensor([[1.0, 0, 0], [0, 0, 0]])
+    filled = prompts.where(presence[..., None] == 1, filling * (1 + noise(2, *prompts.shape)))
+    out, _ = tower.run_block(0, tokens, prompts, presence)
+    other, _ = tower.run_block(0, tokens, filled, presence)
+    assert torch.equal(out, other)
+
+
+def test_a_soft_presence_changes_no_output_and_has_the_gradient_of_scaling_the_value(
+    tower: FrozenTower,
+) -> None:
+    tokens, prompts = noise(0, 2, 6, tower.width), noise(1, 2, 3, tower.width)
+    presence = torch.tensor([[1.0, 1, 0], [1, 0, 0]])
+    soft = presence.clone().requires_grad_()
+    hard_out, _ = tower.run_block(0, tokens, prompts, presence)
+    soft_out, _ = tower.run_block(0, tokens, prompts, soft)
+    torch.testing.assert_close(soft_out, hard_out, rtol=0, atol=1e-6)
+    (gradient,) = torch.autograd.grad(soft_out.square().sum(), soft)
+    assert torch.equal(gradient != 0, presence == 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_the_cls_attention_is_the_blocks_own_inside_one_frame(
+    tower: FrozenTower, per_frame: bool
+) -> None:
+    h = noise(0, 2, 3, tower.patches, tower.width)
+    cls = noise(1, 2, 3 if per_frame else 1, tower.width)
+    for index, block in enumerate(tower.blocks):
+        A_raw = tower.cls_attention(index, cls, h)
+        torch.testing.assert_close(A_raw.sum(-1), torch.ones(2, 3))
+        wanted = cls_attention(array(cls), array(h), block, tower.heads)
+        assert error(A_raw, wanted) < 1e-5
+
+
+def test_the_tower_stays_frozen_and_in_evaluation_mode(tower: FrozenTower) -> None:
+    tower.train()
+    assert not any(module.training for module in tower.modules())
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+
+
+def modified_resnet() -> nn.Module:
+    vision = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 8, "image_size": 32}
+    return CLIP(16, vision, {"width": 8, "heads": 2, "layers": 1, "vocab_size": 8}).visual
+
+
+def timm_tower() -> nn.Module:
+    vision = {"timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"}
+    vision["image_size"] = 32
+    return CLIP(64, vision, {"width": 8, "heads": 2, "layers": 1, "vocab_size": 8}).visual
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (modified_resnet, "ModifiedResNet"),
+        (timm_tower, "TimmModel"),
+    ],
+)
+def test_a_tower_that_is_no_open_clip_vit_is_refused_in_one_sentence(
+    build: Callable[[], nn.Module], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason) as refused:
+        FrozenTower("odd-one", build())
+    assert_one_clear_sentence(str(refused.value))
+
+
+@pytest.mark.parametrize(
+    ("vision", "reason"),
+    [
+        ({"pool_type": "avg", "no_ln_pre": True}, "does not pool its frames with a CLS token"),
+        ({"attentional_pool": True, "attn_pooler_heads": 2}, "does not pool its frames"),
+        ({"attentional_pool": "parallel", "attn_pooler_heads": 2}, "does not pool its frames"),
+        ({"pool_type": "none"}, "does not pool its frames"),
+        ({"qk_norm": True}, "blocks of an unusual kind"),
+        ({"scale_heads": True}, "blocks of an unusual kind"),
+    ],
+    ids=str,
+)
+def test_a_vit_that_the_equations_do_not_fit_is_refused_in_one_sentence(
+    vision: dict[str, object], reason: str, make_clip: MakeClip
+) -> None:
+    with pytest.raises(ValueError, match=reason) as refused:
+        FrozenTower("odd-one", make_clip(**vision).model.visual)
+    assert_one_clear_sentence(str(refused.value))
+
+
+def test_a_tower_of_oblong_images_is_refused_in_one_sentence() -> None:
+    vision = {"layers": 1, "width": 16, "head_width": 8, "patch_size": 4, "image_size": (8, 16)}
+    text = {"width": 8, "heads": 2, "layers": 1, "vocab_size": 8}
+    model = CLIP(8, vision, text)
+    half = (0.5, 0.5, 0.5)
+    set_model_preprocess_cfg(model, {"size": (8, 16), "mean": half, "std": half})
+    with pytest.raises(ValueError, match="8x16") as refused:
+        FrozenTower("odd-one", model.visual)
+    assert_one_clear_sentence(str(refused.value))
+
+
+def assert_one_clear_sentence(message: str) -> None:
+    assert message.startswith("odd-one ")
+    assert "ViT-B-16" in message, "it should say what to choose instead"
+    assert "\n" not in message
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["joint", "frame"])
+def test_in_bfloat16_a_tower_is_near_float32_and_its_tokens_stay_in_it(
+    make_clip: MakeClip, make_frames: MakeFrames, attention: str
+) -> None:
+    model = StopModel(make_clip(), StopConfig(n_s=2, attention=attention))
+    frames, texts = make_frames(0, 2, 3, model.image_size), model.encode_text(["a", "b", "c"])
+    with torch.autocast("cpu", torch.bfloat16):
+        video, logits = model.encode_video(frames), model(frames, texts)
+    assert video.dtype == logits.dtype == torch.float32
+    torch.testing.assert_close(video, model.encode_video(frames), rtol=0, atol=0.03)
+    torch.testing.assert_close(logits, model.logit_scale * video @ texts.T)

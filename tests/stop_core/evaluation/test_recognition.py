@@ -1,0 +1,178 @@
+"""Laws of the recognition measures."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from stop_core.evaluation.recognition import (
+    average_views,
+    confusion_matrix,
+    per_class_accuracy,
+    recognition_metrics,
+)
+
+NAN = float("nan")
+# Few values, so that ties abound.
+LOGITS = st.sampled_from([-math.inf, -1.0, 0.0, 1.0, NAN])
+
+
+@st.composite
+def predictions(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Logits, [M, N], full of ties, and labels."""
+    clips, classes = draw(st.integers(1, 6)), draw(st.integers(1, 5))
+    values = draw(st.lists(LOGITS, min_size=clips * classes, max_size=clips * classes))
+    labels = draw(st.lists(st.integers(0, classes - 1), min_size=clips, max_size=clips))
+    return torch.tensor(values).view(clips, classes), torch.tensor(labels)
+
+
+def _is_right(row: list[float], label: int) -> bool:
+    """Whether the true class beats every other; without another it is right, even as a NaN."""
+    return all(row[label] > other for n, other in enumerate(row) if n != label)
+
+
+def test_top1_and_top5_count_the_rank_of_the_true_class() -> None:
+    logits = torch.arange(8.0).repeat(3, 1)  # class 7 first, class 0 last
+    metrics = recognition_metrics(logits, torch.tensor([7, 3, 0]))
+    assert metrics["top1"] == pytest.approx(1 / 3)
+    assert metrics["top5"] == pytest.approx(1 / 3 + 1 / 3)
+
+
+def test_a_tie_counts_against_the_model() -> None:
+    metrics = recognition_metrics(torch.zeros(4, 6), torch.arange(4))
+    assert metrics["top1"] == 0.0
+    assert metrics["top5"] == 0.0
+
+
+def test_not_a_number_is_never_right() -> None:
+    logits = torch.tensor([[NAN, NAN], [1.0, NAN]])
+    assert recognition_metrics(logits, torch.tensor([0, 0]))["top1"] == 0.0
+
+
+def test_mean_class_weighs_every_class_alike() -> None:
+    logits = torch.tensor([[1.0, 0.0]] * 10)
+    metrics = recognition_metrics(logits, torch.tensor([0] * 9 + [1]))
+    assert metrics["top1"] == pytest.approx(0.9)
+    assert metrics["mean_class"] == pytest.approx(0.5)
+
+
+def test_an_empty_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="no clip"):
+        recognition_metrics(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_no_column_has_is_refused(label: int) -> None:
+    with pytest.raises(ValueError, match=f"label {label} is not one of the 3 classes"):
+        recognition_metrics(torch.zeros(2, 3), torch.tensor([0, label]))
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[2, 3\] and labels of shape \[1\]"):
+        recognition_metrics(torch.zeros(2, 3), torch.tensor([0]))
+    with pytest.raises(ValueError, match="3 columns but there are 4 classes"):
+        confusion_matrix(torch.zeros(2, 3), torch.tensor([0, 1]), 4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(predictions())
+def test_every_class_has_the_accuracy_that_counting_gives(drawn: tuple[Tensor, Tensor]) -> None:
+    logits, labels = drawn
+    accuracies = per_class_accuracy(logits, labels, logits.shape[1]).tolist()
+    assert len(accuracies) == logits.shape[1]
+    present = []
+    for label, accuracy in enumerate(accuracies):
+        of_class = [
+            _is_right(row, label)
+            for row, truth in zip(logits.tolist(), labels.tolist(), strict=True)
+            if truth == label
+        ]
+        if not of_class:
+            assert math.isnan(accuracy)
+            continue
+        assert accuracy == pytest.approx(sum(of_class) / len(of_class))
+        present.append(accuracy)
+    found = recognition_metrics(logits, labels)["mean_class"]
+    assert found == pytest.approx(sum(present) / len(present))
+
+
+@settings(max_examples=100, deadline=None)
+@given(predictions())
+def test_the_confusions_add_up_to_the_clips_and_the_diagonal_to_top1(
+    drawn: tuple[Tensor, Tensor],
+) -> None:
+    logits, labels = drawn
+    classes = logits.shape[1]
+    confusions = confusion_matrix(logits, labels, classes)
+    assert confusions.sum(1).tolist() == torch.bincount(labels, minlength=classes).tolist()
+    top1 = recognition_metrics(logits, labels)["top1"]
+    assert confusions.trace().item() / len(labels) == pytest.approx(top1)
+
+
+def test_a_tie_predicts_the_class_that_is_wrong() -> None:
+    logits = torch.tensor([[1.0, 1.0, 0.0]] * 3)
+    assert confusion_matrix(logits, torch.tensor([0, 1, 2]), 3).tolist() == [
+        [0, 1, 0],
+        [1, 0, 0],
+        [1, 0, 0],
+    ]
+
+
+def test_without_ties_the_prediction_is_the_largest_logit() -> None:
+    logits = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(40) % 5
+    expected = torch.zeros(5, 5, dtype=torch.long)
+    for truth, row in zip(labels.tolist(), logits, strict=True):
+        expected[truth, int(row.argmax())] += 1
+    assert torch.equal(confusion_matrix(logits, labels, 5), expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    extra=st.lists(st.integers(0, 2), max_size=4),
+    seed=st.integers(0, 9),
+    average=st.sampled_from(["probabilities", "logits"]),
+)
+def test_the_average_of_views_is_that_of_a_loop_in_any_order(
+    extra: list[int], seed: int, average: str
+) -> None:
+    clip_of = torch.tensor([2, 0, 1, *extra])
+    generator = torch.Generator().manual_seed(seed)
+    logits = 5 * torch.randn(len(clip_of), 4, generator=generator)
+    rows = logits.double().softmax(1) if average == "probabilities" else logits.double()
+    found = average_views(logits, clip_of, average)  # type: ignore[arg-type]
+    for clip in range(3):
+        views = [row for row, shown in zip(rows, clip_of.tolist(), strict=True) if shown == clip]
+        torch.testing.assert_close(found[clip], sum(views) / len(views))
+    order = torch.randperm(len(clip_of), generator=generator)
+    shuffled = average_views(logits[order], clip_of[order], average)  # type: ignore[arg-type]
+    torch.testing.assert_close(shuffled, found)
+
+
+def test_one_view_of_a_clip_changes_no_measure_however_sure_it_is() -> None:
+    logits = 200 * torch.randn(30, 9, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(30) % 9
+    for average in ("probabilities", "logits"):
+        joined = average_views(logits, torch.arange(30), average)  # type: ignore[arg-type]
+        assert recognition_metrics(joined, labels) == recognition_metrics(logits, labels)
+
+
+def test_a_sure_view_outweighs_two_unsure_ones_in_logits_alone() -> None:
+    logits = torch.tensor([[9.0, 0.0], [0.0, 3.0], [0.0, 3.0]])
+    same_clip = torch.zeros(3, dtype=torch.long)
+    assert average_views(logits, same_clip, "logits").argmax().item() == 0
+    assert average_views(logits, same_clip, "probabilities").argmax().item() == 1
+
+
+def test_views_that_cannot_be_joined_are_refused() -> None:
+    with pytest.raises(ValueError, match="clip 1 has no view"):
+        average_views(torch.zeros(2, 3), torch.tensor([0, 2]), "logits")
+    with pytest.raises(ValueError, match="-1 is negative"):
+        average_views(torch.zeros(2, 3), torch.tensor([0, -1]), "logits")
+    with pytest.raises(ValueError, match="do not fit"):
+        average_views(torch.zeros(2, 3), torch.tensor([0]), "logits")
+    with pytest.raises(ValueError, match="choose 'probabilities' or 'logits'"):
+        average_views(torch.zeros(2, 3), torch.tensor([0, 1]), "votes")  # type: ignore[arg-type]

@@ -1,0 +1,241 @@
+"""Each baseline is the method that its name promises."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stop_core.clip.loading import FrozenClip
+from stop_core.model.baselines import Clip4Clip, LinearProbe, StaticPrompts, ZeroShot
+from stop_core.model.stop import StopModel
+from stop_core.model.video_model import VideoModel
+from stop_core.settings.stop import Attention, StopConfig
+
+MakeClip = Callable[..., FrozenClip]
+MakeFrames = Callable[..., Tensor]
+Stir = Callable[..., None]
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+@torch.no_grad()
+def encode_images(clip: FrozenClip, frames: Tensor) -> Tensor:
+    """open_clip's own embeddings of the frames of one clip, [T, E]."""
+    visual = clip.model.visual
+    mean, std = torch.tensor(visual.image_mean), torch.tensor(visual.image_std)
+    pixels = ((frames / 255 - mean) / std).permute(0, 3, 1, 2)
+    return clip.model.encode_image(pixels, normalize=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_zero_shot_is_the_average_of_encode_image(
+    frames: int, make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    clip = make_clip()
+    model = ZeroShot(clip)
+    clips = make_frames(0, 3, frames, model.image_size)
+    averaged = torch.stack([encode_images(clip, video).mean(0) for video in clips])
+    wanted = F.normalize(averaged, dim=-1)
+    torch.testing.assert_close(model.encode_video(clips), wanted, **CLOSE)
+
+
+def test_zero_shot_trains_nothing(make_clip: MakeClip) -> None:
+    model = ZeroShot(make_clip())
+    assert model.trainable() == {}
+    assert model.prompt_state_dict() == {}
+    model.load_prompt_state_dict({})
+
+
+def test_the_linear_probe_starts_at_uniform_logits(
+    make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    model = LinearProbe(make_clip(), 5)
+    logits = model(make_frames(0, 3, 2, model.image_size), torch.empty(0))
+    assert logits.shape == (3, 5)
+    assert torch.equal(logits, torch.zeros(3, 5))
+    loss = F.cross_entropy(logits, torch.tensor([0, 4, 2]))
+    assert loss.item() == pytest.approx(math.log(5))
+
+
+@torch.no_grad()
+def test_the_linear_probe_is_linear_in_features_that_training_cannot_move(
+    make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
+) -> None:
+    model = LinearProbe(make_clip(), 4)
+    frames = make_frames(0, 6, 2, model.image_size)
+    before = model.encode_video(frames)
+    stir(model)
+    assert torch.equal(model.encode_video(frames), before)
+    own = model.classifier
+    features = model.encode_frames(frames).mean(1)
+    centred = features - features.mean(-1, keepdim=True)
+    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    wanted = scaled @ own.weight.T + own.bias
+    torch.testing.assert_close(model(frames, torch.empty(0)), wanted)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["joint", "frame"])
+@pytest.mark.parametrize("deep", [True, False])
+def test_static_prompts_give_reversed_clips_the_same_embedding(
+    deep: bool, attention: Attention, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
+) -> None:
+    model = StaticPrompts(make_clip(), 3, attention, deep=deep)
+    stir(model, scale=1.0)
+    frames = make_frames(0, 2, 5, model.image_size)
+    forward, backward = model.encode_video(frames), model.encode_video(frames.flip(1))
+    torch.testing.assert_close(backward, forward, **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["joint", "frame"])
+def test_static_prompts_are_read_by_every_block(
+    attention: Attention, make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    model = StaticPrompts(make_clip(layers=3), 2, attention)
+    frames = make_frames(0, 2, 3, model.image_size)
+    before = model.encode_video(frames)
+    for block in range(3):
+        kept = model.prompts[block].clone()
+        model.prompts[block] += torch.linspace(-1, 1, model.tower.width)
+        assert (model.encode_video(frames) - before).abs().max() > 1e-4
+        model.prompts[block] = kept
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["joint", "frame"])
+@pytest.mark.parametrize("deep", [True, False])
+def test_static_prompts_are_open_clips_blocks_with_extra_tokens(
+    deep: bool, attention: Attention, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
+) -> None:
+    model = StaticPrompts(make_clip(layers=3), 3, attention, deep=deep)
+    assert len(model.prompts) == (3 if deep else 1)
+    stir(model, scale=1.0)
+    frames = make_frames(0, 2, 3, model.image_size)
+    for video, found in zip(frames, model.encode_video(frames), strict=True):
+        embedded = model.tower.embed(video)
+        if attention == "joint":
+            sequences = torch.cat([embedded[:1, 0], embedded[:, 1:].flatten(0, 1)])[None]
+        else:
+            sequences = embedded
+        count = sequences.shape[1]
+        for index, block in enumerate(model.tower.blocks):
+            if deep or index == 0:
+                prompts = model.prompts[index].expand(len(sequences), -1, -1)
+                sequences = torch.cat([sequences[:, :count], prompts], dim=1)
+            sequences = block(sequences)
+        frame_embeddings = F.normalize(model.tower.project(sequences[:, 0]), dim=-1)
+        wanted = F.normalize(frame_embeddings.mean(0), dim=-1)
+        torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+def test_static_prompts_below_one_are_refused_by_name(make_clip: MakeClip) -> None:
+    with pytest.raises(ValueError, match=r"static_prompts.*0"):
+        StaticPrompts(make_clip(), 0, "joint")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [1, 3])
+def test_clip4clip_before_its_first_step_is_zero_shot_clip(
+    frames: int, make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    clip = make_clip(quick_gelu=True)
+    model, plain = Clip4Clip(clip), ZeroShot(clip)
+    clips = make_frames(0, 3, frames, model.image_size)
+    torch.testing.assert_close(model.encode_video(clips), plain.encode_video(clips), **CLOSE)
+    texts = plain.encode_text(["left", "right"])
+    torch.testing.assert_close(model.encode_text(["left", "right"]), texts, **CLOSE)
+    torch.testing.assert_close(model(clips, texts), plain(clips, texts), rtol=0, atol=1e-4)
+
+
+def fine_tune(model: VideoModel, frames: Tensor, steps: int = 2) -> None:
+    """Steps of training in which the texts are embedded anew, as the trainer does it."""
+    optimizer = torch.optim.AdamW(model.train().trainable().values(), lr=1e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        logits = model(frames, model.encode_text(["left", "right", "up"]))
+        F.cross_entropy(logits, torch.arange(len(frames)) % 3).backward()
+        optimizer.step()
+    model.eval()
+
+
+def test_clip4clip_trains_both_towers_and_not_the_temperature(
+    make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    model = Clip4Clip(make_clip())
+    fine_tune(model, make_frames(0, 3, 2, model.image_size), steps=1)
+    trained = model.trainable()
+    everything = {name for name, _ in model.clip.named_parameters()}
+    assert {name.removeprefix("clip.") for name in trained} == everything - {"logit_scale"}
+    for name, parameter in trained.items():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+
+
+def test_clip4clip_moves_no_bit_of_the_clip_that_others_share(
+    make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    clip = make_clip()
+    other, model = ZeroShot(clip), Clip4Clip(clip)
+    frames = make_frames(0, 3, 2, model.image_size)
+    frozen = {name: value.clone() for name, value in clip.model.state_dict().items()}
+    videos, texts = other.encode_video(frames), other.encode_text(["left", "right"])
+    fine_tune(model, frames)
+    for name, value in clip.model.state_dict().items():
+        assert torch.equal(value, frozen[name]), name
+    assert not any(parameter.requires_grad for parameter in clip.model.parameters())
+    assert torch.equal(other.encode_video(frames), videos)
+    assert torch.equal(other.encode_text(["left", "right"]), texts)
+
+
+@torch.no_grad()
+def test_clip4clip_answers_with_the_weights_that_it_has_now(
+    make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    model, other = Clip4Clip(make_clip(seed=0)), Clip4Clip(make_clip(seed=1))
+    frames = make_frames(0, 3, 2, model.image_size)
+    before = other.encode_video(frames)
+    with torch.enable_grad():
+        fine_tune(model, frames)
+    # A checkpoint of the trained weights is all that another one needs to be the same.
+    other.load_prompt_state_dict(model.prompt_state_dict())
+    assert torch.equal(other.encode_video(frames), model.encode_video(frames))
+    assert torch.equal(other.encode_text(["a", "b"]), model.encode_text(["a", "b"]))
+    assert (other.encode_video(frames) - before).abs().max() > 1e-3
+    # open_clip's own encoders on these weights, without anything that was folded earlier.
+    trained = FrozenClip("trained", model.clip, model._clip.tokenize)
+    wanted = [encode_images(trained, video).mean(0) for video in frames]
+    averaged = F.normalize(torch.stack(wanted), dim=-1)
+    torch.testing.assert_close(model.encode_video(frames), averaged, **CLOSE)
+
+
+def test_clip4clip_takes_the_frames_that_every_method_takes(make_clip: MakeClip) -> None:
+    with pytest.raises(ValueError, match=r"5x5.*12x12"):
+        Clip4Clip(make_clip()).encode_video(torch.zeros(1, 2, 5, 5, 3, dtype=torch.uint8))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "method", ["zero shot", "clip4clip", "linear probe", "deep", "shallow", "stop"]
+)
+def test_every_method_answers_for_a_video_without_regard_to_its_batch(
+    method: str, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
+) -> None:
+    clip = make_clip()
+    models = {
+        "zero shot": lambda: ZeroShot(clip),
+        "clip4clip": lambda: Clip4Clip(clip),
+        "linear probe": lambda: LinearProbe(clip, 3),
+        "deep": lambda: StaticPrompts(clip, 2, "joint"),
+        "shallow": lambda: StaticPrompts(clip, 2, "joint", deep=False),
+        "stop": lambda: StopModel(clip, StopConfig(n_s=2)),
+    }
+    model = models[method]().eval()
+    stir(model, scale=0.05)
+    frames = make_frames(0, 4, 3, model.image_size)
+    together = model.encode_video(frames)
+    alone = torch.cat([model.encode_video(video[None]) for video in frames])
+    torch.testing.assert_close(together, alone, **CLOSE)

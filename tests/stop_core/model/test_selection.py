@@ -1,0 +1,136 @@
+"""Selection is exact, per frame and per video, and lets gradients through where asked to."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from stop_core.model.selection import choose_patches, count_prompts, min_max, prompt_presence
+
+# Values apart by clearly more than float32 rounding.
+distinct_rows = st.lists(st.integers(-500, 500), min_size=2, max_size=12, unique=True)
+tied_frames = st.lists(st.lists(st.integers(0, 2), min_size=5, max_size=5), min_size=1, max_size=4)
+
+
+@given(distinct_rows)
+def test_min_max_puts_the_ends_at_zero_and_one_and_keeps_the_order(row: list[int]) -> None:
+    values = torch.tensor(row, dtype=torch.float32)
+    rescaled = min_max(values)
+    assert rescaled.min() == 0
+    assert rescaled.max() == 1
+    assert torch.equal(rescaled.argsort(), values.argsort())
+    wanted = (values - values.min()) / (values.max() - values.min())
+    torch.testing.assert_close(rescaled, wanted, rtol=1e-6, atol=0)
+
+
+@given(distinct_rows, st.sampled_from([0.125, 2.0, 64.0]))
+def test_min_max_does_not_see_the_scale(row: list[int], scale: float) -> None:
+    values = torch.tensor(row, dtype=torch.float32)
+    assert torch.equal(min_max(scale * values), min_max(values))
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-12, 3.7, -2.0, 1e6])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_min_max_of_values_all_alike_is_one_half(value: float, count: int) -> None:
+    assert torch.equal(min_max(torch.full((3, count), value)), torch.full((3, count), 0.5))
+
+
+def test_min_max_with_a_floor_takes_rounding_for_what_it_is() -> None:
+    values = 0.731 * (1 + 1e-7 * torch.tensor([[0.0, 3.0, -2.0, 1.0]]))
+    assert torch.equal(min_max(values), torch.full((1, 4), 0.5))
+    changed = torch.cat([values, torch.tensor([[1.5]])], dim=1)
+    assert torch.equal(min_max(changed, floor=True), torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]]))
+
+
+def test_min_max_rescales_every_row_by_itself() -> None:
+    rows = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(min_max(rows), torch.stack([min_max(row) for row in rows]))
+
+
+@pytest.mark.parametrize(
+    "row", [[1.0], [2.0, 2.0], [1.0, 3.0], [1.0, 1.0, 5.0], [0.1, 0.4, 0.9, 0.2]]
+)
+def test_min_max_gives_every_value_a_gradient(row: list[float]) -> None:
+    values = torch.tensor(row, requires_grad=True)
+    (gradient,) = torch.autograd.grad(min_max(values).sum(), values)
+    assert gradient.isfinite().all()
+    assert (gradient > 0).all()
+
+
+@given(tied_frames, st.integers(0, 5), st.booleans())
+def test_exactly_n_s_patches_of_every_frame_are_chosen_ties_included(
+    frames: list[list[int]], n_s: int, straight_through: bool
+) -> None:
+    weight = torch.tensor([frames], dtype=torch.float32, requires_grad=True)
+    r = choose_patches(weight, n_s, straight_through=straight_through)
+    assert ((r == 0) | (r == 1)).all()
+    assert (r.sum(-1) == n_s).all()
+    for row, chosen in zip(weight.detach()[0], r.detach()[0], strict=True):
+        inside, outside = row[chosen == 1], row[chosen == 0]
+        if len(inside) and len(outside):
+            assert inside.min() >= outside.max()
+
+
+@given(tied_frames, st.integers(0, 5))
+def test_of_equal_patches_the_first_are_chosen(frames: list[list[int]], n_s: int) -> None:
+    weight = torch.tensor([frames], dtype=torch.float32)
+    r = choose_patches(weight, n_s, straight_through=False)[0]
+    for row, chosen in zip(frames, r.tolist(), strict=True):
+        order = sorted(range(len(row)), key=lambda j: (-row[j], j))
+        assert [j for j, mark in enumerate(chosen) if mark] == sorted(order[:n_s])
+
+
+@pytest.mark.parametrize("patches", [1, 2, 9])
+def test_the_straight_through_choice_is_the_hard_one_with_a_gradient(patches: int) -> None:
+    generator = torch.Generator().manual_seed(patches)
+    for n_s in range(1, patches + 1):
+        weight = torch.rand(2, 3, patches, generator=generator, requires_grad=True)
+        hard = choose_patches(weight, n_s, straight_through=False)
+        soft = choose_patches(weight, n_s, straight_through=True)
+        assert not hard.requires_grad
+        assert torch.equal(soft, hard)
+        (gradient,) = torch.autograd.grad(soft.sum(), weight)
+        # A larger weight can only make a patch more chosen.
+        assert (gradient > 0).all()
+        assert gradient.isfinite().all()
+
+
+def test_patches_of_one_weight_have_a_finite_straight_through_gradient() -> None:
+    weight = torch.ones(1, 2, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(
+        choose_patches(weight, 2, straight_through=True).sum(), weight
+    )
+    assert gradient.isfinite().all()
+    assert (gradient > 0).all()
+
+
+@given(st.lists(st.integers(0, 64), min_size=1, max_size=8), st.integers(0, 32), st.integers(1, 6))
+def test_a_gap_gets_the_ceiling_of_its_change_at_most_max_prompts(
+    eighths: list[int], quarters: int, max_prompts: int
+) -> None:
+    eta = quarters / 4
+    change = torch.tensor(eighths) / 8
+    wanted = [min(math.ceil(eta * eighth / 8), max_prompts) for eighth in eighths]
+    assert count_prompts(change, eta, max_prompts).tolist() == wanted
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 4, width=32), min_size=1, max_size=6), st.integers(1, 6))
+def test_the_first_slots_of_a_gap_are_present_and_no_others(
+    changes: list[float], max_prompts: int
+) -> None:
+    change = torch.tensor(changes, requires_grad=True)
+    counts = count_prompts(change, 1.5, max_prompts)
+    hard = prompt_presence(change, 1.5, max_prompts, soft=False)
+    soft = prompt_presence(change, 1.5, max_prompts, soft=True)
+    assert torch.equal(hard, torch.arange(max_prompts).lt(counts[:, None]).float())
+    assert torch.equal(soft, hard)
+    assert not hard.requires_grad
+    assert _gradient(soft, change).gt(0).all()
+
+
+def _gradient(out: Tensor, of: Tensor) -> Tensor:
+    return torch.autograd.grad(out.sum(), of)[0]

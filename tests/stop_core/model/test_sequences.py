@@ -1,0 +1,82 @@
+"""Packing is lossless, and puts every token into the sequence of its video or frame."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stop_core.model.sequences import GapPrompts, VideoTokens, pack, pack_prompts, unpack
+from stop_core.settings.stop import Attention
+
+WIDTH, PATCHES, SLOTS = 3, 4, 2
+attentions = st.sampled_from(["joint", "frame"])
+sizes = st.integers(1, 4)
+
+
+def numbered(*shape: int) -> torch.Tensor:
+    """Every entry another number, so that no two can be mistaken."""
+    return torch.arange(1.0, 1 + torch.Size(shape).numel()).reshape(shape)
+
+
+def tokens(batch: int, frames: int, attention: Attention) -> VideoTokens:
+    cls_count = 1 if attention == "joint" else frames
+    return VideoTokens(-numbered(batch, cls_count, WIDTH), numbered(batch, frames, PATCHES, WIDTH))
+
+
+@given(sizes, sizes, attentions)
+def test_unpack_is_the_inverse_of_pack(batch: int, frames: int, attention: Attention) -> None:
+    before = tokens(batch, frames, attention)
+    after = unpack(pack(before, attention), before)
+    assert torch.equal(after.cls, before.cls)
+    assert torch.equal(after.h, before.h)
+
+
+@given(sizes, sizes)
+def test_joint_attention_has_one_sequence_a_video(batch: int, frames: int) -> None:
+    given_ = tokens(batch, frames, "joint")
+    packed = pack(given_, "joint")
+    assert packed.shape == (batch, 1 + frames * PATCHES, WIDTH)
+    for video in range(batch):
+        wanted = [given_.cls[video, 0], *given_.h[video].flatten(0, 1)]
+        assert torch.equal(packed[video], torch.stack(wanted))
+
+
+@given(sizes, sizes)
+def test_frame_attention_has_one_sequence_a_frame(batch: int, frames: int) -> None:
+    given_ = tokens(batch, frames, "frame")
+    packed = pack(given_, "frame").reshape(batch, frames, 1 + PATCHES, WIDTH)
+    for video in range(batch):
+        for frame in range(frames):
+            wanted = [given_.cls[video, frame], *given_.h[video, frame]]
+            assert torch.equal(packed[video, frame], torch.stack(wanted))
+
+
+@given(sizes, st.integers(2, 4))
+def test_in_joint_attention_a_video_has_the_prompts_of_its_gaps(batch: int, frames: int) -> None:
+    gaps = GapPrompts(numbered(batch, frames - 1, SLOTS, WIDTH), numbered(batch, frames - 1, SLOTS))
+    packed, presence = pack_prompts(gaps, "joint")
+    for video in range(batch):
+        assert torch.equal(packed[video], gaps.tokens[video].flatten(0, 1))
+        assert torch.equal(presence[video], gaps.presence[video].flatten())
+
+
+@given(sizes, st.integers(2, 4))
+def test_in_frame_attention_a_frame_has_the_prompts_of_the_gap_before_it(
+    batch: int, frames: int
+) -> None:
+    gaps = GapPrompts(numbered(batch, frames - 1, SLOTS, WIDTH), numbered(batch, frames - 1, SLOTS))
+    packed, presence = pack_prompts(gaps, "frame")
+    packed = packed.unflatten(0, (batch, frames))
+    presence = presence.unflatten(0, (batch, frames))
+    assert not presence[:, 0].any(), "no gap lies before the first frame"
+    assert torch.equal(packed[:, 1:], gaps.tokens)
+    assert torch.equal(presence[:, 1:], gaps.presence)
+
+
+@pytest.mark.parametrize("attention", ["joint", "frame"])
+def test_packed_prompts_stand_beside_the_packed_tokens(attention: Attention) -> None:
+    gaps = GapPrompts(numbered(2, 3, SLOTS, WIDTH), numbered(2, 3, SLOTS))
+    prompts, presence = pack_prompts(gaps, attention)
+    sequences = pack(tokens(2, 4, attention), attention)
+    assert len(prompts) == len(presence) == len(sequences)
+    assert prompts.shape[:2] == presence.shape

@@ -1,0 +1,110 @@
+"""Sharing a batch over processes changes nothing but the rounding."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stop_core.runtime.distributed import (
+    all_rows,
+    gather_rows,
+    gather_with_gradient,
+    my_share,
+    sum_gradients,
+    sum_over_processes,
+)
+from tests.stop_core.processes import run_together
+
+
+def test_alone_a_process_has_everything() -> None:
+    assert list(my_share([3, 1, 2])) == [3, 1, 2]
+    assert sum_over_processes([1.0, 2.0], torch.device("cpu")) == [1.0, 2.0]
+    rows = torch.randn(2, 3, requires_grad=True)
+    assert torch.equal(all_rows(rows), rows)
+    assert not all_rows(rows).requires_grad
+    assert gather_with_gradient(rows) is rows
+
+
+def test_gathering_puts_rows_where_they_belong() -> None:
+    rows = torch.tensor([[1.0], [0.0], [2.0]])
+    assert torch.equal(gather_rows(rows, [1, 0, 2], 3), torch.tensor([[0.0], [1.0], [2.0]]))
+
+
+@pytest.mark.parametrize("positions", [[0, 0, 1], [0, 1, 3]])
+def test_a_row_missing_or_held_twice_is_refused(positions: list[int]) -> None:
+    with pytest.raises(ValueError, match="needed once"):
+        gather_rows(torch.zeros(3, 1), positions, 3)
+
+
+ROWS_GXY = torch.arange(24.0).sin().view(4, 3, 2)
+SHARES = [(2, 1, 1), (1, 3, 0), (0, 0, 4)]
+
+
+def _sum_and_gather(rank: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 2)
+    batch = torch.arange(15.0).view(5, 3)
+    mine = list(my_share(range(5)))
+    if rank < 2:  # the third process has nothing to do in this step
+        mine = list(range(rank, 5, 2))
+        (layer(batch[mine]).square().sum() / 5).backward()
+    else:
+        mine = []
+    sum_gradients(layer.parameters())
+    rows = gather_rows(batch[mine], mine, 5)
+    (count,) = sum_over_processes([float(len(mine))], torch.device("cpu"))
+    uneven = [_gather_share(shares, rank) for shares in SHARES]
+    with pytest.raises(ValueError, match=r"hold \[2, 3, 4\] numbers"):
+        all_rows(torch.zeros(0, 2 + rank))
+    return {"gradient": layer.weight.grad, "rows": rows, "count": count, "uneven": uneven}
+
+
+def _gather_share(shares: Sequence[int], rank: int) -> dict[str, Any]:
+    mine = ROWS_GXY.split(list(shares))[rank].clone()
+    mine.requires_grad_(len(mine) > 0)  # a process without rows has no graph either
+    gathered = gather_with_gradient(mine)
+    _part(gathered, rank).backward()
+    numbers = all_rows(torch.arange(4).split(list(shares))[rank] + 2**40)
+    return {"rows": gathered.detach(), "gradient": mine.grad, "numbers": numbers}
+
+
+def _part(gathered_GXY: Tensor, rank: int) -> Tensor:
+    """A part of a loss in which every row meets every other, unlike the other processes' parts."""
+    rows_GD = gathered_GXY.flatten(1)
+    return ((rows_GD @ rows_GD.T) ** (rank + 2)).sum()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of three processes found; starting them is what takes the time."""
+    return run_together(_sum_and_gather, 3, tmp_path_factory.mktemp("processes"))
+
+
+def test_three_processes_give_the_gradient_and_the_rows_of_one(
+    found: list[dict[str, Any]],
+) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 2)
+    batch = torch.arange(15.0).view(5, 3)
+    (layer(batch).square().sum() / 5).backward()
+    for process in found:
+        torch.testing.assert_close(process["gradient"], layer.weight.grad)
+        assert torch.equal(process["rows"], batch)
+        assert process["count"] == 5
+
+
+@pytest.mark.parametrize("case", range(len(SHARES)), ids=[str(shares) for shares in SHARES])
+def test_uneven_shares_gather_in_order_and_a_row_gets_its_gradient_of_all_parts(
+    found: list[dict[str, Any]], case: int
+) -> None:
+    rows = ROWS_GXY.clone().requires_grad_(True)
+    sum((_part(rows, rank) for rank in range(3)), torch.zeros(())).backward()
+    assert rows.grad is not None
+    for process, expected in zip(found, rows.grad.split(list(SHARES[case])), strict=True):
+        held = process["uneven"][case]
+        assert torch.equal(held["rows"], ROWS_GXY)
+        assert torch.equal(held["numbers"], torch.arange(4) + 2**40)
+        if len(expected):
+            torch.testing.assert_close(held["gradient"], expected)

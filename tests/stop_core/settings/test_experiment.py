@@ -1,0 +1,110 @@
+"""Laws of an experiment's identity and of its limits."""
+
+import hashlib
+import json
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stop_core.settings.class_templates import TEMPLATES
+from stop_core.settings.experiment import METHODS, ExperimentConfig, Method
+from stop_core.settings.stop import StopConfig
+
+
+def test_the_hash_changes_with_every_setting_and_not_with_the_seed() -> None:
+    config = ExperimentConfig()
+    assert replace(config, seed=5).hash == config.hash
+    other = {"method": "vpt-deep", "tower": "ViT-B-16", "pretrained": "openai"}
+    other |= {"templates": ("a photo of {}.",), "ema": 0.5, "precision": "bf16", "frames": 4}
+    other |= {"random_crop": True}
+    for f in fields(config):
+        if f.name in ("seed", "stop", "segment_jitter"):
+            continue
+        changed = other.get(f.name) or getattr(config, f.name) + 1
+        assert replace(config, **{f.name: changed}).hash != config.hash, f.name
+    assert replace(config, stop=StopConfig(alpha=0.25)).hash != config.hash
+    few = replace(config, frames=4)
+    assert replace(few, segment_jitter=True).hash != few.hash
+
+
+def test_settings_that_came_later_do_not_change_the_hash_of_what_was_trained_before() -> None:
+    values = asdict(ExperimentConfig())
+    for name in ("frames", "segment_jitter", "random_crop"):
+        del values[name]
+    text = json.dumps(values, sort_keys=True)
+    assert ExperimentConfig().hash == hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@pytest.fixture
+def templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the file of templates, to be edited."""
+    copy = tmp_path / "templates.yaml"
+    copy.write_text(TEMPLATES.read_text())
+    monkeypatch.setattr("stop_core.settings.class_templates.TEMPLATES", copy)
+    return copy
+
+
+def test_the_hash_follows_the_sentences_and_not_where_they_stand(templates: Path) -> None:
+    named = ExperimentConfig()
+    before = {name: named.for_dataset(name).hash for name in ("hmdb51", "ucf101", "kinetics")}
+    given = replace(named, templates=("a video of a person doing {}.",))
+    assert given.for_dataset("hmdb51").hash == given.hash == before["hmdb51"]
+    assert named.for_dataset("hmdb51").for_dataset("ucf101") == named.for_dataset("hmdb51")
+    ensemble = replace(named, templates=("ensemble",)).for_dataset("hmdb51")
+    assert ensemble.hash != before["hmdb51"]
+    # An edit changes the experiments on that dataset, and on no other.
+    edited = yaml.safe_load(templates.read_text())
+    edited["kinetics"]["default"] = ["a film of {}."]
+    templates.write_text("# edited\n" + yaml.safe_dump(edited))
+    after = {name: named.for_dataset(name).hash for name in before}
+    assert {name for name in before if after[name] != before[name]} == {"kinetics"}
+
+
+def test_only_zero_shot_without_context_tokens_trains_nothing() -> None:
+    untrained = {method for method in METHODS if not ExperimentConfig(method=method).is_trained}
+    assert untrained == {"zero-shot"}
+    assert ExperimentConfig(method="zero-shot", context_tokens=1).is_trained
+
+
+def test_context_tokens_for_a_method_that_reads_no_text_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"context_tokens.*linear-probe"):
+        ExperimentConfig(method="linear-probe", context_tokens=4)
+
+
+def test_parameters_hold_every_field_by_its_own_name() -> None:
+    parameters = ExperimentConfig().parameters()
+    names = {f.name for kind in (StopConfig, ExperimentConfig) for f in fields(kind)}
+    assert parameters.keys() == names - {"stop"}
+
+
+@pytest.mark.parametrize("method", ["stop", "stop-static"])
+def test_a_method_with_both_halves_turned_off_is_refused(method: Method) -> None:
+    with pytest.raises(ValueError, match=r"n_s = 0 and eta = 0"):
+        ExperimentConfig(method=method, stop=StopConfig(n_s=0, eta=0))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("method", "magic"),
+        ("epochs", -1),
+        ("batch_size", 0),
+        ("templates", ()),
+        ("templates", ("a {}", "")),
+        ("templates", ("a {}", "ensemble")),
+        ("context_tokens", -1),
+        ("static_prompts", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("clip_norm", 0.0),
+        ("frames", 0),
+        ("segment_jitter", True),
+        ("seed", -1),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        replace(ExperimentConfig(), **{name: value})

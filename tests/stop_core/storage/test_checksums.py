@@ -1,0 +1,42 @@
+"""Files are used only if they are as their list of sums says."""
+
+from pathlib import Path
+
+import pytest
+
+from stop_core.storage.checksums import SUMS, check_sums, write_sums
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a", "b", "card"):
+        (tmp_path / name).write_text(name)
+    write_sums(tmp_path, without=["card"])
+    return tmp_path
+
+
+def test_what_is_as_it_was_written_is_taken_and_a_file_without_a_sum_may_change(
+    folder: Path,
+) -> None:
+    (folder / "card").write_text("edited")
+    check_sums(folder, ["a", "b"])
+    (folder / "b").write_text("other")
+    with pytest.raises(ValueError, match=rf"{folder}/b is not as it was written"):
+        check_sums(folder, ["a"])
+
+
+def test_a_wanted_file_needs_a_sum(folder: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{SUMS} is damaged: it has no sum of 'card'"):
+        check_sums(folder, ["a", "card"])
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "x" * 5000, "a\x1b[2J", "..", "x/a"])
+def test_a_listed_name_that_is_none_of_the_folder_is_refused_in_one_line(
+    folder: Path, name: str
+) -> None:
+    with (folder / SUMS).open("a") as file:
+        file.write(f"{'0' * 64}  {name}\n")
+    with pytest.raises(ValueError, match="is damaged") as refusal:
+        check_sums(folder, ["a", "b"])
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 500

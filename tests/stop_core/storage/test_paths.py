@@ -1,0 +1,67 @@
+"""A path or a URI names the same things, and scratch files do not outlive their users."""
+
+import os
+import pickle
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from stop_core.storage.paths import RemotePath, scratch_file, storage_path
+
+
+def test_paths_and_uris_are_told_apart() -> None:
+    assert storage_path("a/b") == Path("a/b")
+    assert storage_path("file:///a%20b/c") == Path("/a b/c")
+    remote = storage_path("s3://bucket/a b//c/?region=x")
+    assert remote == RemotePath("s3", "bucket/a b/c", "region=x")
+    assert str(remote / "d#e") == "s3://bucket/a b/c/d#e?region=x"
+    assert storage_path(str(remote)) == pickle.loads(pickle.dumps(remote)) == remote
+    assert ((remote / "d").name, (remote / "d").parent) == ("d", remote)
+    public = storage_path("gs://anonymous@bucket/a")
+    assert isinstance(public, RemotePath)
+    assert (public.key, str(public / "b")) == ("bucket/a", "gs://anonymous@bucket/a/b")
+    with pytest.raises(TypeError):
+        os.fspath(remote)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("uri", "found"),
+    [
+        ("ftp://host/a", "ftp://host/a is neither a path nor"),
+        ("s3://", "names no bucket"),
+        ("s3://key:secret@bucket/a", "give s3://bucket/a and set the environment"),
+        ("s3://secret@bucket/a", "give s3://bucket/a and set the environment"),
+        ("s3://bucket/a?secret_key=secret", "give s3://bucket/a and set the environment"),
+        ("s3://bucket/a?endpoint_override=http://u:secret@h", "give s3://bucket/a and set"),
+        ("ftp://me:secret@host/a", "ftp://me:\\*\\*\\*@host/a is neither a path nor"),
+        ("s3://?token=secret", "credentials|names no bucket"),
+    ],
+)
+def test_other_uris_are_refused_without_telling_a_password(uri: str, found: str) -> None:
+    with pytest.raises(ValueError, match=found) as caught:
+        storage_path(uri)
+    assert "secret" not in str(caught.value)
+
+
+def test_scratch_files_go_even_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    child = os.fork()
+    if child == 0:
+        with scratch_file() as path:
+            path.write_text("left")
+            time.sleep(60)
+    while not (left := [p for p in tmp_path.rglob("*") if p.is_file() and p.stat().st_size]):
+        time.sleep(0.01)
+    with scratch_file(".avi") as mine:
+        assert left[0].exists(), "a file in use was taken away"
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with scratch_file():
+            assert not left[0].exists()
+            assert mine.exists()
+        assert mine.suffix == ".avi"
+    assert not mine.exists()

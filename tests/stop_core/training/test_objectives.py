@@ -1,0 +1,158 @@
+"""Laws of the objectives: captions drawn fairly and alike, measures that recount by hand."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from stop_core.clip.loading import load_clip
+from stop_core.evaluation.run_over import TextBank
+from stop_core.model.class_texts import ClassTexts
+from stop_core.model.methods import build_method
+from stop_core.model.video_model import VideoModel
+from stop_core.settings.experiment import METHODS, ExperimentConfig, Method
+from stop_core.settings.stop import StopConfig
+from stop_core.training.objectives import Objective, Recognition, Retrieval
+from tests.stop_core.memory_clips import MemoryClips
+
+CONFIG = ExperimentConfig(stop=StopConfig(n_s=2, spatial_width=4, temporal_width=4))
+CLASSES = ("a red shape", "a green shape", "a blue shape")
+
+
+def _recognition(model: VideoModel, config: ExperimentConfig = CONFIG) -> Objective:
+    texts = ClassTexts(model, [[name] for name in CLASSES])
+    return Recognition(model, config, MemoryClips(), texts)
+
+
+def _retrieval(model: VideoModel, config: ExperimentConfig = CONFIG) -> Objective:
+    return Retrieval(model, config, MemoryClips(), [])
+
+
+@pytest.fixture(scope="module")
+def model() -> VideoModel:
+    torch.manual_seed(0)
+    return build_method(CONFIG, load_clip("tiny"), 3)
+
+
+def test_a_caption_follows_from_seed_epoch_and_clip_and_each_has_its_turn(
+    model: VideoModel,
+) -> None:
+    clips = MemoryClips()
+    objective, again = (Retrieval(model, CONFIG, clips, []) for _ in range(2))
+    other = Retrieval(model, replace(CONFIG, seed=1), clips, [])
+    drawn = [objective.caption(2, epoch) for epoch in range(300)]
+    assert drawn == [again.caption(2, epoch) for epoch in range(300)]
+    assert drawn != [other.caption(2, epoch) for epoch in range(300)]
+    counts = Counter(drawn)
+    assert set(counts) == set(clips.captions[2])
+    assert min(counts.values()) > 300 / len(counts) / 2
+
+
+def test_clips_that_share_a_caption_are_no_negatives(model: VideoModel) -> None:
+    clips = MemoryClips(4)
+    clips.captions = [("a red shape",), ("a red shape",), ("a red shape",), ("a red shape",)]
+    objective = Retrieval(model, CONFIG, clips, [])
+    chosen = range(4)
+    outputs = objective.outputs(clips.read(chosen), chosen, 0)
+    uniform = torch.log(torch.tensor(4.0))  # every text is a right one: nothing to tell apart
+    text_side = objective.loss(outputs, chosen, 0, 4)
+    clips.captions = [(f"a red shape {i}",) for i in range(4)]
+    different = Retrieval(model, CONFIG, clips, [])
+    apart = different.loss(different.outputs(clips.read(chosen), chosen, 0), chosen, 0, 4)
+    assert text_side < uniform + 0.1 < 4 * apart
+
+
+def test_every_sentence_is_encoded_once(model: VideoModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+    encode = model.encode_text
+
+    def count(texts: Sequence[str]) -> torch.Tensor:
+        encoded.extend(texts)
+        return encode(texts)
+
+    monkeypatch.setattr(model, "encode_text", count)
+    train, val = MemoryClips(), MemoryClips(6, seed=8)
+    objective = Retrieval(model, CONFIG, train, [val])
+    objective.outputs(train.read([0, 1]), [0, 1], 0)
+    objective.measure(val)
+    objective.measure(val)
+    words = [s for clips in (train, val) for captions in clips.captions for s in captions]
+    assert sorted(set(encoded) - {"a"}) == sorted(set(words))
+    assert max(Counter(encoded).values()) == 1
+    rows = TextBank(model, words).rows(words[:3])
+    torch.testing.assert_close(rows, encode(words[:3]), rtol=1e-5, atol=1e-6)
+
+
+def test_the_measures_of_retrieval_recount_from_its_rows(model: VideoModel) -> None:
+    clips = MemoryClips()
+    measured = Retrieval(model, CONFIG, clips, []).measure(clips)
+    rows = pd.DataFrame(measured.rows)
+    assert len(rows) == sum(len(captions) for captions in clips.captions) + len(clips)
+    for direction in ("t2v", "v2t"):
+        ranks = rows.loc[rows["direction"] == direction, "rank"]
+        for k in (1, 5, 10):
+            assert measured.metrics[f"{direction}_r{k}"] == pytest.approx((ranks <= k).mean())
+        assert measured.metrics[f"{direction}_median_rank"] == pytest.approx(ranks.median())
+    hits = rows[(rows["direction"] == "t2v") & (rows["rank"] == 1)]
+    assert (hits["video_id"] == hits["found_video_id"]).all()
+
+
+@pytest.mark.parametrize("objective", ["recognition", "retrieval"])
+def test_measures_do_not_depend_on_the_size_of_a_batch(model: VideoModel, objective: str) -> None:
+    clips = MemoryClips()
+    made: Objective = (
+        Retrieval(model, CONFIG, clips, []) if objective == "retrieval" else _recognition(model)
+    )
+    whole = made.measure(clips)
+    made.evaluation_batch = 3
+    parts = made.measure(clips)
+    assert parts.metrics == pytest.approx(whole.metrics)
+    for name, column in parts.rows.items():
+        expected = whole.rows[name]
+        numeric = isinstance(column[0], float)
+        assert column == (pytest.approx(expected, abs=1e-4) if numeric else expected), name
+
+
+def test_the_confusion_of_recognition_counts_its_rows(model: VideoModel) -> None:
+    measured = _recognition(model).measure(MemoryClips())
+    assert measured.confusion_CC is not None
+    for true, predicted in zip(measured.rows["label"], measured.rows["predicted"], strict=True):
+        measured.confusion_CC[true, predicted] -= 1
+    assert not measured.confusion_CC.any()
+
+
+@pytest.mark.parametrize("context_tokens", [0, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_bfloat16_is_near_float32_and_trains(method: Method, context_tokens: int) -> None:
+    if method == "linear-probe" and context_tokens:
+        return  # it reads no texts
+    config = replace(CONFIG, method=method, context_tokens=context_tokens)
+    clips, chosen = MemoryClips(), range(4)
+    torch.manual_seed(0)
+    model = build_method(config, load_clip("tiny"), 3)
+    for kind, most in ((_recognition, 1.0), (_retrieval, 0.05)):
+        if kind is _retrieval and method == "linear-probe":
+            continue
+        exact, rounded = (
+            kind(model, replace(config, precision=precision)).outputs(clips.read(chosen), chosen, 0)
+            for precision in ("fp32", "bf16")
+        )
+        assert rounded.dtype == torch.float32
+        torch.testing.assert_close(exact, rounded, rtol=0, atol=most)
+        if model.trainable():
+            rounded.sum().backward()
+
+
+def test_bfloat16_is_not_float32(model: VideoModel) -> None:
+    clips, chosen = MemoryClips(), range(4)
+    exact, rounded = (
+        _retrieval(model, replace(CONFIG, precision=precision)).outputs(
+            clips.read(chosen), chosen, 0
+        )
+        for precision in ("fp32", "bf16")
+    )
+    # A processor without bfloat16 computes in float32 whatever autocast says, where it may.
+    assert not torch.equal(exact, rounded)
