@@ -30,7 +30,7 @@ RUN pip install --no-cache-dir --constraint constraints.txt \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch torchvision
 
 COPY --chown=stop . ./
-RUN pip install --no-cache-dir --constraint constraints.txt --editable .
+RUN pip install --no-cache-dir --constraint constraints.txt --editable ".[pipelines]"
 
 # The commit that the results name; the image holds no git history to ask.
 ARG GIT_COMMIT=unknown
