@@ -1,7 +1,8 @@
 """Maps the folders of the repository to packages.
 
-The wheel has two top-level names, both ours: `stop_core`, and `stop_pipelines` for `pipelines/`. `sweeps/` is data
-inside of it. (`sweeps` and `pipelines` would clash with other distributions, for example with `wandb[sweeps]`.)
+The wheel has two top-level names, both ours: `stop_core`, and `stop_pipelines` for `pipelines/`,
+with `sweeps/` as data inside of it. The names `sweeps` and `pipelines` would clash with other
+distributions, for example with the one that `wandb[sweeps]` installs.
 """
 
 from setuptools import find_namespace_packages, find_packages, setup
