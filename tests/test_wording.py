@@ -1,6 +1,6 @@
-"""Counts of words that make text hard to search and to read. `python tests/test_wording.py` prints them.
+"""Counts of vague words per 10,000 words of docstrings and comments.
 
-Per 10,000 words of docstrings and comments.
+`python tests/test_wording.py` prints them.
 """
 
 import ast
