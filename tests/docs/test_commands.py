@@ -1,19 +1,16 @@
 """The commands in the documentation are commands, and the tutorial's do what it says."""
 
 import re
-import runpy
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from pipelines.cli.commands import Command, commands
-from pipelines.cli.options import parse
+from pipelines.cli.options import parse, run_command
 from stop_core.datasets.motion.files import write_motion_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +48,7 @@ def _invocations(line: str) -> Iterator[tuple[Command, list[str]]]:
     """The commands of this project in a line of shell, with their arguments."""
     words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
     words = shlex.split(line, comments=True) if not _ENDS & set(words) else words
-    by_file = {f"pipelines/{one.module.partition('.')[2]}.py": one for one in commands().values()}
+    by_file = {f"pipelines/{one.name}.py": one for one in commands().values()}
     for place, word in enumerate(words):
         command = by_file.get(word)
         rest = words[place + 1 :]
@@ -78,7 +75,7 @@ def test_the_options_of_all_documented_commands_are_understood() -> None:
     assert {command.name for _, command, _ in documented} >= {"train", "sweep", "benchmark"}
     assert len(documented) > 25
     for where, command, arguments in documented:
-        options = getattr(import_module(command.module), command.options)
+        options, _ = command.load()
         try:
             parse(options, arguments)
         except SystemExit as end:
@@ -120,11 +117,10 @@ def _smaller(text: str) -> str:
     return text
 
 
-def _run(command: Command, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command as a program, in this process, which has a Ray already."""
-    monkeypatch.setattr(sys, "argv", [command.module, *arguments])
+def _run(command: Command, arguments: list[str]) -> None:
+    """Runs the command in this process, which has started Ray already."""
     with pytest.raises(SystemExit) as end:
-        runpy.run_module(command.module, run_name="__main__")
+        run_command(*command.load(), arguments)
     assert end.value.code in (0, None), [command.name, *arguments]
 
 
@@ -166,7 +162,7 @@ def test_the_pages_lead_from_a_folder_to_a_table_and_to_reasons(
         first, _, rest = text.partition("\n") if "for class in" in text else (text, "", "")
         for part in (first, rest):
             for command, arguments in _typed(part):
-                _run(command, arguments, monkeypatch)
+                _run(command, arguments)
     said = capsys.readouterr().out
     for row in ("zero-shot CLIP", "linear probe", "static deep prompts", "STOP"):
         assert re.search(rf"{row}.*±?\d", said), said
