@@ -1,13 +1,9 @@
-"""Exit codes, and the failure that its message explains."""
-
-EXIT_USAGE = 2
-
+"""Exit codes, and failures that are reported by their message only."""
 
 EXIT_FAILURE = 1
-
-
+EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
 class RunError(RuntimeError):
-    """A failure that its message explains to the user, with what to do next."""
+    """A failure whose message says what happened and what to do next."""

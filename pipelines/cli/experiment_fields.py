@@ -1,4 +1,4 @@
-"""Builds an experiment from settings by name, as YAML files give them."""
+"""Builds an experiment from settings by name, as in YAML files."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -16,10 +16,10 @@ _HINTS = {**get_type_hints(StopConfig), **get_type_hints(ExperimentConfig)}
 
 
 def build_experiment(values: Mapping[str, Any], origin: str) -> ExperimentConfig:
-    """Builds an experiment from settings by name, those of STOP beside the others.
+    """Builds an experiment from settings by name, those of STOP and the others in one mapping.
 
     Raises:
-        ValueError: if a name is unknown or a value out of range; names `origin`.
+        ValueError: if a name is unknown or a value is out of range; names `origin`.
     """
     _check_names(values, origin)
     own = {f.name for f in fields(StopConfig)}
@@ -34,36 +34,36 @@ def build_experiment(values: Mapping[str, Any], origin: str) -> ExperimentConfig
 
 
 def typed(name: str, value: Any) -> Any:
-    """The value as the setting's type: 4 is 4.0 where a number is wanted, and 1e-3 no text.
+    """Returns a value as the type of its setting: 4 as 4.0, and the text 1e-3 as a number.
 
     Raises:
-        ValueError: if it is of another type.
+        ValueError: if it has another type.
     """
-    kinds = get_args(_HINTS[name]) or (_HINTS[name],)  # of `int | None`, both
+    kinds = get_args(_HINTS[name]) or (_HINTS[name],)  # `int | None` has two
     if value is None and type(None) in kinds:
         return None
     if get_origin(_HINTS[name]) is tuple:
         return _texts(name, value)
     if float in kinds and not isinstance(value, bool):
         try:
-            return float(value)  # YAML takes 1e-3 for a text
+            return float(value)  # YAML reads 1e-3 as text
         except (TypeError, ValueError):
             pass
     elif any(isinstance(kind, type) and type(value) is kind for kind in kinds):
         return value
     elif get_origin(_HINTS[name]) is Literal and isinstance(value, str):
-        return value  # which one, the dataclass checks
+        return value  # the dataclass checks its value
     wanted = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
     raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
 def field_type(name: str) -> Any:
-    """The type of a setting, as it is annotated."""
+    """Returns the annotated type of a setting."""
     return _HINTS[name]
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """A hint at what may have been meant."""
+    """Returns a hint: the most similar of the known names, or all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"

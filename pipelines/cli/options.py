@@ -1,8 +1,9 @@
-"""What the entry points share: options from a dataclass and YAML, and how a failure is told."""
+"""Options of the commands, from a dataclass and YAML; and how failures are reported."""
 
 import atexit
 import gc
 import inspect
+import logging
 import os
 import shlex
 import sys
@@ -19,10 +20,16 @@ from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.storage.private import without_password
 
 from .closed_output import ending_with_reader
-from .console import say
+from .console import set_verbosity
 from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError
+from .output import TRACKING_URI
+from .store_problem import explain_store_problem
 
 _T = TypeVar("_T")
+_LOG = logging.getLogger(__name__)
+_COMMON_OPTIONS = """--config FILE.yaml sets defaults; an option on the command line overrides it.
+--quiet shows only warnings and errors on stderr, --verbose also debug messages, and the logs of
+Ray's workers and of other libraries."""
 
 
 def parse(
@@ -32,8 +39,9 @@ def parse(
 ) -> _T:
     """Reads the command line into `config_type`, a frozen dataclass.
 
-    `--config FILE` gives defaults in YAML; every other option overrides it. Bad usage, which
-    includes a ValueError from the dataclass, prints one sentence and exits with 2.
+    `--config FILE` gives defaults in YAML; every other option overrides it. `--verbose` and
+    `--quiet` set the level of the messages on stderr. Bad usage, which includes a ValueError of
+    the dataclass, is reported in one sentence and exits with 2.
 
     Args:
         config_type: the dataclass; its docstrings are the help.
@@ -44,19 +52,21 @@ def parse(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        set_verbosity(_take_verbosity(arguments))
         config_file, arguments = _take_config_option(arguments)
         default_file = getattr(config_type, "default_file", lambda arguments: None)
         config_file = config_file or default_file(arguments)
         default = _from_yaml(config_type, config_file) if config_file else None
         with ending_with_reader():  # of the help
-            return tyro.cli(
+            config: _T = tyro.cli(
                 config_type,
                 prog=prog,
                 args=_spell_out_flags(config_type, arguments),
                 default=cast(Any, default),
-                description=_description(config_type),
+                description=f"{inspect.cleandoc(config_type.__doc__ or '')}\n\n{_COMMON_OPTIONS}",
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
             )
+            return config
     except ValueError as problem:
         _complain(problem)
         sys.exit(EXIT_USAGE)
@@ -68,14 +78,14 @@ def run_command(
     argv: Sequence[str] | None = None,
     prog: str | None = None,
 ) -> NoReturn:
-    """Runs a command: reads its options with `parse`, and hands them to `main` with `run`."""
+    """Runs a command: reads its options with `parse`, and passes them to `main` with `run`."""
     config = parse(config_type, argv, prog)
     run(lambda: main(config))
 
 
 def run(main: Callable[[], object]) -> NoReturn:
-    """Runs an entry point; a failure that a user can mend is told in one sentence, exit code 1."""
-    # Python looks through all objects for garbage once more as it ends: a second, after MLflow.
+    """Runs an entry point; reports a failure that a user can mend in one sentence, exit code 1."""
+    # Python collects garbage again when it exits, which takes a second after importing MLflow.
     atexit.register(gc.freeze)
     try:
         with ending_with_reader():
@@ -86,11 +96,11 @@ def run(main: Callable[[], object]) -> NoReturn:
     except Exception as problem:
         if type(problem).__module__.partition(".")[0] != "mlflow":
             raise
-        _complain(RunError(_store_problem(problem)))
+        uri = os.environ.get(TRACKING_URI) or "sqlite:///OUTPUT/mlflow.db"
+        _complain(RunError(explain_store_problem(uri, problem)))
         sys.exit(EXIT_FAILURE)
     except KeyboardInterrupt:
-        told = "interrupted; run the same command again to resume from what is complete"
-        say(told)
+        _LOG.error("interrupted; run the same command again to resume from what is complete")
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
 
@@ -112,7 +122,7 @@ def from_mapping(config_type: type[_T], values: dict[str, Any], origin: str) -> 
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """The inverse of `from_mapping`: all fields of a nested dataclass by their own names."""
+    """Returns all fields of a nested dataclass by name: the inverse of `from_mapping`."""
     flat: dict[str, Any] = {}
     for field in fields(config):
         value = getattr(config, field.name)
@@ -121,11 +131,11 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def spell_out(config: Any, always: Sequence[str] = (), never: Sequence[str] = ()) -> list[str]:
-    """The words of a command line that gives a config: what is not the default.
+    """Returns the words of a command line for `config`: the options that differ from the default.
 
     Args:
         config: a dataclass that `parse` reads.
-        always: fields to give even so.
+        always: fields to include even at their default.
         never: fields to leave out.
     """
     usual = flatten(type(config)())
@@ -138,7 +148,7 @@ def spell_out(config: Any, always: Sequence[str] = (), never: Sequence[str] = ()
 
 
 def _build(config_type: type[_T], remaining: dict[str, Any], origin: str) -> _T:
-    """Takes the fields of `config_type` out of `remaining`."""
+    """Builds `config_type`, and removes its fields from `remaining`."""
     hints = get_type_hints(config_type)
     chosen: dict[str, Any] = {}
     for field in fields(cast(Any, config_type)):
@@ -154,7 +164,7 @@ def _build(config_type: type[_T], remaining: dict[str, Any], origin: str) -> _T:
 
 
 def _as_type(kind: Any, value: Any, name: str, origin: str) -> Any:
-    """Reads one YAML value as the command line would read the same text."""
+    """Reads a YAML value as the command line would read the same text."""
     words = value if isinstance(value, list | tuple) else [value]
     try:
         return tyro.cli(
@@ -179,7 +189,7 @@ def _from_yaml(config_type: type[_T], path: Path) -> _T:
 
 
 def _take_config_option(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Splits `--config FILE` (or `--config=FILE`) off the arguments."""
+    """Returns the file of `--config FILE` (or `--config=FILE`), and the other arguments."""
     rest: list[str] = []
     found: Path | None = None
     words = iter(arguments)
@@ -196,8 +206,18 @@ def _take_config_option(arguments: list[str]) -> tuple[Path | None, list[str]]:
     return found, rest
 
 
+def _take_verbosity(arguments: list[str]) -> int:
+    """Removes `--verbose` and `--quiet` from the arguments; returns the level of messages."""
+    given = {word for word in arguments if word in ("--verbose", "--quiet")}
+    if len(given) > 1:
+        raise ValueError("--verbose and --quiet exclude each other; give one of them")
+    arguments[:] = [word for word in arguments if word not in given]
+    levels = {"--verbose": logging.DEBUG, "--quiet": logging.WARNING}
+    return levels[given.pop()] if given else logging.INFO
+
+
 def _spell_out_flags(config_type: type[Any], arguments: Sequence[str]) -> list[str]:
-    """Writes `--check` as `--check True`, which is what tyro is set to read."""
+    """Rewrites `--check` as `--check True`, the form that tyro is set to read."""
     flags = {f"--{name.replace('_', '-')}" for name in _flags(config_type)}
     words: list[str] = []
     for word, following in pairwise([*arguments, "--"]):
@@ -206,7 +226,7 @@ def _spell_out_flags(config_type: type[Any], arguments: Sequence[str]) -> list[s
 
 
 def _flags(config_type: type[Any]) -> Iterator[str]:
-    """Yields the names of the fields that are true or false, those of inner dataclasses too."""
+    """Yields the names of the boolean fields, those of inner dataclasses too."""
     for name, kind in get_type_hints(config_type).items():
         if kind is bool:
             yield name
@@ -214,21 +234,5 @@ def _flags(config_type: type[Any]) -> Iterator[str]:
             yield from _flags(cast(type[Any], kind))
 
 
-def _description(config_type: type[Any]) -> str:
-    text = inspect.cleandoc(config_type.__doc__ or "")
-    return f"{text}\n\n--config FILE.yaml sets defaults; an option given beside it wins."
-
-
-def _store_problem(problem: Exception) -> str:
-    """What to say of an error of MLflow that no other place has explained."""
-    from .output import TRACKING_URI
-    from .store_problem import explain_store_problem
-
-    return explain_store_problem(
-        os.environ.get(TRACKING_URI) or "sqlite:///OUTPUT/mlflow.db", problem
-    )
-
-
 def _complain(problem: BaseException) -> None:
-    message = without_password(str(problem)) or type(problem).__name__
-    say(f"error: {message}")
+    _LOG.error("error: %s", without_password(str(problem)) or type(problem).__name__)

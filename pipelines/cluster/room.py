@@ -1,4 +1,4 @@
-"""How many trainings the cluster can run at once."""
+"""Number of trainings that the cluster can run at once."""
 
 import os
 import time
@@ -9,14 +9,18 @@ from ..cli.console import say
 from ..cli.errors import RunError
 from .resources import Resources
 
-_SECONDS_FOR_NODES_TO_JOIN = 60.0  # after a node has died, or a cluster has just been started
+_SECONDS_FOR_NODES_TO_JOIN = 60.0  # after a node failed, or a cluster was started
 
 
 def room_for(resources: Resources) -> int:
-    """How many trainings fit into the cluster at once; waits a while for nodes that still join."""
+    """Returns how many trainings fit into the cluster at once; waits for nodes that are joining.
+
+    Raises:
+        RunError: if not even one fits after a minute.
+    """
     deadline = time.monotonic() + (_SECONDS_FOR_NODES_TO_JOIN if "RAY_ADDRESS" in os.environ else 0)
-    reporting = False
-    while (room := _room(resources, have := ray.cluster_resources())) < 1:
+    said = False
+    while (room := _room(resources, have := _cluster_resources())) < 1:
         problem = (
             f"a training needs {resources.fewest_workers} x {resources.cpus_per_worker:g} CPUs and "
             f"{resources.fewest_workers} x {resources.gpus_per_worker:g} GPUs, and the cluster has "
@@ -24,11 +28,16 @@ def room_for(resources: Resources) -> int:
         )
         if time.monotonic() >= deadline:
             raise RunError(f"{problem}; lower --workers, --cpus-per-worker or --gpus-per-worker")
-        if not reporting:
+        if not said:
             say(f"{problem}; waiting {_SECONDS_FOR_NODES_TO_JOIN:.0f} s for nodes to join")
-            reporting = True
+            said = True
         time.sleep(1.0)
     return room
+
+
+def _cluster_resources() -> dict[str, float]:
+    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return have
 
 
 def _room(resources: Resources, have: dict[str, float]) -> int:

@@ -61,7 +61,7 @@ class TrainingRun:
         sweep: str = "",
         start: StartFrom | None = None,
     ) -> None:
-        from stop_core.clip.loading import weights_fingerprint
+        from stop_core.clip.pretrained import weights_fingerprint
 
         self.test = test
         self.cache = cache.resolve()
@@ -169,7 +169,7 @@ class TrainingRun:
         """Begins the MLflow run of this training, or goes on with it."""
         tracked = self.tracked
         if self.start and not self.start.fork:
-            tracked.go_on_with(self._mlflow_run_of(self.start))
+            tracked.adopt(self._mlflow_run_of(self.start))
         tracked.open(
             self.manifest.dataset,
             label or f"{self.config.method} seed {self.config.seed}",

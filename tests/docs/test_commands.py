@@ -51,7 +51,7 @@ def _invocations(line: str) -> Iterator[tuple[Command, list[str]]]:
     """The commands of this project in a line of shell, with their arguments."""
     words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
     words = shlex.split(line, comments=True) if not _ENDS & set(words) else words
-    by_file = {f"pipelines/{one.module.partition('.')[2]}.py": one for one in commands().values()}
+    by_file = {f"pipelines/{name}.py": command for name, command in commands().items()}
     for place, word in enumerate(words):
         command = by_file.get(word)
         rest = words[place + 1 :]

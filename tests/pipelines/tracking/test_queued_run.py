@@ -178,7 +178,7 @@ def test_nothing_is_sent_to_a_store_that_only_the_folder_of_a_run_names(
         server.setblocking(False)
         where = other if noted == "file" else f"http://127.0.0.1:{server.getsockname()[1]}"
         run = QueuedRun(tmp_path / "output" / "runs" / "one", uri)
-        run.go_on_with("0" * 32)
+        run.adopt("0" * 32)
         (run.folder / "mlflow_store").write_text(where)
         _waiting(run)
         run.log_text("secret", "note.txt")
@@ -232,7 +232,7 @@ def test_a_store_that_is_gone_is_not_made_anew_while_the_other_is_away(
     away = f"http://127.0.0.1:{_closed_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", away)
     run = QueuedRun(tmp_path / "runs" / "one", f"sqlite:///{tmp_path}/gone.db")
-    run.go_on_with("0" * 32)
+    run.adopt("0" * 32)
     run.log_points([(1, 1000, {"train/loss": 1.0})])
     deliver_waiting(tmp_path)
     assert len(run.outbox.waiting()) == 1
@@ -258,7 +258,7 @@ def test_a_run_that_was_deleted_goes_on_in_a_new_one_that_is_told_everything(
 
 def test_no_password_is_kept_beside_a_run(tmp_path: Path) -> None:
     run = QueuedRun(tmp_path, "postgresql://me:secret@host:5432/mlflow")
-    run.go_on_with("abc")
+    run.adopt("abc")
     assert run.store == "postgresql://me:***@host:5432/mlflow"
     assert not any("secret" in file.read_text() for file in tmp_path.iterdir())
 
@@ -284,7 +284,7 @@ def test_an_outbox_that_is_stuck_does_not_hold_up_the_others(
         run = QueuedRun(tmp_path / "runs" / name, uri)
         _waiting(run)
         if name in "ab":  # they are another store's, which is away
-            run.go_on_with("0" * 32)
+            run.adopt("0" * 32)
             (run.folder / "mlflow_store").write_text(gone)
         else:
             assert run.deliver() is None
