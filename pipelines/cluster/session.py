@@ -112,8 +112,8 @@ def await_head(address: str, seconds: float) -> None:
             if time.monotonic() >= deadline:
                 raise RunError(
                     f"no Ray cluster answers at RAY_ADDRESS={address} ({problem}); start it with "
-                    "`ray start --head`, give the address of a running cluster, or unset RAY_ADDRESS "
-                    "to start Ray on this machine"
+                    "`ray start --head`, give the address of a running cluster, or unset "
+                    "RAY_ADDRESS to start Ray on this machine"
                 ) from problem
         time.sleep(0.5)
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -78,7 +77,7 @@ def test_the_options_of_all_documented_commands_are_understood() -> None:
     assert {command.name for _, command, _ in documented} >= {"train", "sweep", "benchmark"}
     assert len(documented) > 25
     for where, command, arguments in documented:
-        options = getattr(import_module(command.module), command.options)
+        options, _ = command.load()
         try:
             parse(options, arguments)
         except SystemExit as end:
