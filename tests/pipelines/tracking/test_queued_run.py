@@ -1,8 +1,6 @@
-"""Laws of a run that is written through an outbox: nothing lost, nothing twice, in one store."""
+"""Laws of a queued run: nothing is lost or doubled, and its records go to one store."""
 
-import shutil
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,30 +9,11 @@ from mlflow.entities import Run
 
 from pipelines.tracking import queued_run
 from pipelines.tracking.queued_run import QueuedRun, UnnamedStoreError, deliver_waiting
-from pipelines.tracking.store import open_experiment, tracking_uri
+from pipelines.tracking.store import tracking_uri
+from tests.pipelines.tracking.conftest import NewStore
+from tests.tools import free_ports
 
-NewStore = Callable[[Path], str]
 EXPERIMENTS = ["0", "1"]
-
-
-@pytest.fixture(scope="module")
-def new_store(tmp_path_factory: pytest.TempPathFactory) -> NewStore:
-    """A function that makes an empty store of a file, and returns its URI."""
-    made = tmp_path_factory.mktemp("store")
-    open_experiment(made, "motion")
-
-    def new(file: Path) -> str:
-        file.parent.mkdir(exist_ok=True)
-        shutil.copyfile(made / "mlflow.db", file)  # making one takes seconds
-        return f"sqlite:///{file}"
-
-    return new
-
-
-def _closed_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _history(output: Path, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -42,16 +21,16 @@ def _history(output: Path, run_id: str, name: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in points)
 
 
-def test_what_was_told_during_an_outage_is_there_afterwards_once(
+def test_records_of_an_outage_are_delivered_once(
     tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     new_store(tmp_path / "mlflow.db")
     folder = tmp_path / "runs" / "one"
-    away = QueuedRun(folder, f"http://127.0.0.1:{_closed_port()}")
+    away = QueuedRun(folder, f"http://127.0.0.1:{free_ports(1)[0]}")
     away.open("motion", "a training", tags={"kind": "training"})
     away.log_params({"alpha": 0.5})
-    for _ in range(2):  # as each start does
+    for _ in range(2):  # as at each start
         away.log_dataset("motion", "0123456789abcdef")
     points = [(step, 1000 + step, {"train/loss": 1 / (1 + step)}) for step in range(3)]
     away.log_points(points)
@@ -59,7 +38,7 @@ def test_what_was_told_during_an_outage_is_there_afterwards_once(
     assert away.run_id == ""
     (folder / "config.yaml").write_text("alpha: 0.5")
     away.log_file("config.yaml")
-    away.log_points(points[1:])  # as a worker does that was killed before it knew
+    away.log_points(points[1:])  # as after a kill before the points were marked as logged
     away.finish()
 
     deliver_waiting(tmp_path)
@@ -75,7 +54,7 @@ def test_what_was_told_during_an_outage_is_there_afterwards_once(
     assert files == {"config.yaml", "environment.json"}
 
 
-def test_a_process_that_dies_before_it_notes_the_id_of_its_run_finds_it_again(
+def test_run_is_found_after_a_kill_before_its_id_was_stored(
     tmp_path: Path, new_store: NewStore
 ) -> None:
     run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
@@ -101,13 +80,11 @@ def _loss(uri: str, run_id: str) -> list[tuple[int, float, int]]:
     return sorted((point.step, point.value, point.timestamp) for point in points)
 
 
-def test_a_step_that_is_trained_again_is_not_told_again(
-    tmp_path: Path, new_store: NewStore
-) -> None:
+def test_repeated_step_is_not_logged_again(tmp_path: Path, new_store: NewStore) -> None:
     run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
     _waiting(run)
     run.log_points([(2, 1010, {"train/loss": 0.5}), (2, 1011, {"val/top1": 0.1})])
-    # Another process goes on from a checkpoint before: step 2 once more, a little later.
+    # Another process resumes from an earlier checkpoint and repeats step 2.
     again = QueuedRun(tmp_path / "runs" / "run", run.uri)
     again.log_points([(2, 1020, {"train/loss": 0.5})])
     again.log_points([(2, 1021, {"val/top1": 0.1}), (3, 1030, {"train/loss": 0.25})])
@@ -116,9 +93,7 @@ def test_a_step_that_is_trained_again_is_not_told_again(
     assert len(MlflowClient(run.uri).get_metric_history(run.run_id, "val/top1")) == 1
 
 
-def test_what_waits_for_one_store_is_not_lost_to_another(
-    tmp_path: Path, new_store: NewStore
-) -> None:
+def test_records_go_to_the_store_that_has_the_run(tmp_path: Path, new_store: NewStore) -> None:
     first, second = (new_store(tmp_path / f"{name}.db") for name in ("mlflow", "second"))
     run = QueuedRun(tmp_path / "runs" / "run", first)
     _waiting(run)
@@ -132,11 +107,11 @@ def test_what_waits_for_one_store_is_not_lost_to_another(
     assert not MlflowClient(second).search_runs(EXPERIMENTS)
 
 
-def test_what_waits_for_a_store_that_answers_does_not_wait_for_another(
+def test_records_for_a_store_that_answers_do_not_wait_for_another(
     tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    first, away = new_store(tmp_path / "mlflow.db"), f"http://127.0.0.1:{_closed_port()}"
+    first, away = new_store(tmp_path / "mlflow.db"), f"http://127.0.0.1:{free_ports(1)[0]}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", away)
     asked: list[str] = []
     find = queued_run.find_run
@@ -157,7 +132,7 @@ def test_what_waits_for_a_store_that_answers_does_not_wait_for_another(
     for run in runs:
         assert _loss(first, run.run_id) == [(1, 1.0, 1000), (2, 0.5, 1010)]
         assert not run.outbox.waiting()
-    assert asked.count(away) == 1  # it may take a minute not to answer
+    assert asked.count(away) == 1  # it may take a minute to fail
 
 
 @pytest.mark.parametrize("given", ["server", "file"])
@@ -165,7 +140,7 @@ def test_what_waits_for_a_store_that_answers_does_not_wait_for_another(
 def test_nothing_is_sent_to_a_store_that_only_the_folder_of_a_run_names(
     noted: str, given: str, tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder may be a stranger's, and a store is sent the user's password."""
+    """The folder may come from others, and the user's password is sent to a store."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     uri = new_store(tmp_path / "output" / "mlflow.db")
     if given == "server":
@@ -197,7 +172,7 @@ def test_nothing_is_sent_to_a_store_that_only_the_folder_of_a_run_names(
         assert _loss(other, named.run_id) == [(1, 1.0, 1000)]
 
 
-def test_a_store_that_has_moved_is_the_same_store(tmp_path: Path, new_store: NewStore) -> None:
+def test_moved_store_is_the_same_store(tmp_path: Path, new_store: NewStore) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
     run = QueuedRun(before / "runs" / "run", new_store(before / "mlflow.db"))
     _waiting(run)
@@ -212,7 +187,7 @@ def test_a_store_that_has_moved_is_the_same_store(tmp_path: Path, new_store: New
     assert _loss(moved.uri, known) == [(1, 1.0, 1000), (2, 0.5, 1010)]
 
 
-def test_a_run_whose_store_is_gone_goes_on_in_another(tmp_path: Path, new_store: NewStore) -> None:
+def test_run_whose_store_is_gone_resumes_in_another(tmp_path: Path, new_store: NewStore) -> None:
     run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "first.db"))
     _waiting(run)
     assert run.deliver() is None
@@ -225,11 +200,11 @@ def test_a_run_whose_store_is_gone_goes_on_in_another(tmp_path: Path, new_store:
     assert not (tmp_path / "first.db").exists()
 
 
-def test_a_store_that_is_gone_is_not_made_anew_while_the_other_is_away(
+def test_missing_store_is_not_created_while_the_other_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    away = f"http://127.0.0.1:{_closed_port()}"
+    away = f"http://127.0.0.1:{free_ports(1)[0]}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", away)
     run = QueuedRun(tmp_path / "runs" / "one", f"sqlite:///{tmp_path}/gone.db")
     run.adopt("0" * 32)
@@ -279,7 +254,7 @@ def test_an_outbox_that_is_stuck_does_not_hold_up_the_others(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     uri = new_store(tmp_path / "mlflow.db")
-    gone = f"http://127.0.0.1:{_closed_port()}"
+    gone = f"http://127.0.0.1:{free_ports(1)[0]}"
     for name in "abcd":
         run = QueuedRun(tmp_path / "runs" / name, uri)
         _waiting(run)
@@ -303,9 +278,7 @@ def test_an_outbox_that_is_stuck_does_not_hold_up_the_others(
     assert waiting == [2, 2, 0, 0]
 
 
-def test_a_tag_that_is_taken_away_twice_is_gone_and_nothing_is_refused(
-    tmp_path: Path, new_store: NewStore
-) -> None:
+def test_tag_can_be_removed_twice(tmp_path: Path, new_store: NewStore) -> None:
     run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
     run.open("motion", "a training", tags={"kind": "training"})
     run.set_tags({"failure": "no memory"})
