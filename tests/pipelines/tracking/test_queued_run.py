@@ -214,7 +214,7 @@ def test_missing_store_is_not_created_while_the_other_is_away(
     assert not (tmp_path / "gone.db").exists()
 
 
-def test_a_run_that_was_deleted_goes_on_in_a_new_one_that_is_told_everything(
+def test_deleted_run_is_replaced_by_one_with_all_records(
     tmp_path: Path, new_store: NewStore
 ) -> None:
     run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "store.db"))
@@ -231,14 +231,14 @@ def test_a_run_that_was_deleted_goes_on_in_a_new_one_that_is_told_everything(
     assert _loss(run.uri, run.run_id) == [(0, 0.5, 1010)]
 
 
-def test_no_password_is_kept_beside_a_run(tmp_path: Path) -> None:
+def test_no_password_is_stored_with_a_run(tmp_path: Path) -> None:
     run = QueuedRun(tmp_path, "postgresql://me:secret@host:5432/mlflow")
     run.adopt("abc")
     assert run.store == "postgresql://me:***@host:5432/mlflow"
     assert not any("secret" in file.read_text() for file in tmp_path.iterdir())
 
 
-def test_a_file_that_is_gone_is_refused_with_its_name(tmp_path: Path, new_store: NewStore) -> None:
+def test_missing_file_is_refused_with_its_name(tmp_path: Path, new_store: NewStore) -> None:
     run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
     run.open("motion", "a training")
     run.log_file("config.yaml")
@@ -249,7 +249,7 @@ def test_a_file_that_is_gone_is_refused_with_its_name(tmp_path: Path, new_store:
     assert _loss(run.uri, run.run_id) == [(1, 1.0, 1000)]
 
 
-def test_an_outbox_that_is_stuck_does_not_hold_up_the_others(
+def test_blocked_outbox_does_not_delay_the_others(
     tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
