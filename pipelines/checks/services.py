@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from ..cluster.session import long_temp_dir, ray_temp_dir
 from .finding import Finding, failure, ok, one_line, warning
 
 _RAY_PATIENCE = 120.0
-_HEAD_PORTS = (6379, 8265, 10001)  # of `ray start --head`, its dashboard and its clients
 # Runs in a separate process, which can be killed if Ray hangs.
 _RAY_PROGRAM = """
 import json
@@ -33,42 +31,13 @@ print("RAY " + json.dumps({"answer": answer, "resources": ray.cluster_resources(
 
 
 def check_ray() -> Iterator[Finding]:
-    """Checks that ports are free, and that Ray starts (or the cluster answers) and runs a task."""
+    """Checks that Ray starts, or the cluster answers, and runs a task."""
     address = os.environ.get("RAY_ADDRESS")
-    if address is None:
-        yield _check_ports()
-        if problem := long_temp_dir():
-            found, _, advice = problem.partition(". ")
-            yield failure("ray sockets", found, advice)
-            return
+    if address is None and (problem := long_temp_dir()):
+        found, _, advice = problem.partition(". ")
+        yield failure("ray sockets", found, advice)
+        return
     yield _check_start(address)
-
-
-def _check_ports() -> Finding:
-    try:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            listener.listen()
-            with socket.create_connection(listener.getsockname(), timeout=5):
-                pass
-    except OSError as problem:
-        advice = "Ray's processes talk over loopback: let a firewall or sandbox allow it"
-        return failure("ray ports", f"loopback does not work ({problem})", advice)
-    taken = [port for port in _HEAD_PORTS if not _is_free(port)]
-    if taken:
-        found = f"{', '.join(map(str, taken))} taken, by a Ray head perhaps"
-        return ok("ray ports", f"{found}; only `ray start --head` needs them")
-    return ok("ray ports", f"{', '.join(map(str, _HEAD_PORTS))} are free")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _check_start(address: str | None) -> Finding:

@@ -21,15 +21,14 @@ def build_experiment(values: Mapping[str, Any], origin: str) -> ExperimentConfig
     Raises:
         ValueError: if a name is unknown or a value is out of range; names `origin`.
     """
-    _check_names(values, origin)
-    own = {f.name for f in fields(StopConfig)}
+    for name in values:
+        if name not in FIELDS:
+            raise ValueError(f"{origin}: there is no setting {name!r}; {closest(name, FIELDS)}")
     try:
-        right = {name: typed(name, value) for name, value in values.items()}
-        stop = {name: value for name, value in right.items() if name in own}
-        others = {name: value for name, value in right.items() if name not in own}
-        refuse_unlisted_tower(others.get("tower"), "the file")
-        return ExperimentConfig(stop=StopConfig(**stop), **others)
-    except (ValueError, TypeError) as problem:
+        refuse_unlisted_tower(values.get("tower"), "the file")
+        settings = {name: typed(name, value) for name, value in values.items()}
+        return ExperimentConfig.from_parameters(settings)
+    except ValueError as problem:
         raise ValueError(f"{origin}: {problem}") from problem
 
 
@@ -43,7 +42,10 @@ def typed(name: str, value: Any) -> Any:
     if value is None and type(None) in kinds:
         return None
     if get_origin(_HINTS[name]) is tuple:
-        return _texts(name, value)
+        texts = tuple(value) if isinstance(value, list) else (value,)
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{name} must be a text or a list of texts, got {shown(value)}")
+        return texts
     if float in kinds and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3 as text
@@ -67,17 +69,3 @@ def closest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    """The value of a setting that holds texts; a single one need not be a list."""
-    texts = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{name} must be a text or a list of texts, got {shown(value)}")
-    return tuple(texts)
-
-
-def _check_names(values: Mapping[str, Any], origin: str) -> None:
-    for name in values:
-        if name not in FIELDS:
-            raise ValueError(f"{origin}: there is no setting {name!r}; {closest(name, FIELDS)}")

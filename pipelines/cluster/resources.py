@@ -35,23 +35,20 @@ class Resources:
     """Also save a checkpoint every N steps (default: no)."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
         if not 1 <= self.fewest_workers <= self.workers:
             raise ValueError(
-                f"min_workers must be from 1 to workers, {self.workers}; got {self.min_workers}"
+                f"workers must be at least 1, and min_workers from 1 to workers; got workers "
+                f"{self.workers}, min_workers {self.min_workers}"
             )
-        if self.restarts < 0:
-            raise ValueError(f"restarts must not be negative, got {self.restarts}")
-        if self.cpus_per_worker <= 0:
-            raise ValueError(f"cpus_per_worker must be positive, got {self.cpus_per_worker}")
-        if self.gpus_per_worker < 0:
-            raise ValueError(f"gpus_per_worker must not be negative, got {self.gpus_per_worker}")
+        for name in ("restarts", "gpus_per_worker"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("cpus_per_worker", "checkpoint_minutes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("micro_batch", "checkpoint_every_steps"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if not self.checkpoint_minutes > 0:
-            raise ValueError(f"checkpoint_minutes must be positive, got {self.checkpoint_minutes}")
 
     @property
     def one_worker(self) -> bool:

@@ -1,7 +1,7 @@
 """The settings of STOP, with the names of the paper."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Attention = Literal["joint", "frame"]
 Normalize = Literal["per_frame", "none"]
@@ -48,40 +48,27 @@ class StopConfig:
     """Dropout at the end of both prompters; at least 0 and below 1."""
 
     def __post_init__(self) -> None:
-        _check_count("n_s", self.n_s, 0)
-        _check_at_least("beta", self.beta, 0)
-        _check_at_least("eta", self.eta, 0)
-        for name in ("max_prompts", "spatial_width", "temporal_width"):
-            _check_count(name, getattr(self, name), 1)
-        if self.depth is not None:
-            _check_count("depth", self.depth, 1)
+        for name in ("n_s", "max_prompts", "spatial_width", "temporal_width", "depth"):
+            value, least = getattr(self, name), 0 if name == "n_s" else 1
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole and least <= value <= _MOST) and (name, value) != ("depth", None):
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least} and at most {_MOST}, "
+                    f"got {value!r}"
+                )
+        # The comparisons are written so that NaN fails them too.
+        for name in ("beta", "eta"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be between 0 and 1, got {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        _check_choice("attention", self.attention, ("joint", "frame"))
-        _check_choice("normalize", self.normalize, ("per_frame", "none"))
-        _check_choice("selection", self.selection, ("ste", "hard"))
-        _check_choice("difference", self.difference, ("prompted", "plain"))
+        for name, kind in get_type_hints(StopConfig).items():
+            value, choices = getattr(self, name), get_args(kind)
+            if get_origin(kind) is Literal and value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields by name, ready for YAML or a tracking server."""
         return asdict(self)
-
-
-def _check_at_least(name: str, value: float, least: float) -> None:
-    # The comparison is written so that NaN fails it too.
-    if not least <= value < float("inf"):
-        raise ValueError(f"{name} must be finite and at least {least}, got {value}")
-
-
-def _check_count(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST:
-        raise ValueError(
-            f"{name} must be a whole number of at least {least} and at most {_MOST}, got {value!r}"
-        )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -7,7 +7,7 @@ import pytest
 from pipelines.tracking import direct_run
 from pipelines.tracking.direct_run import TrackedRun
 from pipelines.tracking.store import RUN_ID, open_experiment
-from tests.pipelines.tracking.conftest import NewStore
+from tests.pipelines.conftest import NewStore
 
 
 class _Killed(BaseException):

@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from pipelines.tracking import queued_run
 from pipelines.tracking.queued_run import QueuedRun, UnnamedStoreError, deliver_waiting
 from pipelines.tracking.store import tracking_uri
-from tests.pipelines.tracking.conftest import NewStore
+from tests.pipelines.conftest import NewStore
 from tests.tools import free_ports
 
 EXPERIMENTS = ["0", "1"]

@@ -13,7 +13,7 @@ from pipelines.tracking.store import (
     tracking_uri,
     ui_command,
 )
-from tests.pipelines.tracking.conftest import NewStore
+from tests.pipelines.conftest import NewStore
 
 
 def test_no_password_of_the_store_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
