@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
@@ -32,11 +33,7 @@ _COMMON_OPTIONS = """--config FILE.yaml sets defaults; an option on the command 
 Ray's workers and of other libraries."""
 
 
-def parse(
-    config_type: type[_T],
-    argv: Sequence[str] | None = None,
-    prog: str | None = None,
-) -> _T:
+def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | None = None) -> _T:
     """Reads the command line into `config_type`, a frozen dataclass.
 
     `--config FILE` gives defaults in YAML; every other option overrides it. `--verbose` and
@@ -52,8 +49,8 @@ def parse(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        set_verbosity(_take_verbosity(arguments))
-        config_file, arguments = _take_config_option(arguments)
+        config_file, level, arguments = _take_common_options(arguments)
+        set_verbosity(level)
         default_file = getattr(config_type, "default_file", lambda arguments: None)
         config_file = config_file or default_file(arguments)
         default = _from_yaml(config_type, config_file) if config_file else None
@@ -67,7 +64,7 @@ def parse(
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
             )
             return config
-    except ValueError as problem:
+    except (ValueError, ArgumentError) as problem:
         _complain(problem)
         sys.exit(EXIT_USAGE)
 
@@ -188,32 +185,15 @@ def _from_yaml(config_type: type[_T], path: Path) -> _T:
     return from_mapping(config_type, normal, f"--config {path}")
 
 
-def _take_config_option(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Returns the file of `--config FILE` (or `--config=FILE`), and the other arguments."""
-    rest: list[str] = []
-    found: Path | None = None
-    words = iter(arguments)
-    for word in words:
-        if word == "--config":
-            file = next(words, None)
-            if file is None:
-                raise ValueError("--config needs the path of a YAML file")
-            found = Path(file)
-        elif word.startswith("--config="):
-            found = Path(word.removeprefix("--config="))
-        else:
-            rest.append(word)
-    return found, rest
-
-
-def _take_verbosity(arguments: list[str]) -> int:
-    """Removes `--verbose` and `--quiet` from the arguments; returns the level of messages."""
-    given = {word for word in arguments if word in ("--verbose", "--quiet")}
-    if len(given) > 1:
-        raise ValueError("--verbose and --quiet exclude each other; give one of them")
-    arguments[:] = [word for word in arguments if word not in given]
-    levels = {"--verbose": logging.DEBUG, "--quiet": logging.WARNING}
-    return levels[given.pop()] if given else logging.INFO
+def _take_common_options(arguments: list[str]) -> tuple[Path | None, int, list[str]]:
+    """Returns the file of `--config`, the level of messages, and the other arguments."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", type=Path)
+    verbosity = parser.add_mutually_exclusive_group()
+    for option, level in (("--verbose", logging.DEBUG), ("--quiet", logging.WARNING)):
+        verbosity.add_argument(option, dest="level", action="store_const", const=level)
+    given, rest = parser.parse_known_args(arguments)
+    return given.config, given.level or logging.INFO, rest
 
 
 def _spell_out_flags(config_type: type[Any], arguments: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 
 import ray
 
@@ -20,7 +21,8 @@ def room_for(resources: Resources) -> int:
     """
     deadline = time.monotonic() + (_SECONDS_FOR_NODES_TO_JOIN if "RAY_ADDRESS" in os.environ else 0)
     said = False
-    while (room := _room(resources, have := _cluster_resources())) < 1:
+    cluster_resources: Callable[[], dict[str, float]] = ray.cluster_resources
+    while (room := _room(resources, have := cluster_resources())) < 1:
         problem = (
             f"a training needs {resources.fewest_workers} x {resources.cpus_per_worker:g} CPUs and "
             f"{resources.fewest_workers} x {resources.gpus_per_worker:g} GPUs, and the cluster has "
@@ -33,11 +35,6 @@ def room_for(resources: Resources) -> int:
             said = True
         time.sleep(1.0)
     return room
-
-
-def _cluster_resources() -> dict[str, float]:
-    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return have
 
 
 def _room(resources: Resources, have: dict[str, float]) -> int:

@@ -15,7 +15,7 @@ from stop_core.storage.documents import read_text
 from .environment import environment
 from .outbox import Record
 from .records import RunRecords, now_ms, write_record
-from .store import KEY, RUN_ID, find_run, run_tags, run_with_key, tracking_uri
+from .store import KEY, RUN_ID, create_run, find_run, run_tags, tracking_uri
 
 _KEY_FILE = "mlflow_run_key"
 
@@ -46,22 +46,13 @@ class TrackedRun(RunRecords):
         if run_id is not None and find_run(client, run_id):
             client.update_run(run_id, status="RUNNING")
             return cls(uri, run_id)
-        all_tags = run_tags(name, tags, parent)
-        run = run_with_key(client, experiment_id, all_tags[KEY]) if KEY in all_tags else None
-        if run is None:
-            run = client.create_run(experiment_id, run_name=name, tags=all_tags)
-        tracked = cls(uri, run.info.run_id)
+        tracked = cls(uri, create_run(client, experiment_id, name, run_tags(name, tags, parent)))
         tracked.log_json(environment(), "environment.json")
         return tracked
 
     @classmethod
     def of_folder(
-        cls,
-        folder: Path,
-        output: Path,
-        experiment_id: str,
-        name: str,
-        tags: Mapping[str, str],
+        cls, folder: Path, output: Path, experiment_id: str, name: str, tags: Mapping[str, str]
     ) -> "TrackedRun":
         """Starts or resumes the run of a folder. A folder has one run, even after interruptions.
 

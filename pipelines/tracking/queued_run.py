@@ -24,11 +24,11 @@ from .records import MetricPoint, RunRecords, write_record
 from .store import (
     KEY,
     RUN_ID,
+    create_run,
     experiment_id,
     find_run,
     local_store,
     run_tags,
-    run_with_key,
     stores_artifacts_in,
     tracking_uri,
 )
@@ -224,13 +224,11 @@ class QueuedRun(RunRecords):
     def _create(self, client: MlflowClient, record: Record) -> None:
         artifacts = stores_artifacts_in(self.output, self.uri)
         experiment = experiment_id(client, record["experiment"], artifacts)
-        run = run_with_key(client, experiment, record["tags"][KEY])
-        if run is None:
-            run = client.create_run(experiment, run_name=record["name"], tags=record["tags"])
-        client.log_dict(run.info.run_id, record["environment"], "environment.json")
-        if self.run_id not in ("", run.info.run_id):
+        run_id = create_run(client, experiment, record["name"], record["tags"])
+        client.log_dict(run_id, record["environment"], "environment.json")
+        if self.run_id not in ("", run_id):
             (self.folder / _LOGGED).unlink(missing_ok=True)
-        self._save_id(run.info.run_id)
+        self._save_id(run_id)
 
 
 def _is_gone(store: str) -> bool:

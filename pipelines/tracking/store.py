@@ -123,10 +123,13 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
     return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
-def run_with_key(client: MlflowClient, experiment: str, key: str) -> Run | None:
-    """Returns the run that was created with this key; None if there is none."""
-    found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
-    return found[0] if found else None
+def create_run(client: MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> str:
+    """Creates a run and returns its id; if there is one with the same tag `KEY`, returns that."""
+    found = None
+    if KEY in tags:
+        found = client.search_runs([experiment], f"tags.`{KEY}` = '{tags[KEY]}'", max_results=1)
+    run = found[0] if found else client.create_run(experiment, run_name=name, tags=dict(tags))
+    return str(run.info.run_id)
 
 
 def run_tags(

@@ -230,12 +230,6 @@ def scratch_file(suffix: str = "") -> Iterator[Path]:
     folder = private_folder() / "scratch"
     folder.mkdir(mode=0o700, exist_ok=True)
     _remove_abandoned(folder)
-    with _locked_file(folder, suffix) as path:
-        yield path
-
-
-@contextmanager
-def _locked_file(folder: Path, suffix: str) -> Iterator[Path]:
     while True:
         with tempfile.NamedTemporaryFile(dir=folder, suffix=suffix, delete=False) as file:
             path = Path(file.name)
