@@ -1,4 +1,4 @@
-"""The Ray that the tests of the pipelines share."""
+"""Fixtures of tests/pipelines that tests of the documentation use."""
 
 from tests.pipelines.conftest import local_ray
 
