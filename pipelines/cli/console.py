@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_LOOKS = 1.0
+_LEVELS = {"note:": logging.WARNING, "warning:": logging.WARNING, "error:": logging.ERROR}
 _LOG = logging.getLogger(__name__)
 _PACKAGE = logging.getLogger(__name__.partition(".")[0])  # a wheel installs it under another name
 _OURS = (_PACKAGE.name, "stop_core", "__main__")  # the last: a command that is run as a file
@@ -72,8 +73,8 @@ def show_debug() -> None:
 
 
 def say(text: str) -> None:
-    """Logs progress. Warnings and errors go to the logger of the module that has them."""
-    _LOG.info(text)
+    """Logs progress; as a warning or error if the text begins with "note:" or the like."""
+    _LOG.log(_LEVELS.get(text.partition(" ")[0], logging.INFO), text)
 
 
 def print_result(text: str = "") -> None:

@@ -1,4 +1,4 @@
-"""A YAML file with the line number of each value."""
+"""A YAML file that remembers on which line each of its values stands."""
 
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from stop_core.storage.documents import (
 )
 
 Where = tuple[str | int, ...]
-"""Path to a value: names of mappings and numbers of lists, from the outermost to the innermost."""
+"""The way to a value: names of mappings and numbers of lists, from the outside in."""
 
 
 class Document:
     """The content of a YAML file, and the lines of its values.
 
     Raises:
-        ValueError: if the file is not YAML or has a duplicate name; the message names the line.
+        ValueError: if the file is not YAML or has a name twice; the message names file and line.
         OSError: if it cannot be read.
     """
 
@@ -39,30 +39,30 @@ class Document:
             self._walk(root, ())
 
     def error(self, where: Where, message: str) -> ValueError:
-        """Returns an error that names the file and the line of the value, or of its container."""
+        """An error that names the file and the line of the value, or of what holds it."""
         while where not in self._lines and where:
             where = where[:-1]
         return ValueError(f"{self.path}, line {self._lines.get(where, 1)}: {shown_text(message)}")
 
     def mapping(self, where: Where, known: set[str] | None = None) -> dict[str, Any]:
-        """Returns the mapping at `where`; empty if it is absent.
+        """The mapping at `where`, which may be absent; of the names `known`, if they are given.
 
         Raises:
-            ValueError: if it is not a mapping, or has a name that is not in `known`, if given.
+            ValueError: if it is something else, or has a name that is not known.
         """
         value = self.at(where)
         if value is None:
             return {}
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-            name = " of ".join(map(repr, reversed(where))) or "the file"
-            raise self.error(where, f"{name} must be `name: value` lines, got {shown(value)}")
+            what = " of ".join(map(repr, reversed(where))) or "the file"
+            raise self.error(where, f"{what} must be `name: value` lines, got {shown(value)}")
         for name in value:
             if known is not None and name not in known:
                 raise self.error((*where, name), f"{name!r} is not one of {', '.join(known)}")
         return value
 
     def at(self, where: Where) -> Any:
-        """Returns the value at `where`; None if there is none."""
+        """The value at `where`; None if there is none."""
         value = self.content
         for step in where:
             if isinstance(value, dict):
@@ -84,8 +84,8 @@ class Document:
                 line = key.start_mark.line + 1
                 if key.value in seen and key.value != "<<":
                     raise ValueError(
-                        f"{self.path}, line {line}: {key.value!r} is already on line "
-                        f"{seen[key.value]}; keep one of them"
+                        f"{self.path}, line {line}: {key.value!r} stands on line "
+                        f"{seen[key.value]} already; keep one of them"
                     )
                 seen[key.value] = line
                 self._lines[(*where, key.value)] = line

@@ -6,8 +6,6 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError
 
-from stop_core.storage.private import first_line
-
 _PATIENCE = 3.0  # seconds
 
 
@@ -33,9 +31,7 @@ def hub_file(repository: str, *names: str) -> Path:
         except EntryNotFoundError:
             continue
         except Exception as problem:  # of the hub, of HTTP or of the disk
-            raise OSError(
-                f"{first_line(problem).rstrip('.')}, for {name} of {repository}"
-            ) from problem
+            raise OSError(f"{_first_line(problem)}, for {name} of {repository}") from problem
     raise OSError(f"the repository {repository} has no {' and no '.join(names)}")
 
 
@@ -50,7 +46,7 @@ def _require_answer(repository: str, name: str) -> None:
         except EntryNotFoundError:
             pass
         except Exception as problem:
-            problems[0] = first_line(problem).rstrip(".")
+            problems[0] = _first_line(problem)
             return
         problems.clear()
 
@@ -59,3 +55,7 @@ def _require_answer(repository: str, name: str) -> None:
     asking.join(_PATIENCE)
     if problems:
         raise OSError(problems[0])
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0].rstrip(".")

@@ -102,6 +102,7 @@ def test_submitted_sweep_ends_with_its_trials_and_best_settings(
     assert _ask(head, "another") == 403
     command = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "pipelines/sweep.py"]
     command += ["--space", str(space), "--cache", str(small_cache), "--output", str(tmp_path / "o")]
+    command += ["--verbose"]  # adds a hook for the workers to the environment of the job
     for _ in range(20):
         done = subprocess.run(
             command, cwd=ROOT, env=head, capture_output=True, text=True, check=False, timeout=280

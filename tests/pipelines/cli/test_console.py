@@ -9,8 +9,8 @@ import pytest
 from pipelines.cli import console
 from pipelines.cli.console import print_result, reporting, say, set_verbosity
 
-QUIET = ["a warning", "an error", "warning (library): of a library"]
-NORMAL = ["a warning", "an error", "progress", "warning (library): of a library"]
+QUIET = ["a warning", "an error", "note: look", "warning (library): of a library"]
+NORMAL = ["a warning", "an error", "note: look", "progress", "warning (library): of a library"]
 VERBOSE = [*NORMAL, "a detail", "a detail of the core", "info (library): of a library"]
 
 
@@ -27,6 +27,7 @@ def test_verbosity_selects_the_messages_and_never_the_results(
     library = logging.getLogger("library")
     print_result("a result")
     say("progress")
+    say("note: look")
     ours.debug("a detail")
     ours.warning("a %s", "warning")
     ours.error("an error")

@@ -210,7 +210,7 @@ points_to_evaluate:
             "circle",
         ),
         ("algorithm: grid\nsearch:\n  n_s: {grid: [0]}\n  eta: {grid: [0]}", 2, "n_s 0, eta 0"),
-        ("search:\n  n_s: {choice: [1]}\n  n_s: {choice: [2]}", 3, "is already on line 2"),
+        ("search:\n  n_s: {choice: [1]}\n  n_s: {choice: [2]}", 3, "stands on line 2"),
         ("search:\n  n_s: [1, 2", 2, "not YAML"),
         (f"fixed:\n  n_s: 1\n  segment_jitter: true\n{OTHER}", 3, "segment_jitter needs frames"),
         ("search:\n  n_s: {choice: [1]}\n  segment_jitter: {choice: [true]}", 3, "needs frames"),
