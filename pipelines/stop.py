@@ -15,7 +15,7 @@ if not __package__:  # run as a file: PEP 366
 from .cli.closed_output import ending_with_reader
 from .cli.commands import GROUPS, commands
 from .cli.console import print_result
-from .cli.errors import EXIT_USAGE
+from .cli.errors import EXIT_FAILURE, EXIT_USAGE, explain_missing
 
 _LOG = logging.getLogger(f"{__package__}.stop")
 
@@ -33,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_USAGE)
     from .cli.options import run_command
 
-    options, command = commands()[name].load()
+    try:
+        options, command = commands()[name].load()
+    except ModuleNotFoundError as problem:
+        _LOG.error("error: %s", explain_missing(problem))
+        sys.exit(EXIT_FAILURE)
     run_command(options, command, arguments[1:], prog=f"stop {name}")
 
 
@@ -58,6 +62,7 @@ def usage() -> str:
 
 def version() -> str:
     """Returns the installed version of this package, and of those that affect its numbers."""
+    from contextlib import suppress
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
@@ -65,9 +70,11 @@ def version() -> str:
         own = installed("stop-video")
     except PackageNotFoundError:
         own = "(not installed: running from a checkout)"
-    python = ".".join(map(str, sys.version_info[:3]))
-    others = ("torch", "open_clip_torch", "ray", "mlflow")
-    return f"stop {own}, Python {python}, " + ", ".join(f"{n} {installed(n)}" for n in others)
+    parts = [f"stop {own}", f"Python {'.'.join(map(str, sys.version_info[:3]))}"]
+    for name in ("torch", "open_clip_torch", "ray", "mlflow"):
+        with suppress(PackageNotFoundError):
+            parts.append(f"{name} {installed(name)}")
+    return ", ".join(parts)
 
 
 def unknown(name: str) -> str:

@@ -32,6 +32,11 @@ def warning(about: str, found: str, advice: str) -> Finding:
     return Finding(about, "warning", found, advice)
 
 
+def warn_if(problem: bool, about: str, found: str, advice: str) -> Finding:
+    """Returns a warning if there is a problem, else a finding without one."""
+    return warning(about, found, advice) if problem else ok(about, found)
+
+
 def failure(about: str, found: str, advice: str) -> Finding:
     """Returns a finding about something that will not work."""
     return Finding(about, "failure", found, advice)

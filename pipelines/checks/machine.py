@@ -14,7 +14,7 @@ from pathlib import Path
 from stop_core.storage.private import is_private
 
 from ..cluster.session import LONGEST_TEMP_DIR
-from .finding import Finding, failure, ok, one_line, warning
+from .finding import Finding, failure, ok, one_line, warn_if, warning
 
 _OLDEST_PYTHON = (3, 11)
 _GIB = 1 << 30
@@ -99,9 +99,8 @@ def _check_gpu(index: int) -> Finding:
     found = f"{properties.name}, {_gib(free)} of {_gib(total)} free"
     if not right:
         return failure(about, f"{found}; it multiplies wrongly", "do not use this GPU")
-    if free < total / 2:
-        return warning(about, found, "another process uses it: see nvidia-smi, or wait")
-    return ok(about, found)
+    advice = "another process uses it: see nvidia-smi, or wait"
+    return warn_if(free < total / 2, about, found, advice)
 
 
 def check_memory() -> Iterator[Finding]:
@@ -111,20 +110,15 @@ def check_memory() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     limit = _container_limit()
     total = min(memory.total, limit or memory.total)
-    found = f"{_gib(min(memory.available, total))} of {_gib(total)} available"
+    available = min(memory.available, total)
+    found = f"{_gib(available)} of {_gib(total)} available"
     found += " (limit of this container)" if limit and limit < memory.total else ""
-    if min(memory.available, total) < _LITTLE_MEMORY:
-        advice = "close other programs: a worker takes 1 to 2 GiB and may be killed"
-        yield warning("memory", found, advice)
-    else:
-        yield ok("memory", found)
+    advice = "close other programs: a worker takes 1 to 2 GiB and may be killed"
+    yield warn_if(available < _LITTLE_MEMORY, "memory", found, advice)
     yield _check_shared_memory(total)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < _FEW_FILES:
-        advice = f"run `ulimit -n {min(hard, 65536)}` first: Ray opens many files"
-        yield warning("open files", f"at most {soft}", advice)
-    else:
-        yield ok("open files", f"at most {soft}")
+    advice = f"run `ulimit -n {min(hard, 65536)}` first: Ray opens many files"
+    yield warn_if(soft < _FEW_FILES, "open files", f"at most {soft}", advice)
 
 
 def _container_limit() -> int | None:
@@ -143,10 +137,8 @@ def _check_shared_memory(total: int) -> Finding:
         return ok("shared memory", "no /dev/shm on this system; Ray uses the temporary folder")
     usage = shutil.disk_usage(folder)
     found = f"{_gib(usage.free)} of {_gib(usage.total)} free in /dev/shm"
-    if usage.free < min(2 * _GIB, 0.3 * total):
-        advice = "Ray then stores objects on disk, which is slow: docker run --shm-size=4g or more"
-        return warning("shared memory", found, advice)
-    return ok("shared memory", found)
+    advice = "Ray then stores objects on disk, which is slow: docker run --shm-size=4g or more"
+    return warn_if(usage.free < min(2 * _GIB, 0.3 * total), "shared memory", found, advice)
 
 
 def check_privacy(output: Path) -> Iterator[Finding]:
@@ -222,10 +214,8 @@ def _check_room(about: str, folder: Path, option: str) -> Finding:
     if 1 - usage.free / usage.total > _RAY_STOPS_SPILLING:
         advice = f"over 95% full, where Ray stops spilling objects to disk: make room, or {option}"
         return warning(about, found, advice)
-    if usage.free < _LITTLE_DISK:
-        advice = f"HMDB51 takes 12 GB as a cache, Kinetics-400 400 GB: make room, or {option}"
-        return warning(about, found, advice)
-    return ok(about, found)
+    advice = f"HMDB51 takes 12 GB as a cache, Kinetics-400 400 GB: make room, or {option}"
+    return warn_if(usage.free < _LITTLE_DISK, about, found, advice)
 
 
 def _gib(size: float) -> str:

@@ -14,14 +14,14 @@ from stop_core.storage.private import without_password
 
 from ..cli.errors import RunError
 from ..cli.folders import ROOT
-from ..cluster.session import long_temp_dir, ray_temp_dir
-from .finding import Finding, failure, ok, one_line, warning
+from ..cluster.session import long_temp_dir, ray_temp_dir, start_ray
+from .finding import Finding, failure, ok, one_line, warn_if
 
 _RAY_PATIENCE = 120.0
 # Runs in a separate process, which can be killed if Ray hangs.
-_RAY_PROGRAM = """
+_RAY_PROGRAM = f"from {start_ray.__module__} import start_ray"  # the package may be renamed
+_RAY_PROGRAM += """
 import json
-from pipelines.cluster.session import start_ray
 start_ray()
 import ray
 answer = ray.get(ray.remote(lambda: 6 * 7).remote(), timeout=90)
@@ -69,10 +69,8 @@ def _check_start(address: str | None) -> Finding:
     found = (
         f"{report['version']} runs a task; {report['nodes']} nodes, {cpus:g} CPUs, {gpus:g} GPUs"
     )
-    if cpus < 2:
-        advice = "training needs 2 CPUs, to compute and to read: start Ray with --num-cpus 2"
-        return warning(about, found, advice)
-    return ok(about, found)
+    advice = "training needs 2 CPUs, to compute and to read: start Ray with --num-cpus 2"
+    return warn_if(cpus < 2, about, found, advice)
 
 
 def check_mlflow(output: Path) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .finding import Finding, failure, ok, one_line, warning
+from .finding import Finding, failure, ok, one_line, warn_if, warning
 
 # 64 x 64 pixels, H.264; frame i is grey, 16 + 19 i.
 PROBE = Path(__file__).with_name("probe.mp4")
@@ -138,8 +138,6 @@ def check_cache(cache: str) -> Iterator[Finding]:
     clips = ", ".join(f"{count} {split}" for split, count in counts.items())
     manifest = frames.manifest
     found = f"{cache}: {manifest.dataset}, {clips}, {manifest.frames} frames of {manifest.size} px"
-    if manifest.failures:
-        advice = f"see {cache}/failures.parquet, and preprocess with --retry-failed"
-        yield warning(about, f"{found}; {manifest.failures} clips failed", advice)
-    else:
-        yield ok(about, found)
+    found += f"; {manifest.failures} clips failed" if manifest.failures else ""
+    advice = f"see {cache}/failures.parquet, and preprocess with --retry-failed"
+    yield warn_if(manifest.failures > 0, about, found, advice)

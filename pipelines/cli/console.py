@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stop_core.storage.escaping import visible
+from stop_core.storage.private import without_password
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +32,7 @@ class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         if record.name.partition(".")[0] not in _OURS:
-            text = f"{record.levelname.lower()} ({record.name}): {text}"
+            text = f"{record.levelname.lower()} ({record.name}): {without_password(text)}"
         if sys.stderr is not None:  # `2>&-` leaves none
             sys.stderr.write(f"{visible(text)}\n")
             sys.stderr.flush()

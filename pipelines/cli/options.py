@@ -22,7 +22,8 @@ from stop_core.storage.private import without_password
 
 from .closed_output import ending_with_reader
 from .console import set_verbosity
-from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError
+from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError, explain_missing
+from .folders import named_file
 from .output import TRACKING_URI
 from .store_problem import explain_store_problem
 
@@ -53,7 +54,9 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
         set_verbosity(level)
         default_file = getattr(config_type, "default_file", lambda arguments: None)
         config_file = config_file or default_file(arguments)
-        default = _from_yaml(config_type, config_file) if config_file else None
+        default = (
+            _from_yaml(config_type, named_file(config_file, "recipes")) if config_file else None
+        )
         with ending_with_reader():  # of the help
             config: _T = tyro.cli(
                 config_type,
@@ -89,6 +92,9 @@ def run(main: Callable[[], object]) -> NoReturn:
             main()
     except (ValueError, OSError, RunError) as problem:
         _complain(problem)
+        sys.exit(EXIT_FAILURE)
+    except ModuleNotFoundError as problem:
+        _complain(explain_missing(problem))
         sys.exit(EXIT_FAILURE)
     except Exception as problem:
         if type(problem).__module__.partition(".")[0] != "mlflow":

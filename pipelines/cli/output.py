@@ -41,7 +41,7 @@ def given_store() -> str:
         uri = os.environ.get(name, "")
         if (shown := without_password(uri)) != uri:
             raise RunError(
-                f"{name}={shown} has a password in it, which would end up in logs: leave it out, "
+                f"{name}={shown} has a password in it, and would show it in logs: leave it out, "
                 "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for PostgreSQL "
                 "PGPASSWORD), or write it into ~/.mlflow/credentials (~/.pgpass)"
             )

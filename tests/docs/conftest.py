@@ -1,4 +1,4 @@
-"""Fixtures of tests/pipelines that tests of the documentation use."""
+"""The Ray that the tests of the pipelines share."""
 
 from tests.pipelines.conftest import local_ray
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def _invocations(line: str) -> Iterator[tuple[Command, list[str]]]:
     """The commands of this project in a line of shell, with their arguments."""
     words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
     words = shlex.split(line, comments=True) if not _ENDS & set(words) else words
-    by_file = {f"pipelines/{name}.py": command for name, command in commands().items()}
+    by_file = {f"pipelines/{one.module.partition('.')[2]}.py": one for one in commands().values()}
     for place, word in enumerate(words):
         command = by_file.get(word)
         rest = words[place + 1 :]
@@ -77,7 +78,7 @@ def test_the_options_of_all_documented_commands_are_understood() -> None:
     assert {command.name for _, command, _ in documented} >= {"train", "sweep", "benchmark"}
     assert len(documented) > 25
     for where, command, arguments in documented:
-        options, _ = command.load()
+        options = getattr(import_module(command.module), command.options)
         try:
             parse(options, arguments)
         except SystemExit as end:

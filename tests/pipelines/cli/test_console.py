@@ -40,6 +40,12 @@ def test_verbosity_selects_the_messages_and_never_the_results(
     assert sorted(captured.err.splitlines()) == sorted(shown)
 
 
+def test_messages_of_libraries_show_no_password(capsys: pytest.CaptureFixture[str]) -> None:
+    set_verbosity(logging.DEBUG)
+    logging.getLogger("library").info("connecting to http://me:secret@host/mlflow")
+    assert capsys.readouterr().err == "info (library): connecting to http://me:***@host/mlflow\n"
+
+
 def test_messages_go_to_the_present_stderr_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     stream = StringIO()
