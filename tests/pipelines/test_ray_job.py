@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from tests.pipelines.conftest import NewStore
-from tests.tools import free_ports
+from tests.tools import free_ports, kill_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 # Another Ray on this machine may use the default ports.
@@ -63,8 +63,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         try:
             yield {**environment, "RAY_ADDRESS": f"http://127.0.0.1:{ports['dashboard-port']}"}
         finally:
-            process.kill()
-            subprocess.run(["pkill", "-9", "-f", str(folder)], check=False)
+            kill_tree(process)  # with the driver of a job that still runs
             shutil.rmtree(folder, ignore_errors=True)
 
 
