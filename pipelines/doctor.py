@@ -31,7 +31,7 @@ class DoctorConfig:
     """
 
     cache: str | None = None
-    """Frame cache to check, a folder or its s3:// or gs:// URI (default: none)."""
+    """Frame cache to check, a folder or its s3:// or gs:// URI."""
     output: Path = field(default_factory=default_output)
     """Folder for results, and for the MLflow store if there is no server."""
     ray: bool = True

@@ -32,7 +32,7 @@ class Resources:
     checkpoint_minutes: float = 2.0
     """Minutes between checkpoints within an epoch; there is always one at the end of an epoch."""
     checkpoint_every_steps: int | None = None
-    """Also save a checkpoint every N steps (default: no)."""
+    """Also save a checkpoint every N steps."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.fewest_workers <= self.workers:
