@@ -5,6 +5,7 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import reduce
 from io import StringIO
+from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ if not __package__:  # run as a file: PEP 366
 
 import tyro
 
-from .cli.commands import Command, commands
+from .cli.commands import commands
 from .cli.console import print_result
 from .cli.options import run_command
 
@@ -29,28 +30,24 @@ class CompletionConfig:
     """
 
     shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]
-    """Which shell."""
+    """Name of the shell."""
 
 
 def script(shell: str) -> str:
-    """Returns the completion script for all commands, as their options are now."""
-    kinds = [_subcommand(command) for command in commands().values()]
-    every: Any = reduce(lambda left, right: left | right, kinds)
-    return _printed(every, shell)
-
-
-def _subcommand(command: Command) -> Any:
-    options = command.load()[0]
-    return Annotated[options, tyro.conf.subcommand(command.name, description=command.help)]
-
-
-def _printed(options: Any, shell: str) -> str:
-    """What tyro prints as the completion of `options`."""
-    said = StringIO()
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
-    with redirect_stdout(said), suppress(SystemExit):
-        tyro.cli(options, prog="stop", args=["--tyro-print-completion", shell], config=config)
-    return said.getvalue()
+    """Returns the completion script for all commands with their present options."""
+    every: list[Any] = [
+        Annotated[command.load()[0], tyro.conf.subcommand(command.name, description=command.help)]
+        for command in commands().values()
+    ]
+    printed = StringIO()
+    with redirect_stdout(printed), suppress(SystemExit):
+        tyro.cli(
+            reduce(or_, every),
+            prog="stop",
+            args=["--tyro-print-completion", shell],
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        )
+    return printed.getvalue()
 
 
 def main(config: CompletionConfig) -> None:

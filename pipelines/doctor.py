@@ -1,4 +1,4 @@
-"""Checks an installation, and says of everything that it finds what to do about it.
+"""Checks an installation and suggests fixes.
 
 stop doctor
 stop doctor --cache outputs/cache/hmdb51 --json
@@ -24,24 +24,24 @@ from .cli.output import default_output
 
 @dataclass(frozen=True)
 class DoctorConfig:
-    """Check Python, torch, GPUs, decoders, Ray, MLflow, disk and memory; say what to do.
+    """Check Python, torch, GPUs, decoders, Ray, MLflow, disks and memory; suggest fixes.
 
-    Needs no network. Ends with exit code 1 if something will not work; what works, but not as it
-    could, is a warning and no failure.
+    Needs no network. The exit code is 1 if something will not work. Something that works, but not
+    well, is a warning.
     """
 
     cache: str | None = None
-    """A frame cache to check as well, a folder or its s3:// or gs:// URI."""
+    """Frame cache to check, a folder or its s3:// or gs:// URI."""
     output: Path = field(default_factory=default_output)
-    """Where results, and the MLflow store without a server, would go."""
+    """Folder for results, and for the MLflow store if there is no server."""
     ray: bool = True
-    """False does not start Ray, which takes some ten seconds."""
+    """Start Ray, or connect to its cluster, which takes about ten seconds."""
     json: bool = False
     """Print the findings as JSON."""
 
 
 def findings(config: DoctorConfig) -> Iterator[Finding]:
-    """All that is found, as it is found."""
+    """Runs the checks; yields each finding."""
     from .checks import machine, services, videos
 
     yield from examined("python", machine.check_python)
@@ -59,7 +59,7 @@ def findings(config: DoctorConfig) -> Iterator[Finding]:
 
 
 def main(config: DoctorConfig) -> None:
-    """Prints the findings; exits with 1 if a check failed."""
+    """Prints the findings; exits with 1 if one is a failure."""
     found = []
     for finding in findings(config):
         found.append(finding)
@@ -71,15 +71,15 @@ def main(config: DoctorConfig) -> None:
         values = {"healthy": failures == 0, "findings": [asdict(finding) for finding in found]}
         print_result(json.dumps(values, indent=2))
     elif failures or warnings:
-        print_result(f"\n{failures} failures, {warnings} warnings among {len(found)} findings")
+        print_result(f"\n{failures} failures, {warnings} warnings in {len(found)} checks")
     else:
-        print_result(f"\nall {len(found)} findings are well")
+        print_result(f"\n{len(found)} checks passed")
     if failures:
         sys.exit(EXIT_FAILURE)
 
 
 def describe_finding(finding: Finding) -> str:
-    """A finding in a line, and what to do in another."""
+    """Returns a finding as one line, and its advice as a second one."""
     line = f"{MARKS[finding.status]:<5} {finding.about:<17} {finding.found}"
     return line + (f"\n{'':<6}-> {finding.advice}" if finding.advice else "")
 

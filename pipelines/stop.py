@@ -1,8 +1,9 @@
-"""The one command: `stop NAME ...` runs `python pipelines/NAME.py ...`.
+"""The command `stop`: `stop NAME ...` runs `python pipelines/NAME.py ...`.
 
-Only what is asked for is imported, so that `stop --help` answers at once.
+Only the given command is imported, so that `stop --help` is fast.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,37 +14,35 @@ if not __package__:  # run as a file: PEP 366
 
 from .cli.closed_output import ending_with_reader
 from .cli.commands import GROUPS, commands
-from .cli.console import print_result, say
+from .cli.console import print_result
 from .cli.errors import EXIT_FAILURE, EXIT_USAGE, explain_missing
+
+_LOG = logging.getLogger(f"{__package__}.stop")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command that `argv` (default: of this process) begins with."""
+    """Runs the command that the first of the arguments names (default: those of this process)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else "--help"
-    if name in ("-h", "--help", "help"):
+    if name in ("-h", "--help", "help", "--version"):
         with ending_with_reader():
-            print_result(usage())
+            print_result(version() if name == "--version" else usage())
         sys.exit(0 if arguments else EXIT_USAGE)
-    if name == "--version":
-        with ending_with_reader():
-            print_result(version())
-        sys.exit(0)
     if name not in commands():
-        say(f"error: {unknown(name)}")
+        _LOG.error("error: %s", unknown(name))
         sys.exit(EXIT_USAGE)
     from .cli.options import run_command
 
     try:
         options, command = commands()[name].load()
     except ModuleNotFoundError as problem:
-        say(f"error: {explain_missing(problem)}")
+        _LOG.error("error: %s", explain_missing(problem))
         sys.exit(EXIT_FAILURE)
     run_command(options, command, arguments[1:], prog=f"stop {name}")
 
 
 def usage() -> str:
-    """What `stop --help` prints: every command, with its line of help."""
+    """Returns the text of `stop --help`: every command with its line of help."""
     width = max(map(len, commands()))
     lines = [
         "usage: stop COMMAND [OPTION...]",
@@ -55,14 +54,14 @@ def usage() -> str:
         lines += [f"  {command.name:<{width}}  {command.help}" for command in members]
     lines += [
         "",
-        "stop COMMAND --help tells the options of a command, stop --version the versions.",
+        "stop COMMAND --help lists the options of a command, stop --version the versions.",
         'Completion: eval "$(stop completion bash)"; zsh: see stop completion --help.',
     ]
     return "\n".join(lines)
 
 
 def version() -> str:
-    """The installed version of this package and of what decides its numbers."""
+    """Returns the installed version of this package, and of those that affect its numbers."""
     from contextlib import suppress
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
@@ -79,7 +78,7 @@ def version() -> str:
 
 
 def unknown(name: str) -> str:
-    """What to say of a command that there is not."""
+    """Returns the message for a command that does not exist."""
     from difflib import get_close_matches
 
     close = get_close_matches(name, commands(), n=2, cutoff=0.5)

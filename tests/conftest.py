@@ -1,4 +1,4 @@
-"""What tests of several packages need: video files, and a dataset in the layout of HMDB51."""
+"""Fixtures of several packages: video files, and a dataset in the layout of HMDB51."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,15 +13,15 @@ WriteVideo = Callable[..., Path]
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What this machine remembers of caches is not the business of tests."""
+    """Keeps the list of known caches of this machine out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STOP_CACHE_FOLDER", str(tmp_path_factory.mktemp("machine")))
         yield
 
 
 @pytest.fixture(autouse=True)
-def _leaves_the_scheduling_alone() -> Iterator[None]:
-    """A real-time process that spins starves the machine: see `tests.scheduling`."""
+def _keeps_its_scheduling() -> Iterator[None]:
+    """A real-time process can block the machine: see `tests.scheduling`."""
     before = os.sched_getscheduler(0)
     yield
     assert os.sched_getscheduler(0) == before, "this test has changed how its process is scheduled"
@@ -29,12 +29,12 @@ def _leaves_the_scheduling_alone() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def write_video() -> WriteVideo:
-    """A function that writes a small video whose frames differ from each other and by seed."""
+    """Returns a function that writes a small video; its frames differ, also by seed."""
     return video_writer()
 
 
 def video_writer() -> WriteVideo:
-    """The same, for a script."""
+    """Returns the function of the fixture, for a script."""
 
     def write(
         path: Path, frames: int = 9, width: int = 64, height: int = 48, seed: int = 0

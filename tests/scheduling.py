@@ -1,4 +1,4 @@
-"""Keeps an encoder from making this process, and so all that it starts later, a real-time one."""
+"""Prevents an encoder from making this process and its later children real-time processes."""
 
 import os
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def same_scheduling() -> Iterator[None]:
-    """Gives the calling thread back the scheduling that it had before the body.
+    """Restores the scheduling of the calling thread after the body.
 
-    SVT-AV1 sets the thread that encodes to SCHED_FIFO, priority 99, where it is allowed to, and
-    leaves it so. Whatever is started from there inherits it: a Ray, a browser. As soon as one of
-    them spins on each processor, nothing else on the machine runs any more.
+    SVT-AV1 sets the encoding thread to SCHED_FIFO, priority 99, if it is allowed to, and leaves it
+    so. Processes that are started from there inherit it, such as Ray or a browser. If one of them
+    spins on each processor, nothing else runs on the machine.
     """
     before = os.sched_getscheduler(0), os.sched_getparam(0)
     try:

@@ -1,4 +1,4 @@
-"""What tests and the chaos scripts of several packages need: ports, files, options, curves."""
+"""Helpers of tests and chaos scripts: ports, files, options, curves, processes."""
 
 import contextlib
 import ipaddress
@@ -20,7 +20,7 @@ _TIMED = ("system/", "cost/", "train/step_seconds", "train/clips_per", "train/da
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of loopback that nobody listens on."""
+    """Returns different free ports of loopback."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
@@ -32,14 +32,14 @@ def free_ports(count: int) -> list[int]:
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """All files by their relative path, but for those that are only being written."""
-    # A worker that outlives its killed driver may still write to a staging file.
+    """Returns the content of all files by relative path, except staging files."""
+    # A worker may still write to a staging file after its driver was killed.
     paths = (path for path in folder.rglob("[!.]*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def options_of(config: ExperimentConfig) -> list[str]:
-    """The words of a command line that say what `config` says."""
+    """Returns the words of a command line that give `config`."""
     words = []
     for name, value in config.parameters().items():
         values = value if isinstance(value, tuple) else (value,)
@@ -48,7 +48,7 @@ def options_of(config: ExperimentConfig) -> list[str]:
 
 
 def curves(uri: str, run_id: str) -> Curves:
-    """All points of a run, but for those that tell a speed or a load."""
+    """Returns all points of a run, except those of speed and load."""
     client = MlflowClient(uri)
     return {
         name: sorted((p.step, p.value) for p in client.get_metric_history(run_id, name))
@@ -58,21 +58,21 @@ def curves(uri: str, run_id: str) -> Curves:
 
 
 def steps_saved(output: Path) -> int:
-    """The steps of the furthest checkpoint of all runs below an output folder."""
+    """Returns the steps of the latest checkpoint of all runs in an output folder."""
     steps = [0]
-    # No pattern of all folders: one of them may go while it is looked through.
+    # Not `**`: a folder may be deleted while it is searched.
     for pattern in ("checkpoint_*", "checkpoints/checkpoint_*"):
         for file in output.glob(f"runs/*/{pattern}/progress.json"):
-            with contextlib.suppress(ValueError, OSError):  # it is just being removed
+            with contextlib.suppress(ValueError, OSError):  # it is being removed
                 steps.append(json.loads(file.read_text())["step"])
     return max(steps)
 
 
 @contextlib.contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Has SIGTERM and SIGHUP end this process as Ctrl-C does: what it has started ends first.
+    """Makes SIGTERM and SIGHUP end this process as Ctrl-C does: its children end first.
 
-    So does SIGINT where a shell has started the process in the background, and had it ignored.
+    The same holds for SIGINT if a shell started the process in the background with it ignored.
     """
 
     def interrupt(number: int, _: object) -> None:
@@ -89,7 +89,7 @@ def signals_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def killed_at_the_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kills a process that still runs at the end of the body, with all that it has started."""
+    """Kills a process that still runs at the end of the body, with its children."""
     try:
         yield
     finally:
@@ -98,17 +98,17 @@ def killed_at_the_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL for a process that we started and all that it has started."""
+    """Sends SIGKILL to a process that we started and to its children."""
     with contextlib.suppress(psutil.Error):
         root = psutil.Process(process.pid)
         for one in [*root.children(recursive=True), root]:
             with contextlib.suppress(psutil.Error):
                 one.kill()
-    process.wait()  # through Popen: another's wait would leave it with an exit code of 0
+    process.wait()  # through Popen: any other wait would leave it with the exit code 0
 
 
 def listening() -> dict[str, str]:
-    """Where this process and all that it has started listen, and who does."""
+    """Returns where this process and its children listen, with their names."""
     me = psutil.Process()
     found = {}
     for process in [me, *me.children(recursive=True)]:
@@ -123,7 +123,7 @@ def listening() -> dict[str, str]:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches an `ip:port`."""
+    """Returns whether only this machine can reach an `ip:port`."""
     ip = ipaddress.ip_address(address.rpartition(":")[0])
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return (mapped or ip).is_loopback

@@ -1,9 +1,10 @@
-"""What a check of the doctor finds: in words, with what to do about it."""
+"""A finding of `stop doctor`: its status, a description, and advice."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from stop_core.storage.documents import shown_text
 from stop_core.storage.private import without_password
 
 Status = Literal["ok", "warning", "failure"]
@@ -12,35 +13,40 @@ MARKS: dict[Status, str] = {"ok": "ok", "warning": "warn", "failure": "FAIL"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     about: str
     status: Status
     found: str
     advice: str = ""
-    """What to do, in a sentence; empty where all is well."""
+    """A sentence; empty if the status is ok."""
 
 
 def ok(about: str, found: str) -> Finding:
-    """All is well."""
+    """Returns a finding without a problem."""
     return Finding(about, "ok", found)
 
 
 def warning(about: str, found: str, advice: str) -> Finding:
-    """It works, but not as it could."""
+    """Returns a finding about something that works, but not well."""
     return Finding(about, "warning", found, advice)
 
 
+def warn_if(problem: bool, about: str, found: str, advice: str) -> Finding:
+    """Returns a warning if there is a problem, else a finding without one."""
+    return warning(about, found, advice) if problem else ok(about, found)
+
+
 def failure(about: str, found: str, advice: str) -> Finding:
-    """Something will not work."""
+    """Returns a finding about something that will not work."""
     return Finding(about, "failure", found, advice)
 
 
 def examined(about: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; an error that it did not foresee is a finding too."""
+    """Yields the findings of a check; an unexpected error of the check is a finding too."""
     try:
         yield from check()
-    except Exception as problem:  # a broken installation breaks anywhere, and in any way
+    except Exception as problem:  # a broken installation can raise anything
         yield failure(
             about,
             f"{type(problem).__name__}: {one_line(problem)}",
@@ -50,6 +56,5 @@ def examined(about: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Fin
 
 
 def one_line(problem: object, longest: int = 300) -> str:
-    """A long error as one line."""
-    text = " ".join(without_password(str(problem)).split()) or type(problem).__name__
-    return text if len(text) <= longest else text[: longest - 3] + "..."
+    """Returns a long error as one line, without passwords."""
+    return shown_text(without_password(str(problem)) or type(problem).__name__, longest)

@@ -1,4 +1,4 @@
-"""Checks of the doctor: Python, the packages, torch and its GPUs, memory, disks."""
+"""Checks of Python, its packages, torch and the GPUs, memory, privacy and disks."""
 
 import os
 import platform
@@ -14,20 +14,20 @@ from pathlib import Path
 from stop_core.storage.private import is_private
 
 from ..cluster.session import LONGEST_TEMP_DIR
-from .finding import Finding, failure, ok, one_line, warning
+from .finding import Finding, failure, ok, one_line, warn_if, warning
 
 _OLDEST_PYTHON = (3, 11)
 _GIB = 1 << 30
 _LITTLE_MEMORY = 4 * _GIB
 _LITTLE_DISK, _NO_DISK = 10 * _GIB, 1 * _GIB
 _RAY_STOPS_SPILLING = 0.95  # Ray's local_fs_capacity_threshold
-_FEW_FILES = 4096  # below that, Ray warns
+_FEW_FILES = 4096  # below this, Ray warns
 _OTHER_TMPDIR = f"set TMPDIR to a larger disk, with a path of at most {LONGEST_TEMP_DIR} bytes"
 _INSTALL = "pip install --constraint constraints.txt --editable ."
 
 
 def check_python() -> Iterator[Finding]:
-    """The interpreter, and every package that this one requires."""
+    """Checks the interpreter and the required packages."""
     found = f"{platform.python_version()} at {sys.executable}, {platform.platform()}"
     if sys.version_info < _OLDEST_PYTHON:
         yield failure("python", found, "install Python 3.11 or newer, and make setup with it")
@@ -49,7 +49,7 @@ def _check_packages() -> Iterator[Finding]:
     if wrong:
         yield failure("packages", "; ".join(wrong), f"run {_INSTALL}")
     else:
-        yield ok("packages", f"all {len(needed)} that are required are there")
+        yield ok("packages", f"all {len(needed)} required packages are installed")
 
 
 def _unmet(name: str, wanted: str) -> str:
@@ -60,11 +60,11 @@ def _unmet(name: str, wanted: str) -> str:
     except PackageNotFoundError:
         return f"{name} is missing"
     fits = SpecifierSet(wanted).contains(found, prereleases=True)
-    return "" if fits else f"{name} is {found}, needed is {wanted}"
+    return "" if fits else f"{name} is {found}, but {wanted} is required"
 
 
 def check_torch() -> Iterator[Finding]:
-    """torch computes, and every GPU that it sees does."""
+    """Checks that torch computes, also on every GPU that it sees."""
     import torch
 
     cpus = len(os.sched_getaffinity(0))
@@ -78,10 +78,10 @@ def check_torch() -> Iterator[Finding]:
             "gpu",
             f"there is an NVIDIA GPU, but torch (for CUDA {torch.version.cuda}) cannot use it",
             "compare the CUDA version that nvidia-smi shows: update the driver, or install the "
-            "torch that is made for it; in a container, start it with --gpus all",
+            "torch that is built for it; start a container with --gpus all",
         )
     else:
-        yield ok("gpu", "none: everything runs on the CPU, a large tower slowly")
+        yield ok("gpu", "none: everything runs on the CPU, which is slow for a large tower")
 
 
 def _check_gpu(index: int) -> Finding:
@@ -99,36 +99,30 @@ def _check_gpu(index: int) -> Finding:
     found = f"{properties.name}, {_gib(free)} of {_gib(total)} free"
     if not right:
         return failure(about, f"{found}; it multiplies wrongly", "do not use this GPU")
-    if free < total / 2:
-        return warning(about, found, "another process uses it: see nvidia-smi, or wait")
-    return ok(about, found)
+    advice = "another process uses it: see nvidia-smi, or wait"
+    return warn_if(free < total / 2, about, found, advice)
 
 
 def check_memory() -> Iterator[Finding]:
-    """Memory, that of the container too; shared memory, which Ray's objects lie in; open files."""
+    """Checks memory, shared memory (where Ray stores objects), and the limit of open files."""
     import psutil
 
     memory = psutil.virtual_memory()
     limit = _container_limit()
     total = min(memory.total, limit or memory.total)
-    found = f"{_gib(min(memory.available, total))} of {_gib(total)} available"
+    available = min(memory.available, total)
+    found = f"{_gib(available)} of {_gib(total)} available"
     found += " (limit of this container)" if limit and limit < memory.total else ""
-    if min(memory.available, total) < _LITTLE_MEMORY:
-        advice = "close other programs, or expect workers to be killed: each takes 1 to 2 GiB"
-        yield warning("memory", found, advice)
-    else:
-        yield ok("memory", found)
+    advice = "close other programs: a worker takes 1 to 2 GiB and may be killed"
+    yield warn_if(available < _LITTLE_MEMORY, "memory", found, advice)
     yield _check_shared_memory(total)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < _FEW_FILES:
-        advice = f"run `ulimit -n {min(hard, 65536)}` before, as Ray opens many"
-        yield warning("open files", f"at most {soft}", advice)
-    else:
-        yield ok("open files", f"at most {soft}")
+    advice = f"run `ulimit -n {min(hard, 65536)}` first: Ray opens many files"
+    yield warn_if(soft < _FEW_FILES, "open files", f"at most {soft}", advice)
 
 
 def _container_limit() -> int | None:
-    """Bytes that this container may take; None without a limit."""
+    """Returns the memory limit of this container in bytes; None without a limit."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             return int(Path(path).read_text())
@@ -143,14 +137,12 @@ def _check_shared_memory(total: int) -> Finding:
         return ok("shared memory", "no /dev/shm on this system; Ray uses the temporary folder")
     usage = shutil.disk_usage(folder)
     found = f"{_gib(usage.free)} of {_gib(usage.total)} free in /dev/shm"
-    if usage.free < min(2 * _GIB, 0.3 * total):
-        advice = "Ray then keeps its objects on the disk, slowly: docker run --shm-size=4g, or more"
-        return warning("shared memory", found, advice)
-    return ok("shared memory", found)
+    advice = "Ray then stores objects on disk, which is slow: docker run --shm-size=4g or more"
+    return warn_if(usage.free < min(2 * _GIB, 0.3 * total), "shared memory", found, advice)
 
 
 def check_privacy(output: Path) -> Iterator[Finding]:
-    """What other users of this machine could read, and could run code by."""
+    """Checks that other users of this machine cannot read secrets or run code as this user."""
     from ..cluster.ray_token import token_file
     from ..cluster.session import ray_temp_dir
 
@@ -166,7 +158,7 @@ def check_privacy(output: Path) -> Iterator[Finding]:
     yield _check_temporary(ray_temp_dir().parent)
     folder = output.resolve()
     if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH:
-        advice = f"chmod o-w {folder}: who can change a model or a result can make it say anything"
+        advice = f"chmod o-w {folder}: others can change models and results"
         yield warning("output folder", f"everybody can write to {folder}", advice)
 
 
@@ -175,7 +167,7 @@ def _check_secret(about: str, path: Path, danger: str) -> Finding:
         return ok(about, f"no {path}")
     if is_private(path.lstat()):
         return ok(about, f"only you can read {path}")
-    advice = f"chmod 600 {path}, and put a new one there if you do not trust all users"
+    advice = f"chmod 600 {path}, and replace it if you do not trust all users"
     return failure(about, f"{path} is a link, or others can read it and {danger}", advice)
 
 
@@ -183,19 +175,19 @@ def _check_temporary(private: Path) -> Finding:
     about, parent = "private folder", private.parent
     mode = parent.stat().st_mode
     if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
-        advice = f"chmod +t {parent}, or set TMPDIR to a folder of your own"
-        return failure(about, f"others can replace what lies in {parent}", advice)
+        advice = f"chmod +t {parent}, or set TMPDIR to a private folder"
+        return failure(about, f"others can replace files in {parent}", advice)
     usual = private.with_name(f"stop-{os.getuid()}")
     if private != usual:
         advice = (
-            f"remove {usual}, or have its owner do it: each command makes a new folder until then"
+            f"remove {usual}, or ask its owner to: each command creates a new folder until then"
         )
         return warning(about, f"{usual} is a link, or others own it or can enter it", advice)
     return ok(about, f"only you can enter {private}, where Ray keeps sockets, logs and objects")
 
 
 def check_disks(output: Path) -> Iterator[Finding]:
-    """Room and permission where results go, and where Ray keeps what does not fit into memory."""
+    """Checks free space and permissions of the folder for results, and of Ray's for spilling."""
     for about, wanted, option in (
         ("output folder", output, "choose another --output"),
         ("temporary folder", Path(tempfile.gettempdir()), _OTHER_TMPDIR),
@@ -220,12 +212,10 @@ def _check_room(about: str, folder: Path, option: str) -> Finding:
     if usage.free < _NO_DISK:
         return failure(about, found, f"make room, or {option}")
     if 1 - usage.free / usage.total > _RAY_STOPS_SPILLING:
-        advice = f"over 95% full, where Ray keeps no more objects on a disk: make room, or {option}"
+        advice = f"over 95% full, where Ray stops spilling objects to disk: make room, or {option}"
         return warning(about, found, advice)
-    if usage.free < _LITTLE_DISK:
-        advice = f"HMDB51 takes 12 GB as a cache, Kinetics-400 400 GB: make room, or {option}"
-        return warning(about, found, advice)
-    return ok(about, found)
+    advice = f"HMDB51 takes 12 GB as a cache, Kinetics-400 400 GB: make room, or {option}"
+    return warn_if(usage.free < _LITTLE_DISK, about, found, advice)
 
 
 def _gib(size: float) -> str:

@@ -1,28 +1,27 @@
-"""Checks of the doctor: Ray, and the MLflow store."""
+"""Checks of Ray and of the MLflow store."""
 
 import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from stop_core.storage.private import without_password
 
 from ..cli.errors import RunError
 from ..cli.folders import ROOT
-from ..cluster.session import long_temp_dir, ray_temp_dir
-from .finding import Finding, failure, ok, one_line, warning
+from ..cluster.session import long_temp_dir, ray_temp_dir, start_ray
+from .finding import Finding, failure, ok, one_line, warn_if
 
 _RAY_PATIENCE = 120.0
-_HEAD_PORTS = (6379, 8265, 10001)  # of `ray start --head`, its dashboard and its clients
-# In a process of its own, which can be ended if Ray hangs, and leaves this one without Ray.
-_RAY_PROGRAM = """
+# Runs in a separate process, which can be killed if Ray hangs.
+_RAY_PROGRAM = f"from {start_ray.__module__} import start_ray"  # the package may be renamed
+_RAY_PROGRAM += """
 import json
-from pipelines.cluster.session import start_ray
 start_ray()
 import ray
 answer = ray.get(ray.remote(lambda: 6 * 7).remote(), timeout=90)
@@ -32,49 +31,20 @@ print("RAY " + json.dumps({"answer": answer, "resources": ray.cluster_resources(
 
 
 def check_ray() -> Iterator[Finding]:
-    """The ports of a head are free, and Ray starts (or the cluster answers) and runs a task."""
+    """Checks that Ray starts, or the cluster answers, and runs a task."""
     address = os.environ.get("RAY_ADDRESS")
-    if address is None:
-        yield _check_ports()
-        if problem := long_temp_dir():
-            found, _, advice = problem.partition(". ")
-            yield failure("ray sockets", found, advice)
-            return
+    if address is None and (problem := long_temp_dir()):
+        found, _, advice = problem.partition(". ")
+        yield failure("ray sockets", found, advice)
+        return
     yield _check_start(address)
-
-
-def _check_ports() -> Finding:
-    try:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            listener.listen()
-            with socket.create_connection(listener.getsockname(), timeout=5):
-                pass
-    except OSError as problem:
-        advice = "Ray's processes talk over loopback: let a firewall or sandbox allow it"
-        return failure("ray ports", f"loopback does not work ({problem})", advice)
-    taken = [port for port in _HEAD_PORTS if not _is_free(port)]
-    if taken:
-        found = f"{', '.join(map(str, taken))} taken, by a Ray head perhaps"
-        return ok("ray ports", f"{found}; only `ray start --head` wants them")
-    return ok("ray ports", f"{', '.join(map(str, _HEAD_PORTS))} are free")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _check_start(address: str | None) -> Finding:
     about = "ray" if address is None else f"ray at {address}"
     advice = f"see the logs in {ray_temp_dir()}/session_latest; a start needs about 1 GiB of memory"
     if address is not None:
-        advice = "see `ray status` on the head, or unset RAY_ADDRESS to start Ray on this machine"
+        advice = "run `ray status` on the head, or unset RAY_ADDRESS to start Ray on this machine"
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     process = subprocess.Popen(
         [sys.executable, "-c", _RAY_PROGRAM],
@@ -85,32 +55,26 @@ def _check_start(address: str | None) -> Finding:
         start_new_session=True,
     )
     try:
-        said, complained = process.communicate(timeout=_RAY_PATIENCE)
+        stdout, stderr = process.communicate(timeout=_RAY_PATIENCE)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return failure(about, f"does not answer within {_RAY_PATIENCE:.0f} s", advice)
-    told = [line for line in said.splitlines() if line.startswith("RAY ")]
-    if not told:
-        reason = (complained.strip().splitlines() or ["no reason given"])[-1]
+    reports = [line for line in stdout.splitlines() if line.startswith("RAY ")]
+    if not reports:
+        reason = (stderr.strip().splitlines() or ["no reason given"])[-1]
         return failure(about, one_line(reason.rpartition("RunError: ")[2]), advice)
-    return _judge_ray(about, json.loads(told[0].removeprefix("RAY ")))
-
-
-def _judge_ray(about: str, told: dict) -> Finding:
-    resources = told["resources"]
-    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-    found = f"{told['version']} runs a task; {told['nodes']} nodes, {cpus:g} CPUs, {gpus:g} GPUs"
-    if cpus < 2:
-        advice = (
-            "training wants 2 CPUs, one to compute and one to read: start Ray with --num-cpus 2"
-        )
-        return warning(about, found, advice)
-    return ok(about, found)
+    report = json.loads(reports[0].removeprefix("RAY "))
+    cpus, gpus = (report["resources"].get(name, 0) for name in ("CPU", "GPU"))
+    found = (
+        f"{report['version']} runs a task; {report['nodes']} nodes, {cpus:g} CPUs, {gpus:g} GPUs"
+    )
+    advice = "training needs 2 CPUs, to compute and to read: start Ray with --num-cpus 2"
+    return warn_if(cpus < 2, about, found, advice)
 
 
 def check_mlflow(output: Path) -> Iterator[Finding]:
-    """The store answers, has this MLflow's schema, and can be written; what is written goes."""
+    """Checks that the store answers, has the schema of this MLflow, and can be written."""
     from ..tracking.store import tracking_uri
 
     about = "mlflow store"
@@ -122,11 +86,11 @@ def check_mlflow(output: Path) -> Iterator[Finding]:
         return
     file = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:") and not file.exists():
-        yield ok(about, f"{file} will be made at its first use")
+        yield ok(about, f"{file} will be created at its first use")
         return
     try:
         yield _check_server(uri) if uri.startswith("http") else _check_database(uri)
-    except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
+    except Exception as problem:  # of SQLAlchemy, requests or MLflow
         from ..cli.store_problem import diagnosis
 
         found, advice = diagnosis(uri, problem)
@@ -135,21 +99,23 @@ def check_mlflow(output: Path) -> Iterator[Finding]:
 
 def _check_database(uri: str) -> Finding:
     import sqlalchemy
-    from mlflow.store.db.utils import _get_latest_schema_revision, _get_schema_version
+    from mlflow.store.db import utils as untyped_utils
 
+    utils: Any = untyped_utils
     shown = without_password(uri)
     engine = sqlalchemy.create_engine(uri)
     try:
-        there, wanted = _get_schema_version(engine), _get_latest_schema_revision()
+        there = utils._get_schema_version(engine)
+        wanted = utils._get_latest_schema_revision()
         if there != wanted:
             return failure(
                 "mlflow store",
-                f"{shown} has schema {there}, this MLflow wants {wanted}",
+                f"{shown} has schema {there}, this MLflow needs {wanted}",
                 f"back it up, then run `mlflow db upgrade {shlex.quote(shown)}`; if the store is "
-                "the newer one, install the MLflow that made it",
+                "the newer one, install the MLflow that created it",
             )
         with engine.connect() as connection:
-            # Needs the lock and the permission of a change, and changes nothing.
+            # This needs the lock and the permission for a change, and changes nothing.
             connection.execute(
                 sqlalchemy.text("UPDATE experiments SET name = name WHERE experiment_id = -1")
             )
@@ -168,7 +134,7 @@ def _check_server(uri: str) -> Finding:
     from ..tracking.store import experiment_id
 
     client = MlflowClient(uri)
-    # Where users have accounts, they may delete the runs of their own experiments only.
+    # With accounts, users can delete runs of their own experiments only.
     experiment = " ".join(filter(None, ["stop doctor", read_mlflow_creds().username]))
     run = client.create_run(experiment_id(client, experiment, None), run_name="doctor")
     try:

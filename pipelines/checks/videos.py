@@ -1,4 +1,4 @@
-"""Checks of the doctor: what decodes videos, open_clip, and a frame cache."""
+"""Checks of the video decoders, of open_clip, and of a frame cache."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .finding import Finding, failure, ok, one_line, warning
+from .finding import Finding, failure, ok, one_line, warn_if, warning
 
 # 64 x 64 pixels, H.264; frame i is grey, 16 + 19 i.
 PROBE = Path(__file__).with_name("probe.mp4")
@@ -15,12 +15,12 @@ _CODECS = ("h264", "hevc", "mpeg4", "vp9", "av1")
 
 
 def check_decoders() -> Iterator[Finding]:
-    """decord and PyAV give the right frames of a small video, and so does the decoding process."""
+    """Checks that decord, PyAV and the decoding process return the right frames of a video."""
     found = {"decord": _check_decord(), "PyAV": _check_pyav()}
     works = [name for name, finding in found.items() if finding.status == "ok"]
     for name, finding in found.items():
         if finding.status != "ok" and works:
-            advice = f"{finding.advice}; until then {works[0]} decodes what it can"
+            advice = f"{finding.advice}; until then {works[0]} decodes the videos that it can"
             yield warning(name, finding.found, advice)
         else:
             yield finding
@@ -46,10 +46,10 @@ def _check_pyav() -> Finding:
     for name in _CODECS:
         try:
             known.append(Codec(name, "r").name)
-        except ValueError:  # no decoder of that name
+        except ValueError:  # there is no such decoder
             continue
     if finding.status == "ok":
-        return ok("PyAV", f"{finding.found}; it knows {', '.join(known)}")
+        return ok("PyAV", f"{finding.found}; codecs: {', '.join(known)}")
     return finding
 
 
@@ -66,18 +66,21 @@ def _check_decoder(name: str, video: Callable[[Path], Any], advice: str) -> Find
 def _judge(name: str, frames: np.ndarray, found: str, advice: str) -> Finding:
     wanted = _FIRST + _STEP * np.arange(_FRAMES)
     if len(frames) != _FRAMES:
-        return failure(name, f"gives {len(frames)} frames of a clip of {_FRAMES}", advice)
+        return failure(name, f"returns {len(frames)} frames of a clip of {_FRAMES}", advice)
     off = int(np.abs(frames.mean((1, 2, 3)) - wanted).max())
     if off > _NEAR:
-        return failure(name, f"gives wrong frames: a grey is off by {off} levels", advice)
+        return failure(name, f"returns wrong frames: a grey is off by {off} levels", advice)
     return ok(name, found)
 
 
 def _check_process() -> Finding:
-    """Decoding as the pipelines do it: in a process of its own, with a deadline."""
+    """Decodes as the pipelines do: in a separate process, with a time limit."""
     from stop_core.decoding import DecodeError, DecodeProcess
 
-    about, advice = "decoding process", "see that Python may start processes and map memory here"
+    about, advice = (
+        "decoding process",
+        "make sure that Python can start processes and map memory here",
+    )
     process = DecodeProcess(_FRAMES, 32, timeout=60)
     try:
         (clip,) = process.decode([PROBE])
@@ -91,15 +94,14 @@ def _check_process() -> Finding:
 
 
 def check_open_clip() -> Iterator[Finding]:
-    """open_clip imports, and the embedded tower tells a video from another by text."""
+    """Checks that open_clip can be imported, and that the embedded tower embeds a video."""
     try:
         import open_clip
     except (ImportError, RuntimeError) as problem:
         yield failure(
             "open_clip",
             one_line(problem),
-            "install the torch and torchvision that belong together: the CPU build of torch has "
-            "no torchvision beside it; take both from the same index",
+            "install versions of torch and torchvision that fit together, both from the same index",
         )
         return
     import torch
@@ -120,7 +122,7 @@ def check_open_clip() -> Iterator[Finding]:
 
 
 def check_cache(cache: str) -> Iterator[Finding]:
-    """A frame cache is finished, and a clip of every split can be read."""
+    """Checks that a frame cache is finished, and reads clips of every split."""
     from stop_core.cache import FrameCache
 
     about = "cache"
@@ -131,15 +133,11 @@ def check_cache(cache: str) -> Iterator[Finding]:
             if count:
                 frames.split(split).read([0, count - 1])
     except (OSError, ValueError) as problem:
-        yield failure(
-            about, one_line(problem), "see the sentence; `stop cache verify` looks at all"
-        )
+        yield failure(about, one_line(problem), "run `stop cache verify` to check every file")
         return
-    told = ", ".join(f"{count} {split}" for split, count in counts.items())
+    clips = ", ".join(f"{count} {split}" for split, count in counts.items())
     manifest = frames.manifest
-    found = f"{cache}: {manifest.dataset}, {told}, {manifest.frames} frames of {manifest.size} px"
-    if manifest.failures:
-        advice = f"see {cache}/failures.parquet, and preprocess with --retry-failed"
-        yield warning(about, f"{found}; {manifest.failures} clips failed", advice)
-    else:
-        yield ok(about, found)
+    found = f"{cache}: {manifest.dataset}, {clips}, {manifest.frames} frames of {manifest.size} px"
+    found += f"; {manifest.failures} clips failed" if manifest.failures else ""
+    advice = f"see {cache}/failures.parquet, and preprocess with --retry-failed"
+    yield warn_if(manifest.failures > 0, about, found, advice)

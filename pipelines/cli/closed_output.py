@@ -1,4 +1,4 @@
-"""Ending as other programs do when nobody reads the output any more, as in `stop --help | head`."""
+"""Quiet exit of a command whose output is closed, as in `stop --help | head`."""
 
 import os
 import select
@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 UNREAD = 128 + signal.SIGPIPE
-"""The exit code, which is that of a program that SIGPIPE ends."""
+"""The exit code of a program that is terminated by SIGPIPE."""
 
 
 @contextmanager
 def ending_with_reader() -> Iterator[None]:
-    """Exits quietly, with `UNREAD`, if the reader of stdout or stderr closes it inside the body.
+    """Exits with `UNREAD` and no message if stdout or stderr is closed by its reader.
 
-    Not SIGPIPE's default action, which would also end a process whose network connection breaks.
+    The default action of SIGPIPE is not used: it would also terminate a process whose network
+    connection breaks.
     """
     try:
         try:
@@ -26,10 +27,10 @@ def ending_with_reader() -> Iterator[None]:
     except BrokenPipeError:
         streams = filter(None, (sys.stdout, sys.stderr))
         unread = [stream for stream in streams if _is_unread(stream.fileno())]
-        if not unread:  # another pipe or a socket has broken: a failure like any other
+        if not unread:  # another pipe or a socket broke: a failure like any other
             raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in unread:  # Python flushes both once more as it ends
+        for stream in unread:  # Python flushes both again when it exits
             os.dup2(nowhere, stream.fileno())
         sys.exit(UNREAD)
 

@@ -1,4 +1,4 @@
-"""The commands of `stop`, one line each. Listing them imports none of them."""
+"""The commands of `stop`. Listing them imports none of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Command:
-    """One entry point: `stop NAME ...` is `python pipelines/FILE.py ...`."""
+    """An entry point: `stop NAME ...` is `python pipelines/NAME.py ...`."""
 
     name: str
     options: str
@@ -24,58 +24,28 @@ class Command:
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "data": (
-        Command(
-            "preprocess",
-            "PreprocessConfig",
-            "Turn a video dataset into a frame cache.",
-        ),
-        Command("cache", "CacheToolConfig", "Look at a cache, check it, export it."),
+        Command("preprocess", "PreprocessConfig", "Turn a video dataset into a frame cache."),
+        Command("cache", "CacheToolConfig", "Inspect, verify, export and plot a frame cache."),
     ),
     "training": (
-        Command("train", "TrainConfig", "Train STOP, or a baseline."),
-        Command("sweep", "SweepConfig", "Search for good settings."),
-        Command(
-            "benchmark",
-            "BenchmarkConfig",
-            "Compare methods over seeds, in a table.",
-        ),
+        Command("train", "TrainConfig", "Train STOP or a baseline."),
+        Command("sweep", "SweepConfig", "Search for hyperparameters."),
+        Command("benchmark", "BenchmarkConfig", "Compare methods over several seeds in a table."),
     ),
-    "using a model": (
-        Command(
-            "predict",
-            "PredictConfig",
-            "Tell the most probable labels of videos.",
-        ),
-        Command("index", "IndexConfig", "Embed videos for searching."),
-        Command(
-            "search",
-            "SearchConfig",
-            "Find videos by text, or texts by a video.",
-        ),
-        Command(
-            "explain",
-            "ExplainConfig",
-            "Draw what a trained STOP sees in a video.",
-        ),
+    "inference": (
+        Command("predict", "PredictConfig", "Predict the labels of videos."),
+        Command("index", "IndexConfig", "Embed videos for search."),
+        Command("search", "SearchConfig", "Find videos by text, or texts by video."),
+        Command("explain", "ExplainConfig", "Visualize the prompts of a trained STOP on a video."),
+        Command("export", "ExportConfig", "Export a model as torch or ONNX program, or to MLflow."),
     ),
-    "a trained model elsewhere": (
-        Command(
-            "export",
-            "ExportConfig",
-            "Make a program of a model, or one that MLflow serves.",
-        ),
-    ),
-    "this installation": (
-        Command("doctor", "DoctorConfig", "Check it, and say what to do."),
-        Command(
-            "completion",
-            "CompletionConfig",
-            "Print the completion of commands and options for a shell.",
-        ),
+    "installation": (
+        Command("doctor", "DoctorConfig", "Check this installation and suggest fixes."),
+        Command("completion", "CompletionConfig", "Print the completion script for a shell."),
     ),
 }
 
 
 def commands() -> dict[str, Command]:
-    """All commands by name, in the order of the help."""
+    """Returns all commands by name, in the order of the help."""
     return {command.name: command for group in GROUPS.values() for command in group}

@@ -1,5 +1,6 @@
-"""Progress of long work: from workers through a small file, to the terminal's stderr."""
+"""Output of the commands: results on stdout; progress and diagnostics by `logging` on stderr."""
 
+import logging
 import sys
 import threading
 import time
@@ -8,27 +9,93 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stop_core.storage.escaping import visible
+from stop_core.storage.private import without_password
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_LOOKS = 1.0
+_LEVELS = {"note:": logging.WARNING, "warning:": logging.WARNING, "error:": logging.ERROR}
+_LOG = logging.getLogger(__name__)
+_PACKAGE = logging.getLogger(__name__.partition(".")[0])  # a wheel installs it under another name
+_OURS = (_PACKAGE.name, "stop_core", "__main__")  # the last: a command that is run as a file
+
+
+class _StderrHandler(logging.Handler):
+    """Writes messages to stderr: ours as they are, those of other libraries with their origin.
+
+    `sys.stderr` is looked up for each message, as notebooks and tests replace it. A write that
+    fails raises, so that a command whose stderr is closed ends (`ending_with_reader`).
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.name.partition(".")[0] not in _OURS:
+            text = f"{record.levelname.lower()} ({record.name}): {without_password(text)}"
+        if sys.stderr is not None:  # `2>&-` leaves none
+            sys.stderr.write(f"{visible(text)}\n")
+            sys.stderr.flush()
+
+
+_PACKAGE.addHandler(_StderrHandler())
+_PACKAGE.setLevel(logging.INFO)
+_OTHERS = _StderrHandler()  # for the root logger, which receives the messages of this package too
+_OTHERS.addFilter(lambda record: record.name.partition(".")[0] != _PACKAGE.name)
+
+
+def set_verbosity(level: int) -> None:
+    """Sets which messages a process shows on stderr.
+
+    Args:
+        level: of the messages of this project. DEBUG also shows INFO of other libraries, of which
+            only warnings and errors are shown otherwise.
+    """
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level)
+    root = logging.getLogger()
+    root.setLevel(logging.INFO if level == logging.DEBUG else logging.WARNING)
+    root.addHandler(_OTHERS)
+
+
+def is_verbose() -> bool:
+    """Returns whether debug messages are shown."""
+    return _LOG.isEnabledFor(logging.DEBUG)
+
+
+def is_quiet() -> bool:
+    """Returns whether progress is not shown."""
+    return not _LOG.isEnabledFor(logging.INFO)
+
+
+def show_debug() -> None:
+    """Shows all messages. Ray calls it in each worker that starts, for a driver with --verbose."""
+    set_verbosity(logging.DEBUG)
+
+
+def say(text: str) -> None:
+    """Logs progress; as a warning or error if the text begins with "note:" or the like."""
+    _LOG.log(_LEVELS.get(text.partition(" ")[0], logging.INFO), text)
+
+
+def print_result(text: str = "") -> None:
+    """Prints part of a command's result on stdout; escapes control characters in it."""
+    print(visible(text), flush=True)
 
 
 @contextmanager
 def reporting(
     describe: Callable[[], str | None], events: Callable[[], Sequence[str]] = tuple
 ) -> Iterator[None]:
-    """Prints progress while the body of the `with` runs.
+    """Logs progress while the body of the `with` runs.
 
     Args:
-        describe: returns a line, which is printed every few seconds if it is another one.
-        events: returns the lines that have come since its last call, which are printed at once.
+        describe: returns a line, which is logged every few seconds if it has changed.
+        events: returns the lines that are new since its last call, which are logged at once.
     """
     stop = threading.Event()
 
-    def tell() -> None:
+    def report() -> None:
         last, due = None, time.monotonic() + _SECONDS_BETWEEN_LINES
         while not stop.wait(_SECONDS_BETWEEN_LOOKS):
             for event in events():
@@ -41,39 +108,31 @@ def reporting(
                 say(line)
                 last = line
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         stop.set()
-        teller.join()
+        thread.join()
         for event in events():
             say(event)
 
 
-def say(text: str) -> None:
-    """Prints progress or a diagnosis on stderr; makes control characters in it visible."""
-    print(visible(text), flush=True, file=sys.stderr)
-
-
-def print_result(text: str = "") -> None:
-    """Prints part of a command's result on stdout; makes control characters in it visible."""
-    print(visible(text), flush=True)
-
-
 def console(width: int | None = None, *, stderr: bool = False) -> "Console":
-    """The terminal for tables; whatever is no terminal is `width` characters wide.
+    """Returns a terminal for tables, `width` characters wide if the output is no terminal.
 
-    Nothing in a text is markup, a link or a control sequence.
+    Markup, links and control sequences in a text are shown, not obeyed.
     """
     from rich.console import Console
     from rich.text import Text
 
     class Literal(Console):
+        def __init__(self, width: int | None = None) -> None:
+            super().__init__(markup=False, emoji=False, highlight=False, stderr=stderr, width=width)
+
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(visible(text), **options)
 
-    plain = {"markup": False, "emoji": False, "highlight": False, "stderr": stderr}
-    terminal = Literal(**plain)
-    return terminal if width is None or terminal.is_terminal else Literal(width=width, **plain)
+    terminal = Literal()
+    return terminal if terminal.is_terminal else Literal(width)

@@ -1,4 +1,4 @@
-"""Exit codes, and the failure that its message explains."""
+"""Exit codes, and failures that are reported by their message only."""
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -6,11 +6,11 @@ EXIT_INTERRUPTED = 130
 
 
 class RunError(RuntimeError):
-    """A failure that its message explains to the user, with what to do next."""
+    """A failure whose message says what happened and what to do next."""
 
 
 def explain_missing(problem: ModuleNotFoundError) -> RunError:
-    """Returns the message about a package that only an extra of the installation brings.
+    """Returns the message for a package that is part of an extra of the installation.
 
     Raises:
         ModuleNotFoundError: `problem`, if the module is part of this project.

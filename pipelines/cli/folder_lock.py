@@ -1,4 +1,4 @@
-"""One process at a time in a folder of results."""
+"""Exclusive use of a folder of results."""
 
 import fcntl
 from collections.abc import Iterator
@@ -13,12 +13,11 @@ from .console import say
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Waits until no other process works in this folder; a killed one holds it no longer."""
+    """Waits until no other process works in this folder; the lock of a killed process is free."""
     with open_lock(folder / LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # Not where the rows of a prediction go.
             say(f"another process works in {folder}; waiting until it ends")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,11 +1,13 @@
-"""What the entry points share: options from a dataclass and YAML, and how a failure is told."""
+"""Options of the commands, from a dataclass and YAML; and how failures are reported."""
 
 import atexit
 import gc
 import inspect
+import logging
 import os
 import shlex
 import sys
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
@@ -19,22 +21,25 @@ from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.storage.private import without_password
 
 from .closed_output import ending_with_reader
-from .console import say
+from .console import set_verbosity
 from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError, explain_missing
 from .folders import named_file
+from .output import TRACKING_URI
+from .store_problem import explain_store_problem
 
 _T = TypeVar("_T")
+_LOG = logging.getLogger(__name__)
+_COMMON_OPTIONS = """--config FILE.yaml sets defaults; an option on the command line overrides it.
+--quiet shows only warnings and errors on stderr, --verbose also debug messages, and the logs of
+Ray's workers and of other libraries."""
 
 
-def parse(
-    config_type: type[_T],
-    argv: Sequence[str] | None = None,
-    prog: str | None = None,
-) -> _T:
+def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | None = None) -> _T:
     """Reads the command line into `config_type`, a frozen dataclass.
 
-    `--config FILE` gives defaults in YAML; every other option overrides it. Bad usage, which
-    includes a ValueError from the dataclass, prints one sentence and exits with 2.
+    `--config FILE` gives defaults in YAML; every other option overrides it. `--verbose` and
+    `--quiet` set the level of the messages on stderr. Bad usage, which includes a ValueError of
+    the dataclass, is reported in one sentence and exits with 2.
 
     Args:
         config_type: the dataclass; its docstrings are the help.
@@ -45,22 +50,24 @@ def parse(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        config_file, arguments = _take_config_option(arguments)
+        config_file, level, arguments = _take_common_options(arguments)
+        set_verbosity(level)
         default_file = getattr(config_type, "default_file", lambda arguments: None)
         config_file = config_file or default_file(arguments)
         default = (
             _from_yaml(config_type, named_file(config_file, "recipes")) if config_file else None
         )
         with ending_with_reader():  # of the help
-            return tyro.cli(
+            config: _T = tyro.cli(
                 config_type,
                 prog=prog,
                 args=_spell_out_flags(config_type, arguments),
                 default=cast(Any, default),
-                description=_description(config_type),
+                description=f"{inspect.cleandoc(config_type.__doc__ or '')}\n\n{_COMMON_OPTIONS}",
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
             )
-    except ValueError as problem:
+            return config
+    except (ValueError, ArgumentError) as problem:
         _complain(problem)
         sys.exit(EXIT_USAGE)
 
@@ -71,14 +78,14 @@ def run_command(
     argv: Sequence[str] | None = None,
     prog: str | None = None,
 ) -> NoReturn:
-    """Runs a command: reads its options with `parse`, and hands them to `main` with `run`."""
+    """Runs a command: reads its options with `parse`, and passes them to `main` with `run`."""
     config = parse(config_type, argv, prog)
     run(lambda: main(config))
 
 
 def run(main: Callable[[], object]) -> NoReturn:
-    """Runs an entry point; a failure that a user can mend is told in one sentence, exit code 1."""
-    # Python looks through all objects for garbage once more as it ends: a second, after MLflow.
+    """Runs an entry point; reports a failure that a user can mend in one sentence, exit code 1."""
+    # Python collects garbage again when it exits, which takes a second after importing MLflow.
     atexit.register(gc.freeze)
     try:
         with ending_with_reader():
@@ -92,11 +99,11 @@ def run(main: Callable[[], object]) -> NoReturn:
     except Exception as problem:
         if type(problem).__module__.partition(".")[0] != "mlflow":
             raise
-        _complain(RunError(_store_problem(problem)))
+        uri = os.environ.get(TRACKING_URI) or "sqlite:///OUTPUT/mlflow.db"
+        _complain(RunError(explain_store_problem(uri, problem)))
         sys.exit(EXIT_FAILURE)
     except KeyboardInterrupt:
-        told = "interrupted; run the same command again to resume from what is complete"
-        say(told)
+        _LOG.error("interrupted; run the same command again to resume from what is complete")
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
 
@@ -118,7 +125,7 @@ def from_mapping(config_type: type[_T], values: dict[str, Any], origin: str) -> 
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """The inverse of `from_mapping`: all fields of a nested dataclass by their own names."""
+    """Returns all fields of a nested dataclass by name: the inverse of `from_mapping`."""
     flat: dict[str, Any] = {}
     for field in fields(config):
         value = getattr(config, field.name)
@@ -127,11 +134,11 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def spell_out(config: Any, always: Sequence[str] = (), never: Sequence[str] = ()) -> list[str]:
-    """The words of a command line that gives a config: what is not the default.
+    """Returns the words of a command line for `config`: the options that differ from the default.
 
     Args:
         config: a dataclass that `parse` reads.
-        always: fields to give even so.
+        always: fields to include even at their default.
         never: fields to leave out.
     """
     usual = flatten(type(config)())
@@ -144,7 +151,7 @@ def spell_out(config: Any, always: Sequence[str] = (), never: Sequence[str] = ()
 
 
 def _build(config_type: type[_T], remaining: dict[str, Any], origin: str) -> _T:
-    """Takes the fields of `config_type` out of `remaining`."""
+    """Builds `config_type`, and removes its fields from `remaining`."""
     hints = get_type_hints(config_type)
     chosen: dict[str, Any] = {}
     for field in fields(cast(Any, config_type)):
@@ -160,7 +167,7 @@ def _build(config_type: type[_T], remaining: dict[str, Any], origin: str) -> _T:
 
 
 def _as_type(kind: Any, value: Any, name: str, origin: str) -> Any:
-    """Reads one YAML value as the command line would read the same text."""
+    """Reads a YAML value as the command line would read the same text."""
     words = value if isinstance(value, list | tuple) else [value]
     try:
         return tyro.cli(
@@ -184,26 +191,19 @@ def _from_yaml(config_type: type[_T], path: Path) -> _T:
     return from_mapping(config_type, normal, f"--config {path}")
 
 
-def _take_config_option(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Splits `--config FILE` (or `--config=FILE`) off the arguments."""
-    rest: list[str] = []
-    found: Path | None = None
-    words = iter(arguments)
-    for word in words:
-        if word == "--config":
-            file = next(words, None)
-            if file is None:
-                raise ValueError("--config needs the path of a YAML file")
-            found = Path(file)
-        elif word.startswith("--config="):
-            found = Path(word.removeprefix("--config="))
-        else:
-            rest.append(word)
-    return found, rest
+def _take_common_options(arguments: list[str]) -> tuple[Path | None, int, list[str]]:
+    """Returns the file of `--config`, the level of messages, and the other arguments."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", type=Path)
+    verbosity = parser.add_mutually_exclusive_group()
+    for option, level in (("--verbose", logging.DEBUG), ("--quiet", logging.WARNING)):
+        verbosity.add_argument(option, dest="level", action="store_const", const=level)
+    given, rest = parser.parse_known_args(arguments)
+    return given.config, given.level or logging.INFO, rest
 
 
 def _spell_out_flags(config_type: type[Any], arguments: Sequence[str]) -> list[str]:
-    """Writes `--check` as `--check True`, which is what tyro is set to read."""
+    """Rewrites `--check` as `--check True`, the form that tyro is set to read."""
     flags = {f"--{name.replace('_', '-')}" for name in _flags(config_type)}
     words: list[str] = []
     for word, following in pairwise([*arguments, "--"]):
@@ -212,7 +212,7 @@ def _spell_out_flags(config_type: type[Any], arguments: Sequence[str]) -> list[s
 
 
 def _flags(config_type: type[Any]) -> Iterator[str]:
-    """Yields the names of the fields that are true or false, those of inner dataclasses too."""
+    """Yields the names of the boolean fields, those of inner dataclasses too."""
     for name, kind in get_type_hints(config_type).items():
         if kind is bool:
             yield name
@@ -220,21 +220,5 @@ def _flags(config_type: type[Any]) -> Iterator[str]:
             yield from _flags(cast(type[Any], kind))
 
 
-def _description(config_type: type[Any]) -> str:
-    text = inspect.cleandoc(config_type.__doc__ or "")
-    return f"{text}\n\n--config FILE.yaml sets defaults; an option given beside it wins."
-
-
-def _store_problem(problem: Exception) -> str:
-    """What to say of an error of MLflow that no other place has explained."""
-    from .output import TRACKING_URI
-    from .store_problem import explain_store_problem
-
-    return explain_store_problem(
-        os.environ.get(TRACKING_URI) or "sqlite:///OUTPUT/mlflow.db", problem
-    )
-
-
 def _complain(problem: BaseException) -> None:
-    message = without_password(str(problem)) or type(problem).__name__
-    say(f"error: {message}")
+    _LOG.error("error: %s", without_password(str(problem)) or type(problem).__name__)

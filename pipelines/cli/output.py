@@ -1,4 +1,4 @@
-"""Where results go when the user does not say, and whether there is room for them."""
+"""Default locations of results and of the MLflow store."""
 
 import os
 from pathlib import Path
@@ -12,9 +12,9 @@ TRACKING_URI = "MLFLOW_TRACKING_URI"
 
 
 def default_output() -> Path:
-    """`outputs` in the working directory; in a Ray job, `stop-outputs` in the home directory.
+    """Returns `outputs` in the working directory; in a Ray job, `stop-outputs` in the home folder.
 
-    The working directory of a Ray job is a temporary copy, and what it holds is lost with it.
+    The working directory of a Ray job is a temporary copy, which is deleted after the job.
     """
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return Path.home() / "stop-outputs"
@@ -22,9 +22,9 @@ def default_output() -> Path:
 
 
 def results_folder(parent: Path, dataset: str, fold: int, rest: str) -> Path:
-    """Where results on a dataset go: `hmdb51-fold1-REST`, or `motion-REST` if it has one fold.
+    """Returns the folder of results: `hmdb51-fold1-REST`, or `motion-REST` if there is one fold.
 
-    Results of before 2026-12, when it was called `hmdb511-REST`, are found and continued there.
+    Before 2026-12 it was called `hmdb511-REST`. Such a folder is used if it exists.
     """
     folder = parent / f"{division(dataset, fold, '-fold')}-{rest}"
     earlier = parent / f"{dataset}{fold}-{rest}"
@@ -32,10 +32,10 @@ def results_folder(parent: Path, dataset: str, fold: int, rest: str) -> Path:
 
 
 def given_store() -> str:
-    """Returns the MLflow store of MLFLOW_TRACKING_URI; empty if none is given.
+    """Returns the MLflow store of MLFLOW_TRACKING_URI; empty if it is not set.
 
     Raises:
-        RunError: if a URI that MLflow reads has a password in it, which would end in logs.
+        RunError: if a URI that MLflow reads contains a password, which would end up in logs.
     """
     for name in (TRACKING_URI, "MLFLOW_REGISTRY_URI"):
         uri = os.environ.get(name, "")
@@ -49,5 +49,5 @@ def given_store() -> str:
 
 
 def is_full(problem: object) -> bool:
-    """Whether what could not be written had no room, by its text: not all errors have a number."""
+    """Returns whether an error is about a full disk, by its text: not all have an error number."""
     return any(word in str(problem) for word in ("No space left", "Disk quota exceeded"))

@@ -1,28 +1,24 @@
-"""Progress over many items: a bar on a terminal, lines elsewhere, and the time left."""
+"""Progress over many videos: a bar on a terminal, log lines elsewhere, and the time left."""
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from .console import console, reporting
-
-if TYPE_CHECKING:
-    pass
+from .console import console, is_quiet, reporting
 
 
 @dataclass(frozen=True)
 class Done:
-    """What the driver learns of a shard that is complete."""
+    """Counts of a finished shard, or part of the predictions."""
 
     clips: int
-    """Files that were there to be decoded."""
+    """Number of videos that were tried."""
     failures: int
-    """How many of them could not be."""
+    """Number of those that could not be decoded."""
 
 
 class ProgressBar:
-    """How far the clips have come: a bar on a terminal, elsewhere a line about every 10 seconds."""
+    """Progress of decoding: a bar on a terminal, elsewhere a line about every 10 seconds."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -31,11 +27,11 @@ class ProgressBar:
         self._pace = Pace()
         self._console = console(stderr=True)
 
-    def follow(self, shards: Iterator[Done]) -> None:
-        """Takes shards as they are complete, until there are no more."""
-        if not self._console.is_terminal:
+    def follow(self, finished: Iterator[Done]) -> None:
+        """Counts finished work until there is no more."""
+        if is_quiet() or not self._console.is_terminal:
             with reporting(self._line):
-                for done in shards:
+                for done in finished:
                     self._count(done)
             return
         from rich import progress
@@ -54,7 +50,7 @@ class ProgressBar:
         )
         with progress.Progress(*columns, console=self._console) as bar:
             task = bar.add_task("", total=self.total, failed=0)
-            for done in shards:
+            for done in finished:
                 self._count(done)
                 bar.update(task, completed=self.clips, failed=self.failures)
 
@@ -79,22 +75,20 @@ def duration(seconds: float) -> str:
 class Pace:
     """Estimates the time left, from finished work only.
 
-    The estimate changes when work finishes, and not in between. While nothing finishes for much
-    longer than before there is none, and the length of the pause is reported instead.
+    The estimate changes only when work finishes. If nothing finishes for much longer than before,
+    the length of the pause is reported instead.
 
     Args:
-        shortest_pause: seconds without finished work that are never reported.
-        clock: gives seconds.
+        shortest_pause: seconds; shorter pauses are not reported.
+        clock: returns seconds.
     """
 
     def __init__(
-        self,
-        shortest_pause: float = 60.0,
-        clock: Callable[[], float] = time.monotonic,
+        self, shortest_pause: float = 60.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._shortest_pause = shortest_pause
         self._clock = clock
-        # Work and its time: where the rate is counted from, and the latest.
+        # Finished work and the time of it: at the start of the measured rate, and the latest.
         self._first: tuple[float, float] | None = None
         self._last = (0.0, 0.0)
         self._longest = 0.0
@@ -103,11 +97,11 @@ class Pace:
         """Returns ", about 0:12:30 left", or the pause; "" while there is no rate yet.
 
         Args:
-            done: the work that is finished by now; call it every few seconds.
+            done: finished work. Call this method every few seconds.
             total: all of the work.
         """
         now = self._clock()
-        # Before the first work is finished, workers start; less is done after one was restarted.
+        # Workers start before the first work is finished; `done` falls when one is restarted.
         if self._first is None or done < self._last[0] or (done > 0 and self._first[0] == 0):
             self._first = self._last = done, now
             return ""

@@ -1,4 +1,4 @@
-"""Why an MLflow store cannot be used: which one it is, who chose it, what failed, what to do."""
+"""Messages for an MLflow store that cannot be used: its address, its origin, the reason, a fix."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-from stop_core.storage.private import without_password
+from stop_core.storage.private import first_line, without_password
 
 from .output import TRACKING_URI
 
@@ -14,20 +14,14 @@ _DRIVER = re.compile(r"No module named '([^']+)'")
 _STATUS = re.compile(r"too many (\d{3}) error responses")
 
 
-def first_line(problem: object) -> str:
-    """What can be shown of a long error."""
-    lines = str(problem).strip().splitlines() or [type(problem).__name__]
-    return without_password(lines[0])
-
-
 def explain_store_problem(uri: str, problem: BaseException) -> str:
-    """Returns what `diagnosis` does, as one text."""
+    """Returns the problem and the advice of `diagnosis` as one text."""
     return ". ".join(diagnosis(uri, problem))
 
 
 def diagnosis(uri: str, problem: BaseException) -> tuple[str, str]:
-    """Returns which store cannot be used and why, and what to do about it."""
-    what, advice = _reason(uri, problem)
+    """Returns which store cannot be used and why, and advice."""
+    reason, advice = _reason(uri, problem)
     chosen, shown = os.environ.get(TRACKING_URI, ""), without_password(uri)
     if shown == without_password(chosen):
         origin = f"the address in {TRACKING_URI}"
@@ -35,13 +29,13 @@ def diagnosis(uri: str, problem: BaseException) -> tuple[str, str]:
     elif not chosen and uri.startswith("sqlite:"):
         origin = f"the default, as {TRACKING_URI} is not set"
         advice += ", or give another --output"
-    else:  # a run stays in the store that it began in
+    else:  # a run stays in the store where it started
         origin = "which has this run"
-    return f"the MLflow store {shown} ({origin}) cannot be used: {what}", advice
+    return f"the MLflow store {shown} ({origin}) cannot be used: {reason}", advice
 
 
 def _reason(uri: str, problem: BaseException) -> tuple[str, str]:
-    """What failed, and what to do about it."""
+    """Returns the reason of a failure, and advice."""
     chain = list(_chain(problem))
     for one in chain:
         match one:
@@ -57,12 +51,12 @@ def _reason(uri: str, problem: BaseException) -> tuple[str, str]:
             case TimeoutError():
                 return (
                     "it did not answer in time",
-                    "See that the server is up and that no firewall is in between",
+                    "Check that the server runs and that no firewall blocks it",
                 )
-            case ModuleNotFoundError() if found := _DRIVER.search(str(one)):
+            case ModuleNotFoundError() if driver := _DRIVER.search(str(one)):
                 return (
-                    f"its driver {found[1]} is not installed",
-                    f"Install it (pip install {found[1]}), or name another in the URI, as in "
+                    f"its driver {driver[1]} is not installed",
+                    f"Install it (pip install {driver[1]}), or name another in the URI, as in "
                     "postgresql+psycopg2://",
                 )
     text = " ".join(str(one) for one in chain)
@@ -102,7 +96,7 @@ def _reason(uri: str, problem: BaseException) -> tuple[str, str]:
 
 
 def _chain(problem: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those that it came from, which libraries wrap several times over."""
+    """Yields an error and its causes: libraries wrap errors several times."""
     while problem is not None:
         yield problem
         problem = problem.__cause__ or problem.__context__

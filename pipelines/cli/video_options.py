@@ -1,19 +1,19 @@
-"""Options of the commands that bring videos to a model. No library is imported for them."""
+"""Options of the commands that run a model on videos. This module imports no library."""
 
 from dataclasses import dataclass
 
-_MOST_HERE = 32  # videos for which starting Ray takes longer than it saves
+_MOST_HERE = 32  # videos; for fewer, starting Ray takes longer than it saves
 _MOST_TIMEOUT = 86400
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """Who does it."""
+    """Number of workers and their resources."""
 
     workers: int | None = None
-    """Ray workers; 0: in this process (default: 0 up to 32 videos, beyond as many as fit)."""
+    """Ray workers; 0 uses this process (default: 0 up to 32 videos, else as many as fit)."""
     gpus_per_worker: float = 0
-    """GPUs of each Ray worker; with --gpu, a fraction lets several share one."""
+    """GPUs of each Ray worker, together with --gpu; a fraction shares a GPU between workers."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
@@ -22,18 +22,18 @@ class WorkerOptions:
             raise ValueError(f"--gpus-per-worker must not be negative, got {self.gpus_per_worker}")
 
     def here(self, videos: int) -> bool:
-        """Whether the videos are done in this process."""
+        """Returns whether this process handles the videos, without Ray."""
         return videos <= _MOST_HERE if self.workers is None else self.workers == 0
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How videos are decoded."""
+    """Time limit of decoding, and retries."""
 
     decode_timeout: float = 120.0
-    """Seconds that one video may take to decode; it then counts as failed."""
+    """Seconds for decoding one video; a video that takes longer counts as failed."""
     retry_failed: bool = False
-    """Try again the videos that failed before."""
+    """Retry the videos that failed before."""
 
     def __post_init__(self) -> None:
         if not 0 < self.decode_timeout <= _MOST_TIMEOUT:

@@ -1,1 +1,1 @@
-"""Starting and joining Ray, and its resources."""
+"""Starts and joins Ray, and describes the resources of a training."""

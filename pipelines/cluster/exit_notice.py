@@ -1,7 +1,7 @@
-"""A sentence on stderr for a process that comes to its end without one.
+"""A message on stderr if the process is terminated without one.
 
-Ray ends a driver whose node is lost from native code, by `_exit`: no exception, no message. Another
-process waits for the end, and speaks if it was not announced.
+If its node is lost, Ray ends a driver from native code by `_exit`: no exception, no message.
+Another process waits for the end of this one, and prints a message if it was not announced.
 """
 
 import atexit
@@ -9,23 +9,23 @@ import subprocess
 from contextlib import suppress
 from functools import cache
 
-_SENTENCE = (
+_MESSAGE = (
     "error: the process was ended from outside of Python: it was killed, or Ray on this machine "
     "was (its log is in {}/session_latest/logs; a machine that is short of memory is the "
-    "usual reason). What is complete stays; run the same command again to go on"
+    "usual reason). Finished work is kept; run the same command again to resume"
 )
 
 
 @cache
 def notify_of_exit(sessions: str) -> None:
-    """Has another process print what happened, should this one end without cleaning up.
+    """Starts a process that prints a message if this one ends without running its exit handlers.
 
     Args:
-        sessions: the folder of Ray's sessions, which have its logs.
+        sessions: the folder of Ray's sessions, which contains the logs.
     """
-    # It reads until a line comes or this process is gone; an interrupt is not meant for it.
+    # It reads until a line comes or this process is gone; an interrupt does not reach it.
     watcher = subprocess.Popen(
-        ["/bin/sh", "-c", 'read line || echo "$0" >&2', _SENTENCE.format(sessions)],
+        ["/bin/sh", "-c", 'read line || echo "$0" >&2', _MESSAGE.format(sessions)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,

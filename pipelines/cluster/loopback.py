@@ -1,12 +1,13 @@
-"""How the workers of a training meet on one machine, without a port that others can reach.
+"""Process groups of the workers on one machine, without a port that others can reach.
 
-By default they meet at torch's TCPStore, which listens on all interfaces and asks for no password,
+By default workers meet at torch's TCPStore, which listens on all interfaces without a password,
 and then listen at the machine's address for each other.
 """
 
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.train.torch import TorchConfig
@@ -15,36 +16,34 @@ from ray.train.torch.config import (
     _setup_torch_process_group,
     _TorchBackend,
 )
-from ray.train.v2._internal.execution.worker_group import ExecutionGroup
 
 from stop_core.storage.private import private_folder
 
 
 class LoopbackConfig(TorchConfig):
-    """Lets workers meet in a file that only this user can open, and talk over loopback."""
+    """Lets workers meet in a file that only this user can open, and communicate over loopback."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
-        """Returns what Ray Train calls when the workers have started."""
+        """Returns the class that Ray Train calls when the workers have started."""
         return _Loopback
 
 
 class _Loopback(_TorchBackend):
-    def on_start(self, worker_group: ExecutionGroup, backend_config: TorchConfig) -> None:
+    # Ray declares a worker group without the methods that its own backend calls: hence `Any`.
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         has_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         worker_group.execute(_set_torch_distributed_env_vars)
         self.file = private_folder() / f"workers-{uuid.uuid4().hex}"
         size, seconds = len(worker_group), backend_config.timeout_s
-        ray.get(
-            [
-                worker_group.execute_single_async(
-                    rank, _join, "nccl" if has_gpus else "gloo", rank, size, self.file, seconds
-                )
-                for rank in range(size)
-            ]
-        )
+        backend = "nccl" if has_gpus else "gloo"
+        joining: list[Any] = [
+            worker_group.execute_single_async(rank, _join, backend, rank, size, self.file, seconds)
+            for rank in range(size)
+        ]
+        ray.get(joining)
 
-    def on_shutdown(self, worker_group: ExecutionGroup, backend_config: TorchConfig) -> None:
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
         super().on_shutdown(worker_group, backend_config)
         self.file.unlink(missing_ok=True)
 

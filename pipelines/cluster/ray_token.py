@@ -1,5 +1,6 @@
-"""Ray's token: who can read it can run code as its owner, so nobody else may."""
+"""Ray's authentication token, readable by its owner only: with it one can run code as the owner."""
 
+import logging
 import os
 import secrets
 import stat
@@ -7,12 +8,13 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from ..cli.console import say
 from ..cli.errors import RunError
+
+_LOG = logging.getLogger(__name__)
 
 
 def token_file() -> Path:
-    """Where Ray looks for its token, if it is not in RAY_AUTH_TOKEN."""
+    """Returns the file of Ray's token, which Ray reads unless RAY_AUTH_TOKEN is set."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or _usual_folder() / "auth_token")
 
 
@@ -21,44 +23,44 @@ def _usual_folder() -> Path:
 
 
 def keep_token_private(create: bool) -> None:
-    """Closes the file of Ray's token to other users; makes one if there is none and `create`.
+    """Makes the file of Ray's token private; creates one if there is none and `create` is set.
 
-    Ray itself writes it readable for all, so this comes before Ray starts.
+    Call it before Ray starts: Ray would write the file readable for all.
 
     Raises:
         RunError: if another user owns the file or its folder, or it is a link.
     """
-    if (
-        os.environ.get("RAY_AUTH_TOKEN")
-        or os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled"
-    ):
+    disabled = os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled"
+    if disabled or os.environ.get("RAY_AUTH_TOKEN"):
         return
     path = token_file()
     try:
         if create and not os.path.lexists(path):
-            _make(path)
-        if path.parent == _usual_folder():  # another one may be for others too
-            # Whoever can write to the folder can put a token there that they know.
-            _close(path.parent, os.O_DIRECTORY, 0o022)
-        mode = _close(path, os.O_NOFOLLOW, 0o077)
+            _create_token(path)
+        if path.parent == _usual_folder():  # another folder may be shared
+            # Who can write to the folder can replace the token by a known one.
+            _remove_rights(path.parent, os.O_DIRECTORY, 0o022)
+        mode = _remove_rights(path, os.O_NOFOLLOW, 0o077)
     except FileNotFoundError:
-        return  # Ray says that there is none, if its cluster wants one
+        return  # Ray reports a missing token if its cluster needs one
     except OSError as problem:
         raise RunError(
             f"the token of Ray, {path}, cannot be kept from other users "
-            f"({problem.strerror or problem}): remove it, and run the same command again to get a "
-            "new one; a cluster needs the same one on all its machines"
+            f"({problem.strerror or problem}): remove it and run the same command again to get a "
+            "new one; all machines of a cluster need the same token"
         ) from problem
     if mode:
-        say(
-            f"warning: others could read {path} (mode {mode:04o}), and with it run code as you; it "
-            "is closed to them now. If you do not trust them all, remove it: the next command "
-            "makes a new one (copy that to the machines of your cluster)"
+        _LOG.warning(
+            "warning: other users could read %s (mode %04o) and run code as you; it is private "
+            "now. If you do not trust them all, remove it: the next command creates a new one "
+            "(copy it to the machines of your cluster)",
+            path,
+            mode,
         )
 
 
-def _make(path: Path) -> None:
-    """Appears whole, for this user only, and replaces none that another process has just made."""
+def _create_token(path: Path) -> None:
+    """Writes a new token atomically; keeps one that another process has just written."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".auth_token.") as file:
         file.write(secrets.token_hex(32))
@@ -67,8 +69,8 @@ def _make(path: Path) -> None:
             os.link(file.name, path)
 
 
-def _close(path: Path, flag: int, forbidden: int) -> int:
-    """Takes rights that others have; returns the mode if there were any, else 0."""
+def _remove_rights(path: Path, flag: int, forbidden: int) -> int:
+    """Removes the `forbidden` rights; returns the mode before if it had any of them, else 0."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | flag)
     try:
         status = os.fstat(descriptor)

@@ -1,7 +1,8 @@
-"""How many trainings the cluster can run at once."""
+"""Number of trainings that the cluster can run at once."""
 
 import os
 import time
+from collections.abc import Callable
 
 import ray
 
@@ -9,14 +10,19 @@ from ..cli.console import say
 from ..cli.errors import RunError
 from .resources import Resources
 
-_SECONDS_FOR_NODES_TO_JOIN = 60.0  # after a node has died, or a cluster has just been started
+_SECONDS_FOR_NODES_TO_JOIN = 60.0  # after a node failed, or a cluster was started
 
 
 def room_for(resources: Resources) -> int:
-    """How many trainings fit into the cluster at once; waits a while for nodes that still join."""
+    """Returns how many trainings fit into the cluster at once; waits for nodes that are joining.
+
+    Raises:
+        RunError: if not even one fits after a minute.
+    """
     deadline = time.monotonic() + (_SECONDS_FOR_NODES_TO_JOIN if "RAY_ADDRESS" in os.environ else 0)
-    reporting = False
-    while (room := _room(resources, have := ray.cluster_resources())) < 1:
+    said = False
+    cluster_resources: Callable[[], dict[str, float]] = ray.cluster_resources
+    while (room := _room(resources, have := cluster_resources())) < 1:
         problem = (
             f"a training needs {resources.fewest_workers} x {resources.cpus_per_worker:g} CPUs and "
             f"{resources.fewest_workers} x {resources.gpus_per_worker:g} GPUs, and the cluster has "
@@ -24,9 +30,9 @@ def room_for(resources: Resources) -> int:
         )
         if time.monotonic() >= deadline:
             raise RunError(f"{problem}; lower --workers, --cpus-per-worker or --gpus-per-worker")
-        if not reporting:
+        if not said:
             say(f"{problem}; waiting {_SECONDS_FOR_NODES_TO_JOIN:.0f} s for nodes to join")
-            reporting = True
+            said = True
         time.sleep(1.0)
     return room
 

@@ -1,4 +1,4 @@
-"""Connecting to Ray, quietly."""
+"""Connects to a Ray cluster, or starts Ray on this machine."""
 
 import atexit
 import logging
@@ -9,36 +9,34 @@ import tempfile
 import time
 from pathlib import Path
 
-from stop_core.storage.private import private_folder
+from stop_core.storage.private import first_line, private_folder
 
+from ..cli.console import is_verbose, show_debug
 from ..cli.errors import RunError
 from ..cli.folders import ROOT
 from ..cli.output import TRACKING_URI, given_store
 from .exit_notice import notify_of_exit
 from .ray_token import keep_token_private
 
-_LONGEST_REASON = 200  # it may have a log in it
-# A socket's path has at most so many bytes, without the one that ends it. Ray's longest name has a
-# time, and a process id of as many digits as there can be.
+_LONGEST_REASON = 200  # characters; it may contain a log
+# The system's limit for the path of a socket in bytes, less the longest path that Ray appends.
 LONGEST_TEMP_DIR = (107 if sys.platform == "linux" else 103) - len(
     f"/stop-{os.getuid()}/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 )
 
-# Set before ray is imported. What each does is in docs/clusters.md.
+# Set before ray is imported; docs/clusters.md describes each.
 _SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # a report returns at the next check, not after 2 s
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # a report returns after this, not after 2 s
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; without it Ray warns
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative path means the same in a trial as outside of it
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths are the same in a trial as outside of it
 }
-
-
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-_SECONDS_FOR_A_HEAD = 30.0  # that has just been started; Ray itself tries for a quarter of an hour
+_SECONDS_FOR_A_HEAD = 30.0  # it may be starting; Ray itself tries for 15 minutes
 
 
 def start_ray() -> None:
-    """Connects to the cluster of RAY_ADDRESS, or starts Ray for this machine alone; idempotent.
+    """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine only; idempotent.
 
     Raises:
         RunError: if Ray does not start or the cluster does not answer.
@@ -56,21 +54,23 @@ def start_ray() -> None:
     try:
         notify_of_exit(str(ray_temp_dir()))
         _connect()
-    except Exception as problem:  # of many kinds: Ray gives a machine 30 s, and raises Exception
+    except Exception as problem:  # of many types: after 30 s Ray raises a bare Exception
         where = os.environ.get("RAY_ADDRESS")
-        told = f"Ray at {where} cannot be reached" if where else "Ray does not start here"
-        said = next(iter(str(problem).splitlines()), type(problem).__name__)[:_LONGEST_REASON]
+        failure = f"Ray at {where} cannot be reached" if where else "Ray does not start here"
+        reason = first_line(problem)[:_LONGEST_REASON]
         if where:
-            advice = "look at `ray status` there, or unset RAY_ADDRESS to start Ray on this machine"
+            advice = "run `ray status` there, or unset RAY_ADDRESS to start Ray on this machine"
         elif isinstance(problem, OSError) and problem.filename:  # of the session's folder
-            advice = f"see that there is room in {ray_temp_dir()} and that it can be written"
+            advice = f"make sure that {ray_temp_dir()} has room and can be written"
         else:
-            advice = "see that the machine has processors and memory to spare"
-        raise RunError(f"{told} ({said}): {advice}, then run the same command again") from problem
+            advice = "make sure that the machine has free processors and memory"
+        raise RunError(
+            f"{failure} ({reason}): {advice}, then run the same command again"
+        ) from problem
 
 
 def long_temp_dir() -> str | None:
-    """What to say if Ray's sockets would have longer paths than the system allows; None if not."""
+    """Returns a message if the paths of Ray's sockets would be too long; None if they are not."""
     folder = _temp_dir()
     if (length := len(os.fsencode(folder))) <= LONGEST_TEMP_DIR:
         return None
@@ -83,9 +83,9 @@ def long_temp_dir() -> str | None:
 
 
 def ray_temp_dir() -> Path:
-    """Where a Ray of this machine keeps its sockets and logs, each session in a folder.
+    """Returns the folder for sockets and logs of a Ray of this machine, one subfolder per session.
 
-    Ray makes folders writable for all; the one around this one is closed to others.
+    Ray makes its folders writable for all, so the parent of this one is private to the user.
     """
     return private_folder(_temp_dir()) / "ray"
 
@@ -95,10 +95,10 @@ def _temp_dir() -> str:
 
 
 def await_head(address: str, seconds: float) -> None:
-    """Waits until a head answers at `host:port`; what is no such address is left to Ray.
+    """Waits until a Ray head answers at `host:port`; other forms of an address are left to Ray.
 
     Raises:
-        RunError: if none does.
+        RunError: if none answers in time.
     """
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
@@ -112,19 +112,19 @@ def await_head(address: str, seconds: float) -> None:
             if time.monotonic() >= deadline:
                 raise RunError(
                     f"no Ray cluster answers at RAY_ADDRESS={address} ({problem}); start it with "
-                    "`ray start --head`, give the address of one that runs, or unset RAY_ADDRESS "
-                    "to start Ray on this machine"
+                    "`ray start --head`, give the address of a running cluster, or unset "
+                    "RAY_ADDRESS to start Ray on this machine"
                 ) from problem
         time.sleep(0.5)
 
 
 def _greet(host: str, port: int) -> None:
-    """OSError if nobody answers there, or another program than a head does."""
+    """Raises OSError if there is no answer, or another program than Ray answers."""
     with socket.create_connection((host, port), timeout=5) as connection:
         if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
             return
         connection.sendall(_GREETING)
-        # A frame of its own settings, which is of type 4, is how HTTP/2 begins, and so gRPC.
+        # An HTTP/2 server, and so gRPC, begins with a frame of its settings, which is of type 4.
         if connection.recv(9)[3:4] != b"\x04":
             raise ConnectionError("another program listens there")
 
@@ -139,22 +139,22 @@ def _connect() -> None:
         address="local" if alone else None,
         # With the dashboard: Train asks its state service who is alive.
         include_dashboard=True if alone else None,
-        # Workers tell their progress through files, and their failures through exceptions.
-        log_to_driver=False,
-        logging_level=logging.ERROR,
+        # Workers report progress through files, and failures through exceptions.
+        log_to_driver=is_verbose(),
+        logging_level=logging.INFO if is_verbose() else logging.ERROR,
         runtime_env=_runtime_env(),
         _temp_dir=str(ray_temp_dir()) if alone else None,
     )
-    # Ahead of Ray's own, which waits half a second for what workers print; here that is nothing.
-    atexit.register(ray.shutdown)
+    if not is_verbose():  # Ray's own exit handler waits half a second for output of the workers
+        atexit.register(ray.shutdown)
 
 
 def _listen_on_loopback() -> None:
-    """Keeps a Ray of this machine alone off the network.
+    """Makes a Ray of this machine listen on loopback only.
 
-    Otherwise its servers listen on all interfaces, behind the token alone. Ray has a switch for it,
-    made for systems without clusters: it reads the environment when it is imported, and its
-    processes do when they start.
+    Otherwise its servers listen on all interfaces, protected by the token only. Ray has a switch
+    for systems without clusters: it reads the environment when it is imported, and its processes
+    read it when they start.
     """
     from ray._private import ray_constants
 
@@ -163,14 +163,16 @@ def _listen_on_loopback() -> None:
 
 
 def _runtime_env() -> dict[str, object] | None:
-    """Puts this checkout on the workers' path, unless a job has packaged it already.
+    """Returns the environment of the workers: the path of this package, and the level of logs.
 
-    Nothing secret goes in here: Ray writes it into logs. Workers of this machine inherit passwords
-    with the environment, those of a cluster have them from their machine (docs/security.md).
+    It must not contain secrets, as Ray writes it into logs. Workers of this machine inherit
+    passwords with the environment; on a cluster their machine provides them (docs/security.md).
     """
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        return None
+    hook = f"{show_debug.__module__}.{show_debug.__name__}"
+    level: dict[str, object] = {"worker_process_setup_hook": hook} if is_verbose() else {}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # the job has packaged the working directory
+        return level or None
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    # On a cluster that runs already, the workers do not see this process's environment.
+    # The workers of a running cluster do not inherit the environment of this process.
     store = {TRACKING_URI: server} if (server := given_store()) else {}
-    return {"env_vars": {"PYTHONPATH": python_path, **_SETTINGS, **store}}
+    return {"env_vars": {"PYTHONPATH": python_path, **_SETTINGS, **store}, **level}

@@ -16,12 +16,13 @@ import pyarrow as pa
 
 from stop_core.storage.atomic import hash_json
 from stop_core.storage.documents import read_parquet
+from stop_core.storage.private import first_line
 
 from ..cli.errors import RunError
 from ..cli.folder_lock import alone_in
 from ..cli.progress_bar import Done, ProgressBar
 from ..cli.video_options import WorkerOptions
-from ..cluster.ray_data import error_line, quiet
+from ..cluster.ray_data import quiet
 from .video_list import Video
 from .worker import SCHEMAS, VideoWorker, Work
 
@@ -117,7 +118,7 @@ class VideoJob:
             yield from rows.iter_rows()
         except ray.exceptions.RayError as problem:
             raise RunError(
-                f"the workers failed ({error_line(problem)}). What is complete stays; run the "
+                f"the workers failed ({first_line(problem)}). What is complete stays; run the "
                 "same command again to go on"
             ) from problem
 

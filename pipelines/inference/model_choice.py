@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stop_core.settings.experiment import UNLISTED, refuse_unlisted_tower
 from stop_core.storage.documents import build
 from stop_core.storage.names import inside, is_the_name_of_a_file
+from stop_core.storage.private import first_line
 
 from ..cli.console import say
 from ..cli.errors import RunError
@@ -222,7 +223,7 @@ def _downloaded(run: str, output: Path) -> Path:
 
     from stop_core.storage.private import without_password
 
-    from ..cli.store_problem import explain_store_problem, first_line
+    from ..cli.store_problem import explain_store_problem
     from ..tracking.store import is_missing, tracking_uri
 
     uri = tracking_uri(output)

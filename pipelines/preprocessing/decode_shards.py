@@ -13,10 +13,11 @@ from typing import Any
 from stop_core.cache import CacheConfig, CacheJob, ShardPlan, write_shard
 from stop_core.decoding.process import DECODE_TIMEOUT
 from stop_core.storage.paths import StoragePath, storage_path
+from stop_core.storage.private import first_line
 
 from ..cli.errors import RunError
 from ..cli.progress_bar import Done
-from ..cluster.ray_data import error_line, quiet
+from ..cluster.ray_data import quiet
 from ..cluster.session import start_ray
 
 
@@ -67,7 +68,7 @@ def decode_shards(
             yield Done(clips=row["clips"], failures=row["failures"])
     except ray.exceptions.RayError as error:
         raise RunError(
-            f"workers died while decoding ({error_line(error)}). "
+            f"workers died while decoding ({first_line(error)}). "
             "What is complete stays; run the same command again to go on"
         ) from error
 

@@ -28,6 +28,7 @@ from stop_core.decoding import LONGEST_SIDE, Decoder
 from stop_core.decoding.process import DECODE_TIMEOUT
 from stop_core.storage.escaping import in_line
 from stop_core.storage.paths import StoragePath, storage_path
+from stop_core.storage.private import first_line
 from stop_core.storage.skeleton import skeleton_of
 
 from ..cli.console import print_result, say
@@ -35,7 +36,6 @@ from ..cli.errors import RunError
 from ..cli.folder_lock import alone_in
 from ..cli.output import default_output
 from ..cli.progress_bar import ProgressBar
-from ..cli.store_problem import first_line
 from .cache_record import CacheRecord
 from .decode_shards import decode_shards
 from .missing_files import check_files

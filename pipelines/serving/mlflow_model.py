@@ -20,13 +20,12 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 
-from stop_core.storage.private import without_password
+from stop_core.storage.private import first_line, without_password
 from stop_core.trained_model.files import FILES, ModelRecord, read_record
 from stop_core.trained_model.service import OPTIONS
 
 from ..cli.errors import RunError
 from ..cli.folders import ROOT
-from ..cli.store_problem import first_line
 from ..tracking.store import find_run, open_experiment, tracking_uri
 
 SCRIPT = Path(__file__).with_name("served_model.py")

@@ -1,7 +1,6 @@
-"""One MLflow run, written to directly: for what is short, and needs its store."""
+"""An MLflow run that is written to the store directly, without an outbox."""
 
 import json
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,28 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
 
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.documents import read_text
 
 from .environment import environment
-from .store import (
-    KEY,
-    LONGEST_PARAM,
-    MOST_METRICS,
-    RUN_ID,
-    find_run,
-    run_tags,
-    run_with_key,
-    tracking_uri,
-)
+from .outbox import Record
+from .records import RunRecords, now_ms, write_record
+from .store import KEY, RUN_ID, create_run, find_run, run_tags, tracking_uri
 
 _KEY_FILE = "mlflow_run_key"
 
 
-class TrackedRun:
-    """One MLflow run, addressed by its id, so that any process can add to it."""
+class TrackedRun(RunRecords):
+    """An MLflow run, addressed by its id, so that any process can add to it."""
 
     def __init__(self, uri: str, run_id: str) -> None:
         self.uri = uri
@@ -48,35 +39,26 @@ class TrackedRun:
         tags: Mapping[str, str] | None = None,
         run_id: str | None = None,
     ) -> "TrackedRun":
-        """Starts a run, or goes on with the run `run_id` if the store still has it."""
+        """Starts a run, or resumes the run `run_id` if the store still has it."""
         uri = tracking_uri(output)
         client = MlflowClient(uri)
-        # Where the store was moved or emptied, or the run deleted, it goes on in a new one.
+        # If the store was moved or emptied, or the run deleted, a new run is started.
         if run_id is not None and find_run(client, run_id):
             client.update_run(run_id, status="RUNNING")
             return cls(uri, run_id)
-        all_tags = run_tags(name, tags, parent)
-        run = run_with_key(client, experiment_id, all_tags[KEY]) if KEY in all_tags else None
-        if run is None:
-            run = client.create_run(experiment_id, run_name=name, tags=all_tags)
-        tracked = cls(uri, run.info.run_id)
+        tracked = cls(uri, create_run(client, experiment_id, name, run_tags(name, tags, parent)))
         tracked.log_json(environment(), "environment.json")
         return tracked
 
     @classmethod
     def of_folder(
-        cls,
-        folder: Path,
-        output: Path,
-        experiment_id: str,
-        name: str,
-        tags: Mapping[str, str],
+        cls, folder: Path, output: Path, experiment_id: str, name: str, tags: Mapping[str, str]
     ) -> "TrackedRun":
-        """The run that belongs to a folder: one and the same, whatever was killed before.
+        """Starts or resumes the run of a folder. A folder has one run, even after interruptions.
 
-        Its key lies in the folder before the run is created, so that it is found again if a kill
-        comes before its id is noted. The key is no name: folders of the same name may share a
-        server.
+        A key is stored in the folder before the run is created, so that the run is found again
+        after an interruption before its id is stored. The key is not the folder's name: folders of
+        the same name may share a server.
         """
         known, key = folder / RUN_ID, folder / _KEY_FILE
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,47 +74,31 @@ class TrackedRun:
         write_whole(known, tracked.run_id)
         return tracked
 
-    def log_params(self, values: Mapping[str, Any]) -> None:
-        """Records parameters; the same values again are no error."""
-        params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in values.items()]
-        self.client.log_batch(self.run_id, params=params)
-
-    def set_tags(self, values: Mapping[str, Any]) -> None:
-        """Sets tags, replacing those of the same name."""
-        tags = [RunTag(name, str(value)) for name, value in values.items()]
-        self.client.log_batch(self.run_id, tags=tags)
+    def _put(self, record: Record) -> None:
+        write_record(self.client, self.run_id, record, Path())
 
     def log_metrics(self, values: Mapping[str, float]) -> None:
-        """Records what the run has come to; the same numbers again add nothing."""
+        """Records the results of the run; the same numbers again add nothing."""
         held = self.client.get_run(self.run_id).data.metrics
         new = {name: value for name, value in values.items() if held.get(name) != value}
         self.log_points([(0, new)])
 
     def log_points(self, points: list[tuple[int, Mapping[str, float]]]) -> None:
         """Records numbers at several steps in one call."""
-        now = int(time.time() * 1000)
-        metrics = [
-            Metric(name, float(value), now, step)
-            for step, values in points
-            for name, value in values.items()
-        ]
-        for start in range(0, len(metrics), MOST_METRICS):
-            self.client.log_batch(self.run_id, metrics=metrics[start : start + MOST_METRICS])
+        now = now_ms()
+        timed = [(step, now, {k: float(v) for k, v in values.items()}) for step, values in points]
+        self._put({"kind": "points", "points": timed})
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Stores a copy of a file as an artifact."""
         self.client.log_artifact(self.run_id, str(path), folder)
-
-    def log_text(self, text: str, name: str) -> None:
-        """Stores a text as an artifact."""
-        self.client.log_text(self.run_id, text, name)
 
     def log_json(self, values: Mapping[str, Any], name: str) -> None:
         """Stores a mapping as a JSON artifact."""
         self.log_text(json.dumps(values, indent=2, default=str), name)
 
     def log_table(self, columns: Mapping[str, list[Any]], name: str) -> None:
-        """Stores an MLflow table, which the UI shows as one, in place of an earlier one."""
+        """Stores a table that the UI shows as one; replaces an earlier one."""
         held = {file.path for file in self.client.list_artifacts(self.run_id)}
         if name not in held:
             self.client.log_table(self.run_id, dict(columns), name)
@@ -143,7 +109,7 @@ class TrackedRun:
 
     @contextmanager
     def ended(self) -> Iterator[None]:
-        """Ends the run as FINISHED when the body does, as FAILED or KILLED when it fails."""
+        """Ends the run as FINISHED after the body, as FAILED or KILLED if the body fails."""
         try:
             yield
         except Exception:
@@ -153,7 +119,3 @@ class TrackedRun:
             self.finish("KILLED")
             raise
         self.finish()
-
-    def finish(self, status: str = "FINISHED") -> None:
-        """Ends the run; status is FINISHED, FAILED or KILLED."""
-        self.client.set_terminated(self.run_id, status)

@@ -1,4 +1,4 @@
-"""What numbers were computed with: the commit, the packages and the machine."""
+"""Provenance of results: the commit, the packages and the machine."""
 
 import importlib.metadata
 import os
@@ -8,23 +8,26 @@ from typing import Any
 
 from ..cli.folders import ROOT
 
+_DISTRIBUTION = "stop-video"
 _PACKAGES = ("torch", "open_clip_torch", "ray", "mlflow", "decord", "pyarrow", "pandas", "numpy")
 
 
 def git_commit() -> str:
-    """The commit of this checkout, with "+changes" if it has any.
+    """Returns the commit of this checkout, with "+changes" if files differ from it.
 
-    A container and the copy that a Ray job works in have no history: they are told the commit in
-    STOP_GIT_COMMIT, or else it is "unknown".
+    A container and the working directory of a Ray job have no history: they give the commit in
+    STOP_GIT_COMMIT. Otherwise it is the installed version, or "unknown" if there is none.
     """
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
-        return os.environ.get("STOP_GIT_COMMIT") or "unknown"
-    return commit + ("+changes" if _git("status", "--porcelain", "-uno") else "")
+    if commit := _git("rev-parse", "HEAD") if _is_checkout() else None:
+        return commit + ("+changes" if _git("status", "--porcelain", "-uno") else "")
+    if given := os.environ.get("STOP_GIT_COMMIT"):
+        return given
+    version = _version(_DISTRIBUTION)
+    return f"{_DISTRIBUTION} {version}" if version else "unknown"
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers were computed with."""
+    """Returns the versions and the machine that the numbers were computed with."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -33,8 +36,18 @@ def environment() -> dict[str, Any]:
     }
 
 
+def _is_checkout() -> bool:
+    """Returns whether git tracks this project here: site-packages may be in another repository."""
+    try:
+        project = (ROOT / "pyproject.toml").read_text()
+    except OSError:
+        return False
+    ours = f'name = "{_DISTRIBUTION}"' in project
+    return ours and _git("ls-files", "--error-unmatch", "pyproject.toml") is not None
+
+
 def _version(package: str) -> str | None:
-    """None if it is not installed: decord has no wheels for some processors."""
+    """Returns None if it is not installed: decord has no wheels for some processors."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

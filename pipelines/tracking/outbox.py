@@ -1,11 +1,12 @@
-"""Records for MLflow that wait on disk until the store takes them.
+"""Records for MLflow that wait on disk until the store accepts them.
 
     <folder>/<time>-<kind>.json     waits
-    <folder>/refused/...            the store will never take it; kept, with the reason
+    <folder>/refused/...            refused by the store for good; stored with the reason
 
-A record leaves the disk when the store has it. A process that is killed between the two sends it
-again, and nothing is doubled: a run is found by its key before it is created, a point carries its
-own time (MLflow keeps one of the same name, step, time and value), and the rest replaces itself.
+A record is deleted when the store has it. If the process is killed in between, the record is sent
+again, which is idempotent: a run is found by its key before it is created, a point has a time
+(MLflow keeps one point of the same name, step, time and value), and other records replace
+themselves.
 """
 
 import fcntl
@@ -28,37 +29,37 @@ _numbers = itertools.count()
 
 
 class RefusedError(Exception):
-    """The store understood a record and will never take it."""
+    """The store refuses a record for good; retrying is useless."""
 
 
 class Outbox:
-    """The waiting records of one MLflow run, in the order in which they were put."""
+    """The waiting records of one MLflow run, in the order in which they were added."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def put(self, record: Record) -> None:
-        """Adds a record, whole or not at all."""
+        """Adds a record atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         order = f"{time.time_ns():020d}-{next(_numbers):06d}-{os.getpid()}"
         write_whole(self.folder / f"{order}-{record['kind']}.json", json.dumps(record))
 
     def waiting(self) -> list[Path]:
-        """The records that are not delivered."""
+        """Returns the records that are not delivered."""
         return sorted(self.folder.glob("[0-9]*.json"))
 
     def refused(self) -> list[Path]:
-        """The records that the store refused."""
+        """Returns the records that the store refused."""
         return sorted((self.folder / "refused").glob("*.json"))
 
     def deliver(self, send: Callable[[Record], None]) -> Exception | None:
-        """Sends what waits, until it is all gone or fails; returns what it failed with.
+        """Sends the waiting records in order; stops at the first error and returns it.
 
-        Another process that is delivering the same records is left to it.
+        Does nothing while another process delivers the same records.
 
         Args:
-            send: takes a record to the store. It raises `RefusedError` for one that is no use
-                trying again, and anything else for a store that is away.
+            send: sends a record to the store. It raises `RefusedError` if the store refuses the
+                record for good, and any other error if the store does not answer.
         """
         if not self.waiting():
             return None
@@ -67,7 +68,7 @@ class Outbox:
                 try:
                     record = parse_json(read_text(path))
                     if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
-                        raise ValueError("it is no record")
+                        raise ValueError("it is not a record")
                 except ValueError as problem:
                     self._refuse(path, {"kind": "unknown", "refused": f"{path}: {problem}"})
                     path.unlink(missing_ok=True)
@@ -76,7 +77,7 @@ class Outbox:
                     send(record)
                 except RefusedError as problem:
                     self._refuse(path, {**record, "refused": str(problem)})
-                except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
+                except Exception as problem:  # of SQLAlchemy, requests or MLflow
                     return problem
                 path.unlink(missing_ok=True)
         return None
@@ -87,7 +88,7 @@ class Outbox:
 
 
 class Courier:
-    """Delivers in the background, so that nothing waits for the store; retries while it is away."""
+    """Delivers records in a thread, so that training does not wait for the store; retries."""
 
     _FIRST_RETRY, _LAST_RETRY = 2.0, 60.0
 
@@ -99,11 +100,11 @@ class Courier:
         self._thread.start()
 
     def call(self) -> None:
-        """There is something to deliver."""
+        """Requests a delivery."""
         self._called.set()
 
     def close(self, seconds: float = 10.0) -> None:
-        """Delivers once more, waits for it so long at most, and ends."""
+        """Delivers a last time, waits for it up to `seconds`, and ends."""
         self._ending = True
         self._called.set()
         self._thread.join(seconds)
@@ -117,7 +118,7 @@ class Courier:
             ending = self._ending
             try:
                 problem = self._deliver()
-            except OSError as full:  # of the disk that the records wait on
+            except OSError as full:  # the disk that the records wait on
                 problem = full
             if ending:
                 return
@@ -129,7 +130,7 @@ class Courier:
 
 @contextmanager
 def _held(path: Path) -> Iterator[bool]:
-    """Whether this process alone holds the file; it does not wait."""
+    """Yields whether this process got the lock; does not wait for it."""
     with open_lock(path) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""MLflow, the same for every entry point: one store, its experiments, and how a run is found."""
+"""The MLflow store of all commands, its experiments, and how a run is found."""
 
 import logging
 import shlex
@@ -17,21 +17,22 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_NAME,
 )
 
+from ..cli.console import is_verbose
 from ..cli.errors import RunError
 from ..cli.output import given_store
 from ..cli.store_problem import explain_store_problem
 from .environment import git_commit
 
-# It prints a page for what a store cannot take; that waits in an outbox, or is told in a sentence.
+# It logs a page for each record that a store refuses; the outbox or a message reports that.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 RUN_ID = "mlflow_run_id"
-"""The file of a folder that holds MLflow's name of its run."""
+"""The file in a folder that contains MLflow's id of its run."""
 KEY = "stop.key"
-"""The tag that finds a run whose creator was killed before it could note its id."""
-EXPERIMENT_NOTE = """Everything that was trained on **{dataset}**.
+"""The tag by which a run is found if its creator was killed before it stored the id."""
+EXPERIMENT_NOTE = """All trainings on **{dataset}**.
 
-The tag `kind` tells the runs apart: a `training` has the curves, figures and the model; a `table`
+The tag `kind` gives the type of a run: a `training` has curves, figures and the model; a `table`
 has a comparison table in its description and its cells as runs below it; a `cell` is a copy of a
 training that belongs to another table or sweep; a `sweep` has its trials below it.
 
@@ -40,76 +41,77 @@ description, or unfold it, select its runs and press Compare. `test/...` was mea
 with the chosen epoch; `val/...` is the curve over the epochs, `val_best/...` the chosen epoch;
 `cost/...` is the time of a step and the memory.
 """
-LONGEST_PARAM = 6000  # MLflow's own limits
-MOST_METRICS = 1000  # of a batch
+LONGEST_PARAM = 6000  # characters; a limit of MLflow
+MOST_METRICS = 1000  # of a batch; a limit of MLflow
 
 
 def tracking_uri(output: Path) -> str:
-    """The server of MLFLOW_TRACKING_URI, else an SQLite store under the output folder."""
+    """Returns the store of MLFLOW_TRACKING_URI, or else an SQLite store in the output folder."""
     return given_store() or local_store(output)
 
 
 def local_store(output: Path) -> str:
-    """The SQLite store under the output folder."""
+    """Returns the URI of the SQLite store in the output folder."""
     return f"sqlite:///{(output / 'mlflow.db').resolve()}"
 
 
 def ui_command(output: Path) -> str:
-    """The one line that opens the UI on this store."""
+    """Returns the command that opens the UI of the store."""
     if server := given_store():
         return f"open {server} in a browser"
-    command = Path(sys.executable).with_name("mlflow")  # also without an activated environment
+    command = Path(sys.executable).with_name("mlflow")  # works without an activated environment
     return shlex.join([str(command), "ui", "--backend-store-uri", local_store(output)])
 
 
 def open_experiment(output: Path, name: str) -> str:
-    """Prepares the store, and returns the id of the experiment called `name`, made if new.
+    """Prepares the store; returns the id of the experiment `name`, which is created if missing.
 
-    Called once, by the driver, before anything runs in parallel: processes that open an empty
-    SQLite store at the same time crash each other.
+    The driver calls it once before anything runs in parallel: processes that open an empty SQLite
+    store at the same time make each other fail.
 
     Raises:
         RunError: if the store cannot be opened or written.
     """
     _make_writable(output)
     uri = tracking_uri(output)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
+    if not is_verbose():
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it logs each table it creates
     try:
         return experiment_id(MlflowClient(uri), name, stores_artifacts_in(output, uri))
-    except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
+    except Exception as problem:  # of SQLAlchemy, requests or MLflow
         raise RunError(explain_store_problem(uri, problem)) from problem
 
 
 def stores_artifacts_in(output: Path, uri: str) -> str | None:
-    """Where the artifacts of a new experiment in this store go; None leaves it to the server."""
+    """Returns the folder for artifacts of a new experiment; None if the server chooses it."""
     return (output / "mlartifacts").resolve().as_uri() if uri == local_store(output) else None
 
 
 def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    """The id of the experiment called `name`, made if new, brought back if deleted."""
+    """Returns the id of the experiment `name`; creates it if missing, restores it if deleted."""
     if experiment := client.get_experiment_by_name(name):
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
     tags = {
         "mlflow.note.content": EXPERIMENT_NOTE.format(dataset=name),
-        "mlflow.experimentKind": "custom_model_development",  # or the UI takes it for GenAI's
+        "mlflow.experimentKind": "custom_model_development",  # or the UI shows it as GenAI
     }
     try:
         return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
     except MlflowException as problem:
         if problem.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return experiment_id(client, name, artifacts)  # another process has just made it
+        return experiment_id(client, name, artifacts)  # another process just created it
 
 
 def is_missing(problem: MlflowException) -> bool:
-    """Whether the store says that it has no such run; it may also not have answered."""
-    return problem.error_code == "RESOURCE_DOES_NOT_EXIST"
+    """Returns whether the store answered that it has no such run."""
+    return bool(problem.error_code == "RESOURCE_DOES_NOT_EXIST")
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run | None:
-    """The run, if the store has it: it may have been moved or emptied, or the run deleted."""
+    """Returns the run; None if it was deleted, or the store moved or emptied."""
     if not run_id:
         return None
     try:
@@ -121,16 +123,19 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
     return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
-def run_with_key(client: MlflowClient, experiment: str, key: str) -> Run | None:
-    """The run that was created with this key, if any was."""
-    found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
-    return found[0] if found else None
+def create_run(client: MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> str:
+    """Creates a run and returns its id; if there is one with the same tag `KEY`, returns that."""
+    found = None
+    if KEY in tags:
+        found = client.search_runs([experiment], f"tags.`{KEY}` = '{tags[KEY]}'", max_results=1)
+    run = found[0] if found else client.create_run(experiment, run_name=name, tags=dict(tags))
+    return str(run.info.run_id)
 
 
 def run_tags(
     name: str, tags: Mapping[str, str] | None, parent: str | None = None
 ) -> dict[str, str]:
-    """The tags that every run has, and `tags`; those of a child of the run `parent`, if any."""
+    """Returns `tags` and the tags of every run; with `parent`, those of a child run of it."""
     commit = git_commit()
     return {
         MLFLOW_RUN_NAME: name,
@@ -150,10 +155,10 @@ def _make_writable(output: Path) -> None:
     except OSError as problem:
         raise RunError(
             f"the folder {output} cannot be written ({problem.strerror or problem}); choose "
-            "another --output, or ask for the permission"
+            "another --output, or change its permissions"
         ) from problem
 
 
 def dataset_input(name: str, data_hash: str) -> DatasetInput:
-    """Returns what fills the UI's column of datasets."""
+    """Returns the dataset of a run, as the UI shows it in a column."""
     return DatasetInput(Dataset(name, data_hash[:12], "frame cache", data_hash))

@@ -4,15 +4,11 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stop_core.storage.atomic import appearing
 from stop_core.storage.documents import build, parse_json, read_text
 
 from ..cli.progress_bar import Pace
-
-if TYPE_CHECKING:
-    pass
 
 _SECONDS_BETWEEN_WRITES = 0.5
 

@@ -169,7 +169,7 @@ class TrainingRun:
         """Begins the MLflow run of this training, or goes on with it."""
         tracked = self.tracked
         if self.start and not self.start.fork:
-            tracked.go_on_with(self._mlflow_run_of(self.start))
+            tracked.adopt(self._mlflow_run_of(self.start))
         tracked.open(
             self.manifest.dataset,
             label or f"{self.config.method} seed {self.config.seed}",

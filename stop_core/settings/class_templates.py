@@ -1,6 +1,6 @@
-"""The sentences that stand for a class: by name from a file that can be edited, or given outright.
+"""Text templates of the classes: sets by name from `templates.yaml`, or given sentences.
 
-No torch here: the driver of a training resolves the names before a worker is started.
+This module does not import torch: the driver resolves the names before it starts a worker.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ _ANY_DATASET = "other"
 
 
 def check_templates(templates: tuple[str, ...]) -> None:
-    """Refuses what can neither be sentences nor the name of a set of them.
+    """Checks that `templates` are sentences, or the name of a set of them.
 
     Raises:
-        ValueError: which names the entry.
+        ValueError: if they are not; the message names the entry.
     """
     if not templates or not all(isinstance(one, str) and one.strip() for one in templates):
         raise ValueError(
@@ -30,20 +30,20 @@ def check_templates(templates: tuple[str, ...]) -> None:
     if without and len(templates) > 1:
         raise ValueError(
             f"templates: {without[0]!r} has no {_PLACE} for the class; a set or a file of "
-            "templates is named alone"
+            "templates cannot be combined with others"
         )
 
 
 def find_templates(templates: tuple[str, ...], dataset: str) -> tuple[str, ...]:
-    """Returns the sentences that `templates` stands for; sentences stand for themselves.
+    """Returns the sentences of `templates`.
 
     Args:
-        templates: sentences, or a single name: of a set of `dataset` in `TEMPLATES`, or of a YAML
-            file (`.yaml` or `.yml`) with a list of sentences.
-        dataset: a dataset that the file does not list has the sets of "other".
+        templates: sentences, which are returned unchanged; or a single name, of a set of `dataset`
+            in `TEMPLATES`, or of a YAML file (`.yaml` or `.yml`) with a list of sentences.
+        dataset: name of the dataset; one that the file does not list has the sets of "other".
 
     Raises:
-        ValueError: if there is no such set, or the file does not hold sentences.
+        ValueError: if there is no such set, or the file does not contain sentences.
         OSError: if the file cannot be read.
     """
     if _PLACE in templates[0]:
@@ -53,7 +53,7 @@ def find_templates(templates: tuple[str, ...], dataset: str) -> tuple[str, ...]:
         return _sentences(_read(Path(name)), name)
     datasets = _read(TEMPLATES)
     if not isinstance(datasets, dict):
-        raise ValueError(f"{TEMPLATES} must hold the sets of templates of each dataset")
+        raise ValueError(f"{TEMPLATES} must contain the sets of templates of each dataset")
     sets = datasets.get(dataset, datasets.get(_ANY_DATASET))
     if not isinstance(sets, dict) or name not in sets:
         known = ", ".join(sets) if isinstance(sets, dict) else "none"
@@ -65,14 +65,14 @@ def find_templates(templates: tuple[str, ...], dataset: str) -> tuple[str, ...]:
 
 
 def class_sentences(templates: Sequence[str], class_words: Sequence[str]) -> list[list[str]]:
-    """Puts the words of every class into every template: a row a class.
+    """Returns a row for each class: each template with the words of the class.
 
     Raises:
-        ValueError: if a template is none: the name of a set goes through `find_templates` first.
+        ValueError: if a template has no place for the class: a name needs `find_templates` first.
     """
     for one in templates:
         if _PLACE not in one:
-            raise ValueError(f"{shown(one)} is no sentence with {_PLACE} for the class")
+            raise ValueError(f"{shown(one)} is not a sentence with {_PLACE} for the class")
     return [[one.replace(_PLACE, words) for one in templates] for words in class_words]
 
 
@@ -81,7 +81,7 @@ def _sentences(found: Any, where: str) -> tuple[str, ...]:
         raise ValueError(f"{where} must be a list of at least one sentence, got {shown(found)}")
     for one in found:
         if not isinstance(one, str) or _PLACE not in one:
-            raise ValueError(f"{where}: {shown(one)} is no sentence with {_PLACE} for the class")
+            raise ValueError(f"{where}: {shown(one)} is not a sentence with {_PLACE} for the class")
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""Everything that decides the outcome of a training, in one value with a hash."""
+"""All settings that affect the result of a training, in one dataclass with a hash."""
 
 import hashlib
 import json
@@ -23,69 +23,69 @@ Method = Literal[
 METHODS: tuple[Method, ...] = get_args(Method)
 UNLISTED = ("hf-hub:", "local-dir:")
 """open_clip's prefixes for towers that it does not list."""
-# Settings that came later. At these values they are no part of the hash, so that what was trained
-# without them is still found.
+# Settings that were added later. With these values they are not part of the hash, so that earlier
+# trainings are still found.
 _LATER: dict[str, Any] = {"frames": None, "segment_jitter": False, "random_crop": False}
 
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """A method, its tower and how it is trained.
+    """A method, its tower and its training.
 
-    Where it runs (workers, devices, folders) is not part of it: it must not change the result.
+    Workers, devices and folders are not part of it: they must not affect the result.
 
     Raises:
         ValueError: if a field is out of its range; the message names the field.
     """
 
     method: Method = "stop"
-    """stop; zero-shot, linear-probe, vpt-shallow, vpt-deep and clip4clip (both towers fine-tuned)
-    are baselines; stop-static is STOP with constants, stop-temporal-vpt its temporal half beside
-    the prompts of vpt-deep."""
+    """stop; zero-shot, linear-probe, vpt-shallow, vpt-deep and clip4clip (fine-tunes both towers)
+    are baselines; stop-static is STOP with constant prompts, stop-temporal-vpt its temporal half
+    with the prompts of vpt-deep."""
     tower: str = "tiny"
     """Any open_clip ViT, for example ViT-B-32-quickgelu; tiny (frames of 32 pixels, 16 patches) and
-    tiny-64 (64 pixels, 64 patches) ship with us."""
+    tiny-64 (64 pixels, 64 patches) are included in this package."""
     pretrained: str | None = None
-    """An open_clip tag such as openai, a local weights file (or TAG=FILE, where the file does not
-    say how it was trained), a folder of the Hugging Face Hub, or random (default: the weights that
-    the tiny towers ship with)."""
+    """An open_clip tag such as openai, a local weights file (or TAG=FILE if the file does not name
+    its training), a folder of the Hugging Face Hub, or random (default: the included weights of
+    the tiny towers)."""
     stop: StopConfig = field(default_factory=StopConfig)
     static_prompts: int = 8
-    """Prompts a block of the methods with vpt in their names; vpt-shallow has one block of them."""
+    """Prompts per block, for the methods with vpt in their names; vpt-shallow prompts one block."""
     templates: tuple[str, ...] = (DEFAULT,)
     """Sentences with {} for the class, several for an ensemble; or default, ensemble or another set
-    of the dataset in stop_core/datasets/templates.yaml; or a .yaml file with a list of them."""
+    of the dataset in stop_core/settings/templates.yaml; or a .yaml file with a list of them."""
     context_tokens: int = 0
-    """Learned tokens in front of every text (CoOp); 0: none, and the texts are embedded once."""
+    """Learned tokens before every text (CoOp); 0: none, and the texts are embedded once."""
     frames: int | None = None
-    """Frames of a clip that the model is shown: the middles of so many equal segments of those in
-    the cache; empty: all of them."""
+    """Frames per clip: the middles of this many equal segments of the cached frames (default: all
+    cached frames)."""
     segment_jitter: bool = False
-    """Training shows a random frame of every segment (TSN), another in each epoch; for a cache of
-    more than `frames` frames."""
+    """Train on a random frame of every segment (TSN), a different one in each epoch; for a cache
+    with more than `frames` frames."""
     random_crop: bool = False
-    """Training shows a random square of a clip, another in each epoch, evaluation the centre; for
-    a cache of frames larger than the tower takes."""
+    """Train on a random square of each clip, a different one in each epoch, and evaluate the
+    centre; for a cache with frames larger than the input of the tower."""
     epochs: int = 10
     """Passes over the training clips."""
     batch_size: int = 32
-    """Clips a step, over all workers together."""
+    """Clips per optimizer step, summed over all workers."""
     learning_rate: float = 2e-3
-    """Peak rate of AdamW."""
+    """Peak learning rate of AdamW."""
     spatial_rate: float = 0.5
-    """Rate of the spatial prompting layers as a share of `learning_rate`."""
+    """Learning rate of the spatial prompting layers as a fraction of `learning_rate`."""
     weight_decay: float = 0.01
-    """Of AdamW, on all trainable tensors."""
+    """Weight decay of AdamW, on all trainable tensors."""
     warmup_steps: int = 30
-    """Steps of linear warm-up, before the cosine decay to zero."""
+    """Steps of linear warm-up before the cosine decay to zero."""
     clip_norm: float = 1.0
-    """Largest norm of the gradient; larger ones are scaled down to it."""
+    """Maximum norm of the gradient; a larger gradient is scaled down to it."""
     ema: float = 0.0
-    """Decay of a moving average of the prompts, which is then what is evaluated; 0: none."""
+    """Decay of an exponential moving average of the weights, used in evaluation; 0: none."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: the model runs under bfloat16 autocast; weights, losses and selections stay fp32."""
+    """bf16: run the model under bfloat16 autocast; weights, losses and selections stay fp32."""
     seed: int = 0
-    """Of the initial weights, the order of the clips and dropout."""
+    """Seed of the initial weights, the order of the clips, and dropout."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -103,14 +103,14 @@ class ExperimentConfig:
         if self.method == "linear-probe" and self.context_tokens > 0:
             raise ValueError(
                 "context_tokens has no use for linear-probe, which reads no text; set it to 0, or "
-                "use the method zero-shot to train context tokens alone"
+                "use the method zero-shot to train only context tokens"
             )
         if self.frames is not None:
             _check("frames", self.frames, self.frames >= 1, "must be at least 1")
         if self.segment_jitter and self.frames is None:
             raise ValueError(
-                "segment_jitter needs frames, fewer than the cache has: where every frame is "
-                "shown there is none to choose"
+                "segment_jitter needs frames, set to fewer than the cache has: if all frames are "
+                "used, there is none to choose"
             )
         for name in ("context_tokens", "epochs", "warmup_steps", "seed", "weight_decay"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "must not be negative")
@@ -123,13 +123,13 @@ class ExperimentConfig:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the method has anything to train, so that its result depends on the seed."""
+        """Returns whether the method trains any weights, so that its result depends on the seed."""
         return self.method != "zero-shot" or self.context_tokens > 0
 
     def for_dataset(self, dataset: str) -> "ExperimentConfig":
-        """The same with the templates' own sentences in the place of a name for them.
+        """Returns a copy in which the name of a set of templates is replaced by its sentences.
 
-        Only then does the hash tell one set of sentences from another.
+        Only then does the hash depend on the sentences.
 
         Raises:
             ValueError: if there are no templates of that name.
@@ -139,26 +139,26 @@ class ExperimentConfig:
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits that name this configuration, whatever its seed."""
+        """Returns twelve hex digits that identify the settings, except the seed."""
         values = asdict(replace(self, seed=0))
         values = {k: v for k, v in values.items() if k not in _LATER or v != _LATER[k]}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def parameters(self) -> dict[str, Any]:
-        """All fields by their own names, those of `stop` beside the others."""
+        """Returns all fields by name, those of `stop` and the others in one mapping."""
         values = asdict(self)
         return {**values.pop("stop"), **values}
 
     @classmethod
     def from_parameters(cls, values: Mapping[str, Any]) -> "ExperimentConfig":
-        """Reads back what `parameters` gave, through YAML or JSON or not.
+        """Builds a config from the result of `parameters`, also after a round trip in YAML or JSON.
 
         Raises:
-            ValueError: if a name is unknown, or a value is of the wrong kind or out of its range.
+            ValueError: if a name is unknown, or a value has the wrong type or is out of range.
         """
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
-            raise ValueError(f"settings are `name: value` lines, got {shown(values)}")
+            raise ValueError(f"settings must be `name: value` lines, got {shown(values)}")
         inner = {one.name for one in fields(StopConfig)}
         outer = {one.name for one in fields(cls)} - {"stop"}
         if unknown := sorted(values.keys() - inner - outer):
@@ -170,19 +170,19 @@ class ExperimentConfig:
         try:
             config = cls(stop=StopConfig(**stop), **others)
         except TypeError as problem:
-            raise ValueError(f"a setting is of the wrong kind: {problem}") from problem
-        build(cls, asdict(config))  # the type of every field
+            raise ValueError(f"a setting has the wrong type: {problem}") from problem
+        build(cls, asdict(config))  # checks the type of every field
         return config
 
 
 def refuse_unlisted_tower(tower: str | None, origin: str) -> None:
-    """Refuses a tower that open_clip takes from a repository or a folder, named by a file.
+    """Refuses a tower from a repository or a folder if a file names it.
 
-    Such a tower brings settings of its own and asks the network. A file may come from anyone, so
-    only the user names one.
+    Such a tower has its own settings and needs the network. A file may come from anyone, so only
+    the user can name it.
 
     Raises:
-        ValueError: with the option to type.
+        ValueError: if it is such a tower; the message has the option to type.
     """
     if tower is not None and tower.startswith(UNLISTED):
         raise ValueError(

@@ -1,13 +1,13 @@
-"""The settings of STOP under the paper's names, checked where they enter."""
+"""The settings of STOP, with the names of the paper."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Attention = Literal["joint", "frame"]
 Normalize = Literal["per_frame", "none"]
 SelectionMode = Literal["ste", "hard"]
 Difference = Literal["prompted", "plain"]
-_MOST = 4096  # more would ask for memory that no machine has
+_MOST = 4096  # a larger value would need more memory than any machine has
 
 
 @dataclass(frozen=True)
@@ -19,69 +19,56 @@ class StopConfig:
     """
 
     n_s: int = 6
-    """N_s: patches of every frame that receive a spatial prompt; 0 turns spatial prompting off."""
+    """N_s: number of patches per frame that get a spatial prompt; 0 turns spatial prompting off."""
     alpha: float = 0.5
     """Weight of the CLS attention A against the temporal dynamics M, from 0 to 1."""
     beta: float = 1.0
-    """Extra weight of the chosen patches when the change in a gap is measured; at least 0."""
+    """Extra weight of the selected patches in the measured change of a gap; at least 0."""
     eta: float = 4.0
     """Prompts per unit of change in a gap; 0 turns temporal prompting off."""
     max_prompts: int = 4
-    """K: most temporal prompts in one gap."""
+    """K: maximum number of temporal prompts in one gap."""
     spatial_width: int = 32
     """Hidden channels of the spatial prompter and of its selector."""
     temporal_width: int = 32
     """Hidden channels of the temporal prompter and of its selector."""
     depth: int | None = None
-    """Prompt the inputs of the first `depth` blocks; empty means every block."""
+    """Prompt the inputs of the first `depth` blocks (default: all blocks)."""
     share: bool = False
-    """One set of prompting weights for all prompted blocks, or one set a block."""
+    """Share one set of prompting weights among all prompted blocks, instead of one set each."""
     attention: Attention = "frame"
-    """frame: every frame alone, embeddings averaged; joint: one CLS attends to all frames."""
+    """frame: each frame separately, embeddings averaged; joint: one CLS attends to all frames."""
     normalize: Normalize = "per_frame"
-    """per_frame: A, M and W^t rescaled to [0, 1] within a video; none: the equations as printed."""
+    """per_frame: A, M and W^t are rescaled to [0, 1] within a video; none: as in the paper."""
     selection: SelectionMode = "ste"
-    """ste: straight-through gradients through the two selections; hard: none, as published."""
+    """ste: straight-through gradients through the two selections; hard: none, as in the paper."""
     difference: Difference = "prompted"
-    """Frame difference d of the prompted tokens (the equation) or of the plain ones."""
+    """Frame difference d of the prompted tokens, as in the paper, or of the plain tokens."""
     dropout: float = 0.0
-    """Dropout at the end of both prompters, from 0 up to but not including 1."""
+    """Dropout at the end of both prompters; at least 0 and below 1."""
 
     def __post_init__(self) -> None:
-        _check_count("n_s", self.n_s, 0)
-        _check_at_least("beta", self.beta, 0)
-        _check_at_least("eta", self.eta, 0)
-        for name in ("max_prompts", "spatial_width", "temporal_width"):
-            _check_count(name, getattr(self, name), 1)
-        if self.depth is not None:
-            _check_count("depth", self.depth, 1)
+        for name in ("n_s", "max_prompts", "spatial_width", "temporal_width", "depth"):
+            value, least = getattr(self, name), 0 if name == "n_s" else 1
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole and least <= value <= _MOST) and (name, value) != ("depth", None):
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least} and at most {_MOST}, "
+                    f"got {value!r}"
+                )
+        # The comparisons are written so that NaN fails them too.
+        for name in ("beta", "eta"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must lie between 0 and 1, got {self.alpha}")
+            raise ValueError(f"alpha must be between 0 and 1, got {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        _check_choice("attention", self.attention, ("joint", "frame"))
-        _check_choice("normalize", self.normalize, ("per_frame", "none"))
-        _check_choice("selection", self.selection, ("ste", "hard"))
-        _check_choice("difference", self.difference, ("prompted", "plain"))
+        for name, kind in get_type_hints(StopConfig).items():
+            value, choices = getattr(self, name), get_args(kind)
+            if get_origin(kind) is Literal and value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields by name, ready for YAML or a tracking server."""
         return asdict(self)
-
-
-def _check_at_least(name: str, value: float, least: float) -> None:
-    # The comparison is written so that NaN fails it too.
-    if not least <= value < float("inf"):
-        raise ValueError(f"{name} must be finite and at least {least}, got {value}")
-
-
-def _check_count(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST:
-        raise ValueError(
-            f"{name} must be a whole number of at least {least} and at most {_MOST}, got {value!r}"
-        )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

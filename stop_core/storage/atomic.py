@@ -1,4 +1,4 @@
-"""Atomic writes, durable on disk, and hashes of files and values."""
+"""Atomic and durable writes, and hashes of files and values."""
 
 import errno
 import hashlib
@@ -19,15 +19,17 @@ _STAGING = ".tmp"
 
 @contextmanager
 def appearing(path: StoragePath, *, new: bool = False, lasting: bool = True) -> Iterator[Path]:
-    """Gives a local staging path to write to; on a clean exit the file becomes `path` at once.
+    """Writes a file atomically: yields a staging path, which is renamed to `path` on a clean exit.
 
-    The staging name begins with a dot, which pyarrow and DuckDB pass over, and is unique, so that
-    two processes that make the same file cannot mix their bytes: the later one wins, whole. On an
-    object store an object appears when its upload is complete.
+    The staging name begins with a dot, which pyarrow and DuckDB skip, and is unique, so that two
+    processes that write the same file cannot mix their bytes: the later one replaces the earlier
+    one. On an object store, the object is visible when its upload is complete.
 
-    With `new`, the earlier one wins and the later one gets a FileExistsError; not on an object
-    store, nor on a disk without hard links, where nothing tells which was earlier. Without
-    `lasting`, the file may be empty after a power failure, and nothing waits for the disk.
+    Args:
+        path: the file or object.
+        new: the earlier of two processes wins, and the later one gets a FileExistsError. This has
+            no effect on object stores and on disks without hard links.
+        lasting: False does not wait for the disk: the file may be empty after a power failure.
     """
     if isinstance(path, RemotePath):
         with scratch_file() as staging:
@@ -43,13 +45,13 @@ def appearing(path: StoragePath, *, new: bool = False, lasting: bool = True) -> 
         if not (new and _link(staging, path)):
             os.replace(staging, path)
         if lasting:
-            sync(path.parent)  # the new name is on the disk only when its folder is
+            sync(path.parent)  # the new name is durable only when its folder is
     finally:
         staging.unlink(missing_ok=True)
 
 
 def _link(staging: Path, path: Path) -> bool:
-    """Gives a file a second name that is not taken; False on a disk that has no second names."""
+    """Creates a hard link; returns False on a disk without hard links."""
     try:
         os.link(staging, path)
     except FileExistsError:
@@ -62,13 +64,13 @@ def _link(staging: Path, path: Path) -> bool:
 
 
 def write_whole(path: StoragePath, text: str, *, new: bool = False) -> None:
-    """Writes a small text file, in UTF-8, that appears whole or not at all; `new` as above."""
+    """Writes a small text file in UTF-8 atomically; `new` as in `appearing`."""
     with appearing(path, new=new) as staging:
         staging.write_text(text, encoding="utf-8")
 
 
 def is_leftover(path: StoragePath) -> bool:
-    """Whether a path is a staging file; one that no process writes to was left by a kill."""
+    """Returns whether a path is a staging file, of a process that writes it or was killed."""
     return path.name.startswith(".") and path.name.endswith(_STAGING)
 
 
@@ -87,7 +89,7 @@ def hash_file(path: StoragePath) -> str:
 
 
 def leave_memory(path: Path) -> None:
-    """Has the pages of a file leave the memory that are on the disk, and sends the others there."""
+    """Starts writing dirty pages of a file to disk, and drops clean ones from the page cache."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -96,28 +98,28 @@ def leave_memory(path: Path) -> None:
 
 
 class FileFollower:
-    """Hashes a file while it is written, and has its pages leave the memory as they reach the disk.
+    """Hashes a file while it is written, and drops its pages from the page cache.
 
-    A cache that is larger than the memory would push all else out of it; and each new page has to
-    be found by the kernel, which takes several times as long as filling it where a virtual
-    machine's host has to supply it. So a few pages are used again and again, and the disk writes
-    while the next rows are decoded, rather than at the end.
+    A cache that is larger than memory would displace everything else from the page cache. Also,
+    the kernel has to find each new page, which takes several times longer than filling it on a
+    virtual machine whose host has to supply it. So a few pages are reused, and the disk writes
+    while the next rows are decoded.
 
     Args:
-        path: a local file that is being written, from its beginning on.
+        path: a local file that is being written from its beginning.
         leave: False keeps the pages for a reader that follows at once.
     """
 
     def __init__(self, path: Path, *, leave: bool = True) -> None:
         self.bytes = 0
-        """How many there have been."""
+        """Number of bytes that were hashed."""
         self._path = path
         self._leave = leave
         self._hash = hashlib.sha256()
         self._room = memoryview(bytearray(1 << 18))
 
     def follow(self) -> None:
-        """Takes in what has been written since the last call."""
+        """Hashes the bytes that were written since the last call."""
         with self._path.open("rb", buffering=0) as file:
             file.seek(self.bytes)
             while count := file.readinto(self._room):
@@ -128,12 +130,12 @@ class FileFollower:
 
     @property
     def sha256(self) -> str:
-        """Of all that was taken in, in hexadecimal."""
+        """Returns the SHA-256 of the bytes so far, in hexadecimal."""
         return self._hash.hexdigest()
 
 
 def sync(path: Path) -> None:
-    """Has the disk take a file, or the names in a folder, before anything builds on it."""
+    """Flushes a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
 """SHA-256 of every file of a folder, in the format of `sha256sum`: `sha256sum -c SHA256SUMS`.
 
-They show damage and edits, not origin: who can change a file can change its sum.
+They reveal damage and edits, not the origin: whoever can change a file can change its sum.
 """
 
 from collections.abc import Collection
@@ -14,14 +14,14 @@ SUMS = "SHA256SUMS"
 
 
 def write_sums(folder: Path, without: Collection[str] = ()) -> None:
-    """Writes the sums of the files that are in a folder, but for those called `without`."""
+    """Writes the sums of all files in a folder, except those named in `without`."""
     names = sorted(path.name for path in folder.iterdir() if path.name not in (SUMS, *without))
     lines = [f"{hash_file(folder / name)}  {name}\n" for name in names]
     write_whole(folder / SUMS, "".join(lines))
 
 
 def check_sums(folder: Path, names: Collection[str]) -> None:
-    """Compares files of a folder, and all others that have a sum, with their sums.
+    """Compares `names`, and all other files that have a sum, with their sums.
 
     Raises:
         FileNotFoundError: if a file or the list of the sums is missing.

@@ -1,7 +1,7 @@
-"""JSON, YAML and Parquet from outside: read with a bound on size, depth and expansion, and typed.
+"""JSON, YAML and Parquet from untrusted sources, read with limits and typed.
 
-The one way to read a file that someone else may have written. Whatever is wrong with it is a
-ValueError of one sentence that names the file; memory and time are bounded by the limits below.
+All files that someone else may have written are read here. An invalid file raises a ValueError of
+one sentence that names it; size, depth and expansion are limited by the constants below.
 """
 
 import json
@@ -25,39 +25,39 @@ from stop_core.storage.paths import StoragePath
 _T = TypeVar("_T")
 
 MOST_JSON = 1 << 26
-"""Bytes of a JSON file of ours: the manifest of 25 million clips."""
+"""Bytes of a JSON file of this project: the manifest of 25 million clips."""
 MOST_YAML = 1 << 20
-"""Bytes of a YAML file, and characters of it with every alias written out."""
+"""Bytes of a YAML file, and characters of it with all aliases expanded."""
 DEEPEST = 64
-"""Levels of lists and mappings."""
+"""Nesting levels of lists and mappings."""
 MOST_TABLE = 1 << 31
 """Bytes of a Parquet table in memory."""
 _SHOWN = 200
 _MOST_NUMBER = 1 << 53
 
 Whole = Annotated[int, Interval(ge=0, le=_MOST_NUMBER)]
-"""A count, or bytes."""
+"""A count, or a number of bytes."""
 Positive = Annotated[int, Interval(ge=1, le=1 << 31)]
 
 
 def is_a_sha256(text: str) -> bool:
-    """Whether a text is a SHA-256 in hexadecimal."""
+    """Returns whether a text is a SHA-256 in hexadecimal."""
     return re.fullmatch(r"[0-9a-f]{64}", text) is not None
 
 
 def is_finite(value: float) -> bool:
-    """Whether a value is neither infinite nor NaN."""
+    """Returns whether a value is neither infinite nor NaN."""
     return math.isfinite(value)
 
 
 Sha256 = Annotated[str, Predicate(is_a_sha256)]
 Name = Annotated[str, Predicate(is_the_name_of_a_file)]
-"""Of a file or a folder in a given folder."""
+"""The name of a file or folder in a given folder."""
 Finite = Annotated[float, Predicate(is_finite)]
 
 
 class _AsWritten:
-    """A number that stays whole if it is: what is read is written again to the same bytes."""
+    """A number that stays an int or a float, so that reading and writing keeps its bytes."""
 
     def __get_pydantic_core_schema__(self, source: object, handler: object) -> Any:
         from pydantic_core import core_schema
@@ -89,7 +89,7 @@ def read_text(path: StoragePath, most: int = MOST_JSON) -> str:
 
 
 def require_file(path: Path) -> Path:
-    """Returns `path`; OSError unless it is a regular file. Opening a pipe would wait for ever."""
+    """Returns `path` if it is a regular file, else raises OSError: opening a pipe would block."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(f"{path} is not a regular file")
     return path
@@ -101,11 +101,11 @@ def parse_json(
     """Returns the value of a JSON text.
 
     Args:
-        text: of a whole document.
-        make_object: returns the object that pairs of names and values make; default: `dict`.
+        text: a whole document.
+        make_object: builds an object from pairs of names and values; default: `dict`.
 
     Raises:
-        ValueError: if it is not JSON, or is nested too deeply; and what `make_object` raises.
+        ValueError: if it is not JSON, or is nested too deeply; also errors of `make_object`.
     """
     try:
         value = json.loads(text, object_pairs_hook=make_object)
@@ -125,7 +125,7 @@ def parse_json(
 
 
 def parse_yaml(text: str) -> Any:
-    """Returns the value of a YAML text. Tags that name Python objects are refused.
+    """Returns the value of a YAML text. Tags of Python objects are refused.
 
     Raises:
         ValueError: if it is not YAML, is nested too deeply, or its aliases expand to too much.
@@ -137,7 +137,7 @@ def parse_yaml(text: str) -> Any:
     try:
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as problem:
-        # The last four: what PyYAML raises for a tag, such as !!int, on a value that is none.
+        # PyYAML raises the last four for a tag, such as !!int, on a value of another type.
         mark = getattr(problem, "problem_mark", node.start_mark)
         raise ValueError(
             f"line {mark.line + 1}: this is not YAML: {shown_text(problem)}"
@@ -147,7 +147,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def compose_yaml(text: str) -> yaml.Node | None:
-    """Returns the nodes of a YAML text with their lines; raises as `parse_yaml`."""
+    """Returns the nodes of a YAML text with their lines; raises the errors of `parse_yaml`."""
     if len(text) > MOST_YAML:
         raise ValueError(f"it has {len(text):,} characters, and at most {MOST_YAML:,} are read")
     loader = None
@@ -157,17 +157,16 @@ def compose_yaml(text: str) -> yaml.Node | None:
         return node
     except (yaml.YAMLError, ValueError) as problem:
         mark = getattr(problem, "problem_mark", None)
-        what = getattr(problem, "problem", None) or shown_text(problem)
-        raise ValueError(f"line {mark.line + 1 if mark else 1}: this is not YAML: {what}") from (
-            problem
-        )
+        line = mark.line + 1 if mark else 1
+        reason = getattr(problem, "problem", None) or shown_text(problem)
+        raise ValueError(f"line {line}: this is not YAML: {reason}") from problem
     finally:
         if loader is not None:
             loader.dispose()
 
 
 class _BoundedLoader(yaml.SafeLoader):
-    """Counts the levels of a document, and its characters with every alias written out."""
+    """Limits the nesting levels of a document, and its characters with all aliases expanded."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -202,18 +201,18 @@ class _BoundedLoader(yaml.SafeLoader):
 
 
 def build(kind: type[_T], value: Any, where: object = "") -> _T:
-    """Returns a dataclass made of a JSON value, every field of which has its type and range.
+    """Builds a dataclass from a JSON value; checks the type and range of every field.
 
-    Types are strict: no text is taken for a number, no number for a truth value. A field that the
-    dataclass does not have is refused; one that has a default can be missing.
+    Types are strict: a text is not read as a number, nor a number as a boolean. Unknown fields are
+    refused; a field with a default can be missing.
 
     Raises:
-        ValueError: which names `where`, if given, the field, and the value.
+        ValueError: if a field is wrong; the message names `where`, the field and the value.
     """
     from pydantic import ValidationError
 
     try:
-        # As JSON, in which a tuple is a list.
+        # As JSON, where a tuple is a list.
         text = json.dumps(value)
         adapter = _adapter(kind)  # type: ignore[arg-type]  # a class is hashable
         made: _T = adapter.validate_json(text, strict=True, extra="forbid")
@@ -221,14 +220,14 @@ def build(kind: type[_T], value: Any, where: object = "") -> _T:
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
         field = shown_text(".".join(map(str, first["loc"]))) if first["loc"] else "the whole"
-        what = first["msg"].removeprefix("Value error, ")
+        fault = first["msg"].removeprefix("Value error, ")
         if first["type"] == "predicate_failed":
-            _, name, _ = what.split("'")
-            what = f"not {name.removeprefix('is_').replace('_', ' ')}"
-        reason = f"{what[:1].lower()}{what[1:]}, got {shown(first['input'])}"
+            _, name, _ = fault.split("'")
+            fault = f"not {name.removeprefix('is_').replace('_', ' ')}"
+        reason = f"{fault[:1].lower()}{fault[1:]}, got {shown(first['input'])}"
         raise ValueError(f"{where}: {field}: {reason}".removeprefix(": ")) from problem
     except (TypeError, RecursionError, UnicodeEncodeError) as problem:  # a date of YAML
-        raise ValueError(f"{where}: holds what JSON does not: {shown_text(problem)}") from problem
+        raise ValueError(f"{where}: cannot be JSON: {shown_text(problem)}") from problem
 
 
 @cache
@@ -239,7 +238,7 @@ def _adapter(kind: type[Any]) -> Any:
 
 
 def read_parquet(path: Path, schema: pa.Schema, *, rows: int | None = None) -> pa.Table:
-    """Reads the columns of `schema` from a Parquet file; arguments and errors of `read_batches`."""
+    """Reads the columns of `schema` from a Parquet file; see `read_batches`."""
     return pa.Table.from_batches(read_batches(path, schema, rows=rows), schema)
 
 
@@ -251,18 +250,18 @@ def read_batches(
     most: int = MOST_TABLE,
     at_once: int = 1024,
 ) -> Iterator[pa.RecordBatch]:
-    """Yields the columns of `schema` from a Parquet file, some rows at a time.
+    """Yields the columns of `schema` from a Parquet file in batches of rows.
 
-    A few bytes of a file can stand for gigabytes: of compressed or repeated values, or of a long
-    text in a dictionary. So sizes are checked in the footer before anything is read, and in memory
-    while it is. A footer that understates them costs one page, which Parquet limits to 2 GiB.
+    A few bytes of a file can expand to gigabytes: compressed or repeated values, or a long text in
+    a dictionary. So sizes are checked in the footer before the file is read, and in memory
+    afterwards. A footer that understates them costs one page, which Parquet limits to 2 GiB.
 
     Args:
-        path: of the file.
-        schema: the columns to read, and the types that they have to have.
-        rows: how many there have to be; default: any number.
-        most: bytes that all batches together can take in memory.
-        at_once: most rows of a batch.
+        path: the file.
+        schema: the columns to read, with the types that they must have.
+        rows: the number of rows that the file must have; default: any number.
+        most: maximum bytes of all batches together in memory.
+        at_once: maximum rows of a batch.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -291,7 +290,7 @@ def read_batches(
 
 
 def _rows_at_once(footer: pq.FileMetaData, names: set[str], most: int) -> int:
-    """Returns how many rows fit into memory, by the sizes that a footer states."""
+    """Returns how many rows fit into memory, by the sizes in a footer."""
     stated, longest = 0, 1
     for group in range(footer.num_row_groups):
         for number in range(footer.num_columns):
@@ -301,7 +300,7 @@ def _rows_at_once(footer: pq.FileMetaData, names: set[str], most: int) -> int:
                 continue
             stated += max(chunk.total_uncompressed_size, 4 * chunk.num_values)
             if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY":
-                # Each value may be as long as the dictionary; of a list, there are many in a row.
+                # A value may be as long as the dictionary, and a list has many values in a row.
                 if inner:
                     stated += chunk.total_uncompressed_size * chunk.num_values
                 longest = max(longest, chunk.total_uncompressed_size)
@@ -311,12 +310,12 @@ def _rows_at_once(footer: pq.FileMetaData, names: set[str], most: int) -> int:
 
 
 def shown(value: object) -> str:
-    """Returns a value for a message: on one line, and of a bounded length."""
+    """Returns a value for a message, on one line and of limited length."""
     return shown_text(_REPR.repr(value))
 
 
 def shown_text(value: object, longest: int = _SHOWN) -> str:
-    """Returns a text, or an error's message, on one line, printable and of a bounded length."""
+    """Returns a text or an error's message on one line, printable and of limited length."""
     text = " ".join(str(value).split()) or type(value).__name__
     text = text if len(text) <= longest else f"{text[: longest - 3]}..."
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

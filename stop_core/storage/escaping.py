@@ -1,7 +1,7 @@
-"""Text from outside, written so that each medium shows it and obeys none of it.
+"""Escapes text from untrusted sources, with one function for each output medium.
 
-Names of classes and videos, captions, titles of rows, paths and the messages of files can hold
-anything: control sequences of a terminal, mathematics, links, formulas. One function a medium.
+Names of classes and videos, captions, titles of rows, paths and messages can contain anything:
+control sequences of a terminal, mathematics, links, formulas.
 """
 
 from __future__ import annotations
@@ -9,45 +9,45 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # half a second, which what only prints a line need not take
+if TYPE_CHECKING:  # the import takes half a second
     import pandas as pd
 
 
-# Controls of the terminal but tab and newline; of the direction of writing; line separators; tags;
-# halves of characters, which no file can hold.
+# Control characters except tab and newline; direction of writing; line separators; tags; halves of
+# surrogate pairs, which cannot be written to a file.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f\ud800-\udfff]"
 )
-# Of the underscores, those within a word are only underscores; of the colons, those of addresses.
+# Underscores inside a word need no escape; of the colons only those of addresses do.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|~#&$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.", re.IGNORECASE)
 _FORMULA = ("=", "+", "-", "@", "\t", "\n")
 
 
 def visible(text: str) -> str:
-    """Returns the text with every control character as its JSON escape; newlines stay."""
+    """Returns the text with control characters as JSON escapes; newlines stay."""
     return _UNSEEN.sub(lambda found: _escaped(found[0]), text)
 
 
 def in_line(text: str) -> str:
-    """Returns a name as a part of one line: newlines are escaped as well."""
+    """Returns a name for use in a line: newlines are escaped as well."""
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def in_figure(text: str) -> str:
-    """Returns the text for matplotlib, which takes what is between dollars for mathematics."""
+    """Returns the text for matplotlib, which reads text between dollars as mathematics."""
     return in_line(text).replace("$", r"\$")
 
 
 def in_markdown(text: str) -> str:
-    """Returns the text for Markdown and the HTML in it: no link, table cell, code or tag."""
+    """Returns the text for Markdown: it makes no link, table cell, code or HTML tag."""
     return _MARKDOWN.sub(r"\\\g<0>", in_line(text))
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """Returns a table as CSV in which no text is a formula to a spreadsheet.
+    """Returns a table as CSV in which a spreadsheet finds no formula.
 
-    Such texts begin with an apostrophe, which spreadsheets do not show. Numbers stay numbers.
+    Texts that look like a formula get an apostrophe in front, which spreadsheets do not show.
     """
     safe = frame.map(lambda value: _in_csv(value) if isinstance(value, str) else value)
     return safe.rename(columns=_in_csv).to_csv(index=False)

@@ -1,4 +1,4 @@
-"""Files one after another, each on this machine for as long as it is used."""
+"""Local copies of files, each for as long as it is used."""
 
 import errno
 from collections import deque
@@ -14,24 +14,23 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class LocalCopy:
-    """A file on this machine, which goes when `closing` is closed if it is a copy."""
+    """A local file. If it is a copy, closing `closing` deletes it."""
 
     file: Path
     closing: ExitStack
     problem: str = ""
-    """Why there is no copy."""
+    """The reason if there is no copy."""
 
 
 def local_files(paths: Iterable[StoragePath], sources: deque[LocalCopy]) -> Iterator[Path]:
-    """Yields local files with the bytes of `paths`, fetched as they are asked for.
+    """Yields local files with the bytes of `paths`, fetched on demand.
 
     Args:
-        paths: of files, some of which may be on an object store.
-        sources: to each file that is yielded, its source is added here; whoever takes it closes it.
+        paths: files, some of which may be on an object store.
+        sources: receives a LocalCopy for each file; the caller closes it.
 
     Raises:
-        OSError: if an object store does not answer, or here is no room: neither says anything of
-            the file.
+        OSError: if an object store does not answer, or the local disk is full.
     """
     for path in paths:
         closing = ExitStack()
@@ -40,7 +39,7 @@ def local_files(paths: Iterable[StoragePath], sources: deque[LocalCopy]) -> Iter
         except OSError as error:
             if error.errno in _NO_ROOM:
                 raise
-            path.exists()  # raises if nothing can be had from the store
+            path.exists()  # raises if the store does not answer
             source = LocalCopy(Path(path.name), closing, f"cannot be fetched: {error}")
         sources.append(source)
         yield source.file

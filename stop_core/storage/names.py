@@ -1,8 +1,8 @@
-"""Names that come from outside, joined to a folder; and files created where links may be planted.
+"""Checks names from untrusted sources before they become paths, and creates files safely.
 
 Keys of a bucket, annotations, video ids, and the fields of manifests, job files, indices, model
-folders and runs are written by others. Each of them passes `check_path` before it becomes a path,
-and `inside` before anything is written, removed or renamed there.
+folders and runs are written by others. `check_path` checks each of them before it becomes a path,
+and `inside` before a file is written, removed or renamed there.
 """
 
 import errno
@@ -17,7 +17,7 @@ from stop_core.storage.paths import RemotePath
 P = TypeVar("P", Path, RemotePath, Path | RemotePath)
 
 LONGEST_NAME = 255
-"""Bytes of one part of a path, on every common file system."""
+"""Maximum bytes of one part of a path on all common file systems."""
 _LONGEST_PATH = 4000
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 
@@ -39,12 +39,12 @@ def check_path(path: object, where: object) -> str:
 
 
 def is_a_path_below_a_folder(path: str) -> bool:
-    """Whether `check_path` accepts it."""
+    """Returns whether `check_path` accepts a path."""
     return not _problem(path)
 
 
 def is_the_name_of_a_file(name: str) -> bool:
-    """Whether it is such a path of one part: it can name a file in a given folder, nowhere else."""
+    """Returns whether it is such a path of one part, which names a file in a given folder."""
     return "/" not in name and not _problem(name)
 
 
@@ -67,21 +67,21 @@ def _refuse_links(joined: Path, path: str) -> None:
         target = joined.resolve()
         if not target.is_relative_to(folder.resolve()):
             raise ValueError(
-                f"{joined} is a link, or lies behind one, that leads out of {folder} to {target}: "
+                f"{joined} is a link, or is behind one, that leads out of {folder} to {target}: "
                 "remove the link, or give the folder that it leads to"
             )
 
 
 def create(path: Path) -> None:
-    """Creates an empty file. An existing file or link of that name is an error, not followed."""
+    """Creates an empty file. An existing file or link of that name is an error."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
 
 
 def open_lock(path: Path) -> IO[bytes]:
-    """Opens a file to be locked, and creates it if it is absent. Its content is not touched.
+    """Opens a file for locking, and creates it if missing. Its content is not changed.
 
     Raises:
-        OSError: if it cannot be opened, or is a link or anything else than a regular file.
+        OSError: if it cannot be opened, or is a link, or not a regular file.
     """
     # O_NONBLOCK: opening a pipe must not wait for its other end.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -1,12 +1,12 @@
-"""Files on an object store, named by a URI, beside the local files that `pathlib` names.
+"""Paths of files on object stores, next to the local paths of `pathlib`.
 
     storage_path("outputs/cache")       -> pathlib.Path
     storage_path("file:///data/cache")  -> pathlib.Path
-    storage_path("s3://bucket/cache")   -> RemotePath, and gs:// alike
+    storage_path("s3://bucket/cache")   -> RemotePath; the same for gs://
 
 A RemotePath has the part of pathlib's interface that this project uses, so code that reads and
-writes a cache need not know which of the two it was given. It has no `__fspath__`: what needs a
-local file says so with `local_file`.
+writes a cache works with both. It has no `__fspath__`: code that needs a local file uses
+`local_file`.
 """
 
 import fcntl
@@ -26,13 +26,13 @@ import pyarrow.fs
 from stop_core.storage.private import private_folder, without_password
 
 SCHEMES = ("s3", "gs")
-# Without a limit, Google's client tries for 15 minutes where nobody answers.
+# Without a limit, Google's client retries for 15 minutes if there is no answer.
 _GCS_PATIENCE = "retry_limit_seconds=60"
 
 
 @dataclass(frozen=True)
 class RemoteStatus:
-    """What `RemotePath.stat` tells, under the names of `os.stat_result`."""
+    """Result of `RemotePath.stat`, with the names of `os.stat_result`."""
 
     st_size: int
     st_mtime_ns: int
@@ -40,15 +40,15 @@ class RemoteStatus:
 
 @dataclass(frozen=True, order=True)
 class RemotePath:
-    """An object, or a prefix of objects, on an object store. Travels between processes by name."""
+    """An object, or a prefix of objects, on an object store. It can be pickled."""
 
     scheme: str
     key: str
     """Bucket and key, as in `bucket/folder/name`."""
     query: str = ""
-    """Options of the connection, as pyarrow reads them from a URI: `endpoint_override=...`."""
+    """Options of the connection in pyarrow's syntax: `endpoint_override=...`."""
     user: str = ""
-    """Who asks, where it is not the one of the environment: "anonymous", for a public bucket."""
+    """User, if not that of the environment: "anonymous" for a public bucket."""
 
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""
@@ -59,59 +59,59 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part of the key."""
+        """Returns the last part of the key."""
         return PurePosixPath(self.key).name
 
     @property
     def parent(self) -> "RemotePath":
-        """The path without its last part."""
+        """Returns the path without its last part."""
         return replace(self, key=str(PurePosixPath(self.key).parent))
 
     @property
     def filesystem(self) -> pyarrow.fs.FileSystem:
-        """The connection, one a process for every bucket and its options."""
+        """Returns the connection; a process has one for each bucket and its options."""
         bucket = self.key.partition("/")[0]
         return _connect(self.scheme, f"{self.user}@{bucket}".lstrip("@"), self.query)
 
     def resolve(self) -> "RemotePath":
-        """Returns the path: it is absolute always."""
+        """Returns the path itself: it is always absolute."""
         return self
 
     def stat(self) -> RemoteStatus:
-        """Returns size and time of change; FileNotFoundError if there is no such object."""
+        """Returns size and time of change; raises FileNotFoundError if there is no such object."""
         info = self._info()
         if info.type != pyarrow.fs.FileType.File:
             raise FileNotFoundError(f"there is no {self}")
         return RemoteStatus(info.size, info.mtime_ns)
 
     def exists(self) -> bool:
-        """Whether there is an object of this name or below it."""
+        """Returns whether there is an object with this name, or below it."""
         return bool(self._info().type != pyarrow.fs.FileType.NotFound)
 
     def is_file(self) -> bool:
-        """Whether there is an object of this name."""
+        """Returns whether there is an object with this name."""
         return bool(self._info().type == pyarrow.fs.FileType.File)
 
     def is_dir(self) -> bool:
-        """Whether there are objects below this name."""
+        """Returns whether there are objects below this name."""
         return bool(self._info().type == pyarrow.fs.FileType.Directory)
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Does nothing: an object store has no folders, only names."""
+        """Does nothing: an object store has no folders."""
 
     def iterdir(self) -> Iterator["RemotePath"]:
-        """Yields what is directly below; nothing if there is nothing."""
+        """Yields the paths directly below this one."""
         for name, _ in self.listing(recursive=False):
             yield self / name
 
     def glob(self, pattern: str) -> Iterator["RemotePath"]:
-        """Yields what is directly below and whose name fits."""
+        """Yields the paths directly below this one whose name matches."""
         return (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
 
     def listing(self, recursive: bool = True) -> Iterator[tuple[str, RemoteStatus | None]]:
-        """Yields name (relative to this path) and status, None for a folder, of all that is below.
+        """Yields the relative name and status (None for a folder) of everything below this path.
 
-        One request for a thousand objects.
+        A request returns a thousand objects.
         """
         selector = pyarrow.fs.FileSelector(self.key, allow_not_found=True, recursive=recursive)
         for info in self.filesystem.get_file_info(selector):
@@ -145,13 +145,13 @@ class RemotePath:
                 raise
 
     def upload(self, local: Path) -> None:
-        """Makes this object of a local file; it appears whole, when the last byte has arrived.
+        """Uploads a local file atomically: the object is visible when the upload is complete.
 
         Raises:
-            OSError: if the store cannot be reached or refuses; nothing has appeared then.
+            OSError: if the store does not answer or refuses; then there is no object.
         """
         here = pyarrow.fs.LocalFileSystem()
-        # One call in native code: no signal can come between the parts and close half an object.
+        # One call in native code, so that no signal interrupts it and completes half an object.
         pyarrow.fs.copy_files(
             str(local), self.key, source_filesystem=here, destination_filesystem=self.filesystem
         )
@@ -175,10 +175,10 @@ StoragePath = Path | RemotePath
 
 
 def storage_path(text: str | StoragePath) -> StoragePath:
-    """Returns what a user's path or URI names.
+    """Returns the path for a user's path or URI.
 
     Raises:
-        ValueError: if it is a URI of another kind, or has credentials in it.
+        ValueError: if it is a URI of another scheme, or contains credentials.
     """
     if not isinstance(text, str):
         return text
@@ -209,7 +209,7 @@ def storage_path(text: str | StoragePath) -> StoragePath:
 
 @contextmanager
 def local_file(path: StoragePath) -> Iterator[Path]:
-    """Gives a local file with the bytes of `path`: itself, or a copy that is removed afterwards.
+    """Yields a local file with the bytes of `path`: itself, or a copy that is removed afterwards.
 
     Raises:
         FileNotFoundError: if there is no such object.
@@ -218,7 +218,7 @@ def local_file(path: StoragePath) -> Iterator[Path]:
     if isinstance(path, Path):
         yield path
         return
-    # The ending is kept: some decoders look at it.
+    # Some decoders look at the suffix.
     with scratch_file(PurePosixPath(path.key).suffix) as copy:
         path.download(copy)
         yield copy
@@ -226,16 +226,10 @@ def local_file(path: StoragePath) -> Iterator[Path]:
 
 @contextmanager
 def scratch_file(suffix: str = "") -> Iterator[Path]:
-    """Gives an empty local file that is removed afterwards; after a kill, by the next that asks."""
+    """Yields an empty local file that is removed afterwards; after a kill, by the next call."""
     folder = private_folder() / "scratch"
     folder.mkdir(mode=0o700, exist_ok=True)
     _remove_abandoned(folder)
-    with _locked_file(folder, suffix) as path:
-        yield path
-
-
-@contextmanager
-def _locked_file(folder: Path, suffix: str) -> Iterator[Path]:
     while True:
         with tempfile.NamedTemporaryFile(dir=folder, suffix=suffix, delete=False) as file:
             path = Path(file.name)
@@ -244,13 +238,13 @@ def _locked_file(folder: Path, suffix: str) -> Iterator[Path]:
                 if os.fstat(file.fileno()).st_nlink:
                     yield path
                     return
-                # Another process took it for abandoned before it was locked.
+                # Another process removed it as abandoned before it was locked.
             finally:
                 path.unlink(missing_ok=True)
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Removes the files of processes that were killed; those in use are locked."""
+    """Removes the files of killed processes; files in use are locked."""
     for path in folder.iterdir():
         try:
             with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What no other user of a machine may see: temporary files, and the passwords in URIs."""
+"""Temporary files that no other user can read, and messages without passwords."""
 
 import os
 import re
@@ -19,8 +19,8 @@ _SECRET_OPTION = re.compile(
 def private_folder(below: str | None = None) -> Path:
     """Returns a folder that only this user can enter; default: in the temporary folder.
 
-    Its name is `stop-UID`. If that is a link, belongs to another user or is open to others, the
-    folder is a new one with a random name, the same for the whole process.
+    Its name is `stop-UID`. If that is a link, belongs to another user or is open to others, a new
+    folder with a random name is used, the same one during the whole process.
     """
     folder = Path(below or tempfile.gettempdir()) / f"stop-{os.getuid()}"
     with suppress(FileExistsError):
@@ -29,7 +29,7 @@ def private_folder(below: str | None = None) -> Path:
 
 
 def is_private(status: os.stat_result) -> bool:
-    """Whether it is of a file or folder (no link) that only this user can open."""
+    """Returns whether only this user can open a file or folder; False for a link."""
     own = status.st_uid == os.getuid() and not stat.S_ISLNK(status.st_mode)
     return own and not status.st_mode & 0o077
 
@@ -40,6 +40,11 @@ def _new_folder(parent: Path) -> Path:
 
 
 def without_password(text: str) -> str:
-    """Returns a URI, or a message with URIs in it, with *** for all that may be a secret."""
+    """Returns a URI, or a message with URIs in it, with *** in place of each possible secret."""
     shown = _HTTP_TOKEN.sub("***@", _PASSWORD.sub(r"\1:***@", text))
     return _SECRET_OPTION.sub(r"\1***", shown)
+
+
+def first_line(problem: object) -> str:
+    """Returns the first line of a long error, without passwords; its type if it has no message."""
+    return without_password((str(problem).strip() or type(problem).__name__).splitlines()[0])

@@ -1,8 +1,8 @@
-"""A data root on an object store, outlined on the local disk.
+"""A local skeleton of a data root on an object store.
 
-The readers of datasets look through folders and annotation files; one request for each of 220,000
-clips would take an hour. The outline has every file of the data root under its own name, with its
-size and time of change. Annotations have their content too; videos are empty, and take no room.
+The readers of datasets list folders and read annotation files; one request for each of 220,000
+clips would take an hour. The skeleton contains every file of the data root with its name, size and
+time of change. Annotations have their content; videos are empty and take no disk space.
 """
 
 import os
@@ -21,9 +21,9 @@ _CONNECTIONS = 8
 
 @contextmanager
 def skeleton_of(data_root: StoragePath) -> Iterator[Path]:
-    """Gives a local folder to read the annotations of `data_root` from: itself if it is local.
+    """Yields a local folder with the annotations of `data_root`: itself if it is local.
 
-    An error whose message names the outline leaves with the name of the data root in its place.
+    An error whose message names the skeleton is raised with the data root's name instead.
 
     Raises:
         OSError: if the store cannot be reached.
@@ -33,7 +33,7 @@ def skeleton_of(data_root: StoragePath) -> Iterator[Path]:
         yield data_root
         return
     with tempfile.TemporaryDirectory(prefix="stop-outline-") as folder:
-        # A folder of its own below, so that a data root without any object is absent, not empty.
+        # A subfolder, so that a data root without any object is missing rather than empty.
         root = Path(folder) / "root"
         annotations = []
         for name, status in data_root.listing():
@@ -43,7 +43,7 @@ def skeleton_of(data_root: StoragePath) -> Iterator[Path]:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 create(path)
-            except OSError as problem:  # a name that is a folder too, which a disk cannot have
+            except OSError as problem:  # on a disk, a name cannot be both a file and a folder
                 raise ValueError(f"{data_root} has {name} and names below it or alike") from problem
             os.truncate(path, status.st_size)
             os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))

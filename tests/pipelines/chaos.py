@@ -1,10 +1,10 @@
-"""kill -9 at random moments, then a bit-for-bit comparison with an unbroken cache.
+"""Kills preprocessing at random moments, and compares the cache with an uninterrupted one.
 
     python tests/pipelines/chaos.py --kills 20
 
-Victims are the driver, a Ray worker, a decoding process and Ray's process of the node, by turns of
-a seeded die. A driver that is killed is started anew, and so is one that asks for it as it ends;
-worker and decoding process have to be replaced by what is still running.
+Victims are the driver, a Ray worker, a decoding process and the raylet, drawn by a seed. A driver
+that was killed is restarted, and so is one whose last message asks for it. The running driver has
+to replace workers and decoding processes.
 """
 
 import argparse
@@ -28,17 +28,17 @@ sys.path.insert(0, str(ROOT))
 from tests.tools import files_below, killed_at_the_end, signals_interrupt
 
 SCRIPT = ROOT / "pipelines" / "preprocess.py"
-_MOST_RESTARTS = 5  # of a driver that no kill explains: a busy machine may not start Ray in time
+_MOST_RESTARTS = 5  # of a driver without a kill: a busy machine may not start Ray in time
 
 
 def command(root: Path, cache: Path) -> list[str]:
-    """The command that makes a cache of `root`."""
+    """Returns the command that makes a cache of `root`."""
     options = f"--dataset hmdb51 --data-root {root} --cache {cache} --frames 4 --size 16"
     return [sys.executable, str(SCRIPT), *options.split(), "--output", str(cache.parent / "out")]
 
 
 def kill_at_random(root: Path, cache: Path, kills: int, dice: random.Random) -> Counter[str]:
-    """Makes a cache under at most `kills` kills; returns how many of each kind there were."""
+    """Makes a cache with at most `kills` kills; returns their number by victim."""
     done: Counter[str] = Counter()
     asked = 0
     log = cache.parent / "chaos.log"
@@ -62,18 +62,18 @@ def kill_at_random(root: Path, cache: Path, kills: int, dice: random.Random) -> 
         if driver.returncode == -signal.SIGKILL:
             continue
         asked += 1
-        time.sleep(1)  # the last words may be those of another process
+        time.sleep(1)  # the last message may come from another process
         if not _asks_for_another(log) or asked > kills + _MOST_RESTARTS:
             raise SystemExit(f"exit code {driver.returncode}:\n{log.read_text()}")
 
 
 def _asks_for_another(log: Path) -> bool:
-    said = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
-    return bool(said) and "run the same command again" in said[-1]
+    errors = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+    return bool(errors) and "run the same command again" in errors[-1]
 
 
 def _await_decoding(driver: subprocess.Popen[bytes], cache: Path) -> bool:
-    """Waits until a shard is being written; False if the driver ends before that."""
+    """Waits until a shard is being written; returns False if the driver ends before."""
     while driver.poll() is None:
         if list(cache.glob("data/.*.tmp")) and not (cache / "manifest.json").exists():
             return True
@@ -87,7 +87,7 @@ def _kill(driver: int, victim: str, dice: random.Random) -> bool:
         names = {process.pid: " ".join(process.cmdline()) for process in below}
     except psutil.Error:
         return False
-    # Without its agents a node gives up, which is another thing than a worker that dies.
+    # A node without its agents gives up, which differs from a worker that fails.
     chosen = {
         "driver": [driver],
         "worker": [
@@ -138,7 +138,7 @@ def write_clip(path: Path, seed: int) -> None:
 
 
 def main() -> None:
-    """Runs rounds until there have been enough kills."""
+    """Runs rounds until there were enough kills."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--clips", type=int, default=1200)

@@ -1,4 +1,4 @@
-"""`make chaos`: kills over all parts, and one report at the end.
+"""`make chaos`: kills in all parts, and one report at the end.
 
     python tests/pipelines/chaos_all.py --kills 100 --seed 1
 
@@ -26,17 +26,17 @@ PARTS = {"preprocess": "chaos.py", "train": "chaos_train.py", "sweep": "chaos_sw
 
 @dataclass(frozen=True)
 class AllChaos:
-    """Kill parts of everything at random moments, and compare the ends."""
+    """Kill processes of all parts at random moments, and compare the results."""
 
     kills: int = 100
-    """How many kills in all; each part has an equal share."""
+    """Total number of kills; each part has an equal share."""
     seed: int | None = None
-    """Of what is killed and when; empty draws one, and it is printed."""
+    """Seed of the victims and times (default: a random one, which is printed)."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """How one part went."""
+    """Result of one part."""
 
     name: str
     kills: int
@@ -44,13 +44,13 @@ class Part:
     seconds: float
 
     def line(self) -> str:
-        """A row of the report."""
+        """Returns a row of the report."""
         end = "the same" if self.exit_code == 0 else f"OTHERWISE (exit code {self.exit_code})"
         return f"{self.name:<12}{self.kills:>6}{self.seconds / 60:>9.1f}  {end}"
 
 
 def main(options: AllChaos) -> None:
-    """Runs the parts one by one; exit code 1 if one of them ended otherwise."""
+    """Runs the parts one by one; exit code 1 if the result of one differs."""
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     print(f"seed {seed}", flush=True)
     shares = [len(range(n, options.kills, len(PARTS))) for n in range(len(PARTS))]
@@ -66,7 +66,7 @@ def main(options: AllChaos) -> None:
 
 
 def _run(name: str, command: list[str], kills: int, seed: int) -> Part:
-    """Runs one script, shows what it prints, and counts its kills by what it says."""
+    """Runs one script, shows its output, and counts its kills by the output."""
     print(f"\n== {name}", flush=True)
     started, told = time.monotonic(), ""
     command += ["--kills", str(kills), "--seed", str(seed)]
@@ -77,7 +77,7 @@ def _run(name: str, command: list[str], kills: int, seed: int) -> Part:
                 print(line, end="", flush=True)
                 told += line
         except KeyboardInterrupt:
-            process.terminate()  # and it ends what it has started
+            process.terminate()  # it ends the processes that it started
             raise
     found = re.findall(r"^in all +(\d+)|^(\d+) kills", told, re.MULTILINE)
     done = int("".join(found[-1])) if found else 0

@@ -1,4 +1,4 @@
-"""Kills a sweep at random moments, and holds what is left against an unbroken one.
+"""Kills a sweep at random moments, and compares the result with an uninterrupted one.
 
     python tests/pipelines/chaos_sweep.py --kills 8 --seed 1
 
@@ -38,7 +38,7 @@ from tests.tools import kill_tree, killed_at_the_end, signals_interrupt
 
 VICTIMS = ("driver", "trial")
 _MOST_FAILURES = 3
-"""Of drivers in a row that nothing was done to."""
+"""Failures in a row of drivers without a kill."""
 SPACE = """
 algorithm: tpe
 trials: 7
@@ -56,20 +56,20 @@ search:
 
 @dataclass(frozen=True)
 class Chaos:
-    """Kill parts of sweeps at random, and compare what they end with."""
+    """Kill processes of sweeps at random, and compare the results."""
 
     kills: int = 8
-    """How many kills in all."""
+    """Total number of kills."""
     seed: int | None = None
-    """Of what is killed and when; empty draws one, and it is printed."""
+    """Seed of the victims and times (default: a random one, which is printed)."""
     longest_wait: float = 20.0
-    """Seconds, at most, from a trial that has begun to the kill."""
+    """Maximum seconds from the start of a trial to the kill."""
     cache: Path | None = None
-    """Of the embedded kind; empty makes a small one."""
+    """Cache of the embedded dataset (default: a small new one)."""
 
 
 def main(options: Chaos) -> None:
-    """Runs sweeps until all kills are done; exit code 1 if one ended otherwise."""
+    """Runs sweeps until all kills are done; exit code 1 if the result of one differs."""
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     print(f"seed {seed}", flush=True)
     dice, folder = random.Random(seed), Path(tempfile.mkdtemp(prefix="chaos-"))
@@ -93,7 +93,7 @@ def main(options: Chaos) -> None:
     for fault in faults:
         print(f"FAULT {fault}")
     if faults:
-        sys.exit(f"what is left lies in {folder}")
+        sys.exit(f"the results are in {folder}")
     print("every sweep ended with the trials, the best settings and the runs of the unbroken one")
     shutil.rmtree(folder)
 
@@ -101,7 +101,7 @@ def main(options: Chaos) -> None:
 def _sweep_under_fire(
     folder: Path, cache: Path, output: Path, options: Chaos, dice: random.Random, done: Counter[str]
 ) -> dict[str, str]:
-    """One sweep to its end; returns the MLflow run that each trial had when it was first seen."""
+    """Runs a sweep to its end; returns the first MLflow run of each trial."""
     runs: dict[str, str] = {}
     failures = 0
     while True:
@@ -125,7 +125,7 @@ def _strike_later(
     done: Counter[str],
     runs: dict[str, str],
 ) -> bool:
-    """Kills something once a trial trains, and again after that; whether the driver was hit."""
+    """Kills processes while trials train; returns whether the driver was killed."""
     strike: float | None = None
     in_a_row = 0
     while driver.poll() is None:
@@ -137,7 +137,7 @@ def _strike_later(
         strike = strike or time.monotonic() + dice.uniform(0, options.longest_wait)
         if time.monotonic() < strike:
             continue
-        # Tune gives a trial up whose process dies three times under one driver.
+        # Tune gives up a trial whose process fails three times under one driver.
         victim = "driver" if in_a_row == 2 else dice.choice(VICTIMS)
         strike, in_a_row = None, in_a_row + 1
         done[victim] += 1
@@ -155,7 +155,9 @@ def _trial_processes(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
     with contextlib.suppress(psutil.Error):
         for process in psutil.Process(driver.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if "ImplicitFunc" in " ".join(process.cmdline()):  # what Tune makes of a function
+                if "ImplicitFunc" in " ".join(
+                    process.cmdline()
+                ):  # the actor that Tune makes of a function
                     found.append(process)
     return found
 
@@ -174,7 +176,7 @@ def _drive(folder: Path, cache: Path, output: Path) -> subprocess.Popen[bytes]:
 
 
 def compare(space_file: Path, unbroken: Path, broken: Path, runs: dict[str, str]) -> list[str]:
-    """What is not as in the unbroken sweep, or not as the space says."""
+    """Returns the differences to the uninterrupted sweep, and to the search space."""
     (first,), (second,) = ((one / "sweeps").iterdir() for one in (unbroken, broken))
     faults = []
     expected, found = Trials(first).all, Trials(second).all
@@ -206,7 +208,7 @@ def _best(sweep: Path) -> dict[str, object]:
 def _compare_runs(
     space_file: Path, output: Path, trials: list[Trial], runs: dict[str, str]
 ) -> list[str]:
-    """One MLflow run a trial, the one it began with, with the parameters of the space."""
+    """Checks that each trial has one MLflow run, its first one, with the right parameters."""
     space, faults = read_space(space_file), []
     client = MlflowClient(f"sqlite:///{output}/mlflow.db")
     experiments = [one.experiment_id for one in client.search_experiments()]

@@ -1,4 +1,4 @@
-"""Kills parts of a training at random moments, and holds what is left against an unbroken one.
+"""Kills processes of a training at random, and compares the result with an uninterrupted one.
 
     python tests/pipelines/chaos_train.py --kills 30 --seed 1
 
@@ -49,10 +49,10 @@ from tests.tools import (
 
 VICTIMS = ("driver", "worker", "raylet", "store")
 _SHARE_WHILE_TRAINING = 0.7
-"""Of the kills; the others may also hit a start-up or a recovery."""
+"""Share of the kills; the others may also hit a start-up or a recovery."""
 _SECONDS_AFTER_A_FAILURE = 5.0
 _MOST_FAILURES = 3
-"""Of drivers in a row that nothing was done to: a first start without a store is one, by design."""
+"""Failures in a row of drivers without a kill: a first start without a store is one, by design."""
 EXPERIMENT = ExperimentConfig(
     stop=StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4),
     epochs=6,
@@ -63,18 +63,18 @@ EXPERIMENT = ExperimentConfig(
 
 @dataclass(frozen=True)
 class Chaos:
-    """Kill parts of trainings at random, and compare what they end with."""
+    """Kill processes of trainings at random, and compare the results."""
 
     kills: int = 30
-    """How many kills in all."""
+    """Total number of kills."""
     seed: int | None = None
-    """Of what is killed and when; empty draws one, and it is printed."""
+    """Seed of the victims and times (default: a random one, which is printed)."""
     longest_wait: float = 8.0
-    """Seconds, at most, to the next kill: mostly from when the training has gone on."""
+    """Maximum seconds to the next kill: mostly after the training has resumed."""
 
 
 def main(options: Chaos) -> None:
-    """Runs trainings until all kills are done; exit code 1 if one ended otherwise."""
+    """Runs trainings until all kills are done; exit code 1 if the result of one differs."""
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     print(f"seed {seed}", flush=True)
     dice = random.Random(seed)
@@ -105,7 +105,7 @@ def main(options: Chaos) -> None:
 
 
 def _report(seed: int, done: Counter[str], trainings: int, faults: list[str]) -> None:
-    """The table at the end."""
+    """Prints the table at the end."""
     print(f"\n{'killed':<12}{'times':>6}")
     for victim in VICTIMS:
         print(f"{victim:<12}{done[victim]:>6}")
@@ -119,7 +119,7 @@ def _report(seed: int, done: Counter[str], trainings: int, faults: list[str]) ->
 def _train_under_fire(
     stage: Stage, cache: Path, output: Path, options: Chaos, dice: random.Random, done: Counter[str]
 ) -> None:
-    """One training from its start to its end, whatever is killed meanwhile."""
+    """One training from its start to its end, with kills."""
     failures = 0
     trigger = _Trigger(output, options, dice)
     while True:
@@ -150,7 +150,7 @@ def _train_under_fire(
 
 
 class _Trigger:
-    """When the next kill is due: mostly once the training has gone on, else at any moment."""
+    """Returns the time of the next kill: mostly after the training has resumed, else any time."""
 
     def __init__(self, output: Path, options: Chaos, dice: random.Random) -> None:
         self.output = output
@@ -165,7 +165,7 @@ class _Trigger:
 
 
 def _strike(victim: str, stage: Stage, driver: subprocess.Popen[bytes]) -> bool:
-    """Kills one of them; whether it was there to be killed."""
+    """Kills a victim; returns whether it existed."""
     if victim == "driver":
         kill_tree(driver)
         return True
@@ -196,7 +196,7 @@ def _drive(stage: Stage, cache: Path, output: Path) -> subprocess.Popen[bytes]:
 
 
 def _compare(output: Path, expected: "Ending", uri: str) -> list[str]:
-    """What is not as in the unbroken training."""
+    """Returns the differences to the uninterrupted training."""
     from pipelines.tracking.queued_run import QueuedRun
 
     (folder,) = (output / "runs").iterdir()
@@ -220,7 +220,7 @@ def _count_runs(uri: str) -> int:
 
 @dataclass(frozen=True)
 class Ending:
-    """What a training left behind."""
+    """The results of a training."""
 
     weights: dict[str, np.ndarray]
     points: Curves

@@ -1,22 +1,26 @@
-"""One small frame cache and one local Ray for the tests of the pipelines."""
+"""Fixtures of the pipelines: a small frame cache, a local Ray, an MLflow store, a model."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines.cluster.session import start_ray
 from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache
+from pipelines.tracking.store import open_experiment
 from stop_core.cache import CacheConfig, CacheJob, write_shard
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.datasets.motion.files import write_motion_dataset
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
 
+NewStore = Callable[[Path], str]
+
 
 @pytest.fixture(autouse=True)
 def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Set first, or what MLflow's own set_tracking_uri puts there in a test would stay for the next.
+    # Set first, so that the value that MLflow's set_tracking_uri puts there is undone after a test.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
 
@@ -31,6 +35,23 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> NewStore:
+    """Returns a function that creates an MLflow store in a file, and returns its URI.
+
+    It copies one store, as creating a store takes seconds.
+    """
+    template = tmp_path_factory.mktemp("store")
+    open_experiment(template, "motion")
+
+    def new(file: Path) -> str:
+        file.parent.mkdir(exist_ok=True)
+        shutil.copyfile(template / "mlflow.db", file)
+        return f"sqlite:///{file}"
+
+    return new
+
+
+@pytest.fixture(scope="session")
 def small_motion_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 training clips and 16 test clips of the motion set, as video files."""
     root = tmp_path_factory.mktemp("motion") / "videos"
@@ -39,10 +60,11 @@ def small_motion_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_cache(small_motion_set: Path, local_ray: None) -> Path:
-    """The small motion set as a cache, some of its training clips for validation."""
+def small_cache(small_motion_set: Path, local_ray: None, new_store: NewStore) -> Path:
+    """A cache of the small motion set, with some training clips for validation."""
     folder = small_motion_set.parent
     root, cache = small_motion_set, folder / "cache"
+    new_store(folder / "mlflow.db")
     make_cache(
         PreprocessConfig(
             dataset="hmdb51", data_root=root, cache=cache, frames=6, size=32, output=folder
@@ -76,7 +98,7 @@ def small_experiment() -> ExperimentConfig:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of four frames and three classes, with prompts that weigh; nobody trained it."""
+    """An untrained model of four frames and three classes, with prompts that have an effect."""
     import torch
 
     from stop_core.clip.loading import load_clip
@@ -109,7 +131,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def decoded_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decodes in this process: starting another one takes a second, for the same frames."""
+    """Decodes in this process, as starting a decoding process takes a second."""
     from collections.abc import Iterable
 
     import torch

@@ -1,4 +1,4 @@
-"""Real Ray nodes on one machine, each with a raylet of its own, and an MLflow server beside them.
+"""Real Ray nodes on one machine, each with its own raylet, and an MLflow server.
 
 The head has no CPUs, so what works lives on the other nodes, which may be killed and started again.
 """
@@ -34,22 +34,22 @@ _SECONDS_TO_START = 240
 
 @dataclass
 class Stage:
-    """The processes that a training needs, and the commands that start them again."""
+    """The processes that a training needs, and the commands that restart them."""
 
     folder: Path
-    """For their logs."""
+    """Folder for the logs."""
     environment: dict[str, str]
-    """In which a driver finds them."""
+    """Environment in which a driver finds them."""
     commands: dict[str, list[str]]
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def nodes(self) -> list[str]:
-        """The names of the nodes that work."""
+        """Returns the names of the worker nodes."""
         return [name for name in self.commands if name.startswith("node")]
 
     def start(self, name: str) -> None:
-        """Starts head, store or one of the nodes."""
+        """Starts the head, the store or a node."""
         log = (self.folder / f"{name}.log").open("ab")
         self.running[name] = subprocess.Popen(
             self.commands[name],
@@ -60,23 +60,23 @@ class Stage:
         )
 
     def kill(self, name: str) -> None:
-        """Kills a process and all that it has started."""
+        """Kills a process and its children."""
         kill_tree(self.running.pop(name))
 
     def revive(self) -> None:
-        """Starts again what has ended by itself: Ray gives up a node that takes 30 s to start."""
+        """Restarts processes that have ended: Ray gives up a node that takes 30 s to start."""
         for name, process in list(self.running.items()):
             if process.poll() is not None:
                 self.kill(name)
                 self.start(name)
 
     def has_started(self, name: str) -> bool:
-        """Whether a node says that it is there."""
-        # That its port answers is not enough: a driver also looks for the raylet.
+        """Returns whether a node reports that it has started."""
+        # An answer of its port is not enough: a driver also needs the raylet.
         return "Ray runtime started" in (self.folder / f"{name}.log").read_text(errors="replace")
 
     def train_worker(self) -> psutil.Process | None:
-        """A process in which Ray Train trains, once there is one."""
+        """Returns a process in which Ray Train trains; None if there is none yet."""
         for name in self.nodes:
             node = self.running.get(name)
             for process in psutil.Process(node.pid).children(recursive=True) if node else []:
@@ -102,7 +102,7 @@ def ray_nodes(
     """
     ports = iter(free_ports(6 + len(PORTS) * (nodes + 1)))
     gcs, store = next(ports), next(ports)
-    # Ray's sockets live below it, and their names may not be long.
+    # It contains Ray's sockets, whose paths must not be long.
     sessions = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
     ray = [str(BIN / "ray"), "start", "--block"]
     head = [*ray, "--head", f"--port={gcs}", "--num-cpus=0", f"--temp-dir={sessions}"]
@@ -110,7 +110,7 @@ def ray_nodes(
     head += ["--node-ip-address=127.0.0.1", *(f"--{name}={next(ports)}" for name in PORTS)]
     commands = {"head": head}
     for number in range(nodes):
-        # An address of its own: at the driver's, the driver might live on it, and die with it.
+        # A separate address: a driver with the same address may run on this node and end with it.
         node = [*ray, f"--address=127.0.0.1:{gcs}", f"--num-cpus={cpus}"]
         node += [f"--node-ip-address=127.0.0.{number + 2}"]
         commands[f"node{number}"] = [*node, *(f"--{name}={next(ports)}" for name in PORTS)]
@@ -135,7 +135,7 @@ def ray_nodes(
 
 
 def _environment(gcs: int, store: int | None) -> dict[str, str]:
-    # Whoever started Ray in this process has told it to stay on one machine.
+    # If this process started Ray before, Ray is limited to one machine.
     others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = {
         **others,

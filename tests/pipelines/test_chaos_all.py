@@ -1,4 +1,4 @@
-"""The report counts the kills that were made, and tells of a part that ended otherwise."""
+"""The report counts the kills, and names a part whose result differs."""
 
 import sys
 
@@ -9,13 +9,13 @@ def _script(text: str, code: int) -> list[str]:
     return [sys.executable, "-c", f"print({text!r}); raise SystemExit({code})"]
 
 
-def test_kills_are_counted_by_what_a_part_says() -> None:
+def test_kills_are_counted_by_the_output_of_a_part() -> None:
     assert _run("a", _script("in all          7  in 2 trainings", 0), 7, 1).kills == 7
     assert _run("a", _script("5 kills ({'driver': 5}), every cache the same", 0), 7, 1).kills == 5
     assert _run("a", _script("nothing", 0), 7, 1).kills == 0
 
 
-def test_a_part_that_ends_otherwise_is_told() -> None:
+def test_part_with_another_result_is_reported() -> None:
     part = _run("train", _script("FAULT", 1), 3, 1)
     assert part.exit_code == 1
     assert "OTHERWISE" in part.line()

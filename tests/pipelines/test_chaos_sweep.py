@@ -1,4 +1,4 @@
-"""The sweep that is killed has what makes a kill hard, and a difference is seen."""
+"""The sweep for the kills has all features that complicate a resume; differences are found."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ CURVE = [{"epoch": 1.0, "val/top1": 0.5, "step_seconds": 0.1}]
 TRIAL = Trial(3, {"alpha": 0.5}, 0, "finished", CURVE, {"val/top1": 0.5}, "", "run")
 
 
-def test_the_space_learns_from_its_trials_stops_them_and_has_conditions(tmp_path: Path) -> None:
+def test_space_learns_from_trials_stops_them_and_has_conditions(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text(SPACE)
     space = read_space(path)
@@ -21,7 +21,7 @@ def test_the_space_learns_from_its_trials_stops_them_and_has_conditions(tmp_path
     assert any(distribution.when for distribution in space.search.values())
 
 
-def test_trials_differ_in_anything_but_their_times() -> None:
+def test_trials_are_compared_except_for_their_times() -> None:
     slower = [{**CURVE[0], "step_seconds": 9.0}]
     assert _differences(TRIAL, replace(TRIAL, curve=slower)) == []
     assert _differences(TRIAL, replace(TRIAL, curve=[])) == ["curve"]

@@ -1,4 +1,4 @@
-"""The trainings that are killed are the one that they are compared with; a failure ends them."""
+"""The trainings that are killed equal the one for comparison; other failures end them."""
 
 import random
 import subprocess
@@ -16,12 +16,12 @@ from tests.pipelines.ray_nodes import Stage
 from tests.tools import options_of
 
 
-def test_the_options_of_the_command_give_the_experiment_again() -> None:
+def test_options_of_the_command_give_the_same_experiment() -> None:
     assert parse(TrainConfig, ["--cache", "c", *options_of(EXPERIMENT)]).experiment == EXPERIMENT
 
 
 @pytest.mark.parametrize(("code", "starts"), [(1, 3), (2, 1)])
-def test_a_driver_that_fails_by_itself_is_not_started_for_ever(
+def test_driver_that_fails_without_a_kill_is_not_restarted_for_ever(
     code: int, starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "driver.log").write_text("error: the reason")

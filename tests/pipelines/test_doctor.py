@@ -1,9 +1,10 @@
-"""Laws of the doctor: what is well is said to be, what is broken is named, with what to do."""
+"""Laws of `stop doctor`: a problem is named, with advice; otherwise the checks pass."""
 
 import json
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,13 @@ def _only(found: Iterator[Finding]) -> Finding:
     return finding
 
 
-def test_both_decoders_and_the_process_give_the_frames_of_the_embedded_clip() -> None:
+def test_decoders_and_the_process_return_the_frames_of_the_embedded_clip() -> None:
     found = {finding.about: finding for finding in videos.check_decoders()}
     assert found.keys() == {"decord", "PyAV", "decoding process"}
     assert {finding.status for finding in found.values()} == {"ok"}
 
 
-def test_wrong_frames_are_no_frames() -> None:
+def test_wrong_frames_are_a_failure() -> None:
     right = np.repeat(16 + 19 * np.arange(12), 64 * 64 * 3).reshape(12, 64, 64, 3)
     assert videos._judge("x", right, "", "").status == "ok"
     swapped = right[[1, 0, *range(2, 12)]]
@@ -35,7 +36,7 @@ def test_wrong_frames_are_no_frames() -> None:
         assert videos._judge("x", wrong, "", "").status == "failure"
 
 
-def test_one_decoder_that_is_left_makes_the_other_a_warning(
+def test_one_working_decoder_makes_the_other_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broken = failure("decord", "No module named 'decord'", "pip install decord")
@@ -46,7 +47,7 @@ def test_one_decoder_that_is_left_makes_the_other_a_warning(
     assert "PyAV decodes" in first.advice
 
 
-def test_an_error_that_nobody_foresaw_is_a_finding() -> None:
+def test_unexpected_error_of_a_check_is_a_finding() -> None:
     def check() -> Iterator[Finding]:
         yield ok("x", "first")
         raise RuntimeError("operator torchvision::nms does not exist")
@@ -57,25 +58,27 @@ def test_an_error_that_nobody_foresaw_is_a_finding() -> None:
     assert "torchvision::nms" in second.found
 
 
-def test_a_missing_or_old_package_is_named() -> None:
+def test_missing_or_old_package_is_named() -> None:
     assert machine._unmet("no-such-package", ">=1") == "no-such-package is missing"
-    assert "needed is >=999" in machine._unmet("numpy", ">=999")
+    assert ">=999 is required" in machine._unmet("numpy", ">=999")
     assert machine._unmet("numpy", ">=1") == ""
 
 
-def test_a_folder_that_cannot_be_written_is_a_failure() -> None:
+def test_folder_that_cannot_be_written_is_a_failure() -> None:
     found = {finding.about: finding for finding in machine.check_disks(Path("/proc/none"))}
     assert found["output folder"].status == "failure"
     assert found["temporary folder"].status != "failure"
 
 
-def test_a_store_is_well_until_its_schema_is_another_or_it_cannot_be_written(
+def test_store_with_another_schema_or_without_permission_is_a_failure(
     tmp_path: Path,
 ) -> None:
     assert "first use" in _only(services.check_mlflow(tmp_path)).found
-    assert not (tmp_path / "mlflow.db").exists(), "looking makes nothing"
+    assert not (tmp_path / "mlflow.db").exists(), "the check creates nothing"
     file = tmp_path / "mlflow.db"
-    with sqlite3.connect(file) as connection:  # what is asked of a store; a whole one takes 15 s
+    with sqlite3.connect(
+        file
+    ) as connection:  # the tables that are checked; a whole store takes seconds
         connection.execute("CREATE TABLE experiments (experiment_id INTEGER, name TEXT)")
         connection.execute("CREATE TABLE runs (run_uuid TEXT)")
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
@@ -84,7 +87,7 @@ def test_a_store_is_well_until_its_schema_is_another_or_it_cannot_be_written(
         )
     before = file.read_bytes()
     assert _only(services.check_mlflow(tmp_path)).status == "ok"
-    assert file.read_bytes() == before, "looking changes nothing"
+    assert file.read_bytes() == before, "the check changes nothing"
 
     with sqlite3.connect(file) as connection:
         (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -98,7 +101,7 @@ def test_a_store_is_well_until_its_schema_is_another_or_it_cannot_be_written(
     assert _only(services.check_mlflow(tmp_path)).status == "failure"
 
 
-def test_a_server_that_is_away_is_a_failure_that_names_it(
+def test_server_that_does_not_answer_is_a_failure_with_its_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -107,7 +110,7 @@ def test_a_server_that_is_away_is_a_failure_that_names_it(
     assert "127.0.0.1:9" in found.found
 
 
-def test_a_password_in_the_address_of_the_store_is_a_failure_and_not_shown(
+def test_password_in_the_address_of_the_store_is_a_failure_and_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
@@ -123,7 +126,7 @@ def _privacy(output: Path) -> dict[str, Finding]:
 
 @pytest.fixture
 def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home and temporary folder in which others can read nothing."""
+    """Returns a home and temporary folder that others cannot read."""
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -135,7 +138,7 @@ def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_each_thing_that_others_could_use_is_a_finding_with_what_to_type(
+def test_each_risk_from_other_users_is_a_finding_with_a_command(
     closed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (closed / ".ray/auth_token").chmod(0o640)
@@ -154,7 +157,7 @@ def test_each_thing_that_others_could_use_is_a_finding_with_what_to_type(
     assert next(f.status for f in machine.check_privacy(closed)) == "failure"
 
 
-def test_a_cache_is_read_or_refused(captioned_cache: Path, tmp_path: Path) -> None:
+def test_cache_is_read_or_refused(captioned_cache: Path, tmp_path: Path) -> None:
     good = _only(videos.check_cache(str(captioned_cache)))
     assert good.status == "ok"
     assert "1 train, 1 val, 1 test" in good.found
@@ -170,10 +173,12 @@ def test_only_a_failure_changes_the_exit_code(
 ) -> None:
     finding = Finding("disk", status, "found this", "do that")  # type: ignore[arg-type]
     monkeypatch.setattr(doctor, "findings", lambda config: iter([finding]))
-    assert main(DoctorConfig(json=True)) == code
-    told = json.loads(capsys.readouterr().out)
-    assert told["healthy"] is (code == 0)
-    assert told["findings"] == [
+    with pytest.raises(SystemExit) if code else nullcontext() as ended:
+        main(DoctorConfig(json=True))
+    assert (ended.value.code if ended else 0) == code
+    report = json.loads(capsys.readouterr().out)
+    assert report["healthy"] is (code == 0)
+    assert report["findings"] == [
         {"about": "disk", "status": status, "found": "found this", "advice": "do that"}
     ]
     assert "found this" in describe_finding(finding)

@@ -1,4 +1,4 @@
-"""A sweep that is submitted as a job to a cluster does what it does at home, with Ray's token."""
+"""A sweep that is submitted to a cluster as a job runs as it does locally, with Ray's token."""
 
 import os
 import secrets
@@ -14,10 +14,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.tools import free_ports
+from tests.pipelines.conftest import NewStore
+from tests.tools import free_ports, kill_tree
 
 ROOT = Path(__file__).resolve().parents[2]
-# Another Ray of this machine has the usual ports.
+# Another Ray on this machine may use the default ports.
 PORTS = (
     "port",
     "dashboard-port",
@@ -41,9 +42,9 @@ search:
 
 @pytest.fixture
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A Ray head of its own on loopback; gives the environment in which to submit to it."""
+    """Starts a Ray head on loopback; yields the environment for submitting jobs to it."""
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    # Ray's sockets live below it, and their names may not be long.
+    # It contains Ray's sockets, whose paths must not be long.
     folder = Path("/tmp") / f"ray-{os.getpid()}"
     venv = str(Path(sys.executable).parent)
     environment = {
@@ -62,13 +63,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         try:
             yield {**environment, "RAY_ADDRESS": f"http://127.0.0.1:{ports['dashboard-port']}"}
         finally:
-            process.kill()
-            subprocess.run(["pkill", "-9", "-f", str(folder)], check=False)
+            kill_tree(process)  # with the driver of a job that still runs
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _ask(environment: dict[str, str], token: str) -> int:
-    """The status with which the job server answers who shows this token; 0 without an answer."""
+    """Returns the HTTP status of the job server for this token; 0 if there is no answer."""
     address = environment["RAY_ADDRESS"] + "/api/jobs/"
     request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"})
     try:
@@ -82,7 +82,7 @@ def _ask(environment: dict[str, str], token: str) -> int:
 
 
 def _wait_for(environment: dict[str, str]) -> None:
-    """Until the job server answers who has the token."""
+    """Waits until the job server answers."""
     deadline = time.monotonic() + 120
     while _ask(environment, environment["RAY_AUTH_TOKEN"]) != 200:
         assert time.monotonic() < deadline, "the job server does not answer"
@@ -91,20 +91,22 @@ def _wait_for(environment: dict[str, str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_a_submitted_sweep_ends_with_its_trials_and_best_settings(
-    head: dict[str, str], small_cache: Path, tmp_path: Path
+def test_submitted_sweep_ends_with_its_trials_and_best_settings(
+    head: dict[str, str], small_cache: Path, new_store: NewStore, tmp_path: Path
 ) -> None:
     space = tmp_path / "space.yaml"
     space.write_text(SPACE)
+    new_store(tmp_path / "o" / "mlflow.db")
     _wait_for(head)
     assert _ask(head, "another") == 403
     command = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "pipelines/sweep.py"]
     command += ["--space", str(space), "--cache", str(small_cache), "--output", str(tmp_path / "o")]
+    command += ["--verbose"]  # adds a hook for the workers to the environment of the job
     for _ in range(20):
         done = subprocess.run(
             command, cwd=ROOT, env=head, capture_output=True, text=True, check=False, timeout=280
         )
-        if "No available agent" not in done.stderr:  # the job server is up before its agent is
+        if "No available agent" not in done.stderr:  # the job server starts before its agent
             break
         time.sleep(1)
     assert done.returncode == 0, done.stdout + done.stderr

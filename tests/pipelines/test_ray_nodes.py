@@ -1,4 +1,4 @@
-"""Nothing is left running of what a chaos script has started, whatever ends it."""
+"""A chaos script leaves no process running, whatever ends it."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# `ray` and a driver are stood in for by what says that it has started, and stays.
+# Scripts that print that they have started, and wait, replace `ray` and a driver.
 SCRIPT = """
 import subprocess, sys
 from pathlib import Path
@@ -35,7 +35,7 @@ wait
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_the_nodes_and_the_driver(tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_ends_the_nodes_and_the_driver(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "ray").write_text(FAKE_RAY)
     (tmp_path / "ray").chmod(0o755)
     ignore = f"trap '' {number.name.removeprefix('SIG')}" if number == signal.SIGINT else ":"

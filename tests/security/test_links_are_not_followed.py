@@ -67,7 +67,7 @@ def _run(folder: Path) -> None:
         ProgressFile(folder / "progress.json").write(1, 1, 0.5)
         run = QueuedRun(folder, f"sqlite:///{folder}/none.db")
         run.log_points([(1, 0, {"a": 1.0})])
-        run.go_on_with("a" * 32)
+        run.adopt("a" * 32)
         run.outbox.deliver(lambda record: None)
         if result := TrainingResult.load(folder):
             result.save()

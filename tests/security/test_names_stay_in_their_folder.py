@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from pipelines.cli.errors import RunError
 from pipelines.inference.model_choice import ModelChoice
 from pipelines.tracking.outbox import RefusedError
-from pipelines.tracking.queued_run import QueuedRun
+from pipelines.tracking.records import write_record
 from pipelines.training.run import TrainingRun
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, Manifest, write_shard
 from stop_core.cache.export import Part, export
@@ -161,10 +161,10 @@ def test_shards_of_a_store_are_fetched_into_their_own_folder(
 @pytest.mark.parametrize("name", OUT)
 def test_a_record_of_a_run_cannot_name_a_file_elsewhere(tmp_path: Path, name: str) -> None:
     """A file that a waiting record names is sent to the tracking store."""
-    run = QueuedRun(tmp_path / "run", f"sqlite:///{tmp_path}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     record = {"kind": "file", "name": name, "artifact_folder": None}
     with pytest.raises(RefusedError, match="the name"):
-        run._log(MlflowClient(run.uri), "id", record)
+        write_record(client, "id", record, tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", OUT)

@@ -1,4 +1,4 @@
-"""Small random CLIPs and clips of noise, so that a law is checked in milliseconds."""
+"""Small random CLIPs and clips of noise, for tests that take milliseconds."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -19,7 +19,7 @@ _VOCABULARY, _CONTEXT = 32, 8
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from threads, and the suite shares its machine."""
+    """Uses one thread: small tensors gain nothing from more, and tests run in parallel."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -28,7 +28,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def make_clip() -> MakeClip:
-    """A random open_clip CLIP; equal arguments give equal weights."""
+    """Returns a function that makes a random open_clip CLIP, equal for equal arguments."""
 
     def build(
         seed: int = 0,
@@ -70,7 +70,7 @@ def make_clip() -> MakeClip:
 
 @pytest.fixture(scope="session")
 def make_frames() -> MakeFrames:
-    """uint8 clips of noise, [B, T, H, W, 3], without a single frame like another."""
+    """Returns a function that makes uint8 clips of noise, [B, T, H, W, 3]; all frames differ."""
 
     def build(seed: int, batch: int, frames: int, size: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -82,7 +82,7 @@ def make_frames() -> MakeFrames:
 
 @pytest.fixture(scope="session")
 def stir() -> Stir:
-    """Moves trainable tensors off their small start, so that the prompts weigh like tokens."""
+    """Returns a function that adds noise to trainable tensors, so that prompts have an effect."""
 
     def move(module: nn.Module, seed: int = 0, scale: float = 0.2) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -95,7 +95,7 @@ def stir() -> Stir:
 
 
 def _tokenize(texts: Sequence[str]) -> Tensor:
-    """One letter, one id, the largest at the end: open_clip pools a text there."""
+    """Gives each letter an id, and the last place the largest: open_clip pools a text there."""
     ids = torch.zeros(len(texts), _CONTEXT, dtype=torch.long)
     for row, text in zip(ids, texts, strict=True):
         letters = [1 + ord(letter) % (_VOCABULARY - 2) for letter in text[: _CONTEXT - 1]]

@@ -1,5 +1,6 @@
-"""Laws of the command line: what is typed is what is built, and a mistake is one sentence."""
+"""Laws of the command line: options build the config, and a mistake is one sentence."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def _file(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-def test_nested_fields_are_options_of_their_own() -> None:
+def test_nested_fields_are_options() -> None:
     assert parse(Options, ["--alpha", "0.25", "--depth", "3"]).inner == Inner(0.25, 3)
 
 
@@ -61,7 +62,7 @@ def test_a_flag_needs_no_value(words: str, deep: bool) -> None:
     assert parse(Options, words.split()).inner.deep is deep
 
 
-def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+def test_command_line_overrides_the_file_which_overrides_defaults(tmp_path: Path) -> None:
     file = _file(tmp_path, "name: y\nalpha: 0.1\ndepth: 2\npaths: [a, b]\n")
     options = parse(Options, ["--config", file, "--alpha", "0.9"])
     assert options == Options("y", (Path("a"), Path("b")), Inner(0.9, 2))
@@ -73,7 +74,7 @@ def test_flatten_and_from_mapping_are_inverse() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("alhpa: 1", "'alhpa'"),
         ("alpha: 2", "alpha must lie between 0 and 1"),
@@ -82,23 +83,30 @@ def test_flatten_and_from_mapping_are_inverse() -> None:
         ("alpha: [", "cannot be read"),
     ],
 )
-def test_a_mistake_in_the_file_is_told_with_its_name(
-    tmp_path: Path, text: str, told: str, capsys: pytest.CaptureFixture[str]
+def test_mistake_in_the_file_is_reported_with_its_name(
+    tmp_path: Path, text: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = _file(tmp_path, text)
     with pytest.raises(SystemExit) as stop:
         parse(Options, ["--config", file])
     assert stop.value.code == 2
-    message = capsys.readouterr().err
-    assert told in message
-    assert file in message
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert file in shown
 
 
 @pytest.mark.parametrize(
     "argv",
-    [["--alpha", "2"], ["--alpah", "0.5"], ["--depth", "x"], ["--config"], ["--config", "no.yaml"]],
+    [
+        ["--alpha", "2"],
+        ["--alpah", "0.5"],
+        ["--depth", "x"],
+        ["--config"],
+        ["--config", "no.yaml"],
+        ["--quiet", "--verbose"],
+    ],
 )
-def test_bad_usage_exits_with_two_and_without_a_trace(
+def test_bad_usage_exits_with_2_without_a_traceback(
     argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -110,7 +118,7 @@ def test_bad_usage_exits_with_two_and_without_a_trace(
 
 
 @pytest.mark.parametrize("kind", [ValueError, OSError, RunError])
-def test_a_failure_is_one_sentence_and_exit_code_one(
+def test_failure_is_one_sentence_and_exit_code_1(
     kind: type[Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> None:
@@ -122,9 +130,36 @@ def test_a_failure_is_one_sentence_and_exit_code_one(
     assert capsys.readouterr().err == "error: the disk is full; make room\n"
 
 
-def test_a_mistake_of_ours_is_not_hidden() -> None:
+def test_unexpected_exception_is_not_hidden() -> None:
     def fail() -> None:
         raise KeyError("a bug")
 
     with pytest.raises(KeyError):
         run(fail)
+
+
+@pytest.mark.parametrize(
+    ("words", "level"),
+    [("", logging.INFO), ("--quiet", logging.WARNING), ("--name y --verbose", logging.DEBUG)],
+)
+def test_verbosity_is_an_option_of_every_command(words: str, level: int) -> None:
+    parse(Options, words.split())
+    for name in ("pipelines", "stop_core"):
+        assert logging.getLogger(name).level == level
+
+
+def test_help_lists_the_common_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(Options, ["--help"])
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("--config", "--verbose", "--quiet", "--alpha"))
+
+
+def test_quiet_command_still_reports_its_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise ValueError("the disk is full")
+
+    parse(Options, ["--quiet"])
+    with pytest.raises(SystemExit):
+        run(fail)
+    assert capsys.readouterr().err == "error: the disk is full\n"

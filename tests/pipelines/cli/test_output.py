@@ -1,18 +1,16 @@
-"""A folder of results is named so that dataset and fold can be told apart, and is found again."""
+"""The name of a folder of results is unique for a dataset and fold; earlier names are found."""
 
 from pathlib import Path
 
 import pytest
 
 from pipelines.cli.output import results_folder
-from pipelines.cluster.resources import Resources
 from pipelines.training.run import TrainingRun
 from stop_core.datasets import DATASETS
 from stop_core.settings.experiment import ExperimentConfig
-from stop_core.settings.stop import StopConfig
 
 
-def test_no_two_folds_of_any_dataset_have_one_name(tmp_path: Path) -> None:
+def test_each_fold_of_each_dataset_has_its_own_name(tmp_path: Path) -> None:
     names = [
         results_folder(tmp_path, dataset.name, fold, "stop-seed0").name
         for dataset in DATASETS.values()
@@ -23,7 +21,7 @@ def test_no_two_folds_of_any_dataset_have_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dataset", "fold"), [("hmdb51", 2), ("motion", 1), ("of-a-plugin", 1)])
-def test_results_under_the_earlier_name_are_continued_until_there_are_new_ones(
+def test_results_under_the_earlier_name_are_used_until_there_are_new_ones(
     tmp_path: Path, dataset: str, fold: int
 ) -> None:
     new = results_folder(tmp_path, dataset, fold, "rest")
@@ -36,19 +34,10 @@ def test_results_under_the_earlier_name_are_continued_until_there_are_new_ones(
     assert results_folder(tmp_path, dataset, fold, "rest") == new
 
 
-@pytest.mark.slow
-def test_a_training_under_the_earlier_name_is_remembered(
-    captioned_cache: Path, tmp_path: Path
-) -> None:
-    stop = StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4)
-    config = ExperimentConfig(stop=stop, epochs=1)
-    done = TrainingRun(config, captioned_cache, tmp_path)
-    result = done.train(Resources(), here=True)
-    assert done.name.startswith("csv-captions-stop-seed0-")
-    earlier = done.folder.with_name(done.name.replace("csv-captions-", "csv-captions1-"))
-    done.folder.rename(earlier)
-    again = TrainingRun(config, captioned_cache, tmp_path)
-    assert again.name == earlier.name
-    remembered = again.remembered()
-    assert remembered is not None
-    assert remembered.metrics == result.metrics
+def test_training_under_the_earlier_name_is_found(captioned_cache: Path, tmp_path: Path) -> None:
+    config = ExperimentConfig()
+    name = TrainingRun(config, captioned_cache, tmp_path).name
+    assert name.startswith("csv-captions-stop-seed0-")
+    earlier = tmp_path / "runs" / name.replace("csv-captions-", "csv-captions1-")
+    earlier.mkdir(parents=True)
+    assert TrainingRun(config, captioned_cache, tmp_path).folder == earlier

@@ -1,4 +1,4 @@
-"""A store that cannot be used is told by its address, who gave it, what failed and what to do."""
+"""The message for a store that cannot be used has its address, its origin, the reason, advice."""
 
 import re
 import socket
@@ -17,7 +17,7 @@ from tests.tools import free_ports
 
 @contextmanager
 def _server(status: int, body: bytes = b"no") -> Iterator[str]:
-    """The address of a server that answers everything so."""
+    """Yields the address of a server that gives this answer to every request."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -31,25 +31,25 @@ def _server(status: int, body: bytes = b"no") -> Iterator[str]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join(10)
 
 
-def _told(output: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def _message(output: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     with pytest.raises(RunError) as refusal:
         open_experiment(output, "motion")
-    told = str(refusal.value)
-    assert told.startswith(f"the MLflow store {uri} (the address in MLFLOW_TRACKING_URI) cannot")
-    assert "unset MLFLOW_TRACKING_URI to record in a file" in told
-    assert " set MLFLOW_TRACKING_URI" not in told  # it is set
-    return told
+    message = str(refusal.value)
+    assert message.startswith(f"the MLflow store {uri} (the address in MLFLOW_TRACKING_URI) cannot")
+    assert "unset MLFLOW_TRACKING_URI to record in a file" in message
+    assert " set MLFLOW_TRACKING_URI" not in message  # it is set
+    return message
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def _told(output: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
         (503, b"no", r"the server fails \(HTTP 503\)", "See the log of the server"),
     ],
 )
-def test_what_a_server_answers_is_told(
+def test_answer_of_a_server_is_explained(
     status: int,
     body: bytes,
     found: str,
@@ -73,27 +73,27 @@ def test_what_a_server_answers_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with _server(status, body) as address:
-        told = _told(tmp_path, f"http://{address}", monkeypatch)
-    assert re.search(found, told)
-    assert advice in told
+        message = _message(tmp_path, f"http://{address}", monkeypatch)
+    assert re.search(found, message)
+    assert advice in message
 
 
-def test_a_server_that_is_not_there_is_told(
+def test_server_that_does_not_answer_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (port,) = free_ports(1)
-    told = _told(tmp_path, f"http://127.0.0.1:{port}", monkeypatch)
-    assert "the connection was refused. Start its server, or correct host and port" in told
-    told = _told(tmp_path, "http://no-such-host.invalid:5000", monkeypatch)
-    assert "its host name is not known. Correct the host name" in told
+    message = _message(tmp_path, f"http://127.0.0.1:{port}", monkeypatch)
+    assert "the connection was refused. Start its server, or correct host and port" in message
+    message = _message(tmp_path, "http://no-such-host.invalid:5000", monkeypatch)
+    assert "its host name is not known. Correct the host name" in message
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        told = _told(tmp_path, f"http://{address}", monkeypatch)
-        assert "did not answer in time" in told
+        message = _message(tmp_path, f"http://{address}", monkeypatch)
+        assert "did not answer in time" in message
     with _server(200) as plain:
-        told = _told(tmp_path, f"https://{plain}", monkeypatch)
-        assert "no secure connection" in told
-        assert "Write http://" in told
+        message = _message(tmp_path, f"https://{plain}", monkeypatch)
+        assert "no secure connection" in message
+        assert "Write http://" in message
 
 
 @pytest.mark.parametrize(
@@ -106,13 +106,13 @@ def test_a_server_that_is_not_there_is_told(
         ("sqlite:////proc/nowhere/x.db", "See that the file and its folder can be written"),
     ],
 )
-def test_other_addresses_are_told(
+def test_other_addresses_are_explained(
     uri: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert re.search(found, _told(tmp_path, uri, monkeypatch))
+    assert re.search(found, _message(tmp_path, uri, monkeypatch))
 
 
-def test_the_default_store_is_told_as_such(tmp_path: Path) -> None:
+def test_default_store_is_called_the_default(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
     with pytest.raises(RunError, match=r"mlflow.db \(the default, as .* or give another --output"):
         open_experiment(tmp_path, "motion")

@@ -1,4 +1,4 @@
-"""No process ends in silence."""
+"""No process ends without a message."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def _stderr(end: str) -> str:
@@ -18,12 +18,12 @@ def _stderr(end: str) -> str:
 
 
 @pytest.mark.parametrize("end", ["os._exit(1)", "os.kill(os.getpid(), 9)"])
-def test_an_end_that_python_does_not_see_is_told_in_one_sentence(end: str) -> None:
+def test_termination_from_outside_is_reported_in_one_line(end: str) -> None:
     (line,) = _stderr(f"leave('x'); leave('x')\n{end}").splitlines()
     assert line.startswith("error: the process was ended from outside of Python")
-    assert line.endswith("run the same command again to go on")
+    assert line.endswith("run the same command again to resume")
 
 
 @pytest.mark.parametrize("end", ["pass", "sys.exit(1)"])
-def test_an_end_that_python_sees_speaks_for_itself(end: str) -> None:
+def test_normal_exit_prints_nothing(end: str) -> None:
     assert _stderr(f"leave('x')\n{end}") == ""

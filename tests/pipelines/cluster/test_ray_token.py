@@ -1,4 +1,4 @@
-"""Ray's token is readable for its owner only, whoever made it, before Ray starts."""
+"""Ray's token is readable by its owner only before Ray starts, whoever created it."""
 
 import os
 import stat
@@ -12,12 +12,10 @@ import pytest
 from pipelines.cli.errors import RunError
 from pipelines.cluster.ray_token import keep_token_private, token_file
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(autouse=True)
 def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The path of the token of a new home."""
+    """Returns the path of the token in a new home folder."""
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -29,7 +27,7 @@ def _mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022])
-def test_a_new_token_is_closed_and_long(token: Path, umask: int) -> None:
+def test_new_token_is_private_and_long(token: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         keep_token_private(create=True)
@@ -37,16 +35,16 @@ def test_a_new_token_is_closed_and_long(token: Path, umask: int) -> None:
         os.umask(before)
     assert (_mode(token), _mode(token.parent)) == (0o600, 0o700)
     assert len(token.read_text()) == 64
-    assert list(token.parent.iterdir()) == [token], "nothing is left beside it"
+    assert list(token.parent.iterdir()) == [token], "no temporary file is left"
 
 
-def test_without_create_none_is_made(token: Path) -> None:
+def test_without_create_no_token_is_created(token: Path) -> None:
     keep_token_private(create=False)
     assert not token.parent.exists()
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o666])
-def test_an_open_token_is_closed_kept_and_told_of_once(
+def test_open_token_is_made_private_and_reported_once(
     token: Path, mode: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     token.parent.mkdir()
@@ -55,14 +53,14 @@ def test_an_open_token_is_closed_kept_and_told_of_once(
     token.parent.chmod(0o777)
     keep_token_private(create=False)
     assert (_mode(token), _mode(token.parent), token.read_text()) == (0o600, 0o755, "a" * 64)
-    told = capsys.readouterr().err
-    assert f"mode {mode:04o}" in told
-    assert "a" * 8 not in told
+    message = capsys.readouterr().err
+    assert f"mode {mode:04o}" in message
+    assert "a" * 8 not in message
     keep_token_private(create=True)
     assert capsys.readouterr().err == ""
 
 
-def test_the_file_of_ray_auth_token_path_is_closed(
+def test_file_of_ray_auth_token_path_is_made_private(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = tmp_path / "for all" / "given"
@@ -76,7 +74,7 @@ def test_the_file_of_ray_auth_token_path_is_closed(
     assert _mode(given.parent) == 0o1777, "it may be /tmp"
 
 
-def test_a_link_is_refused_and_its_target_left_alone(token: Path, tmp_path: Path) -> None:
+def test_link_is_refused_and_its_target_unchanged(token: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.touch(mode=0o644)
     token.parent.mkdir()
@@ -88,7 +86,7 @@ def test_a_link_is_refused_and_its_target_left_alone(token: Path, tmp_path: Path
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
 @pytest.mark.parametrize("whose", ["file", "folder"])
-def test_what_belongs_to_another_user_is_refused(token: Path, whose: str) -> None:
+def test_token_of_another_user_is_refused(token: Path, whose: str) -> None:
     token.parent.mkdir(mode=0o700)
     token.touch(mode=0o600)
     os.chown(token if whose == "file" else token.parent, 65534, 65534)
@@ -96,7 +94,7 @@ def test_what_belongs_to_another_user_is_refused(token: Path, whose: str) -> Non
         keep_token_private(create=True)
 
 
-def test_processes_that_begin_together_have_one_token(token: Path) -> None:
+def test_processes_that_start_together_get_one_token(token: Path) -> None:
     def read(_: int) -> str:
         keep_token_private(create=True)
         return token.read_text()
@@ -107,7 +105,7 @@ def test_processes_that_begin_together_have_one_token(token: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [{"RAY_AUTH_TOKEN": "x"}, {"RAY_AUTH_MODE": "disabled"}])
-def test_no_file_is_made_where_none_is_read(
+def test_no_file_is_created_if_ray_reads_none(
     token: Path, given: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in given.items():
@@ -116,7 +114,7 @@ def test_no_file_is_made_where_none_is_read(
     assert not token.exists()
 
 
-def test_ray_takes_the_token_that_we_make(token: Path) -> None:
+def test_ray_accepts_the_token(token: Path) -> None:
     keep_token_private(create=True)
     environment = {**os.environ, "RAY_AUTH_MODE": "token"}
     ray = Path(sys.executable).with_name("ray")

@@ -1,4 +1,4 @@
-"""A folder has one MLflow run, told of once, whatever is killed or done by two at a time."""
+"""A folder has one MLflow run, even after interruptions."""
 
 from pathlib import Path
 
@@ -7,16 +7,19 @@ import pytest
 from pipelines.tracking import direct_run
 from pipelines.tracking.direct_run import TrackedRun
 from pipelines.tracking.store import RUN_ID, open_experiment
+from tests.pipelines.conftest import NewStore
 
 
 class _Killed(BaseException):
-    """Stands for SIGKILL: nothing in the code catches it."""
+    """Simulates SIGKILL: no code catches it."""
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One store for all, since to make one takes seconds."""
-    return tmp_path_factory.mktemp("output")
+def output(tmp_path_factory: pytest.TempPathFactory, new_store: NewStore) -> Path:
+    """An output folder with one store for all tests."""
+    folder = tmp_path_factory.mktemp("output")
+    new_store(folder / "mlflow.db")
+    return folder
 
 
 def _run(output: Path, name: str) -> TrackedRun:
@@ -25,7 +28,7 @@ def _run(output: Path, name: str) -> TrackedRun:
 
 
 @pytest.mark.parametrize("place", ["environment", "mlflow_run_key", RUN_ID])
-def test_a_folder_has_one_run_wherever_a_kill_came_in_between(
+def test_folder_has_one_run_wherever_it_was_interrupted(
     output: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     write = direct_run.write_whole
@@ -48,7 +51,7 @@ def test_a_folder_has_one_run_wherever_a_kill_came_in_between(
     assert [file.path for file in first.client.list_artifacts(first.run_id)] == ["environment.json"]
 
 
-def test_folders_of_one_name_that_share_a_store_have_their_own_runs(output: Path) -> None:
+def test_folders_of_the_same_name_have_separate_runs(output: Path) -> None:
     experiment = open_experiment(output, "shared")
     first, second = (
         TrackedRun.of_folder(output / user / "mine", output, experiment, "mine", {})
@@ -57,14 +60,14 @@ def test_folders_of_one_name_that_share_a_store_have_their_own_runs(output: Path
     assert first.run_id != second.run_id
 
 
-def test_what_a_run_has_come_to_is_a_point_more_only_where_it_has_changed(output: Path) -> None:
+def test_only_a_changed_result_is_logged_again(output: Path) -> None:
     run = _run(output, "metrics")
-    for told in (
+    for metrics in (
         {"best": 0.5, "least": 3.0},
         {"best": 0.5, "least": 3.0},
         {"best": 0.5, "least": 2.0},
     ):
-        run.log_metrics(told)
+        run.log_metrics(metrics)
     history = [one.value for one in run.client.get_metric_history(run.run_id, "best")]
     assert history == [0.5]
     assert len(run.client.get_metric_history(run.run_id, "least")) == 2

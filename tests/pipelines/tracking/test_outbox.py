@@ -1,4 +1,4 @@
-"""Laws of the outbox: in order, nothing lost while the store is away, nothing doubled."""
+"""Laws of the outbox: records are delivered in order and once, also after an outage."""
 
 import threading
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def _fails_at(number: int, taken: list[int], problem: Exception) -> Callable[[Re
     return send
 
 
-def test_records_wait_in_order_for_a_store_that_is_away(tmp_path: Path) -> None:
+def test_records_wait_in_order_during_an_outage(tmp_path: Path) -> None:
     taken: list[int] = []
     for number in range(5):
         Outbox(tmp_path).put({"kind": "k", "number": number})
@@ -32,7 +32,7 @@ def test_records_wait_in_order_for_a_store_that_is_away(tmp_path: Path) -> None:
     assert not again.waiting()
 
 
-def test_a_record_that_is_refused_does_not_hold_up_the_rest(tmp_path: Path) -> None:
+def test_refused_record_does_not_block_the_others(tmp_path: Path) -> None:
     taken: list[int] = []
     outbox = Outbox(tmp_path)
     for number in range(3):
@@ -43,7 +43,7 @@ def test_a_record_that_is_refused_does_not_hold_up_the_rest(tmp_path: Path) -> N
     assert "no such thing" in refused.read_text()
 
 
-def test_the_courier_tries_again_until_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_courier_retries_until_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Courier, "_FIRST_RETRY", 0.01)
     calls: list[int] = []
     done = threading.Event()

@@ -1,8 +1,6 @@
-"""Laws of a run that is written through an outbox: nothing lost, nothing twice, in one store."""
+"""Laws of a queued run: nothing is lost or doubled, and its records go to one store."""
 
-import shutil
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,30 +9,11 @@ from mlflow.entities import Run
 
 from pipelines.tracking import queued_run
 from pipelines.tracking.queued_run import QueuedRun, UnnamedStoreError, deliver_waiting
-from pipelines.tracking.store import open_experiment, tracking_uri
+from pipelines.tracking.store import tracking_uri
+from tests.pipelines.conftest import NewStore
+from tests.tools import free_ports
 
-NewStore = Callable[[Path], str]
 EXPERIMENTS = ["0", "1"]
-
-
-@pytest.fixture(scope="module")
-def new_store(tmp_path_factory: pytest.TempPathFactory) -> NewStore:
-    """A function that makes an empty store of a file, and returns its URI."""
-    made = tmp_path_factory.mktemp("store")
-    open_experiment(made, "motion")
-
-    def new(file: Path) -> str:
-        file.parent.mkdir(exist_ok=True)
-        shutil.copyfile(made / "mlflow.db", file)  # making one takes seconds
-        return f"sqlite:///{file}"
-
-    return new
-
-
-def _closed_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _history(output: Path, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -42,16 +21,16 @@ def _history(output: Path, run_id: str, name: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in points)
 
 
-def test_what_was_told_during_an_outage_is_there_afterwards_once(
+def test_records_of_an_outage_are_delivered_once(
     tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     new_store(tmp_path / "mlflow.db")
     folder = tmp_path / "runs" / "one"
-    away = QueuedRun(folder, f"http://127.0.0.1:{_closed_port()}")
+    away = QueuedRun(folder, f"http://127.0.0.1:{free_ports(1)[0]}")
     away.open("motion", "a training", tags={"kind": "training"})
     away.log_params({"alpha": 0.5})
-    for _ in range(2):  # as each start does
+    for _ in range(2):  # as at each start
         away.log_dataset("motion", "0123456789abcdef")
     points = [(step, 1000 + step, {"train/loss": 1 / (1 + step)}) for step in range(3)]
     away.log_points(points)
@@ -59,7 +38,7 @@ def test_what_was_told_during_an_outage_is_there_afterwards_once(
     assert away.run_id == ""
     (folder / "config.yaml").write_text("alpha: 0.5")
     away.log_file("config.yaml")
-    away.log_points(points[1:])  # as a worker does that was killed before it knew
+    away.log_points(points[1:])  # as after a kill before the points were marked as logged
     away.finish()
 
     deliver_waiting(tmp_path)
@@ -75,7 +54,7 @@ def test_what_was_told_during_an_outage_is_there_afterwards_once(
     assert files == {"config.yaml", "environment.json"}
 
 
-def test_a_process_that_dies_before_it_notes_the_id_of_its_run_finds_it_again(
+def test_run_is_found_after_a_kill_before_its_id_was_stored(
     tmp_path: Path, new_store: NewStore
 ) -> None:
     run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
@@ -101,13 +80,11 @@ def _loss(uri: str, run_id: str) -> list[tuple[int, float, int]]:
     return sorted((point.step, point.value, point.timestamp) for point in points)
 
 
-def test_a_step_that_is_trained_again_is_not_told_again(
-    tmp_path: Path, new_store: NewStore
-) -> None:
+def test_repeated_step_is_not_logged_again(tmp_path: Path, new_store: NewStore) -> None:
     run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
     _waiting(run)
     run.log_points([(2, 1010, {"train/loss": 0.5}), (2, 1011, {"val/top1": 0.1})])
-    # Another process goes on from a checkpoint before: step 2 once more, a little later.
+    # Another process resumes from an earlier checkpoint and repeats step 2.
     again = QueuedRun(tmp_path / "runs" / "run", run.uri)
     again.log_points([(2, 1020, {"train/loss": 0.5})])
     again.log_points([(2, 1021, {"val/top1": 0.1}), (3, 1030, {"train/loss": 0.25})])
@@ -116,9 +93,7 @@ def test_a_step_that_is_trained_again_is_not_told_again(
     assert len(MlflowClient(run.uri).get_metric_history(run.run_id, "val/top1")) == 1
 
 
-def test_what_waits_for_one_store_is_not_lost_to_another(
-    tmp_path: Path, new_store: NewStore
-) -> None:
+def test_records_go_to_the_store_that_has_the_run(tmp_path: Path, new_store: NewStore) -> None:
     first, second = (new_store(tmp_path / f"{name}.db") for name in ("mlflow", "second"))
     run = QueuedRun(tmp_path / "runs" / "run", first)
     _waiting(run)
@@ -132,11 +107,11 @@ def test_what_waits_for_one_store_is_not_lost_to_another(
     assert not MlflowClient(second).search_runs(EXPERIMENTS)
 
 
-def test_what_waits_for_a_store_that_answers_does_not_wait_for_another(
+def test_records_for_a_store_that_answers_do_not_wait_for_another(
     tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    first, away = new_store(tmp_path / "mlflow.db"), f"http://127.0.0.1:{_closed_port()}"
+    first, away = new_store(tmp_path / "mlflow.db"), f"http://127.0.0.1:{free_ports(1)[0]}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", away)
     asked: list[str] = []
     find = queued_run.find_run
@@ -157,7 +132,7 @@ def test_what_waits_for_a_store_that_answers_does_not_wait_for_another(
     for run in runs:
         assert _loss(first, run.run_id) == [(1, 1.0, 1000), (2, 0.5, 1010)]
         assert not run.outbox.waiting()
-    assert asked.count(away) == 1  # it may take a minute not to answer
+    assert asked.count(away) == 1  # it may take a minute to fail
 
 
 @pytest.mark.parametrize("given", ["server", "file"])
@@ -165,7 +140,7 @@ def test_what_waits_for_a_store_that_answers_does_not_wait_for_another(
 def test_nothing_is_sent_to_a_store_that_only_the_folder_of_a_run_names(
     noted: str, given: str, tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder may be a stranger's, and a store is sent the user's password."""
+    """The folder may come from others, and the user's password is sent to a store."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     uri = new_store(tmp_path / "output" / "mlflow.db")
     if given == "server":
@@ -178,7 +153,7 @@ def test_nothing_is_sent_to_a_store_that_only_the_folder_of_a_run_names(
         server.setblocking(False)
         where = other if noted == "file" else f"http://127.0.0.1:{server.getsockname()[1]}"
         run = QueuedRun(tmp_path / "output" / "runs" / "one", uri)
-        run.go_on_with("0" * 32)
+        run.adopt("0" * 32)
         (run.folder / "mlflow_store").write_text(where)
         _waiting(run)
         run.log_text("secret", "note.txt")
@@ -197,7 +172,7 @@ def test_nothing_is_sent_to_a_store_that_only_the_folder_of_a_run_names(
         assert _loss(other, named.run_id) == [(1, 1.0, 1000)]
 
 
-def test_a_store_that_has_moved_is_the_same_store(tmp_path: Path, new_store: NewStore) -> None:
+def test_moved_store_is_the_same_store(tmp_path: Path, new_store: NewStore) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
     run = QueuedRun(before / "runs" / "run", new_store(before / "mlflow.db"))
     _waiting(run)
@@ -212,7 +187,7 @@ def test_a_store_that_has_moved_is_the_same_store(tmp_path: Path, new_store: New
     assert _loss(moved.uri, known) == [(1, 1.0, 1000), (2, 0.5, 1010)]
 
 
-def test_a_run_whose_store_is_gone_goes_on_in_another(tmp_path: Path, new_store: NewStore) -> None:
+def test_run_whose_store_is_gone_resumes_in_another(tmp_path: Path, new_store: NewStore) -> None:
     run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "first.db"))
     _waiting(run)
     assert run.deliver() is None
@@ -225,21 +200,21 @@ def test_a_run_whose_store_is_gone_goes_on_in_another(tmp_path: Path, new_store:
     assert not (tmp_path / "first.db").exists()
 
 
-def test_a_store_that_is_gone_is_not_made_anew_while_the_other_is_away(
+def test_missing_store_is_not_created_while_the_other_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    away = f"http://127.0.0.1:{_closed_port()}"
+    away = f"http://127.0.0.1:{free_ports(1)[0]}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", away)
     run = QueuedRun(tmp_path / "runs" / "one", f"sqlite:///{tmp_path}/gone.db")
-    run.go_on_with("0" * 32)
+    run.adopt("0" * 32)
     run.log_points([(1, 1000, {"train/loss": 1.0})])
     deliver_waiting(tmp_path)
     assert len(run.outbox.waiting()) == 1
     assert not (tmp_path / "gone.db").exists()
 
 
-def test_a_run_that_was_deleted_goes_on_in_a_new_one_that_is_told_everything(
+def test_deleted_run_is_replaced_by_one_with_all_records(
     tmp_path: Path, new_store: NewStore
 ) -> None:
     run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "store.db"))
@@ -256,14 +231,14 @@ def test_a_run_that_was_deleted_goes_on_in_a_new_one_that_is_told_everything(
     assert _loss(run.uri, run.run_id) == [(0, 0.5, 1010)]
 
 
-def test_no_password_is_kept_beside_a_run(tmp_path: Path) -> None:
+def test_no_password_is_stored_with_a_run(tmp_path: Path) -> None:
     run = QueuedRun(tmp_path, "postgresql://me:secret@host:5432/mlflow")
-    run.go_on_with("abc")
+    run.adopt("abc")
     assert run.store == "postgresql://me:***@host:5432/mlflow"
     assert not any("secret" in file.read_text() for file in tmp_path.iterdir())
 
 
-def test_a_file_that_is_gone_is_refused_with_its_name(tmp_path: Path, new_store: NewStore) -> None:
+def test_missing_file_is_refused_with_its_name(tmp_path: Path, new_store: NewStore) -> None:
     run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
     run.open("motion", "a training")
     run.log_file("config.yaml")
@@ -274,17 +249,17 @@ def test_a_file_that_is_gone_is_refused_with_its_name(tmp_path: Path, new_store:
     assert _loss(run.uri, run.run_id) == [(1, 1.0, 1000)]
 
 
-def test_an_outbox_that_is_stuck_does_not_hold_up_the_others(
+def test_blocked_outbox_does_not_delay_the_others(
     tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     uri = new_store(tmp_path / "mlflow.db")
-    gone = f"http://127.0.0.1:{_closed_port()}"
+    gone = f"http://127.0.0.1:{free_ports(1)[0]}"
     for name in "abcd":
         run = QueuedRun(tmp_path / "runs" / name, uri)
         _waiting(run)
         if name in "ab":  # they are another store's, which is away
-            run.go_on_with("0" * 32)
+            run.adopt("0" * 32)
             (run.folder / "mlflow_store").write_text(gone)
         else:
             assert run.deliver() is None
@@ -303,9 +278,7 @@ def test_an_outbox_that_is_stuck_does_not_hold_up_the_others(
     assert waiting == [2, 2, 0, 0]
 
 
-def test_a_tag_that_is_taken_away_twice_is_gone_and_nothing_is_refused(
-    tmp_path: Path, new_store: NewStore
-) -> None:
+def test_tag_can_be_removed_twice(tmp_path: Path, new_store: NewStore) -> None:
     run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
     run.open("motion", "a training", tags={"kind": "training"})
     run.set_tags({"failure": "no memory"})

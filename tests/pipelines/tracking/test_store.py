@@ -1,4 +1,4 @@
-"""One store for every entry point, and one experiment a dataset, whoever makes it first."""
+"""There is one store for all commands, and one experiment per dataset."""
 
 from pathlib import Path
 
@@ -13,30 +13,32 @@ from pipelines.tracking.store import (
     tracking_uri,
     ui_command,
 )
+from tests.pipelines.conftest import NewStore
 
 
-def test_where_the_store_is_said_no_password_is_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_password_of_the_store_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host/mlflow")
-    for say in (ui_command, tracking_uri):
+    for describe in (ui_command, tracking_uri):
         with pytest.raises(
             RunError, match=r"https://me:\*\*\*@host/mlflow has a password"
         ) as caught:
-            say(tmp_path)
+            describe(tmp_path)
         assert "secret" not in str(caught.value)
 
 
-def test_an_empty_address_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_address_means_the_default_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     assert tracking_uri(tmp_path).startswith("sqlite:///")
     artifacts = stores_artifacts_in(tmp_path, tracking_uri(tmp_path))
     assert str(artifacts).startswith("file://")
 
 
-def test_an_experiment_that_another_process_makes_meanwhile_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_experiment_that_another_process_creates_meanwhile_is_used(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    new_store(tmp_path / "mlflow.db")
     made = open_experiment(tmp_path, "motion")
     client = MlflowClient(tracking_uri(tmp_path))
     look_up, seen = client.get_experiment_by_name, []

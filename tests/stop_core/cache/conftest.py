@@ -1,4 +1,4 @@
-"""A decoder that fails where it is told to."""
+"""A decoder that fails for given files."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,10 +10,10 @@ from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess
 
 
 class FlakyDecoder(DecodeProcess):
-    """Cannot decode some files, for a reason that is not in the files."""
+    """Fails to decode some files, for a reason that is not in the files."""
 
     bad: frozenset[str | int] = frozenset()
-    """Their names; or, as copies of remote files have none, which of `asked` they are."""
+    """Names of the files; for copies of remote files, which have no name, indices of `asked`."""
 
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
         paths = list(paths)

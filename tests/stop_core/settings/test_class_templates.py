@@ -1,4 +1,4 @@
-"""Laws of the sentences of a class: each dataset has its own, and they can be given by anyone."""
+"""Laws of text templates: each dataset has its own, and a user can give others."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from stop_core.settings.class_templates import TEMPLATES, class_sentences, find_
 
 
 @pytest.mark.parametrize("name", [*DATASETS, "hmdb51", "ucf101", "ssv2", "kinetics", "unlisted"])
-def test_every_dataset_has_one_sentence_and_an_ensemble_of_different_ones(name: str) -> None:
+def test_each_dataset_has_a_default_sentence_and_an_ensemble(name: str) -> None:
     (one,) = find_templates(("default",), name)
     several = find_templates(("ensemble",), name)
     assert one.count("{}") == 1
@@ -17,7 +17,7 @@ def test_every_dataset_has_one_sentence_and_an_ensemble_of_different_ones(name: 
     assert all(sentence.count("{}") == 1 for sentence in several)
 
 
-def test_the_words_of_a_class_stand_where_the_braces_are() -> None:
+def test_words_of_a_class_replace_the_braces() -> None:
     templates = find_templates(("default",), "hmdb51")
     found = class_sentences(templates, ["ride bike", "wave {x}"])
     assert found == [
@@ -27,46 +27,46 @@ def test_the_words_of_a_class_stand_where_the_braces_are() -> None:
     assert class_sentences(["{} {0}", "a {}"], ["b"]) == [["b {0}", "a b"]]
 
 
-def test_the_name_of_a_set_is_not_taken_for_a_sentence() -> None:
-    with pytest.raises(ValueError, match="'default' is no sentence"):
+def test_name_of_a_set_is_not_a_sentence() -> None:
+    with pytest.raises(ValueError, match="'default' is not a sentence"):
         class_sentences(["default"], ["wave"])
 
 
-def test_sentences_stand_for_themselves_whatever_the_dataset() -> None:
+def test_given_sentences_are_used_for_every_dataset() -> None:
     given = ("a {}", "the {} of default")
     assert find_templates(given, "hmdb51") == find_templates(given, "unlisted") == given
 
 
-def test_a_file_of_ones_own_holds_a_list_of_sentences(tmp_path: Path) -> None:
+def test_file_with_a_list_of_sentences_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("- a film of {}.\n- '{} again'\n")
     assert find_templates((str(path),), "hmdb51") == ("a film of {}.", "{} again")
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[a, 'b", "is not YAML"),
         ("[]", "at least one sentence"),
         ("hmdb51: a film of {}", "a list of at least one sentence"),
         ("- a film of cats", "'a film of cats'"),
-        ("- 3", "3 is no sentence"),
+        ("- 3", "3 is not a sentence"),
     ],
 )
-def test_a_file_without_sentences_is_refused_by_name(tmp_path: Path, text: str, told: str) -> None:
+def test_file_without_sentences_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         find_templates((str(path),), "hmdb51")
     assert str(path) in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_an_os_error_that_names_it(tmp_path: Path) -> None:
+def test_missing_file_is_an_os_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"none\.yaml"):
         find_templates((str(tmp_path / "none.yaml"),), "hmdb51")
 
 
-def test_an_unknown_set_is_refused_with_the_file_and_the_known_ones() -> None:
+def test_unknown_set_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'ensembel' .*hmdb51, only default, ensemble") as caught:
         find_templates(("ensembel",), "hmdb51")
     assert str(TEMPLATES) in str(caught.value)

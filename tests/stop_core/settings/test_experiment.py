@@ -1,4 +1,4 @@
-"""Laws of an experiment's identity and of its limits."""
+"""Laws of the hash of an experiment and of the ranges of its settings."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from stop_core.settings.experiment import METHODS, ExperimentConfig, Method
 from stop_core.settings.stop import StopConfig
 
 
-def test_the_hash_changes_with_every_setting_and_not_with_the_seed() -> None:
+def test_hash_depends_on_every_setting_except_the_seed() -> None:
     config = ExperimentConfig()
     assert replace(config, seed=5).hash == config.hash
     other = {"method": "vpt-deep", "tower": "ViT-B-16", "pretrained": "openai"}
@@ -29,7 +29,7 @@ def test_the_hash_changes_with_every_setting_and_not_with_the_seed() -> None:
     assert replace(few, segment_jitter=True).hash != few.hash
 
 
-def test_settings_that_came_later_do_not_change_the_hash_of_what_was_trained_before() -> None:
+def test_settings_that_were_added_later_keep_the_hash_of_earlier_trainings() -> None:
     values = asdict(ExperimentConfig())
     for name in ("frames", "segment_jitter", "random_crop"):
         del values[name]
@@ -39,14 +39,14 @@ def test_settings_that_came_later_do_not_change_the_hash_of_what_was_trained_bef
 
 @pytest.fixture
 def templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the file of templates, to be edited."""
+    """Returns a copy of the file of templates that a test can edit."""
     copy = tmp_path / "templates.yaml"
     copy.write_text(TEMPLATES.read_text())
     monkeypatch.setattr("stop_core.settings.class_templates.TEMPLATES", copy)
     return copy
 
 
-def test_the_hash_follows_the_sentences_and_not_where_they_stand(templates: Path) -> None:
+def test_hash_depends_on_the_sentences_and_not_on_their_source(templates: Path) -> None:
     named = ExperimentConfig()
     before = {name: named.for_dataset(name).hash for name in ("hmdb51", "ucf101", "kinetics")}
     given = replace(named, templates=("a video of a person doing {}.",))
@@ -68,19 +68,19 @@ def test_only_zero_shot_without_context_tokens_trains_nothing() -> None:
     assert ExperimentConfig(method="zero-shot", context_tokens=1).is_trained
 
 
-def test_context_tokens_for_a_method_that_reads_no_text_are_refused() -> None:
+def test_context_tokens_are_refused_for_a_method_without_text() -> None:
     with pytest.raises(ValueError, match=r"context_tokens.*linear-probe"):
         ExperimentConfig(method="linear-probe", context_tokens=4)
 
 
-def test_parameters_hold_every_field_by_its_own_name() -> None:
+def test_parameters_contain_every_field_by_name() -> None:
     parameters = ExperimentConfig().parameters()
     names = {f.name for kind in (StopConfig, ExperimentConfig) for f in fields(kind)}
     assert parameters.keys() == names - {"stop"}
 
 
 @pytest.mark.parametrize("method", ["stop", "stop-static"])
-def test_a_method_with_both_halves_turned_off_is_refused(method: Method) -> None:
+def test_method_with_both_halves_turned_off_is_refused(method: Method) -> None:
     with pytest.raises(ValueError, match=r"n_s = 0 and eta = 0"):
         ExperimentConfig(method=method, stop=StopConfig(n_s=0, eta=0))
 
@@ -105,6 +105,6 @@ def test_a_method_with_both_halves_turned_off_is_refused(method: Method) -> None
         ("seed", -1),
     ],
 )
-def test_a_setting_out_of_range_is_refused_by_name(name: str, value: object) -> None:
+def test_setting_out_of_range_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name):
         replace(ExperimentConfig(), **{name: value})

@@ -1,4 +1,4 @@
-"""The settings refuse what the paper's equations have no meaning for."""
+"""Settings for which the equations of the paper have no meaning are refused."""
 
 import dataclasses
 from typing import Any
@@ -32,14 +32,14 @@ COUNTS = ("n_s", "max_prompts", "spatial_width", "temporal_width", "depth")
 @pytest.mark.parametrize(
     ("field", "value"), [(field, value) for field, bad in OUT_OF_RANGE.items() for value in bad]
 )
-def test_a_field_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
+def test_field_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{field} must") as refused:
         StopConfig(**{field: value})
     assert str(value) in str(refused.value)
 
 
 @pytest.mark.parametrize("field", COUNTS)
-def test_a_count_that_is_not_whole_is_refused_by_name(field: str) -> None:
+def test_fractional_count_is_refused_by_name(field: str) -> None:
     with pytest.raises(ValueError, match=rf"^{field} must"):
         StopConfig(**{field: 2.5})
 
@@ -58,7 +58,7 @@ def test_a_count_that_is_not_whole_is_refused_by_name(field: str) -> None:
         {"dropout": 0.0},
     ],
 )
-def test_the_edges_of_every_range_belong_to_it(edge: dict[str, Any]) -> None:
+def test_limits_of_each_range_are_accepted(edge: dict[str, Any]) -> None:
     config = StopConfig(**edge)
     assert {name: getattr(config, name) for name in edge} == edge
 
@@ -80,12 +80,12 @@ def test_the_edges_of_every_range_belong_to_it(edge: dict[str, Any]) -> None:
         dropout=st.floats(0, 0.99),
     )
 )
-def test_a_config_survives_its_dictionary(config: StopConfig) -> None:
+def test_config_survives_a_round_trip_in_a_dictionary(config: StopConfig) -> None:
     fields = config.to_dict()
     assert set(fields) == {field.name for field in dataclasses.fields(StopConfig)}
     assert StopConfig(**fields) == config
 
 
-def test_a_config_cannot_be_changed_after_its_checks() -> None:
+def test_config_is_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         StopConfig().n_s = -1  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Files are used only if they are as their list of sums says."""
+"""Files are used only if they match their checksums."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_as_it_was_written_is_taken_and_a_file_without_a_sum_may_change(
+def test_changed_file_is_refused_unless_it_has_no_sum(
     folder: Path,
 ) -> None:
     (folder / "card").write_text("edited")
@@ -25,15 +25,13 @@ def test_what_is_as_it_was_written_is_taken_and_a_file_without_a_sum_may_change(
         check_sums(folder, ["a"])
 
 
-def test_a_wanted_file_needs_a_sum(folder: Path) -> None:
+def test_required_file_needs_a_sum(folder: Path) -> None:
     with pytest.raises(ValueError, match=rf"{SUMS} is damaged: it has no sum of 'card'"):
         check_sums(folder, ["a", "card"])
 
 
 @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "x" * 5000, "a\x1b[2J", "..", "x/a"])
-def test_a_listed_name_that_is_none_of_the_folder_is_refused_in_one_line(
-    folder: Path, name: str
-) -> None:
+def test_listed_name_outside_the_folder_is_refused_in_one_line(folder: Path, name: str) -> None:
     with (folder / SUMS).open("a") as file:
         file.write(f"{'0' * 64}  {name}\n")
     with pytest.raises(ValueError, match="is damaged") as refusal:

@@ -1,4 +1,4 @@
-"""A name from outside stays below its folder, and no planted link is followed."""
+"""An untrusted name stays below its folder, and planted links are not followed."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ FINE = ("a", "a/b", "a b/c.mp4", "...", "-x", ".hidden", "é/ü.mp4", "a:b", "~"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_name_is_refused_with_where_it_stands(name: str, tmp_path: Path) -> None:
+def test_hostile_name_is_refused_with_its_origin(name: str, tmp_path: Path) -> None:
     for join in (lambda: check_path(name, "list.txt, line 3"), lambda: inside(tmp_path, name)):
         with pytest.raises(ValueError, match=r"list\.txt, line 3: the name|the name") as refusal:
             join()
@@ -35,7 +35,7 @@ def test_a_hostile_name_is_refused_with_where_it_stands(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", FINE)
-def test_a_name_that_files_really_have_is_taken_as_it_is(name: str, tmp_path: Path) -> None:
+def test_ordinary_name_is_accepted_unchanged(name: str, tmp_path: Path) -> None:
     assert check_path(name, "here") == name
     assert inside(tmp_path, name) == tmp_path / name
     assert inside(RemotePath("gs", "bucket"), name).key == f"bucket/{name}"
@@ -43,7 +43,7 @@ def test_a_name_that_files_really_have_is_taken_as_it_is(name: str, tmp_path: Pa
 
 
 @given(st.lists(parts, min_size=1, max_size=6).map("/".join))
-def test_what_is_not_refused_is_below_the_folder(path: str) -> None:
+def test_accepted_path_is_below_the_folder(path: str) -> None:
     root = Path("/root")
     try:
         joined = inside(root, path)
@@ -53,14 +53,14 @@ def test_what_is_not_refused_is_below_the_folder(path: str) -> None:
     assert joined != root
 
 
-def test_a_number_is_no_name() -> None:
+def test_number_is_not_a_name() -> None:
     for value in (None, 3, b"a", ["a"]):
         with pytest.raises(ValueError, match="is not text"):
             check_path(value, "here")
 
 
 @pytest.mark.parametrize("path", ["link", "link/a", "deep/link/a/b", "link/absent/a"])
-def test_a_link_that_leads_out_is_refused_and_one_that_does_not_is_followed(
+def test_link_that_leads_out_is_refused_and_other_links_are_followed(
     path: str, tmp_path: Path
 ) -> None:
     folder, outside = tmp_path / "folder", tmp_path / "outside"
@@ -75,13 +75,13 @@ def test_a_link_that_leads_out_is_refused_and_one_that_does_not_is_followed(
         link.symlink_to(target)
         with pytest.raises(ValueError, match="leads out of"):
             inside(folder, path)
-    # The folder that a user gives can be a link, and lie behind one.
+    # The folder that a user gives can be a link.
     (tmp_path / "given").symlink_to(folder)
     link.unlink()
     assert inside(tmp_path / "given", path) == tmp_path / "given" / path
 
 
-def test_a_lock_follows_no_link_and_changes_no_content(tmp_path: Path) -> None:
+def test_lock_follows_no_link_and_changes_no_content(tmp_path: Path) -> None:
     victim, lock = tmp_path / "victim", tmp_path / ".lock"
     victim.write_text("precious")
     lock.symlink_to(victim)
@@ -101,7 +101,7 @@ def test_a_lock_follows_no_link_and_changes_no_content(tmp_path: Path) -> None:
         open_lock(lock)
 
 
-def test_a_staging_name_that_is_taken_is_an_error(tmp_path: Path) -> None:
+def test_existing_staging_name_is_an_error(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / "link").symlink_to(victim)
@@ -113,7 +113,7 @@ def test_a_staging_name_that_is_taken_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "absent").exists()
 
 
-def test_a_staging_file_is_created_even_where_its_name_is_guessed(
+def test_guessed_staging_name_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     victim = tmp_path / "victim"
@@ -125,7 +125,7 @@ def test_a_staging_file_is_created_even_where_its_name_is_guessed(
     assert victim.read_text() == "precious"
 
 
-def test_a_file_takes_the_place_of_a_link_and_not_of_its_target(tmp_path: Path) -> None:
+def test_write_replaces_a_link_and_not_its_target(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / "a").symlink_to(victim)

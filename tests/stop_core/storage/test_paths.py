@@ -1,4 +1,4 @@
-"""A path or a URI names the same things, and scratch files do not outlive their users."""
+"""Paths and URIs are parsed alike, and scratch files are removed after their use."""
 
 import os
 import pickle
@@ -11,7 +11,7 @@ import pytest
 from stop_core.storage.paths import RemotePath, scratch_file, storage_path
 
 
-def test_paths_and_uris_are_told_apart() -> None:
+def test_paths_and_uris_are_distinguished() -> None:
     assert storage_path("a/b") == Path("a/b")
     assert storage_path("file:///a%20b/c") == Path("/a b/c")
     remote = storage_path("s3://bucket/a b//c/?region=x")
@@ -39,13 +39,13 @@ def test_paths_and_uris_are_told_apart() -> None:
         ("s3://?token=secret", "credentials|names no bucket"),
     ],
 )
-def test_other_uris_are_refused_without_telling_a_password(uri: str, found: str) -> None:
+def test_other_uris_are_refused_without_showing_a_password(uri: str, found: str) -> None:
     with pytest.raises(ValueError, match=found) as caught:
         storage_path(uri)
     assert "secret" not in str(caught.value)
 
 
-def test_scratch_files_go_even_after_a_kill(
+def test_scratch_files_are_removed_even_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

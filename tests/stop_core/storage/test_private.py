@@ -17,14 +17,14 @@ def _is_closed(folder: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o700
 
 
-def test_the_private_folder_is_the_same_each_time(tmp_path: Path) -> None:
+def test_private_folder_is_the_same_each_time(tmp_path: Path) -> None:
     folder = private_folder(str(tmp_path))
     assert folder == private_folder(str(tmp_path)) == tmp_path / f"stop-{os.getuid()}"
     assert _is_closed(folder)
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_the_umask_does_not_open_it(umask: int, tmp_path: Path) -> None:
+def test_umask_does_not_open_the_private_folder(umask: int, tmp_path: Path) -> None:
     before = os.umask(umask)
     try:
         assert _is_closed(private_folder(str(tmp_path)))
@@ -33,7 +33,7 @@ def test_the_umask_does_not_open_it(umask: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("planted", ["open", "group", "link", "dangling", "file", "another's"])
-def test_what_another_may_have_planted_is_not_used(planted: str, tmp_path: Path) -> None:
+def test_planted_folder_is_not_used(planted: str, tmp_path: Path) -> None:
     usual, elsewhere = tmp_path / f"stop-{os.getuid()}", tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     match planted:
@@ -53,12 +53,14 @@ def test_what_another_may_have_planted_is_not_used(planted: str, tmp_path: Path)
     assert folder != usual
     assert folder.parent == tmp_path
     assert _is_closed(folder)
-    assert folder == private_folder(str(tmp_path)), "a process has one, not one for each call"
+    assert folder == private_folder(str(tmp_path)), "a process has one folder"
     assert list(elsewhere.iterdir()) == []
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_scratch_files_are_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scratch_files_are_in_the_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / f"stop-{os.getuid()}").symlink_to("/dev")
     with scratch_file() as path:
@@ -92,12 +94,12 @@ def test_no_password_is_shown(secret: str, form: str, scheme: str) -> None:
     shown = without_password(form.format(secret, scheme=scheme))
     assert "CANARY" not in shown
     assert "***" in shown
-    assert "host" in shown, "it is still of use"
+    assert "host" in shown, "the message is still useful"
     assert without_password(shown) == shown
 
 
 @pytest.mark.parametrize("uri", ["http://TOKEN@host/x", "https://TOKEN@host"])
-def test_a_token_instead_of_a_user_is_not_shown(uri: str) -> None:
+def test_token_instead_of_a_user_is_not_shown(uri: str) -> None:
     assert "TOKEN" not in without_password(uri)
 
 
@@ -112,5 +114,5 @@ def test_a_token_instead_of_a_user_is_not_shown(uri: str) -> None:
         "see ~/.mlflow/credentials: me@host",
     ],
 )
-def test_what_has_no_password_is_shown_as_it_is(text: str) -> None:
+def test_text_without_a_password_is_unchanged(text: str) -> None:
     assert without_password(text) == text
