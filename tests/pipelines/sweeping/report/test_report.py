@@ -14,7 +14,6 @@ from pipelines.cli.options import parse
 from pipelines.cluster.resources import Resources
 from pipelines.sweeping.confirm import CONFIRMATION, confirm
 from pipelines.sweeping.report.analysis import sensitivity
-from pipelines.sweeping.report.publishing import publish_report
 from pipelines.sweeping.report.report import REPORT, Report
 from pipelines.sweeping.results import BEST, PARETO, TRIALS, SweepResult, write_results
 from pipelines.sweeping.search import Search
@@ -87,7 +86,7 @@ def test_a_confirmation_stays_in_the_report_and_names_its_trial(search: Search) 
 
 def test_the_command_that_trains_the_best_trains_it_like_the_sweep(search: Search) -> None:
     trials, result = _results(search, (0.5, 1.0))
-    text = Report(search, trials, result, "")._go_on()
+    text = Report(search, trials, result, "")._next_steps()
     line = next(line for line in text.splitlines() if "train.py" in line)
     config = parse(TrainConfig, shlex.split(line)[2:])
     assert (config.output, config.resources) == (search.output, search.resources)
@@ -118,7 +117,7 @@ def _published(search: Search, trials: Trials) -> tuple[str, pd.DataFrame, _Reco
     """The report, trials.csv, and what was told."""
     report = Report(search, trials, write_results(search, trials), "the command")
     told = _Records()
-    publish_report(report, cast(TrackedRun, told))
+    report.publish(cast(TrackedRun, told))
     text = (search.folder / REPORT).read_text()
     return text, pd.read_csv(search.folder / TRIALS), told
 
@@ -223,7 +222,7 @@ def test_the_numbers_of_a_report_are_those_of_the_table(search: Search) -> None:
     assert f"{gain:.4f} better than the median of the {len(finished)} finished" in text
     first = frame.loc["trial-0000", "val/top1"]
     assert (
-        f"(trial-0000) reached {first:.4f}: the search has won {finished.max() - first:.4f}" in text
+        f"(trial-0000) reached {first:.4f}: the search gained {finished.max() - first:.4f}" in text
     )
     counts = ", ".join(
         f"{(frame['state'] == state).sum()} {state}"
@@ -247,7 +246,7 @@ def test_the_sensitivity_of_a_report_is_that_of_the_table(search: Search) -> Non
     text, frame, _ = _published(*_one_at_a_time(search))
     for value, some in frame.groupby("n_s")["val/top1"]:
         assert f"| n_s | {value} | {some.mean():.4f} | " in text
-    assert "The mean over 2 seeds is known only" in text
+    assert "The mean over 2 seeds is uncertain" in text
 
 
 def test_more_draws_of_a_grid_are_counted_by_its_points(search: Search) -> None:
@@ -255,7 +254,7 @@ def test_more_draws_of_a_grid_are_counted_by_its_points(search: Search) -> None:
     search = replace(search, space=replace(SPACE, search=grid, trials=3))
     search.folder.mkdir(parents=True)
     trials, result = _results(search, *[(0.5, 1.0)] * 6)  # three draws of two points
-    assert Report(search, trials, result, "")._go_on().count("--trials 6") == 1
+    assert Report(search, trials, result, "")._next_steps().count("--trials 6") == 1
 
 
 @pytest.mark.parametrize("measure", ["top1", "top5", "mean_class"])
