@@ -1,4 +1,4 @@
-"""A sweep tries what its space says, never sees the test split, and is not run twice."""
+"""A sweep follows its space, never reads the test split, and repeats no trial."""
 
 import shlex
 from contextlib import nullcontext
@@ -45,7 +45,7 @@ points_to_evaluate:
 def _write_manifest(
     cache: Path, task: Task = "recognition", splits: tuple[str, ...] = ("train",)
 ) -> None:
-    """All of a cache that is asked for before anything starts."""
+    """Writes the only file of a cache that is read before anything starts."""
     config = CacheConfig("d", 1, 6, 32, None, (), splits, (), "0" * 64, task)
     shards = tuple(ShardEntry(f"{split}-00000", split, 1, 1, "0" * 64) for split in splits)
     manifest = Manifest(CACHE_FORMAT, config, "", dict.fromkeys(splits, 1), 0, "0" * 64, shards)
@@ -54,7 +54,7 @@ def _write_manifest(
 
 
 @pytest.mark.slow
-def test_a_sweep_tries_its_space_on_validation_alone_and_remembers(
+def test_sweep_uses_only_validation_data_and_repeats_no_trial(
     small_cache: Path, tmp_path: Path
 ) -> None:
     space = tmp_path / "space.yaml"
@@ -114,7 +114,7 @@ def test_a_sweep_tries_its_space_on_validation_alone_and_remembers(
     ("task", "objective", "fitting"),
     [("retrieval", "val/top1", "val/t2v_r1"), ("recognition", "val/t2v_r1", "val/top1")],
 )
-def test_an_objective_of_the_other_task_is_refused_before_anything_starts(
+def test_objective_of_the_other_task_is_refused_before_anything_starts(
     task: Task, objective: str, fitting: str, tmp_path: Path
 ) -> None:
     _write_manifest(tmp_path, task)
@@ -128,7 +128,7 @@ def test_an_objective_of_the_other_task_is_refused_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
-def test_more_trials_are_the_same_sweep_and_other_settings_are_another(tmp_path: Path) -> None:
+def test_more_trials_extend_a_sweep_and_other_settings_make_another(tmp_path: Path) -> None:
     _write_manifest(tmp_path)
     space = SearchSpace(("val/top1",), {}, {"n_s": Distribution((1, 2))}, trials=4)
     search = Search(space, "mine", None, 0, tmp_path, tmp_path / "out", Resources())
@@ -139,7 +139,7 @@ def test_more_trials_are_the_same_sweep_and_other_settings_are_another(tmp_path:
 
 
 @pytest.mark.parametrize("searched", [False, True])
-def test_replaced_weights_are_another_sweep(tmp_path: Path, searched: bool) -> None:
+def test_replaced_weights_make_another_sweep(tmp_path: Path, searched: bool) -> None:
     _write_manifest(tmp_path)
     weights, other = tmp_path / "weights.pt", tmp_path / "other.pt"
     other.write_bytes(b"others")
@@ -156,7 +156,7 @@ def test_replaced_weights_are_another_sweep(tmp_path: Path, searched: bool) -> N
     assert names[0] == names[2] != names[1]
 
 
-def test_trials_that_have_begun_go_on_though_fewer_are_asked_for(
+def test_started_trials_resume_even_if_fewer_are_requested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _write_manifest(tmp_path)
@@ -183,14 +183,14 @@ def test_trials_that_have_begun_go_on_though_fewer_are_asked_for(
         "--cache 's3://some bucket/cache' --trials-per-gpu 3 --output 'out of here' --restarts 0",
     ],
 )
-def test_the_command_that_is_told_gives_the_same_options(words: str) -> None:
+def test_reported_command_gives_the_same_options(words: str) -> None:
     config = parse(SweepConfig, shlex.split(words))
     asked = replace(config, trials=7, confirm=2, retry_failed=True)
     assert parse(SweepConfig, shlex.split(asked.command())[2:]) == config
 
 
 @pytest.mark.parametrize(("frames", "fits"), [((3, 4), True), ((7, 8), False)])
-def test_a_setting_is_checked_against_the_cache_beside_the_one_that_it_needs(
+def test_setting_is_checked_with_the_one_that_it_depends_on(
     frames: tuple[int, ...], fits: bool, tmp_path: Path
 ) -> None:
     _write_manifest(tmp_path, splits=("train", "val"))
@@ -202,9 +202,7 @@ def test_a_setting_is_checked_against_the_cache_beside_the_one_that_it_needs(
 
 
 @pytest.mark.parametrize("algorithm", ["grid", "one-at-a-time"])
-def test_a_number_of_trials_is_refused_where_every_point_is_tried(
-    algorithm: str, tmp_path: Path
-) -> None:
+def test_trials_option_is_refused_if_every_point_is_tried(algorithm: str, tmp_path: Path) -> None:
     around = "around: {n_s: 1}\n" if algorithm == "one-at-a-time" else ""
     space = tmp_path / "space.yaml"
     space.write_text(f"algorithm: {algorithm}\n{around}search: {{n_s: {{grid: [1, 2]}}}}\n")
@@ -214,7 +212,7 @@ def test_a_number_of_trials_is_refused_where_every_point_is_tried(
     assert not (tmp_path / "out").exists()
 
 
-def test_trials_that_share_a_gpu_reserve_their_part_of_it(tmp_path: Path) -> None:
+def test_trials_that_share_a_gpu_reserve_their_share(tmp_path: Path) -> None:
     config = parse(SweepConfig, ["--trials-per-gpu", "4", "--cache", "c"])
     assert config.shared_resources().gpus_per_worker == 0.25
     with pytest.raises(ValueError, match="not both"):

@@ -1,4 +1,4 @@
-"""What trials say about their settings, without a training."""
+"""Importances and sensitivities of given trials, without a training."""
 
 import warnings
 from dataclasses import replace
@@ -21,7 +21,7 @@ BOTH = replace(
 
 
 def _trials(folder: Path, values: list[float]) -> Trials:
-    """Two points, each with two seeds."""
+    """Two points with two seeds each."""
     trials = Trials(folder)
     for number, value in enumerate(values):
         trial = trials.add({"n_s": (2, 6)[number // 2]}, number % 2)
@@ -33,7 +33,7 @@ def _search(folder: Path, space: SearchSpace = GRID) -> Search:
     return Search(space, "mine", None, 0, folder, folder, Resources())
 
 
-def test_resamples_of_one_point_say_nothing_and_the_others_do(tmp_path: Path) -> None:
+def test_resamples_of_a_single_point_are_skipped(tmp_path: Path) -> None:
     found = importances(_search(tmp_path), _trials(tmp_path, [0.5, 0.51, 0.7, 0.72]))
     assert found is not None
     assert found.table["setting"].tolist() == ["n_s"]
@@ -42,7 +42,7 @@ def test_resamples_of_one_point_say_nothing_and_the_others_do(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("together", "most"), [(0.0, 0.02), (1.0, 0.3)])
-def test_what_settings_do_together_is_no_importance_of_one_of_them(
+def test_interactions_are_not_counted_as_importance_of_one_setting(
     together: float, most: float, tmp_path: Path
 ) -> None:
     trials = Trials(tmp_path)
@@ -61,7 +61,7 @@ def test_what_settings_do_together_is_no_importance_of_one_of_them(
     assert found.rest > 0.7 if together else found.rest < 0.02
 
 
-def test_trials_that_end_before_the_grace_period_are_compared_at_their_end(tmp_path: Path) -> None:
+def test_trials_shorter_than_the_grace_period_are_compared_at_their_end(tmp_path: Path) -> None:
     space = replace(GRID, fixed={"epochs": 2}, scheduler=Asha(grace_period=10), seeds=1)
     trials = Trials(tmp_path)
     for number, value in enumerate([0.5, 0.51, 0.7, 0.72]):
@@ -73,7 +73,7 @@ def test_trials_that_end_before_the_grace_period_are_compared_at_their_end(tmp_p
     assert (found.trials, found.after_epoch) == (4, 2)
 
 
-def test_an_empty_value_stays_one_of_the_values_that_were_varied(tmp_path: Path) -> None:
+def test_none_is_one_of_the_varied_values(tmp_path: Path) -> None:
     depths = Distribution((1, None, 2), is_grid=True)
     space = replace(GRID, search={"depth": depths}, around={"depth": None}, seeds=2)
     trials = Trials(tmp_path)
