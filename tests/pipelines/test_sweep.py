@@ -59,7 +59,8 @@ def test_sweep_uses_only_validation_data_and_repeats_no_trial(
 ) -> None:
     space = tmp_path / "space.yaml"
     space.write_text(SPACE)
-    config = SweepConfig(space=space, cache=str(small_cache), output=tmp_path)
+    # One at a time: each process imports torch and Ray for seconds.
+    config = SweepConfig(space=space, cache=str(small_cache), output=tmp_path, max_concurrent=1)
     result = main(config)
     assert result is not None
 
@@ -93,19 +94,18 @@ def test_sweep_uses_only_validation_data_and_repeats_no_trial(
     assert f"**val/top1 {winner['val/top1']:.4f}** ({winner['trial']})" in report
     assert "few for 3 settings" in report or "Too few trials" in report
 
-    again = main(config)
+    again = main(replace(config, confirm=1))
     assert again is not None
     assert again.trials.equals(frame)
-    assert len(client.search_runs(["1"])) == len(runs)
-
-    confirmed = main(replace(config, confirm=1))
-    assert confirmed is not None
     rows = pd.read_csv(result.best_file.parent / "confirmation.csv")
     assert rows["seed"].tolist() == [1]
     assert rows["test/top1"].between(0, 1).all()
     assert set(rows["trial"]) == {winner["trial"]}
-    main(config)
-    assert "## Confirmation" in (result.best_file.parent / "report.md").read_text(), "it is kept"
+    last = main(config)
+    assert last is not None
+    assert last.trials.equals(frame)
+    assert len(client.search_runs(["1"])) == len(runs) + 1, "of the confirmation"
+    assert "## Confirmation" in (result.best_file.parent / "report.md").read_text()
     stored = {file.path for file in client.list_artifacts(sweep.info.run_id)}
     assert "confirmation.csv" in stored
 

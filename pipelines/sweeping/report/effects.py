@@ -71,7 +71,7 @@ def _one_at_a_time(search: Search, trials: Trials) -> list[str]:
 
 def _importances(search: Search, found: Importances | None) -> str:
     if found is None:
-        return "The trials are too few, or too similar, for importances of the settings."
+        return "Too few trials, or too similar ones, for importances of the settings."
     objective = search.space.objectives[0]
     basis = (
         f"after epoch {found.after_epoch}, which all of them reached"

@@ -164,7 +164,7 @@ class Report:
             )
         parts.append(
             f"The settings of {trial}, retrained on {len(frame)} seeds that the search did not "
-            "use, with the first and only reading of the test split:"
+            "use; the test split is read here for the first time:"
         )
         rows = ["| measure | mean | standard deviation | seeds |", "|---|---:|---:|---|"]
         for name in map(str, frame):
