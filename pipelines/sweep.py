@@ -9,7 +9,7 @@ if not __package__:  # run as a file: PEP 366
     __package__ = "pipelines"
 
 from .cli.console import print_result
-from .cli.folders import SWEEPS
+from .cli.folders import SWEEPS, command, named_file
 from .cli.options import run_command, spell_out
 from .cli.output import default_output
 from .cluster.resources import Resources
@@ -43,7 +43,7 @@ class SweepConfig:
     """
 
     space: Path = SWEEPS / "motion.yaml"
-    """The search space, a YAML file; the files in sweeps/ are examples."""
+    """The search space: a YAML file, or the name of one in sweeps/, for example hmdb51."""
     cache: str | None = None
     """A cache made by preprocess.py: a folder, or its s3:// or gs:// URI. Default: the embedded
     set, which is prepared first if necessary."""
@@ -80,7 +80,7 @@ class SweepConfig:
         """Returns the command line that resumes this sweep."""
         once = ("trials", "dry_run", "confirm", "retry_failed")  # only for one run of it
         words = spell_out(self, always=("space", "output", "seed"), never=once)
-        return " ".join(["python pipelines/sweep.py", *words])
+        return " ".join([command("sweep"), *words])
 
     def shared_resources(self) -> Resources:
         """Returns the resources of a trial, with its share of a GPU."""
@@ -90,7 +90,7 @@ class SweepConfig:
 
     def checked_space(self) -> SearchSpace:
         """Reads the space; raises a ValueError if it does not fit the other options."""
-        space = read_space(self.space)
+        space = read_space(named_file(self.space))
         if self.trials and space.algorithm in ("grid", "one-at-a-time"):
             raise ValueError(
                 f"trials is {self.trials}, but {self.space} is searched by {space.algorithm}, "
