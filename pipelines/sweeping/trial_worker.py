@@ -66,16 +66,16 @@ def run_trial(config: dict[str, Any], task: TrialTask, keeper: ClipCache) -> Non
     training = task.training(config["drawn"], config["seed"])
     objective, last = task.space.objectives[0], config["noted"]
 
-    def told(row: dict[str, float]) -> None:
+    def report(row: dict[str, float]) -> None:
         nonlocal last
         if objective in row and not row["finished"] and row["epoch"] > last:
             last = row["epoch"]
             tune.report(row)
 
-    for row in _stored_curve(training):  # epochs that an interruption has kept from the driver
-        told(row)
+    for row in _stored_curve(training):  # epochs that the driver has not recorded
+        report(row)
     alone = task.resources.one_worker
-    watch = Watch(told, keeper) if alone else Watch(callbacks=(_Epochs(objective),))
+    watch = Watch(report, keeper) if alone else Watch(callbacks=(_Epochs(objective),))
     label = f"{config['name']}: {describe_settings(config['drawn'])}"
     try:
         result = training.train(task.resources, task.parent, label, here=alone, watch=watch)
@@ -85,7 +85,7 @@ def run_trial(config: dict[str, Any], task: TrialTask, keeper: ClipCache) -> Non
         return
     if result.reused:  # another process may have finished the training in the meantime
         for row in result.curve:
-            told(row)
+            report(row)
     epochs = training.config.epochs
     tune.report({**result.metrics, "epoch": epochs, "finished": 1})
 

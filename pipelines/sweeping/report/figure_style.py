@@ -30,7 +30,7 @@ _SYMBOLS = {"n_s": "$N_s$", "alpha": r"$\alpha$", "beta": r"$\beta$", "eta": r"$
 
 @contextmanager
 def new_figure(width: float, height: float) -> Iterator[Figure]:
-    """Yields a figure of this size in inches; what is drawn meanwhile has the shared style."""
+    """Yields a figure of this size in inches, with the shared style for the body of the `with`."""
     with rc_context(_STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 

@@ -9,6 +9,7 @@ import pandas as pd
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.escaping import in_markdown
 
+from ...cli.folders import command
 from ...cli.options import spell_out
 from ...tracking.direct_run import TrackedRun
 from ...tracking.environment import git_commit
@@ -228,7 +229,7 @@ class Report:
             "## Next steps",
             "```sh",
             "# train and test the best settings",
-            f"python pipelines/train.py --config {best} {options}",
+            f"{command('train')} --config {best} {options}",
             "# retrain them on five other seeds, and test them",
             f"{self.command} --confirm 5",
         ]
