@@ -4,13 +4,12 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from stop_core.datasets import Task
 from stop_core.settings.experiment import ExperimentConfig
 
 Algorithm = Literal["grid", "random", "tpe", "one-at-a-time"]
-ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 SWEEP_MEASURES: dict[Task, tuple[str, ...]] = {
     "recognition": ("val/top1", "val/top5", "val/mean_class"),

@@ -4,13 +4,17 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipelines.cluster.resources import Resources
 from pipelines.sweeping.report.analysis import importances, sensitivity
 from pipelines.sweeping.search import Search
 from pipelines.sweeping.space import Asha, Distribution, SearchSpace
-from pipelines.sweeping.trials import Trials
+from pipelines.sweeping.trials import Trial, Trials
+from pipelines.training.task import PREDICTIONS
+from stop_core.settings.experiment import ExperimentConfig
+from tests.pipelines.fake_results import recognised
 
 GRID = SearchSpace(
     ("val/top1",), {}, {"n_s": Distribution((2, 6), is_grid=True)}, algorithm="grid", seeds=2
@@ -84,3 +88,21 @@ def test_none_is_one_of_the_varied_values(tmp_path: Path) -> None:
     table = sensitivity(_search(tmp_path, replace(space, algorithm="one-at-a-time")), trials)
     assert table["depth"]["value"].tolist() == [1, None, 2]
     assert table["depth"]["seeds"].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("measure", ["top1", "top5", "mean_class"])
+def test_one_seed_has_a_bootstrap_interval_over_videos(tmp_path: Path, measure: str) -> None:
+    objective = f"val/{measure}"
+    space = SearchSpace(
+        (objective,), {"method": "stop"}, {"n_s": Distribution((1,))}, "one-at-a-time",
+        around={"n_s": 1},
+    )  # fmt: skip
+    search = _search(tmp_path, space)
+    result = recognised(ExperimentConfig(), [True, False, True] * 10, search.output / "runs")
+    file = Path(result.folder) / PREDICTIONS
+    pd.read_parquet(file).assign(split="val").to_parquet(file)
+    trials = Trials(tmp_path)
+    reached = result.metrics[f"test/{measure}"]
+    trials.all = [Trial(0, {"n_s": 1}, 0, "finished", [], {objective: reached}, run=result.name)]
+    row = sensitivity(search, trials)["n_s"].iloc[0]
+    assert 0 <= row["low"] <= reached <= row["high"] <= 1

@@ -15,7 +15,6 @@ import yaml
 from pipelines.cli.options import parse
 from pipelines.cluster.resources import Resources
 from pipelines.sweeping.confirm import CONFIRMATION, confirm
-from pipelines.sweeping.report.analysis import sensitivity
 from pipelines.sweeping.report.report import REPORT, Report
 from pipelines.sweeping.results import BEST, PARETO, TRIALS, SweepResult, write_results
 from pipelines.sweeping.search import Search
@@ -23,12 +22,9 @@ from pipelines.sweeping.space import Asha, Distribution, SearchSpace
 from pipelines.sweeping.trials import Trial, Trials
 from pipelines.tracking.direct_run import TrackedRun
 from pipelines.train import TrainConfig
-from pipelines.training.task import PREDICTIONS
 from stop_core.cache import CacheConfig, Manifest
 from stop_core.cache.files import CACHE_FORMAT, write_checked_json
 from stop_core.cache.manifest import ShardEntry
-from stop_core.settings.experiment import ExperimentConfig
-from tests.pipelines.fake_results import recognised
 
 SPACE = SearchSpace(
     ("val/top1", "step_seconds"),
@@ -291,21 +287,3 @@ def test_command_for_more_draws_counts_draws_per_grid_point(search: Search) -> N
     search.folder.mkdir(parents=True)
     trials, result = _results(search, *[(0.5, 1.0)] * 6)  # three draws of two points
     assert Report(search, trials, result, "")._next_steps().count("--trials 6") == 1
-
-
-@pytest.mark.parametrize("measure", ["top1", "top5", "mean_class"])
-def test_one_seed_has_a_bootstrap_interval_over_videos(search: Search, measure: str) -> None:
-    objective = f"val/{measure}"
-    space = SearchSpace(
-        (objective,), {"method": "stop"}, {"n_s": Distribution((1,))}, "one-at-a-time",
-        around={"n_s": 1},
-    )  # fmt: skip
-    search = replace(search, space=space)
-    result = recognised(ExperimentConfig(), [True, False, True] * 10, search.output / "runs")
-    file = Path(result.folder) / PREDICTIONS
-    pd.read_parquet(file).assign(split="val").to_parquet(file)
-    trials = Trials(search.folder)
-    reached = result.metrics[f"test/{measure}"]
-    trials.all = [Trial(0, {"n_s": 1}, 0, "finished", [], {objective: reached}, run=result.name)]
-    row = sensitivity(search, trials)["n_s"].iloc[0]
-    assert 0 <= row["low"] <= reached <= row["high"] <= 1
