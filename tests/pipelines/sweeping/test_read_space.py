@@ -137,6 +137,13 @@ search:
     assert {"eta": 2.0, "n_s": 2, "max_prompts": 4} in points
 
 
+def test_all_steps_of_a_range_can_be_drawn(tmp_path: Path) -> None:
+    space = _read(tmp_path, "algorithm: grid\nsearch: {alpha: {quniform: [0, 0.7, 0.1]}}")
+    assert [point["alpha"] for point in space.points()] == [n / 10 for n in range(8)]
+    for point, seed in planned(space, None, 0):
+        assert sample_settings(space, point, seed, []) == point
+
+
 def test_objectives_can_combine_accuracy_and_cost(tmp_path: Path) -> None:
     text = "objective: [val/top1, step_seconds]\nsearch: {n_s: {choice: [1]}}"
     assert _read(tmp_path, text).objectives == ("val/top1", SWEEP_COSTS[0])
@@ -229,6 +236,8 @@ points_to_evaluate:
             "give a number",
         ),
         ("search:\n  n_s: {choice: [1], when: {etta: {above: 0}}}\n  etta: {}", 2, "did you mean"),
+        ("search:\n  alpha: {float: {low: 0.1, high: 1, log: 3}}", 2, "log: .*valid boolean"),
+        (f"{ONE}\nobjective: []", 2, "give a validation measure first"),
         ("- a list", 1, "must be"),
     ],
 )
