@@ -1,11 +1,11 @@
-"""What a trial of a sweep costs before its first step: in a process of its own, and in a kept one.
+"""Overhead of a trial before its first step, in a new process and in a reused one.
 
     python benchmarks/sweep.py --tower ViT-B-32-quickgelu --classes 51
 
-Both are measured in CPU seconds, which other work on the machine moves less than the clock. A
-process of its own imports what a trial imports, loads the tower and embeds the class sentences. A
-kept one, as `pipelines/sweep.py` uses it from a second trial on, has all of that and builds the
-method's own layers alone.
+Both are measured in CPU seconds, which depend less on other work on the machine than elapsed time.
+A new process imports the modules of a trial, loads the tower and embeds the class sentences. A
+reused one, as in `pipelines/sweep.py` from the second trial on, builds only the layers of the
+method.
 """
 
 import subprocess
@@ -22,13 +22,14 @@ import tyro  # noqa: E402
 
 @dataclass(frozen=True)
 class SweepBenchmark:
-    """Compare the start of a trial in a new process with that in a kept one."""
+    """Compare the start of a trial in a new process with that in a reused one."""
 
     tower: str = "ViT-B-32-quickgelu"
-    """With random weights: no download."""
+    """Name of the tower. It gets random weights, so nothing is downloaded."""
     classes: int = 51
+    """Number of classes."""
     repeats: int = 3
-    """New processes, and trials in the kept one."""
+    """Number of new processes, and of trials in the reused one."""
 
 
 _NEW = """
@@ -42,7 +43,7 @@ print(time.process_time())
 
 
 def start(tower: str, classes: int, load) -> None:  # type: ignore[no-untyped-def]
-    """What a trial does before its first step."""
+    """Does the work of a trial before its first step."""
     from stop_core.model.class_texts import ClassTexts
     from stop_core.model.methods import build_method
     from stop_core.runtime.seeding import seed_weights
@@ -55,7 +56,7 @@ def start(tower: str, classes: int, load) -> None:  # type: ignore[no-untyped-de
 
 
 def main(options: SweepBenchmark) -> None:
-    """Prints both, and the ratio."""
+    """Prints both times and their ratio."""
     from stop_core.clip.shared import ClipCache
 
     program = _NEW.format(tower=options.tower, classes=options.classes)
@@ -63,15 +64,15 @@ def main(options: SweepBenchmark) -> None:
         float(subprocess.check_output([sys.executable, "-c", program], cwd=ROOT).split()[-1])
         for _ in range(options.repeats)
     ]
-    keeper, kept = ClipCache(), []
+    keeper, reused = ClipCache(), []
     for _ in range(options.repeats + 1):
         began = time.process_time()
         start(options.tower, options.classes, keeper.load)
-        kept.append(time.process_time() - began)
-    first, second = sorted(new)[len(new) // 2], sorted(kept[1:])[len(new) // 2]
+        reused.append(time.process_time() - began)
+    first, second = sorted(new)[len(new) // 2], sorted(reused[1:])[len(new) // 2]
     print(f"{options.tower}, {options.classes} classes, CPU seconds before the first step")
-    print(f"  a process of its own   {first:8.2f}")
-    print(f"  a kept process         {second:8.2f}   ({first / second:.0f} x less)")
+    print(f"  a new process          {first:8.2f}")
+    print(f"  a reused process       {second:8.2f}   ({first / second:.0f} times less)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Searches the settings of STOP with Ray Tune; every trial is a training of the same code."""
+"""Searches the settings of STOP with Ray Tune; a trial is a training like that of train.py."""
 
 import sys
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,6 @@ from .preprocessing.find_cache import find_cache
 from .sweeping.confirm import confirm
 from .sweeping.dry_run import print_plan
 from .sweeping.read_space import read_space
-from .sweeping.report.publishing import publish_report
 from .sweeping.report.report import REPORT, Report
 from .sweeping.results import SweepResult, print_trials, write_results
 from .sweeping.search import Search
@@ -30,10 +29,10 @@ from .tracking.store import ui_command
 class SweepConfig:
     """Search the settings of STOP (n_s, alpha, beta, eta, prompt sizes, ...) with Ray Tune.
 
-    Without options: the space sweeps/motion.yaml on the embedded demonstration set, some minutes
-    on two CPU cores. Trials are compared on validation data alone; none of them sees the test
-    split. After a kill, the same command keeps the finished trials and goes on with the others.
-    docs/sweeps.md tells more.
+    Without options, it searches the space sweeps/motion.yaml on the embedded demonstration set,
+    which takes some minutes on two CPU cores. Trials are compared on validation data and never
+    read the test split. After an interruption, the same command keeps the finished trials and
+    resumes the others. See docs/sweeps.md.
 
     Examples:
       python pipelines/sweep.py --space sweeps/smoke.yaml
@@ -46,25 +45,25 @@ class SweepConfig:
     space: Path = SWEEPS / "motion.yaml"
     """The search space: a YAML file, or the name of one in sweeps/, for example hmdb51."""
     cache: str | None = None
-    """A cache made by preprocess.py, a folder or its s3:// or gs:// URI; empty: the embedded set,
-    prepared if need be."""
+    """A cache made by preprocess.py: a folder, or its s3:// or gs:// URI. Default: the embedded
+    set, which is prepared first if necessary."""
     output: Path = field(default_factory=default_output)
-    """Where trials, the best settings and the MLflow store go."""
+    """Folder for the trials, the best settings and the MLflow store."""
     trials: int | None = None
-    """How many settings to draw; empty: as many as the space says. More continue the same sweep. A
-    space that is tried point by point has no use for it."""
+    """Number of settings to draw. Default: the number in the space. A larger number extends the
+    same sweep. Not for a space whose points are all tried."""
     seed: int = 0
-    """Of the draws, and of every trial's training."""
+    """Seed of the draws, and of the training of every trial."""
     max_concurrent: int | None = None
-    """Trials at once; empty: as many as there is room for."""
+    """Number of concurrent trials. Default: as many as the cluster has room for."""
     trials_per_gpu: int | None = None
-    """Trials that share a GPU; the same as --gpus-per-worker of one over this number."""
+    """Number of trials that share a GPU; N is the same as --gpus-per-worker 1/N."""
     dry_run: bool = False
-    """Print the trials and what they would cost, and start none."""
+    """Print the trials and their approximate cost, and start none."""
     confirm: int = 0
-    """Retrain the best settings on so many other seeds, and test those once."""
+    """Number of other seeds on which to retrain the best settings and test them once; 0: none."""
     retry_failed: bool = False
-    """Try the trials again that failed before."""
+    """Retry the trials that failed before."""
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
@@ -78,29 +77,29 @@ class SweepConfig:
             raise ValueError("give trials_per_gpu or gpus_per_worker, not both")
 
     def command(self) -> str:
-        """The command line of this sweep, to go on with it in the same way."""
-        asked = ("trials", "dry_run", "confirm", "retry_failed")  # of this run of it alone
-        words = spell_out(self, always=("space", "output", "seed"), never=asked)
+        """Returns the command line that resumes this sweep."""
+        once = ("trials", "dry_run", "confirm", "retry_failed")  # only for one run of it
+        words = spell_out(self, always=("space", "output", "seed"), never=once)
         return " ".join([command("sweep"), *words])
 
     def shared_resources(self) -> Resources:
-        """Those of a trial, with its part of a GPU."""
+        """Returns the resources of a trial, with its share of a GPU."""
         if not self.trials_per_gpu:
             return self.resources
         return replace(self.resources, gpus_per_worker=1 / self.trials_per_gpu)
 
     def checked_space(self) -> SearchSpace:
-        """The space, read; ValueError if it does not go with the other options."""
+        """Reads the space; raises a ValueError if it does not fit the other options."""
         space = read_space(named_file(self.space))
         if self.trials and space.algorithm in ("grid", "one-at-a-time"):
             raise ValueError(
                 f"trials is {self.trials}, but {self.space} is searched by {space.algorithm}, "
-                "which tries every point; leave --trials out, or take values out of the space"
+                "which tries every point; leave --trials out, or remove values from the space"
             )
         return space
 
     def search(self) -> Search:
-        """The search that these options are about."""
+        """Returns the search of these options."""
         return Search(
             space=self.checked_space(),
             title=self.space.stem,
@@ -115,11 +114,11 @@ class SweepConfig:
 
 
 def main(config: SweepConfig) -> SweepResult | None:
-    """Runs the sweep, prints its trials from best to worst, and writes the report.
+    """Runs the sweep, prints its trials, best first, and writes the report.
 
-    None after a dry run.
+    Returns None after a dry run.
     """
-    config.checked_space()  # before minutes of decoding
+    config.checked_space()  # before the cache is prepared, which can take minutes
     search = config.search()
     if config.dry_run:
         search.check()
@@ -130,9 +129,8 @@ def main(config: SweepConfig) -> SweepResult | None:
         search.run(trials, tracked)
         result = write_results(search, trials)
         print_trials(search, result)
-        report = Report(search, trials, result, config.command())
-        report.confirmed = confirm(search, result, config.confirm, tracked.run_id)
-        publish_report(report, tracked)
+        confirmed = confirm(search, result, config.confirm, tracked.run_id)
+        Report(search, trials, result, config.command(), confirmed).publish(tracked)
     print_result(f"report: {search.folder / REPORT}")
     print_result(f"best settings, for `train.py --config`: {result.best_file}")
     print_result(f"all runs: {ui_command(config.output)}")

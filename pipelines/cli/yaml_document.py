@@ -1,9 +1,10 @@
-"""A YAML file that remembers on which line each of its values stands."""
+"""A YAML file that remembers the line of each of its values."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stop_core.storage.documents import (
     MOST_YAML,
@@ -15,7 +16,16 @@ from stop_core.storage.documents import (
 )
 
 Where = tuple[str | int, ...]
-"""The way to a value: names of mappings and numbers of lists, from the outside in."""
+"""The path of a value: names in mappings and positions in lists, from the outside in."""
+
+
+class Section(BaseModel):
+    """Base of a mapping in a YAML file whose names are known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+_S = TypeVar("_S", bound=Section)
 
 
 class Document:
@@ -39,39 +49,30 @@ class Document:
             self._walk(root, ())
 
     def error(self, where: Where, message: str) -> ValueError:
-        """An error that names the file and the line of the value, or of what holds it."""
+        """Returns an error that names the file and the line of the value, or of its parent."""
         while where not in self._lines and where:
             where = where[:-1]
         return ValueError(f"{self.path}, line {self._lines.get(where, 1)}: {shown_text(message)}")
 
-    def mapping(self, where: Where, known: set[str] | None = None) -> dict[str, Any]:
-        """The mapping at `where`, which may be absent; of the names `known`, if they are given.
+    def validate(self, kind: type[_S], where: Where, value: Any) -> _S:
+        """Returns the value at `where` as a model.
 
         Raises:
-            ValueError: if it is something else, or has a name that is not known.
+            ValueError: if it does not fit; names file, line, value and the expected values.
         """
-        value = self.at(where)
-        if value is None:
-            return {}
-        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-            what = " of ".join(map(repr, reversed(where))) or "the file"
-            raise self.error(where, f"{what} must be `name: value` lines, got {shown(value)}")
-        for name in value:
-            if known is not None and name not in known:
-                raise self.error((*where, name), f"{name!r} is not one of {', '.join(known)}")
-        return value
-
-    def at(self, where: Where) -> Any:
-        """The value at `where`; None if there is none."""
-        value = self.content
-        for step in where:
-            if isinstance(value, dict):
-                value = value.get(step)
-            elif isinstance(value, list) and isinstance(step, int) and step < len(value):
-                value = value[step]
-            else:
-                return None
-        return value
+        try:
+            return kind.model_validate(value)
+        except ValidationError as problem:
+            first = problem.errors(include_url=False)[0]
+        where = (*where, *first["loc"])
+        names = [step for step in where if isinstance(step, str) and step != "[key]"]
+        reason = first["msg"].removeprefix("Value error, ")
+        reason = f"{reason[:1].lower()}{reason[1:]}, got {shown(first['input'])}"
+        if first["type"] == "extra_forbidden":
+            raise self.error(where, f"{names[-1]!r} is not one of {', '.join(kind.model_fields)}")
+        if first["type"] in ("model_type", "dict_type"):
+            reason = f"must be `name: value` lines, got {shown(first['input'])}"
+        raise self.error(where, f"{names[-1] if names else 'the file'}: {reason}")
 
     def _walk(self, node: yaml.Node, where: Where) -> None:
         self._lines.setdefault(where, node.start_mark.line + 1)
@@ -84,8 +85,8 @@ class Document:
                 line = key.start_mark.line + 1
                 if key.value in seen and key.value != "<<":
                     raise ValueError(
-                        f"{self.path}, line {line}: {key.value!r} stands on line "
-                        f"{seen[key.value]} already; keep one of them"
+                        f"{self.path}, line {line}: {key.value!r} is already on line "
+                        f"{seen[key.value]}; keep one of them"
                     )
                 seen[key.value] = line
                 self._lines[(*where, key.value)] = line

@@ -1,10 +1,9 @@
-"""Retrains the best settings of a sweep on seeds that the search has not used, and tests those.
+"""Retrains the best settings of a sweep on seeds that the search has not used, and tests them.
 
-This alone looks at the test split, after all has been chosen.
+It is the only part of a sweep that reads the test split, after the settings are chosen.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 
@@ -24,21 +23,23 @@ CONFIRMATION = "confirmation.csv"
 
 
 def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.DataFrame | None:
-    """A row a seed with the trial that it confirms, its validation and its test measures.
+    """Returns a row per seed: the confirmed trial, its validation and its test metrics.
 
-    For no seeds, what the last confirmation found; None if there was none.
+    For no seeds, returns the last confirmation in the folder of the sweep; None if there is none.
 
     Args:
         search: the sweep.
-        result: what it found.
-        seeds: how many.
+        result: its result.
+        seeds: number of seeds.
         parent: MLflow run id of the sweep.
 
     Raises:
         RunError: if a retraining fails; the message gives the reason.
     """
+    file = search.folder / CONFIRMATION
     if not seeds:
-        return confirmed_before(search.folder)
+        frame = pd.read_csv(file) if file.is_file() else pd.DataFrame()
+        return frame if "trial" in frame else None
     best = experiment_of(search, result.best.first)
     first = search.seed + search.space.seeds
     jobs = [
@@ -50,27 +51,23 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
     ]
     if any(job.training.remembered() is None for job in jobs):
         start_ray()
-    say(f"retraining {result.best.name} on {seeds} other seeds, and testing those")
+    say(f"retraining {result.best.name} on {seeds} other seeds, then testing it")
     outcomes = run_all(jobs, search.resources, parent)
-    done = [one for one in outcomes if isinstance(one, TrainingResult)]
     if failures := [one for one in outcomes if isinstance(one, str)]:
         raise RunError(
-            f"{len(failures)} of {seeds} retrainings failed: {failures[0]}; the same command "
-            "tries them again"
+            f"{len(failures)} of {seeds} retrainings failed: {failures[0]}; run the same command "
+            "to try them again"
         )
     frame = pd.DataFrame(
-        [{"trial": result.best.name, "seed": one.seed, **one.metrics} for one in done]
+        [
+            {"trial": result.best.name, "seed": one.seed, **one.metrics}
+            for one in outcomes
+            if isinstance(one, TrainingResult)
+        ]
     )
-    write_whole(search.folder / CONFIRMATION, csv_text(frame))
-    for name in frame:
+    write_whole(file, csv_text(frame))
+    for name in map(str, frame):
         if "/" in name:
             mean, spread = frame[name].mean(), frame[name].std(ddof=1)
             print_result(f"  {name:<18} {mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else ""))
     return frame
-
-
-def confirmed_before(folder: Path) -> pd.DataFrame | None:
-    """The last confirmation in the folder of a sweep; None if none names its trial."""
-    file = folder / CONFIRMATION
-    frame = pd.read_csv(file) if file.is_file() else pd.DataFrame()
-    return frame if "trial" in frame else None

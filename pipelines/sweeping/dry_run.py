@@ -1,4 +1,4 @@
-"""--dry-run: the trials that a sweep would start, and about what they would cost."""
+"""--dry-run: the trials that a sweep would start, and their approximate cost."""
 
 import math
 import statistics
@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 import ray
-from rich.table import Table
 
 from stop_core.cache.manifest import Manifest
 
-from ..cli.console import console, print_result
+from ..cli.console import print_result
 from ..cli.errors import RunError
 from ..cli.experiment_fields import build_experiment
 from ..cluster.session import start_ray
@@ -20,56 +19,54 @@ from .sample_settings import planned, sample_settings
 from .search import Search
 from .trial_worker import TrialTask
 from .trials import Trial
-from .wording import short
+from .wording import print_table, short
 
 _STEPS = 6
-"""That are measured; the first two warm up."""
+"""Measured steps; the first two warm up."""
 _CLIPS = 64
-"""Validation clips that are measured."""
+"""Measured validation clips."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a training is here."""
+    """Measured speed of a training on this cluster."""
 
     step_seconds: float
-    """0 where nothing is trained."""
+    """0 if nothing is trained."""
     clip_seconds: float
-    """To evaluate a clip."""
+    """Seconds to evaluate a clip."""
     start_seconds: float
-    """To load the tower and the texts."""
+    """Seconds to load the tower and the texts."""
 
 
 def print_plan(search: Search) -> None:
-    """Prints the trials, those that need the results of others as such, and the cost."""
-    trials, unknown = _foreseen(search)
-    shown = Table(title=f"{search.name}: trials", title_justify="left")
-    names = list(search.space.search)
-    for name in ("trial", "seed", *names):
-        shown.add_column(name, justify="right", overflow="fold")
-    for trial in trials:
-        values = (short(trial.drawn[n]) if n in trial.drawn else "" for n in names)
-        shown.add_row(trial.name, str(trial.seed), *values)
-    console(160).print(shown)
-    if unknown:
-        print_result(f"and {unknown} more, which TPE draws from the results of those before")
-    _print_cost(search, trials, len(trials) + unknown)
-
-
-def _foreseen(search: Search) -> tuple[list[Trial], int]:
-    """The trials that can be said before any has ended, and the number of the others."""
+    """Prints the trials, how many others depend on their results, and the cost."""
     plan = planned(search.space, search.trials, search.seed)
-    known = len(plan)
+    certain = len(plan)
     if search.space.algorithm == "tpe":
         given = len(search.space.points_to_evaluate)
-        known = min(known, max(given, search.space.startup_trials))
+        certain = min(certain, max(given, search.space.startup_trials))
+    unknown = len(plan) - certain
     trials: list[Trial] = []
-    for point, seed in plan[:known]:
+    for point, seed in plan[:certain]:
         drawn = sample_settings(search.space, point, seed, trials)
         if drawn is None:
-            return trials, 0
+            unknown = 0
+            break
         trials.append(Trial(len(trials), drawn, seed))
-    return trials, len(plan) - known
+    names = list(search.space.search)
+    rows = (
+        [
+            trial.name,
+            str(trial.seed),
+            *(short(trial.drawn[n]) if n in trial.drawn else "" for n in names),
+        ]
+        for trial in trials
+    )
+    print_table(f"{search.name}: trials", ["trial", "seed", *names], rows)
+    if unknown:
+        print_result(f"and {unknown} more, which TPE draws from the results of earlier trials")
+    _print_cost(search, trials, len(trials) + unknown)
 
 
 def _print_cost(search: Search, trials: list[Trial], count: int) -> None:
@@ -80,39 +77,36 @@ def _print_cost(search: Search, trials: list[Trial], count: int) -> None:
     measured = trials[next((n for n, count in enumerate(epochs) if count), 0)]
     speed = _measure(search, measured)
     counts = Manifest.load(search.cache).counts
-    steps = [
+    steps = statistics.mean(
         math.ceil(counts["train"] / one.batch_size) * count
         for one, count in zip(configs, epochs, strict=True)
-    ]
+    )
     # An evaluation after every epoch, and one of the chosen weights.
     evaluations = statistics.mean(epochs) + 1
-    seconds = statistics.mean(steps) * speed.step_seconds
-    seconds += evaluations * counts["val"] * speed.clip_seconds
+    seconds = steps * speed.step_seconds + evaluations * counts["val"] * speed.clip_seconds
     total = (count * seconds + at_once * speed.start_seconds) / at_once
     print_result(
-        f"measured here, by {_STEPS - 2} steps of {measured.name} and {_CLIPS} validation clips, "
-        f"nothing else of this sweep running: {speed.step_seconds:.3g} s a step, "
-        f"{speed.clip_seconds:.3g} s a clip evaluated, {speed.start_seconds:.3g} s to load"
+        f"measured on {_STEPS - 2} steps of {measured.name} and {_CLIPS} validation clips, with no "
+        f"other trial running: {speed.step_seconds:.3g} s per step, {speed.clip_seconds:.3g} s per "
+        f"evaluated clip, {speed.start_seconds:.3g} s to load"
     )
     print_result(
-        f"a trial: about {statistics.mean(steps):.0f} steps, {_duration(seconds)}; "
+        f"a trial: about {steps:.0f} steps, {_duration(seconds)}; "
         f"{count} trials, {at_once} at once: about {_duration(total)}"
-        + (", less what ASHA saves by stopping" if search.space.scheduler else "")
+        + (", less the time that ASHA saves" if search.space.scheduler else "")
     )
     if at_once > 1 and not search.resources.gpus_per_worker:
-        print_result("trials beside each other share the machine's memory bandwidth: expect more")
+        print_result("concurrent trials share the machine's memory bandwidth: expect more")
 
 
 def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _measure(search: Search, trial: Trial) -> Speed:
-    """In a Ray task with the resources of a worker, so on a machine that would train."""
+    """Measures in a Ray task with the resources of a worker: on a machine that would train."""
     resources = search.resources
     task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)
     try:

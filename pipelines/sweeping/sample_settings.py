@@ -1,7 +1,7 @@
-"""Draws the settings of the next trial with Optuna, from nothing but the trials that there are.
+"""Samples the settings of the next trial with Optuna, from the recorded trials only.
 
-Optuna's study is built anew for every draw, and its random numbers follow from the seed and the
-trial's number. So a sweep that was killed draws what it would have drawn.
+Every draw builds a new Optuna study, and its random numbers follow from the seed and the number of
+the trial. So a sweep that was interrupted draws the same settings as one that was not.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from .space import Distribution, SearchSpace, is_minimised
 from .trials import Trial
 
 _ATTEMPTS = 100
-_ATTEMPTS_OF_TPE = 10  # it may keep to one corner, where all has been tried
+_ATTEMPTS_OF_TPE = 10  # it can stay in one corner, where every setting was tried
 _STATES = {
     "running": TrialState.RUNNING,
     "finished": TrialState.COMPLETE,
@@ -35,12 +35,12 @@ _STATES = {
 
 
 def planned(space: SearchSpace, trials: int | None, seed: int) -> list[tuple[dict[str, Any], int]]:
-    """A point and a seed for every trial; what a point leaves open is drawn.
+    """Returns a point and a seed for every trial; settings that a point leaves open are drawn.
 
     Args:
-        space: of the sweep.
-        trials: draws (of every point of a grid); None for as many as the space says.
-        seed: of the first training of every point.
+        space: the search space.
+        trials: number of draws (of every point of a grid); None: the number of the space.
+        seed: seed of the first training of every point.
     """
     draws, points = trials or space.trials or 1, space.points()
     if space.algorithm in ("grid", "one-at-a-time"):
@@ -54,16 +54,16 @@ def planned(space: SearchSpace, trials: int | None, seed: int) -> list[tuple[dic
 def sample_settings(
     space: SearchSpace, point: dict[str, Any], seed: int, trials: Sequence[Trial]
 ) -> dict[str, Any] | None:
-    """The searched settings of the next trial; None if nothing new can be found.
+    """Returns the searched settings of the next trial; None if there are no new ones.
 
-    Settings that were tried with this seed are drawn again, and so are those that do not go
-    together. A point to evaluate that chance has drawn before it gives way to a free draw.
+    Settings that were tried with this seed are drawn again, and so are settings that do not fit
+    each other. A point to evaluate that was drawn before by chance is replaced by a free draw.
 
     Args:
-        space: of the sweep.
-        point: what is certain of them.
-        seed: of the trial.
-        trials: all that were drawn before.
+        space: the search space.
+        point: the settings that are not drawn.
+        seed: seed of the trial.
+        trials: all trials that were drawn before.
     """
     tried = [trial.drawn for trial in trials if trial.seed == seed]
     for attempt in range(_ATTEMPTS):
@@ -81,13 +81,13 @@ def study_of(
     sampler: BaseSampler | None = None,
     objectives: tuple[str, ...] = (),
 ) -> optuna.Study:
-    """Optuna's view of the trials: for drawing, importances and anything else it offers.
+    """Returns the trials as a study of Optuna, for sampling and importances.
 
     Args:
-        space: of the sweep.
-        trials: to take in.
-        sampler: of the study.
-        objectives: those of the space, or fewer of them.
+        space: the search space.
+        trials: trials of the study.
+        sampler: sampler of the study.
+        objectives: the objectives; default: those of the space.
     """
     objectives = objectives or space.objectives
     optuna.logging.set_verbosity(logging.WARNING)
@@ -124,15 +124,15 @@ def _suggest(asked: optuna.Trial, name: str, distribution: Distribution) -> Any:
 
 
 def _sampler(space: SearchSpace, seed: int, number: int, attempt: int) -> BaseSampler:
-    """Every trial has random numbers of its own, whichever was drawn before in this process."""
+    """Returns a sampler whose random numbers do not depend on earlier draws of this process."""
     digest = hashlib.sha256(f"{seed} {number} {attempt}".encode()).digest()
     own = int.from_bytes(digest[:4], "big")
     if space.algorithm != "tpe" or attempt >= _ATTEMPTS_OF_TPE:
         return RandomSampler(seed=own)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # Grouped, for settings that are drawn under conditions; trials that run count as bad ones,
-        # so that those beside each other do not draw alike.
+        # Grouped, for settings that are drawn under conditions. Running trials count as bad ones,
+        # so that trials that run at the same time do not get similar settings.
         return TPESampler(
             seed=own,
             n_startup_trials=space.startup_trials,
@@ -146,11 +146,11 @@ def _frozen(
     space: SearchSpace, trial: Trial, objectives: tuple[str, ...]
 ) -> optuna.trial.FrozenTrial:
     several = len(objectives) > 1
-    values = [trial.value(objective) for objective in objectives]
+    values = [value for o in objectives if (value := trial.value(o)) is not None]
     state, curve = _STATES[trial.state], {}
-    if any(value is None for value in values) and state != TrialState.RUNNING:
+    if len(values) < len(objectives) and state != TrialState.RUNNING:
         state = TrialState.FAIL
-    if several and state == TrialState.PRUNED:  # Optuna prunes with one objective alone
+    if several and state == TrialState.PRUNED:  # Optuna prunes only with one objective
         state = TrialState.COMPLETE
     if not several:
         curve = {int(row["epoch"]): row[objectives[0]] for row in trial.curve}
@@ -164,22 +164,17 @@ def _frozen(
 
 
 def _for_optuna(distribution: Distribution) -> BaseDistribution:
+    low, high, step = distribution.low, distribution.high, distribution.step
     if distribution.values:
         return CategoricalDistribution(distribution.values)
-    low, high, step, log = (
-        distribution.low,
-        distribution.high,
-        distribution.step,
-        distribution.log,
-    )
     if distribution.is_whole:
-        return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
-    return FloatDistribution(low, high, log=log, step=step)
+        return IntDistribution(int(low), int(high), log=distribution.log, step=int(step or 1))
+    return FloatDistribution(low, high, log=distribution.log, step=step)
 
 
 def _is_valid(space: SearchSpace, drawn: dict[str, Any]) -> bool:
     try:
-        build_experiment(space.complete(drawn), "")
+        build_experiment(space.complete(drawn))
     except ValueError:
         return False
     return True

@@ -1,12 +1,12 @@
-"""A search over settings with Ray Tune, whose trials are trainings that survive a kill.
+"""A search over settings with Ray Tune, whose trials are trainings that can be resumed.
 
-    <output>/sweeps/<name>/trials/       what is known of every trial; all else follows from it
-    <output>/sweeps/<name>/report.md     and what it shows, once the trials have ended
+    <output>/sweeps/<name>/trials/       the record of every trial, from which a sweep resumes
+    <output>/sweeps/<name>/report.md     the report, once the trials have ended
     <output>/runs/<trial's training>/    checkpoints and result of a trial
 
-The name of a sweep is its space, its data and its seed. The same command again, whatever was
-killed, keeps the trials that have ended, goes on with those that had begun, and draws the others.
-More `trials` go on with the same sweep.
+The name of a sweep follows from its space, its data and its seed. The same command, after any
+interruption, keeps the trials that have ended, resumes those that had started, and draws the
+others. More `trials` extend the same sweep.
 """
 
 import functools
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from stop_core.cache.manifest import Manifest
 from stop_core.clip.pretrained import weights_fingerprint
@@ -41,43 +40,37 @@ from ..tracking.outbox import Courier
 from ..tracking.queued_run import QueuedRun, deliver_waiting
 from ..tracking.store import open_experiment, tracking_uri
 from ..training.result import RESULT_VERSION
-from .space import (
-    SWEEP_COSTS,
-    SWEEP_MEASURES,
-    SearchSpace,
-    check_possible,
-    is_minimised,
-)
+from .space import SWEEP_COSTS, SWEEP_MEASURES, SearchSpace, check_possible, is_minimised
 from .trial_worker import TrialTask, run_trial
-from .trials import Trial, Trials
+from .trials import State, Trial, Trials
 from .tune import Driver, Failures, NotedAsha
 
-# A trial of several workers only waits for them. Reserving a CPU for the waiting would starve them
-# on a small machine, and Tune refuses to reserve nothing.
-_WAITING = {"memory": 64 * 2**20}
-_LONG_TRIAL = 600.0  # seconds: none may end for a while, and all is well
-_QUIET = {"RAY_AIR_NEW_OUTPUT": "0"}  # otherwise Tune prints where its own files lie
+# A trial of several workers only waits for them. Reserving a CPU for it would leave too few for the
+# workers on a small machine, and Tune refuses to reserve nothing.
+_WAITING = {"memory": 64.0 * 2**20}
+_LONG_TRIAL = 600.0  # seconds in which no trial ends, although all is well
+_QUIET = {"RAY_AIR_NEW_OUTPUT": "0"}  # otherwise Tune prints where its temporary files are
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search that may not have begun, may be half done, or may be finished."""
+    """A search that has not started, is unfinished, or has finished."""
 
     space: SearchSpace
     title: str
     trials: int | None
-    """Draws; None for as many as the space says."""
+    """Number of draws; None: the number of the space."""
     seed: int
     cache: StoragePath
     output: Path
     resources: Resources
     max_concurrent: int | None = None
-    """Trials at once; None for as many as there is room for."""
+    """Number of concurrent trials; None: as many as the cluster has room for."""
     retry_failed: bool = False
 
     @contextmanager
     def opened(self) -> Iterator[tuple[Trials, TrackedRun]]:
-        """The trials that there are and the sweep's MLflow run; nobody else has them meanwhile.
+        """Yields the trials on disk and the sweep's MLflow run, and locks the folder meanwhile.
 
         Raises:
             ValueError: if the space does not fit the data or the tower.
@@ -87,7 +80,10 @@ class Search:
         with alone_in(self.folder):
             trials = Trials(self.folder, self.space.seeds)
             if self.retry_failed:
-                _revive(trials)
+                for trial in trials.in_state("failed"):
+                    if trial.run:  # resumes from its last checkpoint
+                        trial.state, trial.reason = "running", ""
+                        trials.save(trial)
             tracked = self._track()
             with tracked.ended():
                 yield trials, tracked
@@ -96,27 +92,23 @@ class Search:
         """Runs the trials that have not ended.
 
         Raises:
-            RunError: if no point succeeded; the message gives the reason of the first failure.
+            RunError: if no settings succeeded; the message gives the reason of the first failure.
         """
         self._run(trials, tracked)
-        if not trials.ranked(self.space.objectives[0]):
-            reasons = [trial.reason for trial in trials.all if trial.reason]
-            reason = reasons[0] if reasons else f"none measured {self.space.objectives[0]}"
-            remedy = "Mend it, and add --retry-failed to the same command"
-            if trials.seeds > 1 and any(trial.state == "finished" for trial in trials.all):
-                raise RunError(
-                    f"no settings succeeded with all their seeds; the first failure: {reason}. "
-                    + remedy
-                )
-            raise RunError(
-                f"none of the {len(trials.all)} trials succeeded; the first: {reason}. {remedy}"
-            )
+        if trials.ranked(self.space.objectives[0]):
+            return
+        reasons = [trial.reason for trial in trials.all if trial.reason]
+        reason = reasons[0] if reasons else f"none measured {self.space.objectives[0]}"
+        problem = f"none of the {len(trials.all)} trials succeeded; the first"
+        if trials.seeds > 1 and trials.in_state("finished"):
+            problem = "no settings succeeded with all their seeds; the first failure"
+        raise RunError(f"{problem}: {reason}. Fix it, and add --retry-failed to the same command")
 
     def check(self) -> None:
         """Refuses a space that does not fit the data or the tower, before anything starts.
 
         Raises:
-            ValueError: which says what does not fit.
+            ValueError: names the setting or objective that does not fit.
         """
         task = Manifest.load(self.cache).task
         for objective in self.space.objectives:
@@ -126,45 +118,41 @@ class Search:
                     f"{task}; use one of {', '.join(SWEEP_MEASURES[task])}"
                 )
 
-        def fits(point: dict[str, Any]) -> None:
+        def build(point: dict[str, Any]) -> None:
             self.task.training(point, self.seed)
 
         for name, distribution in self.space.search.items():
             for value in distribution.examples():
-                check_possible(fits, {name: value}, self.space.around, self.space.search)
+                check_possible(build, {name: value}, self.space.around, self.space.search)
 
     @property
     def dataset(self) -> str:
-        """Name of the dataset that is searched on."""
+        """Name of the dataset of the trials."""
         return Manifest.load(self.cache).dataset
 
-    @functools.cached_property  # local weights may be large, and are not to change meanwhile
+    @functools.cached_property  # hashing local weights can be slow, and must give one result
     def identity(self) -> str:
-        """Eight hex digits of everything that decides the trials, but for how many there are."""
+        """Eight hex digits of everything that decides the trials, except their number."""
         space = asdict(replace(self.space, trials=None))
-        what = [space, self.seed, Manifest.load(self.cache).data_hash, RESULT_VERSION]
-        what += self._weights()
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
-
-    def _weights(self) -> list[str]:
-        """Fingerprints of the local weights that trials may have."""
         towers, pretrained = (self.space.possible(name) for name in ("tower", "pretrained"))
-        found = itertools.starmap(weights_fingerprint, itertools.product(towers, pretrained))
-        return [fingerprint for fingerprint in found if fingerprint]
+        weights = itertools.starmap(weights_fingerprint, itertools.product(towers, pretrained))
+        facts = [space, self.seed, Manifest.load(self.cache).data_hash, RESULT_VERSION]
+        facts += [fingerprint for fingerprint in weights if fingerprint]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def name(self) -> str:
-        """The identity of the search, with what a person knows it by."""
+        """Dataset, title and identity of the search."""
         return f"{self.dataset}-{self.title}-{self.identity}"
 
     @property
     def folder(self) -> Path:
-        """Where the search keeps its results."""
+        """Folder of the results."""
         return self.output / "sweeps" / self.name
 
     @property
     def task(self) -> TrialTask:
-        """What its trials have in common."""
+        """The part that the trials share."""
         return TrialTask(self.identity, self.space, self.cache, self.output, self.resources)
 
     def _track(self) -> TrackedRun:
@@ -198,13 +186,19 @@ class Search:
             for name, value in _QUIET.items():
                 os.environ.setdefault(name, value)
             start_ray()
-            say(self._beginning(driver))
+            ended, started = len(trials.ended()), len(trials.unfinished())
+            say(
+                f"{self.name}: {driver.most} trials by {self.space.algorithm}"
+                f"{' and ASHA' if self.space.scheduler else ''}, seed {self.seed}"
+                f", {self.at_once()} at once"
+                + (f"; {ended} have ended before, {started} resume" if trials.all else "")
+            )
             pace = Pace(shortest_pause=_LONG_TRIAL)
             with reporting(
                 lambda: self._line(driver) + pace.left(len(trials.ended()), driver.most)
             ):
                 self._tuner(driver).fit()
-            if not driver.is_done:  # Tune takes a Ctrl-C for itself, and returns
+            if not driver.is_done:  # Tune catches Ctrl-C, and returns
                 raise KeyboardInterrupt
             if driver.exhausted:
                 say(f"after {len(trials.all)} trials, the space has no settings left to try")
@@ -212,7 +206,13 @@ class Search:
             courier.close()
 
     def driver(self, trials: Trials, run_id: str, courier: Courier | None = None) -> Driver:
-        """What gives Tune the next trial; `run_id` is that of the sweep in MLflow."""
+        """Returns the part that gives Tune the next trial.
+
+        Args:
+            trials: the trials on disk.
+            run_id: MLflow run id of the sweep.
+            courier: sends the records of a trial that has ended.
+        """
 
         def ended(trial: Trial) -> None:
             self._mark(trial)
@@ -223,7 +223,7 @@ class Search:
         return Driver(task, trials, self.trials, self.seed, ended)
 
     def _mark(self, trial: Trial) -> None:
-        """Tells the trial's own MLflow run what has become of it."""
+        """Records the state of a trial in its own MLflow run."""
         folder = self.output / "runs" / trial.run
         if not trial.run or not folder.is_dir():
             return  # it failed before it had one
@@ -236,18 +236,23 @@ class Search:
             run.finish("KILLED")
 
     def _tuner(self, driver: Driver) -> tune.Tuner:
-        # What Tune writes is of no use to anybody after a kill: all is in the trials on disk.
+        # A sweep resumes from the trials on disk, and never from the files of Tune.
         shutil.rmtree(self.folder / "tune", ignore_errors=True)
-        trial = functools.partial(run_trial, task=driver.task, keeper=ClipCache())
-        trial.__name__ = "trial"  # type: ignore[attr-defined]  # Tune asks for it
+        task, keeper, worker = driver.task, ClipCache(), self.resources
+
+        def trial(config: dict[str, Any]) -> None:
+            run_trial(config, task, keeper)
+
+        own = {"CPU": worker.cpus_per_worker, "GPU": worker.gpus_per_worker}
+        asha = self.space.scheduler
         return tune.Tuner(
-            tune.with_resources(trial, self._trial_resources()),
+            tune.with_resources(trial, own if worker.one_worker else _WAITING),
             tune_config=tune.TuneConfig(
                 search_alg=driver,
-                scheduler=self._scheduler(driver),
-                num_samples=driver.most + 1,  # the driver ends it
+                scheduler=NotedAsha(driver, asha) if asha else None,
+                num_samples=driver.most + 1,  # the driver ends the search before
                 max_concurrent_trials=self.at_once(),
-                reuse_actors=True,  # a process that has the tower already takes the next trial
+                reuse_actors=True,  # the next trial runs in a process that has loaded the tower
                 trial_name_creator=lambda one: str(one.config["name"]),
                 trial_dirname_creator=lambda one: str(one.config["name"]),
             ),
@@ -256,49 +261,21 @@ class Search:
                 storage_path=str(self.folder),
                 verbose=0,
                 callbacks=[Failures(driver)],
-                failure_config=tune.FailureConfig(max_failures=self.resources.restarts),
+                failure_config=tune.FailureConfig(max_failures=worker.restarts),
             ),
         )
 
-    def _scheduler(self, driver: Driver) -> TrialScheduler:
-        asha = self.space.scheduler
-        return NotedAsha(driver, asha) if asha else FIFOScheduler()
-
     def at_once(self) -> int:
-        """How many trials run beside each other; asks the cluster."""
+        """Returns the number of concurrent trials; asks the cluster."""
         room = room_for(self.resources)
         return min(room, self.max_concurrent) if self.max_concurrent else room
 
-    def _trial_resources(self) -> dict[str, float]:
-        if not self.resources.one_worker:
-            return dict(_WAITING)
-        return {"CPU": self.resources.cpus_per_worker, "GPU": self.resources.gpus_per_worker}
-
-    def _beginning(self, driver: Driver) -> str:
-        ended, begun = len(driver.trials.ended()), len(driver.trials.unfinished())
-        line = f"{self.name}: {driver.most} trials by {self.space.algorithm}"
-        line += f"{' and ASHA' if self.space.scheduler else ''}, seed {self.seed}"
-        line += f", {self.at_once()} at once"
-        if ended or begun:
-            line += f"; {ended} have ended before, {begun} go on"
-        return line
-
     def _line(self, driver: Driver) -> str:
         objective, trials = self.space.objectives[0], driver.trials
-        counts = {state: 0 for state in ("finished", "stopped early", "failed")}
-        for trial in trials.ended():
-            counts[trial.state] += 1
-        line = f"{len(trials.ended())} of {driver.most} trials ended ("
-        line += ", ".join(f"{count} {state}" for state, count in counts.items()) + ")"
+        states: tuple[State, ...] = ("finished", "stopped early", "failed")
+        counts = ", ".join(f"{len(trials.in_state(state))} {state}" for state in states)
+        line = f"{len(trials.ended())} of {driver.most} trials ended ({counts})"
         if ranked := trials.ranked(objective):
             word = "least" if is_minimised(objective) else "best"
             line += f", {word} {objective} {ranked[0].value(objective):.4f} ({ranked[0].name})"
         return line
-
-
-def _revive(trials: Trials) -> None:
-    """Lets the failed trials begin again, each from its last checkpoint."""
-    for trial in trials.all:
-        if trial.state == "failed" and trial.run:
-            trial.state, trial.reason = "running", ""
-            trials.save(trial)

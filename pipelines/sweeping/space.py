@@ -1,16 +1,15 @@
-"""A search space: what is fixed, what is drawn and how, and what is to be made best."""
+"""A search space: the fixed settings, the distributions of the others, and the objectives."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from decimal import Decimal
+from typing import Any, Literal
 
 from stop_core.datasets import Task
 from stop_core.settings.experiment import ExperimentConfig
 
 Algorithm = Literal["grid", "random", "tpe", "one-at-a-time"]
-ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
-Scheduler = Literal["asha", "none"]
 
 SWEEP_MEASURES: dict[Task, tuple[str, ...]] = {
     "recognition": ("val/top1", "val/top5", "val/mean_class"),
@@ -20,19 +19,19 @@ SWEEP_MEASURES: dict[Task, tuple[str, ...]] = {
         for measure in ("r1", "r5", "r10", "median_rank", "mean_rank")
     ),
 }
-"""What the validation split tells of a training, by the task of the cache."""
+"""Measures of a training on the validation split, by the task of the cache."""
 SWEEP_COSTS = ("step_seconds", "trainable_parameters")
-"""What a training costs: the median time of a step, and the number of trained weights."""
+"""Costs of a training: the median time of a step, and the number of trained weights."""
 
 
 def is_minimised(objective: str) -> bool:
-    """Whether less of it is better."""
+    """Returns whether a smaller value is better."""
     return objective in SWEEP_COSTS or objective.endswith("_rank")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Holds where another setting has one of `values`, or lies strictly between two bounds."""
+    """Holds if another setting has one of `values`, or is strictly between two bounds."""
 
     setting: str
     values: tuple[Any, ...] = ()
@@ -40,22 +39,28 @@ class Condition:
     below: float | None = None
 
     def holds(self, settings: Mapping[str, Any]) -> bool:
-        """Whether it holds; never where the other setting is itself left out."""
+        """Returns whether it holds; it never does if the other setting is itself left out."""
         if self.setting not in settings:
             return False
         value = settings[self.setting]
         if self.values:
             return value in self.values
-        if not isinstance(value, int | float):  # depth and frames may be empty
+        if not isinstance(value, int | float):  # depth and frames can be None
             return False
         return (self.above is None or value > self.above) and (
             self.below is None or value < self.below
         )
 
+    def can_hold(self, other: "Distribution") -> bool:
+        """Returns whether the distribution of the other setting has a value that fits."""
+        if self.values:
+            return any(other.contains(value) for value in self.values)
+        return any(self.holds({self.setting: value}) for value in other.examples())
+
 
 @dataclass(frozen=True)
 class Distribution:
-    """How one setting is drawn: from a list, or from a range whose ends are both included."""
+    """How one setting is drawn: from a list, or from a range that includes both ends."""
 
     values: tuple[Any, ...] = ()
     """The list; empty for a range."""
@@ -67,19 +72,17 @@ class Distribution:
     log: bool = False
     is_whole: bool = False
     when: tuple[Condition, ...] = ()
-    """All of them must hold, or the setting is left at its default."""
+    """All of them must hold, or the setting keeps its default."""
 
     def examples(self) -> tuple[Any, ...]:
-        """Every value of a list, the two ends of a range."""
+        """Returns every value of a list, or the two ends of a range."""
         return self.values or (self.low, self.high)
 
     def contains(self, value: Any) -> bool:
-        """Whether it can be drawn."""
+        """Returns whether the value can be drawn."""
         if self.values:
             return value in self.values
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        if self.is_whole and not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, int if self.is_whole else int | float):
             return False
         if not self.low <= value <= self.high:
             return False
@@ -87,15 +90,16 @@ class Distribution:
         return abs(steps - round(steps)) < 1e-9
 
     def listed(self) -> tuple[Any, ...]:
-        """All values, of a list or of a range in steps; empty for a range that has no end of them.
+        """Returns all values of a list, or of a range with steps; () for a continuous range.
 
         The last step of a range does not go beyond its end.
         """
         if self.values or self.step is None:
             return self.values
-        count = int((self.high - self.low) / self.step + 1e-9) + 1
+        # In decimals: in binary, 7 steps of 0.1 are more than 0.7, which Optuna then refuses.
+        low, high, step = (Decimal(str(x)) for x in (self.low, self.high, self.step))
         kind = int if self.is_whole else float
-        return tuple(kind(self.low + number * self.step) for number in range(count))
+        return tuple(kind(low + number * step) for number in range(int((high - low) / step) + 1))
 
 
 def check_possible(
@@ -104,66 +108,64 @@ def check_possible(
     around: Mapping[str, Any],
     search: Mapping[str, Distribution],
 ) -> None:
-    """Refuses a point from which no trial can come.
+    """Refuses a point from which no trial can be made.
 
-    A setting may need another: segment_jitter needs frames. So where the others are drawn, the
-    point is tried with their defaults first, and then beside each value of each other setting.
+    A setting can depend on another one: segment_jitter needs frames. So the point is built with the
+    defaults of the settings that are drawn, and then with each value of each of them.
 
     Args:
-        build: raises a ValueError for settings that do not hold together.
+        build: raises a ValueError for settings that do not fit each other.
         point: settings of a trial by name.
-        around: what the others are, if they are not drawn.
-        search: what is searched.
+        around: values of the other settings, if they are not drawn.
+        search: the searched settings.
 
     Raises:
-        ValueError: what `build` says of the point beside the defaults.
+        ValueError: that of `build` for the point with the defaults.
     """
-    try:
-        build({**around, **point})
-    except ValueError:
+
+    def fails(settings: dict[str, Any]) -> ValueError | None:
+        try:
+            build(settings)
+        except ValueError as problem:
+            return problem
+        return None
+
+    if problem := fails({**around, **point}):
         others = [name for name in search if name not in point and not around]
-        beside = ({**point, name: value} for name in others for value in search[name].examples())
-        if not any(_builds(build, one) for one in beside):
-            raise
-
-
-def _builds(build: Callable[[dict[str, Any]], object], point: dict[str, Any]) -> bool:
-    try:
-        build(point)
-    except ValueError:
-        return False
-    return True
+        points = ({**point, name: value} for name in others for value in search[name].examples())
+        if all(fails(one) for one in points):
+            raise problem
 
 
 @dataclass(frozen=True)
 class Asha:
-    """Asynchronous successive halving: of the trials at a rung, the best share goes on."""
+    """Asynchronous successive halving: only the best share of the trials continues at a rung."""
 
     grace_period: int = 1
-    """Epochs that every trial may train."""
+    """Epochs that every trial can train."""
     reduction_factor: int = 3
-    """One in so many goes on to the next rung, which is so many times as high."""
+    """One in N trials continues to the next rung, which is N times as high."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A sweep. Nothing in it depends on the machine."""
+    """A sweep, independent of the machine that runs it."""
 
     objectives: tuple[str, ...]
-    """Measured on the validation split, or a cost; several make a Pareto front."""
+    """Measures on the validation split, or costs; several make a Pareto front."""
     fixed: dict[str, Any]
     search: dict[str, Distribution]
-    """In an order in which a setting follows those that its conditions ask for."""
+    """Ordered so that a setting follows those that its conditions ask for."""
     algorithm: Algorithm = "random"
     trials: int | None = None
-    """Draws; with grids, draws of every point of the grid; None: the grid once."""
+    """Number of draws; with grids, per point of the grid; None: the grid once."""
     scheduler: Asha | None = None
     seeds: int = 1
-    """Trainings of every point, of a grid or one at a time, each with a seed of its own."""
+    """Trainings of every listed point, each with its own seed."""
     around: dict[str, Any] = field(default_factory=dict)
-    """The point that is held while one setting at a time leaves it."""
+    """The point from which one setting at a time is varied."""
     points_to_evaluate: tuple[dict[str, Any], ...] = ()
-    """What is tried first; what a point does not say is drawn."""
+    """Points that are tried first; settings that a point leaves open are drawn."""
     startup_trials: int = 10
     """Random draws before TPE begins to model."""
 
@@ -174,41 +176,41 @@ class SearchSpace:
 
     @property
     def grace_period(self) -> int | None:
-        """Epochs that ASHA lets every trial train; None where no trial is stopped."""
+        """Epochs that ASHA lets every trial train; None if no trial is stopped."""
         return min(self.scheduler.grace_period, self.longest) if self.scheduler else None
 
     def possible(self, name: str) -> tuple[Any, ...]:
-        """What a setting of an experiment may be: every value of a list, the ends of a range."""
+        """Returns the values of a setting: all of a list, the ends of a range, or the fixed one."""
         if name in self.search:
             return self.search[name].examples()
         return (self.fixed.get(name, getattr(ExperimentConfig, name)),)
 
     def complete(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings of a trial by name: the fixed ones and those that were drawn."""
+        """Returns the settings of a trial by name: the fixed and the drawn ones."""
         return {**self.fixed, **drawn}
 
     def active(self, name: str, drawn: Mapping[str, Any]) -> bool:
-        """Whether the setting is to be drawn, beside those that have been."""
+        """Returns whether the setting is drawn, given the settings that were drawn before."""
         settings = self.complete(drawn)
         return all(condition.holds(settings) for condition in self.search[name].when)
 
     def deciding(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a point makes a difference: not a setting whose conditions cannot hold."""
-        found: dict[str, Any] = {}
+        """Returns the settings of a point that matter: those whose conditions can hold."""
+        matter: dict[str, Any] = {}
         idle = set()
         for name, distribution in self.search.items():
-            known = self.complete(found)
+            known = self.complete(matter)
             if any(
                 one.setting in idle or (one.setting in known and not one.holds(known))
                 for one in distribution.when
             ):
                 idle.add(name)
             elif name in point:
-                found[name] = point[name]
-        return found
+                matter[name] = point[name]
+        return matter
 
     def points(self) -> list[dict[str, Any]]:
-        """The points that are certain before anything is drawn, each once, in their order."""
+        """Returns the points that are known before any draw, each once, in order."""
         if self.algorithm == "one-at-a-time":
             return self._one_at_a_time()
         if self.algorithm == "grid":
@@ -216,16 +218,16 @@ class SearchSpace:
         return list(self._grid({n: d.values for n, d in self.search.items() if d.is_grid}))
 
     def _one_at_a_time(self) -> list[dict[str, Any]]:
-        found = [dict(self.around)]
+        points = [dict(self.around)]
         for name, distribution in self.search.items():
             for value in distribution.listed():
                 point = {**self.around, name: value}
-                if point not in found:
-                    found.append(point)
-        return found
+                if point not in points:
+                    points.append(point)
+        return points
 
     def _grid(self, lists: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-        """All combinations; a setting whose conditions do not hold is not multiplied by."""
+        """Yields all combinations; leaves out settings whose conditions do not hold."""
         seen = []
         for values in itertools.product(*lists.values()):
             point: dict[str, Any] = {}

@@ -1,10 +1,10 @@
-"""One trial, in the process that Ray Tune has started for it and for the trials that follow it."""
+"""A trial, in a process that Ray Tune reuses for the following trials."""
 
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -23,14 +23,15 @@ from .space import SearchSpace
 from .wording import describe_settings
 
 FAILURE_KEY = "failure"
-# Seconds that Tune gives a trial that it has stopped to end by itself; then its process, with all
-# that it has loaded, is used no more. It may be telling MLflow of its last epoch.
+"""Name of the reason in the report of a trial that failed."""
+# Seconds that Tune waits for a stopped trial to end, which can be sending its last epoch to MLflow.
+# After that, the process is discarded with everything that it has loaded.
 _PATIENCE = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "30"}
 
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What all trials of a sweep have in common; it travels to their processes."""
+    """The part that all trials of a sweep share; it is sent to their processes."""
 
     sweep: str
     """Eight hex digits."""
@@ -42,7 +43,7 @@ class TrialTask:
     """MLflow run id of the sweep."""
 
     def training(self, drawn: dict[str, Any], seed: int) -> TrainingRun:
-        """The training of a trial. It does not see the test split.
+        """Returns the training of a trial. It does not read the test split.
 
         Raises:
             ValueError: if the settings do not fit each other, the data or the tower.
@@ -53,28 +54,28 @@ class TrialTask:
 
 
 def run_trial(config: dict[str, Any], task: TrialTask, keeper: ClipCache) -> None:
-    """Trains one trial, or goes on with it; tells Tune of every epoch, and of the end.
+    """Trains or resumes one trial; reports every epoch and the end to Tune.
 
     Args:
-        config: the trial's name, its drawn settings, its seed, and the epochs that are noted.
-        task: of the sweep.
-        keeper: of this process.
+        config: name, drawn settings and seed of the trial, and its number of recorded epochs.
+        task: the shared part of the sweep.
+        keeper: the tower of this process.
     """
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     training = task.training(config["drawn"], config["seed"])
     objective, last = task.space.objectives[0], config["noted"]
 
-    def told(row: dict[str, float]) -> None:
+    def report(row: dict[str, float]) -> None:
         nonlocal last
         if objective in row and not row["finished"] and row["epoch"] > last:
             last = row["epoch"]
             tune.report(row)
 
-    for row in _kept_curve(training):  # what a kill has kept from being noted comes first
-        told(row)
+    for row in _stored_curve(training):  # epochs that the driver has not recorded
+        report(row)
     alone = task.resources.one_worker
-    watch = Watch(told, keeper) if alone else Watch(callbacks=(_Epochs(objective),))
+    watch = Watch(report, keeper) if alone else Watch(callbacks=(_Epochs(objective),))
     label = f"{config['name']}: {describe_settings(config['drawn'])}"
     try:
         result = training.train(task.resources, task.parent, label, here=alone, watch=watch)
@@ -82,26 +83,26 @@ def run_trial(config: dict[str, Any], task: TrialTask, keeper: ClipCache) -> Non
         reason = str(problem).removeprefix(f"the training {training.name} failed: ")
         tune.report({FAILURE_KEY: reason, objective: math.nan, "epoch": 0, "finished": 1})
         return
-    if result.reused:  # a process of before a kill may have ended it just now
+    if result.reused:  # another process may have finished the training in the meantime
         for row in result.curve:
-            told(row)
+            report(row)
     epochs = training.config.epochs
     tune.report({**result.metrics, "epoch": epochs, "finished": 1})
 
 
-def _kept_curve(training: TrainingRun) -> list[dict[str, float]]:
-    """What each epoch reported, as far as the result or the furthest checkpoint has it."""
+def _stored_curve(training: TrainingRun) -> list[dict[str, float]]:
+    """Returns the reports of the epochs in the result, or else in the latest checkpoint."""
     if result := training.remembered():
         return result.curve
     checkpoint = furthest(training.folder)
     return read_progress(checkpoint).curve if checkpoint else []
 
 
-class _Epochs(TuneReportCallback):  # type: ignore[misc]
-    """Hands the epochs of a training of several workers to Tune, and no checkpoint between."""
+class _Epochs(TuneReportCallback):
+    """Passes the epochs of a training with several workers to Tune, without checkpoints."""
 
     def __init__(self, objective: str) -> None:
-        super().__init__()
+        cast(Any, super()).__init__()  # Ray does not annotate it
         self._objective = objective
 
     def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:

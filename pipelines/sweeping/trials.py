@@ -1,9 +1,9 @@
-"""The trials of a sweep, on disk: what the sweep knows, and all that it needs after a kill.
+"""The trials of a sweep, on disk: the state of the sweep, from which it resumes.
 
 <sweep>/trials/trial-0007.json    written when the trial is drawn, after each epoch, and at its end
 
-The process that drives the sweep alone writes them. A trial is numbered in the order in which it
-is drawn, and keeps its number, its settings and its MLflow run whatever is killed.
+Only the driver of the sweep writes them. A trial is numbered in the order of the draws; its number,
+its settings and its MLflow run survive any interruption.
 """
 
 import itertools
@@ -25,53 +25,53 @@ State = Literal["running", "finished", "stopped early", "failed"]
 
 @dataclass
 class Trial:
-    """One trial, however far it is."""
+    """One trial, in any state."""
 
     number: Whole
     drawn: dict[str, Any]
-    """The searched settings; one whose conditions do not hold is left out."""
+    """The searched settings, without those whose conditions do not hold."""
     seed: Whole
     state: State = "running"
     curve: list[dict[str, Number]] = field(default_factory=list)
-    """What was measured after each epoch."""
+    """Metrics after each epoch."""
     measures: dict[str, Number] = field(default_factory=dict)
-    """Of the chosen epoch, once the training is finished."""
+    """Metrics of the chosen epoch, once the training has finished."""
     reason: str = ""
-    """Of a failure."""
+    """The reason of a failure."""
     run: str = ""
     """Name of the training, whose folder is <output>/runs/<run>."""
 
     @property
     def name(self) -> str:
-        """What it is called everywhere."""
+        """Name of the trial in tables, files and MLflow."""
         return f"trial-{self.number:04d}"
 
     @property
     def epochs(self) -> int:
-        """Epochs that it has trained."""
+        """Number of trained epochs."""
         return int(self.curve[-1]["epoch"]) if self.curve else 0
 
     @property
     def noted(self) -> int:
-        """Epochs that are noted from the first without a gap; those after it are to be told."""
+        """Number of epochs recorded without a gap; later ones must be reported again."""
         known = {row["epoch"] for row in self.curve}
         return next(count for count in itertools.count() if count + 1 not in known)
 
     def value(self, objective: str) -> float | None:
-        """What it reached: at the chosen epoch, or for a trial without one at its best so far."""
+        """Returns the value at the chosen epoch, or else the best so far; None if not measured."""
         if objective in self.measures:
             return self.measures[objective]
-        found = [row[objective] for row in self.curve if objective in row]
-        if not found:
+        values = [row[objective] for row in self.curve if objective in row]
+        if not values:
             return None
-        if objective in SWEEP_COSTS:  # of a step: the machine may have been busy for a while
-            return statistics.median(found)
-        return min(found) if is_minimised(objective) else max(found)
+        if objective in SWEEP_COSTS:  # the machine can be busy during a few steps
+            return statistics.median(values)
+        return min(values) if is_minimised(objective) else max(values)
 
     def add_epoch(self, row: Mapping[str, float]) -> None:
-        """Notes an epoch; one that is told of again after a kill changes nothing.
+        """Records an epoch, unless it is recorded already.
 
-        A kill may also have lost one, which is then told of after later ones.
+        After an interruption, an epoch can be reported twice, or after later ones.
         """
         if row["epoch"] not in [one["epoch"] for one in self.curve]:
             self.curve.append(dict(row))
@@ -80,19 +80,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class TriedSettings:
-    """Settings that were tried, with a training for every seed that the space asks for."""
+    """Settings that were tried, with one trial per seed of the space."""
 
     trials: tuple[Trial, ...]
-    """By seed."""
+    """Ordered by seed."""
 
     @property
     def first(self) -> Trial:
-        """The training of the first seed: it stands for the others where there can be only one."""
+        """The trial of the first seed, which represents the others where only one can be shown."""
         return self.trials[0]
 
     @property
     def name(self) -> str:
-        """What it is called everywhere: as its first training."""
+        """Name of the first trial."""
         return self.first.name
 
     @property
@@ -101,17 +101,17 @@ class TriedSettings:
         return self.first.drawn
 
     def value(self, objective: str) -> float | None:
-        """The mean over the seeds: the best of them would be the luckiest, not the settings'."""
+        """Returns the mean over the seeds; None if a trial has not measured the objective."""
         values = [one.value(objective) for one in self.trials]
         known = [value for value in values if value is not None]
         return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
 class Trials:
-    """All trials of a sweep, those of earlier runs of the same command among them.
+    """All trials of a sweep, including those of earlier runs of the same command.
 
     Args:
-        folder: of the sweep.
+        folder: folder of the sweep.
         seeds: trainings of every point.
     """
 
@@ -123,31 +123,34 @@ class Trials:
         self.all = [build(Trial, parse_json(read_text(path)), path) for path in files]
 
     def add(self, drawn: dict[str, Any], seed: int, run: str = "") -> Trial:
-        """Takes down a new trial, before it starts."""
+        """Records a new trial, before it starts."""
         trial = Trial(len(self.all), drawn, seed, run=run)
         self.all.append(trial)
         self.save(trial)
         return trial
 
     def save(self, trial: Trial) -> None:
-        """Writes what is known of one."""
+        """Writes the state of a trial to disk."""
         write_whole(self.folder / f"{trial.name}.json", json.dumps(asdict(trial), indent=1))
 
     def unfinished(self) -> list[Trial]:
-        """Those that have begun and not ended."""
-        return [trial for trial in self.all if trial.state == "running"]
+        """Returns the trials that have started and not ended."""
+        return self.in_state("running")
 
     def ended(self) -> list[Trial]:
-        """Those that have ended, in whatever way."""
-        return [trial for trial in self.all if trial.state != "running"]
+        """Returns the trials that have finished, were stopped early, or failed."""
+        return self.in_state("finished", "stopped early", "failed")
+
+    def in_state(self, *states: State) -> list[Trial]:
+        """Returns the trials in any of the states."""
+        return [trial for trial in self.all if trial.state in states]
 
     def points(self) -> list[TriedSettings]:
-        """The points that have finished with all their seeds, in the order of the draws."""
+        """Returns the settings that have finished with all their seeds, in order of the draws."""
         alike: dict[str, list[Trial]] = {}
-        for trial in self.all:
-            if trial.state == "finished":
-                key = json.dumps(trial.drawn, sort_keys=True) if self.seeds > 1 else trial.name
-                alike.setdefault(key, []).append(trial)
+        for trial in self.in_state("finished"):
+            key = json.dumps(trial.drawn, sort_keys=True) if self.seeds > 1 else trial.name
+            alike.setdefault(key, []).append(trial)
         return [
             TriedSettings(tuple(sorted(some, key=lambda one: one.seed)))
             for some in alike.values()
@@ -155,20 +158,20 @@ class Trials:
         ]
 
     def ranked(self, objective: str) -> list[TriedSettings]:
-        """The finished points, best first; of equals, the one that was drawn first."""
-        found = [(value, p) for p in self.points() if (value := p.value(objective)) is not None]
+        """Returns the finished settings, best first; of equals, the one that was drawn first."""
+        scored = [(value, p) for p in self.points() if (value := p.value(objective)) is not None]
         sign = 1 if is_minimised(objective) else -1
-        found.sort(key=lambda one: (sign * one[0], one[1].first.number))
-        return [point for _, point in found]
+        scored.sort(key=lambda one: (sign * one[0], one[1].first.number))
+        return [point for _, point in scored]
 
     def front(self, objectives: tuple[str, ...]) -> list[TriedSettings]:
-        """The finished points that no other beats in every objective: the Pareto front."""
+        """Returns the Pareto front: the finished settings that no others dominate."""
         ranked = self.ranked(objectives[0])
         return [one for one in ranked if not any(_dominates(o, one, objectives) for o in ranked)]
 
 
 def _dominates(better: TriedSettings, worse: TriedSettings, objectives: tuple[str, ...]) -> bool:
-    """Whether one is nowhere worse than the other, and somewhere better."""
+    """Returns whether the first is worse in no objective, and better in at least one."""
     gains = []
     for objective in objectives:
         first, second = better.value(objective), worse.value(objective)

@@ -1,13 +1,13 @@
-"""The two parts of Ray Tune that know what is on disk: who is next, and who is to be stopped.
+"""Connects Ray Tune with the trials on disk: the next trial, and which trials to stop.
 
-Tune itself starts afresh after a kill. What it has to know comes from the trials on disk: those
-that had begun are given to it first, and its scheduler is told of every epoch that was noted.
+Tune itself restarts from nothing after an interruption. Its state comes from the trials on disk:
+unfinished trials are suggested first, and the scheduler is given every recorded epoch.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
@@ -21,15 +21,15 @@ from .trial_worker import FAILURE_KEY, TrialTask
 from .trials import State, Trial, Trials
 
 
-class Driver(Searcher):  # type: ignore[misc]
-    """Gives Tune the next trial, and notes what becomes of it.
+class Driver(Searcher):
+    """Gives Tune the next trial, and records its epochs and its end.
 
     Args:
-        task: of the sweep.
-        trials: those that there are.
-        count: of the trials there are to be; None for as many as the space says.
-        seed: of the sweep.
-        ended: is called for every trial that has ended, before that is noted.
+        task: the shared part of the sweep.
+        trials: the trials on disk.
+        count: number of trials in the end; None: the number of the space.
+        seed: seed of the sweep.
+        ended: is called for every trial that has ended, before its end is written to disk.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Driver(Searcher):  # type: ignore[misc]
 
     @property
     def most(self) -> int:
-        """Trials that there can be in the end; those that have begun may be beyond the plan."""
+        """Number of trials in the end; there can be more on disk than in the plan."""
         return max(len(self.plan), len(self.trials.all))
 
     @property
@@ -60,11 +60,12 @@ class Driver(Searcher):  # type: ignore[misc]
         drawn = len(self.trials.all) >= len(self.plan) or self.exhausted
         return drawn and not self.trials.unfinished()
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The trial that comes next: one that a kill broke off, or a new one."""
-        trial = self._begun() or self._new()
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Returns the next trial: an interrupted one, or else a new one."""
+        trial = self._interrupted() or self._new()
         if trial is None:
-            return str(Searcher.FINISHED)
+            # Ray's annotation leaves out this marker, though its documentation names it.
+            return cast(dict[str, Any], Searcher.FINISHED)
         self._by_tune_id[trial_id] = trial
         return {
             "name": trial.name,
@@ -75,39 +76,53 @@ class Driver(Searcher):  # type: ignore[misc]
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Notes an epoch, or the end."""
-        self._note(self._by_tune_id[trial_id], result)
+        """Records an epoch, or the end."""
+        trial = self._by_tune_id[trial_id]
+        if trial.state != "running":
+            return
+        if result.get(FAILURE_KEY):
+            self.fail(trial.number, result[FAILURE_KEY])
+        elif result["finished"]:
+            trial.measures = {
+                name: value
+                for name, value in _metrics(result).items()
+                if name not in ("epoch", "step_seconds")
+            }
+            self._end(trial, "finished")
+        else:
+            trial.add_epoch(_metrics(result))
+            self.trials.save(trial)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing: the end was noted when it was told; an interrupted trial has none."""
+        """Does nothing: the end is recorded when it is reported; an interrupted trial has none."""
 
     def stop(self, number: int, result: dict[str, Any]) -> None:
-        """Notes that the scheduler has stopped a trial after this epoch."""
+        """Records that the scheduler has stopped a trial after this epoch."""
         trial = self.trials.all[number]
-        trial.add_epoch(_numbers(result))
+        trial.add_epoch(_metrics(result))
         self._end(trial, "stopped early")
 
     def fail(self, number: int, reason: str) -> None:
-        """Notes that a trial has failed for good."""
+        """Records that a trial has failed and is not retried."""
         trial = self.trials.all[number]
         trial.reason = reason
         self._end(trial, "failed")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune keeps a copy for a restore, and none ever happens."""
+        """Returns nothing: Tune stores a copy to restore from, and is never restored."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing of it is Tune's to keep; Tune wants a file nevertheless."""
+        """Writes an empty file, which Tune requires."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
-        """Never called: Tune starts afresh."""
+        """Is never called, as Tune is never restored."""
 
     def _new(self) -> Trial | None:
-        """Draws a trial; one whose settings turn out unfit has failed already."""
+        """Draws a trial; one whose settings do not fit the data or the tower fails at once."""
         while len(self.trials.all) < len(self.plan):
             point, seed = self.plan[len(self.trials.all)]
             drawn = sample_settings(self.task.space, point, seed, self.trials.all)
@@ -121,8 +136,8 @@ class Driver(Searcher):  # type: ignore[misc]
             self.fail(trial.number, reason)
         return None
 
-    def _begun(self) -> Trial | None:
-        """A trial that a kill broke off; one without a run was killed before its failure."""
+    def _interrupted(self) -> Trial | None:
+        """Returns an interrupted trial; one without a run was interrupted before its failure."""
         while self._waiting:
             trial = self._waiting.pop(0)
             if trial.run:
@@ -135,28 +150,11 @@ class Driver(Searcher):  # type: ignore[misc]
         return None
 
     def _run_of(self, drawn: dict[str, Any], seed: int) -> tuple[str, str]:
-        """The name of a trial's training; or none, and why there can be none."""
+        """Returns the name of a trial's training, or the reason why there can be none."""
         try:
             return self.task.training(drawn, seed).name, ""
         except ValueError as problem:
             return "", str(problem)
-
-    def _note(self, trial: Trial, result: dict[str, Any]) -> None:
-        if trial.state != "running":
-            return
-        if result.get(FAILURE_KEY):
-            self.fail(trial.number, result[FAILURE_KEY])
-        elif result["finished"]:
-            told = _numbers(result)
-            trial.measures = {
-                name: value
-                for name, value in told.items()
-                if name.startswith("val/") or name in ("best_epoch", "trainable_parameters")
-            }
-            self._end(trial, "finished")
-        else:
-            trial.add_epoch(_numbers(result))
-            self.trials.save(trial)
 
     def _end(self, trial: Trial, state: State) -> None:
         trial.state = state
@@ -164,20 +162,20 @@ class Driver(Searcher):  # type: ignore[misc]
         self.trials.save(trial)
 
 
-class Failures(tune.Callback):  # type: ignore[misc]
-    """Notes the trials whose processes died once too often."""
+class Failures(tune.Callback):
+    """Records the trials whose processes failed more often than `--restarts` allows."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tune has given the trial up."""
+        """Records a trial that Tune does not retry."""
         problem = trial.get_pickled_error() or trial.get_error()
         self._driver.fail(trial.config["number"], root_cause(problem))
 
 
-class NotedAsha(ASHAScheduler):  # type: ignore[misc]
-    """ASHA that is told every epoch once, whatever was killed, and stops nobody at the last."""
+class NotedAsha(ASHAScheduler):
+    """ASHA that sees every epoch once, despite interruptions, and stops no trial at its last."""
 
     def __init__(self, driver: Driver, asha: Asha) -> None:
         space = driver.task.space
@@ -186,9 +184,9 @@ class NotedAsha(ASHAScheduler):  # type: ignore[misc]
             time_attr="epoch",
             metric=objective,
             mode="min" if is_minimised(objective) else "max",
-            max_t=space.longest
-            + 1,  # a trial that reports its max_t is stopped before it has ended
-            grace_period=space.grace_period,
+            # One more: a trial that reports its max_t is stopped before its result is known.
+            max_t=space.longest + 1,
+            grace_period=min(asha.grace_period, space.longest),
             reduction_factor=asha.reduction_factor,
         )
         self._driver = driver
@@ -196,31 +194,29 @@ class NotedAsha(ASHAScheduler):  # type: ignore[misc]
             self._replay(None, SimpleNamespace(trial_id=trial.name), trial)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """A trial that a kill broke off stands where it stood: its old epochs judge it no more."""
+        """Adds a trial with its recorded epochs, which do not stop it."""
         self._replay(tune_controller, trial, self._driver.trials.all[trial.config["number"]])
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Judges an epoch, unless it is told again."""
-        number = trial.config["number"]
-        noted = [row["epoch"] for row in self._driver.trials.all[number].curve]
-        if result.get(FAILURE_KEY) or result["finished"] or result["epoch"] in noted:
-            return str(TrialScheduler.CONTINUE)
-        action = str(super().on_trial_result(tune_controller, trial, result))
-        if action != TrialScheduler.STOP or self._is_last(trial, result):
-            return str(TrialScheduler.CONTINUE)
-        self._driver.stop(number, result)
+        """Decides about an epoch, unless it was reported before."""
+        recorded = self._driver.trials.all[trial.config["number"]]
+        epochs = [row["epoch"] for row in recorded.curve]
+        if result.get(FAILURE_KEY) or result["finished"] or result["epoch"] in epochs:
+            return TrialScheduler.CONTINUE
+        action = super().on_trial_result(tune_controller, trial, result)
+        settings = self._driver.task.space.complete(recorded.drawn)
+        is_last = result["epoch"] >= build_experiment(settings, "this trial").epochs
+        if action != TrialScheduler.STOP or is_last:
+            return TrialScheduler.CONTINUE
+        self._driver.stop(recorded.number, result)
         return action
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """A failure has no value to rank."""
+        """Removes a failed trial without ranking it, as it has no value."""
         if result.get(FAILURE_KEY):
             super().on_trial_remove(tune_controller, trial)
         else:
             super().on_trial_complete(tune_controller, trial, result)
-
-    def _is_last(self, trial: Any, result: dict[str, Any]) -> bool:
-        settings = self._driver.task.space.complete(trial.config["drawn"])
-        return bool(result["epoch"] >= build_experiment(settings, "this trial").epochs)
 
     def _replay(self, tune_controller: Any, stand_in: Any, trial: Trial) -> None:
         super().on_trial_add(tune_controller, stand_in)
@@ -228,8 +224,8 @@ class NotedAsha(ASHAScheduler):  # type: ignore[misc]
             super().on_trial_result(tune_controller, stand_in, row)
 
 
-def _numbers(result: dict[str, Any]) -> dict[str, float]:
-    """What a training has reported, without what Tune adds."""
+def _metrics(result: dict[str, Any]) -> dict[str, float]:
+    """Returns the metrics of a training, without those that Tune adds."""
     names = ("epoch", "best_epoch", "step_seconds", "trainable_parameters")
     return {
         name: float(value)

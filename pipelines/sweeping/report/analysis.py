@@ -1,4 +1,4 @@
-"""What the trials of a sweep say about its settings: how much each matters, and how it acts."""
+"""Importances and sensitivities of the settings, computed from the trials of a sweep."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from ..space import SWEEP_COSTS
 from ..trials import Trial, Trials
 
 FEW_PER_SETTING = 10
-"""Trials for each setting, below which an importance is a hint at most."""
+"""Trials per setting, below which an importance is only a hint."""
 _RESAMPLES = 40
 _BOOTSTRAPS = 2000
 _INTERVAL = (2.5, 97.5)
@@ -29,30 +29,29 @@ _INTERVAL = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Importances:
-    """fANOVA: of the variance that a forest predicts, the share of each setting by itself."""
+    """fANOVA: the share of each setting by itself in the variance that a forest predicts."""
 
     table: pd.DataFrame
-    """Columns setting, importance, low, high; the largest first."""
+    """Columns setting, importance, low, high; the largest importance first."""
     rest: float
-    """The share that no setting explains by itself: several together, or noise."""
+    """The share that no single setting explains: interactions, or noise."""
     trials: int
     after_epoch: int | None
-    """The epoch after which the trials are compared; None for their ends."""
+    """The epoch after which the trials are compared; None: at their ends."""
     left_out: tuple[str, ...]
-    """Settings that not every trial has, which fANOVA cannot judge."""
+    """Settings that some trials do not have, for which fANOVA is not defined."""
 
     @property
     def few(self) -> bool:
-        """Whether there are too few trials to rely on it."""
+        """Whether there are too few trials for reliable importances."""
         return self.trials < FEW_PER_SETTING * len(self.table)
 
 
 def importances(search: Search, trials: Trials) -> Importances | None:
-    """How much each searched setting matters; None where the trials cannot tell.
+    """Returns the importance of each searched setting; None if there are too few or equal trials.
 
-    With ASHA, trials that trained for differing numbers of epochs are not alike. So all are then
-    compared after the epochs that every one of them was given. The interval is the 95% bootstrap
-    over trials.
+    With ASHA, trials train for different numbers of epochs, so all of them are compared after the
+    grace period. The interval is the 95% bootstrap over trials.
     """
     space = search.space
     epoch = space.grace_period
@@ -80,7 +79,7 @@ def importances(search: Search, trials: Trials) -> Importances | None:
 
 
 def _at(search: Search, trial: Trial, epoch: int | None) -> float | None:
-    """The objective of a trial after an epoch, or at its end."""
+    """Returns the objective of a trial after an epoch; None: at the end of a finished trial."""
     objective = search.space.objectives[0]
     if epoch is None:
         return trial.value(objective) if trial.state == "finished" else None
@@ -90,7 +89,7 @@ def _at(search: Search, trial: Trial, epoch: int | None) -> float | None:
 def _fanova(
     search: Search, found: Sequence[tuple[Trial, float]], names: list[str]
 ) -> dict[str, float] | None:
-    """The share of every setting; None where no tree finds a difference, as in a single point."""
+    """Returns the share of every setting; None if no tree finds a difference."""
     objective = search.space.objectives[0]
     finished = [
         Trial(number, {n: one.drawn[n] for n in names}, 0, "finished", [], {objective: value})
@@ -98,7 +97,7 @@ def _fanova(
     ]
     study = study_of(search.space, finished, objectives=(objective,))
     with warnings.catch_warnings():
-        # Without it the shares of the settings would be made to add up to one.
+        # `normalize=False` is experimental; normalized shares would add up to one.
         warnings.filterwarnings("ignore", ".*`normalize`", optuna.exceptions.ExperimentalWarning)
         try:
             shares = get_param_importances(
@@ -115,11 +114,11 @@ def _fanova(
 
 
 def sensitivity(search: Search, trials: Trials) -> dict[str, pd.DataFrame]:
-    """One table for every setting that was varied alone.
+    """Returns a table for every setting that was varied while the others were held.
 
-    Columns value, mean, low, high, seeds; `low` and `high` bound the 95% interval: Student's over
-    the seeds, or for a single seed the bootstrap over the validation videos, nan where the
-    measure is a cost or a median.
+    Columns value, mean, low, high, seeds, values; `low` and `high` bound the 95% interval:
+    Student's over the seeds, or for a single seed the bootstrap over the validation videos; nan if
+    the objective is a cost or a median.
     """
     around, found = search.space.around, {}
     for name, distribution in search.space.search.items():
@@ -130,7 +129,7 @@ def sensitivity(search: Search, trials: Trials) -> dict[str, pd.DataFrame]:
             if alike:
                 rows.append({"value": value, **_summary(search, alike)})
         found[name] = pd.DataFrame(rows)
-        if rows:  # as an object: among numbers, None would become nan
+        if rows:  # as objects: among numbers, None would become nan
             found[name]["value"] = pd.Series([row["value"] for row in rows], dtype=object)
     return found
 
@@ -148,7 +147,7 @@ def _summary(search: Search, alike: list[Trial]) -> dict[str, Any]:
 
 
 def _over_videos(search: Search, trial: Trial, objective: str) -> tuple[float, float]:
-    """The interval that other validation videos might have given; nan where there is none."""
+    """Returns the bootstrap interval over the validation videos; nan if there is none."""
     if objective in SWEEP_COSTS or objective.endswith("median_rank"):
         return float("nan"), float("nan")
     file = search.output / "runs" / trial.run / PREDICTIONS

@@ -1,16 +1,20 @@
-"""What all figures of a sweep have in common: a printed page's size, its colours and its words."""
+"""The style that the figures of a sweep share: size of a printed page, colours, and labels."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from stop_core.storage.atomic import appearing
 from stop_core.storage.escaping import in_figure
 
 REPORT_FIGURES = "figures"
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # told apart by the colour-blind, and in print
-STYLE = {
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # distinct to the colour-blind, and in print
+PAGE = 7.0  # inches across the two columns of a paper
+_STYLE: dict[Any, Any] = {  # matplotlib types its keys as a literal of some 300 names
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -21,15 +25,18 @@ STYLE = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
 }
-PAGE = 7.0  # inches across the two columns of a paper
 _SYMBOLS = {"n_s": "$N_s$", "alpha": r"$\alpha$", "beta": r"$\beta$", "eta": r"$\eta$"}
 
 
-def show_figure(figure: Figure, folder: Path, name: str) -> str:
-    """Writes a figure of a report in `folder`, whole or not at all; returns the line that shows it.
+@contextmanager
+def new_figure(width: float, height: float) -> Iterator[Figure]:
+    """Yields a figure of this size in inches, with the shared style for the body of the `with`."""
+    with rc_context(_STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
 
-    It is the PNG `folder`/figures/`name`.png.
-    """
+
+def show_figure(figure: Figure, folder: Path, name: str) -> str:
+    """Writes `folder`/figures/`name`.png atomically; returns the line of Markdown that shows it."""
     path = folder / REPORT_FIGURES / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:
@@ -38,7 +45,7 @@ def show_figure(figure: Figure, folder: Path, name: str) -> str:
 
 
 def label(name: str) -> str:
-    """A setting or a measure as a reader of the paper knows it."""
+    """Returns the label of a setting or a measure, with the symbols of the paper."""
     if name in _SYMBOLS:
         return _SYMBOLS[name]
     split, _, measure = name.rpartition("/")
@@ -47,5 +54,5 @@ def label(name: str) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value of a setting beside an axis; an empty number of blocks or frames means all."""
+    """Returns the tick label of a value; None blocks or frames means all of them."""
     return "all" if value is None else in_figure(str(value))

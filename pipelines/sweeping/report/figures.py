@@ -1,12 +1,16 @@
-"""Figures of a sweep, as matplotlib draws them without a screen."""
+"""Figures of a sweep, drawn by matplotlib without a display.
+
+Optuna's own figures leave out trials that were stopped early, seeds, conditional settings and
+intervals.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -15,30 +19,56 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..space import Distribution, SearchSpace, is_minimised
-from ..trials import Trial, TriedSettings
+from ..trials import State, Trial, TriedSettings
 from .analysis import Importances
-from .figure_style import (
-    BLUE,
-    GREY,
-    ORANGE,
-    PAGE,
-    STYLE,
-    label,
-    value_text,
-)
+from .figure_style import BLUE, GREY, ORANGE, PAGE, label, new_figure, value_text
+
+_MARKS: dict[State, dict[str, Any]] = {
+    "stopped early": {"facecolors": "none", "edgecolors": GREY, "linewidths": 0.8},
+    "finished": {"facecolors": BLUE, "edgecolors": "white", "linewidths": 0.4},
+}
+
+
+def _value(one: Trial | TriedSettings, objective: str) -> float:
+    value = one.value(objective)
+    return math.nan if value is None else value
+
+
+def _draw_trials(
+    axes: Axes, trials: Sequence[Trial], place: Callable[[Trial], float], objective: str
+) -> None:
+    for state, marks in _MARKS.items():
+        some = [one for one in trials if one.state == state]
+        axes.scatter(
+            [place(one) for one in some], [_value(one, objective) for one in some],
+            s=18, label=state, **marks,
+        )  # fmt: skip
+
+
+@contextmanager
+def _panels(count: int, height: float, objective: str) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Yields a figure with panels in rows of four, whose vertical axis is the objective."""
+    columns = min(4, count)
+    rows = math.ceil(count / columns)
+    with new_figure(PAGE, 0.5 + height * rows) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for axes in list(grid.flat)[count:]:
+            axes.set_visible(False)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(label(objective))
+        yield figure, list(grid.flat)[:count]
 
 
 def draw_importances(found: Importances, objective: str) -> Figure:
-    """A bar a setting, with its interval, and one for what they do together."""
+    """Draws a bar per setting with its interval, and one for interactions."""
     table = found.table[::-1]
-    with rc_context(STYLE):
-        figure = Figure(figsize=(PAGE / 2, 0.94 + 0.24 * len(table)), layout="constrained")
+    with new_figure(PAGE / 2, 0.94 + 0.24 * len(table)) as figure:
         axes = figure.subplots()
         names = [label(name) for name in table["setting"]]
-        axes.barh("together,\nor noise", found.rest, color=GREY, height=0.6)
-        axes.barh(names, table["importance"], color=BLUE, height=0.6)
         middle = table["importance"]
-        # A resampled forest can lie wholly to one side of the one that is shown.
+        axes.barh("together,\nor noise", found.rest, color=GREY, height=0.6)
+        axes.barh(names, middle, color=BLUE, height=0.6)
+        # All resampled forests can be on one side of the forest of all trials.
         reach = [(middle - table["low"]).clip(lower=0), (table["high"] - middle).clip(lower=0)]
         axes.errorbar(middle, names, xerr=reach, fmt="none", ecolor="black", capsize=2, lw=0.8)
         axes.set_xlim(0, 1)
@@ -50,49 +80,38 @@ def draw_importances(found: Importances, objective: str) -> Figure:
 
 
 def draw_slices(space: SearchSpace, trials: Sequence[Trial], best: TriedSettings) -> Figure:
-    """The objective against each searched setting, a mark a trial."""
-    objective, names = space.objectives[0], list(space.search)
-    columns = min(4, len(names))
-    rows = math.ceil(len(names) / columns)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(PAGE, 0.5 + 1.55 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        for axes, name in zip(grid.flat, names, strict=False):
-            _draw_slice(axes, name, space.search[name], trials, best, objective)
-        for axes in list(grid.flat)[len(names) :]:
-            axes.set_visible(False)
-        for axes in grid[:, 0]:
-            axes.set_ylabel(label(objective))
-        handles, texts = grid[0, 0].get_legend_handles_labels()
+    """Draws the objective against each searched setting, with a mark per trial."""
+    objective = space.objectives[0]
+    with _panels(len(space.search), 1.55, objective) as (figure, panels):
+        for axes, (name, distribution) in zip(panels, space.search.items(), strict=True):
+            place = _places(name, distribution)
+            _draw_trials(axes, [one for one in trials if name in one.drawn], place, objective)
+            if name in best.drawn:
+                axes.scatter(
+                    [place(best.first)], [_value(best, objective)], s=80, marker="*", label="best",
+                    color=ORANGE, edgecolors="black", linewidths=0.5, zorder=3,
+                )  # fmt: skip
+            axes.set_xlabel(label(name))
+            _scale_axis(axes, distribution)
+        handles, texts = panels[0].get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside upper right", ncols=3)
     return figure
 
 
-def _draw_slice(
-    axes: Axes,
-    name: str,
-    distribution: Distribution,
-    trials: Sequence[Trial],
-    best: TriedSettings,
-    objective: str,
-) -> None:
-    for state, marks in (
-        ("stopped early", {"facecolors": "none", "edgecolors": GREY, "linewidths": 0.8}),
-        ("finished", {"facecolors": BLUE, "edgecolors": "white", "linewidths": 0.4}),
-    ):
-        some = [one for one in trials if one.state == state and name in one.drawn]
-        axes.scatter(
-            [_place(distribution, one.drawn[name], one.number) for one in some],
-            [one.value(objective) for one in some],
-            s=18,
-            label=state,
-            **marks,
-        )
-    if name in best.drawn:
-        place = _place(distribution, best.drawn[name], best.first.number)
-        style = {"color": ORANGE, "edgecolors": "black", "linewidths": 0.5, "zorder": 3}
-        axes.scatter([place], [best.value(objective)], s=80, marker="*", label="best", **style)
-    axes.set_xlabel(label(name))
+def _places(name: str, distribution: Distribution) -> Callable[[Trial], float]:
+    """Returns the place of a trial on the axis of a setting."""
+
+    def place(trial: Trial) -> float:
+        if not distribution.values:
+            return float(trial.drawn[name])
+        # Spread around the place of the value, so that trials do not hide each other.
+        aside = 0.3 * (trial.number * 0.618034 % 1 - 0.5)
+        return distribution.values.index(trial.drawn[name]) + aside
+
+    return place
+
+
+def _scale_axis(axes: Axes, distribution: Distribution) -> None:
     if distribution.values:
         texts = [value_text(value) for value in distribution.values]
         axes.set_xticks(range(len(texts)), texts)
@@ -110,26 +129,19 @@ def _draw_slice(
         axes.set_xlim(distribution.low - edge, distribution.high + edge)
 
 
-def _place(distribution: Distribution, value: Any, number: int) -> float:
-    """Where a value stands: itself, or for a list its place, a little aside for each trial."""
-    if not distribution.values:
-        return float(value)
-    return distribution.values.index(value) + 0.3 * (number * 0.618034 % 1 - 0.5)
-
-
 def draw_parallel(
     space: SearchSpace, points: Sequence[TriedSettings], best: TriedSettings
 ) -> Figure:
-    """A line a point through its settings, coloured by what it reached."""
+    """Draws a line per point through its settings, coloured by its objective."""
     objective, names = space.objectives[0], list(space.search)
-    values = [one.value(objective) or 0.0 for one in points]
-    # A few trials that failed to learn would leave one colour for all others.
+    values = [_value(one, objective) for one in points]
+    # Without the percentile, a few trials that failed to learn leave one colour for all others.
     low, high = np.percentile(values, [10, 100])
     scale = Normalize(low, high if high > low else low + 1e-9)
     colours = ScalarMappable(scale, "viridis_r" if is_minimised(objective) else "viridis")
-    with rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(PAGE, 3.0), layout="constrained")
+    with new_figure(PAGE, 3.0) as figure:
         axes = figure.subplots()
+        axes.grid(visible=False)
         for one in sorted(points, key=lambda point: point.name == best.name):
             heights = [
                 _height(space.search[name], one.drawn[name]) if name in one.drawn else np.nan
@@ -138,34 +150,32 @@ def draw_parallel(
             is_best = one.name == best.name
             outline = [Stroke(linewidth=3.6, foreground="black"), Normal()] if is_best else None
             axes.plot(
-                range(len(names)), heights, color=colours.to_rgba([one.value(objective)])[0],
+                range(len(names)), heights, color=colours.cmap(scale(_value(one, objective))),
                 lw=2.2 if is_best else 0.9, alpha=1 if is_best else 0.75, path_effects=outline,
                 ls="-" if one.first.state == "finished" else (0, (3, 2)), marker="o", ms=2.5,
             )  # fmt: skip
-        _draw_scales(axes, space, names)
+        _draw_scales(axes, space)
         axes.set_xlim(-0.25, len(names) - 0.6)
         axes.set_ylim(-0.09, 1.09)
         figure.colorbar(
             colours, ax=axes, label=label(objective), pad=0.01, fraction=0.035, extend="min"
         )
         line = f"point, the mean of {space.seeds} seeds" if space.seeds > 1 else "trial"
-        text = f"a line a {line}; outlined: the best; dashed: stopped early"
+        text = f"a line per {line}; outlined: the best; dashed: stopped early"
         axes.set_title(text, loc="left", pad=8)
     return figure
 
 
-def _draw_scales(axes: Axes, space: SearchSpace, names: list[str]) -> None:
-    """An upright axis for every setting, with its values beside it."""
-    axes.set_xticks(range(len(names)), [label(n).replace(" ", "\n") for n in names])
+def _draw_scales(axes: Axes, space: SearchSpace) -> None:
+    """Draws an upright axis with its values for every setting."""
+    axes.set_xticks(range(len(space.search)), [label(n).replace(" ", "\n") for n in space.search])
     axes.tick_params(axis="x", length=0)
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
-    for place, name in enumerate(names):
-        distribution = space.search[name]
+    for place, distribution in enumerate(space.search.values()):
         axes.axvline(place, color="black", lw=0.7, zorder=0)
-        ends = distribution.values or (distribution.low, distribution.high)
-        for value in ends:
+        for value in distribution.examples():
             text = value_text(value) if distribution.values else f"{value:g}"
             axes.text(
                 place + 0.05, _height(distribution, value), text, fontsize=6.5, va="center",
@@ -174,7 +184,7 @@ def _draw_scales(axes: Axes, space: SearchSpace, names: list[str]) -> None:
 
 
 def _height(distribution: Distribution, value: Any) -> float:
-    """From 0 to 1 along the axis of a setting."""
+    """Returns the place of a value on the axis of its setting, from 0 to 1."""
     if distribution.values:
         return distribution.values.index(value) / max(1, len(distribution.values) - 1)
     low, high = distribution.low, distribution.high
@@ -186,29 +196,17 @@ def _height(distribution: Distribution, value: Any) -> float:
 def draw_history(
     space: SearchSpace, trials: Sequence[Trial], points: Sequence[TriedSettings]
 ) -> Figure:
-    """What each trial reached in the order of the draws, and the best point so far."""
+    """Draws the value of each trial in the order of the draws, and the best point so far."""
     objective = space.objectives[0]
-    with rc_context(STYLE):
-        figure = Figure(figsize=(PAGE / 2, 2.3), layout="constrained")
+    with new_figure(PAGE / 2, 2.3) as figure:
         axes = figure.subplots()
-        finished = [one for one in trials if one.state == "finished"]
-        stopped = [one for one in trials if one.state == "stopped early"]
-        for some, colour, text in (
-            (finished, BLUE, "finished"),
-            (stopped, "none", "stopped early"),
-        ):
-            axes.scatter(
-                [one.number for one in some], [one.value(objective) for one in some],
-                s=16, c=colour, edgecolors=BLUE if colour == BLUE else GREY, label=text,
-                linewidths=0.8,
-            )  # fmt: skip
-        ended = sorted((one.trials[-1].number, one.value(objective)) for one in points)
-        values = np.array([value for _, value in ended], dtype=float)
+        _draw_trials(axes, trials, lambda trial: trial.number, objective)
+        ended = sorted((one.trials[-1].number, _value(one, objective)) for one in points)
         pick = np.minimum if is_minimised(objective) else np.maximum
         text = f"best mean of {space.seeds} seeds" if space.seeds > 1 else "best so far"
         axes.step(
-            [number for number, _ in ended], pick.accumulate(values), where="post",
-            color=ORANGE, label=text,
+            [number for number, _ in ended], pick.accumulate([value for _, value in ended]),
+            where="post", color=ORANGE, label=text,
         )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="trial", ylabel=label(objective))
@@ -217,10 +215,9 @@ def draw_history(
 
 
 def draw_curves(space: SearchSpace, trials: Sequence[Trial], best: TriedSettings) -> Figure:
-    """The objective epoch by epoch; a cross where the scheduler stopped a trial."""
+    """Draws the objective by epoch, with a cross where the scheduler stopped a trial."""
     objective = space.objectives[0]
-    with rc_context(STYLE):
-        figure = Figure(figsize=(PAGE / 2, 2.3), layout="constrained")
+    with new_figure(PAGE / 2, 2.3) as figure:
         axes = figure.subplots()
         for one in sorted(trials, key=lambda trial: trial in best.trials):
             is_best = one in best.trials
@@ -239,22 +236,22 @@ def draw_curves(space: SearchSpace, trials: Sequence[Trial], best: TriedSettings
 def draw_front(
     space: SearchSpace, finished: Sequence[TriedSettings], front: Sequence[TriedSettings]
 ) -> Figure:
-    """The first objective against each other one; the points of the Pareto front joined."""
+    """Draws the first objective against each other one, and a line through the Pareto front."""
     first, *others = space.objectives
-    with rc_context(STYLE):
-        figure = Figure(figsize=(min(PAGE, 3.5 * len(others)), 2.6), layout="constrained")
+    with new_figure(min(PAGE, 3.5 * len(others)), 2.6) as figure:
         grid = figure.subplots(1, len(others), squeeze=False, sharey=True)
         for axes, other in zip(grid[0], others, strict=True):
             axes.scatter(
-                [one.value(other) for one in finished], [one.value(first) for one in finished],
+                [_value(one, other) for one in finished], [_value(one, first) for one in finished],
                 s=16, c=GREY, label="finished",
             )  # fmt: skip
-            points = sorted((one.value(other) or 0.0, one.value(first) or 0.0) for one in front)
+            points = sorted((_value(one, other), _value(one, first)) for one in front)
             axes.plot(*zip(*points, strict=True), "o-", color=ORANGE, ms=5, label="Pareto front")
             for one in front:
-                where = (one.value(other) or 0.0, one.value(first) or 0.0)
-                number = str(one.first.number)
-                axes.annotate(number, where, xytext=(4, 4), textcoords="offset points", fontsize=7)
+                axes.annotate(
+                    str(one.first.number), (_value(one, other), _value(one, first)),
+                    xytext=(4, 4), textcoords="offset points", fontsize=7,
+                )  # fmt: skip
             axes.set_xlabel(label(other))
         grid[0, 0].set_ylabel(label(first))
         grid[0, 0].legend(loc="best")
@@ -262,37 +259,29 @@ def draw_front(
 
 
 def draw_sensitivity(space: SearchSpace, found: dict[str, pd.DataFrame], note: str) -> Figure:
-    """A panel a setting: mean over the seeds, its interval, and every seed as a dot."""
+    """Draws a panel per setting: mean over the seeds, its interval, and a dot per seed."""
     objective = space.objectives[0]
     drawn = {name: table for name, table in found.items() if len(table)}
-    columns = min(4, len(drawn))
-    rows = math.ceil(len(drawn) / columns)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(PAGE, 0.5 + 1.9 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        for axes, (name, table) in zip(grid.flat, drawn.items(), strict=False):
+    with _panels(len(drawn), 1.9, objective) as (figure, panels):
+        for axes, (name, table) in zip(panels, drawn.items(), strict=True):
             _draw_curve(axes, name, table, space.around[name])
-        for axes in list(grid.flat)[len(drawn) :]:
-            axes.set_visible(False)
-        for axes in grid[:, 0]:
-            axes.set_ylabel(label(objective))
-        if not is_minimised(objective):  # a share; Student's interval knows no upper end
-            grid[0, 0].set_ylim(top=min(grid[0, 0].get_ylim()[1], 1.0))
+        if not is_minimised(objective):  # a share; Student's interval has no upper bound
+            panels[0].set_ylim(top=min(panels[0].get_ylim()[1], 1.0))
         figure.suptitle(note, fontsize=8, x=0.01, ha="left")
     return figure
 
 
 def _draw_curve(axes: Axes, name: str, table: pd.DataFrame, centre: Any) -> None:
-    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in table["value"])
-    places = table["value"].tolist() if numeric else list(range(len(table)))
-    held = [place for place, v in zip(places, table["value"], strict=True) if v == centre]
-    if held:
-        axes.axvline(held[0], color=GREY, lw=0.8, ls=":")
+    values = table["value"].tolist()
+    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    places = values if numeric else list(range(len(values)))
+    if centre in values:
+        axes.axvline(places[values.index(centre)], color=GREY, lw=0.8, ls=":")
     axes.fill_between(places, table["low"], table["high"], color=BLUE, alpha=0.18, lw=0)
     axes.plot(places, table["mean"], "o-", color=BLUE, ms=3.5, lw=1.2)
-    for place, values in zip(places, table["values"], strict=True):
-        if len(values) > 1:
-            axes.plot([place] * len(values), values, ".", color="black", ms=2.5, alpha=0.6)
+    for place, seeds in zip(places, table["values"], strict=True):
+        if len(seeds) > 1:
+            axes.plot([place] * len(seeds), seeds, ".", color="black", ms=2.5, alpha=0.6)
     if not numeric:
-        axes.set_xticks(places, [value_text(value) for value in table["value"]])
+        axes.set_xticks(places, [value_text(value) for value in values])
     axes.set_xlabel(label(name))

@@ -1,4 +1,4 @@
-"""--dry-run measures the steps that a trial would take, on the frames that it would be shown."""
+"""--dry-run lists the planned trials, and measures steps like those of a trial."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from stop_core.datasets import DATASETS, select_clips
 
 @pytest.fixture
 def large_frames(hmdb51_root: Path, tmp_path: Path) -> Path:
-    """Two clips with captions, in frames larger than the tower takes."""
+    """Two clips with captions, whose frames are larger than the input of the tower."""
     train, val = sorted(hmdb51_root.glob("hmdb51_org/*/*.avi"))[:2]
     lines = [f"{train.relative_to(tmp_path)},train,one", f"{val.relative_to(tmp_path)},val,two"]
     (tmp_path / "clips.csv").write_text("\n".join(["path,split,caption", *lines]))
@@ -32,7 +32,7 @@ def large_frames(hmdb51_root: Path, tmp_path: Path) -> Path:
     return tmp_path / "large"
 
 
-def test_a_trial_is_measured_through_its_view_and_without_steps_where_nothing_is_trained(
+def test_speed_is_measured_on_augmented_frames_and_without_steps_for_zero_shot(
     large_frames: Path, tmp_path: Path
 ) -> None:
     fixed = {"random_crop": True, "frames": 2, "segment_jitter": True, "n_s": 2}
@@ -50,7 +50,7 @@ def test_a_trial_is_measured_through_its_view_and_without_steps_where_nothing_is
     ("algorithm", "asked", "shown"),
     [("grid", None, 6), ("one-at-a-time", None, 6), ("random", 7, 7), ("tpe", 9, 4), ("tpe", 3, 3)],
 )
-def test_a_dry_run_counts_the_trials_of_the_plan_and_shows_those_that_are_certain(
+def test_dry_run_counts_planned_trials_and_lists_those_that_need_no_results(
     algorithm: Algorithm,
     asked: int | None,
     shown: int,
@@ -69,14 +69,14 @@ def test_a_dry_run_counts_the_trials_of_the_plan_and_shows_those_that_are_certai
     search = Search(space, "mine", asked, 0, large_frames, tmp_path / "out", Resources())
     monkeypatch.setattr(dry_run, "start_ray", lambda: None)
     monkeypatch.setattr(Search, "at_once", lambda self: 2)
-    # Two epochs of one step, three evaluations of one clip: 2 * 10 + 3 * 20 seconds a trial.
+    # Two epochs of one step, three evaluations of one clip: 2 * 10 + 3 * 20 seconds per trial.
     monkeypatch.setattr(dry_run, "_measure", lambda search, trial: Speed(10.0, 20.0, 0.0))
     print_plan(search)
-    told = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     count = len(planned(space, asked, 0))
     seconds = count * 80 / 2
     hours = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-    assert f"a trial: about 2 steps, 80 s; {count} trials, 2 at once: about {hours}" in told
-    assert told.count("trial-0") - told.count("of trial-0") == shown
-    assert (f"and {count - shown} more, which TPE draws" in told) == (count > shown)
+    assert f"a trial: about 2 steps, 80 s; {count} trials, 2 at once: about {hours}" in printed
+    assert printed.count("trial-0") - printed.count("of trial-0") == shown
+    assert (f"and {count - shown} more, which TPE draws" in printed) == (count > shown)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Laws of search spaces: what a file says is what is searched, and a mistake is told by line."""
+"""Search spaces are read as documented, and errors name the line."""
 
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,20 @@ def _read(folder: Path, text: str) -> SearchSpace:
     return read_space(path)
 
 
-def test_there_is_a_space_for_every_dataset_and_one_for_the_sensitivity() -> None:
+def test_every_dataset_has_a_space_and_one_space_measures_sensitivity() -> None:
     found = {path.stem for path in SWEEPS.glob("*.yaml")}
     assert found == {*DATASETS, "paper_sensitivity"}
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_space_of_a_dataset_searches_what_the_paper_and_the_sizes_leave(name: str) -> None:
+def test_every_dataset_space_searches_the_settings_of_the_paper_and_the_sizes(name: str) -> None:
     space = read_space(SWEEPS / f"{name}.yaml")
     assert space.search.keys() >= PAPER | SIZES
     recognition = name in ("hmdb51", "motion", "smoke", "ssv2", "ucf101")
     assert space.objectives[0] in SWEEP_MEASURES["recognition" if recognition else "retrieval"]
 
 
-def test_the_sensitivity_varies_one_of_four_settings_at_a_time_over_several_seeds() -> None:
+def test_sensitivity_space_varies_one_setting_at_a_time_over_several_seeds() -> None:
     space = read_space(SWEEPS / "paper_sensitivity.yaml")
     assert space.search.keys() == PAPER
     assert space.algorithm == "one-at-a-time"
@@ -65,7 +65,7 @@ def test_the_sensitivity_varies_one_of_four_settings_at_a_time_over_several_seed
         ("grid: [0.1, 0.9]", 0.9, 0.5, (0.1, 0.9)),
     ],
 )
-def test_a_number_is_drawn_in_the_terms_of_tune_and_of_optuna(
+def test_ranges_are_read_in_the_notations_of_tune_and_optuna(
     tmp_path: Path, text: str, inside: float, outside: float, ends: tuple[float, float]
 ) -> None:
     drawn = _read(tmp_path, f"search: {{alpha: {{{text}}}}}").search["alpha"]
@@ -83,7 +83,7 @@ def test_a_number_is_drawn_in_the_terms_of_tune_and_of_optuna(
         ("int: {low: 2, high: 8, step: 2}", 8, 7),
     ],
 )
-def test_a_whole_number_is_drawn_with_both_ends(
+def test_integer_ranges_include_both_ends(
     tmp_path: Path, text: str, inside: int, outside: int
 ) -> None:
     drawn = _read(tmp_path, f"search: {{n_s: {{{text}}}}}").search["n_s"]
@@ -111,7 +111,7 @@ search:
         ({"eta": 4.0}, set()),
     ],
 )
-def test_a_conditional_setting_is_drawn_where_its_conditions_hold_and_after_what_they_ask_for(
+def test_conditional_setting_is_drawn_after_its_parents_and_only_if_its_conditions_hold(
     tmp_path: Path, drawn: dict[str, Any], active: set[str]
 ) -> None:
     space = _read(tmp_path, CONDITIONS)
@@ -121,7 +121,7 @@ def test_a_conditional_setting_is_drawn_where_its_conditions_hold_and_after_what
     assert order.index("method") < order.index("eta") < order.index("beta")
 
 
-def test_a_grid_has_every_combination_once_and_none_of_a_setting_without_meaning(
+def test_grid_has_every_combination_once_and_skips_settings_whose_conditions_fail(
     tmp_path: Path,
 ) -> None:
     text = """
@@ -137,7 +137,14 @@ search:
     assert {"eta": 2.0, "n_s": 2, "max_prompts": 4} in points
 
 
-def test_several_objectives_make_a_front_of_accuracy_and_cost(tmp_path: Path) -> None:
+def test_all_steps_of_a_range_can_be_drawn(tmp_path: Path) -> None:
+    space = _read(tmp_path, "algorithm: grid\nsearch: {alpha: {quniform: [0, 0.7, 0.1]}}")
+    assert [point["alpha"] for point in space.points()] == [n / 10 for n in range(8)]
+    for point, seed in planned(space, None, 0):
+        assert sample_settings(space, point, seed, []) == point
+
+
+def test_objectives_can_combine_accuracy_and_cost(tmp_path: Path) -> None:
     text = "objective: [val/top1, step_seconds]\nsearch: {n_s: {choice: [1]}}"
     assert _read(tmp_path, text).objectives == ("val/top1", SWEEP_COSTS[0])
 
@@ -153,13 +160,13 @@ points_to_evaluate:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "told"),
+    ("text", "line", "message"),
     [
         ("search:\n  alhpa: {uniform: [0, 1]}", 2, "did you mean alpha"),
         ("search:\n  n_s: {choice: [1]}\n  alpha:\n    uniform: [0, 2]", 3, "between 0 and 1"),
         ("search:\n  alpha:\n    uniform: [1, 0]", 3, "low < high"),
         ("search:\n  learning_rate:\n    loguniform: [0, 1]", 3, "above 0"),
-        ("search:\n  n_s: {randint: [1, 2.5]}", 2, "whole number"),
+        ("search:\n  n_s: {randint: [1, 2.5]}", 2, "valid integer"),
         ("search:\n  alpha: {uniform: [0, no]}", 2, "must be a number"),
         ("search:\n  n_s: {normal: [0, 1]}", 2, "must be drawn by one of"),
         ("search:\n  n_s:\n    choice: []", 3, "needs a list"),
@@ -167,7 +174,7 @@ points_to_evaluate:
         ("search:\n  n_s: {choice: [1, 1]}", 2, "twice"),
         ("search: {}", 1, "search is empty"),
         ("search:\n  n_s: {uniform: [1, 8]}", 2, "randint"),
-        ("search:\n  method: {uniform: [1, 8]}", 2, "no number"),
+        ("search:\n  method: {uniform: [1, 8]}", 2, "not a number"),
         ("search:\n  share: {choice: ['false']}", 2, "share must be bool"),
         ("search:\n  seed: {choice: [1, 2]}", 2, "--seed"),
         (f"fixed:\n  n_s: 1\n  epochs: 2.5\n{ONE}", 3, "epochs must be int"),
@@ -176,18 +183,22 @@ points_to_evaluate:
         (f"{ONE}\nobjective: test/top1", 2, "validation"),
         (f"{ONE}\nobjective: [val/top1, test/top1]", 2, "validation"),
         (f"{ONE}\nobjective: step_seconds", 2, "measure first"),
-        (f"trials: 0\n{ONE}", 1, "at least 1"),
+        (f"trials: 0\n{ONE}", 1, "greater than 0"),
         (f"{ONE}\ntrails: 3", 2, "'trails'"),
         ("fixed: {n_s: 3}\nsearch:\n  n_s: {choice: [1]}", 3, "both fixed and searched"),
-        (f"algorithm: tpp\n{ONE}", 1, "did you mean tpe"),
+        (f"algorithm: tpp\n{ONE}", 1, "'grid', 'random', 'tpe' or"),
         ("algorithm: tpe\nsearch:\n  n_s: {grid: [1]}", 3, "choice"),
         ("algorithm: grid\nsearch:\n  alpha: {uniform: [0, 1]}", 3, "quniform"),
         (f"algorithm: grid\ntrials: 3\n{ONE}", 2, "leave trials out"),
         (f"algorithm: tpe\nseeds: 3\n{ONE}", 2, "--confirm"),
         (f"scheduler: hyperband\n{ONE}", 1, "none, asha"),
         (f"scheduler:\n  asha:\n    grace: 2\n{ONE}", 3, "grace_period"),
-        (f"scheduler:\n  asha:\n    reduction_factor: 1\n{ONE}", 3, "at least 2"),
-        ("algorithm: one-at-a-time\nsearch:\n  n_s: {grid: [1]}", 3, "around must say"),
+        (f"scheduler:\n  asha:\n    reduction_factor: 1\n{ONE}", 3, "greater than or equal to 2"),
+        (
+            "algorithm: one-at-a-time\nsearch:\n  n_s: {grid: [1]}",
+            3,
+            "around must give n_s a value",
+        ),
         (f"around: {{n_s: 2}}\n{ONE}", 1, "one-at-a-time"),
         (f"algorithm: grid\nscheduler: asha\nseeds: 2\n{ONE}", 3, "leave scheduler out, or seeds"),
         (f"{ONE}\npoints_to_evaluate:\n- n_s: 1\n- n_s: 2", 4, "cannot draw"),
@@ -210,7 +221,7 @@ points_to_evaluate:
             "circle",
         ),
         ("algorithm: grid\nsearch:\n  n_s: {grid: [0]}\n  eta: {grid: [0]}", 2, "n_s 0, eta 0"),
-        ("search:\n  n_s: {choice: [1]}\n  n_s: {choice: [2]}", 3, "stands on line 2"),
+        ("search:\n  n_s: {choice: [1]}\n  n_s: {choice: [2]}", 3, "already on line 2"),
         ("search:\n  n_s: [1, 2", 2, "not YAML"),
         (f"fixed:\n  n_s: 1\n  segment_jitter: true\n{OTHER}", 3, "segment_jitter needs frames"),
         ("search:\n  n_s: {choice: [1]}\n  segment_jitter: {choice: [true]}", 3, "needs frames"),
@@ -225,13 +236,15 @@ points_to_evaluate:
             "give a number",
         ),
         ("search:\n  n_s: {choice: [1], when: {etta: {above: 0}}}\n  etta: {}", 2, "did you mean"),
+        ("search:\n  alpha: {float: {low: 0.1, high: 1, log: 3}}", 2, "log: .*valid boolean"),
+        (f"{ONE}\nobjective: []", 2, "give a validation measure first"),
         ("- a list", 1, "must be"),
     ],
 )
-def test_a_wrong_space_is_refused_with_file_line_and_remedy(
-    tmp_path: Path, text: str, line: int, told: str
+def test_invalid_space_is_refused_with_file_line_and_remedy(
+    tmp_path: Path, text: str, line: int, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         _read(tmp_path, text)
     assert str(caught.value).startswith(f"{tmp_path / 'space.yaml'}, line {line}: ")
 
@@ -246,16 +259,16 @@ def test_a_wrong_space_is_refused_with_file_line_and_remedy(
         ("n_s: 0", "eta: {choice: [0.0, 4.0]}\n  method: {choice: [stop, vpt-deep]}"),
     ],
 )
-def test_a_setting_may_need_another_wherever_that_one_stands(
+def test_setting_can_depend_on_a_fixed_or_a_searched_one(
     tmp_path: Path, fixed: str, search: str
 ) -> None:
     space = _read(tmp_path, f"fixed: {{{fixed}}}\nsearch:\n  {search}\nalgorithm: tpe\ntrials: 3")
     drawn = sample_settings(space, {}, 0, [])
     assert drawn is not None
-    build_experiment(space.complete(drawn), "")
+    build_experiment(space.complete(drawn))
 
 
-def test_what_is_held_around_a_point_may_need_what_is_fixed(tmp_path: Path) -> None:
+def test_point_around_can_depend_on_a_fixed_setting(tmp_path: Path) -> None:
     text = """
 algorithm: one-at-a-time
 fixed: {frames: 4}
@@ -266,7 +279,7 @@ search: {segment_jitter: {grid: [false, true]}}
 
 
 @pytest.mark.parametrize(("depth", "active"), [(None, False), (2, True), (1, False)])
-def test_a_number_that_is_empty_lies_neither_above_nor_below(
+def test_none_is_neither_above_nor_below_a_bound(
     tmp_path: Path, depth: int | None, active: bool
 ) -> None:
     text = """
@@ -277,7 +290,7 @@ search:
     assert _read(tmp_path, text).active("share", {"depth": depth}) is active
 
 
-def test_a_set_of_templates_has_one_form_wherever_it_stands(tmp_path: Path) -> None:
+def test_templates_have_one_form_in_every_part_of_a_space(tmp_path: Path) -> None:
     text = """
 algorithm: tpe
 trials: 3
@@ -295,7 +308,7 @@ points_to_evaluate: [{templates: ensemble, context_tokens: 4}, {templates: [defa
     assert _read(tmp_path, text).points() == [{"templates": "default"}, {"templates": "ensemble"}]
 
 
-def test_a_space_that_tries_the_defaults_first_tries_all_of_them() -> None:
+def test_spaces_that_try_the_defaults_first_try_all_of_them() -> None:
     paths = [p for p in SWEEPS.glob("*.yaml") if "Tried first: the defaults" in p.read_text()]
     assert len(paths) == 7
     for path in paths:
@@ -304,12 +317,12 @@ def test_a_space_that_tries_the_defaults_first_tries_all_of_them() -> None:
         assert point.keys() == space.search.keys()
         drawn = sample_settings(space, point, seed, [])
         assert drawn == point
-        tried = build_experiment(space.complete(drawn), "").parameters()
+        tried = build_experiment(space.complete(drawn)).parameters()
         defaults = ExperimentConfig().parameters()
         assert {name: tried[name] for name in point} == {name: defaults[name] for name in point}
 
 
-def test_the_examples_of_a_space_are_experiments() -> None:
+def test_examples_of_every_space_are_valid_experiments() -> None:
     for path in SWEEPS.glob("*.yaml"):
         space = read_space(path)
         for name, distribution in space.search.items():

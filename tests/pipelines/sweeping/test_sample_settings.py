@@ -1,4 +1,4 @@
-"""Laws of the draws: in the space, never twice, and the same after a kill as without one."""
+"""Draws are in the space, never repeated, and the same after an interruption."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +29,8 @@ def _finish(trial: Trial, value: float) -> None:
     trial.state, trial.measures = "finished", {"val/top1": value}
 
 
-def _sweep(folder: Path, space: SearchSpace, killed_after: tuple[int, ...] = ()) -> Trials:
-    """A sweep of trials whose result is their alpha; a kill leaves what is on disk."""
+def _sweep(folder: Path, space: SearchSpace, interrupted_after: tuple[int, ...] = ()) -> Trials:
+    """A sweep whose trials reach their alpha; an interruption leaves only the files on disk."""
     trials = Trials(folder)
     for point, seed in planned(space, None, 0):
         drawn = sample_settings(space, point, seed, trials.all)
@@ -38,22 +38,20 @@ def _sweep(folder: Path, space: SearchSpace, killed_after: tuple[int, ...] = ())
         trial = trials.add(drawn, seed)
         _finish(trial, drawn["alpha"])
         trials.save(trial)
-        if trial.number in killed_after:
+        if trial.number in interrupted_after:
             trials = Trials(folder)
     return trials
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "random"])
-def test_a_killed_search_draws_what_it_would_have_drawn(
-    algorithm: Algorithm, tmp_path: Path
-) -> None:
+def test_interrupted_search_draws_the_same_settings(algorithm: Algorithm, tmp_path: Path) -> None:
     space = replace(SPACE, algorithm=algorithm)
     whole = _sweep(tmp_path / "whole", space)
-    broken = _sweep(tmp_path / "broken", space, killed_after=(0, 5, 6))
+    broken = _sweep(tmp_path / "broken", space, interrupted_after=(0, 5, 6))
     assert broken.all == whole.all
 
 
-def test_tpe_learns_from_the_trials_before(tmp_path: Path) -> None:
+def test_tpe_learns_from_earlier_trials(tmp_path: Path) -> None:
     trials = _sweep(tmp_path, replace(SPACE, trials=24)).all
     early, late = trials[: SPACE.startup_trials], trials[-8:]
     mean = lambda some: sum(one.drawn["alpha"] for one in some) / len(some)  # noqa: E731
@@ -61,18 +59,18 @@ def test_tpe_learns_from_the_trials_before(tmp_path: Path) -> None:
     assert mean(late) > mean(early)
 
 
-def test_every_draw_lies_in_the_space_is_valid_and_is_new(tmp_path: Path) -> None:
+def test_every_draw_is_in_the_space_valid_and_new(tmp_path: Path) -> None:
     space = replace(SPACE, search={n: d for n, d in SPACE.search.items() if n != "alpha"})
     trials = Trials(tmp_path)
     while (drawn := sample_settings(space, {}, 0, trials.all)) is not None:
         _finish(trials.add(drawn, 0), 0.5)
     seen = {(one.drawn["eta"], one.drawn["n_s"]) for one in trials.all}
-    # All of the 2 x 5, but for the one that leaves no prompt to train.
+    # All of the 2 x 5, except the one that leaves no prompt to train.
     assert seen == {(eta, n_s) for eta in (0.0, 2.0) for n_s in range(5)} - {(0.0, 0)}
     assert len(trials.all) == len(seen)
 
 
-def test_a_setting_whose_condition_does_not_hold_is_left_out() -> None:
+def test_setting_is_left_out_if_its_condition_fails() -> None:
     space = read_space(SWEEPS / "hmdb51.yaml")
     trials: list[Trial] = []
     for number in range(6):
@@ -83,7 +81,7 @@ def test_a_setting_whose_condition_does_not_hold_is_left_out() -> None:
         trials.append(Trial(number, drawn, 0))
 
 
-def test_points_to_evaluate_come_first_and_what_they_do_not_say_is_drawn() -> None:
+def test_points_to_evaluate_come_first_and_their_open_settings_are_drawn() -> None:
     space = replace(SPACE, points_to_evaluate=({"alpha": 0.25},), trials=3)
     plan = planned(space, None, 7)
     assert plan == [({"alpha": 0.25}, 7), ({}, 7), ({}, 7)]
@@ -94,7 +92,7 @@ def test_points_to_evaluate_come_first_and_what_they_do_not_say_is_drawn() -> No
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "random"])
-def test_a_point_that_chance_has_drawn_before_it_does_not_end_the_sweep(
+def test_point_to_evaluate_that_was_drawn_before_does_not_end_the_sweep(
     algorithm: Algorithm, tmp_path: Path
 ) -> None:
     first = ({"n_s": 1}, {"n_s": 1, "eta": 0.0}, {"n_s": 1, "eta": 2.0})
@@ -110,7 +108,7 @@ def test_a_point_that_chance_has_drawn_before_it_does_not_end_the_sweep(
     assert all(point in tried for point in first[1:])
 
 
-def test_a_grid_is_tried_once_with_every_seed_and_with_every_draw_of_the_others() -> None:
+def test_grid_is_repeated_for_every_seed_and_every_draw() -> None:
     grids = replace(SPACE.search["eta"], is_grid=True)
     grid = replace(SPACE, algorithm="grid", search={"eta": grids}, trials=None, seeds=2)
     assert planned(grid, None, 5) == [({"eta": eta}, seed) for eta in (0.0, 2.0) for seed in (5, 6)]
@@ -118,11 +116,11 @@ def test_a_grid_is_tried_once_with_every_seed_and_with_every_draw_of_the_others(
     assert [point["eta"] for point, _ in planned(mixed, None, 0)] == [0.0, 2.0] * 3
 
 
-def test_more_trials_begin_with_the_same_ones() -> None:
+def test_more_trials_start_with_the_same_ones() -> None:
     assert planned(SPACE, 20, 0)[:12] == planned(SPACE, None, 0)
 
 
-def test_optuna_sees_a_stopped_trial_as_pruned_and_a_failed_one_as_failed() -> None:
+def test_optuna_gets_the_state_of_every_trial() -> None:
     drawn = {"eta": 2.0, "alpha": 0.5, "n_s": 1}
     curve = [{"epoch": 1.0, "val/top1": 0.3}]
     trials = [

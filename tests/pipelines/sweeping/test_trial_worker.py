@@ -1,4 +1,4 @@
-"""A trial tells every epoch once, one that a kill has kept from being noted before it goes on."""
+"""A trial reports every epoch once, first those that were trained and not recorded."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ CURVE = [{"epoch": float(epoch), "val/top1": epoch / 10, "finished": 0.0} for ep
 
 
 class _Training:
-    """Has kept some epochs, or is finished, and trains those that are left."""
+    """A training that has finished `done` of its epochs."""
 
     name = "run"
     config = SimpleNamespace(epochs=4)
@@ -53,19 +53,19 @@ def _keep(folder: Path, epochs: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(("noted", "kept"), [(0, 0), (1, 1), (1, 2), (0, 3), (4, 4), (3, 4)])
-def test_every_epoch_is_told_once_and_in_order_with_what_was_noted_before(
+def test_every_epoch_is_reported_once_and_in_order_after_an_interruption(
     workers: int, noted: int, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[float] = []
+    epochs: list[float] = []
 
-    def tell(row: dict[str, float]) -> None:
-        told.append(row["epoch"] if not row["finished"] else -1.0)
+    def report(row: dict[str, float]) -> None:
+        epochs.append(row["epoch"] if not row["finished"] else -1.0)
 
     training = _Training(tmp_path, kept)
     monkeypatch.setattr(TrialTask, "training", lambda self, drawn, seed: training)
-    monkeypatch.setattr(trial_worker.tune, "report", tell)
-    # The callback of Ray Train tells of each epoch by itself.
-    monkeypatch.setattr(trial_worker, "_Epochs", lambda objective: tell)
+    monkeypatch.setattr(trial_worker.tune, "report", report)
+    # The callback of Ray Train reports each epoch by itself.
+    monkeypatch.setattr(trial_worker, "_Epochs", lambda objective: report)
     if 0 < kept < len(CURVE):
         _keep(tmp_path, kept - 1)
         _keep(tmp_path / ("" if workers > 1 else ALONE), kept)
@@ -73,4 +73,4 @@ def test_every_epoch_is_told_once_and_in_order_with_what_was_noted_before(
     task = TrialTask("abcd1234", SPACE, tmp_path, tmp_path, Resources(workers=workers))
     config = {"name": "trial-0000", "drawn": {"n_s": 1}, "seed": 0, "noted": noted}
     run_trial(config, task, ClipCache())
-    assert told == [*range(noted + 1, 5), -1.0]
+    assert epochs == [*range(noted + 1, 5), -1.0]

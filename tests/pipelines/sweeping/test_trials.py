@@ -1,4 +1,4 @@
-"""What is known of a trial survives its process; the best and the front are what they say."""
+"""Trials survive their process; the best settings and the front are correct."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def _trial(number: int, state: str = "finished", **measures: float) -> Trial:
     return Trial(number, {}, 0, state, [], {f"val/{k}": v for k, v in measures.items()})  # type: ignore[arg-type]
 
 
-def test_trials_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
+def test_trials_survive_a_round_trip_to_disk(tmp_path: Path) -> None:
     trials = Trials(tmp_path)
     first = trials.add({"n_s": 2, "depth": None, "alpha": 0.1 + 0.2}, 3)
     second = trials.add({"n_s": 4}, 3)
@@ -29,7 +29,7 @@ def test_trials_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
     assert [one.name for one in again.unfinished()] == ["trial-0000", "trial-0001"]
 
 
-def test_an_epoch_that_is_told_again_changes_nothing() -> None:
+def test_repeated_epoch_changes_nothing() -> None:
     trial = Trial(0, {}, 0)
     for epoch, value in ((1.0, 0.1), (2.0, 0.3), (1.0, 0.1), (2.0, 0.3)):
         trial.add_epoch({"epoch": epoch, "val/top1": value})
@@ -37,7 +37,7 @@ def test_an_epoch_that_is_told_again_changes_nothing() -> None:
     assert trial.epochs == 2
 
 
-def test_an_epoch_that_a_kill_has_lost_takes_its_place_when_it_is_told() -> None:
+def test_late_epoch_takes_its_place_in_the_curve() -> None:
     trial = Trial(0, {}, 0)
     for epoch, noted in ((1.0, 1), (3.0, 1), (4.0, 1), (2.0, 4), (2.0, 4)):
         trial.add_epoch({"epoch": epoch, "val/top1": epoch / 10})
@@ -46,7 +46,7 @@ def test_an_epoch_that_a_kill_has_lost_takes_its_place_when_it_is_told() -> None
     assert trial.epochs == 4
 
 
-def test_a_trial_is_worth_its_chosen_epoch_or_else_its_best_so_far() -> None:
+def test_value_of_a_trial_is_that_of_its_chosen_epoch_or_else_the_best_so_far() -> None:
     curve = [
         {"epoch": e, "val/top1": v, "val/t2v_mean_rank": 9 - e, "step_seconds": s}
         for e, v, s in ((1.0, 0.4, 1.0), (2.0, 0.6, 9.0), (3.0, 0.5, 1.2))
@@ -60,7 +60,7 @@ def test_a_trial_is_worth_its_chosen_epoch_or_else_its_best_so_far() -> None:
     assert trial.value("val/top1") == 0.61
 
 
-def test_the_best_is_a_finished_one_and_of_equals_the_first(tmp_path: Path) -> None:
+def test_best_trial_is_finished_and_the_first_of_equals(tmp_path: Path) -> None:
     trials = Trials(tmp_path)
     trials.all = [
         _trial(0, top1=0.5),
@@ -74,7 +74,7 @@ def test_the_best_is_a_finished_one_and_of_equals_the_first(tmp_path: Path) -> N
     ]  # fmt: skip
 
 
-def test_the_best_of_several_seeds_is_the_best_mean_of_settings_that_have_all_of_them(
+def test_best_of_several_seeds_has_the_best_mean_over_all_of_them(
     tmp_path: Path,
 ) -> None:
     trials = Trials(tmp_path, seeds=3)
@@ -94,7 +94,7 @@ def test_the_best_of_several_seeds_is_the_best_mean_of_settings_that_have_all_of
         assert [point.drawn for point in front] == [GOOD]
 
 
-def test_settings_that_have_not_measured_the_objective_are_not_ranked(tmp_path: Path) -> None:
+def test_settings_without_the_objective_are_not_ranked(tmp_path: Path) -> None:
     trials = Trials(tmp_path)
     trials.all = [_trial(0, top1=0.5), _trial(1, t2v_mean_rank=2)]
     assert [one.name for one in trials.ranked("val/t2v_mean_rank")] == ["trial-0001"]
@@ -108,7 +108,7 @@ def test_settings_that_have_not_measured_the_objective_are_not_ranked(tmp_path: 
         (("val/top1",), [2]),
     ],
 )
-def test_nothing_on_the_front_is_beaten_in_every_objective(
+def test_no_settings_of_the_front_are_dominated(
     objectives: tuple[str, ...], front: list[int], tmp_path: Path
 ) -> None:
     trials = Trials(tmp_path)

@@ -1,4 +1,4 @@
-"""What Ray Tune is told, without Ray: trials that go on after a kill, and who is stopped."""
+"""The parts of Ray Tune that read the disk, without a cluster: resumed and stopped trials."""
 
 import itertools
 import math
@@ -32,7 +32,7 @@ SPACE = SearchSpace(
 
 
 class _Task(TrialTask):
-    """Its trainings have names and no cache."""
+    """A task whose trainings have names and no cache."""
 
     def training(self, drawn: dict[str, Any], seed: int) -> Any:
         if drawn["alpha"] < 0.05:
@@ -50,26 +50,26 @@ def _row(epoch: int, value: float, finished: int = 0) -> dict[str, Any]:
 
 
 class _Sweep:
-    """One trial after the other, as Tune runs them; `kill` leaves nothing but the disk."""
+    """Runs one trial after the other, as Tune does; `restart` leaves only the files on disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.decisions: list[tuple[str, int, str]] = []
         self._ids = itertools.count()
-        self.kill()
+        self.restart()
 
-    def kill(self) -> None:
+    def restart(self) -> None:
         self.driver = _driver(self.folder)
         self.asha = NotedAsha(self.driver, Asha(1, 2))
 
     def run(self, kills: dict[tuple[int, int], str]) -> None:
-        """Runs to the end; `kills` says after which trial's epoch, before it is noted or after."""
+        """Runs to the end; `kills` has interruptions before or after the record of an epoch."""
         while (config := self.driver.suggest(f"tune-{next(self._ids)}")) != Searcher.FINISHED:
             tune_id = next(reversed(self.driver._by_tune_id))
             trial = SimpleNamespace(trial_id=tune_id, config=config)
             self.asha.on_trial_add(None, trial)
             if not self._train(trial, config, kills):
-                self.kill()
+                self.restart()
 
     def _train(self, trial: Any, config: Any, kills: dict[tuple[int, int], str]) -> bool:
         value = config["drawn"]["alpha"]
@@ -89,7 +89,7 @@ class _Sweep:
         return True
 
 
-def test_a_killed_sweep_ends_with_the_trials_and_decisions_of_an_unbroken_one(
+def test_interrupted_sweep_ends_with_the_same_trials_and_decisions(
     tmp_path: Path,
 ) -> None:
     whole, broken = _Sweep(tmp_path / "whole"), _Sweep(tmp_path / "broken")
@@ -103,7 +103,7 @@ def test_a_killed_sweep_ends_with_the_trials_and_decisions_of_an_unbroken_one(
     assert whole.driver.is_done
 
 
-def test_every_trial_begins_on_disk_and_one_that_had_begun_comes_before_new_ones(
+def test_trials_are_recorded_before_they_start_and_interrupted_ones_come_first(
     tmp_path: Path,
 ) -> None:
     driver = _driver(tmp_path)
@@ -115,7 +115,7 @@ def test_every_trial_begins_on_disk_and_one_that_had_begun_comes_before_new_ones
     assert again.suggest("e")["name"] == "trial-0002"  # type: ignore[index]
 
 
-def test_an_epoch_that_two_kills_have_kept_back_is_asked_for_still(tmp_path: Path) -> None:
+def test_epoch_lost_in_two_interruptions_is_requested_again(tmp_path: Path) -> None:
     driver = _driver(tmp_path)
     driver.suggest("a")
     for epoch in (1, 3):
@@ -126,20 +126,20 @@ def test_an_epoch_that_two_kills_have_kept_back_is_asked_for_still(tmp_path: Pat
     assert [row["epoch"] for row in Trials(tmp_path).all[0].curve] == [1, 2, 3]
 
 
-def test_asha_is_told_every_epoch_once_though_trainings_and_kills_repeat_them(
+def test_asha_sees_every_epoch_once_despite_repetitions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[Any, float]] = []
+    seen: list[tuple[Any, float]] = []
     judge = ASHAScheduler.on_trial_result
 
     def counted(self: Any, controller: Any, trial: Any, row: Any) -> str:
-        told.append((trial.trial_id, row["epoch"]))
+        seen.append((trial.trial_id, row["epoch"]))
         return str(judge(self, controller, trial, row))
 
     monkeypatch.setattr(ASHAScheduler, "on_trial_result", counted)
     driver = _driver(tmp_path)
     driver.suggest("before")
-    driver.on_trial_result("before", _row(1, 0.5))  # and is killed
+    driver.on_trial_result("before", _row(1, 0.5))  # then it is interrupted
     driver = _driver(tmp_path)
     asha = NotedAsha(driver, Asha(1, 2))
     trial = SimpleNamespace(trial_id="after", config=driver.suggest("after"))
@@ -148,13 +148,13 @@ def test_asha_is_told_every_epoch_once_though_trainings_and_kills_repeat_them(
         row = _row(epoch, 0.5)
         assert asha.on_trial_result(None, trial, row) == TrialScheduler.CONTINUE
         driver.on_trial_result("after", row)
-    assert told == [("after", epoch) for epoch in (1, 2, 3, 4)]
+    assert seen == [("after", epoch) for epoch in (1, 2, 3, 4)]
     again = _driver(tmp_path)
     NotedAsha(again, Asha(1, 2)).on_trial_add(None, trial)
-    assert told[4:] == told[:4], "a new one is told what was noted"
+    assert seen[4:] == seen[:4], "a new scheduler sees the recorded epochs"
 
 
-def test_nobody_is_stopped_after_the_last_epoch(tmp_path: Path) -> None:
+def test_no_trial_is_stopped_after_its_last_epoch(tmp_path: Path) -> None:
     sweep = _Sweep(tmp_path)
     sweep.run({})
     last = [action for _, epoch, action in sweep.decisions if epoch == EPOCHS]
@@ -162,9 +162,9 @@ def test_nobody_is_stopped_after_the_last_epoch(tmp_path: Path) -> None:
     assert set(last) == {TrialScheduler.CONTINUE}
 
 
-def test_a_failure_is_noted_with_its_reason_and_the_search_goes_on(tmp_path: Path) -> None:
-    told: list[tuple[str, str]] = []
-    driver = _driver(tmp_path, lambda trial: told.append((trial.name, trial.state)))
+def test_failure_is_recorded_with_its_reason_and_the_search_continues(tmp_path: Path) -> None:
+    ended: list[tuple[str, str]] = []
+    driver = _driver(tmp_path, lambda trial: ended.append((trial.name, trial.state)))
     asha = NotedAsha(driver, Asha(1, 2))
     config = driver.suggest("a")
     trial = SimpleNamespace(trial_id="a", config=config)
@@ -173,7 +173,7 @@ def test_a_failure_is_noted_with_its_reason_and_the_search_goes_on(tmp_path: Pat
     assert asha.on_trial_result(None, trial, result) == TrialScheduler.CONTINUE
     driver.on_trial_result("a", result)
     asha.on_trial_complete(None, trial, result)
-    assert told == [("trial-0000", "failed")]
+    assert ended == [("trial-0000", "failed")]
     assert Trials(tmp_path).all[0].reason == "the loss is nan"
     assert driver.suggest("b") != Searcher.FINISHED
 
@@ -190,7 +190,7 @@ def test_settings_that_do_not_fit_fail_before_they_start(
 
 
 @pytest.mark.parametrize(("alpha", "number"), [(0.5, 0), (0.01, 1)])
-def test_a_trial_has_its_run_from_the_first_write_on_or_gets_it(
+def test_trial_has_its_run_from_the_first_write_or_gets_it_on_resume(
     tmp_path: Path, alpha: float, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver, written = _driver(tmp_path), []
@@ -204,7 +204,7 @@ def test_a_trial_has_its_run_from_the_first_write_on_or_gets_it(
     with pytest.raises(KeyboardInterrupt):
         driver.suggest("a")
     assert written[0].run == ("run-0.5" if number == 0 else "")
-    Trials(tmp_path).save(replace(written[0], run=""))  # as earlier versions left it
+    Trials(tmp_path).save(replace(written[0], run=""))  # as earlier versions wrote it
     again = _driver(tmp_path)
     again.plan = driver.plan
     assert again.suggest("b")["number"] == number  # type: ignore[index]
@@ -213,16 +213,16 @@ def test_a_trial_has_its_run_from_the_first_write_on_or_gets_it(
     assert [one.state for one in trials[:number]] == ["failed"] * number
 
 
-def test_an_interrupted_trial_has_not_ended(tmp_path: Path) -> None:
+def test_interrupted_trial_has_not_ended(tmp_path: Path) -> None:
     driver = _driver(tmp_path)
     driver.suggest("a")
     driver.on_trial_result("a", _row(1, 0.5))
-    driver.on_trial_complete("a", _row(1, 0.5))  # as Tune does for all at a Ctrl-C
+    driver.on_trial_complete("a", _row(1, 0.5))  # as Tune does for all trials at Ctrl-C
     assert not driver.is_done
     assert [one.state for one in Trials(tmp_path).all] == ["running"]
 
 
-def test_tune_can_pickle_what_it_is_given(tmp_path: Path) -> None:
+def test_driver_can_be_pickled(tmp_path: Path) -> None:
     driver = _driver(tmp_path)
     pickle.dumps(driver)
     task = replace(driver.task, parent="run")

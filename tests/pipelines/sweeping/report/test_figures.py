@@ -1,4 +1,4 @@
-"""A figure shows what was tried, every value of it."""
+"""The figures of a sweep show every trial and every value."""
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from pipelines.sweeping.trials import Trial, TriedSettings
 
 
 @pytest.mark.parametrize("values", [(1, None, 2), (1, 4, 2), ("a", "b", "c")])
-def test_a_curve_has_a_place_for_every_value_and_a_line_at_the_one_that_is_held(
+def test_curve_has_a_point_per_value_and_a_line_at_the_held_one(
     values: tuple[object, ...],
 ) -> None:
     setting = Distribution(values, is_grid=True)
@@ -35,7 +35,7 @@ def test_a_curve_has_a_place_for_every_value_and_a_line_at_the_one_that_is_held(
     assert dotted.get_xdata()[0] == curve.get_xdata()[1]
 
 
-def test_the_bars_of_the_importances_add_up_to_all_of_the_variance() -> None:
+def test_bars_of_the_importances_add_up_to_one() -> None:
     table = pd.DataFrame(
         {"setting": ["n_s", "eta"], "importance": [0.5, 0.2], "low": 0.1, "high": 0.6}
     )
@@ -51,7 +51,7 @@ SPACE = SearchSpace(
 
 
 def _trials() -> list[Trial]:
-    """Six that finished and one that was stopped; the last has no alpha."""
+    """Six finished trials and a stopped one, which has no alpha."""
     found = []
     for number, top1 in enumerate((0.5, 0.4, 0.7, 0.6, 0.7, 0.3, 0.2)):
         drawn = {"n_s": (1, 2, 4)[number % 3], "alpha": number / 8}
@@ -65,7 +65,7 @@ def _trials() -> list[Trial]:
     return found
 
 
-def test_every_trial_is_drawn_and_the_best_where_it_is() -> None:
+def test_every_trial_is_drawn_and_the_best_is_marked() -> None:
     trials = _trials()
     best = TriedSettings((trials[2],))
     n_s, alpha = draw_slices(SPACE, trials, best).axes[:2]
@@ -85,7 +85,7 @@ def test_every_trial_is_drawn_and_the_best_where_it_is() -> None:
     assert len([line for line in curves if line.get_marker() == "x"]) == 1
 
 
-def test_the_best_so_far_never_gets_worse_and_ends_with_the_best() -> None:
+def test_best_so_far_never_gets_worse_and_ends_with_the_best() -> None:
     trials = _trials()
     points = [TriedSettings((one,)) for one in reversed(trials[:-1])]
     (best,) = draw_history(SPACE, trials, points).axes[0].lines
@@ -93,7 +93,7 @@ def test_the_best_so_far_never_gets_worse_and_ends_with_the_best() -> None:
     assert best.get_ydata().tolist() == [0.5, 0.5, 0.7, 0.7, 0.7, 0.7]
 
 
-def test_the_best_so_far_of_several_seeds_is_that_of_their_means() -> None:
+def test_best_so_far_of_several_seeds_is_the_best_mean() -> None:
     trials = _trials()[:6]
     points = [TriedSettings(tuple(trials[start : start + 2])) for start in (0, 2, 4)]
     (best,) = draw_history(SPACE, trials, points).axes[0].lines
@@ -101,7 +101,7 @@ def test_the_best_so_far_of_several_seeds_is_that_of_their_means() -> None:
     assert best.get_ydata() == pytest.approx([0.45, 0.65, 0.65])
 
 
-def test_a_front_joins_its_points_among_all_that_finished() -> None:
+def test_front_is_a_line_among_all_finished_points() -> None:
     points = [TriedSettings((one,)) for one in _trials()[:-1]]
     front = [points[2], points[0]]
     (axes,) = draw_front(SPACE, points, front).axes
