@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from stop_core import build_model
-from stop_core.clip.loading import load_clip, weights_fingerprint
+from stop_core.clip.loading import load_clip
+from stop_core.clip.pretrained import weights_fingerprint
 from stop_core.tiny.shipped import TINY_TOWERS
 
 NAME = "test-vit-8-of-24"

@@ -13,7 +13,7 @@ from stop_core.model.ablations import (
     StaticSpatial,
     StaticStop,
     StaticTemporal,
-    TemporalBesideStatic,
+    TemporalWithStatic,
 )
 from stop_core.model.baselines import StaticPrompts, ZeroShot
 from stop_core.model.stop import StopModel
@@ -28,7 +28,7 @@ ATTENTIONS: list[Attention] = ["joint", "frame"]
 CLOSE = {"rtol": 0, "atol": 1e-5}
 BUILD: dict[str, Callable[[FrozenClip, StopConfig], VideoModel]] = {
     "static": StaticStop,
-    "temporal beside static": lambda clip, config: TemporalBesideStatic(clip, config, 2),
+    "temporal with static": lambda clip, config: TemporalWithStatic(clip, config, 2),
 }
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -231,7 +231,7 @@ def test_static_prompts_beside_no_temporal_ones_are_vpt_deep(
     attention: Attention, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     clip = make_clip()
-    model = build("temporal beside static", clip, StopConfig(eta=0, attention=attention))
+    model = build("temporal with static", clip, StopConfig(eta=0, attention=attention))
     stir(model)
     vpt = StaticPrompts(clip, 2, attention)
     vpt.prompts.copy_(torch.stack(list(model.prompt_state_dict().values())))
@@ -252,7 +252,7 @@ def test_temporal_prompts_beside_static_ones_are_those_of_stop(
 ) -> None:
     config = StopConfig(n_s=0, depth=depth, attention=attention)
     clip = make_clip()
-    model = build("temporal beside static", clip, config)
+    model = build("temporal with static", clip, config)
     stir(model)
     stop = StopModel(clip, config).eval()
     own = model.prompt_state_dict()
@@ -289,7 +289,7 @@ def _hide_static_prompts(tower: nn.Module, monkeypatch: pytest.MonkeyPatch) -> N
 def test_temporal_prompts_beside_static_ones_follow_the_order_of_frames(
     make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
-    model = build("temporal beside static", make_clip(), StopConfig())
+    model = build("temporal with static", make_clip(), StopConfig())
     stir(model)
     frames = make_frames(0, 2, 5, model.image_size)
     change = model.encode_video(frames.flip(1)) - model.encode_video(frames)
@@ -308,4 +308,4 @@ def test_numbers_of_prompts_that_cannot_be_are_refused_by_name(make_clip: MakeCl
     with pytest.raises(ValueError, match=r"n_s must be at most 9.*got 10"):
         StaticStop(make_clip(), StopConfig(n_s=10))
     with pytest.raises(ValueError, match=r"static_prompts.*0"):
-        TemporalBesideStatic(make_clip(), StopConfig(), 0)
+        TemporalWithStatic(make_clip(), StopConfig(), 0)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stop_core.clip.loading import FrozenClip
-from stop_core.model.ablations import StaticStop, TemporalBesideStatic
+from stop_core.model.ablations import StaticStop, TemporalWithStatic
 from stop_core.model.baselines import LinearProbe, StaticPrompts, ZeroShot
 from stop_core.model.stop import StopModel
 from stop_core.model.video_model import VideoModel
@@ -28,9 +28,7 @@ METHODS: dict[str, Callable[[FrozenClip], VideoModel]] = {
     "static prompts, frame": lambda clip: StaticPrompts(clip, 2, "frame"),
     "shallow prompts": lambda clip: StaticPrompts(clip, 2, "joint", deep=False),
     "stop, static": lambda clip: StaticStop(clip, StopConfig(n_s=2)),
-    "temporal beside static": lambda clip: TemporalBesideStatic(
-        clip, StopConfig(temporal_width=4), 2
-    ),
+    "temporal with static": lambda clip: TemporalWithStatic(clip, StopConfig(temporal_width=4), 2),
 }
 TRAINED = [name for name in METHODS if name != "zero shot"]
 
