@@ -86,7 +86,7 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(
             "hf_hub_url",
             lambda *_: f"http://127.0.0.1:{silent.getsockname()[1]}/",
         )
-        monkeypatch.setattr(hub, "_PATIENCE", 0.5)
+        monkeypatch.setattr(hub, "_TIMEOUT", 0.5)
         began = time.monotonic()
         with pytest.raises(OSError, match=r"does not answer within 0\.5 s|timed out"):
             hub.hub_file("someone/something", "a.bin")

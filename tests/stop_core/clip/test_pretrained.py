@@ -224,7 +224,7 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'squash'"):
         load_clip(f"local-dir:{squash}")
     size = _folder(tmp_path / "size", size=336)
-    with pytest.raises(ValueError, match="pictures of 336 pixels for a tower that takes 224"):
+    with pytest.raises(ValueError, match="images of 336 pixels for a tower that takes 224"):
         load_clip(SMALL, str(size))
     quick = _folder(tmp_path / "quick", model={"quick_gelu": True})
     with pytest.raises(ValueError, match="says GELU, and the file is of a model with QuickGELU"):

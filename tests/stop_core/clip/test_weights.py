@@ -142,7 +142,7 @@ def test_an_archive_cannot_run_code(
     monkeypatch.setattr(torch.jit, "load", loaded)
     assert read_weights(path).is_openai
     _pickle_in_archive(path, tmp_path / "ran")
-    with pytest.raises(OSError, match=r"weights\.pt could not be loaded \(it holds a posix\.mkdir"):
+    with pytest.raises(OSError, match=r"weights\.pt could not be loaded \(it contains a posix\.mkdir"):
         read_weights(path)
     assert not (tmp_path / "ran").exists()
 
@@ -166,7 +166,7 @@ def _nested_in_itself() -> bytes:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (_nested_in_itself(), "nested without end"),
+        (_nested_in_itself(), "nested in themselves"),
         # A memo index of two billion, for which C's unpickler would reserve 16 GB.
         (b"\x80\x02}r\xff\xff\xff\x7f.", ""),
         (b"\x80\x02ctorch\nHalfStorage\n.", ""),
