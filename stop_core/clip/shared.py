@@ -1,14 +1,11 @@
 """A CLIP that all trainings of a process share, together with its text embeddings."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from stop_core.clip.loading import FrozenClip, load_clip
-
-Loader = Callable[[str, str | None], FrozenClip]
 
 
 @dataclass(frozen=True)

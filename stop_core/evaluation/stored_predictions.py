@@ -1,4 +1,4 @@
-"""What a stored table of predictions says of every test video, for statistics over videos."""
+"""Scores of every test video from stored tables of predictions, for statistics over videos."""
 
 import re
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ _RETRIEVAL = re.compile(r"(t2v|v2t)_(?:r(\d+)|(mean_rank))")
 def read_scores(files: Sequence[Path], measures: Sequence[str]) -> dict[str, VideoScores]:
     """Reads the `predictions.parquet` of several trainings of one configuration.
 
-    The order of the rows of a file does not matter: videos are sorted by their ids.
+    The order of the rows in a file has no effect: videos are sorted by id.
 
     Args:
-        files: one a seed.
+        files: one per seed.
         measures: for example "test/top1", "test/mean_class", "test/t2v_r5", "test/v2t_mean_rank".
 
     Raises:
-        ValueError: if a file lacks a measure, or was measured on other videos than the first; the
-            message names the file.
+        ValueError: if a file has no data for a measure, or has other videos than the first file;
+            the message names the file.
         OSError: if a file cannot be read.
     """
     tables = [_read(file) for file in files]
@@ -38,16 +38,15 @@ def read_scores(files: Sequence[Path], measures: Sequence[str]) -> dict[str, Vid
 def _read(file: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(file)
-    except (OSError, ValueError) as problem:  # pyarrow's errors are one of them
+    except (OSError, ValueError) as problem:  # pyarrow raises these
         found = f"cannot be read ({problem})" if file.exists() else "are missing"
         raise OSError(
-            f"the predictions {file} {found}; delete {file.with_name(RESULT)} and give the same "
-            "command again, which takes them from the last checkpoint"
+            f"the predictions {file} {found}; delete {file.with_name(RESULT)} and run the same "
+            "command again, which computes them from the last checkpoint"
         ) from problem
 
 
 def _join(files: Sequence[Path], tables: Sequence[pd.DataFrame], measure: str) -> VideoScores:
-    """One measure of all seeds."""
     split, name = measure.split("/")
     videos = []
     for file, table in zip(files, tables, strict=True):
@@ -55,14 +54,14 @@ def _join(files: Sequence[Path], tables: Sequence[pd.DataFrame], measure: str) -
         try:
             videos.append(_videos(own, name))
         except KeyError as problem:
-            raise ValueError(f"{file} cannot tell {measure}: it has no column {problem}") from None
+            raise ValueError(f"{file} has no {measure}: the column {problem} is missing") from None
         if videos[-1].empty:
-            raise ValueError(f"{file} cannot tell {measure}: it has no rows of the {split} split")
+            raise ValueError(f"{file} has no {measure}: there are no rows of the {split} split")
         same = videos[-1].index.equals(videos[0].index)
         if not same or not (videos[-1]["weight"] == videos[0]["weight"]).all():
             raise ValueError(
-                f"{file} and {files[0]} are not of the same {split} videos, so they belong to no "
-                "common row; delete the folder of the wrong one and train it again"
+                f"{file} and {files[0]} have different {split} videos and cannot form one row; "
+                "delete the folder of the wrong one and train it again"
             )
     groups = videos[0]["group"].to_numpy() if "group" in videos[0] else None
     return VideoScores(
@@ -73,7 +72,7 @@ def _join(files: Sequence[Path], tables: Sequence[pd.DataFrame], measure: str) -
 
 
 def _videos(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A row a video: the sum of what its queries scored, and their number."""
+    """Returns one row per video: the sum of the scores of its queries, and their number."""
     if found := _RETRIEVAL.fullmatch(name):
         direction, most, _ = found.groups()
         rows = rows[rows["direction"] == direction]
@@ -84,7 +83,7 @@ def _videos(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     if name == "mean_class":
         videos = _by_video(rows, rows["rank"] <= 1)
         return videos.assign(group=rows.groupby("video_id")["label"].first())
-    raise ValueError(f"no intervals are known for the measure {name}")
+    raise ValueError(f"the measure {name} has no scores per video")
 
 
 def _by_video(rows: pd.DataFrame, value: "pd.Series[Any]") -> pd.DataFrame:

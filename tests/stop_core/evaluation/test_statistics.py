@@ -186,5 +186,5 @@ def test_holm_lies_between_no_correction_and_bonferroni(p_values: list[float]) -
     ],
 )
 def test_what_does_not_fit_is_refused(make: object) -> None:
-    with pytest.raises(ValueError, match=r"shape|videos|right and wrong"):
+    with pytest.raises(ValueError, match=r"shape|videos|one value per video"):
         make()  # type: ignore[operator]

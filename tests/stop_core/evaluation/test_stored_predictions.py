@@ -14,5 +14,5 @@ def test_predictions_that_cannot_be_read_are_named_with_what_to_do(
     file = tmp_path / "predictions.parquet"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(OSError, match=rf"{file} .*; delete {tmp_path}/result.json and give"):
+    with pytest.raises(OSError, match=rf"{file} .*; delete {tmp_path}/result.json and run"):
         read_scores([file], ["test/top1"])

@@ -298,10 +298,10 @@ def test_a_compiled_model_has_the_gradient_of_one_that_is_not() -> None:
 
 def test_a_pause_is_asked_for_by_one_and_told_to_all() -> None:
     trainer = _trainer(CONFIG)
-    trainer.asks = lambda: True
-    assert next(trainer.steps(0)).asked
-    trainer.asks = lambda: False
-    assert not next(trainer.steps(1)).asked
+    trainer.wants_pause = lambda: True
+    assert next(trainer.steps(0)).pause
+    trainer.wants_pause = lambda: False
+    assert not next(trainer.steps(1)).pause
 
 
 @pytest.mark.parametrize("room", [0, 1, 2])
