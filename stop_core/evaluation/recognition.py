@@ -22,45 +22,31 @@ def recognition_metrics(logits_MN: Tensor, labels_M: Tensor) -> dict[str, float]
     return {
         "top1": (rank_M == 1).double().mean().item(),
         "top5": (rank_M <= 5).double().mean().item(),
-        "mean_class": per_class_accuracy(logits_MN, labels_M, logits_MN.shape[1]).nanmean().item(),
+        "mean_class": per_class_accuracy(logits_MN, labels_M).nanmean().item(),
     }
 
 
-def per_class_accuracy(logits_MN: Tensor, labels_M: Tensor, classes: int) -> Tensor:
+def per_class_accuracy(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
     """Returns the top-1 accuracy of every class, [N], from 0 to 1; NaN for a class without clips.
 
-    Args:
-        logits_MN: one column a class, [M, N].
-        labels_M: the true class of every clip, [M].
-        classes: N; it must be the number of columns.
-
     Raises:
-        ValueError: as `recognition_metrics`, or if `classes` is not the number of columns.
+        ValueError: as `recognition_metrics`.
     """
-    counts_NN = confusion_matrix(logits_MN, labels_M, classes)
+    counts_NN = confusion_matrix(logits_MN, labels_M)
     return counts_NN.diagonal().double() / counts_NN.sum(1)  # 0 / 0 is NaN
 
 
-def confusion_matrix(logits_MN: Tensor, labels_M: Tensor, classes: int) -> Tensor:
+def confusion_matrix(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
     """Returns the number of clips by true class (row) and predicted class (column), [N, N].
 
     A row sums to the number of clips of its class, and the diagonal to top1 * M: the predictions
     are those of `predicted_classes`.
 
-    Args:
-        logits_MN: one column a class, [M, N].
-        labels_M: the true class of every clip, [M].
-        classes: N; it must be the number of columns.
-
     Raises:
-        ValueError: as `recognition_metrics`, or if `classes` is not the number of columns.
+        ValueError: as `recognition_metrics`.
     """
-    if classes != logits_MN.shape[-1]:
-        raise ValueError(
-            f"the logits have {logits_MN.shape[-1]} columns but there are {classes} classes; give "
-            "one column per class of the labels"
-        )
     predicted_M = predicted_classes(logits_MN, labels_M)
+    classes = logits_MN.shape[1]
     cells = torch.bincount(labels_M * classes + predicted_M, minlength=classes * classes)
     return cells.view(classes, classes)
 

@@ -59,6 +59,11 @@ class Objective(ABC):
     evaluation_batch: int = EVALUATION_BATCH
     """Number of clips that are evaluated at a time."""
 
+    def __init__(self, model: VideoModel, config: ExperimentConfig, clips: Clips) -> None:
+        self.model = model
+        self.config = config
+        self.clips = clips
+
     @abstractmethod
     def outputs(self, frames: Tensor, clips: Sequence[int], epoch: int) -> Tensor:
         """Frames of these training clips -> one row per clip, [B, X], with its graph."""
@@ -89,9 +94,7 @@ class Recognition(Objective):
     def __init__(
         self, model: VideoModel, config: ExperimentConfig, clips: Clips, texts: ClassTexts
     ) -> None:
-        self.model = model
-        self.config = config
-        self.clips = clips
+        super().__init__(model, config, clips)
         self.texts = texts
 
     def outputs(self, frames: Tensor, clips: Sequence[int], epoch: int) -> Tensor:
@@ -109,20 +112,19 @@ class Recognition(Objective):
 
     def measure(self, clips: Clips) -> Measured:
         """Returns the accuracies, and one row per clip."""
-        classes = len(self.texts)
         with torch.no_grad():
             text_CE = self.texts.embeddings()
         logits_MC = run_over(
             lambda frames: self._logits(frames, text_CE),
             clips,
             self.model,
-            classes,
+            len(self.texts),
             self.evaluation_batch,
         )
         return Measured(
             recognition_metrics(logits_MC, clips.labels),
             _prediction_rows(clips, logits_MC),
-            confusion_matrix(logits_MC, clips.labels, classes),
+            confusion_matrix(logits_MC, clips.labels),
         )
 
     @torch.no_grad()
@@ -150,9 +152,7 @@ class Retrieval(Objective):
     def __init__(
         self, model: VideoModel, config: ExperimentConfig, clips: Clips, others: Sequence[Clips]
     ) -> None:
-        self.model = model
-        self.config = config
-        self.clips = clips
+        super().__init__(model, config, clips)
         every = [s for part in (clips, *others) for captions in part.captions for s in captions]
         self._number = {sentence: number for number, sentence in enumerate(dict.fromkeys(every))}
         self._bank = None if model.trains_text else TextBank(model, every)
