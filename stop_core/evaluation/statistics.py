@@ -64,7 +64,8 @@ class VideoScores:
             counts_RM: how often each video was drawn; default: each of them once.
         """
         if counts_RM is None:
-            return self.scores(np.ones((1, len(self.weights_M))))[0]
+            score_S: Floats = self.scores(np.ones((1, len(self.weights_M))))[0]
+            return score_S
         score_GRS = np.stack([self._of_group(counts_RM, videos) for videos in self.members])
         mean_RS: Floats = np.nanmean(score_GRS, 0)  # groups that were not drawn are ignored
         return mean_RS

@@ -19,7 +19,7 @@ _VOCABULARY, _CONTEXT = 32, 8
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from threads, and the suite shares its machine."""
+    """Uses one thread: small tensors gain nothing from more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -70,7 +70,7 @@ def make_clip() -> MakeClip:
 
 @pytest.fixture(scope="session")
 def make_frames() -> MakeFrames:
-    """uint8 clips of noise, [B, T, H, W, 3], without a single frame like another."""
+    """uint8 clips of noise, [B, T, H, W, 3]; all frames differ."""
 
     def build(seed: int, batch: int, frames: int, size: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -82,7 +82,7 @@ def make_frames() -> MakeFrames:
 
 @pytest.fixture(scope="session")
 def stir() -> Stir:
-    """Moves trainable tensors off their small start, so that the prompts weigh like tokens."""
+    """Adds noise to trainable tensors, so that prompts have the scale of tokens."""
 
     def move(module: nn.Module, seed: int = 0, scale: float = 0.2) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -95,7 +95,7 @@ def stir() -> Stir:
 
 
 def _tokenize(texts: Sequence[str]) -> Tensor:
-    """One letter, one id, the largest at the end: open_clip pools a text there."""
+    """Returns one id per letter and the largest id at the end, where open_clip pools a text."""
     ids = torch.zeros(len(texts), _CONTEXT, dtype=torch.long)
     for row, text in zip(ids, texts, strict=True):
         letters = [1 + ord(letter) % (_VOCABULARY - 2) for letter in text[: _CONTEXT - 1]]

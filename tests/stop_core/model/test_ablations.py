@@ -1,4 +1,4 @@
-"""Laws of the ablations: constants do not follow the video, and what is left of STOP is STOP's."""
+"""Laws of the ablations: constants do not depend on the video, and the rest is STOP's."""
 
 from collections.abc import Callable
 from typing import Any
@@ -69,7 +69,7 @@ def test_static_stop_without_prompts_is_the_plain_frozen_tower(
 
 @torch.no_grad()
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_static_stop_in_joint_attention_is_blind_to_the_order_of_the_frames(
+def test_static_stop_in_joint_attention_ignores_the_order_of_the_frames(
     settings: dict[str, Any], make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     model = build("static", make_clip(), StopConfig(n_s=3, attention="joint", **settings))
@@ -169,7 +169,7 @@ def test_every_trainable_tensor_has_a_gradient_from_the_first_step(
         assert gradient.any(), name
 
 
-def test_a_half_that_is_turned_off_has_no_tensors(make_clip: MakeClip) -> None:
+def test_prompting_that_is_turned_off_has_no_tensors(make_clip: MakeClip) -> None:
     clip = make_clip()
     spatial = StaticStop(clip, StopConfig(n_s=2, eta=0)).trainable()
     temporal = StaticStop(clip, StopConfig(n_s=0)).trainable()
@@ -179,7 +179,7 @@ def test_a_half_that_is_turned_off_has_no_tensors(make_clip: MakeClip) -> None:
     assert all(".temporal." in name for name in temporal)
 
 
-def test_with_hard_selection_the_choice_of_static_patches_never_changes(
+def test_hard_selection_of_static_patches_is_never_trained(
     make_clip: MakeClip, make_frames: MakeFrames
 ) -> None:
     model = build("static", make_clip(), StopConfig(n_s=2, selection="hard"))
@@ -191,7 +191,7 @@ def test_with_hard_selection_the_choice_of_static_patches_never_changes(
 @pytest.mark.parametrize("method", BUILD)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_a_video_has_one_embedding_alone_and_in_any_batch(
+def test_the_embedding_of_a_video_does_not_depend_on_its_batch(
     method: str,
     attention: Attention,
     settings: dict[str, Any],
@@ -227,7 +227,7 @@ def test_a_clip_of_one_frame_has_no_gaps(
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_static_prompts_beside_no_temporal_ones_are_vpt_deep(
+def test_static_prompts_without_temporal_prompts_are_vpt_deep(
     attention: Attention, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     clip = make_clip()
@@ -242,7 +242,7 @@ def test_static_prompts_beside_no_temporal_ones_are_vpt_deep(
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("depth", [1, None])
-def test_temporal_prompts_beside_static_ones_are_those_of_stop(
+def test_temporal_prompts_with_static_prompts_are_those_of_stop(
     depth: int | None,
     attention: Attention,
     make_clip: MakeClip,
@@ -270,7 +270,7 @@ def _temporal(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _hide_static_prompts(tower: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Marks the last two prompts beside a sequence, the static ones, as empty slots."""
+    """Marks the last two prompts of a sequence, the static ones, as empty slots."""
     run_block = tower.run_block
 
     def hide(
@@ -286,7 +286,7 @@ def _hide_static_prompts(tower: nn.Module, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @torch.no_grad()
-def test_temporal_prompts_beside_static_ones_follow_the_order_of_frames(
+def test_temporal_prompts_with_static_prompts_depend_on_the_order_of_frames(
     make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     model = build("temporal with static", make_clip(), StopConfig())
@@ -304,7 +304,7 @@ def test_settings_that_do_not_fit_the_tower_are_refused_by_name(
         build(method, make_clip(), StopConfig(depth=3))
 
 
-def test_numbers_of_prompts_that_cannot_be_are_refused_by_name(make_clip: MakeClip) -> None:
+def test_invalid_numbers_of_prompts_are_refused_by_name(make_clip: MakeClip) -> None:
     with pytest.raises(ValueError, match=r"n_s must be at most 9.*got 10"):
         StaticStop(make_clip(), StopConfig(n_s=10))
     with pytest.raises(ValueError, match=r"static_prompts.*0"):
