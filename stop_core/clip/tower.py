@@ -135,15 +135,16 @@ class FrozenTower(nn.Module):
             seen = torch.cat([normed, block.norm_1(prompts_SXD).to(dtype)], dim=1)
             if carry_prompts:
                 queries, residual = seen, torch.cat([tokens_SND, prompts_SXD], dim=1)
-            if presence_SX is not None:
-                mask = _attendable(presence_SX, seen.shape[1])
+            if presence_SX is not None:  # mask the empty slots: [S, 1, 1, L]
+                present_SX = presence_SX.detach() > 0.5
+                mask = F.pad(present_SX, (tokens_SND.shape[1], 0), value=True)[:, None, None]
         if queries is seen:
             query, key, value = block.qkv(seen).chunk(3, -1)
         else:
             query = block.query(queries)
             key, value = block.key_value(seen).chunk(2, -1)
-        if presence_SX is not None:
-            value = _scale_last(value, presence_SX)
+        if presence_SX is not None and presence_SX.requires_grad:
+            value = cast(Tensor, _ScaleLast.apply(value, presence_SX))
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
         )
@@ -192,19 +193,6 @@ class _ScaleLast(torch.autograd.Function):
         (value_SXD,) = ctx.saved_tensors
         last_SXD = gradient_SLD[:, gradient_SLD.shape[1] - value_SXD.shape[1] :]
         return gradient_SLD, (last_SXD * value_SXD).sum(-1, dtype=torch.float32)
-
-
-def _scale_last(value_SLD: Tensor, presence_SX: Tensor) -> Tensor:
-    """Returns `value`; its last X rows pass a gradient to `presence` as if multiplied by it."""
-    if not presence_SX.requires_grad:
-        return value_SLD
-    return cast(Tensor, _ScaleLast.apply(value_SLD, presence_SX))
-
-
-def _attendable(presence_SX: Tensor, count: int) -> Tensor:
-    """Returns the attention mask, [S, 1, 1, L]: True for all tokens but the empty slots."""
-    tokens = count - presence_SX.shape[1]
-    return F.pad(presence_SX.detach() > 0.5, (tokens, 0), value=True)[:, None, None]
 
 
 def _compute_dtype(tokens: Tensor) -> torch.dtype:

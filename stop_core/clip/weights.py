@@ -87,14 +87,17 @@ def read_weights(path: Path) -> Weights:
 def _read(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         begins_with_json = stream.read(9)[8:] == b"{"
+    entries: list[str] = []
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.namelist()
     if path.suffix == ".safetensors" or begins_with_json:
         state: Any = load_file(path)
-    elif _is_torchscript(path):
+    elif any(name.endswith("/constants.pkl") for name in entries):
         state = _read_torchscript(path)
     else:
         # Memory-mapped: the tensors are copied into a model, or only their names are read.
-        mmap = zipfile.is_zipfile(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=bool(entries))
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not state:
@@ -105,13 +108,6 @@ def _read(path: Path) -> dict[str, Any]:
         if not isinstance(value, Tensor) and name not in _EXTRAS:
             raise ValueError(f"{name!r} is a {type(value).__name__}, not a tensor")
     return dict(state)
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _read_torchscript(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +12,7 @@ from stop_core.evaluation.statistics import VideoScores
 RESULT = "result.json"
 """File name in the folder of a finished training run."""
 
-_TOP = re.compile(r"top(\d+)")
-_RETRIEVAL = re.compile(r"(t2v|v2t)_(?:r(\d+)|(mean_rank))")
+_MEASURE = re.compile(r"(?:(t2v|v2t)_(?:r(\d+)|mean_rank)|top(\d+)|mean_class)")
 
 
 def read_scores(files: Sequence[Path], measures: Sequence[str]) -> dict[str, VideoScores]:
@@ -73,19 +71,16 @@ def _join(files: Sequence[Path], tables: Sequence[pd.DataFrame], measure: str) -
 
 def _videos(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """Returns one row per video: the sum of the scores of its queries, and their number."""
-    if found := _RETRIEVAL.fullmatch(name):
-        direction, most, _ = found.groups()
+    found = _MEASURE.fullmatch(name)
+    if found is None:
+        raise ValueError(f"the measure {name} has no scores per video")
+    direction, recall, top = found.groups()
+    if direction:
         rows = rows[rows["direction"] == direction]
-        value = rows["rank"] if most is None else rows["rank"] <= int(most)
-        return _by_video(rows, value)
-    if found := _TOP.fullmatch(name):
-        return _by_video(rows, rows["rank"] <= int(found.group(1)))
-    if name == "mean_class":
-        videos = _by_video(rows, rows["rank"] <= 1)
-        return videos.assign(group=rows.groupby("video_id")["label"].first())
-    raise ValueError(f"the measure {name} has no scores per video")
-
-
-def _by_video(rows: pd.DataFrame, value: "pd.Series[Any]") -> pd.DataFrame:
+    most = 1 if name == "mean_class" else recall or top
+    value = rows["rank"] if most is None else rows["rank"] <= int(most)
     by_video = value.astype(float).groupby(rows["video_id"])
-    return pd.DataFrame({"value": by_video.sum(), "weight": by_video.count()}).sort_index()
+    videos = pd.DataFrame({"value": by_video.sum(), "weight": by_video.count()}).sort_index()
+    if name == "mean_class":
+        videos["group"] = rows.groupby("video_id")["label"].first()
+    return videos

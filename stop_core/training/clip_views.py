@@ -7,6 +7,7 @@ Shapes: B clips, T frames per clip for the model, S edge of its square input.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -42,9 +43,8 @@ class ShownClips:
         for any batch size and number of processes.
         """
         shown = ShownClips(self._clips, self._config, self._size)
-        shown._view = View(
-            frames=self._config.frames,
-            size=self._size,
+        shown._view = replace(
+            self._view,
             jitter=self._config.segment_jitter,
             random_crop=self._config.random_crop,
             seed=self._config.seed,

@@ -6,10 +6,9 @@ Shapes: B clips of this process's share of a step.
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -120,7 +119,7 @@ class Trainer:
         epoch, offset = divmod(first, self.steps_per_epoch)
         batches = epoch_batches(len(self.clips), self.config, epoch)[offset:]
         ended = time.perf_counter()
-        shares = (list(my_share(batch)) for batch in batches)
+        shares = [list(my_share(batch)) for batch in batches]
         for step, (batch, read) in enumerate(
             zip(batches, _read_ahead(self.shown(epoch), shares), strict=True), first
         ):
@@ -194,21 +193,16 @@ class Trainer:
 
 
 def _read_ahead(
-    clips: Clips, shares: Iterable[Sequence[int]]
+    clips: Clips, shares: Sequence[list[int]]
 ) -> Iterator[tuple[list[int], Tensor, float]]:
     """Yields each share, its frames and the seconds waited for them; prefetches the next share."""
     with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
-        waiting: deque[tuple[list[int], Future[Tensor]]] = deque()
-        upcoming = iter(shares)
-        while True:
-            for share in islice(upcoming, 2 - len(waiting)):
-                waiting.append((list(share), pool.submit(clips.read, share)))
-            if not waiting:
-                return
-            own, read = waiting.popleft()
+        reads = deque(pool.submit(clips.read, share) for share in shares[:1])
+        for number, share in enumerate(shares, 1):
+            reads.extend(pool.submit(clips.read, following) for following in shares[number:][:1])
             started = time.perf_counter()
-            frames = read.result()
-            yield own, frames, time.perf_counter() - started
+            frames = reads.popleft().result()
+            yield share, frames, time.perf_counter() - started
 
 
 def _make_optimizer(model: VideoModel, config: ExperimentConfig) -> torch.optim.AdamW:
