@@ -1,6 +1,6 @@
 """STOP (CVPR 2025): integrated spatial-temporal dynamic prompting of a frozen CLIP.
 
-The science, free of any cluster: the model, its baselines, the data and the metrics.
+The model, its baselines, the data and the metrics, independent of Ray and MLflow.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ __all__ = ["PromptTrace", "StopConfig", "StopModel", "build_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the model when it is asked for: torch takes seconds, and a cache needs none of it."""
+    """Imports the model on first use: PyTorch takes seconds, and a frame cache does not need it."""
     if name in ("StopModel", "build_model"):
         from stop_core.model import stop
 

@@ -78,13 +78,13 @@ def run_workers(task: WorkerTask, resources: Resources, watch: Watch) -> Path:
 def train_worker(arguments: dict[str, WorkerTask]) -> None:
     """The function that Ray Train runs in every worker."""
     from stop_core.cache.integrity import ChangedDataError
-    from stop_core.runtime.distributed import rank, told_by_first
+    from stop_core.runtime.distributed import broadcast_object, rank
     from stop_core.runtime.memory import OutOfMemory
     from stop_core.training.trainer import DivergedError
 
     task = arguments["task"]
     given_up = task.folder / GIVEN_UP
-    if told_by_first(given_up.exists()):
+    if broadcast_object(given_up.exists()):
         return  # Ray has started the workers again after one of them gave up
     from .session import RayTrainSession
     from .worker import WorkerRun

@@ -24,10 +24,10 @@ from stop_core.explain.prompt_monitor import PromptMonitor
 from stop_core.explain.training_figures import confusion, save_figure
 from stop_core.model.video_model import VideoModel
 from stop_core.runtime.distributed import (
+    broadcast_object,
     copy_from_first,
+    gather_objects,
     rank,
-    told_by_all,
-    told_by_first,
     world_size,
 )
 from stop_core.runtime.seeding import seed_weights
@@ -120,7 +120,7 @@ class WorkerRun:
                 self.progress.step = step.step + 1
                 last = self.progress.step == end
                 self.recorder.add_step(step, trainer.total_steps, last_of_epoch=last)
-                if not last and (step.asked or self._is_due_by_steps()):
+                if not last and (step.pause or self._is_due_by_steps()):
                     self._save({"epoch": self.progress.epochs_done, "finished": 0})
         except DivergedError as problem:
             folder = self.session.latest()
@@ -245,7 +245,7 @@ class WorkerRun:
             self.objective,
             shown=self.splits["train"].in_epoch,
             micro_batch=self.task.micro_batch,
-            asks=self._is_due_by_time,
+            wants_pause=self._is_due_by_time,
         )
 
     def _is_due_by_steps(self) -> bool:
@@ -261,10 +261,10 @@ class WorkerRun:
         """Goes on from the furthest checkpoint, whoever has made it and knows of it."""
         start = self.task.start
         # One process looks: another's view of a shared folder may lag behind.
-        own, states = None, told_by_all(self.contents.state)
+        own, states = None, gather_objects(self.contents.state)
         if rank() == 0:
             own = furthest(self.task.folder, self.session.latest(), states)
-        own = told_by_first(own)
+        own = broadcast_object(own)
         if found := own or (None if self.task.fork else start):
             checkpoint = self._read(found)
             _refuse_unverified(found, checkpoint.progress, states)
@@ -303,7 +303,7 @@ class WorkerRun:
         """Every rank reports; rank 0 brings the checkpoint."""
         # A damaged cache raises here. One that is not compared yet, in the first epoch, is noted.
         own = "" if self.contents.is_verified() else self.contents.state
-        self.progress.unverified = sorted(set(told_by_all(own)) - {""})
+        self.progress.unverified = sorted(set(gather_objects(own)) - {""})
 
         def write(folder: Path) -> None:
             if results is not None:

@@ -1,9 +1,8 @@
-"""A frozen transformer block in the form that runs fast: fewer operations, the same function.
+"""A frozen transformer block with its constants folded into the weights: the same function, faster.
 
-What never changes need not be computed in every step: the affine maps of the layer norms, the
-layer scales and the factor in QuickGELU are multiplied into the neighbouring matrices (in float64),
-and the matrices are kept in the type that they are used in. Agrees with the block as open_clip runs
-it to float32 rounding.
+The affine maps of the layer norms, the layer scales and the factor of QuickGELU are multiplied into
+the neighbouring matrices (in float64), and the matrices are stored in the compute type. The output
+agrees with open_clip's block up to float32 rounding.
 """
 
 from collections.abc import Callable
@@ -35,7 +34,7 @@ class FoldedBlock:
     fc: FrozenLinear
     activation: Callable[[Tensor], Tensor]
     proj: FrozenLinear
-    made_from: object  # tells whether the block has changed since
+    made_from: object  # identifies the weights that were folded
 
     def norm_1(self, tokens: Tensor) -> Tensor:
         """The layer norm before the attention, without its affine map."""
@@ -47,23 +46,23 @@ class FoldedBlock:
 
     @cached_property
     def query(self) -> FrozenLinear:
-        """The part of `qkv` that makes the queries."""
+        """The part of `qkv` that computes the queries."""
         return self.qkv.part(0, self.width)
 
     @cached_property
     def key_value(self) -> FrozenLinear:
-        """The part of `qkv` that makes the keys and values."""
+        """The part of `qkv` that computes the keys and values."""
         return self.qkv.part(self.width, 3 * self.width)
 
     @property
     def key_weight(self) -> Tensor:
-        """[D, D]."""
+        """The matrix of the keys, [D, D]."""
         return self.qkv.weight[self.width : 2 * self.width]
 
 
 @torch.no_grad()
 def fold_block(block: ResidualAttentionBlock, dtype: torch.dtype, made_from: object) -> FoldedBlock:
-    """Folds what is constant in `block` into its matrices, in `dtype`."""
+    """Folds the constants of `block` into its matrices, in `dtype`."""
     attention, mlp = block.attn, block.mlp
     qkv = _after_norm(block.ln_1, attention.in_proj_weight, attention.in_proj_bias)
     out = _before_scale(block.ls_1, attention.out_proj.weight, attention.out_proj.bias)
@@ -92,13 +91,13 @@ def fold_block(block: ResidualAttentionBlock, dtype: torch.dtype, made_from: obj
 
 
 def _after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The linear map of the layer norm's affine map, and then of `weight` and `bias`."""
+    """Returns weight and bias of the layer norm's affine map followed by the linear map."""
     matrix = weight.double()
     return matrix * norm.weight.double(), bias.double() + matrix @ norm.bias.double()
 
 
 def _before_scale(scale: nn.Module, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The linear map of `weight` and `bias`, and then of the layer scale, if there is one."""
+    """Returns weight and bias of the linear map followed by the layer scale, if there is one."""
     factor = getattr(scale, "gamma", None)
     if factor is None:
         return weight.double(), bias.double()

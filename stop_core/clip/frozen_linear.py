@@ -1,9 +1,9 @@
-"""A linear map whose weights never change, in the fastest form that this machine has for it.
+"""A linear map with constant weights, in the fastest form that this machine has.
 
-On a CPU, PyTorch gives float32 products to MKL, which is slow on processors that are not Intel's
-(down to less than half speed). PyTorch also ships oneDNN, which is not, and which takes constant
-weights in a layout of its own that is made once. Its operator is private to PyTorch: it is tried
-out before it is used, and `F.linear` is what runs without it.
+On a CPU, PyTorch computes float32 products with MKL, which reaches less than half of the speed on
+processors of other vendors than Intel. oneDNN, which PyTorch includes, does not have this problem
+and can pack constant weights once. Its operator is private to PyTorch, so it is tested before use;
+the fallback is `F.linear`.
 """
 
 from functools import cache, cached_property
@@ -14,23 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _PACKED_TYPES = (torch.float32, torch.bfloat16)
-# oneDNN chooses a layout by the number of rows; any number can be multiplied with it afterwards.
+# oneDNN chooses the packed layout by the number of rows, and then accepts any number.
 _TYPICAL_ROWS = 1024
 
 
 class FrozenLinear:
-    """x W^T + b with gradients to x alone. `weight` [out, in] and `bias` [out] must not change."""
+    """x W^T + b with gradients only for x. `weight` [out, in] and `bias` [out] must not change."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self.weight = weight
         self.bias = bias
 
     def part(self, start: int, stop: int) -> "FrozenLinear":
-        """The map to the outputs from `start` up to, but not including, `stop`."""
+        """Returns the map to the outputs `start` to `stop` - 1."""
         return FrozenLinear(self.weight[start:stop], self.bias[start:stop])
 
     def __getstate__(self) -> dict[str, Tensor]:
-        # Packed weights can be neither copied nor pickled; a copy packs its own.
+        # Packed weights can be neither copied nor pickled; a copy packs them again.
         return {"weight": self.weight, "bias": self.bias}
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class FrozenLinear:
         return _multiply(x, self._packed, self.bias)
 
     def _is_plain(self, x: Tensor) -> bool:
-        # A compiler has its own way with constant weights.
+        # A compiler optimises constant weights itself.
         return x.device.type != "cpu" or torch.compiler.is_compiling() or not _can_pack(x.dtype)
 
     @cached_property
@@ -79,10 +79,10 @@ def _pack(weight: Tensor) -> Tensor:
 @cache
 @torch.no_grad()
 def _can_pack(dtype: torch.dtype) -> bool:
-    """Whether this build of PyTorch has the operator, and it does what `F.linear` does."""
+    """Returns whether this PyTorch has the operator and it agrees with `F.linear`."""
     if dtype not in _PACKED_TYPES or not torch.backends.mkldnn.is_available():
         return False
-    # Whole numbers, so that both ways give the same to the bit.
+    # Integers, so that both results are exact.
     x = torch.arange(12).view(1, 3, 4).to(dtype)
     weight, bias = torch.arange(8).view(2, 4).to(dtype), torch.ones(2, dtype=dtype)
     try:

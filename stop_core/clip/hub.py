@@ -1,4 +1,4 @@
-"""Files of the Hugging Face Hub: from its cache without asking the network, else downloaded."""
+"""Files of the Hugging Face Hub: from its local cache without a network, else downloaded."""
 
 import threading
 from pathlib import Path
@@ -6,56 +6,67 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError
 
-_PATIENCE = 3.0  # seconds
+from stop_core.storage.documents import shown_text
+
+_TIMEOUT = 3.0  # seconds
 
 
-def hub_file(repository: str, *names: str) -> Path:
+def hub_file(repository: str, *names: str, wanted: str, advice: str) -> Path:
     """Returns the path of the first of `names` that a repository has.
 
-    A file in the cache of huggingface_hub is taken as it is, so that no network is needed.
+    A file in the cache of huggingface_hub is used as it is, so that no network is needed.
+
+    Args:
+        repository: on the Hugging Face Hub.
+        names: of files in the repository, the preferred one first.
+        wanted: the purpose of the file, for the error message.
+        advice: what to type after a download by hand, for the error message.
 
     Raises:
-        OSError: if none is there, or the hub does not answer within a few seconds.
+        OSError: if the repository has none of them, or the hub does not answer within a few
+            seconds.
     """
     for name in names:
         cached = huggingface_hub.try_to_load_from_cache(repository, name)
         if isinstance(cached, str):
             return Path(cached)
-    # Its retries are for a download that has begun: without a network they take a minute and print
-    # ten lines.
+    # Without a network the retries of a download take a minute and print ten lines, so a short
+    # request is made first.
     huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    _require_answer(repository, names[0])
-    for name in names:
+    reason = _no_answer(repository, names[0])
+    for name in () if reason else names:
         try:
             return Path(huggingface_hub.hf_hub_download(repository, name))
         except EntryNotFoundError:
-            continue
+            reason = f"it has no {' and no '.join(names)}"
         except Exception as problem:  # of the hub, of HTTP or of the disk
-            raise OSError(f"{_first_line(problem)}, for {name} of {repository}") from problem
-    raise OSError(f"the repository {repository} has no {' and no '.join(names)}")
+            reason = f"{shown_text(problem).rstrip('.')}, for {name}"
+            break
+    raise OSError(
+        f"{wanted} could not be loaded from the Hugging Face Hub ({reason}); download "
+        f"https://huggingface.co/{repository}/resolve/main/{names[0]} elsewhere and {advice}"
+    )
 
 
-def _require_answer(repository: str, name: str) -> None:
-    """Raises OSError at once where there is no network, whichever step of a request hangs."""
-    problems: list[str] = [f"the Hugging Face Hub does not answer within {_PATIENCE:g} s"]
+def _no_answer(repository: str, name: str) -> str:
+    """Returns why the hub cannot be reached, after at most `_TIMEOUT` seconds; "" if it can.
+
+    In a thread, since the name lookup of a request has no timeout.
+    """
+    reasons = [f"the Hugging Face Hub does not answer within {_TIMEOUT:g} s"]
 
     def ask() -> None:
         try:
             url = huggingface_hub.hf_hub_url(repository, name)
-            huggingface_hub.get_hf_file_metadata(url, timeout=_PATIENCE)
+            huggingface_hub.get_hf_file_metadata(url, timeout=_TIMEOUT)
         except EntryNotFoundError:
             pass
         except Exception as problem:
-            problems[0] = _first_line(problem)
+            reasons[0] = shown_text(problem).rstrip(".")
             return
-        problems.clear()
+        reasons.clear()
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_PATIENCE)
-    if problems:
-        raise OSError(problems[0])
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0].rstrip(".")
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_TIMEOUT)
+    return reasons[0] if reasons else ""

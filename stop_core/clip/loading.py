@@ -1,4 +1,4 @@
-"""Loading a frozen CLIP: any open_clip model, or a tiny one that ships with this package."""
+"""Loads a frozen CLIP: any open_clip ViT, or a tiny one that is part of this package."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,22 +23,23 @@ from stop_core.clip.pretrained import (
 )
 from stop_core.clip.tower import UNFIT_ADVICE
 from stop_core.clip.weights import read_weights
+from stop_core.storage.documents import shown_text
 from stop_core.tiny.shipped import TINY_TOWERS
 from stop_core.tiny.tower import TinyTokenizer, build_tiny_clip, vision_config
 
 
 @dataclass(frozen=True)
 class TowerShape:
-    """What can be said of a vision tower without building it."""
+    """Sizes of a vision tower, known without building it."""
 
     image_size: int  # pixels
-    patches: int  # of a frame
+    patches: int  # per frame
     blocks: int
 
 
 @dataclass(frozen=True)
 class FrozenClip:
-    """A frozen CLIP and the tokenizer that belongs to it."""
+    """A frozen CLIP and its tokenizer."""
 
     name: str
     model: nn.Module
@@ -49,7 +50,7 @@ class FrozenClip:
         return self.encode_tokens(self.tokenize(list(texts)))
 
     def encode_tokens(self, tokens_NL: Tensor) -> Tensor:
-        """`encode_text` for texts that are token ids already; what is frozen gives no gradient."""
+        """Returns the embeddings [N, E] of token ids [N, L]; a frozen tower gives no gradient."""
         tokens_NL = tokens_NL.to(next(self.model.parameters()).device)
         embeddings: Tensor = self.model.encode_text(tokens_NL, normalize=True)  # type: ignore[operator]
         return embeddings
@@ -65,13 +66,13 @@ def load_clip(
     Args:
         name: "tiny", "tiny-64", or any model name that open_clip knows.
         pretrained: an open_clip tag, a local file or folder of weights, or "random": see
-            `stop_core.clip.pretrained`. None for the tiny ones, which have their own.
-        accept: raises if the model is not the right one, before its tokenizer is made.
+            `stop_core.clip.pretrained`. None for the tiny towers, which have their own.
+        accept: called with the name and the model before the tokenizer is loaded; raises to refuse.
 
     Raises:
-        ValueError: if there is no such tower or no such weights, or a weights file leaves open how
-            it was trained.
-        OSError: if the weights cannot be read or fetched.
+        ValueError: if there is no such tower or no such weights, or a weights file does not
+            determine its activation and preprocessing.
+        OSError: if the weights cannot be read or downloaded.
     """
     check_name(name, pretrained)
     if tiny := TINY_TOWERS.get(name):
@@ -86,7 +87,7 @@ def load_clip(
         read = read_weights(weights)
         if read.is_openai and not source.settings.quick_gelu:
             raise ValueError(
-                f"the weights {weights} are in the format of OpenAI's, whose models use QuickGELU, "
+                f"the weights {weights} have the format of OpenAI's, whose models use QuickGELU, "
                 f"and --tower {name} --pretrained {pretrained} says GELU; give quickgelu={weights}"
             )
         read.copy_into(model, name)
@@ -95,16 +96,16 @@ def load_clip(
 
 
 def unsaid_activation(name: str, model: nn.Module) -> str:
-    """Returns "quickgelu" if the model has QuickGELU and its name says another, else nothing."""
+    """Returns "quickgelu" if the model has QuickGELU and its name says GELU, else ""."""
     listed = open_clip.get_model_config(name) if name in open_clip.list_models() else {}
     has = any(isinstance(module, QuickGELU) for module in model.modules())
     return "quickgelu" if has and not listed.get("quick_gelu") else ""
 
 
 def tower_shape(name: str) -> TowerShape | None:
-    """Returns the shape of the vision tower called `name`, from its configuration alone.
+    """Returns the shape of the vision tower called `name`, from its configuration.
 
-    None for a model outside of open_clip's list ("hf-hub:...", "local-dir:...").
+    None for a model that is not in open_clip's list ("hf-hub:...", "local-dir:...").
 
     Raises:
         ValueError: if there is no such tower, or it is not a vision transformer.
@@ -115,7 +116,7 @@ def tower_shape(name: str) -> TowerShape | None:
 
 
 def check_name(name: str, pretrained: str | None) -> None:
-    """Refuses a tower or weights that cannot be used, before anything is fetched or decoded.
+    """Refuses a tower or weights that cannot be used, before a download or decoding starts.
 
     Raises:
         ValueError: as `find_source`, or if the tower is not a vision transformer.
@@ -123,7 +124,7 @@ def check_name(name: str, pretrained: str | None) -> None:
     """
     if name in TINY_TOWERS:
         if pretrained not in (None, RANDOM):
-            raise ValueError(f"the tower {name} has its own weights; leave `pretrained` empty")
+            raise ValueError(f"the tower {name} has its own weights; leave --pretrained out")
         return
     tower_shape(name)
     if not name.startswith(HUB):
@@ -137,10 +138,12 @@ def _shape_of(name: str, config: dict[str, Any]) -> TowerShape:
     if vision.get("attentional_pool") or vision.get("pool_type", "tok") != "tok":
         raise ValueError(f"{name} does not pool its frames with a CLS token; {UNFIT_ADVICE}")
     if "multimodal_cfg" in config:
-        raise ValueError(f"{name} has a text decoder, which has no use here; {UNFIT_ADVICE}")
+        raise ValueError(f"{name} has a text decoder, which is not supported; {UNFIT_ADVICE}")
     size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
     if not isinstance(size, int) or not isinstance(patch, int):
-        raise ValueError(f"{name} takes oblong images or patches: {size}, {patch}; {UNFIT_ADVICE}")
+        raise ValueError(
+            f"{name} takes images or patches that are not square: {size}, {patch}; {UNFIT_ADVICE}"
+        )
     if text.keys() & {"hf_model_name", "hf_tokenizer_name"} and find_spec("transformers") is None:
         raise ValueError(
             f"{name} reads texts with the package transformers, which is not installed; run pip "
@@ -152,11 +155,11 @@ def _shape_of(name: str, config: dict[str, Any]) -> TowerShape:
 def _build(source: ClipSource) -> nn.Module:
     """Returns the model with random weights and the settings of its source.
 
-    open_clip's `create_model` takes the activation from the tower's name, whatever the weights.
+    Not by open_clip's `create_model`, which reads the activation from the tower's name only.
     """
     config = {**source.config, "quick_gelu": source.settings.quick_gelu}
     custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
-    # Otherwise the text tower fetches the language model that its training began with.
+    # Otherwise the text tower downloads the language model that its training started from.
     config["text_cfg"] = {**config["text_cfg"], "hf_model_pretrained": False}
     model: nn.Module = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
     size = cast(VisionTransformer, model.visual).image_size
@@ -170,19 +173,24 @@ def _tokenizer(name: str, config: dict[str, Any]) -> Callable[[list[str]], Tenso
     text = config["text_cfg"]
     vocabulary = text.get("hf_tokenizer_name")
     tokenizer: Callable[[list[str]], Tensor]
+    if vocabulary and not name.startswith(FOLDER):  # fails fast without a network
+        hub_file(
+            vocabulary,
+            "tokenizer_config.json",
+            wanted=f"the tokenizer of the tower {name}",
+            advice="put it into the cache of the Hugging Face Hub, or choose another --tower",
+        )
     try:
         if vocabulary:
-            if not name.startswith(FOLDER):
-                hub_file(vocabulary, "tokenizer_config.json")  # says at once if there is no network
             tokenizer = open_clip.get_tokenizer(name)
         else:
             options = text.get("tokenizer_kwargs") or {}
             length = text.get("context_length", 77)
             tokenizer = open_clip.SimpleTokenizer(context_length=length, **options)
-    except Exception as problem:  # of transformers and its hub, a dozen kinds
+    except Exception as problem:  # transformers and its hub raise a dozen types
         raise OSError(
             f"the tokenizer {vocabulary or ''} of the tower {name} could not be loaded "
-            f"({type(problem).__name__}: {problem}); fetch it into the cache of the Hugging Face "
-            "Hub where there is a network, or choose another tower"
+            f"({type(problem).__name__}: {shown_text(problem)}); load it into the cache of the "
+            "Hugging Face Hub, or choose another --tower"
         ) from problem
     return tokenizer

@@ -1,24 +1,24 @@
-"""Which CLIP a tower's name and `pretrained` stand for, found without a network.
+"""Resolves a tower's name and `pretrained` to a CLIP, without a network.
 
 `pretrained` is one of
 
     TAG             weights that open_clip lists, with the settings that it lists for them
-    FILE            a weights file on this machine
+    FILE            a local weights file
     FOLDER          as on the Hugging Face Hub: open_clip_model.safetensors, open_clip_config.json
     TAG=FILE        a file with the settings of a tag
-    gelu=FILE       a file of a model with this activation, and the preprocessing of OpenAI's CLIP
+    gelu=FILE       a file of a model with this activation and the preprocessing of OpenAI's CLIP
     quickgelu=FILE  likewise
     random          untrained
 
-A CLIP that runs with another activation or preprocessing than it was trained with still gives
-numbers, and they are worse. So both follow the weights, and a file that leaves them open is
+A CLIP with another activation or preprocessing than in its training runs without an error and is
+less accurate. So both are read from the weights, and a file that does not determine them is
 refused.
 """
 
 import difflib
 import hashlib
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from stop_core.clip.hub import hub_file
 from stop_core.clip.weights import read_weights
 from stop_core.settings.experiment import UNLISTED
-from stop_core.storage.documents import parse_json, read_text
+from stop_core.storage.documents import parse_json, read_text, shown_text
 from stop_core.tiny.shipped import TINY_TOWERS
 
 RANDOM = "random"
@@ -42,7 +42,7 @@ WEIGHTS = (
 )
 """Names of the weights in a repository of the Hugging Face Hub."""
 HUB, FOLDER = UNLISTED
-# Others of a folder's configuration could name code (trust_remote_code) or another file.
+# Other options in a folder's configuration could name code (trust_remote_code) or another file.
 _TOKENIZER_OPTIONS = {"clean", "strip_sep_token", "language"}
 _ACTIVATIONS = {"gelu": False, "quickgelu": True}
 _QUICK = "-quickgelu"
@@ -50,20 +50,20 @@ _QUICK = "-quickgelu"
 
 @dataclass(frozen=True)
 class Settings:
-    """What belongs to the weights of a CLIP besides its architecture."""
+    """Activation and preprocessing that the weights of a CLIP were trained with."""
 
     quick_gelu: bool
     """QuickGELU, x * sigmoid(1.702 x), instead of GELU."""
     mean: tuple[float, ...]
-    """Of red, green and blue, from 0 to 1."""
+    """Per channel (red, green, blue), from 0 to 1."""
     std: tuple[float, ...]
     interpolation: str
     resize_mode: str
-    """shortest: the short side is resized, and the centre is cropped."""
+    """"shortest": the shorter side is resized, and the centre is cropped."""
 
     @classmethod
     def of(cls, preprocessing: dict[str, Any], quick_gelu: bool) -> "Settings":
-        """Reads open_clip's configuration of a preprocessing; the defaults are OpenAI's."""
+        """Reads open_clip's preprocessing configuration; the defaults are OpenAI's."""
         values = merge_preprocess_dict(PreprocessCfg(), preprocessing)
         mean, std = (tuple(float(value) for value in values[name]) for name in ("mean", "std"))
         return cls(quick_gelu, mean, std, values["interpolation"], values["resize_mode"])
@@ -74,20 +74,20 @@ class ClipSource:
     """A CLIP that is not built yet."""
 
     config: dict[str, Any]
-    """The architecture, as open_clip configures a model."""
+    """open_clip's configuration of the architecture."""
     settings: Settings
     tag: str | None = None
-    """Weights to fetch."""
+    """Tag of weights to download, or"""
     file: Path | None = None
-    """Weights on this machine. Neither: random ones."""
+    """a local weights file. If both are None, the weights are random."""
 
 
 def find_source(name: str, pretrained: str | None) -> ClipSource:
-    """Returns the CLIP that a tower's name and `pretrained` stand for. Only "hf-hub:" is fetched.
+    """Returns the CLIP of a tower's name and `pretrained`. Only "hf-hub:" needs the network.
 
     Raises:
-        ValueError: if there is no such tower or no such weights, if a file leaves its settings
-            open, or if the frame cache resizes pictures in another way.
+        ValueError: if there is no such tower or no such weights, if a file does not determine its
+            settings, or if they need another resizing than that of the frame cache.
         OSError: if a file cannot be read.
     """
     if name.startswith((HUB, FOLDER)):
@@ -97,7 +97,7 @@ def find_source(name: str, pretrained: str | None) -> ClipSource:
     modes = (source.settings.interpolation, source.settings.resize_mode)
     if modes != ("bicubic", "shortest"):
         raise ValueError(
-            f"the weights {pretrained or ''} of {name} were trained on pictures resized with "
+            f"the weights {pretrained or ''} of {name} were trained on images resized with "
             f"interpolation {modes[0]!r} and resize mode {modes[1]!r}, and frames are resized here "
             "with 'bicubic' and 'shortest'; choose other weights"
         )
@@ -105,28 +105,25 @@ def find_source(name: str, pretrained: str | None) -> ClipSource:
 
 
 def fetch(name: str, tag: str) -> Path:
-    """Returns the file of weights that open_clip lists, which is downloaded at first use.
+    """Returns the weights file of an open_clip tag, which is downloaded at first use.
 
     Raises:
-        OSError: if it is neither here nor to be had; the message says what to type instead.
+        OSError: if it is not cached and cannot be downloaded; the message says what to type.
     """
     repository, _, file = get_pretrained_cfg(name, tag)["hf_hub"].rpartition("/")
-    files = (file,) if file else WEIGHTS
-    try:
-        return hub_file(repository, *files)
-    except OSError as problem:
-        raise OSError(
-            f"the weights {tag!r} of the model {name} are not on this machine and could not be "
-            f"loaded ({problem}); download https://huggingface.co/{repository}/resolve/main/"
-            f"{files[0]} elsewhere and give --pretrained FILE, as {tag}=FILE"
-        ) from problem
+    return hub_file(
+        repository,
+        *((file,) if file else WEIGHTS),
+        wanted=f"the weights {tag!r} of the model {name}",
+        advice=f"give --pretrained FILE, as {tag}=FILE",
+    )
 
 
 def model_config(name: str) -> dict[str, Any]:
     """Returns open_clip's configuration of the architecture called `name`.
 
     Raises:
-        ValueError: if it lists none; the message has the names that come close.
+        ValueError: if there is none; the message suggests similar names.
     """
     config: dict[str, Any] | None = open_clip.get_model_config(name)
     if config is not None:
@@ -139,23 +136,23 @@ def model_config(name: str) -> dict[str, Any]:
 
 
 def absolute(name: str, pretrained: str | None) -> tuple[str, str | None]:
-    """Returns both with the paths in them made absolute, for a process in another folder."""
+    """Returns both with absolute paths, for a process in another working directory."""
     if name.startswith(FOLDER):
         name = f"{FOLDER}{Path(name.removeprefix(FOLDER)).absolute()}"
     if pretrained is None or is_pretrained_cfg(name, pretrained):
         return name, pretrained
     stated, path = _split(pretrained)
     if path.exists():
-        # Links stay: in the cache of the hub they have the names, and the files are called by hash.
+        # Links are not resolved: in the hub's cache the names are links to files called by hash.
         pretrained = f"{stated}={path.absolute()}" if stated else str(path.absolute())
     return name, pretrained
 
 
 def weights_fingerprint(name: str, pretrained: str | None) -> str:
-    """Returns what decides a result and is in neither `name` nor `pretrained`; often nothing.
+    """Returns the part of a CLIP's identity that `name` and `pretrained` leave out; often "".
 
-    Eight hex digits that change with the bytes of local weights, and the activation that a tag or
-    a known file brings where the name says another.
+    Eight hex digits that depend on the bytes of local weights, and "quickgelu" if the tag or file
+    has this activation and the name has not.
     """
     if tiny := TINY_TOWERS.get(name):
         return _digest(tiny.weights)[:8]
@@ -171,8 +168,8 @@ def weights_fingerprint(name: str, pretrained: str | None) -> str:
         digest = hashlib.sha256(both.encode()).hexdigest()
     else:
         digest, tag = _digest(path), _tag_of(name, path)
-    brought = tag and _of_tag(name, tag).quick_gelu and not _of_name(name).quick_gelu
-    return digest[:8] + ("quickgelu" if brought else "")
+    added = tag and _tag_settings(name, tag).quick_gelu and not _name_settings(name).quick_gelu
+    return digest[:8] + ("quickgelu" if added else "")
 
 
 def _listed(name: str, pretrained: str | None) -> ClipSource:
@@ -182,12 +179,12 @@ def _listed(name: str, pretrained: str | None) -> ClipSource:
         raise ValueError(
             f"the tower {name} would have random weights: give --pretrained "
             f"{tags[0] if tags else 'FILE'}, another tag of open_clip or a file, or --pretrained "
-            f"{RANDOM} if that is what you want"
+            f"{RANDOM} to train without pretrained weights"
         )
     if pretrained == RANDOM:
-        return ClipSource(config, _of_name(name))
+        return ClipSource(config, _name_settings(name))
     if is_pretrained_cfg(name, pretrained):
-        return ClipSource(config, _of_tag(name, pretrained), tag=pretrained)
+        return ClipSource(config, _tag_settings(name, pretrained), tag=pretrained)
     stated, path = _split(pretrained)
     is_tag = stated is not None and is_pretrained_cfg(name, stated)
     if not path.exists() or not (is_tag or stated in (None, *_ACTIVATIONS)):
@@ -202,40 +199,38 @@ def _listed(name: str, pretrained: str | None) -> ClipSource:
         _refuse_other_architecture(name, config, found, folder)
         path = path if path.is_file() else _weights_in(folder)
     elif tag := _tag_of(name, path):
-        known = _of_tag(name, tag)
+        known = _tag_settings(name, tag)
     if stated is None:
-        said = known or _only(name, path)
+        said = known or _only_settings(name, path)
     elif is_tag:
-        said = _of_tag(name, stated)
+        said = _tag_settings(name, stated)
     else:
-        said = replace(known or _of_name(name), quick_gelu=_ACTIVATIONS[stated])
+        said = replace(known or _name_settings(name), quick_gelu=_ACTIVATIONS[stated])
     _refuse_contradiction(name, pretrained, said, known)
     return ClipSource(config, said, file=path)
 
 
 def _unlisted(name: str, pretrained: str | None) -> ClipSource:
     if pretrained not in (None, RANDOM):
-        raise ValueError(f"the tower {name} brings its own weights; leave --pretrained out")
+        raise ValueError(f"the tower {name} has its own weights; leave --pretrained out")
     if name.startswith(FOLDER):
         folder = Path(name.removeprefix(FOLDER))
     else:
-        repository = name.removeprefix(HUB)
-        try:
-            folder = hub_file(repository, OPEN_CLIP_CONFIG).parent
-            if pretrained is None:
-                hub_file(repository, *WEIGHTS)
-        except OSError as problem:
-            raise OSError(
-                f"the tower {name} is not on this machine and could not be loaded ({problem}); "
-                f"download {OPEN_CLIP_CONFIG} and {WEIGHTS[0]} of "
-                f"https://huggingface.co/{repository} into a folder and give --tower {FOLDER}FOLDER"
-            ) from problem
+        from_hub = partial(
+            hub_file,
+            name.removeprefix(HUB),
+            wanted=f"the tower {name}",
+            advice=f"give --tower {FOLDER}FOLDER; it needs {OPEN_CLIP_CONFIG} and {WEIGHTS[0]}",
+        )
+        folder = from_hub(OPEN_CLIP_CONFIG).parent
+        if pretrained is None:
+            from_hub(*WEIGHTS)
     config, settings = _read_folder(folder)
     return ClipSource(config, settings, file=None if pretrained else _weights_in(folder))
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Any], Settings]:
-    """Returns architecture and settings of a folder as the Hugging Face Hub has them."""
+    """Returns architecture and settings of a folder in the layout of the Hugging Face Hub."""
     path = folder / OPEN_CLIP_CONFIG
     try:
         content = parse_json(read_text(path))
@@ -249,9 +244,8 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], Settings]:
             f"the folder {folder} has no {OPEN_CLIP_CONFIG}; give a file of weights"
         ) from problem
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        reason = " ".join(str(problem).split()) or type(problem).__name__
         raise ValueError(
-            f"{path} is no configuration of open_clip ({reason}); copy the folder again"
+            f"{path} is no configuration of open_clip ({shown_text(problem)}); copy it again"
         ) from problem
     if options:
         raise ValueError(
@@ -261,7 +255,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], Settings]:
         )
     if given not in (None, size, [size, size]):
         raise ValueError(
-            f"{path} prepares pictures of {given} pixels for a tower that takes {size}; choose "
+            f"{path} prepares images of {given} pixels for a tower that takes {size}; choose "
             "another folder"
         )
     return config, settings
@@ -275,7 +269,7 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _architecture(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns all of a model's configuration but its activation, with the defaults filled in."""
+    """Returns a model's configuration without its activation, with the defaults filled in."""
     parts = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg}
     plain = {
         f"{part}.{key}": value
@@ -299,51 +293,51 @@ def _refuse_other_architecture(
 
 
 def _split(pretrained: str) -> tuple[str | None, Path]:
-    """Takes TAG=FILE apart. What is in front is None where the whole is a path."""
+    """Splits TAG=FILE into both; the tag is None for a plain path."""
     stated, separator, rest = pretrained.partition("=")
     if separator and not Path(pretrained).exists():
         return stated, Path(rest).expanduser()
     return None, Path(pretrained).expanduser()
 
 
-def _of_name(name: str) -> Settings:
+def _name_settings(name: str) -> Settings:
     return Settings.of({}, bool(model_config(name).get("quick_gelu")))
 
 
-def _of_tag(name: str, tag: str) -> Settings:
-    # A tag says where QuickGELU is wanted, not where it is unwanted: roberta-ViT-B-32 says it of
-    # its architecture alone.
+def _tag_settings(name: str, tag: str) -> Settings:
+    # Tags state QuickGELU, but not always its absence: for roberta-ViT-B-32 only the architecture
+    # states it.
     name = name.removesuffix(_QUICK)
     values = get_pretrained_cfg(name, tag)
-    return Settings.of(values, values.get("quick_gelu", False) or _of_name(name).quick_gelu)
+    return Settings.of(values, values.get("quick_gelu", False) or _name_settings(name).quick_gelu)
 
 
 def _tag_of(name: str, path: Path) -> str | None:
-    """Returns the tag of a file that was downloaded from where open_clip's list has its hash."""
+    """Returns the tag of a file whose hash is in open_clip's list of URLs."""
     name = name.removesuffix(_QUICK)
     tags: list[str] = open_clip.list_pretrained_tags_by_model(name)
     for tag in tags:
         *_, folder, file = ("/" + get_pretrained_cfg(name, tag)["url"]).split("/")
-        # OpenAI's addresses have all 64 digits, those of open_clip's releases the first eight.
+        # OpenAI's URLs have all 64 digits, those of open_clip's releases the first eight.
         for known in (folder, file.rpartition("-")[2].partition(".")[0]):
             if len(known) in (8, 64) and _digest(path).startswith(known):
                 return tag
     return None
 
 
-def _only(name: str, path: Path) -> Settings:
-    """Returns the settings of a file that has none with it, if only one kind is possible.
+def _only_settings(name: str, path: Path) -> Settings:
+    """Returns the settings of a plain file, if the tower allows only one choice.
 
     Raises:
-        ValueError: otherwise; the message has the ways to say it.
+        ValueError: otherwise; the message lists the options.
     """
     if _is_openai(path.resolve(), *_state(path)):
-        return replace(_of_name(name), quick_gelu=True)
+        return replace(_name_settings(name), quick_gelu=True)
     tags = open_clip.list_pretrained_tags_by_model(name)
-    possible = {_of_tag(name, tag) for tag in tags} or {_of_name(name)}
-    ways = [f"--pretrained {tag}={path} if it is that of the tag {tag}" for tag in tags[:1]]
+    possible = {_tag_settings(name, tag) for tag in tags} or {_name_settings(name)}
+    ways = [f"--pretrained {tag}={path} if the file is that of {tag}" for tag in tags[:1]]
     if name + _QUICK in open_clip.list_models():
-        possible |= {replace(_of_name(name), quick_gelu=quick) for quick in (True, False)}
+        possible |= {replace(_name_settings(name), quick_gelu=quick) for quick in (True, False)}
         ways[:0] = [f"--tower {name}{_QUICK} for QuickGELU", f"--pretrained gelu={path} for GELU"]
     if len(possible) > 1:
         raise ValueError(
@@ -356,13 +350,13 @@ def _only(name: str, path: Path) -> Settings:
 def _refuse_contradiction(
     name: str, pretrained: str, said: Settings, known: Settings | None
 ) -> None:
-    named = _of_name(name)
-    for other, what in ((known, "the file"), (named if named.quick_gelu else None, "the tower")):
+    named = _name_settings(name)
+    for other, source in ((known, "the file"), (named if named.quick_gelu else None, "the tower")):
         if other is not None and other.quick_gelu != said.quick_gelu:
             kinds = ("GELU", "QuickGELU")
             raise ValueError(
                 f"--tower {name} --pretrained {pretrained} says {kinds[said.quick_gelu]}, and "
-                f"{what} is of a model with {kinds[other.quick_gelu]}; leave one of them out"
+                f"{source} is of a model with {kinds[other.quick_gelu]}; leave one of them out"
             )
 
 
@@ -377,7 +371,7 @@ def _digest(path: Path) -> str:
 
 @lru_cache
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Reads a file once for the dozens of trainings of a table, unless it has changed since."""
+    """Cached: the dozens of trainings of a table read an unchanged file once."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -1,6 +1,5 @@
-"""A CLIP that stays in memory for all trainings of one process, with the texts it has embedded."""
+"""A CLIP that all trainings of a process share, together with its text embeddings."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -8,17 +7,15 @@ from torch import Tensor
 
 from stop_core.clip.loading import FrozenClip, load_clip
 
-Loader = Callable[[str, str | None], FrozenClip]
-
 
 @dataclass(frozen=True)
 class SharedClip(FrozenClip):
-    """Embeds a batch of texts once; what is frozen cannot embed them otherwise later."""
+    """A frozen CLIP that caches the embeddings of each batch of texts."""
 
     embedded: dict[bytes, Tensor] = field(default_factory=dict)
 
     def encode_tokens(self, tokens_NL: Tensor) -> Tensor:
-        """`FrozenClip.encode_tokens`, remembered."""
+        """Returns the embeddings [N, E] of token ids [N, L], computed once."""
         tokens_NL = tokens_NL.cpu().contiguous()
         key = tokens_NL.numpy().tobytes()
         if key not in self.embedded:
@@ -28,28 +25,28 @@ class SharedClip(FrozenClip):
 
 
 class ClipCache:
-    """Loads a CLIP once, and gives the same one to every training that follows.
+    """Loads a CLIP once and shares it with the following trainings; holds one CLIP at a time.
 
-    A training must not depend on what its process did before. So the keeper leaves torch's random
-    numbers as loading leaves them, and it loads anew for another seed: a tower without pretrained
-    weights is random. It holds one CLIP at a time. Pickled, it is empty: it belongs to a process.
+    A training must not depend on earlier trainings of its process. So a cache hit sets PyTorch's
+    random state to that after loading, and another seed loads again, since a tower without
+    pretrained weights is random. A pickled copy is empty.
     """
 
     def __init__(self) -> None:
         self._key: tuple[str, str | None, int] | None = None
-        self._kept: tuple[SharedClip, Tensor] | None = None
+        self._cached: tuple[SharedClip, Tensor] | None = None
 
     def load(self, name: str, pretrained: str | None) -> FrozenClip:
-        """`load_clip`, of whose result nobody may change a weight."""
+        """Returns the result of `load_clip`; its weights must not be changed."""
         key = (name, pretrained, torch.initial_seed())
-        if self._kept is None or self._key != key:
-            self._kept = None  # two large towers need not fit
+        if self._cached is None or self._key != key:
+            self._cached = None  # memory for two large towers is not required
             clip = load_clip(name, pretrained)
-            kept = SharedClip(clip.name, clip.model, clip.tokenize)
-            self._key, self._kept = key, (kept, torch.get_rng_state())
-        same, state = self._kept
+            shared = SharedClip(clip.name, clip.model, clip.tokenize)
+            self._key, self._cached = key, (shared, torch.get_rng_state())
+        shared, state = self._cached
         torch.set_rng_state(state)
-        return same
+        return shared
 
     def __reduce__(self) -> tuple[type["ClipCache"], tuple[()]]:
         return ClipCache, ()

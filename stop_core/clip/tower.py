@@ -1,6 +1,7 @@
 """The frozen CLIP vision tower, run block by block on open_clip's own weights.
 
-Shapes: S sequences of N tokens, X extra prompt tokens a sequence, D channels, H heads.
+Shapes: B videos, T frames, P patches per frame, S sequences of N tokens, X extra prompt tokens per
+sequence, L = N + X, D channels, H heads of E channels.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -16,14 +17,13 @@ from stop_core.clip.folded_block import FoldedBlock, fold_block
 
 # open_clip's modules are untyped, hence the casts in this file.
 
-
 UNFIT_ADVICE = "choose a CLIP vision transformer such as ViT-B-32-quickgelu, ViT-B-16 or ViT-L-14"
 
 
 def in_float32(like: Tensor) -> AbstractContextManager[object]:
-    """A context without autocast on the device of `like`: for what bfloat16 would spoil."""
+    """Returns a context without autocast on the device of `like`, for steps that need float32."""
     device = like.device.type
-    # Where there is none to turn off, nothing: an exported program cannot be saved with one.
+    # Without autocast no context is entered: an exported program cannot be saved with one.
     if not torch.is_autocast_enabled(device):
         return nullcontext()
     return torch.autocast(device, enabled=False)
@@ -32,8 +32,8 @@ def in_float32(like: Tensor) -> AbstractContextManager[object]:
 class FrozenTower(nn.Module):
     """A frozen open_clip vision transformer whose blocks take extra prompt tokens.
 
-    Prompt tokens are keys and values to the other tokens. They are themselves carried through a
-    block only on request: where the next block replaces them, their output is not computed.
+    Prompt tokens are keys and values of the other tokens. Their own output is computed only on
+    request, since the next block often replaces it.
 
     Raises:
         ValueError: if the tower is not a CLIP vision transformer with a CLS token.
@@ -58,7 +58,7 @@ class FrozenTower(nn.Module):
 
     @property
     def patches(self) -> int:
-        """P, the number of patches of a frame."""
+        """P, the number of patches per frame."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -67,7 +67,7 @@ class FrozenTower(nn.Module):
         return list(self.visual.transformer.resblocks)
 
     def train(self, mode: bool = True) -> "FrozenTower":
-        """Stays in evaluation mode: a frozen tower has nothing to train."""
+        """Keeps evaluation mode: a frozen tower is never trained."""
         del mode
         return super().train(False)
 
@@ -75,26 +75,26 @@ class FrozenTower(nn.Module):
     def embed(self, frames: Tensor) -> Tensor:
         """uint8 frames [F, H, W, 3] -> tokens [F, 1 + P, D], the CLS token first.
 
-        Pixels are normalised here, on the tower's device, so that frames travel as bytes.
+        Pixels are normalised on the tower's device, so that frames are transferred as bytes.
         """
         pixels = frames.to(self.mean.device).permute(0, 3, 1, 2).float().div(255)
         normalised = (pixels - self.mean) / self.std
-        # Under autocast the patches are embedded in its type; what follows adds up in float32.
+        # Under autocast the patches are embedded in its type; the residual stream is float32.
         return cast(Tensor, self.visual._embeds(normalised)).float()
 
     @torch.no_grad()
     def cls_attention(self, index: int, cls_BCD: Tensor, h_BTPD: Tensor) -> Tensor:
-        """A_raw: attention of the CLS tokens to the patches of each frame, [B, T, P].
+        """Returns A_raw, the attention of the CLS tokens to the patches of each frame, [B, T, P].
 
-        Uses block `index`'s own query and key projections, softmax over the patches of one frame,
-        averaged over the heads. `cls` is [B, 1, D] (one a video) or [B, T, D] (one a frame).
+        Computed with the query and key projections of block `index`, softmax over the patches of
+        one frame, averaged over heads. `cls` is [B, 1, D] (joint) or [B, T, D] (frame attention).
         """
         block = self._folded(index, torch.float32)
         query_BCD = block.query(block.norm_1(cls_BCD.float()))
         query_BCHE = query_BCD.unflatten(-1, (self.heads, -1))
         key_HED = block.key_weight.unflatten(0, (self.heads, -1))
-        # The key projection is applied to the few queries, not to all tokens; its bias adds the
-        # same to every score of a query, which the softmax cannot feel.
+        # The key projection is applied to the few queries instead of all tokens. Its bias adds a
+        # constant to all scores of a query, which does not change the softmax.
         query_BCHD = torch.einsum("bche,hed->bchd", query_BCHE, key_HED)
         normed_BTPD = block.norm_1(h_BTPD.float())
         if cls_BCD.shape[1] == 1:
@@ -116,13 +116,13 @@ class FrozenTower(nn.Module):
         carry_prompts: bool = False,
         only_cls: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Runs block `index` on the tokens and the prompts beside them.
+        """Runs block `index` on the tokens and their prompts.
 
-        `presence` is 1 for a prompt that is there and 0 for an empty slot, which is not attended
-        to; its gradient, if any, is that of scaling the prompt's value. Empty means all are there.
+        `presence` is 1 for a prompt and 0 for an empty slot, which is masked in the attention; its
+        gradient, if any, is that of scaling the prompt's value. Default: no slot is empty.
 
-        Returns the tokens, [S, N, D], or the first of them, [S, 1, D], if `only_cls`; and the
-        prompts, [S, X, D], if `carry_prompts`, else None.
+        Returns the tokens, [S, N, D], or only the first of each sequence, [S, 1, D], with
+        `only_cls`; and the prompts, [S, X, D], with `carry_prompts`, else None.
         """
         dtype = _compute_dtype(tokens_SND)
         block = self._folded(index, dtype)
@@ -135,15 +135,16 @@ class FrozenTower(nn.Module):
             seen = torch.cat([normed, block.norm_1(prompts_SXD).to(dtype)], dim=1)
             if carry_prompts:
                 queries, residual = seen, torch.cat([tokens_SND, prompts_SXD], dim=1)
-            if presence_SX is not None:
-                mask = _attendable(presence_SX, seen.shape[1])
+            if presence_SX is not None:  # mask the empty slots: [S, 1, 1, L]
+                present_SX = presence_SX.detach() > 0.5
+                mask = F.pad(present_SX, (tokens_SND.shape[1], 0), value=True)[:, None, None]
         if queries is seen:
             query, key, value = block.qkv(seen).chunk(3, -1)
         else:
             query = block.query(queries)
             key, value = block.key_value(seen).chunk(2, -1)
-        if presence_SX is not None:
-            value = _scale_last(value, presence_SX)
+        if presence_SX is not None and presence_SX.requires_grad:
+            value = cast(Tensor, _ScaleLast.apply(value, presence_SX))
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
         )
@@ -158,7 +159,7 @@ class FrozenTower(nn.Module):
         return out_SND, out_SXD
 
     def _folded(self, index: int, dtype: torch.dtype) -> FoldedBlock:
-        """Block `index` in the form that runs fast; made at first use, again if it has changed."""
+        """Returns block `index` in its folded form: cached, and rebuilt if its weights changed."""
         block = self.blocks[index]
         if (index, dtype) in self._folded_blocks and torch.compiler.is_compiling():
             return self._folded_blocks[index, dtype]
@@ -177,9 +178,9 @@ class FrozenTower(nn.Module):
 
 
 class _ScaleLast(torch.autograd.Function):
-    """Multiplies the last rows of `value` by a presence that is 1 wherever it matters.
+    """Multiplies the last rows of `value` by `presence`, which is 1 for all unmasked rows.
 
-    So the values stay what they are; only the gradient of the presence is computed.
+    So the forward pass changes nothing; only the gradient of the presence is computed.
     """
 
     @staticmethod
@@ -194,32 +195,19 @@ class _ScaleLast(torch.autograd.Function):
         return gradient_SLD, (last_SXD * value_SXD).sum(-1, dtype=torch.float32)
 
 
-def _scale_last(value_SLD: Tensor, presence_SX: Tensor) -> Tensor:
-    """`value` with the gradient of its last rows' multiplication by `presence`."""
-    if not presence_SX.requires_grad:
-        return value_SLD
-    return cast(Tensor, _ScaleLast.apply(value_SLD, presence_SX))
-
-
-def _attendable(presence_SX: Tensor, count: int) -> Tensor:
-    """True for the tokens that may be attended to, [S, 1, 1, L]: all but the empty slots."""
-    tokens = count - presence_SX.shape[1]
-    return F.pad(presence_SX.detach() > 0.5, (tokens, 0), value=True)[:, None, None]
-
-
 def _compute_dtype(tokens: Tensor) -> torch.dtype:
-    """The type of the matrix products: that of autocast, where this device is made for it."""
+    """Returns the type of the matrix products: that of autocast, if the device supports it."""
     device = tokens.device.type
     if not torch.is_autocast_enabled(device):
         return tokens.dtype
     dtype = torch.get_autocast_dtype(device)
-    # On a CPU without such instructions bfloat16 is several times slower than float32.
+    # On a CPU without bfloat16 instructions it is several times slower than float32.
     return torch.float32 if device == "cpu" and not _cpu_has(dtype) else dtype
 
 
 @cache
 def _cpu_has(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies matrices of this type natively; True where it cannot be asked."""
+    """Returns whether oneDNN multiplies this type natively; True if PyTorch cannot say."""
     names = {
         torch.bfloat16: "_is_mkldnn_bf16_supported",
         torch.float16: "_is_mkldnn_fp16_supported",
@@ -229,15 +217,18 @@ def _cpu_has(dtype: torch.dtype) -> bool:
 
 
 def _refuse_unsupported(name: str, visual: nn.Module) -> None:
-    """Raises ValueError for a tower that STOP's equations do not fit."""
-    advice = UNFIT_ADVICE
+    """Raises ValueError for a tower to which STOP does not apply."""
     if not isinstance(visual, VisionTransformer):
         kind = type(visual).__name__
-        raise ValueError(f"{name} has a vision tower of kind {kind}, not open_clip's ViT; {advice}")
+        raise ValueError(
+            f"{name} has a vision tower of kind {kind}, not open_clip's ViT; {UNFIT_ADVICE}"
+        )
     height, width = visual.image_size
     if height != width:
-        raise ValueError(f"{name} takes images of {height}x{width} pixels, not square; {advice}")
+        raise ValueError(
+            f"{name} takes images of {height}x{width} pixels, not square; {UNFIT_ADVICE}"
+        )
     if visual.attn_pool is not None or visual.pool_type != "tok":
-        raise ValueError(f"{name} does not pool its frames with a CLS token; {advice}")
+        raise ValueError(f"{name} does not pool its frames with a CLS token; {UNFIT_ADVICE}")
     if not all(type(b) is ResidualAttentionBlock for b in visual.transformer.resblocks):
-        raise ValueError(f"{name} has transformer blocks of an unusual kind; {advice}")
+        raise ValueError(f"{name} has transformer blocks of an unusual kind; {UNFIT_ADVICE}")

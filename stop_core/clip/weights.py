@@ -1,6 +1,6 @@
-"""Reading the weights of a CLIP without running code that a file brings.
+"""Reads the weights of a CLIP without running code from the file.
 
-A file is safetensors, a state dict saved by PyTorch, or a TorchScript archive such as OpenAI's own
+Formats: safetensors, a state dict saved by PyTorch, or a TorchScript archive such as OpenAI's
 `.pt` files. `torch.jit.load` would run the archive's program; here only its tensors are read.
 """
 
@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from stop_core.storage.documents import shown_text
+
 _EXTRAS = ("input_resolution", "context_length", "vocab_size")
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -26,31 +28,30 @@ _DTYPES = {
     "IntStorage": torch.int32,
     "BoolStorage": torch.bool,
 }
-# Above any CLIP, whose ViT-bigG has 2,000. An archive can nest a module in itself.
+# More than any CLIP has (ViT-bigG: 2,000). An archive can nest a module in itself.
 _MOST_MODULES = 50_000
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a weights file, by the names that open_clip gives to them."""
+    """The tensors of a weights file, by open_clip's names."""
 
     path: Path
     tensors: dict[str, Tensor]
     is_openai: bool
-    """Whether the file has the numbers that OpenAI's own files hold next to the tensors. The models
-    of these files were trained with QuickGELU."""
+    """Whether the file has the extra numbers of OpenAI's own files, whose models use QuickGELU."""
 
     def copy_into(self, model: nn.Module, name: str) -> None:
         """Copies the tensors into `model`, the tower called `name`.
 
         Raises:
-            OSError: if a tensor is missing, left over or of another shape.
+            OSError: if a tensor is missing, unexpected or of another shape.
         """
         wanted, found = model.state_dict(), dict(self.tensors)
-        # A number in some files, a list of one number in others.
+        # A scalar in some files, a list of one number in others.
         if {"logit_scale"} <= wanted.keys() & found.keys() and found["logit_scale"].numel() == 1:
             found["logit_scale"] = found["logit_scale"].reshape(wanted["logit_scale"].shape)
-        # Text towers of transformers below 4.31 stored this constant.
+        # Text towers of transformers before 4.31 stored this constant.
         found.pop("text.transformer.embeddings.position_ids", None)
         differ = [
             f"{key} is {_shape(found.get(key))} there and {_shape(wanted.get(key))} in the tower"
@@ -61,7 +62,7 @@ class Weights:
             others = f", and {len(differ) - 1} others differ" if differ[1:] else ""
             raise OSError(
                 f"the weights {self.path} could not be loaded: they are not those of a {name} "
-                f"({differ[0]}{others}); give the --tower that they belong to"
+                f"({differ[0]}{others}); give the --tower of these weights"
             )
         model.load_state_dict(found)
 
@@ -70,15 +71,14 @@ def read_weights(path: Path) -> Weights:
     """Reads the tensors of a weights file.
 
     Raises:
-        OSError: if it is damaged, or holds anything but tensors; the message names it.
+        OSError: if it is damaged or contains anything but tensors.
     """
     try:
         state = _read(path)
-    except Exception as problem:  # these readers raise a dozen kinds for a broken file
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+    except Exception as problem:  # these readers raise a dozen types for a damaged file
         raise OSError(
-            f"the weights {path} could not be loaded ({reason}); give a .safetensors file, a state "
-            "dict saved by torch.save, or one of OpenAI's .pt files"
+            f"the weights {path} could not be loaded ({shown_text(problem)}); give a .safetensors "
+            "file, a state dict saved by torch.save, or one of OpenAI's .pt files"
         ) from problem
     extras = [state.pop(name, None) for name in _EXTRAS]
     return Weights(path, state, any(extra is not None for extra in extras))
@@ -87,35 +87,31 @@ def read_weights(path: Path) -> Weights:
 def _read(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         begins_with_json = stream.read(9)[8:] == b"{"
+    entries: list[str] = []
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.namelist()
     if path.suffix == ".safetensors" or begins_with_json:
         state: Any = load_file(path)
-    elif _is_torchscript(path):
+    elif any(name.endswith("/constants.pkl") for name in entries):
         state = _read_torchscript(path)
     else:
-        # Mapped into memory: the tensors are copied into a model, or only their names are read.
-        mmap = zipfile.is_zipfile(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        # Memory-mapped: the tensors are copied into a model, or only their names are read.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=bool(entries))
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not state:
-        raise ValueError("it holds no state dict")
-    if all(str(name).startswith("module.") for name in state):  # of a model trained in parallel
+        raise ValueError("it contains no state dict")
+    if all(str(name).startswith("module.") for name in state):  # of DistributedDataParallel
         state = {name.removeprefix("module."): value for name, value in state.items()}
     for name, value in state.items():
         if not isinstance(value, Tensor) and name not in _EXTRAS:
-            raise ValueError(f"{name!r} is no tensor, but a {type(value).__name__}")
+            raise ValueError(f"{name!r} is a {type(value).__name__}, not a tensor")
     return dict(state)
 
 
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
 def _read_torchscript(path: Path) -> dict[str, Any]:
-    """Returns the tensors of a TorchScript archive, and the numbers of its outermost module."""
+    """Returns the tensors of a TorchScript archive and the numbers of its root module."""
     with zipfile.ZipFile(path) as archive:
         (pickled,) = (
             name
@@ -128,23 +124,23 @@ def _read_torchscript(path: Path) -> dict[str, Any]:
     modules = [("", root)]
     for visited, (prefix, module) in enumerate(modules):
         if visited == _MOST_MODULES or prefix.count(".") > 20:
-            raise ValueError("its modules are nested without end")
+            raise ValueError("its modules are nested in themselves")
         for name, value in vars(module).items():
             if isinstance(value, _Module):
                 modules.append((f"{prefix}{name}.", value))
-            # The causal mask is a constant, which OpenAI's models keep in each text block.
+            # OpenAI's text blocks store the causal mask, a constant.
             elif isinstance(value, Tensor) and name != "attn_mask":
                 found[prefix + name] = value
     return found
 
 
 class _Module:
-    """Stands for every class of an archive: it holds attributes and has no code."""
+    """Placeholder for every class of an archive: attributes without code."""
 
 
-# Python's own unpickler, since the one in C reserves memory for whatever index a file names.
+# Python's unpickler: the one in C reserves memory for any memo index that a file states.
 class _ArchiveUnpickler(pickle._Unpickler):
-    """Reads modules as `_Module`, tensors, and plain values; it refuses everything else."""
+    """Reads modules as `_Module`, tensors and plain values; refuses everything else."""
 
     def __init__(self, stream: Any, archive: zipfile.ZipFile, folder: str) -> None:
         super().__init__(stream)
@@ -161,18 +157,20 @@ class _ArchiveUnpickler(pickle._Unpickler):
             return _tensor
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        if module == "torch.jit._pickle":  # lists and dictionaries of an archive; none is a weight
+        if module == "torch.jit._pickle":  # lists and dictionaries, never weights
             return lambda *_: None
-        raise pickle.UnpicklingError(f"it holds a {module}.{name}")
+        raise pickle.UnpicklingError(f"it contains a {module}.{name}")
 
     def persistent_load(self, pid: Any) -> Tensor:
         _, dtype, key, _, count = pid
         if key not in self._storages:
             entry = self._archive.getinfo(f"{self._folder}/{key}")
-            if entry.compress_type != zipfile.ZIP_STORED:  # it can be far larger than the file
-                raise pickle.UnpicklingError("it is compressed: unzip it, and zip it with -0")
+            if (
+                entry.compress_type != zipfile.ZIP_STORED
+            ):  # can expand far beyond the size of the file
+                raise pickle.UnpicklingError("it is compressed: unzip it and zip it with -0")
             if entry.file_size != count * dtype.itemsize:
-                raise pickle.UnpicklingError(f"its storage {key} is not of {count} numbers")
+                raise pickle.UnpicklingError(f"its storage {key} does not have {count} numbers")
             content = bytearray(self._archive.read(entry))
             self._storages[key] = torch.frombuffer(content, dtype=dtype)
         return self._storages[key]

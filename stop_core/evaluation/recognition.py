@@ -1,4 +1,4 @@
-"""Measures of action recognition.
+"""Metrics of action recognition.
 
 Shapes: V views, M clips, N classes.
 """
@@ -12,65 +12,51 @@ from torch import Tensor
 def recognition_metrics(logits_MN: Tensor, labels_M: Tensor) -> dict[str, float]:
     """Returns top1, top5 and mean_class accuracy, each from 0 to 1.
 
-    A tie counts against the model: a class ranks behind every class of the same or a larger logit.
-    `mean_class` averages the top-1 accuracy over the classes that occur in `labels`.
+    A tie counts against the model: a class ranks behind every class with the same or a larger
+    logit. `mean_class` is the mean top-1 accuracy of the classes that occur in `labels`.
 
     Raises:
-        ValueError: if there is no clip to measure, or the labels do not fit the logits.
+        ValueError: if there is no clip, or the labels do not fit the logits.
     """
     rank_M = rank_of_truth(logits_MN, labels_M)
     return {
         "top1": (rank_M == 1).double().mean().item(),
         "top5": (rank_M <= 5).double().mean().item(),
-        "mean_class": per_class_accuracy(logits_MN, labels_M, logits_MN.shape[1]).nanmean().item(),
+        "mean_class": per_class_accuracy(logits_MN, labels_M).nanmean().item(),
     }
 
 
-def per_class_accuracy(logits_MN: Tensor, labels_M: Tensor, classes: int) -> Tensor:
-    """Returns the top-1 accuracy of every class, [N], from 0 to 1; NaN where it has no clip.
-
-    Args:
-        logits_MN: one column a class, [M, N].
-        labels_M: the true class of every clip, [M].
-        classes: N; it must be the number of columns.
+def per_class_accuracy(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
+    """Returns the top-1 accuracy of every class, [N], from 0 to 1; NaN for a class without clips.
 
     Raises:
-        ValueError: as `recognition_metrics`, or if `classes` is not the number of columns.
+        ValueError: as `recognition_metrics`.
     """
-    counts_NN = confusion_matrix(logits_MN, labels_M, classes)
+    counts_NN = confusion_matrix(logits_MN, labels_M)
     return counts_NN.diagonal().double() / counts_NN.sum(1)  # 0 / 0 is NaN
 
 
-def confusion_matrix(logits_MN: Tensor, labels_M: Tensor, classes: int) -> Tensor:
-    """Counts the clips of every true class (row) by the class predicted for them (column), [N, N].
+def confusion_matrix(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
+    """Returns the number of clips by true class (row) and predicted class (column), [N, N].
 
-    A row sums to the number of clips of its class, and the diagonal to top1 * M, since the
-    predicted class is that of `predicted_classes`.
-
-    Args:
-        logits_MN: one column a class, [M, N].
-        labels_M: the true class of every clip, [M].
-        classes: N; it must be the number of columns.
+    A row sums to the number of clips of its class, and the diagonal to top1 * M: the predictions
+    are those of `predicted_classes`.
 
     Raises:
-        ValueError: as `recognition_metrics`, or if `classes` is not the number of columns.
+        ValueError: as `recognition_metrics`.
     """
-    if classes != logits_MN.shape[-1]:
-        raise ValueError(
-            f"the logits have {logits_MN.shape[-1]} columns but there are {classes} classes; give "
-            "the logits over the classes that the labels number"
-        )
     predicted_M = predicted_classes(logits_MN, labels_M)
+    classes = logits_MN.shape[1]
     cells = torch.bincount(labels_M * classes + predicted_M, minlength=classes * classes)
     return cells.view(classes, classes)
 
 
 def predicted_classes(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
-    """Returns the class that is predicted for every clip, [M]: the true one just where top1 counts.
+    """Returns the predicted class of every clip, [M]: the true class exactly where top1 counts it.
 
-    So a tie predicts a wrong class: the true one only if its logit is larger than every other, and
-    otherwise the largest of the others (the first of them where they tie as well). A NaN is larger
-    than any number in another class and smaller in the true one.
+    The true class is predicted only if its logit is larger than all others; on a tie, the
+    prediction is the largest of the other classes (the first if several are equal). A NaN ranks
+    above all numbers in another class and below them in the true class.
 
     Raises:
         ValueError: as `recognition_metrics`.
@@ -78,7 +64,7 @@ def predicted_classes(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
     wrong_M = rank_of_truth(logits_MN, labels_M) != 1
     predicted_M = labels_M.clone()
     if wrong_M.any():
-        # The other classes' columns: without the true one, argmax cannot return it on a tie.
+        # Without the column of the true class, argmax cannot return it on a tie.
         true_W1 = labels_M[wrong_M][:, None]
         others = torch.arange(logits_MN.shape[1] - 1, device=labels_M.device)
         others_WN = others.expand(len(true_W1), -1)
@@ -91,18 +77,18 @@ def predicted_classes(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
 def average_views(
     logits_VN: Tensor, clip_of_V: Tensor, average: Literal["probabilities", "logits"]
 ) -> Tensor:
-    """Joins several views of a clip, temporal clips or spatial crops, into one row, [M, N].
+    """Averages several views of a clip (temporal clips or spatial crops) to one row, [M, N].
 
     Args:
-        logits_VN: one row a view, [V, N].
-        clip_of_V: the number of the clip that a view shows, [V], from 0 to M - 1 in any order.
-        average: "probabilities" takes the mean of the views' softmax, as the multi-view protocol
-            of video recognition does; "logits" the mean of the logits, which lets one sure view
-            outweigh several unsure ones.
+        logits_VN: one row per view, [V, N].
+        clip_of_V: the number of the clip of each view, [V], from 0 to M - 1 in any order.
+        average: "probabilities" for the mean softmax, the multi-view protocol of video
+            recognition; "logits" for the mean logits, in which one confident view can outweigh
+            several others.
 
     Returns:
-        float64 rows that rank the classes, to be given to `recognition_metrics`. In float32 a
-        probability beside a confident one becomes 0, and zeros tie.
+        float64 rows for `recognition_metrics`. In float32 the small probabilities of a confident
+        prediction would become 0 and tie.
 
     Raises:
         ValueError: if the shapes do not fit, a clip has no view, or `average` is unknown.
@@ -119,7 +105,7 @@ def average_views(
     views_M = torch.bincount(clip_of_V)
     if not views_M.all():
         missing = (views_M == 0).nonzero()[0].item()
-        raise ValueError(f"clip {missing} has no view; number the clips without a gap from 0")
+        raise ValueError(f"clip {missing} has no view; number the clips without gaps from 0")
     rows_VN = logits_VN.double()
     if average == "probabilities":
         rows_VN = rows_VN.softmax(1)
@@ -128,13 +114,13 @@ def average_views(
 
 
 def rank_of_truth(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
-    """Returns the rank of every clip's true class, [M], from 1; behind all that it ties with.
+    """Returns the rank of every clip's true class, [M], from 1; ties count against it.
 
     Raises:
         ValueError: as `recognition_metrics`.
     """
     if len(labels_M) == 0:
-        raise ValueError("there is no clip to measure; check that the split is not empty")
+        raise ValueError("there is no clip to evaluate; check that the split is not empty")
     if logits_MN.ndim != 2 or labels_M.shape != logits_MN.shape[:1]:
         raise ValueError(
             f"logits of shape {list(logits_MN.shape)} and labels of shape {list(labels_M.shape)} "
@@ -148,6 +134,6 @@ def rank_of_truth(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
             f"labels from 0 to {classes - 1}"
         )
     true_logit_M1 = logits_MN.gather(1, labels_M[:, None])
-    # The class itself is among those counted, so the best rank is 1. A NaN compares false both
-    # ways, hence "not smaller" rather than "at least".
+    # The true class is counted, too, so the best rank is 1. "Not smaller" instead of "at least":
+    # a NaN compares false both ways.
     return (~(logits_MN < true_logit_M1)).sum(1)

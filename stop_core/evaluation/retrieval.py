@@ -1,10 +1,10 @@
-"""Measures of text-to-video and video-to-text retrieval, and the re-ranking methods of the field.
+"""Metrics of text-to-video and video-to-text retrieval, and re-ranking methods.
 
 Shapes: N texts, M videos, Q texts of a query bank.
 
-Every function takes a similarity matrix, [N, M], that is larger where a text and a video agree
-more. The re-ranking methods divide it by a temperature, whose default is for cosines. If the
-similarities are CLIP's logits, that is 100 times the cosines, give 100 times the temperature.
+The similarities, [N, M], are larger for better matches. The re-ranking methods divide them by a
+temperature, whose default is for cosines. For CLIP's logits, which are 100 times the cosines, give
+100 times the temperature.
 """
 
 from typing import Literal
@@ -14,12 +14,12 @@ from torch import Tensor
 
 Rerank = Literal["none", "dsl", "qb-norm"]
 
-# What the authors evaluate with, on cosines: DSL with 1 on CLIP's logits, QB-Norm with beta = 20.
+# The published values, for cosines: DSL uses 1 on CLIP's logits, QB-Norm uses beta = 20.
 DSL_TEMPERATURE = 0.01
 QB_NORM_TEMPERATURE = 1 / 20
 
-# How many similarities are compared at a time. Counting takes 10 bytes for each, so this bounds the
-# memory beside the matrix at 10 MB, or at one row where that is longer.
+# Number of similarities compared at a time. Counting needs 10 bytes for each, so the memory in
+# addition to the matrix is at most 10 MB, or one row if that is larger.
 _COMPARED = 2**20
 
 
@@ -33,26 +33,25 @@ def retrieval_metrics(
     """Measures retrieval in both directions.
 
     `t2v_r1`, `t2v_r5` and `t2v_r10` are the share of texts, from 0 to 1, whose video is among the
-    first 1, 5 or 10; `t2v_median_rank` and `t2v_mean_rank` are over the ranks from 1 (the median
-    of an even number is the mean of the middle two). `v2t_...` are the same for the videos. See
-    `text_to_video_ranks` and `video_to_text_ranks` for what a tie means.
+    first 1, 5 or 10. `t2v_median_rank` and `t2v_mean_rank` are over the ranks, from 1; the median
+    of an even number is the mean of the middle two. `v2t_...` are the same for the videos. Ties
+    count against the model: see `text_to_video_ranks` and `video_to_text_ranks`.
 
-    A row of a table that was measured with `rerank` must say so. "dsl" looks at all test queries
-    at once (it is transductive) and assumes that they ask for each video about equally often,
-    which no system that answers a query when it comes can do. "qb-norm" uses training captions.
+    A table must mark results with `rerank`. "dsl" uses all test queries at once (it is
+    transductive) and assumes that they describe each video about equally often, so it does not
+    apply to queries that are answered one by one. "qb-norm" uses training captions.
 
-    These ranks are not those of CLIP4Clip's `compute_metrics`, which finds the true similarity in
-    the sorted row and so counts a query once for every candidate that ties with the answer, the
-    first time at the best rank: a constant matrix scores R@1 = 1/M there, and 0 here.
+    The ranks differ from CLIP4Clip's `compute_metrics`, which searches the true similarity in the
+    sorted row and so counts a query once per candidate tied with the answer, the first time at the
+    best rank: a constant matrix has R@1 = 1/M there, and 0 here.
 
     Args:
         similarity_NM: [N, M].
-        video_of_text: the video that a text describes, [N]; text i describes video i if None.
-        rerank: "none", "dsl" (`dual_softmax` in each direction), or "qb-norm" (`qb_norm`). The
-            bank of "qb-norm" holds texts, which says nothing of the videos as queries, so only
-            the `t2v_...` measures are returned with it.
+        video_of_text: the video that a text describes, [N]; default: text i describes video i.
+        rerank: "none", "dsl" (`dual_softmax` in each direction), or "qb-norm" (`qb_norm`), which
+            normalises by texts and so returns only the `t2v_...` metrics.
         query_bank: similarities of training captions to the same videos, [Q, M]; "qb-norm" only.
-        temperature: of the re-ranking; its published value if None.
+        temperature: of the re-ranking; default: its published value.
 
     Raises:
         ValueError: if shapes or options do not fit each other, or a video has no text.
@@ -65,7 +64,7 @@ def retrieval_metrics(
             "these videos, [Q, M]"
         )
     if rerank != "qb-norm" and query_bank is not None:
-        raise ValueError(f"rerank={rerank!r} uses no query_bank; leave it out, or say 'qb-norm'")
+        raise ValueError(f"rerank={rerank!r} uses no query_bank; leave it out, or use 'qb-norm'")
     if rerank == "none" and temperature is not None:
         raise ValueError("rerank='none' has no temperature; leave it out, or choose a re-ranking")
     if temperature is None:
@@ -73,7 +72,7 @@ def retrieval_metrics(
     if query_bank is not None:
         reranked_NM = qb_norm(similarity_NM, query_bank, temperature=temperature)
         return _summary("t2v", text_to_video_ranks(reranked_NM, video_of_text))
-    if rerank == "dsl":  # one re-ranked matrix at a time: each is as large as the similarities
+    if rerank == "dsl":  # one re-ranked matrix in memory at a time
         of_texts = text_to_video_ranks(dual_softmax(similarity_NM, temperature), video_of_text)
         by_video_NM = dual_softmax(similarity_NM.T, temperature).T
         of_videos = video_to_text_ranks(by_video_NM, video_of_text)
@@ -86,8 +85,8 @@ def retrieval_metrics(
 def text_to_video_ranks(similarity_NM: Tensor, video_of_text: Tensor | None = None) -> Tensor:
     """Returns the rank of every text's video among all videos, [N], from 1.
 
-    A tie counts against the model, once: the rank is 1 + the number of other videos whose
-    similarity is not smaller. A NaN counts against it wherever it stands.
+    A tie counts against the model: the rank is 1 + the number of other videos whose similarity is
+    not smaller. So does a NaN, of the true video or another one.
 
     Raises:
         ValueError: if the shapes do not fit or a video has no text.
@@ -96,7 +95,7 @@ def text_to_video_ranks(similarity_NM: Tensor, video_of_text: Tensor | None = No
     true_N1 = similarity_NM.gather(1, video_N[:, None])
     ranks_N = torch.empty_like(video_N)
     for rows in _row_blocks(similarity_NM):
-        # The video itself is among those counted. A NaN compares false both ways: "not smaller".
+        # The true video is counted, too. "Not smaller", since a NaN compares false both ways.
         ranks_N[rows] = (~(similarity_NM[rows] < true_N1[rows])).sum(1)
     return ranks_N
 
@@ -104,14 +103,14 @@ def text_to_video_ranks(similarity_NM: Tensor, video_of_text: Tensor | None = No
 def video_to_text_ranks(similarity_NM: Tensor, video_of_text: Tensor | None = None) -> Tensor:
     """Returns the rank of every video's best-ranked text among all texts, [M], from 1.
 
-    Several texts of one video are all right answers, and the first to come counts (Kiros et al.
-    2014; Liu et al., Collaborative Experts, 2019). So the rank is 1 + the number of texts of
-    *other* videos that are not less similar than the best of the video's own: a tie with another
-    video's text counts against the model, and its own texts never stand in each other's way. An own
-    text of similarity NaN is as good as none; another's counts as more similar.
+    All texts of a video are correct answers, and the best-ranked one counts (Kiros et al. 2014;
+    Liu et al., Collaborative Experts, 2019). The rank is 1 + the number of texts of *other* videos
+    whose similarity is not smaller than the best of the video's own. A tie with another video's
+    text counts against the model. A NaN of an own text is ignored; a NaN of another's counts as
+    more similar.
 
-    CLIP4Clip's evaluation of several captions is more lenient: there a video that is ranked before
-    the right one by several of its captions counts once.
+    CLIP4Clip's evaluation with several captions is more lenient: several captions of one wrong
+    video count once.
 
     Raises:
         ValueError: if the shapes do not fit or a video has no text.
@@ -132,16 +131,16 @@ def video_to_text_ranks(similarity_NM: Tensor, video_of_text: Tensor | None = No
 def dual_softmax(similarity_NM: Tensor, temperature: float = DSL_TEMPERATURE) -> Tensor:
     """Re-ranks by the dual softmax (DSL; Cheng et al., CAMoE, arXiv 2109.04290), [N, M].
 
-    Each similarity is weighed by how much the video prefers this text to the other texts:
-    `similarity * softmax(similarity / temperature, over the texts)`. This re-ranks the videos of a
-    text; for the texts of a video, give the transpose and transpose the result. The published
-    evaluation is of temperature 1 on CLIP's logits, 0.01 on cosines. (Its factor N changes no
-    rank. The published formula multiplies, so a negative similarity *gains* from a small weight.)
+    `similarity * softmax(similarity / temperature, over the texts)`: the weight is the preference
+    of the video for this text over the other texts. This re-ranks the videos of a text; for the
+    texts of a video, pass the transpose and transpose the result. The published temperature is 1 on
+    CLIP's logits, 0.01 on cosines. (The published factor N changes no rank. Since the formula
+    multiplies, a negative similarity *increases* with a small weight.)
 
-    It needs all test queries at once: transductive, and to be labelled so in a table.
+    Transductive: it needs all test queries at once, which a table has to state.
 
     Raises:
-        ValueError: if the matrix is not one, or the temperature is not positive.
+        ValueError: if it is not a matrix of floats, or the temperature is not positive.
     """
     _check_matrix(similarity_NM, temperature)
     similarity_NM = _at_least_float32(similarity_NM)
@@ -156,20 +155,20 @@ def qb_norm(
 ) -> Tensor:
     """Re-ranks the videos of a text by QB-Norm (Bogolin et al., CVPR 2022), [N, M].
 
-    Its dynamic inverted softmax: a video that many texts of the bank are similar to is a hub, and
-    `exp(similarity / temperature)` is divided by the sum of the same over the bank. Only a text
-    whose nearest video is among the `k` nearest of some text of the bank is re-ranked. The bank is
-    of training captions, so test queries need not be known together. Published: beta = 20, the
-    inverse of `temperature`, and k = 1.
+    The dynamic inverted softmax: `exp(similarity / temperature)` is divided by its sum over the
+    bank, so that a video that is similar to many texts of the bank (a hub) ranks lower. Only texts
+    whose nearest video is among the `k` nearest of some text of the bank are re-ranked. The bank
+    holds training captions, so this is not transductive. Published: beta = 20, the inverse of
+    `temperature`, and k = 1.
 
-    Only similarities within a row of the result compare: a re-ranked row holds the logarithm of
-    the published quotient, times `temperature` (the same order, and no overflow), another row what
-    it held before.
+    Only similarities within a row of the result are comparable. A re-ranked row is the logarithm of
+    the published quotient, times `temperature` (the same order without overflow); other rows are
+    unchanged.
 
     Args:
         similarity_NM: of test texts to test videos, [N, M].
         query_bank_similarity_QM: of training texts to the same videos, [Q, M].
-        k: how many nearest videos of a bank text count as hubs, from 1 to M.
+        k: number of nearest videos of a bank text that count as hubs, from 1 to M.
         temperature: 1 / beta.
 
     Raises:
@@ -179,8 +178,8 @@ def qb_norm(
     bank_QM = query_bank_similarity_QM
     if bank_QM.ndim != 2 or len(bank_QM) == 0 or bank_QM.shape[1] != similarity_NM.shape[1]:
         raise ValueError(
-            f"the query bank has shape {list(bank_QM.shape)} beside similarities of shape "
-            f"{list(similarity_NM.shape)}; give one row a training text and one column a test video"
+            f"the query bank has shape {list(bank_QM.shape)} and the similarities have shape "
+            f"{list(similarity_NM.shape)}; give one row per training text and one column per video"
         )
     if not 1 <= k <= bank_QM.shape[1]:
         raise ValueError(f"k is {k}; choose from 1 to the number of videos, {bank_QM.shape[1]}")
@@ -204,7 +203,7 @@ def _summary(direction: str, ranks: Tensor) -> dict[str, float]:
 
 
 def _row_blocks(matrix: Tensor) -> list[slice]:
-    """Cuts the rows into blocks that are compared at a time."""
+    """Returns slices of rows with at most `_COMPARED` similarities, or one row."""
     size = max(1, _COMPARED // matrix.shape[1])
     return [slice(start, start + size) for start in range(0, len(matrix), size)]
 
@@ -217,14 +216,14 @@ def _check_matrix(similarity_NM: Tensor, temperature: float = 1.0) -> None:
     if similarity_NM.ndim != 2 or 0 in similarity_NM.shape or not similarity_NM.is_floating_point():
         raise ValueError(
             f"the similarities are {similarity_NM.dtype} of shape {list(similarity_NM.shape)}; give"
-            " a matrix of floats with one row a text and one column a video, at least one of each"
+            " a matrix of floats, one row per text and one column per video, at least one of each"
         )
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; give a positive one")
 
 
 def _checked_videos(similarity_NM: Tensor, video_of_text: Tensor | None) -> Tensor:
-    """The video of every text, [N], where every video occurs."""
+    """Returns the video of every text, [N]; refuses a video without texts."""
     _check_matrix(similarity_NM)
     texts, videos = similarity_NM.shape
     if video_of_text is None:
@@ -248,7 +247,7 @@ def _checked_videos(similarity_NM: Tensor, video_of_text: Tensor | None) -> Tens
     missing = (torch.bincount(video_of_text, minlength=videos) == 0).nonzero()
     if len(missing):
         raise ValueError(
-            f"video {missing[0].item()} has no text, so it cannot be measured as a query; leave "
-            "its column out, or correct video_of_text"
+            f"video {missing[0].item()} has no text, so it cannot be a query; remove its column or "
+            "correct video_of_text"
         )
     return video_of_text.to(similarity_NM.device)

@@ -1,6 +1,6 @@
-"""Running a model over all clips of a split, shared by the processes, each clip once.
+"""Runs a model over all clips of a split, divided among the processes.
 
-Shapes: M clips of a split, X numbers of a clip.
+Shapes: M clips of a split, B clips at a time, X outputs per clip, N sentences, E channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ EVALUATION_BATCH = 64
 
 
 class Clips(Protocol):
-    """What is needed of the clips of a split; `stop_core.cache.CachedClips` is one."""
+    """The interface of the clips of a split, for example `stop_core.cache.CachedClips`."""
 
     @property
     def labels(self) -> Tensor:
@@ -25,20 +25,20 @@ class Clips(Protocol):
 
     @property
     def video_ids(self) -> list[str]:
-        """N names."""
+        """N video ids."""
 
     @property
     def captions(self) -> list[tuple[str, ...]]:
-        """N tuples of sentences."""
+        """N tuples of captions."""
 
     def __len__(self) -> int: ...
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        """Frames of these clips, uint8 [B, T, H, W, 3]."""
+        """Returns the frames of these clips, uint8 [B, T, H, W, 3]."""
 
 
 def device_of(model: VideoModel) -> torch.device:
-    """Where the model lies."""
+    """Returns the device of the model."""
     return model.logit_scale.device
 
 
@@ -50,20 +50,20 @@ def run_over(
     width: int,
     batch: int = EVALUATION_BATCH,
 ) -> Tensor:
-    """Joins what `work` makes of the frames of every clip: float32 [M, X], on the CPU.
+    """Returns the outputs of `work` for every clip, float32 [M, X], on the CPU of every process.
 
-    The rows are the same for any batch size and any number of processes, up to rounding; so fewer
-    clips are tried where there is no memory for as many.
+    The rows do not depend on the batch size or the number of processes, up to rounding. So the
+    batch is halved when it does not fit in memory.
 
     Args:
         work: frames [B, T, H, W, 3] on the model's device -> [B, X].
         clips: of the split.
-        model: is set to evaluation.
+        model: is set to evaluation mode.
         width: X, for a process whose share is empty.
-        batch: clips at a time, at most.
+        batch: maximum number of clips at a time.
 
     Raises:
-        OutOfMemory: if not even one clip fits; says what to do.
+        OutOfMemory: if not even one clip fits in memory; the message names the options.
     """
     model.eval()
     mine = list(my_share(range(len(clips))))
@@ -79,7 +79,7 @@ def run_over(
         free_cached()
         if len(frames) == 1:
             raise OutOfMemory(
-                f"not even one clip of {frames.shape[1]} frames fits into the memory of a worker "
+                f"not even one clip of {frames.shape[1]} frames fits in the memory of a worker "
                 "while it evaluates; use --precision bf16, a cache of fewer frames, or a smaller "
                 "--tower"
             )
@@ -88,9 +88,9 @@ def run_over(
 
 
 class TextBank:
-    """Embeddings of many sentences, each encoded once, however often it occurs.
+    """Embeddings of many sentences; repeated sentences are encoded once.
 
-    A collective operation: the processes share the work, and each has all of the result.
+    A collective operation: the work is divided among the processes, and each gets all results.
     """
 
     def __init__(self, model: VideoModel, sentences: Sequence[str]) -> None:
@@ -105,5 +105,5 @@ class TextBank:
         self.embeddings_UE = gather_rows(rows, mine, len(different))
 
     def rows(self, sentences: Sequence[str]) -> Tensor:
-        """The embedding of each sentence, [N, E], on the CPU."""
+        """Returns the embedding of each sentence, [N, E], on the CPU."""
         return self.embeddings_UE[[self._number[sentence] for sentence in sentences]]

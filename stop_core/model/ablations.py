@@ -1,14 +1,11 @@
-"""STOP with one half or both halves of it replaced by constants (CVPR 2025, arXiv 2503.15973).
+"""STOP with constants in place of its spatial or temporal prompting (arXiv 2503.15973).
 
-What STOP without a half, or with another rule, would be is a matter of `StopConfig`
-(docs/model.md, "Ablations"). What needs other layers is here.
+Ablations that only turn a part off or change a rule are fields of `StopConfig` (docs/model.md,
+"Ablations"). The ones here need other layers.
 
-Shapes: B videos, T frames, P patches of a frame, K prompts in one gap, S static prompts of a
-block, X prompts beside a packed sequence, N sequences, D channels of the tower, E of the joint
-space.
+Shapes: B videos, T frames, P patches per frame, K prompts per gap, S static prompts per block,
+N packed sequences, D channels of the tower.
 """
-
-from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -22,54 +19,32 @@ from stop_core.model.sequences import GapPrompts, VideoTokens, pack, pack_prompt
 from stop_core.model.temporal import TemporalPrompting, TemporalPrompts
 from stop_core.settings.stop import StopConfig
 
-# Near zero, so that training starts at the frozen tower; not at zero, or what chooses or weighs
-# the prompts would get no gradient in the first step.
+# Near zero, so that training starts at the frozen tower. Not zero, or the parameters that select
+# or scale the prompts would get no gradient in the first step.
 _START = 0.02
 
 
-class AblatedStop(PromptedModel, ABC):
-    """Prompts the first `depth` blocks, as STOP does, with prompting layers of another kind.
-
-    Raises:
-        ValueError: if `config` does not fit the tower; the message names the field.
-    """
-
-    def __init__(self, clip: FrozenClip, config: StopConfig) -> None:
-        super().__init__(clip, config)
-        layers = 1 if config.share else self.prompted_blocks
-        self.prompting = nn.ModuleList(self.make_layer(self.tower) for _ in range(layers))
-
-    @abstractmethod
-    def make_layer(self, tower: FrozenTower) -> nn.Module:
-        """A new layer for the input of one block: `VideoTokens` -> `BlockInput`."""
-
-    def prompt(self, index: int, tokens: VideoTokens) -> BlockInput:
-        """Prompts the tokens that enter block `index`, one of the first `depth`."""
-        given: BlockInput = self.prompting[0 if self.config.share else index](tokens)
-        return given
-
-
-class StaticStop(AblatedStop):
-    """STOP's prompts in STOP's places, blind to the video: what "dynamic" is measured against.
+class StaticStop(PromptedModel):
+    """STOP with constant prompts in the same places: the control for "dynamic".
 
     Every quantity that STOP computes from the video is a learned constant: which `n_s` patches are
-    prompted, their prompts, and the tokens of a gap. Each gap holds `max_prompts` of them, or none
-    if `eta` is 0. `depth`, `share`, `attention`, `selection` and `dropout` mean what they mean to
-    STOP; the other fields have nothing to act on.
+    prompted, their prompts, and the tokens of a gap. Each gap has `max_prompts` tokens, or none if
+    `eta` is 0. `depth`, `share`, `attention`, `selection` and `dropout` have the same meaning as in
+    STOP; the other fields have no effect.
     """
 
-    def make_layer(self, tower: FrozenTower) -> nn.Module:
-        """A new layer for the input of one block: `VideoTokens` -> `BlockInput`."""
-        return _StaticLayer(tower, self.config)
+    def make_layer(self) -> nn.Module:
+        """Returns a new prompting layer."""
+        return _StaticLayer(self.tower, self.config)
 
 
-class TemporalBesideStatic(AblatedStop):
-    """STOP's temporal prompts beside deep static ones, without spatial prompts.
+class TemporalWithStatic(PromptedModel):
+    """STOP's temporal prompts together with deep static prompts, without spatial prompts.
 
-    The control for the spatial half: it shows what that half gains over prompts in the same
-    blocks that do not look at the video. `prompts` learned tokens a block are those of VPT-deep
-    (Jia et al., ECCV 2022); with `eta` 0 nothing else is left. No patch is chosen, so that `n_s`,
-    `alpha`, `beta`, `spatial_width` and `difference` have nothing to act on.
+    The control for the spatial prompts: it shows their gain over prompts in the same blocks that do
+    not depend on the video. The static prompts are those of VPT-deep (Jia et al., ECCV 2022):
+    `prompts` learned tokens per block. With `eta` 0 there are no others. No patch is selected, so
+    `n_s`, `alpha`, `beta`, `spatial_width` and `difference` have no effect.
 
     Raises:
         ValueError: if `prompts` is below 1, or `config` does not fit the tower.
@@ -81,28 +56,28 @@ class TemporalBesideStatic(AblatedStop):
         self.static_prompts = prompts
         super().__init__(clip, config)
 
-    def make_layer(self, tower: FrozenTower) -> nn.Module:
-        """A new layer for the input of one block: `VideoTokens` -> `BlockInput`."""
-        return _TemporalBesideStaticLayer(tower, self.config, self.static_prompts)
+    def make_layer(self) -> nn.Module:
+        """Returns a new prompting layer."""
+        return _TemporalWithStaticLayer(self.tower, self.config, self.static_prompts)
 
 
 class StaticSpatial(nn.Module):
-    """A learned prompt for `n_s` learned patches, the same ones in every frame.
+    """A learned prompt for `n_s` learned patches, the same for every frame.
 
-    `weight` [P] stands for W^s and `prompts` [P, D] for p^s (STOP, section 3.2).
+    `weight` [P] replaces W^s and `prompts` [P, D] replaces p^s (STOP, section 3.2).
     """
 
     def __init__(self, width: int, patches: int, config: StopConfig) -> None:
         super().__init__()
         self.config = config
-        # On the scale of a W^s that is normalised: in [0, 1], and no two alike.
+        # On the scale of a normalised W^s: in [0, 1], all different.
         self.weight = nn.Parameter(torch.rand(patches))
         self.prompts = nn.Parameter(_START * torch.randn(patches, width))
 
     def forward(self, h_BTPD: Tensor) -> Tensor:
-        """Returns h^s = h + r p^s, [B, T, P, D], with r and p^s alike for all frames."""
+        """Returns h^s = h + r * p^s, [B, T, P, D], with the same r and p^s for all frames."""
         config = self.config
-        weight_11P = self.weight[None, None]  # as of one frame of one video
+        weight_11P = self.weight[None, None]
         r_11P = choose_patches(weight_11P, config.n_s, straight_through=config.selection == "ste")
         p_s = F.dropout(self.prompts.expand_as(h_BTPD), config.dropout, self.training)
         return h_BTPD + r_11P[..., None] * p_s
@@ -111,7 +86,7 @@ class StaticSpatial(nn.Module):
 class StaticTemporal(nn.Module):
     """The same `max_prompts` learned tokens in every gap.
 
-    `prompts` [K, D] stands for p^t (STOP, section 3.3), and N^t is K everywhere.
+    `prompts` [K, D] replaces p^t (STOP, section 3.3), and N^t is always K.
     """
 
     def __init__(self, width: int, config: StopConfig) -> None:
@@ -127,12 +102,12 @@ class StaticTemporal(nn.Module):
 
 
 class _StaticLayer(nn.Module):
-    """Both halves as constants; a half that is turned off has no tensors."""
+    """Constant spatial and temporal prompts; a kind that is turned off has no tensors."""
 
     def __init__(self, tower: FrozenTower, config: StopConfig) -> None:
         super().__init__()
         self.config = config
-        # Named as STOP's halves are: the trainer knows the spatial tensors by it.
+        # Named as in STOP: the trainer finds the spatial tensors by this name (`spatial_rate`).
         self.spatial = StaticSpatial(tower.width, tower.patches, config) if config.n_s else None
         self.temporal = StaticTemporal(tower.width, config) if config.eta else None
 
@@ -147,8 +122,8 @@ class _StaticLayer(nn.Module):
         return BlockInput(sequence, *pack_prompts(self.temporal(batch, frames - 1), attention))
 
 
-class _TemporalBesideStaticLayer(nn.Module):
-    """The temporal prompts of STOP on plain tokens, and `prompts` learned ones beside them."""
+class _TemporalWithStaticLayer(nn.Module):
+    """STOP's temporal prompts from unprompted tokens, and `prompts` learned tokens."""
 
     def __init__(self, tower: FrozenTower, config: StopConfig, prompts: int) -> None:
         super().__init__()
@@ -160,10 +135,10 @@ class _TemporalBesideStaticLayer(nn.Module):
         attention, h = self.config.attention, tokens.h
         sequence = pack(tokens, attention)
         static_NSD = self.prompts.expand(sequence.shape[0], -1, -1)
-        there_NS = h.new_ones(static_NSD.shape[:2])
+        present_NS = h.new_ones(static_NSD.shape[:2])
         if self.temporal is None or h.shape[1] == 1:
-            return BlockInput(sequence, static_NSD, there_NS)
+            return BlockInput(sequence, static_NSD, present_NS)
         dynamic: TemporalPrompts = self.temporal(h, h.new_zeros(h.shape[:3]))
         p_t, presence = pack_prompts(GapPrompts(dynamic.p_t, dynamic.presence), attention)
         prompts = torch.cat([p_t, static_NSD], dim=1)
-        return BlockInput(sequence, prompts, torch.cat([presence, there_NS], dim=1))
+        return BlockInput(sequence, prompts, torch.cat([presence, present_NS], dim=1))

@@ -1,7 +1,7 @@
-"""The baselines of the comparison table, behind the interface of STOP.
+"""The baselines of the comparison table, with the interface of STOP.
 
-Shapes: B videos, T frames, P patches of a frame, D channels of the tower, E of the joint space,
-N classes, S static prompts of a block.
+Shapes: B videos, T frames, P patches per frame, D channels of the tower, E of the joint space,
+N classes, S static prompts per block.
 """
 
 import copy
@@ -21,11 +21,10 @@ class ZeroShot(FramePooledModel):
 
 
 class Clip4Clip(VideoModel):
-    """Both towers of CLIP fine-tuned in full, frame embeddings averaged: the mean pooling of
-    CLIP4Clip (Luo et al., Neurocomputing 2022).
+    """Both towers of CLIP fine-tuned, frame embeddings averaged.
 
-    It trains a copy: the CLIP that it is built from stays as it was, for all who share it. The
-    temperature stays CLIP's own, as for every method here.
+    This is CLIP4Clip with mean pooling (Luo et al., Neurocomputing 2022). It trains a copy of the
+    CLIP, which other models can share. The temperature stays frozen, as in every method here.
     """
 
     def __init__(self, clip: FrozenClip) -> None:
@@ -41,8 +40,7 @@ class Clip4Clip(VideoModel):
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
         check_frames(frames, self.image_size)
-        # All of it is open_clip's own forward: the blocks of `tower` are for weights that are
-        # frozen, without gradients of their own.
+        # open_clip's own forward: the blocks of `tower` compute no gradients of their weights.
         mean, std = self.tower.mean, self.tower.std
         pixels = frames.flatten(0, 1).to(mean.device).permute(0, 3, 1, 2).float().div(255)
         embeddings: Tensor = self.clip.encode_image((pixels - mean) / std, normalize=True)  # type: ignore[operator]
@@ -53,7 +51,7 @@ class Clip4Clip(VideoModel):
 class LinearProbe(FramePooledModel):
     """A linear classifier on the frozen, averaged frame features (Radford et al., ICML 2021).
 
-    The logits come from the classifier alone; the texts are not used.
+    The logits are those of the classifier; the texts are not used.
     """
 
     def __init__(self, clip: FrozenClip, classes: int) -> None:
@@ -67,7 +65,7 @@ class LinearProbe(FramePooledModel):
         """uint8 frames [B, T, H, W, 3] -> logits [B, N] of the classifier."""
         del text_embeddings
         features_BE = self.encode_frames(frames).mean(1)
-        # Each channel of an L2-normalised embedding is small; bring it to unit scale.
+        # The channels of an L2-normalised embedding are small; rescale them to unit variance.
         logits: Tensor = self.classifier(F.layer_norm(features_BE, features_BE.shape[-1:]))
         return logits
 
@@ -75,8 +73,8 @@ class LinearProbe(FramePooledModel):
 class StaticPrompts(VideoModel):
     """Visual prompt tuning (VPT, Jia et al., ECCV 2022): the same prompts for every video.
 
-    `deep`: `prompts` learned tokens at the input of every block replace those of the block before
-    (VPT-deep). Otherwise they enter at the first block and go through the tower as tokens do
+    With `deep`, `prompts` learned tokens at the input of every block replace those of the previous
+    block (VPT-deep). Otherwise they are inserted at the first block and carried through the tower
     (VPT-shallow).
 
     Raises:
@@ -103,7 +101,7 @@ class StaticPrompts(VideoModel):
         for index in range(depth):
             if index < prompted:
                 prompts_BSD = self.prompts[index].expand(packed.shape[0], -1, -1)
-            # What the next block replaces need not be computed, nor what follows the last.
+            # Prompts are carried unless the next block replaces them or there is none.
             carry = prompted <= index + 1 < depth
             packed, prompts_BSD = self.tower.run_block(
                 index, packed, prompts_BSD, carry_prompts=carry, only_cls=index + 1 == depth

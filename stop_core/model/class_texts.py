@@ -1,6 +1,6 @@
-"""The texts that videos are matched with, embedded once or anew for every step.
+"""Text embeddings of the classes, computed once or in every step.
 
-Shapes: N classes, E channels of the joint text-video space, L token ids of a text.
+Shapes: N classes, E channels of the joint text-video space, S sentences of L token ids.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from stop_core.model.video_model import VideoModel
 
 
 class ClassTexts:
-    """The sentences of every class, as one embedding a class.
+    """The sentences of all classes, with one embedding per class.
 
-    Several sentences a class are an ensemble: the mean of their embeddings, normalised again
+    Several sentences per class are an ensemble: the mean of their embeddings, normalised again
     (Radford et al., ICML 2021, section 3.1.4).
 
     Args:
-        model: embeds the sentences. Where its text side is frozen it does so once, at first use,
-            and otherwise whenever it is asked, with gradients.
-        sentences: as many for every class.
+        model: embeds the sentences: once, at first use, if its text tower is frozen; otherwise in
+            every call, with gradients.
+        sentences: the same number for every class.
 
     Raises:
-        ValueError: if there is no sentence, or one class has more of them than another.
+        ValueError: if there is no sentence, or the classes have different numbers of them.
     """
 
     def __init__(self, model: VideoModel, sentences: Sequence[Sequence[str]]) -> None:
@@ -43,14 +43,7 @@ class ClassTexts:
         return self._classes
 
     def refuse_twins(self, names: Sequence[str]) -> None:
-        """Refuses classes whose sentences are the same to the model, token for token.
-
-        Args:
-            names: of the classes, for the message.
-
-        Raises:
-            ValueError: naming both.
-        """
+        """Raises ValueError with the `names` of two classes that have the same token ids."""
         tokens_SL = self.model.read_tokens(self._tokens_SL)
         refuse_twins(names, [tuple(row) for row in tokens_SL.reshape(len(self), -1).tolist()])
 
@@ -59,13 +52,13 @@ class ClassTexts:
         if self.model.trains_text:
             return self._embed()
         if self._embedded is None:
-            # Once, and so in float32 even where the videos are not.
+            # They serve all steps, so they are computed in float32 even if the videos are not.
             with torch.no_grad(), in_float32(self.model.logit_scale):
                 self._embedded = self._embed()
         return self._embedded
 
     def _embed(self) -> Tensor:
-        rows = self.model.encode_tokens(self._tokens_SL)
+        rows_SE = self.model.encode_tokens(self._tokens_SL)
         if self.templates == 1:
-            return rows
-        return F.normalize(rows.unflatten(0, (-1, self.templates)).mean(1), dim=-1)
+            return rows_SE
+        return F.normalize(rows_SE.unflatten(0, (-1, self.templates)).mean(1), dim=-1)

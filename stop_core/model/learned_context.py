@@ -15,14 +15,14 @@ from stop_core.clip.loading import FrozenClip
 
 
 class LearnedContext(nn.Module):
-    """M learned vectors, the same ones for every text, between its start and its first word.
+    """M learned vectors, the same for every text, between its start token and its first word.
 
-    They stand where the embeddings of M more words would: a text reads START, the context, its own
-    words, END. With the template "{}" that is CoOp's unified context in front of the class.
+    They replace the embeddings of M words: a text reads START, context, words, END. With the
+    template "{}" this is CoOp's unified context in front of the class name.
 
     Raises:
-        ValueError: if the text tower has no place for `tokens` of them, or is of another kind than
-            open_clip's own.
+        ValueError: if the text tower has fewer than `tokens` free places, or is not open_clip's
+            own.
     """
 
     def __init__(self, clip: FrozenClip, tokens: int) -> None:
@@ -41,11 +41,11 @@ class LearnedContext(nn.Module):
     def forward(self, model: nn.Module, tokens_NL: Tensor) -> Tensor:
         """Token ids [N, L] -> text embeddings [N, E] of `model`, a CLIP, L2-normalised.
 
-        A text that is too long beside the context loses its last words.
+        A text that is too long together with the context loses its last words.
         """
         text = _text_tower(model)
-        # open_clip takes ids, not embeddings, so the context comes in behind the lookup: the
-        # encoder itself, its mask and its pooling stay open_clip's own.
+        # open_clip's encoder takes ids, not embeddings, so a hook inserts the context after the
+        # embedding lookup. The encoder, its mask and its pooling are open_clip's.
         hook = text.token_embedding.register_forward_hook(self._replace)
         try:
             tokens_NL = self.make_room(model, tokens_NL.to(self.vectors.device))
@@ -54,18 +54,18 @@ class LearnedContext(nn.Module):
             hook.remove()
 
     def make_room(self, model: nn.Module, tokens_NL: Tensor) -> Tensor:
-        """Moves the words M places on; the places between are filled with the start's id."""
+        """Shifts the words by M places and fills the places before them with the start id."""
         text = _text_tower(model)
         count = len(self.vectors)
         start_N1 = tokens_NL[:, :1]
         end_N = _end(text, tokens_NL)
-        kept_NR = tokens_NL[:, : tokens_NL.shape[1] - count].clone()
-        is_cut_N = end_N >= kept_NR.shape[1]
-        kept_NR[is_cut_N, -1] = tokens_NL[is_cut_N, end_N[is_cut_N]]
-        return torch.cat([start_N1.expand(-1, 1 + count), kept_NR[:, 1:]], dim=1)
+        words_NR = tokens_NL[:, : tokens_NL.shape[1] - count].clone()
+        is_cut_N = end_N >= words_NR.shape[1]
+        words_NR[is_cut_N, -1] = tokens_NL[is_cut_N, end_N[is_cut_N]]
+        return torch.cat([start_N1.expand(-1, 1 + count), words_NR[:, 1:]], dim=1)
 
     def _replace(self, module: nn.Module, inputs: Any, embedded_NLD: Tensor) -> Tensor:
-        """Puts the vectors into the places that `make_room` made."""
+        """Writes the vectors to the places that `make_room` left for them."""
         del module, inputs
         count = len(self.vectors)
         context_NMD = self.vectors.to(embedded_NLD.dtype).expand(len(embedded_NLD), -1, -1)
@@ -74,7 +74,7 @@ class LearnedContext(nn.Module):
 
 
 def _text_tower(model: nn.Module) -> Any:
-    """The module with the text tower's parts: CLIP itself holds them, CustomTextCLIP in `text`."""
+    """Returns the module with the parts of the text tower: CLIP itself, or CustomTextCLIP.text."""
     return getattr(model, "text", model)
 
 
@@ -83,7 +83,7 @@ def _pool_type(text: Any) -> str | None:
 
 
 def _end(text: Any, tokens_NL: Tensor) -> Tensor:
-    """The position of the end-of-text token, [N]: the one that open_clip pools a text at."""
+    """Returns the position of the end-of-text token, [N], where open_clip pools a text."""
     if _pool_type(text) == "argmax":
         return tokens_NL.argmax(-1)
     end_id = int(getattr(text, "text_eos_id", getattr(text, "eos_id", -1)))
@@ -91,7 +91,7 @@ def _end(text: Any, tokens_NL: Tensor) -> Tensor:
 
 
 def _refuse_unsupported(clip: FrozenClip) -> None:
-    """Raises ValueError for a text tower whose texts have no place for a context."""
+    """Raises ValueError for a text tower whose texts cannot have a context."""
     text = _text_tower(clip.model)
     advice = "set context_tokens to 0, or choose a CLIP tower such as ViT-B-32-quickgelu"
     embedding = getattr(text, "token_embedding", None)

@@ -1,10 +1,10 @@
-"""Building a method of the comparison by its name."""
+"""Builds a method of the comparison table by its name."""
 
 from dataclasses import replace
 
 from stop_core.clip.loading import FrozenClip, load_clip
 from stop_core.clip.pretrained import RANDOM
-from stop_core.model.ablations import StaticStop, TemporalBesideStatic
+from stop_core.model.ablations import StaticStop, TemporalWithStatic
 from stop_core.model.baselines import Clip4Clip, LinearProbe, StaticPrompts, ZeroShot
 from stop_core.model.stop import StopModel
 from stop_core.model.video_model import VideoModel
@@ -15,18 +15,34 @@ def build_method(config: ExperimentConfig, clip: FrozenClip, classes: int) -> Vi
     """Builds the method that `config` names on a loaded CLIP, for `classes` classes.
 
     Raises:
-        ValueError: if the tower is unfit, or the settings do not fit it.
+        ValueError: if the tower is unsupported, or the settings do not fit it.
     """
-    model = _build(config, clip, classes)
+    model: VideoModel
+    match config.method:
+        case "stop":
+            model = StopModel(clip, config.stop)
+        case "zero-shot":
+            model = ZeroShot(clip)
+        case "clip4clip":
+            model = Clip4Clip(clip)
+        case "linear-probe":
+            model = LinearProbe(clip, classes)
+        case "vpt-shallow" | "vpt-deep":
+            deep = config.method == "vpt-deep"
+            model = StaticPrompts(clip, config.static_prompts, config.stop.attention, deep=deep)
+        case "stop-static":
+            model = StaticStop(clip, config.stop)
+        case "stop-temporal-vpt":
+            model = TemporalWithStatic(clip, config.stop, config.static_prompts)
     if config.context_tokens:
         model.learn_context(config.context_tokens)
     return model
 
 
 def matched_static_prompts(config: ExperimentConfig) -> int:
-    """The number of deep static prompts with about the trainable parameters of STOP.
+    """Returns the number of deep static prompts with about as many trainable parameters as STOP.
 
-    Builds both on the config's tower with random weights, which need no download.
+    Builds both on the tower of `config` with random weights, which needs no download.
     """
     clip = load_clip(config.tower, RANDOM)
     stop, one = (
@@ -35,22 +51,3 @@ def matched_static_prompts(config: ExperimentConfig) -> int:
     )
     count, each = (sum(p.numel() for p in model.trainable().values()) for model in (stop, one))
     return max(1, round(count / each))
-
-
-def _build(config: ExperimentConfig, clip: FrozenClip, classes: int) -> VideoModel:
-    match config.method:
-        case "stop":
-            return StopModel(clip, config.stop)
-        case "zero-shot":
-            return ZeroShot(clip)
-        case "clip4clip":
-            return Clip4Clip(clip)
-        case "linear-probe":
-            return LinearProbe(clip, classes)
-        case "vpt-shallow" | "vpt-deep":
-            deep = config.method == "vpt-deep"
-            return StaticPrompts(clip, config.static_prompts, config.stop.attention, deep=deep)
-        case "stop-static":
-            return StaticStop(clip, config.stop)
-        case "stop-temporal-vpt":
-            return TemporalBesideStatic(clip, config.stop, config.static_prompts)

@@ -1,7 +1,7 @@
-"""Running a frozen tower whose blocks are given prompts at their inputs.
+"""A frozen tower with prompts at the inputs of its blocks.
 
-Shapes: B videos, T frames, S packed sequences of N tokens, X prompts beside a sequence, D channels
-of the tower, E of the joint space.
+Shapes: B videos, T frames, S packed sequences of N tokens, X prompts per sequence, D channels of
+the tower, E of the joint space.
 """
 
 from abc import ABC, abstractmethod
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stop_core.clip.loading import FrozenClip
@@ -20,21 +20,22 @@ from stop_core.settings.stop import StopConfig
 
 
 class BlockInput(NamedTuple):
-    """What enters a block: the packed tokens, and the prompts beside them."""
+    """The input of a block: packed tokens and their prompts."""
 
-    sequence: Tensor  # [S, N, D], as `pack` makes it
+    sequence: Tensor  # [S, N, D], as returned by `pack`
     prompts: Tensor | None = None  # [S, X, D]
-    presence: Tensor | None = None  # [S, X] 1 for a prompt that is there, 0 for an empty slot
+    presence: Tensor | None = None  # [S, X] 1 for a prompt, 0 for an empty slot
 
 
 Prompting = Callable[[int, VideoTokens], BlockInput]
 
 
 class PromptedModel(VideoModel, ABC):
-    """Prompts the inputs of the first `depth` blocks of a frozen tower.
+    """A frozen tower with trainable prompting layers at the inputs of its first `depth` blocks.
 
-    `checkpoint_activations` trades time for memory: a training step then keeps the inputs of the
-    blocks alone, and computes the rest again in the backward pass. It changes no result.
+    There is one layer per prompted block, or one for all of them if `share`. With
+    `checkpoint_activations`, a training step stores only the inputs of the blocks and recomputes
+    the rest in the backward pass: less memory, more time, the same result.
 
     Raises:
         ValueError: if `config` does not fit the tower; the message names the field.
@@ -46,19 +47,36 @@ class PromptedModel(VideoModel, ABC):
         self.config = config
         self.checkpoint_activations = False
         self.prompted_blocks = tower.depth if config.depth is None else config.depth
-        _check_fits("n_s", config.n_s, tower.patches, f"the patches of a frame of {clip.name}")
-        _check_fits("depth", self.prompted_blocks, tower.depth, f"the blocks of {clip.name}")
+        for name, value, largest, limit in (
+            ("n_s", config.n_s, tower.patches, "the patches of a frame"),
+            ("depth", self.prompted_blocks, tower.depth, "the blocks"),
+        ):
+            if value > largest:
+                raise ValueError(
+                    f"{name} must be at most {largest}, {limit} of {clip.name}; got {value}"
+                )
+        layers = 1 if config.share else self.prompted_blocks
+        self.prompting = nn.ModuleList(self.make_layer() for _ in range(layers))
 
     @abstractmethod
+    def make_layer(self) -> nn.Module:
+        """Returns a new prompting layer."""
+
+    def layer(self, index: int) -> nn.Module:
+        """Returns the prompting layer of block `index`."""
+        return self.prompting[0 if self.config.share else index]
+
     def prompt(self, index: int, tokens: VideoTokens) -> BlockInput:
         """Prompts the tokens that enter block `index`, one of the first `depth`."""
+        given: BlockInput = self.layer(index)(tokens)
+        return given
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
         return self.encode_with(self.prompt, frames)
 
     def encode_with(self, prompting: Prompting, frames: Tensor) -> Tensor:
-        """Video embeddings, [B, E], with `prompting` in the place of `prompt`."""
+        """Returns video embeddings, [B, E], with `prompting` in place of `prompt`."""
         tower, attention = self.tower, self.config.attention
         tokens = self.first_tokens(frames, attention)
         prompts: Tensor | None = None
@@ -82,9 +100,9 @@ class PromptedModel(VideoModel, ABC):
         prompts: Tensor | None,
         presence: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """One block and the prompting at its input: tokens, prompts and their presence."""
+        """Runs one block with the prompting at its input; returns tokens, prompts, presence."""
         if index < self.prompted_blocks:
-            # In float32: in bfloat16, up to 2% of the choices would fall otherwise.
+            # In float32: bfloat16 would change up to 2% of the selected patches.
             with in_float32(tokens.h):
                 given = prompting(index, tokens)
         else:
@@ -93,14 +111,8 @@ class PromptedModel(VideoModel, ABC):
         out, carried = self.tower.run_block(
             index,
             *given,
-            # What the next block replaces need not be computed, nor what follows the last,
+            # The next block replaces the prompts, or there is no next block.
             carry_prompts=self.prompted_blocks <= index + 1 and not last,
-            # of which the CLS tokens alone are looked at.
-            only_cls=last,
+            only_cls=last,  # the embedding is computed from the CLS tokens only
         )
         return out, carried, given.presence
-
-
-def _check_fits(name: str, value: int, most: int, what: str) -> None:
-    if value > most:
-        raise ValueError(f"{name} must be at most {most}, {what}; got {value}")

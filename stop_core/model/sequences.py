@@ -1,7 +1,7 @@
-"""How the tokens of a video become the sequences that a frozen block sees.
+"""Packing the tokens of a video into the sequences that a frozen block takes.
 
-Shapes: B videos, T frames, P patches of a frame, K prompt slots of a gap, D channels. C is the
-number of CLS tokens: 1 a video in joint attention, T (one a frame) in frame attention.
+Shapes: B videos, T frames, P patches per frame, K prompt slots per gap, D channels. C is the number
+of CLS tokens of a video: 1 in joint attention, T (one per frame) in frame attention.
 """
 
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ class VideoTokens:
 
 @dataclass(frozen=True)
 class GapPrompts:
-    """Prompt tokens of the gaps between frames, with the slots that are empty."""
+    """Prompt tokens of the gaps between frames, and which of their slots are used."""
 
     tokens: Tensor  # [B, T-1, K, D]
     presence: Tensor  # [B, T-1, K]
 
 
 def pack(tokens: VideoTokens, attention: Attention) -> Tensor:
-    """Joint: [B, 1 + T*P, D]. Frame: [B*T, 1 + P, D].
+    """Returns the sequences: joint [B, 1 + T*P, D], frame [B*T, 1 + P, D].
 
-    The paper's order is CLS, h_1, p_2, h_2, ...; here the prompts follow all patches instead. The
-    attention of the frozen blocks knows no order, so the two give the same output.
+    The order of the paper is CLS, h_1, p_2, h_2, ...; here the prompts follow all patches. The
+    attention of the frozen blocks is independent of the order, so both give the same output.
     """
     if attention == "joint":
         return torch.cat([tokens.cls, tokens.h.flatten(1, 2)], dim=1)
@@ -40,9 +40,9 @@ def pack(tokens: VideoTokens, attention: Attention) -> Tensor:
 
 
 def unpack(packed: Tensor, like: VideoTokens) -> VideoTokens:
-    """The inverse of `pack`; `like` tells the shapes."""
+    """Inverts `pack`; the result has the shapes of `like`."""
     batch, frames, patches, _ = like.h.shape
-    # split, not two slices: its gradient is one copy, that of a slice one copy each.
+    # One split instead of two slices: each slice would add a copy of the gradient.
     cls, h = packed.split([1, packed.shape[1] - 1], dim=1)
     if packed.shape[0] == batch and like.cls.shape[1] == 1:
         return VideoTokens(cls, h.unflatten(1, (frames, patches)))
@@ -50,7 +50,7 @@ def unpack(packed: Tensor, like: VideoTokens) -> VideoTokens:
 
 
 def pack_prompts(prompts: GapPrompts, attention: Attention) -> tuple[Tensor, Tensor]:
-    """Prompts and their presence beside the sequences of `pack`.
+    """Returns the prompts and their presence for the sequences of `pack`.
 
     Joint: [B, (T-1)*K, D]. Frame: [B*T, K, D], the prompts of the gap before each frame; the first
     frame has none.

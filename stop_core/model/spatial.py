@@ -1,6 +1,13 @@
 """Intra-frame spatial prompting (STOP, CVPR 2025, section 3.2).
 
-Shapes: B videos, T frames, P patches of a frame, D channels of the tower, W hidden channels.
+    A_i    = Attn(h_cls, h_i)                      CLS-to-patch attention inside frame i
+    M_ij   = 1/D * sum_k N^s(h)_ijk^2              temporal dynamics of patch j of frame i
+    W_i^s  = alpha * A_i + (1 - alpha) * M_i
+    r_ij   = 1 for the N_s largest W_ij^s of frame i, else 0
+    p_i^s  = P^s(h_{i-1}, h_i, h_{i+1})
+    h_i^s  = h_i + r_i * p_i^s
+
+Shapes: B videos, T frames, P patches per frame, D channels of the tower, W hidden channels.
 """
 
 from dataclasses import dataclass
@@ -16,31 +23,31 @@ from stop_core.settings.stop import StopConfig
 
 @dataclass(frozen=True)
 class SpatialPrompts:
-    """What spatial prompting computed, under the paper's names."""
+    """Results of spatial prompting, under the paper's names."""
 
     A_raw: Tensor  # [B, T, P] attention of the CLS token to the patches of a frame; sums to 1
     M_raw: Tensor  # [B, T, P] temporal dynamics
     A: Tensor  # [B, T, P] as mixed into W_s
     M: Tensor  # [B, T, P] as mixed into W_s
     W_s: Tensor  # [B, T, P] alpha * A + (1 - alpha) * M
-    r: Tensor  # [B, T, P] 1 for the n_s patches of a frame that are chosen, else 0
-    p_s: Tensor | None  # [B, T, P, D] prompts of all patches, chosen or not; only when asked for
+    r: Tensor  # [B, T, P] 1 for the n_s selected patches of a frame, else 0
+    p_s: Tensor | None  # [B, T, P, D] prompts of all patches, selected or not; None if not computed
     h_s: Tensor  # [B, T, P, D] h + r * p_s
 
 
 class SpatialPrompter(nn.Module):
-    """P^s: makes a prompt for every patch from the frame and its two neighbours.
+    """P^s: computes a prompt for every patch from its frame and the two neighbouring frames.
 
-    Conv3d, ReLU, Conv3d, Linear, ReLU, Linear, Dropout, behind a layer norm and a linear map to
-    few channels. The kernels reach 3 and then 1 in time, so the prompt of a frame sees one frame
+    Layer norm, linear map to W channels, then as in the paper: Conv3d, ReLU, Conv3d, Linear, ReLU,
+    Linear, Dropout. The kernels have sizes 3 and 1 in time, so that a prompt sees exactly one frame
     to each side.
     """
 
     def __init__(self, width: int, hidden: int, grid: tuple[int, int], dropout: float) -> None:
         super().__init__()
         self.grid = grid
-        # A prompt is added to the tokens that the next block's prompt is made from. Unless the
-        # input is brought to one scale, prompts grow from block to block without bound.
+        # The prompts of a block are added to the tokens that the next block's prompts are computed
+        # from. Without a layer norm they would grow from block to block without bound.
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.down = nn.Linear(width, hidden)
         self.conv_in_time = TemporalConv3d(hidden)
@@ -52,40 +59,36 @@ class SpatialPrompter(nn.Module):
         keep_variance(self.conv_in_time.conv, before_relu=True)
         keep_variance(self.conv_in_space)
         keep_variance(self.mix, before_relu=True)
-        # Nearly zero, so that training starts at the frozen tower. A larger start shows up in the
-        # frame differences wherever a patch is chosen in one frame and not in the next, and
-        # learning took off late or not at all (docs/model.md). Not exactly zero, or the layers
-        # before it would get no gradient in the first step.
+        # Nearly zero, so that training starts at the frozen tower. Larger prompts appear in the
+        # frame differences wherever a patch is selected in one frame and not in the next, and
+        # delayed or prevented learning (docs/model.md). Not exactly zero, or the layers before it
+        # would get no gradient in the first step.
         nn.init.normal_(self.up.weight, std=0.001)
         nn.init.zeros_(self.up.bias)
 
     def features(self, h_BTPD: Tensor) -> Tensor:
-        """All of P^s but its last linear map and the dropout, [B, T, P, W]."""
-        # The normalised tokens are made again for the gradient: they would be an eighth of the
-        # memory of a step.
+        """Returns P^s without its last linear map and the dropout, [B, T, P, W]."""
+        # The normalised tokens are recomputed in the backward pass: storing them would take an
+        # eighth of the memory of a step.
         hidden: Tensor = checkpoint(
-            self._narrow, h_BTPD, use_reentrant=False, preserve_rng_state=False
+            lambda h: self.down(self.norm(h)), h_BTPD, use_reentrant=False, preserve_rng_state=False
         )
         volume = to_volume(hidden, self.grid)
         volume = self.conv_in_space(self.conv_in_time(volume).relu())
         features_BTPW: Tensor = self.mix(to_tokens(volume)).relu()
         return features_BTPW
 
-    def _narrow(self, h_BTPD: Tensor) -> Tensor:
-        hidden_BTPW: Tensor = self.down(self.norm(h_BTPD))
-        return hidden_BTPW
-
     def prompts(self, features_BTPW: Tensor) -> Tensor:
-        """p^s of all patches, [B, T, P, D], from the `features`."""
+        """Returns p^s of all patches, [B, T, P, D], from the `features`."""
         prompts_BTPD: Tensor = self.dropout(self.up(features_BTPW))
         return prompts_BTPD
 
 
 class SpatialPrompting(nn.Module):
-    """Chooses the patches that matter in each frame and adds a prompt to them.
+    """Selects the `n_s` most relevant patches of every frame and adds a prompt to each.
 
-    A patch matters by where the CLS token looks (A) and by how much the scene changes there (M);
-    `alpha` weighs the one against the other.
+    Relevance is a weighted sum of the CLS attention A and the temporal dynamics M of a patch;
+    `alpha` is the weight of the attention.
     """
 
     def __init__(self, width: int, grid: tuple[int, int], config: StopConfig) -> None:
@@ -97,34 +100,28 @@ class SpatialPrompting(nn.Module):
     def forward(
         self, h_BTPD: Tensor, attention_BTP: Tensor, *, every_prompt: bool = False
     ) -> SpatialPrompts:
-        """Prompts the patch tokens `h`; `attention` is the frozen block's own A.
+        """Prompts the patch tokens `h`; `attention` is A, computed by the frozen block.
 
-        With `every_prompt`, the result also holds the prompts of the patches not chosen.
+        With `every_prompt`, the result also holds the prompts of the unselected patches.
         """
-        config = self.config
-        # Straight-through gradients are estimates. They train the filter that they are for, and do
-        # not reach back through the tokens into the prompts of earlier blocks (docs/model.md).
+        config, prompter = self.config, self.prompter
+        # Straight-through gradients are estimates. They train the filter N^s and do not flow back
+        # through the tokens into the prompts of earlier blocks (docs/model.md).
         M_raw = self.dynamics.energy(self.dynamics.down(h_BTPD.detach()))
         rescale = config.normalize == "per_frame"
         A = min_max(attention_BTP) if rescale else attention_BTP
         M = min_max(M_raw) if rescale else M_raw
         W_s = config.alpha * A + (1 - config.alpha) * M
         r = choose_patches(W_s, config.n_s, straight_through=config.selection == "ste")
-        h_s, p_s = self._prompt(h_BTPD, r, every_prompt)
-        return SpatialPrompts(attention_BTP, M_raw, A, M, W_s, r, p_s, h_s)
-
-    def _prompt(
-        self, h_BTPD: Tensor, r: Tensor, every_prompt: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """h^s, and p^s where it was computed."""
-        prompter = self.prompter
         features_BTPW = prompter.features(h_BTPD)
-        dropping = prompter.training and prompter.dropout.p > 0
-        p_s = prompter.prompts(features_BTPW) if every_prompt or dropping else None
-        if self.config.n_s == 0:
-            return h_BTPD, p_s
-        if p_s is not None:
-            return h_BTPD + r[..., None] * p_s, p_s
-        up = prompter.up
-        chosen_BTN = r.detach().topk(self.config.n_s, sorted=False).indices
-        return add_prompts(h_BTPD, r, chosen_BTN, features_BTPW, up.weight, up.bias), None
+        drops = prompter.training and prompter.dropout.p > 0
+        p_s = prompter.prompts(features_BTPW) if every_prompt or drops else None
+        if config.n_s == 0:
+            h_s = h_BTPD
+        elif p_s is not None:
+            h_s = h_BTPD + r[..., None] * p_s
+        else:
+            up = prompter.up
+            chosen_BTN = r.detach().topk(config.n_s, sorted=False).indices
+            h_s = add_prompts(h_BTPD, r, chosen_BTN, features_BTPW, up.weight, up.bias)
+        return SpatialPrompts(attention_BTP, M_raw, A, M, W_s, r, p_s, h_s)

@@ -1,6 +1,6 @@
-"""STOP: a frozen CLIP whose prompts follow the video (CVPR 2025, arXiv 2503.15973).
+"""STOP: a frozen CLIP with dynamic spatial and temporal prompts (CVPR 2025, arXiv 2503.15973).
 
-Shapes: B videos, T frames, P patches of a frame, D channels of the tower, E of the joint space.
+Shapes: B videos, T frames, P patches per frame, D channels of the tower, E of the joint space.
 """
 
 from typing import cast
@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from stop_core.clip.loading import FrozenClip, load_clip
+from stop_core.clip.loading import load_clip
 from stop_core.model.prompted import BlockInput, PromptedModel
 from stop_core.model.sequences import GapPrompts, VideoTokens, pack, pack_prompts, unpack
 from stop_core.model.spatial import SpatialPrompting, SpatialPrompts
@@ -29,16 +29,16 @@ class PromptingLayer(nn.Module):
 class StopModel(PromptedModel):
     """Integrated spatial-temporal dynamic prompting of a frozen CLIP.
 
+    At the input of every prompted block, spatial prompts are added to `n_s` patches of each frame
+    (section 3.2) and up to `max_prompts` tokens are inserted between two frames (section 3.3).
+
     Raises:
         ValueError: if `config` does not fit the tower; the message names the field.
     """
 
-    def __init__(self, clip: FrozenClip, config: StopConfig) -> None:
-        super().__init__(clip, config)
-        layers = 1 if config.share else self.prompted_blocks
-        self.prompting = nn.ModuleList(
-            PromptingLayer(self.tower.width, self.tower.grid, config) for _ in range(layers)
-        )
+    def make_layer(self) -> PromptingLayer:
+        """Returns a new prompting layer."""
+        return PromptingLayer(self.tower.width, self.tower.grid, self.config)
 
     def prompt(self, index: int, tokens: VideoTokens) -> BlockInput:
         """Prompts the tokens that enter block `index`, one of the first `depth`."""
@@ -46,9 +46,9 @@ class StopModel(PromptedModel):
 
     @torch.no_grad()
     def trace(self, frames: Tensor) -> list[PromptTrace]:
-        """Returns every symbol of the paper, one `PromptTrace` a prompted block, in order.
+        """Returns every symbol of the paper: one `PromptTrace` per prompted block, in order.
 
-        Computed as in evaluation: without dropout, whatever mode the model is in.
+        Computed in evaluation mode (without dropout), whatever mode the model is in.
         """
         was_training = self.training
         self.eval()
@@ -63,12 +63,12 @@ class StopModel(PromptedModel):
         self, index: int, tokens: VideoTokens, traces: list[PromptTrace] | None
     ) -> BlockInput:
         config = self.config
-        layer = cast(PromptingLayer, self.prompting[0 if config.share else index])
+        layer = cast(PromptingLayer, self.layer(index))
         tracing = traces is not None
         h = tokens.h
         r = h.new_zeros(h.shape[:3])
         prompted = tokens
-        # A half that is turned off is computed for a trace alone.
+        # Prompting that is turned off (n_s = 0, eta = 0) is computed only for a trace.
         has_temporal = config.eta > 0 and h.shape[1] > 1
         if config.n_s or tracing:
             attention = self.tower.cls_attention(index, tokens.cls, h)
@@ -76,7 +76,7 @@ class StopModel(PromptedModel):
             prompted, r = VideoTokens(tokens.cls, spatial.h_s), spatial.r
         sequence = pack(prompted, config.attention)
         if has_temporal or tracing:
-            # From the packed tokens, which the block keeps in any case, not from a copy of them.
+            # Views of the packed tokens: the block stores those in any case, so h_s can be freed.
             source = unpack(sequence, tokens) if config.difference == "prompted" else tokens
             temporal: TemporalPrompts = layer.temporal(source.h, r)
         if traces is not None:
@@ -93,14 +93,14 @@ def build_model(
     """Builds STOP on the CLIP called `name`.
 
     Args:
-        name: "tiny" (the embedded default) or "tiny-64", with their own weights, or any open_clip
-            ViT.
+        name: "tiny" (the embedded default) or "tiny-64", which have their own weights, or any
+            open_clip ViT.
         pretrained: an open_clip tag, a local file or folder of weights, or "random": see
-            `stop_core.clip.pretrained`. None for the tiny ones.
-        config: the settings of the prompting layers; default `StopConfig()`.
+            `stop_core.clip.pretrained`. None for the tiny towers.
+        config: the settings of the prompting layers; default: `StopConfig()`.
 
     Raises:
-        ValueError: if the tower is unknown or unfit, or `config` does not fit it.
-        OSError: if the weights cannot be read or fetched.
+        ValueError: if the tower is unknown or unsupported, or `config` does not fit it.
+        OSError: if the weights cannot be read or downloaded.
     """
     return StopModel(load_clip(name, pretrained), config or StopConfig())

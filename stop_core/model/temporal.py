@@ -1,7 +1,12 @@
 """Inter-frame temporal prompting (STOP, CVPR 2025, section 3.3).
 
-Shapes: B videos, T frames and T - 1 gaps between them, P patches of a frame, K most prompts in
-one gap, D channels of the tower, W hidden channels.
+    d_i    = h_i^s - h_{i-1}^s                     i = 2..T: T-1 gaps
+    W_i^t  = 1/(P*D) * sum_j (1 + beta*r_ij) * sum_k N^t(d)_ijk^2
+    N_i^t  = min(ceil(eta * W_i^t), K)             number of prompts put into gap i
+    p_i^t  = first N_i^t tokens of P^t(d_i, W_i^t)
+
+Shapes: B videos, T frames, P patches per frame, K maximum prompts per gap, D channels of the tower,
+W hidden channels.
 """
 
 from dataclasses import dataclass
@@ -17,12 +22,12 @@ from stop_core.settings.stop import StopConfig
 
 @dataclass(frozen=True)
 class TemporalPrompts:
-    """What temporal prompting computed, under the paper's names; a clip of one frame has 0 gaps."""
+    """Results of temporal prompting, under the paper's names; a clip of one frame has 0 gaps."""
 
-    d: Tensor  # [B, T-1, P, D] change from one frame to the next, detached
-    W_t_raw: Tensor  # [B, T-1] weighted mean square of the filtered change
+    d: Tensor  # [B, T-1, P, D] frame differences, detached
+    W_t_raw: Tensor  # [B, T-1] weighted mean square of the filtered differences
     W_t: Tensor  # [B, T-1] as multiplied by eta
-    N_t: Tensor  # [B, T-1] prompts put into the gap: ceil(eta * W_t), at most K
+    N_t: Tensor  # [B, T-1] number of prompts in the gap
     p_t: Tensor  # [B, T-1, K, D] prompts of all slots, present or not
     presence: Tensor  # [B, T-1, K] 1 for the first N_t slots, else 0; carries the soft gradient
 
@@ -33,10 +38,10 @@ class TemporalPrompts:
 
 
 class TemporalPrompter(nn.Module):
-    """P^t: makes K prompt tokens for a gap from the change across it.
+    """P^t: computes K prompt tokens for a gap from the frame difference across it.
 
-    Attention over the tokens of the gap, Conv3d, ReLU, Conv3d, then one linear map that also sees
-    W^t, and Dropout. K learned queries gather the P patches into K tokens before that map.
+    As in the paper: attention over the tokens of the gap, Conv3d, ReLU, Conv3d, a linear map that
+    also sees W^t, and Dropout. Before that map, K learned queries pool the P patches into K tokens.
     """
 
     def __init__(self, width: int, grid: tuple[int, int], config: StopConfig) -> None:
@@ -44,7 +49,7 @@ class TemporalPrompter(nn.Module):
         hidden = config.temporal_width
         self.grid = grid
         self.down = nn.Linear(width, hidden)
-        # No biases: a softmax over keys cannot feel theirs, so it would never learn.
+        # No bias: a softmax over keys does not depend on the bias of the keys.
         self.query_key_value = nn.Linear(hidden, 3 * hidden, bias=False)
         self.conv_in_time = TemporalConv3d(hidden)
         self.conv_in_space = nn.Conv3d(hidden, hidden, kernel_size=(1, 3, 3), padding=(0, 1, 1))
@@ -52,8 +57,8 @@ class TemporalPrompter(nn.Module):
         self.up = nn.Linear(hidden + 1, width, bias=False)
         self.slot_bias = nn.Parameter(torch.empty(config.max_prompts, width))
         self.dropout = nn.Dropout(config.dropout)
-        # Starts as little more than the tokens themselves: at full strength the mean over the
-        # patches drowns the few that move, and learning takes off late (docs/model.md).
+        # The attention starts close to the identity: at full strength the mean over the patches
+        # drowns the few that move, and learning starts late (docs/model.md).
         with torch.no_grad():
             self.query_key_value.weight[2 * hidden :] *= 0.1
         for layer in (self.down, self.conv_in_space, self.gather, self.up):
@@ -62,10 +67,12 @@ class TemporalPrompter(nn.Module):
         nn.init.normal_(self.slot_bias, std=0.02)
 
     def forward(self, hidden_BTPW: Tensor, change_BT: Tensor) -> Tensor:
-        """Returns p^t, [B, T-1, K, D], from what `down` made of d, and the weights W^t."""
-        tokens_BTPW = self._attend(hidden_BTPW)
-        volume = self.conv_in_time(to_volume(tokens_BTPW, self.grid)).relu()
-        features_BTPW = to_tokens(self.conv_in_space(volume))
+        """Returns p^t, [B, T-1, K, D], from d after the map `down`, and the weights W^t."""
+        # One attention head over the patches of a gap, with a residual connection.
+        query, key, value = self.query_key_value(hidden_BTPW).chunk(3, dim=-1)
+        attended_BTPW = nn.functional.scaled_dot_product_attention(query, key, value)
+        volume = to_volume(hidden_BTPW + attended_BTPW, self.grid)
+        features_BTPW = to_tokens(self.conv_in_space(self.conv_in_time(volume).relu()))
         share_BTPK = self.gather(features_BTPW).softmax(dim=2)
         gathered_BTKW = share_BTPK.transpose(2, 3) @ features_BTPW
         seen_BTK1 = change_BT[..., None, None].expand(*gathered_BTKW.shape[:3], 1)
@@ -73,15 +80,9 @@ class TemporalPrompter(nn.Module):
         out: Tensor = self.dropout(prompts_BTKD)
         return out
 
-    def _attend(self, tokens_BTPW: Tensor) -> Tensor:
-        """Lets the patches of one gap see each other; one head, with a residual path."""
-        query, key, value = self.query_key_value(tokens_BTPW).chunk(3, dim=-1)
-        attended = nn.functional.scaled_dot_product_attention(query, key, value)
-        return tokens_BTPW + attended
-
 
 class TemporalPrompting(nn.Module):
-    """Measures the change in every gap and makes as many prompts as it deserves."""
+    """Measures the change in every gap between frames and computes up to K prompts for it."""
 
     def __init__(self, width: int, grid: tuple[int, int], config: StopConfig) -> None:
         super().__init__()
@@ -90,12 +91,16 @@ class TemporalPrompting(nn.Module):
         self.prompter = TemporalPrompter(width, grid, config)
 
     def forward(self, h_BTPD: Tensor, r_BTP: Tensor) -> TemporalPrompts:
-        """Prompts the gaps of the patch tokens `h`, whose chosen patches `r` weigh more."""
+        """Computes the prompts of the gaps of `h`; patches selected by `r` weigh 1 + beta."""
         config = self.config
-        if h_BTPD.shape[1] == 1:
-            return self._no_gaps(h_BTPD)
+        batch, frames, patches, width = h_BTPD.shape
+        if frames == 1:
+            none_B0 = h_BTPD.new_zeros(batch, 0)
+            d = h_BTPD.new_zeros(batch, 0, patches, width)
+            p_t = h_BTPD.new_zeros(batch, 0, config.max_prompts, width)
+            return TemporalPrompts(d, none_B0, none_B0, none_B0, p_t, p_t[..., 0])
         down, watching = self.prompter.down, self.change.down
-        # N^t passes no gradient on to the tokens, as for the spatial choice.
+        # As in the spatial selection, the surrogate gradient of N^t does not reach the tokens.
         d, hidden, watched = map_differences(h_BTPD, down.weight, watching.weight)
         energy_BTP = self.change.energy(watched + watching.bias)
         # In float64: where the gaps of a video are nearly alike, min-max magnifies the last bit.
@@ -105,22 +110,7 @@ class TemporalPrompting(nn.Module):
         W_t = min_max(exact, floor=True).to(energy_BTP.dtype) if rescale else W_t_raw
         N_t = count_prompts(W_t, config.eta, config.max_prompts)
         soft = config.selection == "ste"
-        # "hard" is as published: nothing at all teaches the filter of the change.
-        seen = W_t if soft else W_t.detach()
         presence = prompt_presence(W_t, config.eta, config.max_prompts, soft=soft)
-        p_t = self.prompter(hidden + down.bias, seen)
+        # With selection "hard", N^t gets no gradient at all.
+        p_t = self.prompter(hidden + down.bias, W_t if soft else W_t.detach())
         return TemporalPrompts(d, W_t_raw, W_t, N_t, p_t, presence)
-
-    def _no_gaps(self, h_BTPD: Tensor) -> TemporalPrompts:
-        """The empty result for clips of a single frame."""
-        batch, _, patches, width = h_BTPD.shape
-        slots = self.config.max_prompts
-        gaps_B0 = h_BTPD.new_zeros(batch, 0)
-        return TemporalPrompts(
-            d=h_BTPD.new_zeros(batch, 0, patches, width),
-            W_t_raw=gaps_B0,
-            W_t=gaps_B0,
-            N_t=gaps_B0,
-            p_t=h_BTPD.new_zeros(batch, 0, slots, width),
-            presence=h_BTPD.new_zeros(batch, 0, slots),
-        )

@@ -1,4 +1,4 @@
-"""Every symbol of the paper, for one prompted block of one batch."""
+"""Every symbol of the paper for one prompted block (STOP, CVPR 2025, sections 3.2 and 3.3)."""
 
 from dataclasses import dataclass, fields
 
@@ -10,21 +10,21 @@ from stop_core.model.temporal import TemporalPrompts
 
 @dataclass(frozen=True)
 class PromptTrace:
-    """What the prompting at the input of one block computed.
+    """All quantities that the prompting at the input of one block computes.
 
-    Shapes: B videos, T frames, P patches of a frame, D channels, K most prompts in one gap.
+    Shapes: B videos, T frames, P patches per frame, D channels, K maximum prompts per gap.
     """
 
     h: Tensor  # [B, T, P, D] patch tokens that enter the block, before prompting
     A: Tensor  # [B, T, P] CLS-to-patch attention, as mixed into W_s
     M: Tensor  # [B, T, P] temporal dynamics, as mixed into W_s
-    W_s: Tensor  # [B, T, P]
-    r: Tensor  # [B, T, P] 1 where a patch is chosen, else 0
+    W_s: Tensor  # [B, T, P] alpha * A + (1 - alpha) * M
+    r: Tensor  # [B, T, P] 1 for selected patches, else 0
     p_s: Tensor  # [B, T, P, D] spatial prompts of all patches
     h_s: Tensor  # [B, T, P, D] h + r * p_s
     d: Tensor  # [B, T-1, P, D] frame differences
-    W_t: Tensor  # [B, T-1] as multiplied by eta
-    N_t: Tensor  # [B, T-1] prompts in the gap
+    W_t: Tensor  # [B, T-1] weight of the change, as multiplied by eta
+    N_t: Tensor  # [B, T-1] number of prompts in the gap
     p_t: Tensor  # [B, T-1, K, D] prompts of all slots
     p_t_mask: Tensor  # [B, T-1, K] True for the first N_t slots
     A_raw: Tensor  # [B, T, P] before normalisation
@@ -32,7 +32,7 @@ class PromptTrace:
     W_t_raw: Tensor  # [B, T-1] before normalisation
 
     def video(self, index: int) -> "PromptTrace":
-        """The trace of one video of the batch, from 0: what tracing that video alone would give.
+        """Returns the trace of video `index` (from 0), as if only that video had been traced.
 
         Raises:
             IndexError: if the batch has no such video.
@@ -43,23 +43,6 @@ class PromptTrace:
 
     @classmethod
     def of(cls, h: Tensor, spatial: SpatialPrompts, temporal: TemporalPrompts) -> "PromptTrace":
-        """Joins what the two kinds of prompting computed from the tokens `h`."""
-        if spatial.p_s is None:
-            raise ValueError("a trace needs the prompts of all patches; ask for `every_prompt`")
-        return cls(
-            h=h,
-            A=spatial.A,
-            M=spatial.M,
-            W_s=spatial.W_s,
-            r=spatial.r,
-            p_s=spatial.p_s,
-            h_s=spatial.h_s,
-            d=temporal.d,
-            W_t=temporal.W_t,
-            N_t=temporal.N_t,
-            p_t=temporal.p_t,
-            p_t_mask=temporal.p_t_mask,
-            A_raw=spatial.A_raw,
-            M_raw=spatial.M_raw,
-            W_t_raw=temporal.W_t_raw,
-        )
+        """Joins the tokens `h` and the results of both kinds of prompting (`every_prompt` set)."""
+        symbols = {**vars(spatial), **vars(temporal), "h": h, "p_t_mask": temporal.p_t_mask}
+        return cls(**{f.name: symbols[f.name] for f in fields(cls)})

@@ -1,4 +1,4 @@
-"""What every method has in common: a CLIP, and the trainable tensors that adapt it.
+"""The base class of all methods: a CLIP and the trainable tensors that adapt it.
 
 Shapes: B videos, T frames of H x W pixels, N texts of L token ids, E channels of the joint
 text-video space.
@@ -6,6 +6,7 @@ text-video space.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +18,14 @@ from stop_core.model.learned_context import LearnedContext
 from stop_core.model.sequences import VideoTokens
 from stop_core.settings.stop import Attention
 
-_TEXTS_AT_A_TIME = 256  # go through the text tower together
+_TEXTS_AT_A_TIME = 256  # batch size of the text tower
 
 
 class VideoModel(nn.Module, ABC):
     """A video encoder in CLIP's joint space, and the matching of videos to texts.
 
-    CLIP itself is frozen, but for a method that says otherwise. The trainable tensors, and nothing
-    else, are in `prompt_state_dict`.
+    CLIP is frozen unless the method says otherwise. `prompt_state_dict` holds exactly the trainable
+    tensors.
     """
 
     def __init__(self, clip: FrozenClip) -> None:
@@ -39,7 +40,7 @@ class VideoModel(nn.Module, ABC):
 
     @property
     def image_size(self) -> int:
-        """Height and width in pixels of the frames that the tower takes."""
+        """Height and width of the frames that the tower takes, in pixels."""
         return self.tower.image_size
 
     def train(self, mode: bool = True) -> "VideoModel":
@@ -54,14 +55,14 @@ class VideoModel(nn.Module, ABC):
 
     @property
     def trains_text(self) -> bool:
-        """Whether training moves the text embeddings, so that they cannot be computed once."""
+        """Whether training changes the text embeddings, so that they cannot be computed once."""
         return self.context is not None
 
     def learn_context(self, tokens: int) -> None:
-        """Adds `tokens` learned context tokens to every text (CoOp); they are trainable tensors.
+        """Adds `tokens` learned context tokens to every text (CoOp), which are trainable.
 
         Raises:
-            ValueError: if the text tower has no place for them.
+            ValueError: if the text tower does not support them, or not as many.
         """
         self.context = LearnedContext(self._clip, tokens).to(self.logit_scale.device)
 
@@ -74,39 +75,36 @@ class VideoModel(nn.Module, ABC):
         return self._clip.tokenize(list(texts))
 
     def read_tokens(self, tokens_NL: Tensor) -> Tensor:
-        """Returns the token ids that the text tower reads of them, [N, L]: learned context first.
+        """Returns the token ids that the text tower reads, [N, L]: with places for the context.
 
-        A long text loses its last words to the context.
+        The context replaces the last words of a text that is too long.
         """
         return tokens_NL if self.context is None else self.context.make_room(self.clip, tokens_NL)
 
     def encode_tokens(self, tokens_NL: Tensor) -> Tensor:
-        """`encode_text` for texts that are token ids already, on any device; N is at least 1."""
-        return torch.cat([self._encode_some(part) for part in tokens_NL.split(_TEXTS_AT_A_TIME)])
-
-    def _encode_some(self, tokens_NL: Tensor) -> Tensor:
-        if self.context is None:
-            return self._clip.encode_tokens(tokens_NL)
-        embeddings: Tensor = self.context(self.clip, tokens_NL)
-        return embeddings
+        """Returns the embeddings [N, E] of token ids on any device; N is at least 1."""
+        encode = self._clip.encode_tokens
+        if self.context is not None:
+            encode = partial(self.context, self.clip)
+        return torch.cat([encode(part) for part in tokens_NL.split(_TEXTS_AT_A_TIME)])
 
     def forward(self, frames: Tensor, text_embeddings: Tensor) -> Tensor:
-        """Returns logits [B, N]: cosine similarity over CLIP's frozen temperature."""
+        """Returns logits [B, N]: c(s, v) / tau, the cosine over CLIP's frozen temperature."""
         video_BE = self.encode_video(frames)
-        # A cosine in bfloat16 is off by up to 0.004, which CLIP's temperature makes 0.4 of a logit.
+        # A cosine in bfloat16 has an error of up to 0.004, and CLIP's temperature makes it 0.4.
         with in_float32(video_BE):
             return self.logit_scale * video_BE.float() @ text_embeddings.float().T
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The trainable tensors by name, in a fixed order."""
+        """Returns the trainable tensors by name, in a fixed order."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def prompt_state_dict(self) -> dict[str, Tensor]:
-        """Copies of the trainable tensors alone: what a checkpoint holds."""
+        """Returns copies of the trainable tensors: the weights in a checkpoint."""
         return {name: p.detach().clone() for name, p in self.trainable().items()}
 
     def load_prompt_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Sets the trainable tensors from the twin of this function.
+        """Sets the trainable tensors to the result of `prompt_state_dict`.
 
         Raises:
             ValueError: if a tensor is missing, unknown or of another shape.
@@ -114,8 +112,8 @@ class VideoModel(nn.Module, ABC):
         own = self.trainable()
         if problem := sorted(own.keys() ^ state.keys()):
             raise ValueError(
-                "the checkpoint and the model do not have the same tensors; these are in one of "
-                f"them only: {', '.join(problem[:5])}. Build the model with the checkpoint's config"
+                "the checkpoint and the model have different tensors; only one of them has "
+                f"{', '.join(problem[:5])}. Build the model with the checkpoint's config"
             )
         for name, parameter in own.items():
             if parameter.shape != state[name].shape:
@@ -126,7 +124,7 @@ class VideoModel(nn.Module, ABC):
                 parameter.copy_(state[name])
 
     def embed_frames(self, frames: Tensor) -> Tensor:
-        """Checks the frames and embeds their patches: tokens [B, T, 1 + P, D], CLS first.
+        """Returns the tokens that enter the first block, [B, T, 1 + P, D], CLS first.
 
         Raises:
             ValueError: if `frames` is not uint8 [B, T, H, W, 3] of the tower's size.
@@ -136,20 +134,20 @@ class VideoModel(nn.Module, ABC):
         return tokens
 
     def first_tokens(self, frames: Tensor, attention: Attention) -> VideoTokens:
-        """The tokens that enter the first block: one CLS a video (joint) or one a frame."""
+        """`embed_frames` with one CLS token per video (joint attention) or per frame."""
         embedded = self.embed_frames(frames)
-        # Before the first block, all CLS tokens of a video are alike.
+        # Before the first block, all CLS tokens of a video are equal.
         cls_count = 1 if attention == "joint" else frames.shape[1]
         return VideoTokens(cls=embedded[:, :cls_count, 0], h=embedded[:, :, 1:])
 
     def embed_video(self, cls_BCD: Tensor) -> Tensor:
-        """CLS tokens after the last block -> [B, E]: projected, averaged, L2-normalised."""
+        """CLS tokens [B, C, D] after the last block -> [B, E]: projected, averaged, normalised."""
         embeddings = F.normalize(self.tower.project(cls_BCD), dim=-1)
         return F.normalize(embeddings.mean(1), dim=-1)
 
 
 class FramePooledModel(VideoModel):
-    """Encodes every frame alone and averages the frame embeddings, as CLIP4Clip does."""
+    """Encodes every frame separately and averages the frame embeddings, as CLIP4Clip does."""
 
     def encode_frames(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> frame embeddings [B, T, E], L2-normalised."""

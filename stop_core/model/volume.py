@@ -1,4 +1,4 @@
-"""Patch tokens as a video volume, and the light 3-D convolution over it.
+"""Patch tokens as a video volume, and the light 3-D convolution over it (N^s, N^t of the paper).
 
 Shapes: B videos, T frames (or gaps), P = G x G patches, D channels of the tower, W hidden channels.
 """
@@ -20,10 +20,10 @@ def to_tokens(volume_BWTGG: Tensor) -> Tensor:
 
 
 def keep_variance(layer: nn.Linear | nn.Conv3d, *, before_relu: bool = False) -> None:
-    """Draws weights that pass a signal on at its own strength, and no bias.
+    """Initialises a layer (Kaiming normal, zero bias) so that it preserves the signal's variance.
 
-    torch's default shrinks it to a third of its variance in every layer. After four of them, the
-    prompts of all videos would be alike, and training would take long to tell them apart.
+    PyTorch's default reduces the variance to a third in every layer. After four layers the prompts
+    of all videos would be alike, and training would need long to separate them.
     """
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu" if before_relu else "linear")
     if layer.bias is not None:
@@ -31,9 +31,9 @@ def keep_variance(layer: nn.Linear | nn.Conv3d, *, before_relu: bool = False) ->
 
 
 class TemporalConv3d(nn.Module):
-    """A 3 x 3 x 3 convolution whose first and last frame are repeated at the ends of the clip.
+    """A 3 x 3 x 3 convolution with replicate padding in time.
 
-    Zeros there would look like a change of scene.
+    Zero padding in time would look like a scene change at both ends of the clip.
     """
 
     def __init__(self, width: int) -> None:
@@ -48,10 +48,10 @@ class TemporalConv3d(nn.Module):
 
 
 class LightConv3d(nn.Module):
-    """N^s and N^t: a 3-D convolution over (T, G, G) run in few channels.
+    """N^s and N^t: a 3-D convolution over (T, G, G) in a few channels.
 
-    A linear map to `hidden` channels, the convolution, and a linear map back to `width`: the same
-    reach as a full convolution at a hundredth of its cost.
+    A linear map to `hidden` channels, the convolution, and a linear map back to `width`: the
+    receptive field of a full convolution at a hundredth of its cost.
     """
 
     def __init__(self, width: int, hidden: int, grid: tuple[int, int]) -> None:
@@ -62,13 +62,13 @@ class LightConv3d(nn.Module):
         self.up = nn.Linear(hidden, width)
 
     def energy(self, hidden_BTPW: Tensor) -> Tensor:
-        """1/D * sum_k out_k^2 of the output, [B, T, P], from what `down` made of the input.
+        """Returns 1/D * sum_k out_k^2, [B, T, P], for inputs that went through `down` already.
 
-        The D channels are never computed: |U x + b|^2 is a quadratic form of the few that go in.
+        The D output channels are not computed: |U x + b|^2 is a quadratic form of the W inputs.
         """
         volume = self.conv(to_volume(hidden_BTPW, self.grid))
-        features_BTPV = F.pad(to_tokens(volume), (0, 1), value=1.0)
+        features_BTPV = F.pad(to_tokens(volume), (0, 1), value=1.0)  # V = W + 1, for the bias
         matrix_DV = torch.cat([self.up.weight, self.up.bias[:, None]], dim=1)
         gram_VV = matrix_DV.T @ matrix_DV / len(matrix_DV)
         energy_BTP: Tensor = ((features_BTPV @ gram_VV) * features_BTPV).sum(-1)
-        return energy_BTP.clamp(min=0)  # rounding may leave it a hair below
+        return energy_BTP.clamp(min=0)  # rounding can leave it slightly below 0

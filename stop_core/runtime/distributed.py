@@ -1,4 +1,4 @@
-"""The few collective operations of a training; each is a plain function for a single process."""
+"""The collective operations of a training; without torch.distributed each handles one process."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,25 +12,24 @@ _T = TypeVar("_T")
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Returns the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Returns the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def my_share(items: Sequence[_T]) -> Sequence[_T]:
-    """Every `world_size`-th item, starting at this rank: the shares are disjoint and complete."""
+    """Returns every `world_size`-th item from this rank on; the shares form a partition."""
     return items[rank() :: world_size()]
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces every gradient by its sum over the processes.
+    """Replaces every gradient by its sum over the processes, in one message.
 
-    A process without a gradient (its share of the batch was empty) counts as zero. Only the
-    trainable weights travel, in one message: a few MB of prompts, or both towers with clip4clip.
+    The gradient of a process whose share of the batch was empty counts as zero.
     """
     if world_size() == 1:
         return
@@ -54,42 +53,38 @@ def copy_from_first(parameters: Iterable[nn.Parameter]) -> None:
             dist.broadcast(parameter.detach(), src=0)
 
 
-def told_by_first(value: _T) -> _T:
-    """What rank 0 was called with, on every process."""
-    told = [value]
+def broadcast_object(value: _T) -> _T:
+    """Returns the `value` of rank 0, on every process."""
+    values = [value]
     if world_size() > 1:
-        dist.broadcast_object_list(told, src=0)
-    return told[0]
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
-def told_by_all(value: _T) -> list[_T]:
-    """What each process was called with, in the order of their ranks, on every process."""
-    told = [value] * world_size()
+def gather_objects(value: _T) -> list[_T]:
+    """Returns the values of all processes in the order of their ranks, on every process."""
+    values = [value] * world_size()
     if world_size() > 1:
-        dist.all_gather_object(told, value)
-    return told
+        dist.all_gather_object(values, value)
+    return values
 
 
 def gather_rows(rows: Tensor, positions: Sequence[int], total: int) -> Tensor:
-    """Joins the rows that the processes hold into one tensor of `total` rows, on the CPU.
+    """Joins the rows of all processes into one tensor of `total` rows, on the CPU.
 
     Args:
         rows: this process's rows, [len(positions), ...].
-        positions: where each of them belongs.
+        positions: their row numbers in the result.
         total: the number of rows over all processes.
 
     Raises:
-        ValueError: if a row is missing or held twice.
+        ValueError: if a row is missing or duplicate.
     """
-    parts: list[tuple[Tensor, Sequence[int]]] = [(rows.cpu(), list(positions))]
-    if world_size() > 1:
-        gathered: list[tuple[Tensor, Sequence[int]] | None] = [None] * world_size()
-        dist.all_gather_object(gathered, parts[0])
-        parts = [part for part in gathered if part is not None]
+    parts = gather_objects((rows.cpu(), list(positions)))
     held = [position for _, part in parts for position in part]
     if sorted(held) != list(range(total)):
         raise ValueError(
-            f"the processes hold {len(held)} rows where each of {total} is needed once"
+            f"the processes have {len(held)} rows where each of {total} is needed once"
         )
     joined = torch.empty(total, *rows.shape[1:], dtype=rows.dtype)
     for part, where in parts:
@@ -100,33 +95,33 @@ def gather_rows(rows: Tensor, positions: Sequence[int], total: int) -> Tensor:
 def all_rows(rows: Tensor) -> Tensor:
     """Joins the rows of all processes in the order of their ranks, without a gradient.
 
-    A collective operation: every process calls it, with as many rows as it has, also none.
+    A collective operation: every process calls it, even if it has no rows.
 
     Args:
-        rows: this process's rows, [B, ...]; type and device are alike on all processes.
+        rows: this process's rows, [B, ...]; the same type and device on all processes.
 
     Returns:
-        [G, ...], G the sum of B over the processes, alike on every process.
+        [G, ...] on every process; G is the sum of B over the processes.
 
     Raises:
-        ValueError: on every process, if the rows of two are not of one size.
+        ValueError: on every process, if the rows of two processes differ in size.
     """
     return rows.detach() if world_size() == 1 else _join(rows, _row_counts(rows))
 
 
 def gather_with_gradient(rows: Tensor) -> Tensor:
-    """`all_rows` for a loss in which the rows of one process meet those of another.
+    """`all_rows` with gradients, for a loss that compares rows of different processes.
 
-    Each process computes its own part of the loss from the gathered rows. The gradient that comes
-    back to a row is the sum of what all the parts give it, so that after `sum_gradients` a
-    parameter has the gradient of the sum of the parts.
+    Each process computes its own part of the loss from the gathered rows. The gradient of a row is
+    the sum over all parts, so that after `sum_gradients` a parameter has the gradient of the sum of
+    the parts.
 
-    Backward is a collective operation too: every process must call `backward()` on something that
-    was computed from the result, also one that has no row. Gather what belongs together in one
-    call: two could travel back in another order on another process.
+    Backward is a collective operation, too: every process must call `backward()` on a result that
+    depends on the gathered rows, even if it has no rows. Gather related tensors in one call: the
+    gradients of two calls could be sent in a different order on another process.
 
     Args:
-        rows: this process's rows of floats, [B, ...]; B may be 0.
+        rows: this process's rows of floats, [B, ...]; B can be 0.
 
     Returns:
         [G, ...], as `all_rows`.
@@ -136,14 +131,14 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return rows
-    # A process without rows may hold nothing that needs a gradient, and must take part in
-    # backward all the same: a tensor that needs one makes sure of it.
+    # A process without rows may have no tensor that requires a gradient, and still has to take part
+    # in backward: the anchor ensures it.
     anchor = torch.empty(0, device=rows.device, requires_grad=True)
     gathered: Tensor = _Gather.apply(rows, anchor)
     return gathered
 
 
-# torch.distributed.nn.functional.all_gather is deprecated, and takes rows of equal number only.
+# torch.distributed.nn.functional.all_gather is deprecated and requires equal numbers of rows.
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, anchor: Tensor) -> Tensor:
@@ -158,7 +153,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _row_counts(rows: Tensor) -> list[int]:
-    """How many rows every process has, where all agree on the size of a row."""
+    """Returns the number of rows of every process; refuses rows of different sizes."""
     mine = torch.tensor([len(rows), math.prod(rows.shape[1:])], device=rows.device)
     parts = [torch.empty_like(mine) for _ in range(world_size())]
     dist.all_gather(parts, mine)
@@ -166,13 +161,13 @@ def _row_counts(rows: Tensor) -> list[int]:
     if len(set(sizes)) > 1:
         raise ValueError(
             f"the rows of processes 0, 1, ... hold {sizes} numbers each; give rows of one size, "
-            "also where there are none of them"
+            "even if there are none"
         )
     return list(counts)
 
 
 def _join(rows: Tensor, counts: list[int]) -> Tensor:
-    # gloo gathers tensors of one shape only, so every share travels as long as the longest.
+    # gloo gathers tensors of equal shape only, so every share is padded to the longest.
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
     parts = [torch.empty_like(padded) for _ in counts]
@@ -181,7 +176,7 @@ def _join(rows: Tensor, counts: list[int]) -> Tensor:
 
 
 def sum_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
-    """Adds up each value over the processes."""
+    """Returns the sum of each value over the processes."""
     total = torch.tensor(values, dtype=torch.float64, device=device)
     if world_size() > 1:
         dist.all_reduce(total)

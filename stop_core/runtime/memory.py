@@ -1,4 +1,4 @@
-"""What to do when a device has too little memory: notice it, and try again with less."""
+"""Detects that a device has too little memory, so that the caller can retry with less."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,25 +9,25 @@ _T = TypeVar("_T")
 
 
 class OutOfMemory(MemoryError):
-    """Something needs more memory than the device has."""
+    """A computation needs more memory than the device has."""
 
 
 def within_memory(work: Callable[[], _T]) -> _T | None:
-    """What `work` returns; None if the memory of its device does not suffice.
+    """Returns the result of `work`; None if its device runs out of memory.
 
-    When None comes back the error is gone, and with it all that `work` had computed.
+    With None, the exception and all tensors that `work` had computed are freed.
     """
     try:
         return work()
     except torch.OutOfMemoryError:
         return None
-    except RuntimeError as problem:  # of the CPU's allocator, which has no type of its own
+    except RuntimeError as problem:  # the CPU's allocator has no exception type
         if "DefaultCPUAllocator" in str(problem):
             return None
         raise
 
 
 def free_cached() -> None:
-    """Gives memory back that torch keeps for itself, in blocks that may be of no use."""
+    """Frees the memory that PyTorch caches, in blocks that may not fit the next allocation."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -4,5 +4,5 @@ import torch
 
 
 def seed_weights(seed: int) -> None:
-    """Seeds torch before a model is built: alike on every process, so that all start alike."""
+    """Seeds PyTorch before a model is built, so that all processes get the same weights."""
     torch.manual_seed(seed)

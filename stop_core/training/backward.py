@@ -1,9 +1,9 @@
-"""The gradient of a batch, embedded whole or in parts: the same, up to rounding.
+"""The gradient of a batch, embedded as a whole or in micro-batches: the same, up to rounding.
 
-A contrastive loss needs all embeddings of a batch at once. In parts it is made by caching gradients
+A contrastive loss needs all embeddings of a batch at once. Micro-batches use gradient caching
 (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021):
-embed every part without a graph, compute the loss and its gradient to the embeddings, then embed
-every part again and hand its rows of that gradient on.
+embed every part without a graph, compute the loss and its gradient with respect to the embeddings,
+then embed every part again and backpropagate its rows of that gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,24 +27,24 @@ def backward(
     micro_batch: int | None = None,
     seed: Seed = lambda part: None,
 ) -> float:
-    """Adds the gradients of this process's part of a batch; returns its part of the loss.
+    """Accumulates the gradients of this process's share of a batch; returns its part of the loss.
 
     Args:
-        objective: gives outputs and loss.
-        frames: of `clips`, [B, T, H, W, 3], on the model's device; B may be 0.
+        objective: computes outputs and loss.
+        frames: of `clips`, [B, T, H, W, 3], on the model's device; B can be 0.
         clips: this process's share of the batch.
-        epoch: from 0; it decides which caption a clip has.
-        total: clips of the whole batch, over all processes.
-        micro_batch: embed so many clips at a time; None: all.
-        seed: called with the number of a part before it is embedded. A part that is embedded
-            twice must drop out the same both times.
+        epoch: from 0; it determines the caption of a clip.
+        total: number of clips of the whole batch, over all processes.
+        micro_batch: number of clips to embed at a time; None: all.
+        seed: called with the number of a part before it is embedded, so that dropout is the same
+            when gradient caching embeds it a second time.
     """
     size = micro_batch or max(1, len(clips))
     starts = range(0, len(clips), size)
     parts = [(frames[s : s + size], clips[s : s + size]) for s in starts]
     if len(parts) > 1 and not objective.additive:
         return _backward_cached(objective, parts, clips, epoch, total, seed)
-    if not parts:  # it must take part in what the processes do together
+    if not parts:  # it still takes part in the collective operations
         return _backward_from(objective, objective.no_outputs(), clips, epoch, total)
     loss = 0.0
     for number, (part, own) in enumerate(parts):
@@ -87,21 +87,21 @@ def _backward_cached(
 
 
 def largest_that_fits(objective: Objective, frames: Tensor, epoch: int) -> int:
-    """How many of these clips can be embedded and differentiated at once; 0 for none.
+    """Returns how many of these clips fit in memory for a forward and backward pass; 0 for none.
 
-    Tries half as many until they fit. No collective operation: other processes may be anywhere.
+    Halves the number until they fit. No collective operation, since the other processes can be at
+    another step.
     """
+
+    def fits(part: Tensor) -> bool:
+        def work() -> bool:
+            objective.outputs(part, range(len(part)), epoch).sum().backward()
+            return True
+
+        return within_memory(work) or False
+
     count = len(frames) // 2
-    while count and not _fits(objective, frames[:count], epoch):
-        # After the error is gone, and with it what the try had computed.
-        free_cached()
+    while count and not fits(frames[:count]):
+        free_cached()  # after the error and the tensors of the attempt are gone
         count //= 2
     return count
-
-
-def _fits(objective: Objective, frames: Tensor, epoch: int) -> bool:
-    def work() -> bool:
-        objective.outputs(frames, range(len(frames)), epoch).sum().backward()
-        return True
-
-    return within_memory(work) or False

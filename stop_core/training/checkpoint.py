@@ -1,6 +1,6 @@
-"""A training checkpoint: safetensors and JSON, nothing that runs code when loaded.
+"""A training checkpoint: safetensors and JSON, which cannot run code when loaded.
 
-A few MB with prompts; with clip4clip, both towers several times over.
+A few MB for prompts; for clip4clip, several times the size of both towers.
 """
 
 import json
@@ -36,41 +36,41 @@ _FILES = (*_TENSORS, PROGRESS, ORIGIN)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a training needs to go on after its last step, to the same bits."""
+    """The complete state of a training: it resumes bit for bit after its last step."""
 
     progress: RunProgress
     origin: Origin
     prompts: dict[str, Tensor]
     best_prompts: dict[str, Tensor]
     average: dict[str, Tensor]
-    """Of `MovingAverage`; empty without one."""
+    """State of `MovingAverage`; empty if there is none."""
     behaviour: dict[str, Tensor]
-    """Of `Observer`: what the prompts of the next epoch are compared with."""
+    """Prompt statistics of the last epoch, for comparison with those of the next one."""
     optimizer: dict[str, Any]
-    """State of AdamW. Its learning rates are not part of it: they follow from the step."""
+    """State of AdamW, without the learning rates, which follow from the step."""
 
     def save(self, directory: Path) -> None:
         """Writes the files of the checkpoint into an existing, private directory.
 
-        What else is there is taken to be part of it, and has its sum in the last file as well.
+        Other files in the directory become part of the checkpoint: the file of checksums, written
+        last, includes them.
         """
-        save_file(self.prompts, directory / LAST_PROMPTS)
-        save_file(self.best_prompts, directory / BEST_PROMPTS)
-        save_file(self.average, directory / AVERAGE)
-        save_file(self.behaviour, directory / BEHAVIOUR)
-        save_file(_optimizer_tensors(self.optimizer), directory / OPTIMIZER)
+        optimizer = _optimizer_tensors(self.optimizer)
+        parts = (self.prompts, self.best_prompts, self.average, self.behaviour, optimizer)
+        for name, tensors in zip(_TENSORS, parts, strict=True):
+            save_file(tensors, directory / name)
         (directory / PROGRESS).write_text(json.dumps(asdict(self.progress), indent=2))
         (directory / ORIGIN).write_text(json.dumps(asdict(self.origin), indent=2))
         write_sums(directory)
 
     @classmethod
     def load(cls, directory: Path, param_groups: list[dict[str, Any]]) -> "Checkpoint":
-        """Reads a checkpoint back; `param_groups` are those of the optimiser it is for.
+        """Reads a checkpoint for the optimiser that has these `param_groups`.
 
         Raises:
             ValueError: if a file of the checkpoint is missing or damaged.
         """
-        with _readable(directory, ": see whether its disk is failing, or give another one"):
+        with _readable(directory, ": check its disk, or give another checkpoint"):
             check_sums(directory, _FILES)
             progress = read_progress(directory)
             origin = read_origin(directory)
@@ -82,7 +82,7 @@ class Checkpoint:
 
 
 def check_whole(directory: Path) -> None:
-    """Compares every file of a checkpoint with its sum.
+    """Compares every file of a checkpoint with its checksum.
 
     Raises:
         ValueError: as `Checkpoint.load`.
@@ -97,7 +97,7 @@ def check_whole(directory: Path) -> None:
 def _readable(directory: Path, advice: str = "") -> Iterator[None]:
     try:
         yield
-    except Exception as problem:  # safetensors raises a type of its own
+    except Exception as problem:  # safetensors has its own exception type
         missing = problem.filename if isinstance(problem, FileNotFoundError) else None
         found = f"it has no {Path(missing).name}" if missing else str(problem)
         raise ValueError(f"the checkpoint {directory} cannot be read ({found}){advice}") from (
@@ -106,7 +106,7 @@ def _readable(directory: Path, advice: str = "") -> Iterator[None]:
 
 
 def _optimizer_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors of an AdamW state, as `<parameter number>.<name>`."""
+    """Returns the tensors of an AdamW state, named `<parameter number>.<name>`."""
     return {
         f"{number}.{name}": torch.as_tensor(value).clone()
         for number, values in state["state"].items()
@@ -117,7 +117,7 @@ def _optimizer_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
 def _optimizer_state(
     tensors: dict[str, Tensor], param_groups: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The inverse of `_optimizer_tensors`."""
+    """Inverts `_optimizer_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")

@@ -1,12 +1,13 @@
-"""What a model sees of a split: the cached clips through the view that an experiment asks for.
+"""The frames of a split as a model gets them: cached clips through the view of an experiment.
 
-Training may show other frames and another square of a clip in every epoch; evaluation always shows
-the middles of the same segments, and the centre.
+Training can use other frames and another crop of a clip in every epoch; evaluation always uses the
+middle frames of the segments and the centre crop.
 
-Shapes: B clips, T frames that the model is shown, S edge of the square that it takes.
+Shapes: B clips, T frames per clip for the model, S edge of its square input.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -15,15 +16,15 @@ from stop_core.settings.experiment import ExperimentConfig
 
 
 class ShownClips:
-    """The clips of a split as evaluation shows them; `in_epoch` gives them as training does.
+    """The clips of a split in the view of evaluation; `in_epoch` returns the view of training.
 
     Args:
-        clips: of the cache.
-        config: says which frames and pixels.
-        size: S, that the model takes.
+        clips: from the cache.
+        config: determines frames and crops.
+        size: S, the image size of the model.
 
     Raises:
-        ValueError: if the experiment asks for more than is cached.
+        ValueError: if the experiment needs more frames or pixels than are cached.
     """
 
     def __init__(self, clips: CachedClips, config: ExperimentConfig, size: int) -> None:
@@ -33,18 +34,17 @@ class ShownClips:
         self._view = View(frames=config.frames, size=size)
         frames, _ = self._view.check(*clips.shape[:2])
         self.shape = (frames, size, size, 3)
-        """T, S, S, 3: the frames of one clip."""
+        """Shape of the frames of one clip: T, S, S, 3."""
 
     def in_epoch(self, epoch: int) -> "ShownClips":
-        """The same clips as training shows them in one epoch, counted from 0.
+        """Returns the clips in the view of training in one epoch, counted from 0.
 
-        What is random follows from seed, epoch and clip alone, so it is the same after a restart,
-        and for any batch and any number of processes.
+        Random choices depend only on seed, epoch and clip, so they are the same after a resume and
+        for any batch size and number of processes.
         """
         shown = ShownClips(self._clips, self._config, self._size)
-        shown._view = View(
-            frames=self._config.frames,
-            size=self._size,
+        shown._view = replace(
+            self._view,
             jitter=self._config.segment_jitter,
             random_crop=self._config.random_crop,
             seed=self._config.seed,
@@ -59,17 +59,17 @@ class ShownClips:
 
     @property
     def video_ids(self) -> list[str]:
-        """N names."""
+        """N video ids."""
         return self._clips.video_ids
 
     @property
     def captions(self) -> list[tuple[str, ...]]:
-        """N tuples of sentences."""
+        """N tuples of captions."""
         return self._clips.captions
 
     def __len__(self) -> int:
         return len(self._clips)
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        """Frames of these clips, uint8 [B, T, S, S, 3]."""
+        """Returns the frames of these clips, uint8 [B, T, S, S, 3]."""
         return self._clips.read(indices, self._view)

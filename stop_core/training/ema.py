@@ -1,4 +1,7 @@
-"""An exponential moving average of the prompts."""
+"""An exponential moving average of the trainable tensors.
+
+Not `torch.optim.swa_utils.AveragedModel`: that would copy and average the frozen towers as well.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +13,14 @@ from stop_core.model.video_model import VideoModel
 
 
 class MovingAverage:
-    """Averages the trainable tensors over the steps, in place of which they can be evaluated.
+    """The average of the trainable tensors over the steps, which can replace them in evaluation.
 
     After step s (from 1) the average is `d * average + (1 - d) * weights`, with d the smaller of
-    `decay` and s / (s + 9), so that the random start is soon forgotten.
+    `decay` and s / (s + 9), so that the random initialisation has little weight.
 
     Args:
-        model: whose trainable tensors are averaged.
-        decay: from 0, which keeps no average, up to but not including 1.
+        model: its trainable tensors are averaged.
+        decay: at least 0 and below 1; 0 means no average.
     """
 
     def __init__(self, model: VideoModel, decay: float) -> None:
@@ -27,14 +30,14 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, steps_done: int) -> None:
-        """Takes the weights after so many steps into the average."""
+        """Adds the weights after `steps_done` steps to the average."""
         decay = min(self.decay, steps_done / (steps_done + 9))
         for name, average in self.average.items():
             average.lerp_(self.model.trainable()[name], 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the average as its weights inside of this context."""
+        """Returns a context in which the weights of the model are the average."""
         if not self.average:
             yield
             return
@@ -46,14 +49,14 @@ class MovingAverage:
             self.model.load_prompt_state_dict(trained)
 
     def load(self, average: dict[str, Tensor]) -> None:
-        """Sets the average to that of a checkpoint."""
+        """Sets the average to that of a checkpoint; ValueError if it has other tensors."""
         if average.keys() != self.average.keys():
             raise ValueError("the checkpoint is of a training with another `ema`")
         for name, value in average.items():
             self.average[name].copy_(value)
 
     def weights(self) -> dict[str, Tensor]:
-        """Copies of the weights that are evaluated: the average, or without one the model's own."""
+        """Returns copies of the weights to evaluate: the average, if there is one."""
         if not self.average:
             return self.model.prompt_state_dict()
         return {name: average.clone() for name, average in self.average.items()}

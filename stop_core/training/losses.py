@@ -1,10 +1,10 @@
-"""Losses over a batch that several processes share, in any shares.
+"""Losses over a batch that is divided among processes, in shares of any size.
 
 Shapes: B rows of this process's share, G rows of the global batch, N classes, D channels.
 
-Every process computes its part of the loss and calls `backward()` on it; the parts add up to the
-loss of the whole batch, and `sum_gradients` adds up its gradients. So the result does not depend on
-how many processes share a batch, up to float32 rounding.
+Every process computes its part of the loss and calls `backward()` on it. The sum of the parts is
+the loss of the whole batch, and `sum_gradients` sums the gradients. So the result does not depend
+on the number of processes, up to float32 rounding.
 """
 
 import torch
@@ -15,13 +15,13 @@ from stop_core.runtime.distributed import all_rows, gather_with_gradient, rank
 
 
 def recognition_loss(logits_BN: Tensor, labels_B: Tensor, total: int) -> Tensor:
-    """This share's part of the mean cross-entropy over a batch of `total` clips, a scalar.
+    """Returns this share's part of the mean cross-entropy over a batch of `total` clips.
 
     Args:
-        logits_BN: of the clips of this share, [B, N]; B may be 0.
+        logits_BN: of the clips of this share, [B, N]; B can be 0.
         labels_B: their true classes, [B].
-        total: clips of the whole batch. Dividing by the share's own size instead would weigh the
-            clips of a small share more.
+        total: number of clips of the whole batch. Division by the size of the share would give the
+            clips of a small share a larger weight.
 
     Raises:
         ValueError: if the shapes do not fit, or the share is larger than the batch.
@@ -42,22 +42,22 @@ def recognition_loss(logits_BN: Tensor, labels_B: Tensor, total: int) -> Tensor:
 def contrastive_loss(
     video_BD: Tensor, text_BD: Tensor, scale: Tensor | float, ids_B: Tensor | None = None
 ) -> Tensor:
-    """This share's part of the symmetric InfoNCE over the global batch (CLIP), a scalar.
+    """Returns this share's part of the symmetric InfoNCE over the global batch (CLIP).
 
-    Row i of `video` and of `text` belong together, and the rows of all processes are each other's
-    negatives: (1 / 2G) sum_i [CE(scale v_i . t, i) + CE(scale t_i . v, i)].
+    Rows i of `video` and of `text` are a pair, and the rows of all processes are negatives of each
+    other: (1 / 2G) sum_i [CE(scale v_i . t, i) + CE(scale t_i . v, i)].
 
     A collective operation, forward and backward: every process calls it, and then `backward()` on
-    what it returns, also one whose share is empty (it gives [0, D] tensors).
+    the result, even if its share is empty ([0, D] tensors).
 
     Args:
-        video_BD: embeddings of unit length, [B, D]; B may be 0 and differ between processes.
+        video_BD: embeddings of unit length, [B, D]; B can be 0 and differ between processes.
         text_BD: those of the texts, [B, D].
-        scale: CLIP's logit scale, that is 1 / temperature.
-        ids_B: the video (or caption) that a row is of, [B] of int64. Rows of the same id, on any
-            process, are positives of each other and not negatives: the target of the
+        scale: CLIP's logit scale, 1 / temperature.
+        ids_B: the video or caption of each row, int64 [B]; given by all processes or by none. Rows
+            with the same id, on any process, are positives of each other: the target of the
             cross-entropy is uniform over them, as in SupCon's L_out (Khosla et al., NeurIPS
-            2020). Without ids each row is its own only positive. All processes give them or none.
+            2020). Default: each row is its own only positive.
 
     Raises:
         ValueError: if the shapes do not fit, here or between processes, or no process has a row.
@@ -71,13 +71,13 @@ def contrastive_loss(
         raise ValueError(
             f"ids have shape {list(ids_B.shape)}; give one for each of the {len(video_BD)} rows"
         )
-    if ids_B is None:  # an id of its own for every row of every process
+    if ids_B is None:  # a different id for every row of every process
         ids_B = (rank() << 32) + torch.arange(len(video_BD), device=video_BD.device)
     ids_G = all_rows(ids_B)
     if len(ids_G) == 0:
-        raise ValueError("no process has a pair; leave out a batch of none")
-    # In float32 at least, for the sums of the gradients. As one message: two could travel back in
-    # another order on another process.
+        raise ValueError("no process has a pair; skip empty batches")
+    # At least float32, for the sums of the gradients. One message: the gradients of two could be
+    # sent in a different order on another process.
     pairs_B2D = torch.cat([video_BD, text_BD], 1)
     pairs_B2D = pairs_B2D.to(torch.promote_types(pairs_B2D.dtype, torch.float32))
     own_video_BD, own_text_BD = pairs_B2D.chunk(2, 1)

@@ -1,6 +1,6 @@
-"""What is trained for and how it is measured: recognition by classes, retrieval by captions.
+"""Training objectives and their evaluation: recognition by classes, retrieval by captions.
 
-Shapes: B clips of this process's part of a batch, M clips and N texts of a split, C classes,
+Shapes: B clips of this process's share of a batch, M clips and N texts of a split, C classes,
 E channels of the joint text-video space.
 """
 
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from stop_core.cache.manifest import Manifest
-from stop_core.datasets.clip import Task
 from stop_core.evaluation.recognition import (
     confusion_matrix,
     predicted_classes,
@@ -34,103 +33,103 @@ from stop_core.settings.class_templates import class_sentences
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.training.losses import contrastive_loss, recognition_loss
 
-# The validation measure that chooses the epoch.
-CHOSEN_BY: dict[Task, str] = {"recognition": "top1", "retrieval": "t2v_r1"}
-
 
 @dataclass(frozen=True)
 class Measured:
-    """What an evaluation found."""
+    """Results of an evaluation."""
 
     metrics: dict[str, float]
     rows: dict[str, list[Any]]
-    """Columns of the result of every clip (recognition) or every query (retrieval)."""
+    """Columns of a table with one row per clip (recognition) or per query (retrieval)."""
     confusion_CC: Tensor | None = None
-    """Recognition: true classes by predicted ones."""
+    """Recognition: true classes (rows) by predicted classes (columns)."""
 
 
 class Objective(ABC):
-    """Turns the clips of a batch into a loss, and those of a split into measures.
+    """The loss of a batch and the metrics of a split.
 
-    The loss has two halves, so that a batch may be embedded in parts: `outputs` of a part, one row
-    a clip, and `loss` of all rows of this process.
+    The loss has two steps, so that a batch can be embedded in parts: `outputs` of a part, one row
+    per clip, and `loss` of all rows of this process.
     """
 
     chosen_by: str
+    """The validation metric that selects the best epoch."""
     additive: bool
     """Whether the loss of a batch is the sum of the losses of its parts."""
     evaluation_batch: int = EVALUATION_BATCH
-    """Clips that are evaluated at a time."""
+    """Number of clips that are evaluated at a time."""
+
+    def __init__(self, model: VideoModel, config: ExperimentConfig, clips: Clips) -> None:
+        self.model = model
+        self.config = config
+        self.clips = clips
 
     @abstractmethod
     def outputs(self, frames: Tensor, clips: Sequence[int], epoch: int) -> Tensor:
-        """Frames of these training clips -> a row each, [B, X], with its graph."""
+        """Frames of these training clips -> one row per clip, [B, X], with its graph."""
 
     @abstractmethod
     def no_outputs(self) -> Tensor:
-        """The rows of no clips, [0, X]."""
+        """Returns the rows of an empty share, [0, X]."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, clips: Sequence[int], epoch: int, total: int) -> Tensor:
-        """This process's part of the loss of a batch of `total` clips, a scalar."""
+        """Returns this process's part of the loss of a batch of `total` clips, a scalar."""
 
     def probabilities(self, frames: Tensor) -> Tensor | None:
-        """Of the classes, for frames [B, T, S, S, 3]: [B, C]; None where there are none."""
+        """Frames [B, T, S, S, 3] -> probabilities of the classes, [B, C]; None without classes."""
         return None
 
     @abstractmethod
     def measure(self, clips: Clips) -> Measured:
-        """Evaluates the model on all clips of a split, exactly; alike on every process."""
+        """Evaluates the model on every clip of a split once; the same result on every process."""
 
 
 class Recognition(Objective):
     """Cross-entropy over the classes."""
 
     additive = True
-    chosen_by = CHOSEN_BY["recognition"]
+    chosen_by = "top1"
 
     def __init__(
         self, model: VideoModel, config: ExperimentConfig, clips: Clips, texts: ClassTexts
     ) -> None:
-        self.model = model
-        self.config = config
-        self.clips = clips
+        super().__init__(model, config, clips)
         self.texts = texts
 
     def outputs(self, frames: Tensor, clips: Sequence[int], epoch: int) -> Tensor:
-        """Logits, [B, C]."""
+        """Returns logits, [B, C]."""
         return self._logits(frames, None)
 
     def no_outputs(self) -> Tensor:
-        """[0, C]."""
+        """Returns the logits of an empty share, [0, C]."""
         return torch.empty(0, len(self.texts), device=device_of(self.model))
 
     def loss(self, outputs: Tensor, clips: Sequence[int], epoch: int, total: int) -> Tensor:
-        """This part's share of the mean cross-entropy."""
+        """Returns this part's share of the mean cross-entropy."""
         labels_B = self.clips.labels[list(clips)].to(outputs.device)
         return recognition_loss(outputs, labels_B, total)
 
     def measure(self, clips: Clips) -> Measured:
-        """Accuracies, and a row a clip."""
-        classes = len(self.texts)
+        """Returns the accuracies, and one row per clip."""
         with torch.no_grad():
             text_CE = self.texts.embeddings()
         logits_MC = run_over(
             lambda frames: self._logits(frames, text_CE),
             clips,
             self.model,
-            classes,
+            len(self.texts),
             self.evaluation_batch,
         )
         return Measured(
             recognition_metrics(logits_MC, clips.labels),
             _prediction_rows(clips, logits_MC),
-            confusion_matrix(logits_MC, clips.labels, classes),
+            confusion_matrix(logits_MC, clips.labels),
         )
 
     @torch.no_grad()
     def probabilities(self, frames: Tensor) -> Tensor:
-        """Of the classes, [B, C]."""
+        """Frames -> probabilities of the classes, [B, C]."""
         return self._logits(frames, self.texts.embeddings()).softmax(-1)
 
     def _logits(self, frames: Tensor, text_CE: Tensor | None) -> Tensor:
@@ -142,34 +141,32 @@ class Recognition(Objective):
 
 
 class Retrieval(Objective):
-    """Symmetric InfoNCE over the global batch; clips that share a caption are no negatives.
+    """Symmetric InfoNCE over the global batch; clips with the same caption are positives.
 
-    Each epoch shows one caption of a clip, drawn by seed, epoch and clip alone.
+    Each epoch uses one caption of a clip, which depends only on seed, epoch and clip.
     """
 
     additive = False
-    chosen_by = CHOSEN_BY["retrieval"]
+    chosen_by = "t2v_r1"
 
     def __init__(
         self, model: VideoModel, config: ExperimentConfig, clips: Clips, others: Sequence[Clips]
     ) -> None:
-        self.model = model
-        self.config = config
-        self.clips = clips
+        super().__init__(model, config, clips)
         every = [s for part in (clips, *others) for captions in part.captions for s in captions]
         self._number = {sentence: number for number, sentence in enumerate(dict.fromkeys(every))}
         self._bank = None if model.trains_text else TextBank(model, every)
         self._width = TextBank(model, ()).width if self._bank is None else self._bank.width
 
     def caption(self, clip: int, epoch: int) -> str:
-        """The caption of a training clip in one epoch."""
+        """Returns the caption of a training clip in one epoch."""
         captions = self.clips.captions[clip]
         text = f"{self.config.seed}/{epoch}/{clip}"
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
         return captions[int.from_bytes(digest) % len(captions)]
 
     def outputs(self, frames: Tensor, clips: Sequence[int], epoch: int) -> Tensor:
-        """Embeddings of the clips and, beside them, of their captions, [B, 2E]."""
+        """Returns the embeddings of the clips and of their captions, concatenated, [B, 2E]."""
         video_BE = self._embed(frames)
         captions = [self.caption(clip, epoch) for clip in clips]
         if self._bank is None:
@@ -180,19 +177,19 @@ class Retrieval(Objective):
         return torch.cat([video_BE, text_BE.float()], 1)
 
     def no_outputs(self) -> Tensor:
-        """[0, 2E]."""
+        """Returns the embeddings of an empty share, [0, 2E]."""
         return torch.empty(0, 2 * self._width, device=device_of(self.model))
 
     def loss(self, outputs: Tensor, clips: Sequence[int], epoch: int, total: int) -> Tensor:
-        """This process's part of the contrastive loss; a collective operation."""
-        del total  # the loss counts the rows of all processes itself
+        """Returns this process's part of the contrastive loss; a collective operation."""
+        del total  # the loss counts the rows of all processes
         video_BE, text_BE = outputs.chunk(2, 1)
         numbers = [self._number[self.caption(clip, epoch)] for clip in clips]
         ids_B = torch.tensor(numbers, dtype=torch.long, device=outputs.device)
         return contrastive_loss(video_BE, text_BE, self.model.logit_scale, ids_B)
 
     def measure(self, clips: Clips) -> Measured:
-        """Retrieval of clips by every caption and of captions by every clip; a row a query."""
+        """Returns the retrieval metrics in both directions, and one row per query."""
         video_ME = run_over(self._embed, clips, self.model, self._width, self.evaluation_batch)
         sentences = [sentence for captions in clips.captions for sentence in captions]
         counts_M = torch.tensor([len(captions) for captions in clips.captions])
@@ -214,16 +211,16 @@ def make_objective(
     manifest: Manifest,
     splits: dict[str, Clips],
 ) -> Objective:
-    """The objective that fits the dataset's task.
+    """Returns the objective of the dataset's task.
 
     Args:
-        model: what is trained.
-        config: how.
+        model: the model to train.
+        config: settings of the training.
         manifest: of the cache.
-        splits: the clips of "train" and of whatever will be measured.
+        splits: the clips of "train" and of the splits to evaluate.
 
     Raises:
-        ValueError: if the sentences of two classes are the same to the model; it names both.
+        ValueError: if two classes have the same token ids; the message names both.
     """
     clips = splits["train"]
     if manifest.task == "retrieval":
@@ -231,13 +228,13 @@ def make_objective(
         return Retrieval(model, config, clips, others)
     sentences = class_sentences(config.templates, manifest.class_words)
     texts = ClassTexts(model, sentences)
-    if config.method != "linear-probe":  # which reads no text
+    if config.method != "linear-probe":  # it does not use texts
         texts.refuse_twins(manifest.class_names)
     return Recognition(model, config, clips, texts)
 
 
 def _prediction_rows(clips: Clips, logits_MC: Tensor) -> dict[str, list[Any]]:
-    """A row a clip; the accuracies are means over them: `rank` is 1 where top1 counts a clip."""
+    """Returns one row per clip; top1 is the share of rows with `rank` 1."""
     probability_MC = logits_MC.softmax(-1)
     predicted_M = predicted_classes(logits_MC, clips.labels)
     return {
@@ -253,7 +250,7 @@ def _prediction_rows(clips: Clips, logits_MC: Tensor) -> dict[str, list[Any]]:
 def _query_rows(
     video_ids: list[str], sentences: list[str], similarity_NM: Tensor, video_N: Tensor
 ) -> dict[str, list[Any]]:
-    """A row a query of either direction: its rank, and what came first in the place of what."""
+    """Returns one row per query of both directions: its rank and the candidate ranked first."""
     found_N, found_M = similarity_NM.argmax(1), similarity_NM.argmax(0)
     own_N = similarity_NM.gather(1, video_N[:, None])[:, 0]
     best_M = own_N.new_full((len(video_ids),), -torch.inf).scatter_reduce(0, video_N, own_N, "amax")

@@ -1,4 +1,4 @@
-"""What can be said of a training's checkpoint without its tensors: whose it is, and how far."""
+"""Origin and progress of a training: the JSON files of a checkpoint."""
 
 import json
 from collections.abc import Collection
@@ -15,60 +15,60 @@ ORIGIN = "origin.json"
 
 @dataclass
 class RunProgress:
-    """How far a training is, its best epoch so far by validation, and what it has to tell.
+    """Progress of a training, its best epoch by validation, and its pending records.
 
-    `step` is the sampler's position too: the order of an epoch, the caption that a clip has in it
-    and the dropout of a step follow from the seed and the number of the epoch or step. So there is
-    no random state to keep, and none that another number of workers could not take up.
+    `step` is the position of the sampler, too: the order of an epoch, the captions of its clips and
+    the dropout of a step follow from the seed and the number of the epoch or step. So no random
+    state is stored, and a training can resume with another number of workers.
     """
 
     step: Whole = 0  # steps done, of the whole training
     epochs_done: Whole = 0  # epochs trained and validated
-    best_epoch: Whole | None = None  # from 1; empty before the first epoch
+    best_epoch: Whole | None = None  # from 1; None before the first epoch
     best_metrics: dict[str, Number] = field(default_factory=dict)
     curve: list[dict[str, Number]] = field(default_factory=list)
-    """What each epoch reported."""
+    """Metrics of each epoch."""
     records: dict[str, Any] = field(default_factory=dict)
-    """What is to be told to the tracking server, and has not been told before this checkpoint."""
+    """Records for the tracking server that were not sent before this checkpoint."""
     unverified: list[str] = field(default_factory=list)
-    """States of cache files (`BackgroundCheck.state`) that it was trained on and that were not yet
-    compared with the manifest; empty once all were."""
+    """States of the cache files (`BackgroundCheck.state`) that were used and not yet compared with
+    the manifest; empty after the comparison."""
     problems: list[str] = field(default_factory=list)
-    """What went wrong and did not end the training, for its result."""
+    """Problems that did not end the training, for its result."""
     final: dict[str, Number] | None = None
-    """The measures of a training that is finished."""
+    """Test metrics of a finished training."""
     costs: dict[str, Number] = field(default_factory=dict)
-    """Of a training that is finished: seconds a step and memory, which no two runs have alike."""
+    """Seconds per step and memory of a finished training; they differ between equal runs."""
 
     @property
     def order(self) -> tuple[int, int, bool]:
-        """Grows from each checkpoint of a training to its next."""
+        """Increases from each checkpoint of a training to the next."""
         return self.step, self.epochs_done, self.final is not None
 
     def may_resume(self, states: Collection[str]) -> bool:
-        """Whether its data is known to be whole, or is in one of `states`, which will be checked.
+        """Returns whether its data was verified or is in one of `states`, which will be verified.
 
-        A cache that was repaired is in another state than when it was damaged.
+        A repaired cache has another state than the damaged one.
         """
         return set(self.unverified) <= set(states)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Whose checkpoint it is."""
+    """The training that a checkpoint belongs to."""
 
     run: str
-    """Name of the training."""
+    """Name of the training run."""
     config_hash: str
     data_hash: str
     mlflow_run_id: str
-    """Empty as long as the tracking server has not been reached."""
+    """Empty until the tracking server has been reached."""
     config: dict[str, Any]
-    """The settings of the experiment by name."""
+    """Settings of the experiment by name."""
 
     def differences(self, other: "Origin") -> list[str]:
-        """One phrase for everything in which the training `other` is not this one."""
-        # As JSON keeps them: one of the two may have come from a file, where a tuple is a list.
+        """Returns one phrase for each difference between the training `other` and this one."""
+        # Through JSON: one of the two can come from a file, where a tuple is a list.
         there, here = (json.loads(json.dumps(origin.config)) for origin in (self, other))
         found = [
             f"{name} is {there.get(name)} there and {here.get(name)} here"
@@ -81,10 +81,10 @@ class Origin:
 
 
 def read_origin(directory: Path) -> Origin:
-    """Whose checkpoint a directory holds; raises OSError or ValueError if none."""
+    """Returns the origin of a checkpoint; raises OSError or ValueError if there is none."""
     return build(Origin, parse_json(read_text(directory / ORIGIN)), directory / ORIGIN)
 
 
 def read_progress(directory: Path) -> RunProgress:
-    """How far the training of a checkpoint was; raises OSError or ValueError if none."""
+    """Returns the progress of a checkpoint; raises OSError or ValueError if there is none."""
     return build(RunProgress, parse_json(read_text(directory / PROGRESS)), directory / PROGRESS)

@@ -1,4 +1,4 @@
-"""Training the prompts of one model: the order of the clips, the schedule, a step.
+"""The training loop of one model: order of the clips, schedule, optimizer steps.
 
 Shapes: B clips of this process's share of a step.
 """
@@ -6,10 +6,9 @@ Shapes: B clips of this process's share of a step.
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -25,41 +24,40 @@ from stop_core.training.objectives import Objective
 
 
 class DivergedError(ArithmeticError):
-    """The loss, or its gradient, is no longer a number."""
+    """The loss or its gradient is no longer finite."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one training step reports."""
+    """The report of one training step."""
 
     step: int  # of the whole training, from 0
     loss: float  # mean over the clips of the step
     learning_rate: float
     gradient_norm: float  # before clipping
     clips: int
-    seconds: float  # from one step's end to the next
-    wait_seconds: float  # of them, until this process had its clips
-    asked: bool  # whether a process wants to pause after it
+    seconds: float  # from the end of the previous step to the end of this one
+    wait_seconds: float  # part of `seconds` in which this process waited for its clips
+    pause: bool  # whether any process requested a pause after the step
 
 
 def _seed_dropout(seed: int, step: int, part: int) -> None:
-    """Seeds torch for one part of a step of this process.
+    """Seeds PyTorch for one micro-batch of a step of this process.
 
-    So what is random in a step follows from seed and step, and a resumed training needs no random
-    state to repeat it.
+    So dropout follows from seed and step, and a resumed training needs no stored random state.
     """
     torch.manual_seed(((seed * 1_000_003 + step + 1) * 1_009 + rank()) * 1_013 + part)
 
 
 def epoch_batches(clips: int, config: ExperimentConfig, epoch: int) -> list[list[int]]:
-    """The batches of an epoch: every clip once, in an order that seed and epoch alone decide."""
+    """Returns the batches of an epoch: every clip once, in an order given by seed and epoch."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     order: list[int] = torch.randperm(clips, generator=generator).tolist()
     return [order[i : i + config.batch_size] for i in range(0, clips, config.batch_size)]
 
 
 def learning_rate_at(step: int, total_steps: int, config: ExperimentConfig) -> float:
-    """Linear warm-up, then a cosine decay that reaches zero after the last step."""
+    """Returns the rate of a step: cosine decay to zero after the last step, with linear warm-up."""
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     return config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / total_steps))
 
@@ -68,18 +66,17 @@ class Trainer:
     """Optimises the trainable tensors of `model` for `objective`, on one or more processes.
 
     The result does not depend on how many processes share a batch, nor on `micro_batch`, up to
-    float32 rounding (and to dropout, which each process and each part draws for itself).
+    float32 rounding (and to dropout, which each process and micro-batch draws separately).
 
     Args:
-        model: what is trained.
-        config: how.
-        clips: to train on.
-        objective: gives the loss.
-        shown: the frames of an epoch, counted from 0, are read from what it returns; None: from
-            `clips`, in every epoch.
-        micro_batch: clips that a process embeds at a time; None: its whole share of a batch.
-        asks: whether this process wants all to pause after the step; `Step.asked` then says so
-            on every process.
+        model: its trainable tensors are optimised.
+        config: settings of the training.
+        clips: the training split.
+        objective: computes the loss.
+        shown: returns the clips to read in an epoch, counted from 0; None: `clips` in every epoch.
+        micro_batch: number of clips that a process embeds at a time; None: its share of a batch.
+        wants_pause: returns whether this process requests a pause after the step; `Step.pause` is
+            then true on every process.
     """
 
     def __init__(
@@ -91,7 +88,7 @@ class Trainer:
         *,
         shown: Callable[[int], Clips] | None = None,
         micro_batch: int | None = None,
-        asks: Callable[[], bool] = lambda: False,
+        wants_pause: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model = model
         self.config = config
@@ -99,7 +96,7 @@ class Trainer:
         self.objective = objective
         self.shown = shown or (lambda epoch: clips)
         self.micro_batch = micro_batch
-        self.asks = asks
+        self.wants_pause = wants_pause
         self.steps_per_epoch = math.ceil(len(clips) / config.batch_size)
         self.optimizer = _make_optimizer(model, config)
         self.average = MovingAverage(model, config.ema)
@@ -107,36 +104,36 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole training."""
+        """Number of steps of the whole training."""
         return self.steps_per_epoch * self.config.epochs
 
     def steps(self, first: int) -> Iterator[Step]:
         """Trains from step `first` (of the whole training, from 0) to the end of its epoch.
 
         Raises:
-            DivergedError: if the loss or its gradient is no longer finite; names the step and its
-                clips. The weights are those of the step before.
-            OutOfMemory: if a step does not fit; says how many clips would.
+            DivergedError: if the loss or its gradient is not finite; names the step and its clips.
+                The weights are those of the previous step.
+            OutOfMemory: if a step does not fit in memory; says how many clips would.
         """
         self.model.train()
         epoch, offset = divmod(first, self.steps_per_epoch)
         batches = epoch_batches(len(self.clips), self.config, epoch)[offset:]
         ended = time.perf_counter()
-        shares = (list(my_share(batch)) for batch in batches)
+        shares = [list(my_share(batch)) for batch in batches]
         for step, (batch, read) in enumerate(
             zip(batches, _read_ahead(self.shown(epoch), shares), strict=True), first
         ):
             share, frames, waited = read
-            loss, asked = self._backward(step, batch, share, frames)
+            loss, pause = self._backward(step, batch, share, frames)
             learning_rate, norm = self._update(step, batch)
             now = time.perf_counter()
-            yield Step(step, loss, learning_rate, norm, len(batch), now - ended, waited, asked)
+            yield Step(step, loss, learning_rate, norm, len(batch), now - ended, waited, pause)
             ended = time.perf_counter()
 
     def _backward(
         self, step: int, batch: list[int], share: list[int], frames: Tensor
     ) -> tuple[float, bool]:
-        """Adds up the gradients of all processes; the mean loss, and whether one asks to pause."""
+        """Computes the gradients; returns the mean loss and whether any process wants a pause."""
         self.optimizer.zero_grad(set_to_none=True)
         frames = frames.to(self._device, non_blocking=True)
         epoch = step // self.steps_per_epoch
@@ -153,19 +150,19 @@ class Trainer:
         )
         if own_loss is None:
             raise self._out_of_memory(frames, epoch)
-        loss, asking = sum_over_processes([own_loss, float(self.asks())], self._device)
+        loss, pauses = sum_over_processes([own_loss, float(self.wants_pause())], self._device)
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss} at step {step}", batch)
-        return loss, asking > 0
+        return loss, pauses > 0
 
     def _diverged(self, found: str, batch: list[int]) -> DivergedError:
         names = ", ".join(self.clips.video_ids[i] for i in batch)
         return DivergedError(
-            f"{found}; lower --learning-rate, or look at the clips of this batch: {names}"
+            f"{found}; lower --learning-rate, or check the clips of this batch: {names}"
         )
 
     def _update(self, step: int, batch: list[int]) -> tuple[float, float]:
-        """Moves the weights; returns the learning rate and the norm of the gradient."""
+        """Updates the weights; returns the learning rate and the norm of the gradient."""
         learning_rate = learning_rate_at(step, self.total_steps, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["share"]
@@ -185,36 +182,31 @@ class Trainer:
         fits = largest_that_fits(self.objective, frames[:tried], epoch)
         if not fits:
             return OutOfMemory(
-                f"not even one clip of {frames.shape[1]} frames fits into the memory of a worker; "
+                f"not even one clip of {frames.shape[1]} frames fits in the memory of a worker; "
                 "use --checkpoint-activations True, --precision bf16, a cache of fewer frames, or "
                 "a smaller --tower"
             )
         return OutOfMemory(
-            f"{tried} clips at once do not fit into the memory of a worker, {fits} do: give "
+            f"{tried} clips at once do not fit in the memory of a worker, {fits} do: give "
             f"--micro-batch {fits} for the same result, or a smaller --batch-size"
         )
 
 
 def _read_ahead(
-    clips: Clips, shares: Iterable[Sequence[int]]
+    clips: Clips, shares: Sequence[list[int]]
 ) -> Iterator[tuple[list[int], Tensor, float]]:
-    """Each share, its frames and the seconds waited for them; the next is read meanwhile."""
+    """Yields each share, its frames and the seconds waited for them; prefetches the next share."""
     with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
-        waiting: deque[tuple[list[int], Future[Tensor]]] = deque()
-        upcoming = iter(shares)
-        while True:
-            for share in islice(upcoming, 2 - len(waiting)):
-                waiting.append((list(share), pool.submit(clips.read, share)))
-            if not waiting:
-                return
-            own, read = waiting.popleft()
+        reads = deque(pool.submit(clips.read, share) for share in shares[:1])
+        for number, share in enumerate(shares, 1):
+            reads.extend(pool.submit(clips.read, following) for following in shares[number:][:1])
             started = time.perf_counter()
-            frames = read.result()
-            yield own, frames, time.perf_counter() - started
+            frames = reads.popleft().result()
+            yield share, frames, time.perf_counter() - started
 
 
 def _make_optimizer(model: VideoModel, config: ExperimentConfig) -> torch.optim.AdamW:
-    """AdamW, with a rate of their own for the spatial prompting layers."""
+    """Returns AdamW with a separate learning rate for the spatial prompting layers."""
     spatial = [p for name, p in model.trainable().items() if ".spatial." in name]
     others = [p for name, p in model.trainable().items() if ".spatial." not in name]
     groups = [{"params": others, "share": 1.0}, {"params": spatial, "share": config.spatial_rate}]
@@ -222,5 +214,5 @@ def _make_optimizer(model: VideoModel, config: ExperimentConfig) -> torch.optim.
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
-        fused=True,  # dozens of small tensors: one by one, they cost a tenth of a step
+        fused=True,  # without it, dozens of small tensors cost a tenth of a step
     )

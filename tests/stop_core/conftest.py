@@ -4,11 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from open_clip.model import CLIP, set_model_preprocess_cfg
 from torch import Tensor, nn
 
 from stop_core.clip.loading import FrozenClip
 from stop_core.model.video_model import VideoModel
+
+# The time of an example depends on the load of the machine, which is not a property of the code.
+settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("laws")
 
 MakeClip = Callable[..., FrozenClip]
 MakeFrames = Callable[..., Tensor]

@@ -1,4 +1,4 @@
-"""Clips in memory, read as a cache is."""
+"""Clips in memory, with the interface of a cache."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,8 @@
-"""Weights as OpenAI publishes them: names, precision and TorchScript archive."""
+"""Weights in the format of OpenAI's files: names, precision and TorchScript archive."""
 
 import json
 import warnings
+from functools import cache
 from pathlib import Path
 
 import open_clip
@@ -12,35 +13,36 @@ from torch import Tensor, nn
 SMALL = "test-openai-vit"
 _SMALL = {
     "embed_dim": 64,
-    "vision_cfg": {"layers": 2, "width": 64, "patch_size": 32, "image_size": 224},
+    "vision_cfg": {"layers": 2, "width": 128, "patch_size": 32, "image_size": 224},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2},
 }
 EXTRAS = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
 
 
 def register_small(folder: Path) -> None:
-    """Has open_clip list a small tower of OpenAI's architecture."""
+    """Adds a small tower of OpenAI's architecture to open_clip's list."""
     (folder / f"{SMALL}.json").write_text(json.dumps(_SMALL))
     open_clip.add_model_config(folder)
 
 
+@cache
 def openai_state(name: str = SMALL) -> dict[str, Tensor]:
-    """Returns random weights of a tower, the matrices in half precision."""
+    """Returns random weights of a listed tower, the matrices in half precision."""
     torch.manual_seed(3)
     model = open_clip.CLIP(**open_clip.get_model_config(name))
     for parameter in model.parameters():
-        # Wide enough for GELU and QuickGELU to differ by more than the rounding of a half.
+        # Large enough for GELU and QuickGELU to differ by more than the rounding of float16.
         nn.init.normal_(parameter, std=0.2)
     convert_weights_to_fp16(model)
     return model.state_dict()
 
 
 def write_archive(state: dict[str, Tensor], path: Path) -> None:
-    """Writes weights as a TorchScript archive, with the numbers that OpenAI's have as buffers."""
+    """Writes weights as a TorchScript archive, with the extra buffers of OpenAI's files."""
     root = _nested(state)
     for name, value in EXTRAS.items():
         root.register_buffer(name, torch.tensor(value))
-    # As OpenAI's text blocks keep their causal mask: an attribute that is no weight.
+    # OpenAI's text blocks store their causal mask, an attribute that is not a weight.
     root.get_submodule("transformer.resblocks.0").attn_mask = torch.zeros(77, 77)
     with warnings.catch_warnings():
         warnings.simplefilter(

@@ -13,11 +13,15 @@ Work = Callable[[int], Any]
 
 
 def run_together(work: Work, processes: int, folder: Path) -> list[Any]:
-    """What `work(rank)` returns in each of so many processes of one group.
+    """Returns the results of `work(rank)` in each of the processes of one group.
 
     `work` is a function of a module, so that a new process can import it.
     """
-    context = mp.get_context("spawn")
+    # One server imports PyTorch and the model for the processes of all tests.
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["pytest", "stop_core.model.methods", "stop_core.training.trainer"]
+    )
     workers = [
         context.Process(target=_join_and_work, args=(work, rank, processes, str(folder)))
         for rank in range(processes)
@@ -27,7 +31,7 @@ def run_together(work: Work, processes: int, folder: Path) -> list[Any]:
     deadline = time.monotonic() + 200
     for worker in workers:
         worker.join(max(0.0, deadline - time.monotonic()))
-        if worker.is_alive():  # it waits for another that failed
+        if worker.is_alive():  # it waits for another process that failed
             worker.kill()
             worker.join()
     assert [worker.exitcode for worker in workers] == [0] * processes

@@ -15,7 +15,7 @@ from stop_core.settings.stop import StopConfig
 
 Array = NDArray[np.float64]
 
-# float32 cannot tell values apart that differ by less than this share of the largest.
+# Differences below this share of the largest value are float32 rounding.
 ALIKE = 2e-6
 
 
@@ -60,7 +60,7 @@ def min_max(values: Array) -> Array:
 
 
 def min_max_gaps(W_t_raw: Array) -> Array:
-    """`min_max` of the gaps of a video; what float32 cannot tell from the least gap is the least.
+    """`min_max` of the gaps of a video; gaps within float32 rounding of the smallest become 0.
 
     Otherwise `ceil` would give a prompt to the rounding error of a repeated frame.
     """

@@ -103,7 +103,7 @@ def test_a_result_from_other_data_is_refused(tmp_path: Path) -> None:
 def test_rows_that_saw_other_videos_are_refused(tmp_path: Path) -> None:
     stop = _all(tmp_path)[:3]
     fewer = recognised(PROBE, _right(50)[:-1], tmp_path)
-    with pytest.raises(ValueError, match="not of the same test videos"):
+    with pytest.raises(ValueError, match="have different test videos"):
         _table(tmp_path).fill([*stop, fewer])
 
 

@@ -1,4 +1,4 @@
-"""A frozen linear map is `F.linear`, whichever way it is run."""
+"""A frozen linear map equals `F.linear`, packed or not."""
 
 import copy
 
@@ -47,7 +47,7 @@ def test_a_part_is_the_slice_of_the_whole() -> None:
 
 
 @pytest.mark.usefixtures("_path")
-def test_inputs_and_gradients_that_are_not_contiguous_are_taken() -> None:
+def test_non_contiguous_inputs_and_gradients_are_accepted() -> None:
     linear = FrozenLinear(noise(0, 6, 8), noise(1, 6))
     x = noise(2, 8, 5).T.requires_grad_()
     out = linear(x)
@@ -57,13 +57,13 @@ def test_inputs_and_gradients_that_are_not_contiguous_are_taken() -> None:
 
 
 @pytest.mark.usefixtures("_path")
-def test_other_types_than_the_packed_ones_are_multiplied_all_the_same() -> None:
+def test_types_that_cannot_be_packed_are_multiplied_by_the_fallback() -> None:
     linear = FrozenLinear(noise(0, 6, 8).double(), noise(1, 6).double())
     x = noise(2, 3, 8).double()
     assert torch.equal(linear(x), F.linear(x, linear.weight, linear.bias))
 
 
-def test_an_operator_that_computes_something_else_is_not_used(
+def test_an_operator_with_wrong_results_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(frozen_linear, "_multiply", lambda x, packed, bias: x.new_zeros(1, 3, 2))

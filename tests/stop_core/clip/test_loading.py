@@ -1,4 +1,4 @@
-"""A CLIP is found by name, frozen, and refused with a way out where there is none."""
+"""A CLIP is found by name and frozen; an unknown one is refused with a suggestion."""
 
 import hashlib
 import json
@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from stop_core import build_model
-from stop_core.clip.loading import load_clip, weights_fingerprint
+from stop_core.clip.loading import load_clip
+from stop_core.clip.pretrained import weights_fingerprint
 from stop_core.tiny.shipped import TINY_TOWERS
 
 NAME = "test-vit-8-of-24"
@@ -19,7 +20,7 @@ NAME = "test-vit-8-of-24"
 
 @pytest.fixture(scope="session", autouse=True)
 def registered(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small tower that open_clip knows by name, like any other."""
+    """A small tower that open_clip lists by name."""
     folder = tmp_path_factory.mktemp("models")
     vision = {"layers": 2, "width": 24, "head_width": 8, "patch_size": 8, "image_size": 24}
     text = {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}
@@ -76,7 +77,7 @@ def test_an_unknown_tower_suggests_the_ones_it_resembles(mistyped: str, meant: s
         load_clip(mistyped)
 
 
-def test_a_tower_like_no_other_is_refused_with_where_to_look() -> None:
+def test_an_unknown_tower_without_similar_names_is_refused_with_the_list() -> None:
     with pytest.raises(ValueError, match=r"zzzz.*list_models"):
         load_clip("zzzz")
 
@@ -88,18 +89,14 @@ def test_unknown_weights_are_refused_with_those_that_exist(registered: str) -> N
         load_clip(registered, "openai")
 
 
-def test_a_weights_file_that_is_none_is_an_os_error_that_names_it(
-    registered: str, tmp_path: Path
-) -> None:
+def test_a_file_without_weights_is_refused_by_name(registered: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.pt"
     path.write_bytes(b"not weights")
     with pytest.raises(OSError, match=r"broken\.pt"):
         load_clip(registered, str(path))
 
 
-def test_weights_of_another_tower_are_an_os_error_that_names_them(
-    registered: str, tmp_path: Path
-) -> None:
+def test_weights_of_another_tower_are_refused_by_name(registered: str, tmp_path: Path) -> None:
     path = tmp_path / "other.pt"
     torch.save({"visual.proj": torch.zeros(2, 2)}, path)
     with pytest.raises(OSError, match=r"other\.pt"):
@@ -114,7 +111,7 @@ def test_a_tiny_tower_takes_no_other_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", TINY_TOWERS)
 @torch.no_grad()
-def test_a_tiny_tower_comes_with_its_weights_and_tells_texts_apart(name: str) -> None:
+def test_a_tiny_tower_has_weights_that_distinguish_texts(name: str) -> None:
     model = build_model(name).eval()
     generator = torch.Generator().manual_seed(0)
     shape = (2, 3, model.image_size, model.image_size, 3)
@@ -144,7 +141,7 @@ def test_weights_are_read_once_until_they_change(
     assert first == {hashlib.sha256(b"one").hexdigest()[:8]}
     assert len(read) == 1
     before = file.stat().st_mtime_ns
-    file.write_bytes(b"two")  # as long as the other
+    file.write_bytes(b"two")  # the same length
     os.utime(file, ns=(before + 1, before + 1))
     assert weights_fingerprint(NAME, str(file)) not in first
     assert weights_fingerprint(NAME, "openai") == ""

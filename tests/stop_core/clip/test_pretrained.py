@@ -27,7 +27,7 @@ from stop_core.clip.tower import UNFIT_ADVICE
 from stop_core.trained_model.model import tower_facts
 from tests.stop_core.openai_format import SMALL, openai_state, register_small, write_archive
 
-# Where open_clip's own lists disagree: the weights were trained under this name, as it is.
+# open_clip's lists disagree here; the weights were trained with the activation of this name.
 _SAID_BY_THE_NAME = {"roberta-ViT-B-32"}
 
 
@@ -52,7 +52,7 @@ def _has_quick_gelu(model: nn.Module) -> bool:
 def test_every_tag_of_open_clip_gets_its_own_settings_or_is_refused_by_name(
     name: str, tag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Whether another package is installed says nothing about the settings.
+    # The settings do not depend on installed packages.
     monkeypatch.setattr(clip_module, "find_spec", lambda package: package)
     listed = get_pretrained_cfg(name, tag)
     if refusal := _refusal(name, tag):
@@ -79,7 +79,9 @@ def test_every_tag_of_open_clip_gets_its_own_settings_or_is_refused_by_name(
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336"])
-def test_a_file_that_says_nothing_is_refused_with_both_spellings(name: str, tmp_path: Path) -> None:
+def test_a_file_of_unknown_activation_is_refused_with_both_options(
+    name: str, tmp_path: Path
+) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"visual.proj": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match=f"--tower {name}-quickgelu .*--pretrained gelu={path}"):
@@ -94,7 +96,7 @@ def test_a_file_that_says_nothing_is_refused_with_both_spellings(name: str, tmp_
         assert (source.file, source.settings.quick_gelu) == (path, quick)
 
 
-def test_a_tag_in_front_of_a_file_brings_all_of_its_settings(tmp_path: Path) -> None:
+def test_a_file_with_a_tag_has_all_settings_of_the_tag(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"visual.proj": torch.zeros(2)}, path)
     source = find_source("ViT-L-14", f"laion2b_s32b_b82k={path}")
@@ -105,13 +107,13 @@ def test_a_tag_in_front_of_a_file_brings_all_of_its_settings(tmp_path: Path) -> 
         find_source("ViT-L-14", f"no_tag={path}")
 
 
-def test_a_tower_with_one_kind_of_weights_takes_a_plain_file(
+def test_a_tower_with_one_kind_of_weights_accepts_a_plain_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"visual.proj": torch.zeros(2)}, path)
     assert not find_source("ViT-B-32-256", str(path)).settings.quick_gelu
-    monkeypatch.setenv("HOME", str(tmp_path))  # as in a --config, where no shell reads the ~
+    monkeypatch.setenv("HOME", str(tmp_path))  # as in a --config, where no shell expands the ~
     assert find_source("ViT-B-32-256", "~/weights.pt").file == path
     assert absolute("ViT-B-32-256", "~/weights.pt") == ("ViT-B-32-256", str(path))
     assert not find_source("ViT-S-32", str(path)).settings.quick_gelu
@@ -119,7 +121,7 @@ def test_a_tower_with_one_kind_of_weights_takes_a_plain_file(
         find_source("ViT-H-14-quickgelu", str(path))
 
 
-def test_a_published_file_is_known_by_its_hash(
+def test_a_published_file_is_recognised_by_its_hash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "renamed.bin"
@@ -144,7 +146,7 @@ def test_a_published_file_is_known_by_its_hash(
     for name, given in (("ViT-L-14-quickgelu", str(path)), ("ViT-B-16", f"gelu={path}")):
         with pytest.raises(ValueError, match=r"says .*GELU, and the (file|tower) is of"):
             find_source(name, given)
-    # What the name does not say is part of the identity.
+    # A difference from the name is part of the identity.
     assert weights_fingerprint("ViT-B-16", str(path)) == f"{digest[:8]}quickgelu"
     assert weights_fingerprint("ViT-B-16-quickgelu", str(path)) == digest[:8]
     assert weights_fingerprint("ViT-L-14", str(path)) == digest[:8]
@@ -157,7 +159,7 @@ def test_the_hashes_of_openais_files_are_those_of_their_addresses() -> None:
         assert file.startswith(name)
 
 
-def test_an_openai_file_is_known_by_its_format(tmp_path: Path) -> None:
+def test_an_openai_file_is_recognised_by_its_format(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     write_archive(openai_state(), path)
     assert find_source("ViT-B-16", str(path)).settings.quick_gelu
@@ -167,7 +169,7 @@ def test_an_openai_file_is_known_by_its_format(tmp_path: Path) -> None:
             load_clip("ViT-B-16", given)
 
 
-def test_an_activation_that_the_name_does_not_say_is_another_experiment_and_tower(
+def test_an_activation_that_differs_from_the_name_changes_the_fingerprint(
     tmp_path: Path,
 ) -> None:
     assert weights_fingerprint("ViT-B-16", "openai") == "quickgelu"
@@ -183,7 +185,7 @@ def test_an_activation_that_the_name_does_not_say_is_another_experiment_and_towe
 
 
 def _folder(path: Path, **changes: object) -> Path:
-    """A folder as open_clip pushes it to the Hugging Face Hub."""
+    """Writes a folder as open_clip pushes it to the Hugging Face Hub."""
     path.mkdir()
     config = open_clip.get_model_config(SMALL) | changes.pop("model", {})  # type: ignore[operator]
     (path / OPEN_CLIP_CONFIG).write_text(
@@ -194,10 +196,10 @@ def _folder(path: Path, **changes: object) -> Path:
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_a_folder_of_the_hub_brings_its_settings(tmp_path: Path, quick: bool) -> None:
+def test_a_folder_of_the_hub_determines_its_settings(tmp_path: Path, quick: bool) -> None:
     folder = _folder(tmp_path / "hub", model={"quick_gelu": quick}, mean=[0.1, 0.2, 0.3])
     state = openai_state()
-    # As the cache of the hub keeps it: files called by their hashes, and links with the names.
+    # As in the cache of the hub: files called by their hashes, and links with the names.
     for file in (OPEN_CLIP_CONFIG, WEIGHTS[0]):
         (folder / file).rename(tmp_path / f"hash-of-{len(file)}")
         (folder / file).symlink_to(tmp_path / f"hash-of-{len(file)}")
@@ -224,7 +226,7 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'squash'"):
         load_clip(f"local-dir:{squash}")
     size = _folder(tmp_path / "size", size=336)
-    with pytest.raises(ValueError, match="pictures of 336 pixels for a tower that takes 224"):
+    with pytest.raises(ValueError, match="images of 336 pixels for a tower that takes 224"):
         load_clip(SMALL, str(size))
     quick = _folder(tmp_path / "quick", model={"quick_gelu": True})
     with pytest.raises(ValueError, match="says GELU, and the file is of a model with QuickGELU"):
@@ -254,7 +256,7 @@ def test_weights_of_a_folder_are_part_of_the_identity(tmp_path: Path) -> None:
     assert weights_fingerprint(SMALL, str(folder)) != before
 
 
-def test_random_weights_are_asked_for_by_name() -> None:
+def test_random_weights_have_to_be_requested() -> None:
     with pytest.raises(ValueError, match=r"ViT-B-32 .*--pretrained openai.*--pretrained random"):
         check_name("ViT-B-32", None)
     with pytest.raises(ValueError, match=r"ViT-S-32 .*--pretrained FILE.*--pretrained random"):

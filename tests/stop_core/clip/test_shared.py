@@ -1,4 +1,4 @@
-"""A training with a kept CLIP is the training that it would be in a process of its own."""
+"""A training with a shared CLIP has the same result as in a separate process."""
 
 import pickle
 
@@ -19,14 +19,14 @@ def _weights(load, seed: int) -> dict[str, torch.Tensor]:  # type: ignore[no-unt
     return build_method(ExperimentConfig(), clip, classes=2).prompt_state_dict()
 
 
-def test_prompts_begin_with_the_same_weights_whatever_was_built_before() -> None:
+def test_initial_prompts_do_not_depend_on_earlier_models() -> None:
     keeper = ClipCache()
     for seed in (3, 3, 4, 3):
         kept, own = _weights(keeper.load, seed), _weights(load_clip, seed)
         assert all(torch.equal(kept[name], tensor) for name, tensor in own.items())
 
 
-def test_a_clip_is_loaded_once_for_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_is_loaded_once_per_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
     monkeypatch.setattr(shared, "load_clip", lambda *name: loads.append(name) or load_clip(*name))
     keeper = ClipCache()
@@ -46,11 +46,11 @@ def test_texts_are_embedded_once_and_to_the_same_bits(monkeypatch: pytest.Monkey
     texts = ["a red shape", "a shape moving left"]
     first = kept.encode_text(texts)
     assert torch.equal(first, own.encode_text(texts))
-    monkeypatch.setattr(kept.model, "encode_text", None)  # would fail if it were asked again
+    monkeypatch.setattr(kept.model, "encode_text", None)  # a second call would fail
     assert torch.equal(kept.encode_text(texts), first)
 
 
-def test_a_keeper_travels_empty() -> None:
+def test_a_pickled_clip_cache_is_empty() -> None:
     keeper = ClipCache()
     keeper.load("tiny", None)
     assert len(pickle.dumps(keeper)) < 200

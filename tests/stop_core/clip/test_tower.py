@@ -1,4 +1,4 @@
-"""The frozen tower is open_clip's own, block by block, with room for prompts."""
+"""The frozen tower is open_clip's, block by block, with additional prompts."""
 
 from collections.abc import Callable
 
@@ -37,7 +37,7 @@ def noise(seed: int, *shape: int) -> Tensor:
 
 
 def pixels_of(frames: Tensor, visual: nn.Module) -> Tensor:
-    """What open_clip's preprocessing makes of frames that already have the right size."""
+    """Returns frames of the right size after open_clip's preprocessing."""
     channels = [
         (frames[..., c].float() / 255 - visual.image_mean[c]) / visual.image_std[c]
         for c in range(3)
@@ -79,7 +79,7 @@ def test_a_block_is_open_clips_own_block_on_tokens_and_prompts(tower: FrozenTowe
 
 
 @torch.no_grad()
-def test_an_empty_slot_is_as_if_it_were_not_there(tower: FrozenTower) -> None:
+def test_an_empty_slot_has_the_effect_of_no_slot(tower: FrozenTower) -> None:
     tokens, prompts = noise(0, 3, 6, tower.width), noise(1, 3, 4, tower.width)
     presence = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
     for index, block in enumerate(tower.visual.transformer.resblocks):
@@ -93,7 +93,7 @@ def test_an_empty_slot_is_as_if_it_were_not_there(tower: FrozenTower) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("filling", [0.0, 1e4, -1e4])
-def test_what_an_empty_slot_holds_changes_nothing(tower: FrozenTower, filling: float) -> None:
+def test_the_contents_of_an_empty_slot_have_no_effect(tower: FrozenTower, filling: float) -> None:
     tokens, prompts = noise(0, 2, 6, tower.width), noise(1, 2, 3, tower.width)
     presence = torch.tensor([[1.0, 0, 0], [0, 0, 0]])
     filled = prompts.where(presence[..., None] == 1, filling * (1 + noise(2, *prompts.shape)))
@@ -153,7 +153,7 @@ def timm_tower() -> nn.Module:
         (timm_tower, "TimmModel"),
     ],
 )
-def test_a_tower_that_is_no_open_clip_vit_is_refused_in_one_sentence(
+def test_a_tower_that_is_not_an_open_clip_vit_is_refused_with_one_sentence(
     build: Callable[[], nn.Module], reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason) as refused:
@@ -173,7 +173,7 @@ def test_a_tower_that_is_no_open_clip_vit_is_refused_in_one_sentence(
     ],
     ids=str,
 )
-def test_a_vit_that_the_equations_do_not_fit_is_refused_in_one_sentence(
+def test_an_unsupported_vit_is_refused_with_one_sentence(
     vision: dict[str, object], reason: str, make_clip: MakeClip
 ) -> None:
     with pytest.raises(ValueError, match=reason) as refused:
@@ -181,7 +181,7 @@ def test_a_vit_that_the_equations_do_not_fit_is_refused_in_one_sentence(
     assert_one_clear_sentence(str(refused.value))
 
 
-def test_a_tower_of_oblong_images_is_refused_in_one_sentence() -> None:
+def test_a_tower_of_images_that_are_not_square_is_refused_with_one_sentence() -> None:
     vision = {"layers": 1, "width": 16, "head_width": 8, "patch_size": 4, "image_size": (8, 16)}
     text = {"width": 8, "heads": 2, "layers": 1, "vocab_size": 8}
     model = CLIP(8, vision, text)
@@ -200,7 +200,7 @@ def assert_one_clear_sentence(message: str) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["joint", "frame"])
-def test_in_bfloat16_a_tower_is_near_float32_and_its_tokens_stay_in_it(
+def test_in_bfloat16_a_tower_is_close_to_float32_and_keeps_float32_tokens(
     make_clip: MakeClip, make_frames: MakeFrames, attention: str
 ) -> None:
     model = StopModel(make_clip(), StopConfig(n_s=2, attention=attention))

@@ -1,4 +1,4 @@
-"""The tensors of a CLIP are read from every format that it comes in, and no code is run."""
+"""The tensors of a CLIP are read from every published format, and no code is run."""
 
 import os
 import pickle
@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from open_clip.model import build_model_from_openai_state_dict
@@ -23,6 +24,8 @@ from tests.stop_core.openai_format import (
 )
 
 Writer = Callable[[dict[str, Tensor], Path], None]
+
+TEXTS = ["a photo of a dog", "a cat runs"]
 
 
 def _extended(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -68,37 +71,47 @@ FORMATS: dict[str, tuple[str, Writer]] = {
 
 @pytest.fixture(scope="module")
 def state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """The weights of a tower as OpenAI's files have them: matrices in half precision."""
+    """The weights of a tower in the precision of OpenAI's files: matrices in float16."""
     register_small(tmp_path_factory.mktemp("models"))
     return openai_state()
 
 
-@pytest.mark.parametrize(
-    ("name", "form"), [*((SMALL, form) for form in FORMATS), ("ViT-S-32", "archive")]
-)
+PIXELS = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+@torch.no_grad()
+def wanted(state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The embeddings of two images and two texts by open_clip's own reader of the format."""
+    reference = build_model_from_openai_state_dict(_extended(state)).float()
+    tokens = open_clip.get_tokenizer(SMALL)(TEXTS)
+    return reference.encode_image(PIXELS), reference.encode_text(tokens, normalize=True)
+
+
+@pytest.mark.parametrize("form", FORMATS)
 @torch.no_grad()
 def test_openais_weights_give_openais_embeddings_in_every_format(
-    state: dict[str, Tensor], tmp_path: Path, name: str, form: str
+    state: dict[str, Tensor], wanted: tuple[Tensor, Tensor], tmp_path: Path, form: str
 ) -> None:
     ending, write = FORMATS[form]
     path = tmp_path / f"weights.{ending}"
-    state = state if name == SMALL else openai_state(name)
     write(state, path)
-    reference = build_model_from_openai_state_dict(_extended(state)).float()
-    clip = load_clip(name, str(path))
-    pixels = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    ours, wanted = clip.model.encode_image(pixels), reference.encode_image(pixels)  # type: ignore[operator]
+    clip = load_clip(SMALL, str(path))
+    ours = clip.model.encode_image(PIXELS), clip.encode_text(TEXTS)  # type: ignore[operator]
     torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-5)
-    # Without this difference the test could not tell the activations apart.
+
+
+@torch.no_grad()
+def test_the_other_activation_gives_other_embeddings(
+    state: dict[str, Tensor], wanted: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    # Without this difference the test of the formats could not detect a wrong activation.
     torch.save(state, tmp_path / "plain.pt")
-    gelu = load_clip(name, f"gelu={tmp_path / 'plain.pt'}").model.encode_image(pixels)  # type: ignore[operator]
-    assert (gelu - wanted).abs().max() > 1e-3
-    texts = ["a photo of a dog", "a cat runs"]
-    wanted = reference.encode_text(clip.tokenize(texts), normalize=True)
-    torch.testing.assert_close(clip.encode_text(texts), wanted, rtol=0, atol=1e-5)
+    gelu = load_clip(SMALL, f"gelu={tmp_path / 'plain.pt'}").model.encode_image(PIXELS)  # type: ignore[operator]
+    assert (gelu - wanted[0]).abs().max() > 1e-3
 
 
-def test_an_archive_holds_what_pytorch_reads_of_it(
+def test_an_archive_has_the_tensors_that_pytorch_reads(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     write_archive(state, tmp_path / "weights.pt")
@@ -111,7 +124,7 @@ def test_an_archive_holds_what_pytorch_reads_of_it(
         assert torch.equal(value, wanted[name]), name
 
 
-def test_a_file_without_openais_numbers_is_not_taken_for_openais(
+def test_a_file_without_the_extra_numbers_is_not_openais(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     torch.save(state, tmp_path / "weights.pt")
@@ -142,7 +155,9 @@ def test_an_archive_cannot_run_code(
     monkeypatch.setattr(torch.jit, "load", loaded)
     assert read_weights(path).is_openai
     _pickle_in_archive(path, tmp_path / "ran")
-    with pytest.raises(OSError, match=r"weights\.pt could not be loaded \(it holds a posix\.mkdir"):
+    with pytest.raises(
+        OSError, match=r"weights\.pt could not be loaded \(it contains a posix\.mkdir"
+    ):
         read_weights(path)
     assert not (tmp_path / "ran").exists()
 
@@ -166,14 +181,16 @@ def _nested_in_itself() -> bytes:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (_nested_in_itself(), "nested without end"),
+        (_nested_in_itself(), "nested in themselves"),
         # A memo index of two billion, for which C's unpickler would reserve 16 GB.
         (b"\x80\x02}r\xff\xff\xff\x7f.", ""),
         (b"\x80\x02ctorch\nHalfStorage\n.", ""),
         (b"", ""),
     ],
 )
-def test_a_malicious_archive_is_one_sentence(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_a_malicious_archive_is_refused_with_one_sentence(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
     path = tmp_path / "weights.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("weights/data.pkl", content)
@@ -184,7 +201,7 @@ def test_a_malicious_archive_is_one_sentence(tmp_path: Path, content: bytes, rea
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_truncated_file_is_one_sentence(
+def test_a_truncated_file_is_refused_with_one_sentence(
     state: dict[str, Tensor], tmp_path: Path, form: str
 ) -> None:
     ending, write = FORMATS[form]
@@ -201,7 +218,9 @@ def test_a_truncated_file_is_one_sentence(
     [b"", b"no weights", [torch.ones(2)], {}, {"epoch": 3, "visual.proj": torch.ones(2)}],
     ids=["empty", "text", "list", "nothing", "with a number"],
 )
-def test_a_file_that_is_no_state_dict_is_one_sentence(tmp_path: Path, content: object) -> None:
+def test_a_file_without_a_state_dict_is_refused_with_one_sentence(
+    tmp_path: Path, content: object
+) -> None:
     path = tmp_path / "weights.pt"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(OSError, match=r"weights\.pt could not be loaded \(.+\); give a") as caught:
@@ -214,33 +233,32 @@ def _lack(state: dict[str, Tensor]) -> None:
 
 
 def _exceed(state: dict[str, Tensor]) -> None:
-    state["visual.transformer.resblocks.2.ln_1.weight"] = torch.ones(64)
+    state["visual.transformer.resblocks.2.ln_1.weight"] = torch.ones(128)
 
 
 def _interpolate(state: dict[str, Tensor]) -> None:
-    # open_clip would interpolate it to the grid of the tower, without a word.
-    state["visual.positional_embedding"] = torch.ones(197, 64)
+    # open_clip would silently interpolate it to the grid of the tower.
+    state["visual.positional_embedding"] = torch.ones(197, 128)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        (_lack, r"visual\.proj is missing there and 64x64 in the tower"),
-        (
-            _exceed,
-            r"visual\.transformer\.resblocks\.2\.ln_1\.weight is 64 there and missing in the tower",
-        ),
-        (_interpolate, r"visual\.positional_embedding is 197x64 there and 50x64 in the tower"),
+        (_lack, r"visual\.proj is missing there and 128x64 in the tower"),
+        (_exceed, r"visual\..*resblocks\.2\.ln_1\.weight is 128 there and missing in the tower"),
+        (_interpolate, r"visual\.positional_embedding is 197x128 there and 50x128 in the tower"),
     ],
 )
 def test_weights_of_another_tower_are_refused_by_the_tensor_that_differs(
     state: dict[str, Tensor],
     tmp_path: Path,
     change: Callable[[dict[str, Tensor]], None],
-    told: str,
+    message: str,
 ) -> None:
     changed = dict(state)
     change(changed)
     write_archive(changed, tmp_path / "weights.pt")
-    with pytest.raises(OSError, match=rf"weights\.pt .*not those of a {SMALL} \({told}\).*--tower"):
+    with pytest.raises(
+        OSError, match=rf"weights\.pt .*not those of a {SMALL} \({message}\).*--tower"
+    ):
         load_clip(SMALL, str(tmp_path / "weights.pt"))

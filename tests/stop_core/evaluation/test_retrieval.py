@@ -1,4 +1,4 @@
-"""Laws of the retrieval measures and of the re-ranking methods."""
+"""Laws of the retrieval metrics and of the re-ranking methods."""
 
 import math
 from random import Random
@@ -21,13 +21,13 @@ from stop_core.evaluation.retrieval import (
 )
 
 NAN = float("nan")
-# Few values, so that ties abound.
+# Few values, so that ties are common.
 SIMILARITIES = st.sampled_from([-math.inf, -0.5, 0.0, 0.5, NAN])
 
 
 @st.composite
 def galleries(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    """Similarities, [N, M], full of ties, and the video of every text, each video with a text."""
+    """Similarities, [N, M], with many ties, and the video of every text; each video has a text."""
     videos = draw(st.integers(1, 5))
     more = draw(st.lists(st.integers(0, videos - 1), max_size=5))
     video_of_text = draw(st.permutations([*range(videos), *more]))
@@ -37,7 +37,7 @@ def galleries(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 
 def _distinct(texts: int, videos: int, seed: int) -> Tensor:
-    """Similarities without a tie, as of cosines."""
+    """Similarities without ties, in the range of cosines."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(texts, videos, generator=generator, dtype=torch.float64) * 2 - 1
 
@@ -61,7 +61,7 @@ def _slow_ranks(similarity: Tensor, video_of_text: Tensor) -> tuple[list[int], l
 
 @settings(max_examples=200, deadline=None)
 @given(galleries())
-def test_ranks_and_measures_are_those_of_counting(drawn: tuple[Tensor, Tensor]) -> None:
+def test_ranks_and_metrics_are_those_of_counting(drawn: tuple[Tensor, Tensor]) -> None:
     similarity, video_of_text = drawn
     of_texts, of_videos = _slow_ranks(similarity, video_of_text)
     assert text_to_video_ranks(similarity, video_of_text).tolist() == of_texts
@@ -86,7 +86,7 @@ def test_the_size_of_a_block_changes_nothing(drawn: tuple[Tensor, Tensor], block
 
 @settings(max_examples=100, deadline=None)
 @given(galleries(), st.randoms(use_true_random=False))
-def test_moving_videos_and_texts_together_changes_no_measure(
+def test_permuting_videos_and_texts_together_changes_no_metric(
     drawn: tuple[Tensor, Tensor], random: Random
 ) -> None:
     similarity, video_of_text = drawn
@@ -102,10 +102,10 @@ def test_moving_videos_and_texts_together_changes_no_measure(
 
 @settings(max_examples=100, deadline=None)
 @given(galleries())
-def test_a_second_copy_of_every_text_leaves_the_texts_and_pushes_the_others_back(
+def test_a_second_copy_of_every_text_lowers_only_the_ranks_of_videos(
     drawn: tuple[Tensor, Tensor],
 ) -> None:
-    """A copy of a video's own text is no rival to it; the copies of the others' are."""
+    """A copy of a video's own text does not compete with it; copies of other texts do."""
     similarity, video_of_text = drawn
     copied = similarity.repeat(2, 1), video_of_text.repeat(2)
     once = text_to_video_ranks(similarity, video_of_text)
@@ -127,14 +127,14 @@ def test_a_constant_matrix_has_the_worst_rank_in_both_directions() -> None:
     assert retrieval_metrics(torch.zeros(3, 3))["t2v_r1"] == 0.0
 
 
-def test_not_a_number_is_never_retrieved() -> None:
+def test_nan_is_never_retrieved() -> None:
     similarity = torch.full((4, 4), NAN)
     assert text_to_video_ranks(similarity).tolist() == [4] * 4
     assert video_to_text_ranks(similarity).tolist() == [4] * 4
 
 
 def _clip4clip(similarity: Tensor) -> dict[str, float]:
-    """As the field's common implementation finds the ranks: all places of the true value."""
+    """Returns the ranks of the common implementation: all positions of the true value."""
     negative = -similarity.numpy()
     places = np.where(np.sort(negative, axis=1) - np.diag(negative)[:, None] == 0)[1]
     return {
@@ -148,14 +148,14 @@ def test_the_common_implementation_agrees_without_ties_and_counts_a_tied_row_rep
     similarity = _distinct(7, 7, 0)
     ours = retrieval_metrics(similarity)
     assert {key: ours[key] for key in _clip4clip(similarity)} == _clip4clip(similarity)
-    # One text knows its video; three tie all four, and are 3 of 4 queries, not 12 of 13.
+    # One text finds its video; three tie with all four, and are 3 of 4 queries, not 12 of 13.
     tied = torch.zeros(4, 4)
     tied[0, 0] = 1.0
     assert _clip4clip(tied)["t2v_r1"] == pytest.approx(4 / 13)
     assert retrieval_metrics(tied)["t2v_r1"] == pytest.approx(1 / 4)
 
 
-def test_dual_softmax_is_its_equation_and_chooses_a_text_for_every_video() -> None:
+def test_dual_softmax_is_its_equation_and_finds_a_text_for_every_video() -> None:
     similarity = _distinct(4, 3, 1)
     found = dual_softmax(similarity, 0.1)
     for j in range(3):
@@ -165,8 +165,8 @@ def test_dual_softmax_is_its_equation_and_chooses_a_text_for_every_video() -> No
             assert found[i, j].item() == pytest.approx(expected)
 
 
-def test_dual_softmax_finds_one_to_one_pairs_behind_a_hub() -> None:
-    """Video 0 is nearest to every text, yet nearest of all to its own."""
+def test_dual_softmax_finds_one_to_one_pairs_despite_a_hub() -> None:
+    """Video 0 is the nearest of every text, and nearest to its own text."""
     similarity = torch.tensor([[0.9, 0.1, 0.1], [0.6, 0.5, 0.1], [0.6, 0.1, 0.5]])
     assert retrieval_metrics(similarity)["t2v_r1"] == pytest.approx(1 / 3)
     assert retrieval_metrics(similarity, rerank="dsl")["t2v_r1"] == 1.0
@@ -211,9 +211,9 @@ def test_qb_norm_ranks_as_the_published_quotient(
     assert np.array_equal(np.argsort(found.numpy(), axis=1), np.argsort(published, axis=1))
 
 
-def test_qb_norm_takes_a_hub_back_and_leaves_texts_alone_that_meet_none() -> None:
+def test_qb_norm_demotes_hubs_and_changes_no_other_texts() -> None:
     similarity = torch.tensor([[0.50, 0.45, 0.0], [0.50, 0.0, 0.45], [0.2, 0.0, 0.3]])
-    bank = torch.tensor([[0.6, 0.1, 0.1], [0.7, 0.1, 0.1]])  # video 0 is near to everything
+    bank = torch.tensor([[0.6, 0.1, 0.1], [0.7, 0.1, 0.1]])  # video 0 is a hub
     assert qb_norm(similarity, bank).argmax(1).tolist() == [1, 2, 2]
     assert torch.equal(qb_norm(similarity, bank)[2], similarity[2])
     video_of_text = torch.tensor([1, 2, 0])
@@ -253,12 +253,12 @@ SQUARE = torch.zeros(2, 2)
         ({"temperature": 1.0}, "has no temperature"),
     ],
 )
-def test_what_does_not_fit_is_refused(arguments: dict[str, object], message: str) -> None:
+def test_invalid_inputs_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         retrieval_metrics(**{"similarity_NM": SQUARE, **arguments})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("k", [0, 3])
-def test_more_or_fewer_hubs_than_videos_are_refused(k: int) -> None:
+def test_numbers_of_hubs_out_of_range_are_refused(k: int) -> None:
     with pytest.raises(ValueError, match=f"k is {k}; choose from 1 to the number of videos, 2"):
         qb_norm(SQUARE, SQUARE, k)

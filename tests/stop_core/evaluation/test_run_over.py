@@ -1,4 +1,4 @@
-"""Every clip of a split is run once, in whatever parts its memory allows."""
+"""Every clip of a split is run once, in batches that fit in memory."""
 
 from collections.abc import Callable
 
@@ -22,9 +22,7 @@ def _means(frames: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError, lambda text: RuntimeError(f"DefaultCPUAllocator: {text}")]
 )
-def test_too_many_clips_at_once_are_tried_in_smaller_parts(
-    room: int, error: Callable[[str], Exception]
-) -> None:
+def test_a_batch_that_does_not_fit_is_halved(room: int, error: Callable[[str], Exception]) -> None:
     clips, model = MemoryClips(), build_method(ExperimentConfig(), load_clip("tiny"), 3)
     tried = []
 
@@ -40,7 +38,7 @@ def test_too_many_clips_at_once_are_tried_in_smaller_parts(
     assert sum(count for count in tried if count <= room) == len(clips)
 
 
-def test_a_clip_that_does_not_fit_alone_is_one_sentence() -> None:
+def test_a_single_clip_that_does_not_fit_is_refused_with_one_sentence() -> None:
     clips, model = MemoryClips(), build_method(ExperimentConfig(), load_clip("tiny"), 3)
 
     def no_device(frames: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def _outcomes(values: object, groups: list[int] | None = None) -> VideoScores:
 
 @st.composite
 def answers(draw: st.DrawFn, videos: int, most_seeds: int = 3) -> Floats:
-    """Right and wrong answers, [S, M]."""
+    """Correct (1) and wrong (0) answers, [S, M]."""
     seeds = draw(st.integers(1, most_seeds))
     bits = draw(st.lists(st.booleans(), min_size=seeds * videos, max_size=seeds * videos))
     return np.array(bits, dtype=np.float64).reshape(seeds, videos)
@@ -63,7 +63,7 @@ def test_the_spread_of_the_resamples_is_that_of_theory() -> None:
     [(1, 0.0, 0.90), (5, 0.0, 0.90), (5, 0.3, 0.80), (10, 0.3, 0.86)],
 )
 def test_the_interval_covers_the_truth(seeds: int, of_seed: float, least: float) -> None:
-    # Few seeds cover less: five drawn values tell little of the spread they were drawn from.
+    # Few seeds cover less: five values are a poor estimate of their spread.
     draws, covered, truth, videos = np.random.default_rng(7), 0, 0.3, 40
     for _ in range(250):
         of_video_M = draws.normal(0, 1, videos)
@@ -86,7 +86,7 @@ def test_the_difference_of_rows_is_paired_by_video() -> None:
     assert np.array_equal(same[0], same[1])
 
 
-def test_a_row_has_the_same_interval_beside_any_others_and_in_any_chunks(
+def test_the_interval_of_a_row_does_not_depend_on_other_rows_or_chunks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     draws = np.random.default_rng(0)
@@ -97,7 +97,7 @@ def test_a_row_has_the_same_interval_beside_any_others_and_in_any_chunks(
     assert np.array_equal(alone, resampled_scores([row], 200)[0])
 
 
-def test_a_class_that_was_not_drawn_is_left_out_of_the_mean() -> None:
+def test_a_class_that_was_not_drawn_is_ignored_in_the_mean() -> None:
     row = _outcomes([[1, 1, 1, 0]], [0, 0, 0, 1])
     replicas = resampled_scores([row], 300)[0]
     assert not np.isnan(replicas).any()
@@ -129,7 +129,7 @@ def test_with_several_seeds_it_counts_the_swaps_of_whole_videos(
     assert exact_p(_outcomes(first), _outcomes(second)) == pytest.approx(expected)
 
 
-def test_seeds_that_repeat_each_other_are_no_more_evidence_than_one() -> None:
+def test_repeated_seeds_are_no_more_evidence_than_one() -> None:
     draws = np.random.default_rng(3)
     first, second = (draws.random((1, 200)) < share for share in (0.55, 0.45))
     one = exact_p(_outcomes(first), _outcomes(second))
@@ -137,7 +137,7 @@ def test_seeds_that_repeat_each_other_are_no_more_evidence_than_one() -> None:
     assert five == pytest.approx(one)
 
 
-def test_both_tests_keep_their_level_where_nothing_differs() -> None:
+def test_both_tests_keep_their_level_under_the_null_hypothesis() -> None:
     draws, exact, boot, runs = np.random.default_rng(11), 0, 0, 200
     for _ in range(runs):
         easy_M = draws.random(60)
@@ -166,7 +166,7 @@ def test_holm_is_the_step_down_rule() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_lies_between_no_correction_and_bonferroni(p_values: list[float]) -> None:
+def test_holm_is_between_no_correction_and_bonferroni(p_values: list[float]) -> None:
     adjusted = holm(p_values)
     for p, q in zip(p_values, adjusted, strict=True):
         assert p <= q <= min(1.0, len(p_values) * max(p_values))
@@ -185,6 +185,6 @@ def test_holm_lies_between_no_correction_and_bonferroni(p_values: list[float]) -
         lambda: exact_p(_outcomes([1, 0.5]), _outcomes([1, 0])),
     ],
 )
-def test_what_does_not_fit_is_refused(make: object) -> None:
-    with pytest.raises(ValueError, match=r"shape|videos|right and wrong"):
+def test_invalid_inputs_are_refused(make: object) -> None:
+    with pytest.raises(ValueError, match=r"shape|videos|one value per video"):
         make()  # type: ignore[operator]

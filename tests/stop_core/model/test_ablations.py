@@ -1,4 +1,4 @@
-"""Laws of the ablations: constants do not follow the video, and what is left of STOP is STOP's."""
+"""Laws of the ablations: constants do not depend on the video, and the rest is STOP's."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from stop_core.model.ablations import (
     StaticSpatial,
     StaticStop,
     StaticTemporal,
-    TemporalBesideStatic,
+    TemporalWithStatic,
 )
 from stop_core.model.baselines import StaticPrompts, ZeroShot
 from stop_core.model.stop import StopModel
@@ -28,7 +28,7 @@ ATTENTIONS: list[Attention] = ["joint", "frame"]
 CLOSE = {"rtol": 0, "atol": 1e-5}
 BUILD: dict[str, Callable[[FrozenClip, StopConfig], VideoModel]] = {
     "static": StaticStop,
-    "temporal beside static": lambda clip, config: TemporalBesideStatic(clip, config, 2),
+    "temporal with static": lambda clip, config: TemporalWithStatic(clip, config, 2),
 }
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -69,7 +69,7 @@ def test_static_stop_without_prompts_is_the_plain_frozen_tower(
 
 @torch.no_grad()
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_static_stop_in_joint_attention_is_blind_to_the_order_of_the_frames(
+def test_static_stop_in_joint_attention_ignores_the_order_of_the_frames(
     settings: dict[str, Any], make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     model = build("static", make_clip(), StopConfig(n_s=3, attention="joint", **settings))
@@ -169,7 +169,7 @@ def test_every_trainable_tensor_has_a_gradient_from_the_first_step(
         assert gradient.any(), name
 
 
-def test_a_half_that_is_turned_off_has_no_tensors(make_clip: MakeClip) -> None:
+def test_prompting_that_is_turned_off_has_no_tensors(make_clip: MakeClip) -> None:
     clip = make_clip()
     spatial = StaticStop(clip, StopConfig(n_s=2, eta=0)).trainable()
     temporal = StaticStop(clip, StopConfig(n_s=0)).trainable()
@@ -179,7 +179,7 @@ def test_a_half_that_is_turned_off_has_no_tensors(make_clip: MakeClip) -> None:
     assert all(".temporal." in name for name in temporal)
 
 
-def test_with_hard_selection_the_choice_of_static_patches_never_changes(
+def test_hard_selection_of_static_patches_is_never_trained(
     make_clip: MakeClip, make_frames: MakeFrames
 ) -> None:
     model = build("static", make_clip(), StopConfig(n_s=2, selection="hard"))
@@ -191,7 +191,7 @@ def test_with_hard_selection_the_choice_of_static_patches_never_changes(
 @pytest.mark.parametrize("method", BUILD)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_a_video_has_one_embedding_alone_and_in_any_batch(
+def test_the_embedding_of_a_video_does_not_depend_on_its_batch(
     method: str,
     attention: Attention,
     settings: dict[str, Any],
@@ -227,11 +227,11 @@ def test_a_clip_of_one_frame_has_no_gaps(
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_static_prompts_beside_no_temporal_ones_are_vpt_deep(
+def test_static_prompts_without_temporal_prompts_are_vpt_deep(
     attention: Attention, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     clip = make_clip()
-    model = build("temporal beside static", clip, StopConfig(eta=0, attention=attention))
+    model = build("temporal with static", clip, StopConfig(eta=0, attention=attention))
     stir(model)
     vpt = StaticPrompts(clip, 2, attention)
     vpt.prompts.copy_(torch.stack(list(model.prompt_state_dict().values())))
@@ -242,7 +242,7 @@ def test_static_prompts_beside_no_temporal_ones_are_vpt_deep(
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("depth", [1, None])
-def test_temporal_prompts_beside_static_ones_are_those_of_stop(
+def test_temporal_prompts_with_static_prompts_are_those_of_stop(
     depth: int | None,
     attention: Attention,
     make_clip: MakeClip,
@@ -252,7 +252,7 @@ def test_temporal_prompts_beside_static_ones_are_those_of_stop(
 ) -> None:
     config = StopConfig(n_s=0, depth=depth, attention=attention)
     clip = make_clip()
-    model = build("temporal beside static", clip, config)
+    model = build("temporal with static", clip, config)
     stir(model)
     stop = StopModel(clip, config).eval()
     own = model.prompt_state_dict()
@@ -270,7 +270,7 @@ def _temporal(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _hide_static_prompts(tower: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Marks the last two prompts beside a sequence, the static ones, as empty slots."""
+    """Marks the last two prompts of a sequence, the static ones, as empty slots."""
     run_block = tower.run_block
 
     def hide(
@@ -286,10 +286,10 @@ def _hide_static_prompts(tower: nn.Module, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @torch.no_grad()
-def test_temporal_prompts_beside_static_ones_follow_the_order_of_frames(
+def test_temporal_prompts_with_static_prompts_depend_on_the_order_of_frames(
     make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
-    model = build("temporal beside static", make_clip(), StopConfig())
+    model = build("temporal with static", make_clip(), StopConfig())
     stir(model)
     frames = make_frames(0, 2, 5, model.image_size)
     change = model.encode_video(frames.flip(1)) - model.encode_video(frames)
@@ -304,8 +304,8 @@ def test_settings_that_do_not_fit_the_tower_are_refused_by_name(
         build(method, make_clip(), StopConfig(depth=3))
 
 
-def test_numbers_of_prompts_that_cannot_be_are_refused_by_name(make_clip: MakeClip) -> None:
+def test_invalid_numbers_of_prompts_are_refused_by_name(make_clip: MakeClip) -> None:
     with pytest.raises(ValueError, match=r"n_s must be at most 9.*got 10"):
         StaticStop(make_clip(), StopConfig(n_s=10))
     with pytest.raises(ValueError, match=r"static_prompts.*0"):
-        TemporalBesideStatic(make_clip(), StopConfig(), 0)
+        TemporalWithStatic(make_clip(), StopConfig(), 0)

@@ -1,4 +1,4 @@
-"""Each baseline is the method that its name promises."""
+"""Each baseline is the published method of its name."""
 
 import math
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_the_linear_probe_starts_at_uniform_logits(
 
 
 @torch.no_grad()
-def test_the_linear_probe_is_linear_in_features_that_training_cannot_move(
+def test_the_linear_probe_is_linear_in_frozen_features(
     make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     model = LinearProbe(make_clip(), 4)
@@ -152,7 +152,7 @@ def test_clip4clip_before_its_first_step_is_zero_shot_clip(
 
 
 def fine_tune(model: VideoModel, frames: Tensor, steps: int = 2) -> None:
-    """Steps of training in which the texts are embedded anew, as the trainer does it."""
+    """Runs steps of training in which the texts are embedded again, as in the trainer."""
     optimizer = torch.optim.AdamW(model.train().trainable().values(), lr=1e-3)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -175,7 +175,7 @@ def test_clip4clip_trains_both_towers_and_not_the_temperature(
         assert parameter.grad.any(), name
 
 
-def test_clip4clip_moves_no_bit_of_the_clip_that_others_share(
+def test_clip4clip_changes_no_bit_of_the_shared_clip(
     make_clip: MakeClip, make_frames: MakeFrames
 ) -> None:
     clip = make_clip()
@@ -192,15 +192,13 @@ def test_clip4clip_moves_no_bit_of_the_clip_that_others_share(
 
 
 @torch.no_grad()
-def test_clip4clip_answers_with_the_weights_that_it_has_now(
-    make_clip: MakeClip, make_frames: MakeFrames
-) -> None:
+def test_clip4clip_uses_its_current_weights(make_clip: MakeClip, make_frames: MakeFrames) -> None:
     model, other = Clip4Clip(make_clip(seed=0)), Clip4Clip(make_clip(seed=1))
     frames = make_frames(0, 3, 2, model.image_size)
     before = other.encode_video(frames)
     with torch.enable_grad():
         fine_tune(model, frames)
-    # A checkpoint of the trained weights is all that another one needs to be the same.
+    # Another model with this checkpoint gives the same result.
     other.load_prompt_state_dict(model.prompt_state_dict())
     assert torch.equal(other.encode_video(frames), model.encode_video(frames))
     assert torch.equal(other.encode_text(["a", "b"]), model.encode_text(["a", "b"]))
@@ -212,7 +210,7 @@ def test_clip4clip_answers_with_the_weights_that_it_has_now(
     torch.testing.assert_close(model.encode_video(frames), averaged, **CLOSE)
 
 
-def test_clip4clip_takes_the_frames_that_every_method_takes(make_clip: MakeClip) -> None:
+def test_clip4clip_refuses_the_same_frames_as_other_methods(make_clip: MakeClip) -> None:
     with pytest.raises(ValueError, match=r"5x5.*12x12"):
         Clip4Clip(make_clip()).encode_video(torch.zeros(1, 2, 5, 5, 3, dtype=torch.uint8))
 
@@ -221,7 +219,7 @@ def test_clip4clip_takes_the_frames_that_every_method_takes(make_clip: MakeClip)
 @pytest.mark.parametrize(
     "method", ["zero shot", "clip4clip", "linear probe", "deep", "shallow", "stop"]
 )
-def test_every_method_answers_for_a_video_without_regard_to_its_batch(
+def test_no_method_depends_on_the_batch_of_a_video(
     method: str, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     clip = make_clip()

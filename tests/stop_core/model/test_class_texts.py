@@ -1,4 +1,4 @@
-"""Laws of the texts of the classes: an ensemble is a mean, and only what is trained changes."""
+"""Laws of class texts: an ensemble is a mean, and only trained texts change."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def clip() -> FrozenClip:
     return load_clip("tiny")
 
 
-def test_one_sentence_a_class_is_its_embedding_bit_for_bit(clip: FrozenClip) -> None:
+def test_one_sentence_per_class_gives_its_embedding_bit_for_bit(clip: FrozenClip) -> None:
     model = ZeroShot(clip)
     texts = [row[0] for row in SENTENCES]
     found = ClassTexts(model, [[text] for text in texts]).embeddings()
@@ -31,14 +31,14 @@ def test_an_ensemble_is_the_mean_of_its_embeddings_on_the_unit_sphere(clip: Froz
     assert (found - clip.encode_text([row[0] for row in SENTENCES])).abs().max() > 1e-3
 
 
-def test_an_ensemble_of_one_sentence_said_thrice_is_that_sentence(clip: FrozenClip) -> None:
+def test_an_ensemble_of_equal_sentences_is_that_sentence(clip: FrozenClip) -> None:
     model = ZeroShot(clip)
     once = ClassTexts(model, [["a ring"], ["a bar"]]).embeddings()
     thrice = ClassTexts(model, [["a ring"] * 3, ["a bar"] * 3]).embeddings()
     torch.testing.assert_close(thrice, once)
 
 
-def test_the_order_of_an_ensemble_does_not_matter_nor_does_the_batch(
+def test_an_ensemble_does_not_depend_on_order_or_batch(
     clip: FrozenClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = ZeroShot(clip)
@@ -54,7 +54,7 @@ def test_frozen_texts_are_embedded_once_and_need_no_gradient(
     model = ZeroShot(clip)
     texts = ClassTexts(model, SENTENCES)
     first = texts.embeddings()
-    monkeypatch.setattr(model, "encode_tokens", None)  # to be asked again would be an error
+    monkeypatch.setattr(model, "encode_tokens", None)  # a second call would fail
     assert texts.embeddings() is first
     assert not first.requires_grad
 
@@ -75,7 +75,7 @@ def test_trained_texts_follow_every_step(method: str) -> None:
 
 
 @pytest.mark.parametrize("sentences", [[], [[]], [["a"], ["b", "c"]]])
-def test_classes_without_equally_many_sentences_are_refused(
+def test_different_numbers_of_sentences_per_class_are_refused(
     sentences: list[list[str]], clip: FrozenClip
 ) -> None:
     with pytest.raises(ValueError, match="equally many sentences"):
@@ -91,7 +91,7 @@ def test_classes_without_equally_many_sentences_are_refused(
         ([["a bar", "walk"], ["a bar ", "Walk"]], 0),
     ],
 )
-def test_classes_that_are_the_same_tokens_are_refused_by_both_names(
+def test_classes_with_the_same_tokens_are_refused_with_both_names(
     sentences: list[list[str]], context: int
 ) -> None:
     model = ZeroShot(load_clip("tiny"))
@@ -99,7 +99,7 @@ def test_classes_that_are_the_same_tokens_are_refused_by_both_names(
         ClassTexts(model, sentences).refuse_twins(["one", "other"])
         model.learn_context(context)
     embedded = ClassTexts(model, sentences)
-    assert torch.equal(*embedded.embeddings().detach())  # so that no video is told apart by them
+    assert torch.equal(*embedded.embeddings().detach())  # no video can be assigned to one of them
     with pytest.raises(ValueError, match="the classes 'one' and 'other' become the same text"):
         embedded.refuse_twins(["one", "other"])
     ClassTexts(model, SENTENCES).refuse_twins(["one", "other"])

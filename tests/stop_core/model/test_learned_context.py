@@ -1,4 +1,4 @@
-"""Laws of the learned context: it reads as more words would, and nothing else learns or changes."""
+"""Laws of the learned context: it is read like words, and nothing else learns or changes."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ VISION = {"layers": 1, "width": 16, "head_width": 8, "patch_size": 8, "image_siz
 
 
 def custom_clip(pool: str) -> FrozenClip:
-    """A CLIP of open_clip's other build, its text tower a module of its own."""
+    """A CustomTextCLIP, whose text tower is a separate module."""
     tokenize = TinyTokenizer()
     text = {"context_length": 28, "vocab_size": tokenize.vocab_size, "width": 8, "heads": 2}
     pooling = {"pool_type": pool, "eos_id": tokenize.eot_token_id}
@@ -30,7 +30,7 @@ def custom_clip(pool: str) -> FrozenClip:
 
 
 def plain_clip() -> FrozenClip:
-    """A CLIP as most are: open_clip's own vocabulary and length of a text."""
+    """A CLIP with open_clip's own vocabulary and text length."""
     text = {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 2}
     torch.manual_seed(0)
     model = CLIP(6, VISION, text).requires_grad_(False).eval()
@@ -57,7 +57,7 @@ def words_as_vectors(clip: FrozenClip) -> LearnedContext:
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", CLIPS)
-def test_a_context_that_equals_words_reads_as_these_words(kind: str) -> None:
+def test_a_context_with_the_embeddings_of_words_is_read_as_these_words(kind: str) -> None:
     clip = CLIPS[kind]()
     found = words_as_vectors(clip)(clip.model, clip.tokenize(TEXTS))
     wanted = clip.encode_text([f"{WORDS} {text}" for text in TEXTS])
@@ -66,14 +66,14 @@ def test_a_context_that_equals_words_reads_as_these_words(kind: str) -> None:
 
 
 @torch.no_grad()
-def test_a_text_too_long_for_its_context_keeps_its_beginning_and_its_end() -> None:
+def test_a_text_too_long_for_its_context_keeps_its_first_words_and_its_end_token() -> None:
     clip = load_clip("tiny")
     long = " ".join(["red", "blue"] * 20)
     found = words_as_vectors(clip)(clip.model, clip.tokenize([long]))
     torch.testing.assert_close(found, clip.encode_text([f"{WORDS} {long}"]), **CLOSE)
 
 
-def test_gradients_reach_every_vector_and_nothing_of_clip() -> None:
+def test_every_vector_and_no_clip_tensor_gets_a_gradient() -> None:
     clip = load_clip("tiny")
     context = LearnedContext(clip, 4)
     embedded: Tensor = context(clip.model, clip.tokenize(TEXTS))
@@ -83,7 +83,7 @@ def test_gradients_reach_every_vector_and_nothing_of_clip() -> None:
     assert all(p.grad is None and not p.requires_grad for p in clip.model.parameters())
 
 
-def test_clip_is_the_same_bit_for_bit_before_and_after() -> None:
+def test_using_a_context_changes_no_bit_of_clip() -> None:
     clip = load_clip("tiny")
     before = clip.encode_text(TEXTS)
     with_context = ZeroShot(clip)
@@ -96,7 +96,7 @@ def test_clip_is_the_same_bit_for_bit_before_and_after() -> None:
     assert torch.equal(clip.encode_text(TEXTS), before)  # no hook is left behind by a failure
 
 
-def test_a_checkpoint_holds_the_context_beside_the_prompts() -> None:
+def test_a_checkpoint_has_the_context_and_the_prompts() -> None:
     model, other = ZeroShot(load_clip("tiny")), ZeroShot(load_clip("tiny"))
     assert model.prompt_state_dict() == {}
     model.learn_context(3)
@@ -108,12 +108,12 @@ def test_a_checkpoint_holds_the_context_beside_the_prompts() -> None:
 
 
 @pytest.mark.parametrize("tokens", [0, 26, 100])
-def test_a_context_without_a_place_in_the_text_is_refused(tokens: int) -> None:
+def test_a_context_longer_than_the_text_is_refused(tokens: int) -> None:
     with pytest.raises(ValueError, match=rf"context_tokens must be from 1 to 25.*got {tokens}"):
         ZeroShot(load_clip("tiny")).learn_context(tokens)
 
 
-def test_a_text_tower_without_a_place_for_a_context_is_refused_by_name() -> None:
+def test_a_text_tower_that_cannot_have_a_context_is_refused_by_name() -> None:
     other = custom_clip("argmax")
     other.model.text = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"custom is not open_clip's own.*context_tokens to 0"):

@@ -1,4 +1,4 @@
-"""Selection is exact, per frame and per video, and lets gradients through where asked to."""
+"""Selection is exact, per frame and per video, and passes gradients on request."""
 
 import math
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from stop_core.model.selection import choose_patches, count_prompts, min_max, prompt_presence
 
-# Values apart by clearly more than float32 rounding.
+# Values that differ by clearly more than float32 rounding.
 distinct_rows = st.lists(st.integers(-500, 500), min_size=2, max_size=12, unique=True)
 tied_frames = st.lists(st.lists(st.integers(0, 2), min_size=5, max_size=5), min_size=1, max_size=4)
 
 
 @given(distinct_rows)
-def test_min_max_puts_the_ends_at_zero_and_one_and_keeps_the_order(row: list[int]) -> None:
+def test_min_max_maps_the_ends_to_zero_and_one_and_keeps_the_order(row: list[int]) -> None:
     values = torch.tensor(row, dtype=torch.float32)
     rescaled = min_max(values)
     assert rescaled.min() == 0
@@ -27,25 +27,25 @@ def test_min_max_puts_the_ends_at_zero_and_one_and_keeps_the_order(row: list[int
 
 
 @given(distinct_rows, st.sampled_from([0.125, 2.0, 64.0]))
-def test_min_max_does_not_see_the_scale(row: list[int], scale: float) -> None:
+def test_min_max_does_not_depend_on_the_scale(row: list[int], scale: float) -> None:
     values = torch.tensor(row, dtype=torch.float32)
     assert torch.equal(min_max(scale * values), min_max(values))
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-12, 3.7, -2.0, 1e6])
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_min_max_of_values_all_alike_is_one_half(value: float, count: int) -> None:
+def test_min_max_of_equal_values_is_one_half(value: float, count: int) -> None:
     assert torch.equal(min_max(torch.full((3, count), value)), torch.full((3, count), 0.5))
 
 
-def test_min_max_with_a_floor_takes_rounding_for_what_it_is() -> None:
+def test_min_max_with_a_floor_maps_rounding_errors_to_zero() -> None:
     values = 0.731 * (1 + 1e-7 * torch.tensor([[0.0, 3.0, -2.0, 1.0]]))
     assert torch.equal(min_max(values), torch.full((1, 4), 0.5))
     changed = torch.cat([values, torch.tensor([[1.5]])], dim=1)
     assert torch.equal(min_max(changed, floor=True), torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]]))
 
 
-def test_min_max_rescales_every_row_by_itself() -> None:
+def test_min_max_rescales_rows_independently() -> None:
     rows = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
     assert torch.equal(min_max(rows), torch.stack([min_max(row) for row in rows]))
 
@@ -61,7 +61,7 @@ def test_min_max_gives_every_value_a_gradient(row: list[float]) -> None:
 
 
 @given(tied_frames, st.integers(0, 5), st.booleans())
-def test_exactly_n_s_patches_of_every_frame_are_chosen_ties_included(
+def test_exactly_n_s_patches_of_every_frame_are_selected_even_with_ties(
     frames: list[list[int]], n_s: int, straight_through: bool
 ) -> None:
     weight = torch.tensor([frames], dtype=torch.float32, requires_grad=True)
@@ -75,7 +75,7 @@ def test_exactly_n_s_patches_of_every_frame_are_chosen_ties_included(
 
 
 @given(tied_frames, st.integers(0, 5))
-def test_of_equal_patches_the_first_are_chosen(frames: list[list[int]], n_s: int) -> None:
+def test_of_tied_patches_the_first_are_selected(frames: list[list[int]], n_s: int) -> None:
     weight = torch.tensor([frames], dtype=torch.float32)
     r = choose_patches(weight, n_s, straight_through=False)[0]
     for row, chosen in zip(frames, r.tolist(), strict=True):
@@ -84,7 +84,7 @@ def test_of_equal_patches_the_first_are_chosen(frames: list[list[int]], n_s: int
 
 
 @pytest.mark.parametrize("patches", [1, 2, 9])
-def test_the_straight_through_choice_is_the_hard_one_with_a_gradient(patches: int) -> None:
+def test_straight_through_selection_is_hard_selection_with_a_gradient(patches: int) -> None:
     generator = torch.Generator().manual_seed(patches)
     for n_s in range(1, patches + 1):
         weight = torch.rand(2, 3, patches, generator=generator, requires_grad=True)
@@ -98,7 +98,7 @@ def test_the_straight_through_choice_is_the_hard_one_with_a_gradient(patches: in
         assert gradient.isfinite().all()
 
 
-def test_patches_of_one_weight_have_a_finite_straight_through_gradient() -> None:
+def test_equal_weights_have_a_finite_straight_through_gradient() -> None:
     weight = torch.ones(1, 2, 4, requires_grad=True)
     (gradient,) = torch.autograd.grad(
         choose_patches(weight, 2, straight_through=True).sum(), weight

@@ -1,4 +1,4 @@
-"""Packing is lossless, and puts every token into the sequence of its video or frame."""
+"""Packing is lossless and puts every token into the sequence of its video or frame."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ sizes = st.integers(1, 4)
 
 
 def numbered(*shape: int) -> torch.Tensor:
-    """Every entry another number, so that no two can be mistaken."""
+    """Tokens whose entries all differ."""
     return torch.arange(1.0, 1 + torch.Size(shape).numel()).reshape(shape)
 
 
@@ -32,7 +32,7 @@ def test_unpack_is_the_inverse_of_pack(batch: int, frames: int, attention: Atten
 
 
 @given(sizes, sizes)
-def test_joint_attention_has_one_sequence_a_video(batch: int, frames: int) -> None:
+def test_joint_attention_has_one_sequence_per_video(batch: int, frames: int) -> None:
     given_ = tokens(batch, frames, "joint")
     packed = pack(given_, "joint")
     assert packed.shape == (batch, 1 + frames * PATCHES, WIDTH)
@@ -42,7 +42,7 @@ def test_joint_attention_has_one_sequence_a_video(batch: int, frames: int) -> No
 
 
 @given(sizes, sizes)
-def test_frame_attention_has_one_sequence_a_frame(batch: int, frames: int) -> None:
+def test_frame_attention_has_one_sequence_per_frame(batch: int, frames: int) -> None:
     given_ = tokens(batch, frames, "frame")
     packed = pack(given_, "frame").reshape(batch, frames, 1 + PATCHES, WIDTH)
     for video in range(batch):
@@ -74,7 +74,7 @@ def test_in_frame_attention_a_frame_has_the_prompts_of_the_gap_before_it(
 
 
 @pytest.mark.parametrize("attention", ["joint", "frame"])
-def test_packed_prompts_stand_beside_the_packed_tokens(attention: Attention) -> None:
+def test_packed_prompts_have_as_many_sequences_as_packed_tokens(attention: Attention) -> None:
     gaps = GapPrompts(numbered(2, 3, SLOTS, WIDTH), numbered(2, 3, SLOTS))
     prompts, presence = pack_prompts(gaps, attention)
     sequences = pack(tokens(2, 4, attention), attention)

@@ -69,8 +69,8 @@ def test_every_equation_of_section_3_2_holds(
 
 
 @pytest.mark.parametrize("evenness", [1e-1, 1e-2, 1e-3])
-def test_A_is_the_rescaled_attention_however_evenly_the_cls_token_looks(evenness: float) -> None:
-    # The second least lies just above the least, as happens among many patches.
+def test_A_is_the_rescaled_attention_even_if_it_is_nearly_uniform(evenness: float) -> None:
+    # The second smallest value is just above the smallest, as is usual among many patches.
     scores = torch.tensor([0.0, 5e-4, 0.25, 0.5, 0.75, 1.0])
     A_raw = (evenness * scores).softmax(-1).expand(1, 2, PATCHES)
     found = prompted(StopConfig(n_s=2), tokens(0, 1, 2), A_raw)
@@ -91,7 +91,7 @@ def test_a_prompt_sees_its_own_frame_and_one_to_each_side() -> None:
             assert (moved > 0).tolist() == seen, name
 
 
-def test_a_clip_ends_as_if_its_first_and_last_frame_stood_still() -> None:
+def test_the_ends_of_a_clip_are_padded_with_its_first_and_last_frame() -> None:
     h, A_raw = tokens(0, 2, 4), attention(0, 2, 4)
     longer_h = torch.cat([h[:, :1], h, h[:, -1:]], dim=1)
     longer_A = torch.cat([A_raw[:, :1], A_raw, A_raw[:, -1:]], dim=1)
@@ -101,14 +101,14 @@ def test_a_clip_ends_as_if_its_first_and_last_frame_stood_still() -> None:
     torch.testing.assert_close(long.M_raw[:, 1:-1], short.M_raw)
 
 
-def test_the_order_of_the_frames_matters_to_a_prompt() -> None:
+def test_a_prompt_depends_on_the_order_of_the_frames() -> None:
     h, A_raw = tokens(0, 1, 5), attention(0, 1, 5)
     config = StopConfig(n_s=2)
     forward, backward = prompted(config, h, A_raw), prompted(config, h.flip(1), A_raw.flip(1))
     assert error(backward.p_s.flip(1), array(forward.p_s)) > 1e-2
 
 
-def test_alpha_1_chooses_by_attention_alone_and_alpha_0_by_dynamics_alone() -> None:
+def test_alpha_1_selects_by_attention_and_alpha_0_by_dynamics() -> None:
     h, A_raw = tokens(0, 2, 3), attention(0, 2, 3)
     by_attention = prompted(StopConfig(n_s=2, alpha=1.0), h, A_raw)
     by_dynamics = prompted(StopConfig(n_s=2, alpha=0.0), h, A_raw)
@@ -118,7 +118,7 @@ def test_alpha_1_chooses_by_attention_alone_and_alpha_0_by_dynamics_alone() -> N
 
 
 @pytest.mark.parametrize("normalize", ["per_frame", "none"])
-def test_a_frame_is_rescaled_without_regard_to_the_other_frames(normalize: str) -> None:
+def test_frames_are_rescaled_independently(normalize: str) -> None:
     h, A_raw = tokens(0, 2, 6), attention(0, 2, 6)
     config = StopConfig(n_s=2, normalize=normalize)
     alone = prompted(config, h[:1, :3], A_raw[:1, :3])
@@ -129,7 +129,7 @@ def test_a_frame_is_rescaled_without_regard_to_the_other_frames(normalize: str) 
 
 
 @pytest.mark.parametrize("selection", ["ste", "hard"])
-def test_only_chosen_patches_change_and_n_s_says_how_many(selection: str) -> None:
+def test_exactly_n_s_patches_of_a_frame_change(selection: str) -> None:
     h, A_raw = tokens(0, 2, 3), attention(0, 2, 3)
     for n_s in range(PATCHES + 1):
         found = prompted(StopConfig(n_s=n_s, selection=selection), h, A_raw)
@@ -139,7 +139,7 @@ def test_only_chosen_patches_change_and_n_s_says_how_many(selection: str) -> Non
 
 
 @pytest.mark.parametrize(("selection", "learns"), [("ste", True), ("hard", False)])
-def test_the_selector_learns_from_straight_through_gradients_alone(
+def test_the_selector_learns_only_from_straight_through_gradients(
     selection: str, learns: bool
 ) -> None:
     for frames, n_s in itertools.product((1, 2, 4), range(1, PATCHES + 1)):
@@ -151,7 +151,7 @@ def test_the_selector_learns_from_straight_through_gradients_alone(
         assert all(parameter.grad.any() for parameter in own.prompter.parameters())
 
 
-def test_dropout_drops_whole_entries_of_prompts_in_training_alone() -> None:
+def test_dropout_zeroes_entries_of_prompts_only_in_training() -> None:
     own = layer(StopConfig(n_s=2, dropout=0.5))
     h, A_raw = tokens(0, 2, 3), attention(0, 2, 3)
     assert torch.equal(own(h, A_raw, every_prompt=True).p_s, own(h, A_raw, every_prompt=True).p_s)

@@ -138,7 +138,7 @@ def test_law_1_every_equation_holds_in_the_trace_of_every_prompted_block(
             assert error(embeddings[video], array(wanted)) < 1e-5
 
 
-def test_law_1_a_trace_is_that_of_evaluation_and_leaves_the_model_as_it_was(
+def test_law_1_a_trace_uses_evaluation_mode_and_restores_the_mode(
     make_clip: MakeClip, make_frames: MakeFrames
 ) -> None:
     model = build(make_clip(), StopConfig(n_s=2, dropout=0.5))
@@ -167,7 +167,7 @@ def clips_of_many_kinds(make_frames: MakeFrames, seed: int, count: int, size: in
 
 @laws
 @given(data=st.data())
-def test_law_2_a_video_has_one_embedding_alone_in_any_batch_and_in_any_order(
+def test_law_2_an_embedding_does_not_depend_on_batch_or_order(
     data: st.DataObject, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     tower = data.draw(towers, "tower")
@@ -335,7 +335,7 @@ def test_law_6_reversing_a_moving_scene_changes_its_embedding(
     model = build(make_clip(), StopConfig(n_s=2, attention=attention, normalize=normalize))
     frames = moving_square(5, model.image_size)
     moved = (model.encode_video(frames.flip(1)) - model.encode_video(frames)).abs().max()
-    assert moved > 1e-4  # ten times what rounding may do
+    assert moved > 1e-4  # ten times the rounding error
 
 
 @torch.no_grad()
@@ -370,10 +370,10 @@ def test_law_9_a_clip_of_one_frame_trains(
 @torch.no_grad()
 def test_frames_of_a_black_clip_get_exactly_n_s_prompts(make_clip: MakeClip) -> None:
     clip = make_clip()
-    clip.model.visual.positional_embedding.zero_()  # now all patches of a frame tie
+    clip.model.visual.positional_embedding.zero_()  # all patches of a frame are tied
     frames = torch.zeros(1, 4, 12, 12, 3, dtype=torch.uint8)
     for normalize in NORMALIZE:
-        # In joint attention no frame is set apart; else the first is, which has no gap before it.
+        # In frame attention the first frame differs: it has no gap before it.
         config = StopConfig(n_s=4, normalize=normalize, attention="joint")
         for trace in build(clip, config).trace(frames):
             assert (trace.r.sum(-1) == 4).all()
@@ -382,7 +382,7 @@ def test_frames_of_a_black_clip_get_exactly_n_s_prompts(make_clip: MakeClip) -> 
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_what_the_masked_slots_hold_changes_nothing(
+def test_the_contents_of_masked_slots_have_no_effect(
     attention: Attention,
     make_clip: MakeClip,
     make_frames: MakeFrames,
@@ -408,7 +408,7 @@ def test_what_the_masked_slots_hold_changes_nothing(
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_a_prompt_reaches_as_deep_as_the_tower_when_only_the_first_block_is_prompted(
+def test_prompts_of_the_first_block_are_carried_through_the_tower(
     attention: Attention, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     clip = make_clip(layers=3)
@@ -423,7 +423,7 @@ def test_a_prompt_reaches_as_deep_as_the_tower_when_only_the_first_block_is_prom
         assert (embeddings[one] - embeddings[other]).abs().max() > 1e-4
 
 
-def test_share_has_one_set_of_weights_and_not_sharing_one_a_prompted_block(
+def test_there_is_one_layer_per_prompted_block_or_one_with_share(
     make_clip: MakeClip,
 ) -> None:
     clip = make_clip(layers=3)
@@ -448,7 +448,7 @@ def test_settings_that_do_not_fit_the_tower_are_refused_by_name(make_clip: MakeC
 @pytest.mark.parametrize(
     "name", ["RN50", "convnext_base", "ViT-B-16-SigLIP", "ViT-L-14-CLIPA", "coca_ViT-B-32"]
 )
-def test_an_unfit_tower_is_refused_by_name_before_it_is_built_or_fetched(
+def test_an_unsupported_tower_is_refused_by_name_before_a_download(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def built(*_: object, **__: object) -> None:

@@ -90,7 +90,7 @@ def test_a_clip_of_one_frame_has_no_gaps() -> None:
     ],
     ids=["black", "static", "one gap"],
 )
-def test_a_clip_whose_gaps_are_all_alike_gets_half_of_eta_in_each(clip: Tensor) -> None:
+def test_equal_gaps_get_half_of_eta_each(clip: Tensor) -> None:
     config = StopConfig(eta=4.0, max_prompts=4)
     r = chosen(0, 1, 1, 2).expand(1, clip.shape[1], -1)
     found = prompted(config, clip, r)
@@ -98,20 +98,20 @@ def test_a_clip_whose_gaps_are_all_alike_gets_half_of_eta_in_each(clip: Tensor) 
     assert found.N_t.eq(2).all()
 
 
-def test_gaps_between_repeated_frames_get_no_prompt_where_others_change() -> None:
+def test_gaps_between_repeated_frames_get_no_prompt_if_other_gaps_change() -> None:
     still, moved = tokens(0, 1, 1), tokens(9, 1, 1)
     clip = torch.cat([still.expand(-1, 6, -1, -1), moved.expand(-1, 6, -1, -1)], dim=1)
     own = layer(StopConfig(eta=4.0, max_prompts=4))
     with torch.no_grad():
         for parameter in own.change.parameters():
             if parameter.ndim == 1:
-                parameter.zero_()  # without biases no change gives no weight
+                parameter.zero_()  # without biases the weight of no change is 0
         found = own(clip, torch.zeros(1, 12, PATCHES))
-    # The filter of a gap sees one gap to each side: three gaps feel the one change.
+    # The filter of a gap sees one gap to each side, so one change affects three gaps.
     assert (found.N_t[0] > 0).nonzero().flatten().tolist() == [4, 5, 6]
 
 
-def test_a_gap_is_rescaled_among_the_gaps_of_its_own_video() -> None:
+def test_gaps_are_rescaled_within_their_video() -> None:
     config = StopConfig(n_s=2)
     h, r = tokens(0, 3, 5), chosen(0, 3, 5, 2)
     h[1] *= 50
@@ -123,7 +123,7 @@ def test_a_gap_is_rescaled_among_the_gaps_of_its_own_video() -> None:
         assert error(together.p_t[video : video + 1], array(alone.p_t)) < 1e-5
 
 
-def test_beta_0_is_blind_to_the_chosen_patches_and_beta_weighs_them() -> None:
+def test_beta_is_the_weight_of_the_selected_patches() -> None:
     h, r = tokens(0, 2, 4), chosen(0, 2, 4, 2)
     none = torch.zeros_like(r)
     blind, plain = StopConfig(beta=0.0), StopConfig(beta=1.0)
@@ -134,7 +134,7 @@ def test_beta_0_is_blind_to_the_chosen_patches_and_beta_weighs_them() -> None:
     torch.testing.assert_close(everywhere, 2 * prompted(blind, h, r).W_t_raw)
 
 
-def test_the_chosen_patches_of_the_later_frame_weigh_in_a_gap() -> None:
+def test_the_selected_patches_of_the_later_frame_count_in_a_gap() -> None:
     h, r = tokens(0, 1, 4), torch.zeros(1, 4, PATCHES)
     before = prompted(StopConfig(), h, r).W_t_raw
     for frame in range(4):
@@ -144,14 +144,14 @@ def test_the_chosen_patches_of_the_later_frame_weigh_in_a_gap() -> None:
         assert changed[0].tolist() == [gap + 1 == frame for gap in range(3)]
 
 
-def test_no_eta_means_no_prompt_and_a_large_one_all_of_them() -> None:
+def test_eta_0_gives_no_prompt_and_a_large_eta_all() -> None:
     h, r = tokens(0, 2, 4), chosen(0, 2, 4, 2)
     letter = {"normalize": "none", "max_prompts": 3}
     assert not prompted(StopConfig(eta=0.0, **letter), h, r).p_t_mask.any()
     assert prompted(StopConfig(eta=1e6, **letter), h, r).p_t_mask.all()
 
 
-def test_the_prompts_of_a_gap_know_its_weight() -> None:
+def test_the_prompts_of_a_gap_depend_on_its_weight() -> None:
     own = layer(StopConfig())
     hidden, change = own.prompter.down(tokens(0, 1, 3)), torch.tensor([[0.1, 0.5, 0.9]])
     other = torch.tensor([[0.1, 0.7, 0.9]])
@@ -160,7 +160,7 @@ def test_the_prompts_of_a_gap_know_its_weight() -> None:
     assert moved[0].tolist() == [False, True, False]
 
 
-def test_the_slots_of_a_gap_hold_different_prompts() -> None:
+def test_the_slots_of_a_gap_have_different_prompts() -> None:
     found = prompted(StopConfig(max_prompts=3), tokens(0, 1, 3), chosen(0, 1, 3, 2))
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert (found.p_t[:, :, one] - found.p_t[:, :, other]).abs().amax() > 1e-3

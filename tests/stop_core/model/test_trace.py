@@ -1,4 +1,4 @@
-"""Laws of a trace: one video of a batch has the trace that it has alone."""
+"""Laws of a trace: the trace of a video does not depend on its batch."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -19,7 +19,7 @@ Stir = Callable[..., None]
 
 @pytest.mark.parametrize("attention", ["joint", "frame"])
 @pytest.mark.parametrize("frames", [1, 4])
-def test_the_trace_of_a_video_in_a_batch_is_that_of_the_video_alone(
+def test_the_trace_of_a_video_does_not_depend_on_its_batch(
     frames: int, attention: Attention, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     model = StopModel(make_clip(), StopConfig(n_s=2, attention=attention)).eval()
@@ -35,7 +35,7 @@ def test_the_trace_of_a_video_in_a_batch_is_that_of_the_video_alone(
 
 
 @pytest.mark.parametrize("index", [-1, 2])
-def test_a_video_that_the_batch_does_not_have_is_refused(
+def test_a_video_outside_of_the_batch_is_refused(
     index: int, make_clip: MakeClip, make_frames: MakeFrames
 ) -> None:
     model = StopModel(make_clip(), StopConfig(n_s=2))

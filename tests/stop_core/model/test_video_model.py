@@ -1,4 +1,4 @@
-"""What every method shares: frames checked at the door, a frozen CLIP, a small checkpoint."""
+"""Laws of every method: checked frames, a frozen CLIP, a small checkpoint."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stop_core.clip.loading import FrozenClip
-from stop_core.model.ablations import StaticStop, TemporalBesideStatic
+from stop_core.model.ablations import StaticStop, TemporalWithStatic
 from stop_core.model.baselines import LinearProbe, StaticPrompts, ZeroShot
 from stop_core.model.stop import StopModel
 from stop_core.model.video_model import VideoModel
@@ -28,9 +28,7 @@ METHODS: dict[str, Callable[[FrozenClip], VideoModel]] = {
     "static prompts, frame": lambda clip: StaticPrompts(clip, 2, "frame"),
     "shallow prompts": lambda clip: StaticPrompts(clip, 2, "joint", deep=False),
     "stop, static": lambda clip: StaticStop(clip, StopConfig(n_s=2)),
-    "temporal beside static": lambda clip: TemporalBesideStatic(
-        clip, StopConfig(temporal_width=4), 2
-    ),
+    "temporal with static": lambda clip: TemporalWithStatic(clip, StopConfig(temporal_width=4), 2),
 }
 TRAINED = [name for name in METHODS if name != "zero shot"]
 
@@ -92,7 +90,7 @@ def test_a_checkpoint_holds_the_trainable_tensors_and_nothing_of_clip(
 
 
 @pytest.mark.parametrize("method", TRAINED)
-def test_a_checkpoint_is_a_copy_that_training_cannot_reach(
+def test_a_checkpoint_is_a_copy_that_training_does_not_change(
     method: str, make_clip: MakeClip
 ) -> None:
     model = build(method, make_clip())
@@ -187,7 +185,7 @@ def test_embeddings_are_unit_vectors_and_logits_cosines_over_the_frozen_temperat
         ((1, 0, 12, 12, 3), torch.uint8, "at least one frame"),
     ],
 )
-def test_frames_that_do_not_fit_are_refused_with_what_was_found_and_wanted(
+def test_invalid_frames_are_refused_with_the_found_and_expected_value(
     method: str, shape: tuple[int, ...], dtype: torch.dtype, message: str, make_clip: MakeClip
 ) -> None:
     model = build(method, make_clip(patch=4, grid=3))
@@ -195,7 +193,7 @@ def test_frames_that_do_not_fit_are_refused_with_what_was_found_and_wanted(
         model.encode_video(torch.zeros(shape, dtype=dtype))
 
 
-def test_a_clip_of_another_size_is_refused_by_every_public_door(make_clip: MakeClip) -> None:
+def test_a_clip_of_another_size_is_refused_by_every_public_method(make_clip: MakeClip) -> None:
     model = build("stop", make_clip())
     frames = torch.zeros(1, 2, 5, 5, 3, dtype=torch.uint8)
     doors: list[Callable[[], object]] = [

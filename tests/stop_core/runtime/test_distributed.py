@@ -1,4 +1,4 @@
-"""Sharing a batch over processes changes nothing but the rounding."""
+"""Dividing a batch among processes changes nothing but the rounding."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from stop_core.runtime.distributed import (
 from tests.stop_core.processes import run_together
 
 
-def test_alone_a_process_has_everything() -> None:
+def test_a_single_process_has_everything() -> None:
     assert list(my_share([3, 1, 2])) == [3, 1, 2]
     assert sum_over_processes([1.0, 2.0], torch.device("cpu")) == [1.0, 2.0]
     rows = torch.randn(2, 3, requires_grad=True)
@@ -27,13 +27,13 @@ def test_alone_a_process_has_everything() -> None:
     assert gather_with_gradient(rows) is rows
 
 
-def test_gathering_puts_rows_where_they_belong() -> None:
+def test_gathered_rows_are_in_the_order_of_their_positions() -> None:
     rows = torch.tensor([[1.0], [0.0], [2.0]])
     assert torch.equal(gather_rows(rows, [1, 0, 2], 3), torch.tensor([[0.0], [1.0], [2.0]]))
 
 
 @pytest.mark.parametrize("positions", [[0, 0, 1], [0, 1, 3]])
-def test_a_row_missing_or_held_twice_is_refused(positions: list[int]) -> None:
+def test_a_missing_or_duplicate_row_is_refused(positions: list[int]) -> None:
     with pytest.raises(ValueError, match="needed once"):
         gather_rows(torch.zeros(3, 1), positions, 3)
 
@@ -47,7 +47,7 @@ def _sum_and_gather(rank: int) -> dict[str, Any]:
     layer = torch.nn.Linear(3, 2)
     batch = torch.arange(15.0).view(5, 3)
     mine = list(my_share(range(5)))
-    if rank < 2:  # the third process has nothing to do in this step
+    if rank < 2:  # the share of the third process is empty
         mine = list(range(rank, 5, 2))
         (layer(batch[mine]).square().sum() / 5).backward()
     else:
@@ -71,14 +71,14 @@ def _gather_share(shares: Sequence[int], rank: int) -> dict[str, Any]:
 
 
 def _part(gathered_GXY: Tensor, rank: int) -> Tensor:
-    """A part of a loss in which every row meets every other, unlike the other processes' parts."""
+    """Returns a part of a loss over all pairs of rows, different for every process."""
     rows_GD = gathered_GXY.flatten(1)
     return ((rows_GD @ rows_GD.T) ** (rank + 2)).sum()
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of three processes found; starting them is what takes the time."""
+    """The results of three processes, which are started once for all tests."""
     return run_together(_sum_and_gather, 3, tmp_path_factory.mktemp("processes"))
 
 
@@ -96,7 +96,7 @@ def test_three_processes_give_the_gradient_and_the_rows_of_one(
 
 
 @pytest.mark.parametrize("case", range(len(SHARES)), ids=[str(shares) for shares in SHARES])
-def test_uneven_shares_gather_in_order_and_a_row_gets_its_gradient_of_all_parts(
+def test_uneven_shares_are_gathered_in_order_with_the_gradients_of_all_parts(
     found: list[dict[str, Any]], case: int
 ) -> None:
     rows = ROWS_GXY.clone().requires_grad_(True)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Generator
 
-from stop_core.clip.loading import load_clip, tower_shape, weights_fingerprint
+from stop_core.clip.loading import load_clip, tower_shape
+from stop_core.clip.pretrained import weights_fingerprint
 from stop_core.datasets.motion.scenes import CLASSES, class_text
 from stop_core.tiny.shipped import TINY, TINY_64, TINY_TOWERS, TinyTower
 from stop_core.tiny.stills import draw_stills

@@ -1,4 +1,4 @@
-"""A checkpoint gives back what was saved: training goes on as if it had never stopped."""
+"""A checkpoint restores the saved state, and training resumes as if it had not stopped."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +52,7 @@ def _saved(layer: nn.Linear, optimizer: torch.optim.AdamW, folder: Path) -> None
     Checkpoint(PROGRESS, ORIGIN, state, state, {}, {}, optimizer.state_dict()).save(folder)
 
 
-def test_training_goes_on_bit_for_bit_from_a_checkpoint(tmp_path: Path) -> None:
+def test_training_resumes_bit_for_bit_from_a_checkpoint(tmp_path: Path) -> None:
     layer, optimizer = _layer_and_optimizer()
     for _ in range(3):
         _step(layer, optimizer)
@@ -72,7 +72,7 @@ def test_training_goes_on_bit_for_bit_from_a_checkpoint(tmp_path: Path) -> None:
     assert loaded.origin == read_origin(tmp_path) == ORIGIN
 
 
-def test_a_checkpoint_of_a_fresh_optimizer_is_one_too(tmp_path: Path) -> None:
+def test_a_checkpoint_before_the_first_step_can_be_loaded(tmp_path: Path) -> None:
     layer, optimizer = _layer_and_optimizer()
     _saved(layer, optimizer, tmp_path)
     groups = optimizer.state_dict()["param_groups"]
@@ -109,7 +109,7 @@ def test_a_damaged_checkpoint_is_refused_with_its_folder_and_file(
             check_whole(tmp_path)
 
 
-def test_what_differs_between_two_trainings_is_named() -> None:
+def test_the_differences_between_two_trainings_are_listed() -> None:
     other = replace(ORIGIN, config={"learning_rate": 0.2, "depth": None}, data_hash="e" * 64)
     assert ORIGIN.differences(ORIGIN) == []
     rate, data = ORIGIN.differences(other)

@@ -1,4 +1,4 @@
-"""Training may see another part of a clip in every epoch; evaluation always sees the same."""
+"""Training uses another part of a clip in every epoch; evaluation always uses the same."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def cached(hmdb51_root: Path, tmp_path: Path) -> CachedClips:
     return FrameCache(job.cache).split("train")
 
 
-def test_evaluation_sees_the_centre_of_the_middle_frames_whatever_training_sees(
+def test_evaluation_uses_the_centre_of_the_middle_frames_with_any_training_view(
     cached: CachedClips,
 ) -> None:
     shown = ShownClips(cached, RANDOM, SIZE)
@@ -39,7 +39,7 @@ def test_evaluation_sees_the_centre_of_the_middle_frames_whatever_training_sees(
     assert shown.video_ids == cached.video_ids
 
 
-def test_training_sees_another_part_in_every_epoch_the_same_in_every_batch(
+def test_training_uses_another_part_in_every_epoch_and_the_same_in_every_batch(
     cached: CachedClips,
 ) -> None:
     shown = ShownClips(cached, RANDOM, SIZE)
@@ -50,11 +50,13 @@ def test_training_sees_another_part_in_every_epoch_the_same_in_every_batch(
         assert torch.equal(alone[0], second[clip])
 
 
-def test_without_chance_an_epoch_sees_what_evaluation_sees(cached: CachedClips) -> None:
+def test_without_augmentation_training_and_evaluation_use_the_same_frames(
+    cached: CachedClips,
+) -> None:
     shown = ShownClips(cached, ExperimentConfig(frames=4), 16)
     assert torch.equal(shown.in_epoch(5).read([0, 1]), shown.read([0, 1]))
 
 
-def test_more_than_is_cached_is_refused(cached: CachedClips) -> None:
+def test_more_frames_or_pixels_than_are_cached_are_refused(cached: CachedClips) -> None:
     with pytest.raises(ValueError, match=r"7 frames of a clip are wanted.*--frames 7"):
         ShownClips(cached, ExperimentConfig(frames=7), SIZE)

@@ -1,4 +1,4 @@
-"""Laws of the losses: their equations, and that the number of processes changes nothing."""
+"""Laws of the losses: their equations, and independence of the number of processes."""
 
 import math
 from pathlib import Path
@@ -55,8 +55,8 @@ def test_without_ids_it_is_the_loss_of_clip() -> None:
     torch.testing.assert_close(contrastive_loss(video, text, 20), expected)
 
 
-def test_a_second_copy_of_every_pair_adds_log_2_where_the_ids_tell_it() -> None:
-    """Each of two positives can have half of the probability; the rest of the loss is as before."""
+def test_a_second_copy_of_every_pair_with_the_same_ids_adds_log_2() -> None:
+    """Each of two positives can have at most half of the probability."""
     video, text = _units(4, 0), _units(4, 1)
     once = contrastive_loss(video, text, 10, torch.arange(4))
     twice = contrastive_loss(video.repeat(2, 1), text.repeat(2, 1), 10, torch.arange(4).repeat(2))
@@ -94,7 +94,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         recognition_loss(rows, torch.zeros(2, dtype=torch.long), 1)
 
 
-# How two processes share a batch of four, and the ids of its pairs.
+# The shares of two processes in a batch of four, and the ids of its pairs.
 CASES: list[tuple[tuple[int, int], list[int] | None]] = [
     (shares, ids)
     for shares in ((2, 2), (3, 1), (4, 0), (0, 4))
@@ -103,7 +103,7 @@ CASES: list[tuple[tuple[int, int], list[int] | None]] = [
 
 
 class _TwoTowers(nn.Module):
-    """The least of CLIP: two maps onto the sphere, and a scale that is learned."""
+    """A minimal CLIP: two linear maps onto the sphere and a learned scale."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def _contrast(shares: list[int], rank: int, ids: list[int] | None) -> tuple[floa
 
 
 def _contrast_without_model() -> None:
-    """A process whose share is empty need not run its model."""
+    """Runs the collective operations of a process with an empty share, which needs no model."""
     contrastive_loss(torch.zeros(0, 4), torch.zeros(0, 4), 1.0).backward()
 
 

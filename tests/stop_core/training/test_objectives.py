@@ -1,4 +1,4 @@
-"""Laws of the objectives: captions drawn fairly and alike, measures that recount by hand."""
+"""Laws of the objectives: captions are drawn fairly, and metrics follow from their rows."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def model() -> VideoModel:
     return build_method(CONFIG, load_clip("tiny"), 3)
 
 
-def test_a_caption_follows_from_seed_epoch_and_clip_and_each_has_its_turn(
+def test_a_caption_depends_on_seed_epoch_and_clip_and_each_is_drawn(
     model: VideoModel,
 ) -> None:
     clips = MemoryClips()
@@ -51,13 +51,13 @@ def test_a_caption_follows_from_seed_epoch_and_clip_and_each_has_its_turn(
     assert min(counts.values()) > 300 / len(counts) / 2
 
 
-def test_clips_that_share_a_caption_are_no_negatives(model: VideoModel) -> None:
+def test_clips_with_the_same_caption_are_positives(model: VideoModel) -> None:
     clips = MemoryClips(4)
     clips.captions = [("a red shape",), ("a red shape",), ("a red shape",), ("a red shape",)]
     objective = Retrieval(model, CONFIG, clips, [])
     chosen = range(4)
     outputs = objective.outputs(clips.read(chosen), chosen, 0)
-    uniform = torch.log(torch.tensor(4.0))  # every text is a right one: nothing to tell apart
+    uniform = torch.log(torch.tensor(4.0))  # every text is correct
     text_side = objective.loss(outputs, chosen, 0, 4)
     clips.captions = [(f"a red shape {i}",) for i in range(4)]
     different = Retrieval(model, CONFIG, clips, [])
@@ -86,7 +86,7 @@ def test_every_sentence_is_encoded_once(model: VideoModel, monkeypatch: pytest.M
     torch.testing.assert_close(rows, encode(words[:3]), rtol=1e-5, atol=1e-6)
 
 
-def test_the_measures_of_retrieval_recount_from_its_rows(model: VideoModel) -> None:
+def test_the_metrics_of_retrieval_follow_from_its_rows(model: VideoModel) -> None:
     clips = MemoryClips()
     measured = Retrieval(model, CONFIG, clips, []).measure(clips)
     rows = pd.DataFrame(measured.rows)
@@ -101,7 +101,7 @@ def test_the_measures_of_retrieval_recount_from_its_rows(model: VideoModel) -> N
 
 
 @pytest.mark.parametrize("objective", ["recognition", "retrieval"])
-def test_measures_do_not_depend_on_the_size_of_a_batch(model: VideoModel, objective: str) -> None:
+def test_metrics_do_not_depend_on_the_batch_size(model: VideoModel, objective: str) -> None:
     clips = MemoryClips()
     made: Objective = (
         Retrieval(model, CONFIG, clips, []) if objective == "retrieval" else _recognition(model)
@@ -126,7 +126,7 @@ def test_the_confusion_of_recognition_counts_its_rows(model: VideoModel) -> None
 
 @pytest.mark.parametrize("context_tokens", [0, 2])
 @pytest.mark.parametrize("method", METHODS)
-def test_bfloat16_is_near_float32_and_trains(method: Method, context_tokens: int) -> None:
+def test_bfloat16_is_close_to_float32_and_trains(method: Method, context_tokens: int) -> None:
     if method == "linear-probe" and context_tokens:
         return  # it reads no texts
     config = replace(CONFIG, method=method, context_tokens=context_tokens)
@@ -154,5 +154,5 @@ def test_bfloat16_is_not_float32(model: VideoModel) -> None:
         )
         for precision in ("fp32", "bf16")
     )
-    # A processor without bfloat16 computes in float32 whatever autocast says, where it may.
+    # Without this difference the test above could pass on a CPU that ignores autocast.
     assert not torch.equal(exact, rounded)
