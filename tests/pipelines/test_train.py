@@ -23,7 +23,7 @@ from pipelines.train import TrainConfig, main
 from pipelines.training.result import TrainingResult
 from pipelines.training.run import TrainingRun
 from pipelines.training.start_from import StartFrom, find_checkpoint
-from pipelines.training.task import GIVEN_UP, PREDICTIONS
+from pipelines.training.task import FATAL, PREDICTIONS
 from stop_core import StopConfig
 from stop_core.cache import FrameCache
 from stop_core.settings.experiment import ExperimentConfig
@@ -83,7 +83,7 @@ def test_the_kept_weights_of_full_fine_tuning_predict_what_was_reported(
     settings = {"method": "clip4clip", "epochs": 1, "learning_rate": 1e-3, "context_tokens": 2}
     experiment = replace(small_experiment, **settings, templates=("ensemble",))
     training = TrainingRun(experiment, small_cache, tmp_path)
-    result = training.train(Resources(), here=True)
+    result = training.train(Resources(), in_process=True)
     model = TrainedModel.load(result.folder)
     clips = FrameCache(small_cache).split("test")
     best, predicted = model.class_probabilities(clips.read(range(len(clips)))).max(-1)
@@ -168,7 +168,9 @@ def test_a_killed_worker_raylet_and_driver_end_with_the_bits_and_records_of_an_u
     small_cache: Path, small_experiment: ExperimentConfig, tmp_path: Path
 ) -> None:
     config = replace(small_experiment, epochs=4)
-    unbroken = TrainingRun(config, small_cache, tmp_path / "unbroken").train(Resources(), here=True)
+    unbroken = TrainingRun(config, small_cache, tmp_path / "unbroken").train(
+        Resources(), in_process=True
+    )
 
     output = tmp_path / "killed"
     command = [sys.executable, "pipelines/train.py", "--cache", str(small_cache)]
@@ -228,7 +230,7 @@ def test_a_named_checkpoint_is_gone_on_with_or_forked_from_and_nothing_else(
     trained = _prompts(result)
     start = StartFrom(find_checkpoint(there, tmp_path), fork=True)
     run = TrainingRun(replace(other, learning_rate=1e-9), config.cache, tmp_path, start=start)
-    forked = run.train(Resources(), here=True)
+    forked = run.train(Resources(), in_process=True)
     assert forked.run_id != result.run_id
     assert "-fork" in forked.name
     last = load_file(start.checkpoint / LAST_PROMPTS)
@@ -244,7 +246,7 @@ def test_a_training_that_fails_says_why_in_one_sentence_and_in_mlflow(
     config = replace(small_experiment, learning_rate=1e30, clip_norm=1e30)
     training = TrainingRun(config, small_cache, tmp_path)
     with pytest.raises(RunError, match=r"the loss is .* lower --learning-rate") as caught:
-        training.train(Resources(), here=True)
+        training.train(Resources(), in_process=True)
     assert "Traceback" not in str(caught.value)
     run_id = (training.folder / "mlflow_run_id").read_text()
     run = MlflowClient(tracking_uri(tmp_path)).get_run(run_id)
@@ -265,7 +267,7 @@ def test_workers_give_up_on_changed_data_at_once_and_resume_when_it_is_repaired(
     with pytest.raises(RunError, match=f"{shard} is not as it was made: its SHA-256"):
         training.train(workers)
     assert training.remembered() is None
-    assert (training.folder / GIVEN_UP).is_file()
+    assert (training.folder / FATAL).is_file()
     shard.write_bytes(whole)
     assert "test/top1" in training.train(workers).metrics
 

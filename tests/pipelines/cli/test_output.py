@@ -43,7 +43,7 @@ def test_a_training_under_the_earlier_name_is_remembered(
     stop = StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4)
     config = ExperimentConfig(stop=stop, epochs=1)
     done = TrainingRun(config, captioned_cache, tmp_path)
-    result = done.train(Resources(), here=True)
+    result = done.train(Resources(), in_process=True)
     assert done.name.startswith("csv-captions-stop-seed0-")
     earlier = done.folder.with_name(done.name.replace("csv-captions-", "csv-captions1-"))
     done.folder.rename(earlier)

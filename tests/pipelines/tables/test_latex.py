@@ -9,11 +9,11 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from tests.pipelines.test_table_formats import recognition, retrieval
 
 from pipelines.tables.latex import MATHS, escape, latex
 from pipelines.tables.publishing import write_files
 from pipelines.tables.sheet import Cell, Column, Sheet, make_sheet
+from tests.pipelines.tables.test_formats import recognition, retrieval
 
 TITLES = (
     "α = 0", "W ≥ 2 → 3 × T", "[frame] attention", "*", "naïve Łódź, é", "x² with N₂", "A ± B_1",

@@ -1,4 +1,4 @@
-"""What does not suit its cache is refused in one sentence that says what to do."""
+"""An experiment that does not fit its cache is refused with a remedy."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ def _manifest(
 
 
 @pytest.mark.parametrize(
-    ("experiment", "manifest", "told"),
+    ("experiment", "manifest", "message"),
     [
         (ExperimentConfig(), _manifest(size=16), "--size 32 into another --cache"),
         (ExperimentConfig(), _manifest(size=40), "or give --random-crop"),
@@ -46,10 +46,10 @@ def _manifest(
         (ExperimentConfig(), _manifest(names=("walk", "walk ")), "'walk' and 'walk ' become the"),
     ],
 )
-def test_a_cache_that_does_not_suit_is_refused(
-    experiment: ExperimentConfig, manifest: Manifest, told: str
+def test_an_unsuitable_cache_is_refused(
+    experiment: ExperimentConfig, manifest: Manifest, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         check_fit(experiment, manifest, ("train", "val", "test"))
 
 
@@ -65,11 +65,11 @@ def test_a_cache_that_does_not_suit_is_refused(
         (ExperimentConfig(method="linear-probe"), _manifest(names=("Walk", "walk"))),
     ],
 )
-def test_a_cache_that_suits_is_taken(experiment: ExperimentConfig, manifest: Manifest) -> None:
+def test_a_suitable_cache_is_accepted(experiment: ExperimentConfig, manifest: Manifest) -> None:
     check_fit(experiment, manifest, ("train", "val", "test"))
 
 
-def test_a_training_is_told_of_classes_in_one_split_alone_and_of_no_validation(
+def test_classes_in_only_one_split_and_a_missing_validation_split_are_remarked_on(
     hmdb51_root: Path,
 ) -> None:
     videos = [str(path.relative_to(hmdb51_root)) for path in sorted(hmdb51_root.glob("*/*/*.avi"))]

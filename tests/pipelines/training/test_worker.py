@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pipelines.tracking.queued_run import QueuedRun
 from pipelines.tracking.store import open_experiment, tracking_uri
-from pipelines.training.checkpoints import Write, numbered, set_damage_aside
+from pipelines.training.checkpoints import Write, list_checkpoints, move_damaged_aside
 from pipelines.training.session import FolderSession, RayTrainSession
-from pipelines.training.task import ALONE, FIGURES, WorkerTask
+from pipelines.training.task import CHECKPOINTS, FIGURES, WorkerTask
 from pipelines.training.worker import WorkerRun
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.training.checkpoint import BEST_PROMPTS
@@ -88,9 +88,9 @@ def _task(config: ExperimentConfig, cache: Path, output: Path) -> WorkerTask:
     )
 
 
-def _ended(task: WorkerTask, folder: str = ALONE) -> tuple[dict[str, np.ndarray], Curves]:
+def _ended(task: WorkerTask, folder: str = CHECKPOINTS) -> tuple[dict[str, np.ndarray], Curves]:
     """The weights of the last checkpoint, and all points of the run that do not tell a speed."""
-    latest = numbered(task.folder / folder)[-1]
+    latest = list_checkpoints(task.folder / folder)[-1]
     assert read_progress(latest).final is not None
     weights = {f"{file} {k}": v for file in (LAST_PROMPTS, BEST_PROMPTS)
                for k, v in load_file(latest / file).items()}  # fmt: skip
@@ -147,7 +147,7 @@ def test_what_ray_has_not_noted_is_gone_on_with_and_told_once(
     task = _task(config, small_cache, tmp_path)
     with suppress(Killed):  # save 8 never comes, so that one is killed after its end
         WorkerRun(task, UnnotedSession(task.folder, at, monkeypatch)).run()
-    assert len(numbered(task.folder)) == at - 1
+    assert len(list_checkpoints(task.folder)) == at - 1
     WorkerRun(task, UnnotedSession(task.folder, 99, monkeypatch)).run()
     ours, told = _ended(task, ".")
     assert all(np.array_equal(ours[name], weights[name]) for name in weights)
@@ -162,12 +162,12 @@ def test_steps_that_are_trained_again_after_damage_are_told_once(
 ) -> None:
     config, weights, records = unbroken
     task = _task(config, small_cache, tmp_path)
-    folder = task.folder / ALONE
+    folder = task.folder / CHECKPOINTS
     with pytest.raises(Killed):
         WorkerRun(task, MortalSession(folder, 7, before=True)).run()
-    latest = numbered(folder)[-1]  # of the last epoch's end, whose points are told
+    latest = list_checkpoints(folder)[-1]  # of the last epoch's end, whose points are told
     (latest / BEST_PROMPTS).write_bytes(b"")
-    set_damage_aside(task.folder)
+    move_damaged_aside(task.folder)
     WorkerRun(task, FolderSession(folder)).run()
     ours, told = _ended(task)
     assert all(np.array_equal(ours[name], weights[name]) for name in weights)
@@ -206,7 +206,7 @@ def test_nothing_is_compiled_for_a_figure_of_one_clip(
 
     monkeypatch.setattr("torch.compile", compiled)
     task = replace(_task(config, small_cache, tmp_path), compile=True)
-    WorkerRun(task, FolderSession(task.folder / ALONE)).run()
+    WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
     assert sizes
     assert 1 not in sizes
     assert (task.folder / FIGURES / "explained_1.png").exists()
@@ -224,13 +224,13 @@ def test_a_training_begun_under_ray_train_is_taken_up_without_it(
     task = _task(config, small_cache, tmp_path)
     with pytest.raises(Killed):  # Ray Train's checkpoints lie in the folder of the run
         WorkerRun(task, MortalSession(task.folder, 5, before=False)).run()
-    latest = numbered(task.folder)[-1]
+    latest = list_checkpoints(task.folder)[-1]
     partial = task.folder / "checkpoint_000009"  # one that has been damaged
     shutil.copytree(latest, partial)
     progress = json.loads((partial / PROGRESS).read_text())
     (partial / PROGRESS).write_text(json.dumps({**progress, "step": 99}))
     (partial / BEST_PROMPTS).write_bytes((latest / BEST_PROMPTS).read_bytes()[:-40])
-    WorkerRun(task, FolderSession(task.folder / ALONE)).run()
+    WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
     assert read_progress(latest).step > 0
     ours, told = _ended(task)
     assert all(np.array_equal(ours[name], weights[name]) for name in weights)
@@ -251,9 +251,9 @@ def test_a_figure_that_cannot_be_drawn_ends_nothing_and_is_noted_in_the_result(
         raise ValueError("a figure that\nno one can draw")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fails)
-    WorkerRun(task, FolderSession(task.folder / ALONE)).run()
+    WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
     ours, told = _ended(task)
     assert all(np.array_equal(ours[name], weights[name]) for name in weights)
     assert told == records
-    problems = read_progress(numbered(task.folder / ALONE)[-1]).problems
+    problems = read_progress(list_checkpoints(task.folder / CHECKPOINTS)[-1]).problems
     assert problems == ["a figure is missing: a figure that no one can draw"] * 3
