@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from pipelines.training.check_fit import check_fit, remarks_on
-from stop_core.cache import CacheConfig, CacheJob, Manifest, write_shard
-from stop_core.datasets import Selection, select_clips
+from stop_core.cache import CacheConfig, Manifest
+from stop_core.datasets import Selection
 from stop_core.datasets.registry import DATASETS
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
+from tests.pipelines.motion_cache import write_cache
 
 VIEW = ExperimentConfig(random_crop=True)
 FEW = ExperimentConfig(frames=3, segment_jitter=True)
@@ -76,16 +77,10 @@ def test_classes_in_only_one_split_and_a_missing_validation_split_are_remarked_o
     rows = [("train", "run"), ("train", "walk"), ("test", "walk"), ("test", "swim")]
     lines = [f"{video},{','.join(row)}" for video, row in zip(videos, rows, strict=False)]
     (hmdb51_root / "clips.csv").write_text("\n".join(["path,split,label", *lines]))
-    dataset = DATASETS["csv"]
-    selection = select_clips(dataset.read(hmdb51_root, 1))
-    config = CacheConfig.of(dataset, selection, fold=1, frames=2, size=32)
-    job = CacheJob.open(hmdb51_root / "cache", config, selection.clips)
-    for plan in job.plans:
-        write_shard(plan, config, hmdb51_root, job.cache)
-    job.finish()
-    assert remarks_on(ExperimentConfig(), hmdb51_root / "cache") == [
+    cache = write_cache("csv", hmdb51_root, hmdb51_root / "cache", frames=2)
+    assert remarks_on(ExperimentConfig(), cache) == [
         "there are no validation clips: the last epoch is tested, and not the best",
         "1 of 2 classes have clips in test and none in train: swim",
         "1 of 2 classes have clips in train and none in test: run",
     ]
-    assert remarks_on(ExperimentConfig(method="zero-shot"), hmdb51_root / "cache") == []
+    assert remarks_on(ExperimentConfig(method="zero-shot"), cache) == []
