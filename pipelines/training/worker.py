@@ -74,7 +74,7 @@ class WorkerRun:
         clip = (clips.load if clips else load_clip)(self.config.tower, self.config.pretrained)
         self.tower = tower_facts(clip)  # before training changes it
         self.model = prepare_model(task, clip, len(manifest.class_names), device)
-        self.splits = {
+        self.splits: dict[str, ShownClips] = {
             split: ShownClips(self.cache.split(split), self.config, self.model.image_size)
             for split in wanted
             if manifest.counts.get(split)
@@ -237,7 +237,7 @@ class WorkerRun:
             figure = confusion(counts_CC, manifest.class_words, f"{manifest.dataset}, test split")
             save_figure(figure, self.task.folder / FIGURES / "confusion.png")
 
-    def _measure(self, split: Split) -> Measured:
+    def _measure(self, split: str) -> Measured:
         """Evaluates a split; empty if it has no clips or must not be evaluated."""
         clips = self.splits.get(split)
         return Measured({}, {}) if clips is None else self.objective.measure(clips)

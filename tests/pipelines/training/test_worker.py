@@ -1,4 +1,4 @@
-"""A worker that is interrupted at any save ends with the same bits and records as one that is not."""
+"""An interruption at any save changes neither the weights nor the records of a worker."""
 
 import json
 import shutil
