@@ -204,8 +204,8 @@ def _preamble(options: GpuBenchmark, peak: float) -> str:
     return (
         f"{name}, torch {torch.__version__}, {dtype}, {options.frames} frames per video, every "
         f"block prompted, {time.strftime('%d %B %Y')}. Medians of {options.rounds} turns; "
-        f"ratios (lowest to highest) are taken turn by turn, `compiled` is STOP and the lean floor, "
-        f"open_clip's tower stays eager. The measured matmul peak is {peak / 1e12:.1f} Tflop/s; its "
+        f"ratios (lowest to highest) are taken per turn, `compiled` is STOP and the lean floor, "
+        f"open_clip's tower stays eager. The matmul peak is {peak / 1e12:.1f} Tflop/s; its "
         f"share counts only the operations of the frozen tower.\n"
     )
 
