@@ -44,7 +44,7 @@ from .launch import TrainingHooks, train_in_process, train_on_ray
 from .progress_file import ProgressFile
 from .result import RESULT_VERSION, TrainingResult
 from .start_from import StartFrom
-from .task import CHECKPOINTS, FIGURES, PREDICTIONS, WorkerTask
+from .task import CHECKPOINTS, FIGURES, PREDICTIONS, PROGRESS_FILE, WorkerTask
 
 _SECONDS_FOR_A_LOST_STORE = 10.0
 
@@ -106,7 +106,7 @@ class TrainingRun:
     @property
     def progress_file(self) -> ProgressFile:
         """The file in which the worker reports its progress."""
-        return ProgressFile(self.folder / "progress.json")
+        return ProgressFile(self.folder / PROGRESS_FILE)
 
     def remembered(self) -> TrainingResult | None:
         """Returns the stored result; None if the training is not finished."""
@@ -213,18 +213,10 @@ class TrainingRun:
             cache=self.cache,
             folder=self.folder,
             tracking_uri=self.tracked.uri,
-            progress_file=self.progress_file.path,
-            threads=max(1, int(resources.cpus_per_worker)),
-            gpu=resources.gpus_per_worker > 0,
+            resources=resources,
             test=self.test,
-            start=self.start.checkpoint if self.start else None,
-            fork=self.start is not None and self.start.fork,
+            start=self.start,
             origin=self._origin(),
-            micro_batch=resources.micro_batch,
-            checkpoint_activations=resources.checkpoint_activations,
-            compile=resources.compile,
-            checkpoint_minutes=resources.checkpoint_minutes,
-            checkpoint_every_steps=resources.checkpoint_every_steps,
         )
 
     def _store(self, checkpoint: Path) -> TrainingResult:

@@ -45,7 +45,7 @@ from .checkpoints import latest_checkpoint
 from .metrics_buffer import MetricsBuffer
 from .progress_file import ProgressFile
 from .session import Session
-from .task import FIGURES, PREDICTIONS, WorkerTask
+from .task import FIGURES, PREDICTIONS, PROGRESS_FILE, WorkerTask
 from .worker_model import compile_encoder, prepare_model
 
 _LOG = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class WorkerRun:
     """
 
     def __init__(self, task: WorkerTask, session: Session, clips: ClipCache | None = None) -> None:
-        torch.set_num_threads(task.threads)
+        torch.set_num_threads(max(1, int(task.resources.cpus_per_worker)))
         self.task = task
         self.config = task.config
         self.session = session
@@ -69,7 +69,7 @@ class WorkerRun:
         manifest = self.cache.manifest
         wanted: tuple[Split, ...] = ("train", "val", "test") if task.test else ("train", "val")
         self.contents = self.cache.watch(wanted)  # before any of them is read
-        device = session.device(task.gpu)
+        device = session.device(task.resources.gpus_per_worker > 0)
         seed_weights(self.config.seed)
         clip = (clips.load if clips else load_clip)(self.config.tower, self.config.pretrained)
         self.tower = tower_facts(clip)  # before training changes it
@@ -80,11 +80,11 @@ class WorkerRun:
             if manifest.counts.get(split)
         }
         train = self.splits["train"]
-        if task.compile:
+        if task.resources.compile:
             compile_encoder(self.model, self.config.method, train.shape, device)
         self.objective = make_objective(self.model, self.config, manifest, {**self.splits})
         # A batch that fits into memory during training also fits during evaluation.
-        share = task.micro_batch or -(-self.config.batch_size // world_size())
+        share = task.resources.micro_batch or -(-self.config.batch_size // world_size())
         self.objective.evaluation_batch = min(share, self.objective.evaluation_batch)
         self.trainer: Trainer | None = None
         if self.model.trainable() and self.config.epochs > 0:
@@ -94,7 +94,7 @@ class WorkerRun:
                 train,
                 self.objective,
                 shown=train.in_epoch,
-                micro_batch=task.micro_batch,
+                micro_batch=task.resources.micro_batch,
                 asks=self._is_due_by_time,
             )
         self.progress = RunProgress()
@@ -102,7 +102,9 @@ class WorkerRun:
         first = rank() == 0
         self.tracked = QueuedRun(task.folder, task.tracking_uri) if first else None
         self.courier = Courier(self.tracked.deliver) if self.tracked else None
-        self.buffer = MetricsBuffer(ProgressFile(task.progress_file) if first else None, device)
+        self.buffer = MetricsBuffer(
+            ProgressFile(task.folder / PROGRESS_FILE) if first else None, device
+        )
         self.monitor = (
             PromptMonitor(self.model, self.config, self.splits.get("val", train)) if first else None
         )
@@ -129,7 +131,7 @@ class WorkerRun:
         self._end_epoch(trainer)
 
     def _train_until(self, end: int, trainer: Trainer) -> None:
-        every = self.task.checkpoint_every_steps
+        every = self.task.resources.checkpoint_every_steps
         try:
             for step in trainer.steps(self.progress.step):
                 self.progress.step = step.step + 1
@@ -148,7 +150,7 @@ class WorkerRun:
     def _is_due_by_time(self) -> bool:
         """Whether the clock of rank 0 asks for a checkpoint; the trainer passes it to all ranks."""
         since = time.monotonic() - self._saved
-        return rank() == 0 and since >= 60 * self.task.checkpoint_minutes
+        return rank() == 0 and since >= 60 * self.task.resources.checkpoint_minutes
 
     def _end_epoch(self, trainer: Trainer) -> None:
         """Validates, keeps the epoch if it is the best, and saves a checkpoint."""
@@ -253,7 +255,7 @@ class WorkerRun:
         if rank() == 0:
             own = latest_checkpoint(self.task.folder, self.session.latest(), states)
         own = told_by_first(own)
-        if folder := own or (None if self.task.fork else start):
+        if folder := own or (start.checkpoint if start and not start.fork else None):
             groups = self.trainer.optimizer.state_dict()["param_groups"] if self.trainer else []
             checkpoint = Checkpoint.load(folder, groups)
             _refuse_unverified(folder, checkpoint.progress, states)
@@ -264,12 +266,12 @@ class WorkerRun:
             )
             if folder != self.session.latest():
                 self.progress.final = None  # test again, so that this session reports a result
-        elif start is not None:
-            check_whole(start)
-            _refuse_unverified(start, read_progress(start), ())
-            self.model.load_prompt_state_dict(load_file(start / LAST_PROMPTS))
+        elif start:
+            check_whole(start.checkpoint)
+            _refuse_unverified(start.checkpoint, read_progress(start.checkpoint), ())
+            self.model.load_prompt_state_dict(load_file(start.checkpoint / LAST_PROMPTS))
             self.best_prompts = self.model.prompt_state_dict()
-            self.buffer.report(f"starting with the weights of {start}")
+            self.buffer.report(f"starting with the weights of {start.checkpoint}")
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.model.load_prompt_state_dict(checkpoint.prompts)

@@ -23,7 +23,7 @@ def prepare_model(
         ValueError: if `checkpoint_activations` is set for a method that has none to checkpoint.
     """
     model = build_method(task.config, clip, classes).to(device)
-    if task.checkpoint_activations:
+    if task.resources.checkpoint_activations:
         if not isinstance(model, PromptedModel):
             raise ValueError(
                 f"checkpoint_activations has no effect on {task.config.method}; leave it out"

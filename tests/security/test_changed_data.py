@@ -27,6 +27,7 @@ from pipelines.tracking.store import open_experiment, tracking_uri
 from pipelines.training.checkpoints import Write, latest_checkpoint, list_checkpoints
 from pipelines.training.run import TrainingRun
 from pipelines.training.session import FolderSession
+from pipelines.training.start_from import StartFrom
 from pipelines.training.task import CHECKPOINTS, WorkerTask
 from pipelines.training.worker import WorkerRun
 from stop_core import StopConfig
@@ -258,10 +259,8 @@ def _task(cache: Path, output: Path, name: str, config: ExperimentConfig = CONFI
     tracked.open("csv", name)
     return WorkerTask(
         config=config, cache=cache, folder=folder, tracking_uri=tracked.uri,
-        progress_file=folder / "progress.json", threads=1, gpu=False, test=True, start=None,
-        fork=False, origin=Origin("one", config.hash, "d" * 64, "", config.parameters()),
-        micro_batch=None, checkpoint_activations=False, compile=False, checkpoint_minutes=60,
-        checkpoint_every_steps=1,
+        resources=Resources(checkpoint_minutes=60, checkpoint_every_steps=1), test=True, start=None,
+        origin=Origin("one", config.hash, "d" * 64, "", config.parameters()),
     )  # fmt: skip
 
 
@@ -395,11 +394,11 @@ def test_a_checkpoint_of_data_that_was_not_verified_is_resumed_from_only_where_i
     held.set()
     if repaired:
         _shard(cache).write_bytes(good)
-        start = replace(task, folder=task.folder.with_name("from-it"), start=first)
-        with pytest.raises(ChangedDataError, match="have changed since"):
-            WorkerRun(start, FolderSession(start.folder / CHECKPOINTS)).run()
-        with pytest.raises(ChangedDataError, match="have changed since"):
-            WorkerRun(replace(start, fork=True), FolderSession(start.folder / CHECKPOINTS)).run()
+        folder = task.folder.with_name("from-it")
+        for fork in (False, True):
+            other = replace(task, folder=folder, start=StartFrom(first, fork))
+            with pytest.raises(ChangedDataError, match="have changed since"):
+                WorkerRun(other, FolderSession(folder / CHECKPOINTS)).run()
     capsys.readouterr()
     _ends_as_unbroken(task, unbroken, begins_at=0 if repaired else 1)
     assert ("not resumed from" in capsys.readouterr().err) == repaired

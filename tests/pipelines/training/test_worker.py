@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from pipelines.cluster.resources import Resources
 from pipelines.tracking.queued_run import QueuedRun
 from pipelines.tracking.store import open_experiment, tracking_uri
 from pipelines.training.checkpoints import Write, list_checkpoints, move_damaged_aside
@@ -73,7 +74,7 @@ class Reference:
 
     def new_task(self, folder: Path) -> WorkerTask:
         """The same task in another folder and MLflow run."""
-        task = replace(self.task, folder=folder, progress_file=folder / "progress.json")
+        task = replace(self.task, folder=folder)
         QueuedRun(folder, task.tracking_uri).open("motion", folder.name)
         return task
 
@@ -111,18 +112,10 @@ def reference(
         cache=small_cache,
         folder=folder,
         tracking_uri=tracking_uri(output),
-        progress_file=folder / "progress.json",
-        threads=1,
-        gpu=False,
+        resources=Resources(checkpoint_minutes=60, checkpoint_every_steps=1),
         test=True,
         start=None,
-        fork=False,
         origin=Origin("one", config.hash, "d" * 64, "", config.parameters()),
-        micro_batch=None,
-        checkpoint_activations=False,
-        compile=False,
-        checkpoint_minutes=60,
-        checkpoint_every_steps=1,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WorkerRun, "_draw", lambda *arguments: None)
@@ -209,7 +202,8 @@ def test_evaluation_batches_are_at_most_as_large_as_training_batches(
     task: WorkerTask, tmp_path: Path
 ) -> None:
     for micro_batch, expected in ((None, 16), (3, 3)):
-        run = WorkerRun(replace(task, micro_batch=micro_batch), FolderSession(tmp_path))
+        resources = Resources(micro_batch=micro_batch)
+        run = WorkerRun(replace(task, resources=resources), FolderSession(tmp_path))
         assert run.objective.evaluation_batch == expected
 
 
@@ -227,7 +221,7 @@ def test_nothing_is_compiled_for_a_figure_of_one_clip(
         return run
 
     monkeypatch.setattr("torch.compile", compiled)
-    task = replace(task, compile=True)
+    task = replace(task, resources=replace(task.resources, compile=True))
     WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
     assert sizes
     assert 1 not in sizes
