@@ -1,11 +1,11 @@
-# The project with everything that it needs, for Docker, Kubernetes and `ray up`.
+# The project with its environment, for Docker, Kubernetes and `ray up`.
 #
 #   docker build --tag stop:cuda .
 #   docker build --tag stop:cpu --build-arg TORCH_INDEX=ADDRESS .
 #
 # CUDA comes with PyTorch's wheels; the machine brings the driver and NVIDIA's container toolkit.
 # For a smaller image without CUDA, give the address of PyTorch's index of CPU wheels, which
-# pytorch.org names under "Get started". Without it the image runs on a CPU too, it is only larger.
+# pytorch.org names under "Get started". Without it the image is larger, and runs on a CPU as well.
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 
@@ -14,8 +14,8 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ git openssh-client procps rsync \
     && rm -rf /var/lib/apt/lists/*
 
-# Not root: a mistake, or a hostile video, then has no more rights than this user has.
-# A login shell, in which KubeRay and `ray up` start Ray, sets PATH anew: hence the profile.
+# Not root, which limits the rights of a malicious video. KubeRay and `ray up` start Ray in a login
+# shell, which resets PATH: hence the profile.
 RUN useradd --create-home --uid 1000 --shell /bin/bash stop \
     && echo 'export PATH=/home/stop/venv/bin:$PATH' > /etc/profile.d/stop.sh
 USER stop
@@ -23,16 +23,16 @@ WORKDIR /home/stop/stop
 ENV PATH=/home/stop/venv/bin:$PATH
 RUN python -m venv /home/stop/venv && mkdir -p /home/stop/.ray
 
-# What is slow and seldom changes comes first. Wheels with `+cpu` count as newer than those without.
+# Slow and rarely changing layers come first. Wheels with `+cpu` count as newer than those without.
 ARG TORCH_INDEX=
 COPY --chown=stop constraints.txt ./
 RUN pip install --no-cache-dir --constraint constraints.txt \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch torchvision
 
 COPY --chown=stop . ./
-RUN pip install --no-cache-dir --constraint constraints.txt --editable .
+RUN pip install --no-cache-dir --constraint constraints.txt --editable ".[pipelines]"
 
-# The commit that the results name; the image holds no git history to ask.
+# The commit that is recorded with results; the image has no git history.
 ARG GIT_COMMIT=unknown
 ENV STOP_GIT_COMMIT=${GIT_COMMIT} \
     MLFLOW_DISABLE_TELEMETRY=true \

@@ -1,4 +1,4 @@
-# Every target sets up what it needs; nothing is done twice.
+# Every target sets up its requirements first.
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
@@ -24,10 +24,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Compare STOP with its baselines on the embedded data: a table in minutes
 	$(BIN)/python pipelines/benchmark.py
 
-test: $(READY) ## Run all tests that this machine can
+test: $(READY) ## Run all tests that this machine supports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-chaos: $(READY) ## Kill parts of everything at random moments, 100 times, and compare the ends
+chaos: $(READY) ## Interrupt all commands at random moments, 100 times, and compare the results
 	$(BIN)/python tests/pipelines/chaos_all.py --kills 100
 
 lint: $(READY) ## Check format, style and types

@@ -15,7 +15,7 @@ from stop_core.storage.paths import StoragePath
 
 from .cli.console import print_result, say
 from .cli.experiment_fields import build_experiment
-from .cli.folders import SWEEPS
+from .cli.folders import SWEEPS, named_file
 from .cli.options import run_command
 from .cli.output import default_output
 from .cluster.resources import Resources
@@ -130,7 +130,7 @@ def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> No
 
 def choose_rows(config: BenchmarkConfig, manifest: Manifest) -> tuple[Path, Table]:
     """Returns the file of the table, and the chosen rows."""
-    file = config.table or _default_table(manifest)
+    file = named_file(config.table, "tables") if config.table else _default_table(manifest)
     table = read_table(file)
     if config.ablation:
         stop = _first_row_of("stop", table)

@@ -24,6 +24,7 @@ from stop_core.storage.paths import StoragePath
 from stop_core.tiny.shipped import TINY, TINY_TOWERS
 
 from .cli.console import print_result
+from .cli.folders import command
 from .cli.options import run_command
 
 _SHOWN_FAILURES = 5
@@ -73,7 +74,7 @@ def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
         # The recipe's own tower takes the frames of a cache that was made without options.
         towers[TINY.image_size] = ""
     where = shlex.join(["--cache", str(cache)])
-    return f"python pipelines/train.py{recipe} {where}{towers[size]}"
+    return f"{command('train')}{recipe} {where}{towers[size]}"
 
 
 def main(config: PreprocessConfig) -> None:

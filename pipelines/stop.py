@@ -14,7 +14,7 @@ if not __package__:  # run as a file: PEP 366
 from .cli.closed_output import ending_with_reader
 from .cli.commands import GROUPS, commands
 from .cli.console import print_result, say
-from .cli.errors import EXIT_USAGE
+from .cli.errors import EXIT_FAILURE, EXIT_USAGE, explain_missing
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,7 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_USAGE)
     from .cli.options import run_command
 
-    options, command = commands()[name].load()
+    try:
+        options, command = commands()[name].load()
+    except ModuleNotFoundError as problem:
+        say(f"error: {explain_missing(problem)}")
+        sys.exit(EXIT_FAILURE)
     run_command(options, command, arguments[1:], prog=f"stop {name}")
 
 
@@ -59,6 +63,7 @@ def usage() -> str:
 
 def version() -> str:
     """The installed version of this package and of what decides its numbers."""
+    from contextlib import suppress
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
@@ -66,9 +71,11 @@ def version() -> str:
         own = installed("stop-video")
     except PackageNotFoundError:
         own = "(not installed: running from a checkout)"
-    python = ".".join(map(str, sys.version_info[:3]))
-    others = ("torch", "open_clip_torch", "ray", "mlflow")
-    return f"stop {own}, Python {python}, " + ", ".join(f"{n} {installed(n)}" for n in others)
+    parts = [f"stop {own}", f"Python {'.'.join(map(str, sys.version_info[:3]))}"]
+    for name in ("torch", "open_clip_torch", "ray", "mlflow"):
+        with suppress(PackageNotFoundError):
+            parts.append(f"{name} {installed(name)}")
+    return ", ".join(parts)
 
 
 def unknown(name: str) -> str:

@@ -9,7 +9,7 @@ if not __package__:  # run as a file: PEP 366
     __package__ = "pipelines"
 
 from .cli.console import print_result
-from .cli.folders import SWEEPS
+from .cli.folders import SWEEPS, command, named_file
 from .cli.options import run_command, spell_out
 from .cli.output import default_output
 from .cluster.resources import Resources
@@ -44,7 +44,7 @@ class SweepConfig:
     """
 
     space: Path = SWEEPS / "motion.yaml"
-    """The search space, in YAML; those of sweeps/ are examples."""
+    """The search space: a YAML file, or the name of one in sweeps/, for example hmdb51."""
     cache: str | None = None
     """A cache made by preprocess.py, a folder or its s3:// or gs:// URI; empty: the embedded set,
     prepared if need be."""
@@ -81,7 +81,7 @@ class SweepConfig:
         """The command line of this sweep, to go on with it in the same way."""
         asked = ("trials", "dry_run", "confirm", "retry_failed")  # of this run of it alone
         words = spell_out(self, always=("space", "output", "seed"), never=asked)
-        return " ".join(["python pipelines/sweep.py", *words])
+        return " ".join([command("sweep"), *words])
 
     def shared_resources(self) -> Resources:
         """Those of a trial, with its part of a GPU."""
@@ -91,7 +91,7 @@ class SweepConfig:
 
     def checked_space(self) -> SearchSpace:
         """The space, read; ValueError if it does not go with the other options."""
-        space = read_space(self.space)
+        space = read_space(named_file(self.space))
         if self.trials and space.algorithm in ("grid", "one-at-a-time"):
             raise ValueError(
                 f"trials is {self.trials}, but {self.space} is searched by {space.algorithm}, "

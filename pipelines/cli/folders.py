@@ -11,3 +11,20 @@ SWEEPS = next(
     folder for folder in (_PACKAGE / "sweeps", ROOT / "sweeps") if (folder / "tables").is_dir()
 )
 """Search spaces, tables, recipes and published rows. A wheel has them inside its package."""
+
+CHECKOUT = (ROOT / "pyproject.toml").is_file()
+"""Whether this is a checkout, whose entry points are files, and not an installed wheel."""
+
+
+def command(name: str) -> str:
+    """Returns how a command is typed here: `python pipelines/train.py`, or `stop train`."""
+    return f"python pipelines/{name}.py" if CHECKOUT else f"stop {name}"
+
+
+def named_file(given: Path, folder: str = ".") -> Path:
+    """Returns `given`, or the file of `sweeps/<folder>` that it names: `motion` is `motion.yaml`.
+
+    An existing path is never taken for a name.
+    """
+    own = SWEEPS / folder / f"{given}.yaml"
+    return own if given.name == str(given) and not given.exists() and own.is_file() else given

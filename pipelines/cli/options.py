@@ -20,7 +20,8 @@ from stop_core.storage.private import without_password
 
 from .closed_output import ending_with_reader
 from .console import say
-from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError
+from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError, explain_missing
+from .folders import named_file
 
 _T = TypeVar("_T")
 
@@ -47,7 +48,9 @@ def parse(
         config_file, arguments = _take_config_option(arguments)
         default_file = getattr(config_type, "default_file", lambda arguments: None)
         config_file = config_file or default_file(arguments)
-        default = _from_yaml(config_type, config_file) if config_file else None
+        default = (
+            _from_yaml(config_type, named_file(config_file, "recipes")) if config_file else None
+        )
         with ending_with_reader():  # of the help
             return tyro.cli(
                 config_type,
@@ -82,6 +85,9 @@ def run(main: Callable[[], object]) -> NoReturn:
             main()
     except (ValueError, OSError, RunError) as problem:
         _complain(problem)
+        sys.exit(EXIT_FAILURE)
+    except ModuleNotFoundError as problem:
+        _complain(explain_missing(problem))
         sys.exit(EXIT_FAILURE)
     except Exception as problem:
         if type(problem).__module__.partition(".")[0] != "mlflow":

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stop_core.storage.documents import shown
+
 from ..cli.experiment_fields import build_experiment
 from ..cli.folders import SWEEPS
 from ..cli.yaml_document import Document
+
+_NAMES = ("common", "rows", "baseline")
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,15 @@ def read_table(path: Path, base: Mapping[str, Any] | None = None) -> Table:
         raise OSError(
             f"{path} cannot be read ({problem.strerror}); the files below {SWEEPS} are examples"
         ) from problem
-    content = document.mapping((), {"common", "rows", "baseline"})
-    common = {**(base or {}), **document.mapping(("common",))}
+    content = _mapping(document, (), document.content)
+    if unknown := sorted(content.keys() - _NAMES):
+        raise document.error((unknown[0],), f"{unknown[0]!r} is not one of {', '.join(_NAMES)}")
+    common = {**(base or {}), **_mapping(document, ("common",), content.get("common"))}
     rows = {}
-    for title in document.mapping(("rows",)):
+    for title, values in _mapping(document, ("rows",), content.get("rows")).items():
         where = f"{path}: row {title!r}"
-        rows[title] = _resolved({**common, **document.mapping(("rows", title))}, where)
+        own = _mapping(document, ("rows", title), values)
+        rows[title] = _resolved({**common, **own}, where)
         build_experiment(rows[title], where)
     if not rows:
         raise document.error(("rows",), "rows is empty; give at least one row")
@@ -56,6 +63,16 @@ def read_table(path: Path, base: Mapping[str, Any] | None = None) -> Table:
         message = f"baseline is {baseline!r}, but the rows are {', '.join(rows)}"
         raise document.error(("baseline",), message)
     return Table(rows, common, baseline)
+
+
+def _mapping(document: Document, where: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """Returns the mapping at `where`; empty if it is absent."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        what = repr(where[-1]) if where else "the file"
+        raise document.error(where, f"{what} must be `name: value` lines, got {shown(value)}")
+    return value
 
 
 def _resolved(values: dict[str, Any], where: str) -> dict[str, Any]:

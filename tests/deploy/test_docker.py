@@ -1,4 +1,4 @@
-"""The images hold what they need, no secret, and do not run as root."""
+"""The images contain their requirements and no secret, and do not run as root."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ FILES = ["Dockerfile", "deploy/mlflow/Dockerfile"]
 
 
 def _instructions(name: str) -> list[list[str]]:
-    """[["FROM", "python:3.11"], ...], lines that go on joined and comments dropped."""
+    """Returns [["FROM", "python:3.11"], ...], without comments and continuation marks."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / name).read_text(), flags=re.MULTILINE)
     lines = text.replace("\\\n", " ").splitlines()
     return [line.split(maxsplit=1) for line in lines if line.strip()]
@@ -25,7 +25,7 @@ def _patterns(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_an_image_copies_what_exists_and_ends_without_root(name: str) -> None:
+def test_an_image_copies_existing_files_and_does_not_run_as_root(name: str) -> None:
     instructions = _instructions(name)
     for kind, rest in instructions:
         if kind == "COPY":
@@ -37,7 +37,7 @@ def test_an_image_copies_what_exists_and_ends_without_root(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_an_image_is_built_of_named_versions(name: str) -> None:
+def test_an_image_pins_its_versions(name: str) -> None:
     text = "\n".join(" ".join(parts) for parts in _instructions(name))
     (base,) = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
     if base == "${BASE}":
@@ -48,15 +48,15 @@ def test_an_image_is_built_of_named_versions(name: str) -> None:
     assert all("--constraint" in line and "--no-cache-dir" in line for line in installs)
 
 
-def test_what_git_ignores_is_in_no_image() -> None:
-    """Above all the file with the passwords, and outputs."""
+def test_files_ignored_by_git_are_not_in_an_image() -> None:
+    """For example the file with the passwords, and outputs."""
     ignored = _patterns(".dockerignore")
     assert ".env" in ignored
     for pattern in _patterns(".gitignore"):
         assert {pattern, Path(pattern).name} & ignored, pattern
 
 
-def test_the_mlflow_server_is_published_on_loopback_alone_and_has_no_password_in_the_file() -> None:
+def test_the_mlflow_server_listens_on_loopback_and_has_no_password_in_the_file() -> None:
     services = yaml.safe_load((ROOT / "deploy/mlflow/compose.yaml").read_text())["services"]
     published = {name: service.get("ports", []) for name, service in services.items()}
     assert published == {"postgres": [], "mlflow": ["${LISTEN:-127.0.0.1}:5000:5000"]}

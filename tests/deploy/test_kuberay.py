@@ -1,4 +1,4 @@
-"""The Kubernetes manifests fit their schemas, and say the same as the rest of the project."""
+"""The Kubernetes manifests are valid, and consistent with the rest of the project."""
 
 import re
 import shlex
@@ -32,7 +32,7 @@ def _cluster(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _templates(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The pods of a manifest: the submitter's, the head's, the workers'."""
+    """Yields the pods of a manifest: the submitter's, the head's, the workers'."""
     if submitter := manifest["spec"].get("submitterPodTemplate"):
         yield submitter
     cluster = _cluster(manifest)
@@ -46,7 +46,7 @@ def _validate(manifest: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", RAY_FILES)
-def test_ray_manifests_fit_kuberays_fields_and_their_pods_those_of_kubernetes(name: str) -> None:
+def test_ray_manifests_and_their_pods_are_valid(name: str) -> None:
     manifest = _read(name)
     jsonschema.validate(manifest, SCHEMA)
     for template in _templates(manifest):
@@ -54,11 +54,11 @@ def test_ray_manifests_fit_kuberays_fields_and_their_pods_those_of_kubernetes(na
 
 
 @pytest.mark.parametrize("name", ["storage.yaml", "network.yaml"])
-def test_the_other_manifests_fit_kubernetes(name: str) -> None:
+def test_the_other_manifests_are_valid(name: str) -> None:
     _validate(_read(name))
 
 
-def test_a_mistaken_name_is_found() -> None:
+def test_a_wrong_field_name_is_detected() -> None:
     manifest = _read("raycluster.yaml")
     worker = manifest["spec"]["workerGroupSpecs"][0]
     worker["template"]["spec"]["containers"][0]["volumemounts"] = []
@@ -70,7 +70,7 @@ def test_a_mistaken_name_is_found() -> None:
 
 
 @pytest.mark.parametrize("name", RAY_FILES)
-def test_pods_need_the_token_and_are_covered_by_the_network_policy(
+def test_pods_need_the_token_and_have_a_network_policy(
     name: str,
 ) -> None:
     manifest, policy = _read(name), _read("network.yaml")
@@ -110,7 +110,7 @@ def _against_the_restricted_standard(pod: dict[str, Any]) -> list[str]:
 
 
 def _pods(value: Any) -> Iterator[dict[str, Any]]:
-    """Whatever in a manifest has containers, wherever it is."""
+    """Yields every part of a manifest that has containers."""
     if isinstance(value, dict):
         if "containers" in value:
             yield value
@@ -120,7 +120,7 @@ def _pods(value: Any) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.name)
-def test_all_pods_keep_the_restricted_standard(path: Path) -> None:
+def test_all_pods_satisfy_the_restricted_standard(path: Path) -> None:
     for manifest in yaml.safe_load_all(path.read_text()):
         pods = list(_pods(manifest))
         assert bool(pods) == (path.name in RAY_FILES)
@@ -129,7 +129,7 @@ def test_all_pods_keep_the_restricted_standard(path: Path) -> None:
             assert pod["automountServiceAccountToken"] is False
 
 
-def test_each_rule_of_the_restricted_standard_is_looked_at() -> None:
+def test_each_rule_of_the_restricted_standard_is_checked() -> None:
     well = next(_pods(_read("raycluster.yaml")))
     worse: list[tuple[str, dict[str, Any]]] = [
         ("hostNetwork", {"hostNetwork": True}),
@@ -143,7 +143,7 @@ def test_each_rule_of_the_restricted_standard_is_looked_at() -> None:
         assert rule in _against_the_restricted_standard({**well, **change})
 
 
-def test_no_manifest_holds_a_password() -> None:
+def test_no_manifest_contains_a_password() -> None:
     for path in FOLDER.glob("*.yaml"):
         for pod in _pods(yaml.safe_load(path.read_text())):
             variables = [v for container in pod["containers"] for v in container.get("env", [])]
@@ -152,7 +152,7 @@ def test_no_manifest_holds_a_password() -> None:
 
 
 @pytest.mark.parametrize("name", RAY_FILES)
-def test_claims_user_and_ray_version_are_those_of_the_other_files(name: str) -> None:
+def test_volumes_user_and_ray_version_equal_those_of_the_other_files(name: str) -> None:
     manifest = _read(name)
     pinned = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned is not None

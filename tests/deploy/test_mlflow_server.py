@@ -40,7 +40,7 @@ pytest.importorskip("moto", reason="the S3 server of the tests is in the extra `
 
 @contextmanager
 def _running(command: list[str], ready: Callable[[], object], **options: Any) -> Iterator[int]:
-    """A server, from when it is ready until the end; gives its process id."""
+    """Runs a server until the end of the block; yields its process id once it is ready."""
     with (
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(command, stdout=log, stderr=log, **options) as process,
@@ -74,7 +74,7 @@ def _connect(port: int) -> Callable[[], object]:
 
 @contextmanager
 def _postgres(port: int) -> Iterator[str]:
-    """A new PostgreSQL on loopback; gives its URI. It refuses to run as root."""
+    """Starts a new PostgreSQL on loopback; yields its URI. It refuses to run as root."""
     # pytest's folders are closed to the other user that it then runs as.
     with tempfile.TemporaryDirectory(prefix="stop-postgres-") as folder:
         user: dict[str, Any] = {}
@@ -112,13 +112,13 @@ def _mlflow_service() -> dict[str, Any]:
 
 
 def _driver() -> str:
-    """What compose.yaml lets SQLAlchemy reach PostgreSQL with."""
+    """Returns the driver of PostgreSQL in compose.yaml."""
     uri: str = _mlflow_service()["environment"]["MLFLOW_BACKEND_STORE_URI"]
     return uri.partition("://")[0]
 
 
 def _server_command(port: int) -> list[str]:
-    """The command of compose.yaml, but for its address: there it is a container's."""
+    """Returns the command of compose.yaml, without the address of the container."""
     command: list[str] = _mlflow_service()["command"]
     assert command[:4] == ["mlflow", "server", "--host=0.0.0.0", "--port=5000"]
     mlflow = str(Path(sys.executable).with_name("mlflow"))
@@ -126,7 +126,7 @@ def _server_command(port: int) -> list[str]:
 
 
 def _accounts(folder: Path, database: str) -> Path:
-    """The file basic_auth.ini, but for its database."""
+    """Returns the content of basic_auth.ini with another database."""
     config = configparser.ConfigParser()
     config.read(ROOT / "deploy/mlflow/basic_auth.ini")
     config["mlflow"]["database_uri"] = database
@@ -136,7 +136,7 @@ def _accounts(folder: Path, database: str) -> Path:
 
 
 def _listeners(pid: int) -> set[str]:
-    """The addresses at which a process and its children listen."""
+    """Returns the addresses at which a process and its children listen."""
     processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     found = [c for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
     return {connection.laddr.ip for connection in found}
@@ -203,7 +203,7 @@ def test_several_writers_share_a_server_on_postgresql_and_an_object_store(
 
 
 def _write_at_once(names: list[str], folder: Path) -> dict[str, str]:
-    """Lets a writer for each name write a run while the others do; gives the runs' ids."""
+    """Writes one run per name concurrently; returns the ids of the runs."""
     together = Barrier(len(names))
 
     def write(name: str) -> str:

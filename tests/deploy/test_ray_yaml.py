@@ -1,4 +1,4 @@
-"""The files for `ray up` are what Ray takes them for, and hand every machine the token."""
+"""The files for `ray up` are valid, and give every machine the token."""
 
 from pathlib import Path
 from typing import Any
@@ -36,20 +36,20 @@ def test_every_machine_starts_ray_with_the_token_and_a_private_dashboard(
     assert "--dashboard-host=127.0.0.1" in head
 
 
-def test_machines_that_others_use_too_keep_ray_in_a_folder_of_its_user() -> None:
+def test_ray_uses_a_private_folder_on_shared_machines() -> None:
     config = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
     for role in ("head", "worker"):
         start = config[f"{role}_start_ray_commands"][-1]
         assert " --temp-dir=$(mktemp --directory /tmp/ray-XXXXXX)/ray" in start
 
 
-def test_the_clouds_let_nobody_in_but_by_ssh_from_where_the_user_is() -> None:
+def test_the_clouds_allow_only_ssh_from_the_users_addresses() -> None:
     config = yaml.safe_load((ROOT / "deploy/ray_aws.yaml").read_text())
     (rule,) = config["provider"]["security_group"]["IpPermissions"]
     assert (rule["FromPort"], rule["ToPort"]) == (22, 22)
     assert all(not one["CidrIp"].endswith("/0") for one in rule["IpRanges"])
 
 
-def test_a_job_does_not_pack_what_is_made_here() -> None:
+def test_a_job_does_not_pack_generated_files() -> None:
     ignored = set((ROOT / ".rayignore").read_text().split())
     assert {".git/", ".venv/", "outputs/", "site/", "deploy/mlflow/.env"} <= ignored

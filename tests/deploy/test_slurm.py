@@ -45,7 +45,7 @@ STAND_INS = {
 
 @dataclass
 class Slurm:
-    """An allocation, and what was called in it."""
+    """An allocation, and the commands called in it."""
 
     folder: Path
     environment: dict[str, str]
@@ -71,7 +71,7 @@ class Slurm:
             time.sleep(0.02)
 
     def is_quiet(self) -> bool:
-        """Whether soon no `ray start` of it is left."""
+        """Returns whether all of its `ray start` end soon."""
         pids = {int(pid) for pid in (self.folder / "pids").read_text().split()}
         deadline = time.monotonic() + 10
         while any(Path(f"/proc/{pid}").exists() for pid in pids):
@@ -109,7 +109,7 @@ def _shellcheck() -> str | None:
     return str(beside) if beside.exists() else shutil.which("shellcheck")
 
 
-def test_shellcheck_has_nothing_to_say() -> None:
+def test_shellcheck_finds_nothing() -> None:
     subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
     if (command := _shellcheck()) is None:
         pytest.skip("shellcheck is not installed")
@@ -117,7 +117,7 @@ def test_shellcheck_has_nothing_to_say() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_one_head_and_the_other_machines_join_it_with_the_token(slurm: Slurm) -> None:
+def test_the_other_machines_join_the_head_with_the_token(slurm: Slurm) -> None:
     _, problem = slurm.start("pipelines/train.py", "--seed", "1").communicate(timeout=30)
     # The two steps run side by side, so either may come first.
     workers, head = sorted(
@@ -138,14 +138,14 @@ def test_one_head_and_the_other_machines_join_it_with_the_token(slurm: Slurm) ->
 
 
 @pytest.mark.parametrize("code", [0, 3])
-def test_the_job_ends_as_its_command_does_and_leaves_no_ray_behind(slurm: Slurm, code: int) -> None:
+def test_the_job_has_the_exit_code_of_its_command_and_ends_ray(slurm: Slurm, code: int) -> None:
     job = slurm.start("pipelines/train.py", WORK=f"exit {code}")
     job.communicate(timeout=30)
     assert job.returncode == code
     assert slurm.is_quiet()
 
 
-def test_a_job_whose_time_is_nearly_up_is_queued_again_and_runs_the_same_command(
+def test_a_job_near_its_time_limit_is_requeued_with_the_same_command(
     slurm: Slurm,
 ) -> None:
     command = ("pipelines/train.py", "--output", "/shared/two words")
@@ -162,7 +162,7 @@ def test_a_job_whose_time_is_nearly_up_is_queued_again_and_runs_the_same_command
     assert first == again
 
 
-def test_one_machine_has_no_workers_to_start_and_needs_no_server(slurm: Slurm) -> None:
+def test_one_machine_needs_no_workers_and_no_server(slurm: Slurm) -> None:
     slurm.environment.pop("MLFLOW_TRACKING_URI")
     job = slurm.start("pipelines/train.py", NODES="n1")
     job.communicate(timeout=30)
@@ -180,7 +180,7 @@ def test_one_machine_has_no_workers_to_start_and_needs_no_server(slurm: Slurm) -
         (("a.py",), {"RAY_FAILS": "1", "PIDS": "/dev/null"}, "Ray did not start"),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_sentence(
+def test_an_impossible_job_is_refused_with_a_message(
     slurm: Slurm, arguments: tuple[str, ...], environment: dict[str, str], reason: str
 ) -> None:
     job = slurm.start(*arguments, **environment)

@@ -1,4 +1,4 @@
-"""The Ray that the tests of the pipelines share."""
+"""Shares one Ray with the tests of the pipelines."""
 
 from tests.pipelines.conftest import local_ray
 

@@ -1,25 +1,22 @@
-"""The commands in the documentation are commands, and the tutorial's do what it says."""
+"""Documented commands parse, documented files exist, and the tutorial runs."""
 
 import re
-import runpy
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from pipelines.cli.commands import Command, commands
-from pipelines.cli.options import parse
+from pipelines.cli.options import parse, run_command
 from stop_core.datasets.motion.files import write_motion_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 SECRETS = "deploy/mlflow/.env"  # everybody makes their own
-# An HTML comment above a block says what this test does with it: `run: STORY`, `file: STORY NAME`.
+# An HTML comment above a block gives its use in this test: `run: STORY`, `file: STORY NAME`.
 _BLOCK = re.compile(
     r"(?:<!-- (?P<mark>[^>]+) -->\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```", re.M | re.S
 )
@@ -37,7 +34,7 @@ class Block:
 
     @property
     def lines(self) -> list[str]:
-        """What a shell would take as one line."""
+        """The lines, with continuations joined."""
         return self.text.replace("\\\n", " ").splitlines()
 
 
@@ -48,10 +45,10 @@ def _blocks() -> Iterator[Block]:
 
 
 def _invocations(line: str) -> Iterator[tuple[Command, list[str]]]:
-    """The commands of this project in a line of shell, with their arguments."""
+    """Yields the commands of this project in a line of shell, with their arguments."""
     words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
     words = shlex.split(line, comments=True) if not _ENDS & set(words) else words
-    by_file = {f"pipelines/{one.module.partition('.')[2]}.py": one for one in commands().values()}
+    by_file = {f"pipelines/{one.name}.py": one for one in commands().values()}
     for place, word in enumerate(words):
         command = by_file.get(word)
         rest = words[place + 1 :]
@@ -73,12 +70,12 @@ def _documented() -> list[tuple[str, Command, list[str]]]:
     ]
 
 
-def test_the_options_of_all_documented_commands_are_understood() -> None:
+def test_all_documented_options_parse() -> None:
     documented = _documented()
     assert {command.name for _, command, _ in documented} >= {"train", "sweep", "benchmark"}
     assert len(documented) > 25
     for where, command, arguments in documented:
-        options = getattr(import_module(command.module), command.options)
+        options, _ = command.load()
         try:
             parse(options, arguments)
         except SystemExit as end:
@@ -87,7 +84,7 @@ def test_the_options_of_all_documented_commands_are_understood() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_of_this_repository_that_a_page_names_exist(page: Path) -> None:
+def test_files_named_on_a_page_exist(page: Path) -> None:
     folders = "pipelines|stop_core|sweeps|tests|deploy|benchmarks"
     for name in re.findall(rf"(?<![\w/~.])(?:{folders})/[\w./-]*\w", page.read_text()):
         assert (ROOT / name).exists() or name == SECRETS, name
@@ -104,7 +101,7 @@ def test_documented_targets_of_make_exist() -> None:
         assert {word for word in words if "=" not in word} <= targets, words
 
 
-# What the page says in full, in little.
+# Smaller settings for the test.
 _SMALLER = {
     r"(?m)^stop train(?= +#)": "stop train --epochs 1",
     r"--epochs \d+": "--epochs 1",
@@ -120,16 +117,15 @@ def _smaller(text: str) -> str:
     return text
 
 
-def _run(command: Command, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command as a program, in this process, which has a Ray already."""
-    monkeypatch.setattr(sys, "argv", [command.module, *arguments])
+def _run(command: Command, arguments: list[str]) -> None:
+    """Runs the command in this process, which has started Ray already."""
     with pytest.raises(SystemExit) as end:
-        runpy.run_module(command.module, run_name="__main__")
+        run_command(*command.load(), arguments)
     assert end.value.code in (0, None), [command.name, *arguments]
 
 
 def _typed(text: str) -> Iterator[tuple[Command, list[str]]]:
-    """Does what else stands in a block, and gives each `stop` in it as the shell expands it."""
+    """Runs a block in bash; yields each `stop` command in it as the shell expands it."""
     recorder = "stop() { printf '%s\\0' \"$@\" ''; }\n"
     done = subprocess.run(
         ["bash", "-euc", recorder + text], check=True, stdout=subprocess.PIPE, text=True
@@ -141,7 +137,7 @@ def _typed(text: str) -> Iterator[tuple[Command, list[str]]]:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_the_pages_lead_from_a_folder_to_a_table_and_to_reasons(
+def test_the_pages_run_from_a_folder_of_videos_to_a_table(
     local_ray: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -166,7 +162,7 @@ def test_the_pages_lead_from_a_folder_to_a_table_and_to_reasons(
         first, _, rest = text.partition("\n") if "for class in" in text else (text, "", "")
         for part in (first, rest):
             for command, arguments in _typed(part):
-                _run(command, arguments, monkeypatch)
+                _run(command, arguments)
     said = capsys.readouterr().out
     for row in ("zero-shot CLIP", "linear probe", "static deep prompts", "STOP"):
         assert re.search(rf"{row}.*±?\d", said), said

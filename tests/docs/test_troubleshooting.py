@@ -1,4 +1,4 @@
-"""What docs/troubleshooting.md says that the commands say, they say."""
+"""The messages quoted in docs/troubleshooting.md are those of the sources."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ OURS = ("pipelines", "sweeps", "stop_core")
 
 
 def _sentences() -> list[str]:
-    """Every text in the sources, with … for what is filled in."""
+    """Yields every string in the sources, with … in place of inserted values."""
     found = []
     for source in (path for folder in OURS for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(source.read_text())):
@@ -26,14 +26,14 @@ def _sentences() -> list[str]:
 
 
 def _quoted() -> list[str]:
-    """What stands in backticks in the first column, but for what others say (`Ray: ...`)."""
+    """Returns the quoted messages of the first column, except those of other programs."""
     first = [line.split(" | ")[0] for line in PAGE.read_text().splitlines() if line[:2] == "| "]
     ours = [cell for cell in first if not re.match(r"\| (Ray|MLflow|`ray)", cell)]
     quoted = [text for cell in ours for text in re.findall(r"`([^`]+)`", cell)]
     return [text for text in quoted if " " in text]
 
 
-def test_a_quotation_is_what_some_source_says() -> None:
+def test_a_quoted_message_is_in_the_sources() -> None:
     sentences = _sentences()
     quoted = _quoted()
     assert len(quoted) > 35
