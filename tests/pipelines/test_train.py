@@ -121,7 +121,7 @@ class _Watcher(threading.Thread):
         self.ended = threading.Event()
 
     def run(self) -> None:
-        while not self.ended.wait(0.5):
+        while not self.ended.wait(1.0):
             self.listeners |= listening()
             progress = self.progress.read()
             if not self.has_killed and progress and progress.step >= 2:
@@ -132,6 +132,7 @@ class _Watcher(threading.Thread):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_workers_give_up_on_changed_data_and_on_whole_data_train_like_one_despite_a_kill(
     finished: tuple[TrainConfig, TrainingResult], small_cache: Path, tmp_path: Path
 ) -> None:
