@@ -130,7 +130,9 @@ def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> No
 
 def choose_rows(config: BenchmarkConfig, manifest: Manifest) -> tuple[Path, Table]:
     """Returns the file of the table, and the chosen rows."""
-    file = named_file(config.table, "tables") if config.table else _default_table(manifest)
+    own = TABLES / f"{manifest.dataset}.yaml"
+    default = own if own.is_file() else TABLES / f"{manifest.task}.yaml"
+    file = named_file(config.table, "tables") if config.table else default
     table = read_table(file)
     if config.ablation:
         stop = _first_row_of("stop", table)
@@ -146,11 +148,6 @@ def choose_rows(config: BenchmarkConfig, manifest: Manifest) -> tuple[Path, Tabl
     if baseline not in rows:
         raise ValueError(f"baseline is {baseline!r}, but the rows are {', '.join(rows)}")
     return file, Table(rows, table.common, baseline)
-
-
-def _default_table(manifest: Manifest) -> Path:
-    own = TABLES / f"{manifest.dataset}.yaml"
-    return own if own.is_file() else TABLES / f"{manifest.task}.yaml"
 
 
 def _first_row_of(method: str, table: Table) -> str | None:

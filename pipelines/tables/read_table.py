@@ -59,7 +59,7 @@ def read_table(path: Path, base: Mapping[str, Any] | None = None) -> Table:
     if not rows:
         raise document.error(("rows",), "rows is empty; give at least one row")
     baseline = content.get("baseline", next(iter(rows)))
-    if baseline not in rows:
+    if not isinstance(baseline, str) or baseline not in rows:
         message = f"baseline is {baseline!r}, but the rows are {', '.join(rows)}"
         raise document.error(("baseline",), message)
     return Table(rows, common, baseline)

@@ -8,7 +8,6 @@ import numpy as np
 
 from stop_core.datasets import Task
 from stop_core.evaluation.statistics import (
-    Floats,
     VideoScores,
     bootstrap_p,
     exact_p,
@@ -77,9 +76,18 @@ def row_statistics(
             (low, high) if measure.endswith("rank") else (max(0.0, low), min(1.0, high))
         )
     if baseline in titles:
-        primary = {title: scores[title][measures[0]] for title in titles}
-        resampled_R = {title: resampled[title, measures[0]] for title in titles}
-        _compare(statistics, primary, resampled_R, task, baseline)
+        primary = measures[0]
+        others = [title for title in titles if title != baseline]
+        for title in others:
+            row, ours, theirs = statistics[title], scores[title][primary], scores[baseline][primary]
+            difference_R = resampled[title, primary] - resampled[baseline, primary]
+            row.difference = float(np.mean(ours.scores())) - float(np.mean(theirs.scores()))
+            row.difference_interval = interval(difference_R)
+            is_exact = task == "recognition"
+            row.p = exact_p(ours, theirs) if is_exact else bootstrap_p(difference_R)
+        adjusted = holm([statistics[title].p or 0.0 for title in others])
+        for title, p in zip(others, adjusted, strict=True):
+            statistics[title].p_holm = p
     return statistics
 
 
@@ -95,27 +103,3 @@ def _scores(results: Sequence[TrainingResult], measures: Sequence[str]) -> dict[
                     "together; delete that folder, and run the same command to train it again"
                 )
     return scores
-
-
-def _compare(
-    statistics: dict[str, RowStatistics],
-    scores: Mapping[str, VideoScores],
-    resampled: Mapping[str, Floats],
-    task: Task,
-    baseline: str,
-) -> None:
-    """Compares every row with the baseline, video by video."""
-    others = [title for title in statistics if title != baseline]
-    means = {title: float(np.mean(one.scores())) for title, one in scores.items()}
-    for title in others:
-        row, difference_R = statistics[title], resampled[title] - resampled[baseline]
-        row.difference = means[title] - means[baseline]
-        row.difference_interval = interval(difference_R)
-        row.p = (
-            exact_p(scores[title], scores[baseline])
-            if task == "recognition"
-            else bootstrap_p(difference_R)
-        )
-    adjusted = holm([statistics[title].p or 0.0 for title in others])
-    for title, p in zip(others, adjusted, strict=True):
-        statistics[title].p_holm = p

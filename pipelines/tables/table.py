@@ -164,7 +164,9 @@ class ComparisonTable:
             row["trainable_parameters"] = int(results[0].metrics["trainable_parameters"])
         for measure in self.measures:
             values = [r.metrics[measure] for r in results if measure in r.metrics]
-            row |= _spread(measure.replace("/", "_"), values)
+            name = measure.replace("/", "_")
+            deviation = stdev(values) if len(values) > 1 else None
+            row |= {f"{name}_mean": _mean(values), f"{name}_std": deviation}
         for cost in TABLE_COSTS:
             row[cost] = _mean([r.costs[cost] for r in results if cost in r.costs])
         commits = sorted({result.git_commit[:12] for result in results})
@@ -205,11 +207,6 @@ class ComparisonTable:
             "trainable_parameters": row.parameters,
             **measures,
         }
-
-
-def _spread(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    deviation = stdev(values) if len(values) > 1 else None
-    return {f"{name}_mean": _mean(values), f"{name}_std": deviation}
 
 
 def _mean(values: Sequence[float]) -> float | None:

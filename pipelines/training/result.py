@@ -7,7 +7,7 @@ from pathlib import Path
 from stop_core.evaluation.stored_predictions import RESULT
 from stop_core.storage.atomic import hash_json, write_whole
 from stop_core.storage.documents import Number, Whole, build, parse_json, read_text
-from stop_core.trained_model.files import MODEL, PROMPTS
+from stop_core.trained_model.files import MODEL
 
 _SUM = "sha256"
 RESULT_VERSION = 2  # increase it when a change of code changes results: old ones are not reused
@@ -35,11 +35,6 @@ class TrainingResult:
     problems: list[str] = field(default_factory=list)
     """Problems that did not stop the training, such as a figure that could not be drawn."""
     reused: bool = False
-
-    @property
-    def prompts(self) -> Path:
-        """File of the trained prompts of the best epoch."""
-        return self.model / PROMPTS
 
     @property
     def model(self) -> Path:

@@ -9,7 +9,6 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -19,19 +18,6 @@ _KEPT = 2
 # Number of reports after which Ray has registered the first two, and removed all older checkpoints:
 # it registers one when the report before is registered, and holds back one more.
 _REPORTS_TO_REGISTER = 4
-
-
-class Session(Protocol):
-    """The interface of a worker to its surroundings."""
-
-    def device(self, gpu: bool) -> torch.device:
-        """Returns the device to train on: the reserved GPU if `gpu`, else the CPU."""
-
-    def latest(self) -> Path | None:
-        """Returns the last checkpoint that was reported to this kind of session, if any."""
-
-    def report(self, metrics: dict[str, float], write: Write | None) -> None:
-        """Reports metrics, and stores the checkpoint that `write` fills a folder with."""
 
 
 class RayTrainSession:
@@ -113,6 +99,9 @@ class FolderSession:
                 shutil.rmtree(old, ignore_errors=True)
         if self.on_report:
             self.on_report(metrics)
+
+
+Session = RayTrainSession | FolderSession
 
 
 def _check_gpu() -> None:

@@ -24,6 +24,7 @@ from stop_core import StopConfig
 from stop_core.cache import FrameCache
 from stop_core.evaluation.stored_predictions import RESULT
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.trained_model.files import PROMPTS
 from stop_core.trained_model.model import TrainedModel
 from stop_core.training.run_state import LAST_PROMPTS
 from tests.pipelines.ray_nodes import train_worker
@@ -182,14 +183,14 @@ def test_a_given_checkpoint_is_resumed_or_forked_only_by_the_same_model(
         main(changed)
     with pytest.raises(FileNotFoundError, match="no checkpoint or run gone"):
         main(replace(changed, resume_from=Path("gone"), fork=True))
-    trained = load_file(result.prompts)
+    trained = load_file(result.model / PROMPTS)
     start = StartFrom(find_checkpoint(there, tmp_path), fork=True)
     run = TrainingRun(replace(other, learning_rate=1e-9), config.cache, tmp_path, start=start)
     forked = run.train(Resources(), in_process=True)
     assert forked.run_id != result.run_id
     assert "-fork" in forked.name
     last = load_file(start.checkpoint / LAST_PROMPTS)
-    for name, values in load_file(forked.prompts).items():
+    for name, values in load_file(forked.model / PROMPTS).items():
         assert values == pytest.approx(last[name], abs=1e-6)
     assert trained.keys() == last.keys()
 

@@ -16,6 +16,7 @@ from pipelines.cluster.resources import Resources
 from pipelines.tracking.store import tracking_uri
 from pipelines.training.run import TrainingRun
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.trained_model.files import PROMPTS
 from tests.pipelines.ray_nodes import ray_nodes
 from tests.tools import curves, kill_tree, options_of, steps_saved
 
@@ -49,7 +50,7 @@ def test_killing_a_node_and_the_driver_changes_neither_bits_nor_records(
     resumed = TrainingRun(config, small_cache, output).remembered()
     assert resumed is not None
     assert resumed.metrics == unbroken.metrics
-    ours, theirs = load_file(resumed.prompts), load_file(unbroken.prompts)
+    ours, theirs = load_file(resumed.model / PROMPTS), load_file(unbroken.model / PROMPTS)
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     runs = MlflowClient(tracking_uri(output)).search_runs(["1"])

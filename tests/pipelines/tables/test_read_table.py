@@ -94,8 +94,28 @@ def test_the_baseline_is_a_row_by_default_the_first(tmp_path: Path) -> None:
     rows = "rows: {a: , b: {n_s: 4}}\n"
     assert read_table(_file(tmp_path, rows)).baseline == "a"
     assert read_table(_file(tmp_path, rows + "baseline: b\n")).baseline == "b"
-    with pytest.raises(ValueError, match=r"baseline is 'c', but the rows are a, b"):
-        read_table(_file(tmp_path, rows + "baseline: c\n"))
+    for value, shown in (("c", "'c'"), ("[a]", r"\['a'\]")):
+        with pytest.raises(
+            ValueError, match=rf"line 2: baseline is {shown}, but the rows are a, b"
+        ):
+            read_table(_file(tmp_path, rows + f"baseline: {value}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows: {a: }\ncolumns: []\n", "line 2: 'columns' is not one of common, rows, baseline"),
+        ("common: {epochs: 3}\nrows: [a]\n", r"line 2: 'rows' must be .* lines, got \['a'\]"),
+        ("rows:\n  a: 4\n", "line 2: 'a' must be .* lines, got 4"),
+        ("common: {epochs: 3}\n", "rows is empty"),
+        ("- a\n", "line 1: the file must be"),
+    ],
+)
+def test_a_wrong_structure_is_refused_with_its_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_table(_file(tmp_path, text))
 
 
 def test_settings_of_stop_and_of_training_are_assigned_by_name() -> None:
