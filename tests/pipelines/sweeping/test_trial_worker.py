@@ -38,9 +38,9 @@ class _Training:
     def remembered(self) -> TrainingResult | None:
         return self.result if self.done == len(CURVE) else None
 
-    def train(self, *arguments: Any, watch: Any, **options: Any) -> TrainingResult:
+    def train(self, *arguments: Any, hooks: Any, **options: Any) -> TrainingResult:
         for row in CURVE[self.done :]:
-            watch.told(row) if watch.told else watch.callbacks[0](row)
+            hooks.on_report(row) if hooks.on_report else hooks.callbacks[0](row)
         return self.result
 
 
