@@ -1,8 +1,8 @@
-"""What a STOP step is measured against: the frozen tower alone, on the same tokens.
+"""The baselines ("floors") of a STOP step: the frozen tower only, on the same tokens.
 
-Two floors, each forward and backward to the tokens that enter it:
+There are two, each forward and backward to the tokens that enter it:
 
-    open_clip   the tower as open_clip runs it: what a user would get
+    open_clip   the tower as open_clip runs it
     lean        the same function in plain linear maps and scaled_dot_product_attention, with the
                 layer norms' affine maps and QuickGELU's factor multiplied into the weights
 
@@ -28,7 +28,7 @@ SUBJECTS = ("open_clip", "lean", "STOP")
 def training_steps(
     model: StopModel, frames: Tensor, attention: Attention, *, bf16: bool, compiled: bool = False
 ) -> dict[str, Work]:
-    """Forward and backward: the floors to the tokens that enter, STOP to its trainable weights."""
+    """Returns forward and backward: the floors to their input tokens, STOP to its weights."""
     tokens = pack(model.first_tokens(frames, attention), attention)
     texts = model.encode_text([f"class {number}" for number in range(len(frames))])
     labels = torch.arange(len(frames), device=tokens.device)
@@ -60,7 +60,7 @@ def training_steps(
 def forward_passes(
     model: StopModel, frames: Tensor, attention: Attention, *, bf16: bool, compiled: bool = False
 ) -> dict[str, Work]:
-    """The forward alone, without a graph. STOP begins with the pixels, the floors with tokens."""
+    """Returns the forward without a graph: STOP starts from pixels, the floors from tokens."""
     tokens = pack(model.first_tokens(frames, attention), attention)
 
     def without_graph(run: Callable[[Tensor], Tensor], argument: Tensor) -> Work:
@@ -79,7 +79,7 @@ def forward_passes(
 
 
 class LeanTower:
-    """The frozen blocks in as few plain operations as they can be written in."""
+    """The frozen blocks, written in as few plain operations as possible."""
 
     def __init__(self, tower: FrozenTower, bf16: bool) -> None:
         self.width, self.heads = tower.width, tower.heads
@@ -87,7 +87,7 @@ class LeanTower:
         self.blocks = [_fold(block, self.dtype) for block in tower.blocks]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Tokens [S, N, D] -> [S, N, D], through all blocks."""
+        """Passes tokens [S, N, D] through all blocks; returns [S, N, D]."""
         for weights in self.blocks:
             x = self._block(x, weights)
         return x

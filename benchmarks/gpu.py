@@ -1,6 +1,6 @@
-"""STOP's speed on one GPU: step time, videos a second, ratio to the floors, use of the hardware.
+"""Benchmarks STOP on one GPU: step time, videos per second, ratio to the floors, utilization.
 
-Needs torch, open_clip and this package's stop_core alone: no Ray, no MLflow, no weights, no data.
+Needs only torch, open_clip and stop_core: no Ray, no MLflow, no weights, no data.
 The subjects of a row (see floors.py) take turns in this process, on the same random frames.
 
     python benchmarks/gpu.py                      # ViT-B/32, B/16 and L/14, under 8 minutes
@@ -26,7 +26,7 @@ from benchmarks.floors import SUBJECTS, Work, forward_passes, training_steps
 from stop_core import StopConfig, StopModel, build_model
 from stop_core.settings.stop import Attention
 
-_MATMUL = 8192  # edge of the matrices whose product is taken as the hardware's peak
+_MATMUL = 8192  # edge of the square matrices whose product measures the hardware's peak
 HEADER = (
     "tower",
     "videos",
@@ -44,26 +44,26 @@ HEADER = (
 
 @dataclass(frozen=True)
 class GpuBenchmark:
-    """Time STOP on one GPU against the frozen tower alone, and print a Markdown table."""
+    """Time STOP on one GPU against the frozen tower, and print a Markdown table."""
 
     towers: tuple[str, ...] = ("ViT-B-32-quickgelu", "ViT-B-16-quickgelu", "ViT-L-14-quickgelu")
     """Any open_clip ViTs, with random weights."""
     videos: tuple[int, ...] = (64, 32, 16)
-    """Videos a step, one number for each tower; halved until a step fits into memory."""
+    """Videos per step, one number per tower; halved until a step fits into memory."""
     frames: int = 12
-    """Frames a video."""
+    """Frames per video."""
     attention: tuple[Attention, ...] = ("joint", "frame")
     """joint, frame or both."""
     modes: tuple[str, ...] = ("eager", "compiled")
     """eager, compiled (by torch.compile, STOP and the lean floor) or both."""
     bf16: bool = True
-    """Under bfloat16 autocast."""
+    """Use bfloat16 autocast."""
     width: int = 32
     """Hidden channels of STOP's prompters."""
     rounds: int = 10
-    """Timed turns of each subject."""
+    """Number of timed turns."""
     minutes: float = 7.5
-    """No row is begun after so long."""
+    """Time limit: no row starts after this many minutes."""
     device: str = "cuda"
     """cuda, or cpu to try the script out."""
 
@@ -75,7 +75,7 @@ class GpuBenchmark:
 
 
 def main(options: GpuBenchmark) -> None:
-    """Prints a row for each tower, attention, kind of work and mode."""
+    """Prints one row per tower, attention, kind of work and mode."""
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("error: PyTorch sees no GPU here; --device cpu tries the script out")
     until = time.monotonic() + 60 * options.minutes
@@ -100,7 +100,7 @@ def _rows(
     until: float,
 ) -> Iterator[tuple[str, ...]]:
     if time.monotonic() > until:
-        yield (str(videos), attention, "", mode, "not begun: out of time")
+        yield (str(videos), attention, "", mode, "not started: out of time")
         return
     width = options.width
     config = StopConfig(attention=attention, spatial_width=width, temporal_width=width)
@@ -113,7 +113,9 @@ def _rows(
             frames = _frames(options, model, videos)
             subjects = make(model, frames, attention, bf16=options.bf16, compiled=compiled)
             yield (*start, *_measure(options, subjects, videos, peak))
-        except Exception as problem:  # a compiler has many ways to fail; the other rows stand
+        except (
+            Exception
+        ) as problem:  # compilers fail in many ways; the other rows are still measured
             yield (*start, f"failed: {type(problem).__name__}: {_first_line(problem)}")
         torch.compiler.reset()
         _free(options)
@@ -130,7 +132,7 @@ def _measure(
         ratios.append(f"{statistics.median(turns):.2f} ({min(turns):.2f} to {max(turns):.2f})")
     with _peak_memory(options) as memory:
         subjects["STOP"]()
-    # The products of the frozen tower: what STOP adds to them is its overhead, not its use.
+    # Utilization counts only the products of the frozen tower. All else is overhead of STOP.
     with FlopCounterMode(display=False) as counter:
         subjects["open_clip"]()
     share = counter.get_total_flops() / stop / peak
@@ -139,7 +141,7 @@ def _measure(
 
 
 def _take_turns(options: GpuBenchmark, subjects: dict[str, Work]) -> dict[str, list[float]]:
-    """Seconds of each, measured in turn, after three untimed turns."""
+    """Returns the seconds of each, measured in turn, after three untimed turns."""
     seconds: dict[str, list[float]] = {name: [] for name in SUBJECTS}
     for turn in range(-3, options.rounds):
         for name in SUBJECTS:
@@ -157,10 +159,10 @@ def _largest_that_fits(
 ) -> int:
     """Returns the largest of `videos`, half of it and so on whose steps fit into memory.
 
-    The steps also fold the frozen weights, which a compiler should find ready.
+    The steps also fold the frozen weights before the compiler sees them.
     """
     while not _fits(options, model, videos, attention) and videos > 1:
-        _free(options)  # after the error is gone, and with it what the try had computed
+        _free(options)  # after the exception is gone, which holds the tensors of the attempt
         videos //= 2
     _free(options)
     return videos
@@ -182,7 +184,7 @@ def _frames(options: GpuBenchmark, model: StopModel, videos: int) -> torch.Tenso
 
 
 def _matmul_rate(options: GpuBenchmark) -> float:
-    """Operations a second in a large square product of the type that is benchmarked."""
+    """Returns operations per second of a large matrix product in the benchmarked type."""
     dtype = torch.bfloat16 if options.bf16 else torch.float32
     edge = _MATMUL if options.device == "cuda" else 512
     a, b = (torch.randn(edge, edge, device=options.device, dtype=dtype) for _ in range(2))
@@ -200,17 +202,17 @@ def _preamble(options: GpuBenchmark, peak: float) -> str:
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     dtype = "bfloat16" if options.bf16 else "float32"
     return (
-        f"{name}, torch {torch.__version__}, {dtype}, {options.frames} frames a video, every block "
-        f"prompted, {time.strftime('%d %B %Y')}. Medians of {options.rounds} turns; ratios (lowest "
-        f"to highest) are taken turn by turn, `compiled` is STOP and the lean floor, open_clip's "
-        f"tower stays eager. The measured matmul peak is {peak / 1e12:.1f} Tflop/s; its share "
-        f"counts the operations of the frozen tower alone.\n"
+        f"{name}, torch {torch.__version__}, {dtype}, {options.frames} frames per video, every "
+        f"block prompted, {time.strftime('%d %B %Y')}. Medians of {options.rounds} turns; "
+        f"ratios (lowest to highest) are taken per turn, `compiled` is STOP and the lean floor, "
+        f"open_clip's tower stays eager. The matmul peak is {peak / 1e12:.1f} Tflop/s; its "
+        f"share counts only the operations of the frozen tower.\n"
     )
 
 
 @contextmanager
 def _peak_memory(options: GpuBenchmark) -> Iterator[list[float]]:
-    """Afterwards the list holds the most GPU memory of the body, in GiB (0 on a CPU)."""
+    """Yields a list that afterwards holds the peak GPU memory of the body in GiB (0 on a CPU)."""
     found = [0.0]
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -1,8 +1,9 @@
-"""Which patches' prompts a trained STOP needs, on the motion set, where it is known what is where.
+"""Finds out which patches need their prompts in a trained STOP, on the motion set.
 
-Evaluates the validation clips again and again with one trained model, and lets other patches have
-their spatial prompts each time: the most heavily weighted ones, those of the marked object, those
-of the other objects that stand still. docs/findings.md has what it printed.
+The positions of all objects are known there. The script evaluates the validation clips several
+times with one trained model, each time with spatial prompts on other patches: those with the
+largest weights, those of the marked object, those of the other static objects. docs/findings.md has
+its output.
 
     python benchmarks/motion_patches.py --run outputs/runs/motion-stop-seed0-...
 
@@ -39,32 +40,33 @@ from stop_core.model.stop import StopModel
 from stop_core.model.video_model import VideoModel
 from stop_core.settings.class_templates import class_sentences
 from stop_core.storage.paths import storage_path
+from stop_core.trained_model.files import CONFIG_FILE, MODEL, PROMPTS
 
 BATCH = 64
-OF_AN_OBJECT = 4  # of so many patches, one counts as an object's: those nearest to its centre
+OF_AN_OBJECT = 4  # the nearest P / 4 patches to its centre count as an object's
 SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Evaluate a training on the motion set with prompts on some patches alone."""
+    """Evaluate a training on the motion set with prompts on some patches only."""
 
     run: Path
     """Folder of a training of the method stop."""
     cache: str = "outputs/cache/motion"
-    """The motion set that it was trained on."""
+    """Cache of the motion set that it was trained on."""
 
 
 def main(options: Options) -> None:
-    """Prints the accuracy for every choice of patches."""
+    """Prints the accuracy for each choice of patches."""
     cache = FrameCache(storage_path(options.cache))
     clips, patches = cache.split("val"), patches_of(options.run)
     marked_NP, others_NP = object_patches(clips.video_ids, patches)
     weightiest = [round(share * patches) for share in SHARES]
     choices: dict[str, int | Tensor] = {
-        **{f"the {n_s} that weigh most": n_s for n_s in weightiest},
-        "the marked object's alone": marked_NP,
-        "the other objects' alone": others_NP,
+        **{f"the {n_s} with the largest weights": n_s for n_s in weightiest},
+        "only the marked object's": marked_NP,
+        "only the other objects'": others_NP,
         "all but the marked object's": 1 - marked_NP,
         "all but the other objects'": 1 - others_NP,
         "none": torch.zeros_like(marked_NP),
@@ -83,16 +85,16 @@ def main(options: Options) -> None:
 
 
 def patches_of(run: Path) -> int:
-    """P of the tower that a training had."""
-    shape = tower_shape(yaml.safe_load((run / "config.yaml").read_text())["tower"])
+    """Returns P of the tower of a training."""
+    shape = tower_shape(yaml.safe_load((run / MODEL / CONFIG_FILE).read_text())["tower"])
     assert shape is not None  # it is a tiny one
     return shape.patches
 
 
 @torch.no_grad()
 def shares_found(run: Path, cache: FrameCache) -> list[float]:
-    """How often a patch at the centre of the marked object is among those chosen, by block."""
-    n_s = yaml.safe_load((run / "config.yaml").read_text())["n_s"]
+    """Returns how often the patch at the centre of the marked object is chosen, by block."""
+    n_s = yaml.safe_load((run / MODEL / CONFIG_FILE).read_text())["n_s"]
     clips = cache.split("val")
     some = range(0, len(clips), 4)  # a trace is large
     model = cast(StopModel, load(run, n_s, cache.manifest.class_words)[0])
@@ -103,13 +105,13 @@ def shares_found(run: Path, cache: FrameCache) -> list[float]:
 
 
 def load(run: Path, n_s: int, class_words: Sequence[str]) -> tuple[VideoModel, Tensor]:
-    """The trained model with another `n_s`, and the embeddings of its classes, [C, E]."""
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    experiment = build_experiment({**config, "n_s": n_s}, str(run / "config.yaml"))
+    """Returns the trained model with another `n_s`, and its class embeddings, [C, E]."""
+    config = yaml.safe_load((run / MODEL / CONFIG_FILE).read_text())
+    experiment = build_experiment({**config, "n_s": n_s}, str(run / MODEL / CONFIG_FILE))
     model = build_method(
         experiment, load_clip(experiment.tower, experiment.pretrained), len(class_words)
     ).eval()
-    model.load_prompt_state_dict(load_file(run / "prompts.safetensors"))
+    model.load_prompt_state_dict(load_file(run / MODEL / PROMPTS))
     with torch.no_grad():
         texts = ClassTexts(model, class_sentences(experiment.templates, class_words))
         return model, texts.embeddings()
@@ -117,7 +119,7 @@ def load(run: Path, n_s: int, class_words: Sequence[str]) -> tuple[VideoModel, T
 
 @torch.no_grad()
 def predict(model: VideoModel, frames: Tensor, text_CE: Tensor, chosen_NP: Tensor | None) -> Tensor:
-    """The class of every clip, [N]; with `chosen_NP`, these patches alone keep their prompts."""
+    """Returns the class of every clip, [N]; `chosen_NP` limits the prompts to these patches."""
     found = []
     for start in range(0, len(frames), BATCH):
         part = slice(start, start + BATCH)
@@ -128,9 +130,9 @@ def predict(model: VideoModel, frames: Tensor, text_CE: Tensor, chosen_NP: Tenso
 
 @contextmanager
 def prompts_on(model: VideoModel, chosen_NP: Tensor | None) -> Iterator[None]:
-    """Lets the patches of a mask have the prompts, in every frame and block; None changes nothing.
+    """Adds the prompts to the patches of a mask, in every frame and block; None changes nothing.
 
-    W^t weighs the patches of the mask as if they had been chosen.
+    W^t weights the patches of the mask as if they had been chosen.
     """
     if chosen_NP is None:
         yield
@@ -157,7 +159,7 @@ def prompts_on(model: VideoModel, chosen_NP: Tensor | None) -> Iterator[None]:
 
 
 def object_patches(video_ids: Sequence[str], patches: int) -> tuple[Tensor, Tensor]:
-    """The patches of the marked object, and those of the others alone: 0 or 1, [N, P] each."""
+    """Returns the patches of the marked object, and those of only the others: 0 or 1, [N, P]."""
     marked, others = [], []
     for video_id in video_ids:
         own_X, *other_OX = nearest(video_id, patches)[:, : patches // OF_AN_OBJECT]
@@ -169,7 +171,7 @@ def object_patches(video_ids: Sequence[str], patches: int) -> tuple[Tensor, Tens
 
 
 def nearest(video_id: str, patches: int) -> Tensor:
-    """The `patches` by their distance to each static object, the nearest first, [O, P]."""
+    """Returns the patches sorted by their distance to each static object, [O, P]."""
     wanted = MotionArguments(MOTION_TRAIN, MOTION_TEST, MOTION_SEED)
     grid = math.isqrt(patches)
     along_G = (torch.arange(grid) + 0.5) * (UNITS / grid)

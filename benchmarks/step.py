@@ -1,7 +1,7 @@
-"""The cost of a STOP training step against that of the frozen tower alone.
+"""Benchmarks a STOP training step against one of the frozen tower only.
 
-All run in this process, turn by turn, on the same frames, with the same attention over the same
-patch tokens; so noise of the machine hits all of them. The floors are described in floors.py.
+All of them run in this process, in turn, on the same frames, with the same attention over the same
+patch tokens, so noise of the machine affects all of them. floors.py describes the baselines.
 
     python benchmarks/step.py --tower ViT-B-32-quickgelu --videos 2 --frames 12
 """
@@ -29,32 +29,32 @@ from stop_core.settings.stop import Attention
 
 @dataclass(frozen=True)
 class StepBenchmark:
-    """Time a STOP training step and the frozen tower, turn by turn, and print their ratios."""
+    """Time a STOP training step and the frozen tower, in turn, and print their ratios."""
 
     tower: str = "ViT-B-32-quickgelu"
     """Any open_clip ViT, with random weights."""
     videos: int = 2
-    """Videos a step."""
+    """Videos per step."""
     frames: int = 12
-    """Frames a video."""
+    """Frames per video."""
     rounds: int = 7
-    """Timed turns of each."""
+    """Number of timed turns."""
     threads: int = 1
-    """CPU threads."""
+    """Number of CPU threads."""
     width: int = 32
     """Hidden channels of STOP's prompters."""
     bf16: bool = False
-    """Under bfloat16 autocast."""
+    """Use bfloat16 autocast."""
     attention: tuple[Attention, ...] = ("joint", "frame")
     """joint, frame or both."""
     memory: bool = True
-    """Also measure the peak memory of a step, each in a process of its own."""
+    """Also measure the peak memory of a step, each in a separate process."""
     only: Literal["open_clip", "lean", "STOP"] | None = None
-    """Print the peak memory of a training step of this one alone, in MiB."""
+    """Print only the peak memory of a training step of this one, in MiB (default: measure all)."""
 
 
 def main(options: StepBenchmark) -> None:
-    """Prints a row for each attention and each of training and inference."""
+    """Prints one row per attention, for training and for inference."""
     torch.set_num_threads(options.threads)
     if options.only:
         _print_peak_memory(options)
@@ -86,7 +86,7 @@ def _setting(options: StepBenchmark, attention: Attention) -> tuple[StopModel, T
 
 
 def _take_turns(subjects: dict[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, measured in turn, after one untimed turn."""
+    """Returns the seconds of each, measured in turn, after one untimed turn."""
     for work in subjects.values():
         work()
     seconds: dict[str, list[float]] = {name: [] for name in subjects}
@@ -109,7 +109,7 @@ def _print_row(attention: str, work: str, seconds: dict[str, list[float]]) -> No
 
 
 def _peak_memory(options: StepBenchmark, attention: Attention, subject: str) -> float:
-    """MiB that a training step of `subject` adds to its process."""
+    """Returns the MiB that a training step of `subject` adds to its process."""
     values = replace(options, attention=(attention,))
     command = [sys.executable, __file__, "--only", subject, "--attention", attention]
     for name in ("tower", "videos", "frames", "threads", "width"):
@@ -133,7 +133,7 @@ def _print_peak_memory(options: StepBenchmark) -> None:
 
 
 class _PeakMemory(threading.Thread):
-    """The most resident memory of this process, looked at every few milliseconds."""
+    """The peak resident memory of this process, sampled every few milliseconds."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

@@ -1,15 +1,15 @@
-"""The rate of a whole training against its bare step, and what its start-up takes.
+"""Benchmarks a whole training against its bare step, and itemizes its start-up.
 
-The start-up is itemised twice: without Ray Train, as `pipelines/train.py` trains with one worker
-on the CPU, and with it. The rates are measured in a worker of Ray Train, turn by turn, on the same
-model and batches, by the clock and by the processor time of the worker's process with all of its
-threads, which a busy machine disturbs less:
+The start-up is itemized twice: without Ray Train, as `pipelines/train.py` trains with one worker
+on the CPU, and with it. The rates are measured in a worker of Ray Train, in turn, on the same model
+and batches, by the clock and by the processor time of the worker's process with all of its threads,
+which depends less on other load of the machine:
 
-    bare    forward, backward and optimiser on clips that lie in memory, and nothing else
-    whole   an epoch as `pipelines/train.py` runs it: clips read from the cache, steps recorded,
-            prompts observed, a checkpoint reported to Ray Train, records taken to an SQLite store
+    bare    forward, backward and optimiser on clips in memory, and nothing else
+    whole   an epoch as `pipelines/train.py` runs it: reads clips from the cache, records steps,
+            monitors prompts, reports a checkpoint to Ray Train, sends records to an SQLite store
 
-Validation is left out of both: the cache holds training clips alone.
+Neither includes validation: the cache has only training clips.
 
     python benchmarks/train.py
     python benchmarks/train.py --tower ViT-B-32-quickgelu --clips 24 --frames 12 --batch-size 4
@@ -32,47 +32,47 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 Lap = tuple[str, float, float]
-"""What it was, its seconds by the clock, and those of the process's processor time."""
+"""Name, seconds by the clock, and seconds of the process's processor time."""
 
 
 @dataclass(frozen=True)
 class TrainBenchmark:
-    """Time whole epochs of a training worker against bare steps, turn by turn."""
+    """Time whole epochs of a training worker against bare steps, in turn."""
 
     tower: str = "tiny"
-    """Any open_clip ViT, with random weights; tiny and tiny-64 have their own."""
+    """Any open_clip ViT, with random weights, or tiny or tiny-64, with trained ones."""
     clips: int = 2048
-    """Clips of an epoch, a multiple of 8."""
+    """Clips per epoch, a multiple of 8."""
     frames: int = 6
-    """Frames of a clip."""
+    """Frames per clip."""
     batch_size: int = 16
-    """Clips of a step."""
+    """Clips per step."""
     rounds: int = 3
-    """Timed epochs of each."""
+    """Number of timed epochs."""
 
 
 def main(options: TrainBenchmark) -> None:
-    """Prints the start-up by its parts, then the two rates and their ratio."""
+    """Prints the parts of the start-up, then the two rates and their ratio."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cache = _alone(_make_cache, options, folder)
+        cache = _in_new_process(_make_cache, options, folder)
         print("start-up without Ray Train")
-        _print_laps(_alone(_start_here, options, cache, folder / "here"))
+        _print_laps(_in_new_process(_start_here, options, cache, folder / "here"))
         print("start-up with Ray Train")
-        # Not in another process: Ray takes the function to its worker by value only from here.
+        # Not in another process: only from here does Ray send the function to its worker by value.
         laps, found = _start_ray_train(options, cache, folder / "there")
         _print_laps([*laps, *found["laps"]])
     _print_rates(options, found)
 
 
-def _alone(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Runs it in a process of its own: what it imports is not missing from the next start-up."""
+def _in_new_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs `work` in a new process, so that its imports do not shorten the next start-up."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
 
 def _begin(options: TrainBenchmark, cache: Path, output: Path, laps: "_Laps") -> tuple[Any, Any]:
-    """The run and the task of its worker, as `TrainingRun.train` makes them."""
+    """Returns the run and the task of its worker, as `TrainingRun.train` makes them."""
     from pipelines.cluster.resources import Resources
     from pipelines.tracking.store import open_experiment
     from pipelines.training.run import TrainingRun
@@ -124,7 +124,7 @@ def _print_laps(laps: list[Lap]) -> None:
 
 
 class _Laps:
-    """Names the seconds since the last lap: by the clock, and of this process's processor time."""
+    """Records the seconds since the last lap: by the clock, and of processor time."""
 
     def __init__(self) -> None:
         self.found: list[Lap] = []
@@ -148,12 +148,12 @@ def _experiment(options: TrainBenchmark):  # type: ignore[no-untyped-def]
 
 
 def _make_cache(options: TrainBenchmark, folder: Path) -> Path:
-    """The training clips of a small motion set, in the size that the tower takes."""
+    """Writes a cache of the training clips of a small motion set, in the size of the tower."""
     from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache
     from stop_core.clip.loading import tower_shape
     from stop_core.datasets.motion.files import write_motion_dataset
 
-    # A tenth goes to validation, which this cache leaves out.
+    # A tenth of the clips goes to validation, which this cache omits.
     write_motion_dataset(folder / "videos", train=-(-options.clips // 56) * 64, test=8, seed=0)
     shape = tower_shape(options.tower)
     assert shape is not None
@@ -171,7 +171,7 @@ def _make_cache(options: TrainBenchmark, folder: Path) -> Path:
 
 
 def _start_worker(task: Any, session: Any, laps: _Laps) -> tuple[Any, Callable[[int], None]]:
-    """A worker that has done its first step, and the bare step."""
+    """Returns a worker after its first step, and the bare step."""
     from dataclasses import replace
 
     from pipelines.training.worker import WorkerRun
@@ -187,7 +187,7 @@ def _start_worker(task: Any, session: Any, laps: _Laps) -> tuple[Any, Callable[[
 
 
 def _in_worker(arguments: dict[str, Any]) -> None:
-    """Takes turns in the worker that Ray Train has started."""
+    """Runs in the worker of Ray Train: times both in turn."""
     entered = time.time() - arguments["asked"]
     laps = _Laps()
     from pipelines.training.session import RayTrainSession
@@ -195,7 +195,7 @@ def _in_worker(arguments: dict[str, Any]) -> None:
     task = arguments["task"]
     worker, bare = _start_worker(task, RayTrainSession(task.folder), laps)
     trainer = worker.trainer
-    worker.train_epoch(trainer)  # untimed: the pages of the cache are in memory afterwards
+    worker.train_epoch(trainer)  # untimed: it reads the pages of the cache into memory
     steps = trainer.steps_per_epoch
     times: dict[str, list[tuple[float, float]]] = {"bare": [], "whole": []}
     for _ in range(trainer.config.epochs - 1):
@@ -213,7 +213,7 @@ def _in_worker(arguments: dict[str, Any]) -> None:
 
 
 def _bare(trainer: Any) -> Callable[[int], None]:
-    """Runs so many steps on one batch in memory."""
+    """Returns a function that runs N steps on one batch in memory."""
     import torch
 
     from stop_core.training.backward import backward
@@ -234,7 +234,7 @@ def _bare(trainer: Any) -> Callable[[int], None]:
 
 
 def _print_rates(options: TrainBenchmark, found: dict[str, Any]) -> None:
-    print(f"{options}, {options.clips // options.batch_size} steps an epoch")
+    print(f"{options}, {options.clips // options.batch_size} steps per epoch")
     for number, clock in enumerate(("wall", "processor")):
         bare, whole = ([turn[number] for turn in found[name]] for name in ("bare", "whole"))
         ratios = [b / w for b, w in zip(bare, whole, strict=True)]

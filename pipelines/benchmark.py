@@ -1,4 +1,4 @@
-"""Prints the comparison table: every method through the same code, data and selection rule."""
+"""Prints the comparison table: all methods with the same code, data and selection rule."""
 
 import sys
 from dataclasses import dataclass, field, replace
@@ -39,9 +39,9 @@ ABLATION = TABLES / "ablation.yaml"
 class BenchmarkConfig:
     """Compare STOP with its baselines, over several seeds, and print the table.
 
-    Without options: the embedded demonstration set, a few minutes on two CPU cores. Trainings
-    that were done before, with the same settings on the same data, are not run again; after a
-    kill, the same command does what is missing. docs/tables.md explains every number.
+    Without options: the embedded demonstration set, in a few minutes on two CPU cores. Finished
+    trainings with the same settings and data are not run again; after an interruption, run the
+    same command to train the rest. docs/tables.md explains every number.
 
     Examples:
       python pipelines/benchmark.py --cache outputs/cache/hmdb51 --table my_rows.yaml --seeds 5
@@ -52,26 +52,26 @@ class BenchmarkConfig:
     """
 
     table: Path | None = None
-    """The rows, in YAML, like sweeps/tables/motion.yaml; empty: the file there that is named like
-    the dataset, or else recognition.yaml or retrieval.yaml."""
+    """YAML file with the rows, like sweeps/tables/motion.yaml (default: the file there that has the
+    name of the dataset, or else recognition.yaml or retrieval.yaml)."""
     methods: tuple[str, ...] = ()
-    """Only these methods, for example stop,vpt-deep,zero-shot: each has the settings of its first
-    row in the table, or those that all rows have in common."""
+    """Only these methods, for example stop,vpt-deep,zero-shot, each with the settings of its first
+    row in the table, or else with the common settings (default: all rows)."""
     rows: tuple[str, ...] = ()
-    """Only the rows with these titles."""
+    """Only the rows with these titles (default: all rows)."""
     ablation: bool = False
-    """The table of components: the table's row of STOP, without one thing at a time."""
+    """Print the ablation table instead: the row of STOP, with one component removed at a time."""
     baseline: str | None = None
-    """Title of the row that the others are tested against; empty: the one that the table names."""
+    """Title of the row that the others are compared with (default: the baseline of the table)."""
     published: Path | None = None
-    """A CSV with rows that others have published; docs/tables.md tells its columns."""
+    """CSV file with published results to show; docs/tables.md describes its columns."""
     cache: str | None = None
-    """A cache made by preprocess.py, a folder or its s3:// or gs:// URI; empty: the embedded set,
-    prepared if need be."""
+    """A cache made by preprocess.py: a folder, or an s3:// or gs:// URI (default: the embedded set,
+    preprocessed if needed)."""
     output: Path = field(default_factory=default_output)
-    """Where runs, tables and the MLflow store go."""
+    """Folder of runs, tables and the MLflow store."""
     seeds: int = 3
-    """Trainings of every row, with the seeds 0, 1, ...; a row without training is run once."""
+    """Number of trainings per row, with the seeds 0, 1, ...; untrained rows are run once."""
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
@@ -85,12 +85,12 @@ class BenchmarkConfig:
 
     @property
     def chosen_methods(self) -> list[str]:
-        """The methods, whether spaces or commas are between them."""
+        """The methods, separated by spaces or commas."""
         return [name for text in self.methods for name in text.split(",") if name]
 
 
 def main(config: BenchmarkConfig) -> ComparisonTable:
-    """Runs what is missing of the table, prints it, and stores it."""
+    """Runs the missing trainings of the table, prints it, and stores it."""
     published = read_published(config.published) if config.published else []
     cache = find_cache(config.cache, config.output)
     manifest = Manifest.load(cache)
@@ -106,7 +106,7 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
         baseline=chosen.baseline,
         published=published,
     )
-    # Two rows may be one configuration; it is trained once.
+    # Two rows can have the same configuration, which is trained once.
     jobs = {run.name: Job(run, f"{title}, seed {run.config.seed}")
             for title, runs in rows.items() for run in runs}  # fmt: skip
     _run(table, list(jobs.values()), config)
@@ -114,7 +114,7 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
 
 
 def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> None:
-    """Does what is missing, and publishes what there is, even where a training failed."""
+    """Runs the missing trainings, and publishes the table even if some of them fail."""
     parent = track(table, config.output)
     missing = [job for job in jobs if job.training.remembered() is None]
     say(f"{len(jobs)} trainings in the table, {len(missing)} of them to run")
@@ -129,8 +129,10 @@ def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> No
 
 
 def choose_rows(config: BenchmarkConfig, manifest: Manifest) -> tuple[Path, Table]:
-    """The file of the table, and the rows that were asked for."""
-    file = named_file(config.table, "tables") if config.table else _default_table(manifest)
+    """Returns the file of the table, and the chosen rows."""
+    own = TABLES / f"{manifest.dataset}.yaml"
+    default = own if own.is_file() else TABLES / f"{manifest.task}.yaml"
+    file = named_file(config.table, "tables") if config.table else default
     table = read_table(file)
     if config.ablation:
         stop = _first_row_of("stop", table)
@@ -148,23 +150,18 @@ def choose_rows(config: BenchmarkConfig, manifest: Manifest) -> tuple[Path, Tabl
     return file, Table(rows, table.common, baseline)
 
 
-def _default_table(manifest: Manifest) -> Path:
-    own = TABLES / f"{manifest.dataset}.yaml"
-    return own if own.is_file() else TABLES / f"{manifest.task}.yaml"
-
-
 def _first_row_of(method: str, table: Table) -> str | None:
     default = ExperimentConfig().method
     return next((t for t, row in table.rows.items() if row.get("method", default) == method), None)
 
 
 def _rows_of_methods(methods: list[str], table: Table, file: Path) -> dict[str, dict[str, Any]]:
-    """One row a method."""
+    """Returns one row per method."""
     rows = {}
     for method in methods:
         title = _first_row_of(method, table)
         if title is None:
-            say(f"{file} has no row of {method}: it gets what all rows have in common, untuned")
+            say(f"{file} has no row of {method}: it gets the common settings, untuned")
         rows[title or method] = table.rows[title] if title else {**table.common, "method": method}
     return rows
 
@@ -172,7 +169,7 @@ def _rows_of_methods(methods: list[str], table: Table, file: Path) -> dict[str, 
 def _trainings(
     title: str, values: dict[str, Any], file: Path, cache: StoragePath, config: BenchmarkConfig
 ) -> list[TrainingRun]:
-    """The trainings of a row; ValueError if it does not fit the cache."""
+    """Returns the trainings of a row; raises ValueError if it does not fit the cache."""
     where = f"{file}: row {title!r}"
     if "seed" in values:
         raise ValueError(f"{where} sets seed; give --seeds instead")

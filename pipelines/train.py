@@ -1,4 +1,4 @@
-"""Trains STOP, or a baseline, on a frame cache with Ray Train."""
+"""Trains STOP, or a baseline, on a frame cache."""
 
 import os
 import sys
@@ -32,11 +32,11 @@ class TrainConfig:
     """Train STOP, or one of its baselines, on a frame cache, and test the best epoch once.
 
     Without --cache: STOP on the embedded demonstration set, with the settings of
-    sweeps/recipes/motion.yaml, a minute or so on one CPU core.
+    sweeps/recipes/motion.yaml, in about a minute on one CPU core.
 
-    Validation chooses the epoch. The result, the prompts and the predictions lie under
-    <output>/runs, and in MLflow. After a kill, the same command goes on where it stopped; when
-    all is done, it prints the result again.
+    Validation chooses the epoch. The result, the prompts and the predictions are stored under
+    <output>/runs, and in MLflow. After an interruption, run the same command to resume; when the
+    training is finished, the command prints the result again.
 
     Examples:
       python pipelines/train.py --method vpt-deep --seed 1
@@ -45,18 +45,17 @@ class TrainConfig:
     """
 
     cache: str | None = None
-    """A cache made by preprocess.py, a folder or its s3:// or gs:// URI; empty: the embedded set,
-    prepared if need be."""
+    """A cache made by preprocess.py: a folder, or an s3:// or gs:// URI (default: the embedded set,
+    preprocessed if needed)."""
     output: Path = field(default_factory=default_output)
-    """Where runs, checkpoints and the MLflow store go."""
+    """Folder of runs, checkpoints and the MLflow store."""
     resume_from: Path | None = None
-    """Begin with this checkpoint, or the last one of this run (a folder, or its name)."""
+    """Start from this checkpoint, or from the latest one of this run (a folder, or its name)."""
     fork: bool = False
-    """With --resume-from: a new training that takes the weights alone, under any settings."""
+    """With --resume-from: start a new training, with any settings, from the weights only."""
     in_process: bool | None = None
-    """Train in this very process, without Ray Train: starts sooner, but a process that dies is not
-    started again by itself. Empty: so for one worker on the CPU, unless RAY_ADDRESS names a
-    cluster."""
+    """Train in this process, without Ray Train: starts sooner, but is not restarted after a failure
+    (default: True for one worker on the CPU, unless RAY_ADDRESS is set)."""
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     resources: Resources = field(default_factory=Resources)
 
@@ -71,13 +70,13 @@ class TrainConfig:
 
     @staticmethod
     def default_file(arguments: Sequence[str]) -> Path | None:
-        """Returns the recipe of the embedded set, unless the arguments name a cache."""
+        """Returns the recipe of the embedded set, unless the arguments include --cache."""
         has_cache = any(word.split("=")[0] == "--cache" for word in arguments)
         return None if has_cache else SWEEPS / "recipes" / "motion.yaml"
 
 
 def main(config: TrainConfig) -> TrainingResult:
-    """Trains as configured and prints the result."""
+    """Trains, resumes or finds the finished training, and prints its result."""
     from stop_core.clip.loading import check_name
 
     check_name(config.experiment.tower, config.experiment.pretrained)  # before minutes of decoding
@@ -92,31 +91,28 @@ def main(config: TrainConfig) -> TrainingResult:
         say(f"training {training.name}")
         for remark in remarks_on(training.config, training.cache):
             say(f"note: {remark}")
-        if not (here := _trains_here(config)):
-            _join_ray(config)
+        in_process = _is_in_process(config)
+        if not in_process:
+            from .cluster.room import room_for
+            from .cluster.session import start_ray
+
+            start_ray()
+            room_for(config.resources)
         lines = TrainingLines(training.progress_file)
         with reporting(lines.line, lines.events):
-            result = training.train(config.resources, here=here)
+            result = training.train(config.resources, in_process=in_process)
     _summarise(result, config)
     return result
 
 
-def _trains_here(config: TrainConfig) -> bool:
-    """Whether this process is the worker; a GPU's training is worth a supervisor."""
+def _is_in_process(config: TrainConfig) -> bool:
+    """Whether to train in this process; trainings on a GPU are worth the overhead of Ray Train."""
     if config.in_process is not None:
         return config.in_process
     resources = config.resources
     return (
         resources.one_worker and not resources.gpus_per_worker and "RAY_ADDRESS" not in os.environ
     )
-
-
-def _join_ray(config: TrainConfig) -> None:
-    from .cluster.room import room_for
-    from .cluster.session import start_ray
-
-    start_ray()
-    room_for(config.resources)
 
 
 def _summarise(result: TrainingResult, config: TrainConfig) -> None:

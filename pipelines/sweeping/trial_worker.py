@@ -16,8 +16,8 @@ from stop_core.training.run_state import read_progress
 from ..cli.errors import RunError
 from ..cli.experiment_fields import build_experiment
 from ..cluster.resources import Resources
-from ..training.checkpoints import furthest
-from ..training.launch import Watch
+from ..training.checkpoints import latest_checkpoint
+from ..training.launch import TrainingHooks
 from ..training.run import TrainingRun
 from .space import SearchSpace
 from .wording import describe_settings
@@ -75,10 +75,12 @@ def run_trial(config: dict[str, Any], task: TrialTask, keeper: ClipCache) -> Non
     for row in _stored_curve(training):  # epochs that the driver has not recorded
         report(row)
     alone = task.resources.one_worker
-    watch = Watch(report, keeper) if alone else Watch(callbacks=(_Epochs(objective),))
+    hooks = (
+        TrainingHooks(report, keeper) if alone else TrainingHooks(callbacks=(_Epochs(objective),))
+    )
     label = f"{config['name']}: {describe_settings(config['drawn'])}"
     try:
-        result = training.train(task.resources, task.parent, label, here=alone, watch=watch)
+        result = training.train(task.resources, task.parent, label, in_process=alone, hooks=hooks)
     except RunError as problem:
         reason = str(problem).removeprefix(f"the training {training.name} failed: ")
         tune.report({FAILURE_KEY: reason, objective: math.nan, "epoch": 0, "finished": 1})
@@ -94,7 +96,7 @@ def _stored_curve(training: TrainingRun) -> list[dict[str, float]]:
     """Returns the reports of the epochs in the result, or else in the latest checkpoint."""
     if result := training.remembered():
         return result.curve
-    checkpoint = furthest(training.folder)
+    checkpoint = latest_checkpoint(training.folder)
     return read_progress(checkpoint).curve if checkpoint else []
 
 

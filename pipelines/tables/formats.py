@@ -1,4 +1,8 @@
-"""Renders a sheet for the terminal, and as Markdown and HTML."""
+"""Renders a sheet for the terminal, as Markdown and as HTML.
+
+pandas' `Styler` is not used here: it has no terminal or Markdown output, does not escape all that
+a title can contain, and has no groups of rows.
+"""
 
 import html
 from collections.abc import Callable, Sequence
@@ -13,7 +17,7 @@ from stop_core.storage.escaping import in_markdown
 from .sheet import ON_SCREEN, PUBLISHED_NOTE, Cell, Column, Sheet
 
 _STYLES = {"": "", "best": "bold", "second": "underline"}
-OURS = ", of our rows alone."
+OURS = ", among our rows only."
 _WIDEST_METHOD = 36  # characters; a longer title takes two lines
 _STYLE_SHEET = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem; color: #1a1a1a; background: #fff; }
@@ -32,20 +36,17 @@ tbody tr:hover { background: #f3f5f8; }
 
 
 def print_sheet(sheet: Sheet, console: Console) -> None:
-    """Prints a sheet, without the columns that the console has no room for."""
-    dropped: list[str] = []
-    shown = _rich(sheet)
+    """Prints a sheet, without the columns that do not fit into the console."""
     unbounded = console.options.update_width(10_000)
-    while console.measure(shown, options=unbounded).maximum > console.width and (
-        less := sheet.narrowed(ON_SCREEN)
-    ):
-        there = {column.name for column in less.columns}
-        dropped += [column.heading for column in sheet.columns if column.name not in there]
-        sheet, shown = less, _rich(less)
-    console.print(shown)
-    notes = [note.text for note in sheet.notes]
-    if dropped:
-        notes.append(f"Not shown, for want of room: {', '.join(reversed(dropped))}.")
+
+    def fits(sheet: Sheet) -> bool:
+        return console.measure(_rich(sheet), options=unbounded).maximum <= console.width
+
+    narrow = sheet.narrowed(ON_SCREEN, fits)
+    console.print(_rich(narrow))
+    notes = [note.text for note in narrow.notes]
+    if omitted := [one.heading for one in sheet.columns if one not in narrow.columns]:
+        notes.append(f"Not shown, because the terminal is too narrow: {', '.join(omitted)}.")
     for note in notes:
         console.print(note, style="dim")
 
@@ -73,7 +74,7 @@ def _rich(sheet: Sheet) -> RichTable:
 
 
 def markdown(sheet: Sheet) -> str:
-    """The best of a column is bold, the second in italics, since Markdown cannot underline."""
+    """Renders Markdown: best in bold, second in italics, because Markdown cannot underline."""
     around = {"": "", "best": "**", "second": "*"}
 
     def line(cells: Sequence[Cell]) -> str:
@@ -99,7 +100,7 @@ def markdown(sheet: Sheet) -> str:
 
 
 def page(sheet: Sheet) -> str:
-    """A page of HTML that needs no other file."""
+    """Renders a page of HTML that needs no other file."""
     columns = sheet.columns
     body = [_html_row(cells, columns, "ours") for cells in sheet.ours]
     if sheet.published:

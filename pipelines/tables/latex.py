@@ -1,4 +1,4 @@
-"""Renders a sheet as LaTeX, in letters that any LaTeX can set."""
+"""Renders a sheet as LaTeX, in characters that every LaTeX can typeset."""
 
 import re
 import unicodedata
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .formats import OURS
 from .sheet import ON_PAPER, PUBLISHED_NOTE, Cell, Sheet
 
-_PAPER = 120  # characters of scriptsize on a page of two columns
+_PAPER = 120  # characters of scriptsize in the width of a page of two columns
 _SPREAD = re.compile(r"([\d.]+) ± ([\d.]+)")
 MATHS = {
     "α": r"\alpha", "β": r"\beta", "γ": r"\gamma", "δ": r"\delta", "ε": r"\varepsilon",
@@ -26,7 +26,7 @@ MATHS = {
     "∂": r"\partial", "∇": r"\nabla", "∑": r"\sum", "∏": r"\prod", "∫": r"\int", "√": r"\surd",
     "†": r"\dagger", "‡": r"\ddagger", "•": r"\bullet", "<": "<", ">": ">", "|": "|", "−": "-",
 }  # fmt: skip
-"""What is written between dollars."""
+"""Characters that are written as mathematics, between dollars."""
 _TEXT = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -44,12 +44,11 @@ _ACCENTS = {
 
 
 def latex(sheet: Sheet, label: str) -> str:
-    r"""A float over both columns of a page; it needs \usepackage{booktabs} alone.
+    r"""Renders a float over both columns of a page, for which \usepackage{booktabs} is enough.
 
-    Columns that would not fit are left out, as ON_PAPER says; `table.csv` has them.
+    Columns that do not fit are omitted in the order of ON_PAPER; `table.csv` has them.
     """
-    while _paper_width(sheet) > _PAPER and (less := sheet.narrowed(ON_PAPER)):
-        sheet = less
+    sheet = sheet.narrowed(ON_PAPER, lambda sheet: _paper_width(sheet) <= _PAPER)
     rows = [_row(cells) for cells in sheet.ours]
     if sheet.published:
         across = (
@@ -83,10 +82,10 @@ def latex(sheet: Sheet, label: str) -> str:
 
 
 def escape(text: str) -> str:
-    """A text in ASCII, as LaTeX without further packages sets it.
+    """Returns a text in ASCII that LaTeX typesets without further packages.
 
-    A letter that LaTeX has no name for becomes its number, [U+4E2D]: a table that took hours is
-    not lost for it, and whoever reads it sees which letter to replace.
+    A character without a LaTeX name is written as its number, [U+4E2D]: the table of a long run is
+    not lost, and its reader sees which character to replace.
     """
     return "".join(_letter(letter) for letter in unicodedata.normalize("NFC", text))
 
@@ -104,7 +103,7 @@ def _letter(letter: str) -> str:
 
 
 def _accented(letter: str) -> str:
-    base, *marks = unicodedata.normalize("NFD", letter)
+    base, *marks = list(unicodedata.normalize("NFD", letter))
     if len(marks) != 1 or marks[0] not in _ACCENTS or not base.isascii():
         return ""
     dotless = rf"\{base}" if base in "ij" and marks[0] != "\u0327" else base
@@ -112,7 +111,7 @@ def _accented(letter: str) -> str:
 
 
 def _raised(letter: str) -> str:
-    """Superscripts and subscripts of letters and digits."""
+    """Returns the LaTeX of a superscript or subscript letter or digit."""
     kind, _, number = unicodedata.decomposition(letter).partition(" ")
     place = {"<super>": "^", "<sub>": "_"}.get(kind)
     if place is None or " " in number or not chr(int(number, 16)).isalnum():
@@ -122,7 +121,7 @@ def _raised(letter: str) -> str:
 
 
 def _paper_width(sheet: Sheet) -> float:
-    """About how wide the table is, in characters of its text."""
+    """Returns the approximate width of the table, in characters."""
     rows = [[column.heading for column in sheet.columns]]
     rows += [[cell.text for cell in cells] for cells in (*sheet.ours, *sheet.published)]
     widths = [
@@ -140,6 +139,6 @@ def _row(cells: Sequence[Cell]) -> str:
         small = rf"\,{{\tiny$\pm$ {measured[2]}}}" if measured else ""
         texts.append(around[cell.mark].format(escape(mean)) + small)
     line = " & ".join(texts)
-    # The rule or the row above would take them for its own option.
+    # LaTeX would read them as an option of the rule or row above.
     guard = "{}" if line.lstrip().startswith(("[", "*")) else ""
     return rf"{guard}{line} \\"

@@ -1,13 +1,12 @@
 """The comparison table in MLflow: a parent run with the table, and its cells as children.
 
-A cell is the run of its training. A training that was done before, for another table or a sweep,
-stays that one's child, since a run has one parent: here it is shown by a copy of its settings and
-measures (`kind` = "cell"), which names the run that it was copied from. A cell that another one has
-replaced, because its folder was deleted and it was trained again, is tagged `stale` and let go.
+A cell is the run of its training. A run has one parent, so a training of an earlier table or sweep
+stays there: this table gets a copy of its settings and measures (`kind` = "cell"), which names the
+original run. If a training was repeated because its folder was deleted, the earlier run is tagged
+`stale` and is no longer a child of the table.
 """
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,16 @@ from .formats import markdown
 from .sheet import Sheet
 from .table import ComparisonTable
 
-NOTE = "mlflow.note.content"  # what the UI shows as a run's description
+NOTE = "mlflow.note.content"  # the description of a run in the UI
 _ROW = "row"
 _STALE = "stale"
+_IDENTITY = (_ROW, "config_hash", "seed", "training_run")  # tags of a copy
 _MOST_CHILDREN = 10_000
 _ON_PAGE = {"method", "test_top1", "test_t2v_r1", "interval", "difference", "p_holm", "seeds"}
 
 
 def track(table: ComparisonTable, output: Path) -> TrackedRun:
-    """The MLflow run of this table: the same one each time the same table is made."""
+    """Returns the MLflow run of this table; it is the same each time the same table is made."""
     experiment = open_experiment(output, table.dataset)
     tracked = TrackedRun.of_folder(
         table.folder,
@@ -55,7 +55,7 @@ def track(table: ComparisonTable, output: Path) -> TrackedRun:
 
 
 def record(table: ComparisonTable, sheet: Sheet, files: list[Path], tracked: TrackedRun) -> None:
-    """Stores a table: its files, its numbers, its description, and its cells as children."""
+    """Records a table: its files, its numbers, its description, and its cells as children."""
     frame = table.frame()
     for file in files:
         tracked.log_file(file)
@@ -65,15 +65,16 @@ def record(table: ComparisonTable, sheet: Sheet, files: list[Path], tracked: Tra
                         "fold": table.fold})  # fmt: skip
     parent = tracked.client.get_run(tracked.run_id)
     view = _share_view(table, tracked.client, parent)
-    # A tag can change, and so can what the same rows are compared with.
+    # A tag, unlike a parameter, can change: the same rows can get another baseline.
     tracked.set_tags({NOTE: _description(sheet, view), "baseline": table.baseline})
     _gather_cells(table, tracked.client, parent)
 
 
 def _description(sheet: Sheet, view: str) -> str:
-    """What the page of the run shows: the table, as far as the page is wide, and where to go on."""
-    while any(column.name not in _ON_PAGE for column in sheet.columns):
-        sheet = sheet.without(next(c.name for c in sheet.columns if c.name not in _ON_PAGE))
+    """Returns the text of the run's page: the columns that fit on it, and links to the rest."""
+    for column in sheet.columns:
+        if column.name not in _ON_PAGE:
+            sheet = sheet.without(column.name)
     return (
         f"{markdown(sheet)}\nAll columns: `table.html` and `table.csv` among the artifacts. "
         f"The runs below this one are the cells: [see them grouped by row]({view})."
@@ -83,7 +84,7 @@ def _description(sheet: Sheet, view: str) -> str:
 def _share_view(table: ComparisonTable, client: MlflowClient, parent: Run) -> str:
     """Saves a view of the cells, grouped by row, with the columns of the table; returns its link.
 
-    It is what the UI's own "share view" saves. A UI that does not know it shows all runs.
+    It has the format of the UI's "share view". A UI that does not know the format shows all runs.
     """
     experiment, key = parent.info.experiment_id, f"table-{parent.info.run_id[:8]}"
     metrics = [table.measures[0].replace("val/", "val_best/"), *table.tested]
@@ -118,7 +119,7 @@ def _share_view(table: ComparisonTable, client: MlflowClient, parent: Run) -> st
 
 
 def _chart_metrics(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, float]:
-    """The mean of every row of ours and measure, under names that the UI can chart."""
+    """Returns the mean of each measure and row of ours, under names that the UI can chart."""
     return {
         f"{name}/{''.join(c if c.isalnum() else '_' for c in row['method'])}": row[f"{name}_mean"]
         for name in (measure.replace("/", "_") for measure in table.measures)
@@ -128,15 +129,17 @@ def _chart_metrics(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, flo
 
 
 def _gather_cells(table: ComparisonTable, client: MlflowClient, parent: Run) -> None:
-    """Makes every cell a child of the table, once, and nothing else: what was one is let go."""
+    """Makes each cell a child of the table, once; a replaced cell is no longer one."""
     children = client.search_runs(
         [parent.info.experiment_id],
         f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'",
         max_results=_MOST_CHILDREN,
     )
-    copies, shown = _copies(children), set()
+    cells = [run for run in children if run.data.tags.get("kind") == "cell"]
+    copies = {tuple(run.data.tags[name] for name in _IDENTITY): run for run in cells}
+    shown = set()
     for title, result in table.all_results():
-        # Two rows may be one training; its own run can be a cell of the first alone.
+        # Two rows can have the same training. Its run is the cell of the first row.
         own = find_run(client, result.run_id) if result.run_id not in shown else None
         if own and own.data.tags.get(MLFLOW_PARENT_RUN_ID) in (None, parent.info.run_id):
             client.set_tag(own.info.run_id, MLFLOW_PARENT_RUN_ID, parent.info.run_id)
@@ -147,29 +150,14 @@ def _gather_cells(table: ComparisonTable, client: MlflowClient, parent: Run) -> 
         config = next(one for one in table.experiments[title] if one.seed == result.seed)
         copy = copies.get((title, result.config_hash, str(result.seed), result.run_id))
         if copy is None or copy.info.status != "FINISHED":
-            copy_id = _copy(client, parent, title, result, config, copy)
-        else:
-            copy_id = copy.info.run_id
-        shown.add(copy_id)
+            copy = _copy(client, parent, title, result, config, copy)
+        shown.add(copy.info.run_id)
     for child in children:
-        if child.info.run_id not in shown and _was_a_cell(child):
+        # A failed training was never a cell. It stays a child of the run that started it.
+        was_cell = _ROW in child.data.tags or child.info.status == "FINISHED"
+        if was_cell and child.info.run_id not in shown:
             client.set_tag(child.info.run_id, _STALE, f"replaced in the table {parent.info.run_id}")
             _drop_tags(client, child, MLFLOW_PARENT_RUN_ID, _ROW)
-
-
-def _copies(children: Iterable[Run]) -> dict[tuple[str, str, str, str], Run]:
-    """The copies among the children, by row, settings, seed and the run that is copied."""
-    tags = ((run, run.data.tags) for run in children)
-    return {
-        (its[_ROW], its["config_hash"], its["seed"], its["training_run"]): run
-        for run, its in tags
-        if its.get("kind") == "cell"
-    }
-
-
-def _was_a_cell(child: Run) -> bool:
-    """Whether it is of a row; a training that failed is of none, and stays where it was begun."""
-    return _ROW in child.data.tags or child.info.status == "FINISHED"
 
 
 def _drop_tags(client: MlflowClient, run: Run, *names: str) -> None:
@@ -185,8 +173,8 @@ def _copy(
     result: TrainingResult,
     config: ExperimentConfig,
     begun: Run | None,
-) -> str:
-    """A child with the settings and measures of a training that belongs to another run."""
+) -> Run:
+    """Returns a child with the settings and measures of a training that has another parent."""
     run = begun or client.create_run(
         parent.info.experiment_id,
         tags={
@@ -204,13 +192,13 @@ def _copy(
         },
     )
     when = run.info.start_time
-    told = {name.replace("val/", "val_best/"): value for name, value in result.metrics.items()}
-    told |= {f"cost/{name}": value for name, value in result.costs.items()}
+    measures = {name.replace("val/", "val_best/"): value for name, value in result.metrics.items()}
+    measures |= {f"cost/{name}": value for name, value in result.costs.items()}
     params = [
         Param(name, str(value)[:LONGEST_PARAM]) for name, value in config.parameters().items()
     ]
-    metrics = [Metric(name, value, when, 0) for name, value in told.items()]
+    metrics = [Metric(name, value, when, 0) for name, value in measures.items()]
     client.log_batch(run.info.run_id, metrics=metrics, params=params)
     client.log_inputs(run.info.run_id, [dataset_input(result.dataset, result.data_hash)])
     client.set_terminated(run.info.run_id)
-    return str(run.info.run_id)
+    return run

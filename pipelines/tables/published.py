@@ -1,12 +1,12 @@
-"""Rows of a comparison table that others published: read from CSV, checked, and marked as such.
+"""Reads the published results of other papers from a CSV file, for a comparison table.
 
     dataset,method,source,venue,tower,family,params_m,t2v_r1,t2v_r5,...
     msrvtt,CLIP4Clip,"Liu et al., CVPR 2025",...,123.54,43.1,70.4,...
 
-`dataset`, `method` and `source` are needed, and at least one measure: `top1`, `top5`, `mean_class`,
-or `t2v_` and `v2t_` with `r1`, `r5`, `r10`, `mnr`. Accuracies and recalls are in percent, `mnr` is
-the mean rank, `params_m` the trainable parameters in millions. A field that the source does not
-give stays empty.
+`dataset`, `method` and `source` are required, and at least one measure: `top1`, `top5`,
+`mean_class`, or `t2v_` and `v2t_` with `r1`, `r5`, `r10`, `mnr`. Accuracies and recalls are in
+percent, `mnr` is the mean rank, `params_m` the trainable parameters in millions. Leave a field
+empty that the source does not give.
 """
 
 import csv
@@ -19,28 +19,26 @@ PERCENT = (
     "t2v_r1", "t2v_r5", "t2v_r10", "v2t_r1", "v2t_r5", "v2t_r10",
 )  # fmt: skip
 RANKS = {"t2v_mnr": "t2v_mean_rank", "v2t_mnr": "v2t_mean_rank"}
-_NEEDED = ("dataset", "method", "source")
+_REQUIRED = ("dataset", "method", "source")
 _OPTIONAL = ("venue", "tower", "family", "params_m")
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """What somebody else measured, with their code and data, and where it was read."""
+    """A result of another paper, measured with other code and data, and its source."""
 
     dataset: str
     method: str
     source: str
     venue: str = ""
-    tower: str = ""
-    family: str = ""
     parameters: int | None = None
-    """Trainable ones, as published: rounded."""
+    """Trainable parameters, as published: rounded."""
     measures: dict[str, float] = field(default_factory=dict)
-    """By our names, of the test split: shares from 0 to 1, and mean ranks."""
+    """Measures of the test split by our names: shares from 0 to 1, and mean ranks."""
 
     @property
     def title(self) -> str:
-        """The method and where it was published."""
+        """The method and its venue."""
         return f"{self.method} ({self.venue})" if self.venue else self.method
 
 
@@ -48,15 +46,15 @@ def read_published(path: Path) -> list[PublishedRow]:
     """Reads published rows.
 
     Raises:
-        ValueError: if the file is no such table; the message names the file and the line.
+        ValueError: if the file has wrong columns or values; the message names file and line.
         OSError: if it cannot be read.
     """
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         columns = list(reader.fieldnames or [])
-        if missing := [name for name in _NEEDED if name not in columns]:
+        if missing := [name for name in _REQUIRED if name not in columns]:
             raise ValueError(f"{path} has no column {missing[0]!r}; {_known()}")
-        known = (*_NEEDED, *_OPTIONAL, *PERCENT, *RANKS)
+        known = (*_REQUIRED, *_OPTIONAL, *PERCENT, *RANKS)
         if unknown := [name for name in columns if name not in known]:
             raise ValueError(f"{path} has an unknown column {unknown[0]!r}; {_known()}")
         rows = [_row(values, f"{path}, line {reader.line_num}") for values in reader]
@@ -67,9 +65,11 @@ def read_published(path: Path) -> list[PublishedRow]:
 
 def _row(values: Mapping[str, str | None], where: str) -> PublishedRow:
     if None in values or None in values.values():
-        raise ValueError(f"{where} has not as many fields as the header; quote texts with commas")
+        raise ValueError(
+            f"{where} has not as many fields as the header; quote texts that contain commas"
+        )
     texts = {name: (text or "").strip() for name, text in values.items()}
-    for name in _NEEDED:
+    for name in _REQUIRED:
         if not texts[name]:
             raise ValueError(f"{where}: {name} is empty; say what the number is and who gave it")
     numbers = {name: _number(name, text, where) for name, text in texts.items()
@@ -78,7 +78,7 @@ def _row(values: Mapping[str, str | None], where: str) -> PublishedRow:
     if not numbers:
         raise ValueError(f"{where} has no measure; {_known()}")
     return PublishedRow(
-        **{name: texts.get(name, "") for name in (*_NEEDED, "venue", "tower", "family")},
+        **{name: texts.get(name, "") for name in (*_REQUIRED, "venue")},
         parameters=None if millions is None else round(millions * 1e6),
         measures={
             f"test/{RANKS.get(name, name)}": value if name in RANKS else value / 100
@@ -101,6 +101,5 @@ def _number(name: str, text: str, where: str) -> float:
 
 def _known() -> str:
     return (
-        f"needed: {', '.join(_NEEDED)}; known beside them: "
-        f"{', '.join((*_OPTIONAL, *PERCENT, *RANKS))}"
+        f"required: {', '.join(_REQUIRED)}; optional: {', '.join((*_OPTIONAL, *PERCENT, *RANKS))}"
     )

@@ -1,4 +1,4 @@
-"""Shows a comparison table, writes it in every format, and hands it to MLflow."""
+"""Prints a comparison table, writes it in every format, and records it in MLflow."""
 
 import re
 from pathlib import Path
@@ -14,11 +14,11 @@ from .mlflow_table import record
 from .sheet import Sheet, make_sheet
 from .table import ComparisonTable
 
-_WIDTH = 120  # of what is printed to a file or a pipe
+_WIDTH = 120  # characters, where the output is a file or a pipe
 
 
 def publish_table(table: ComparisonTable, tracked: TrackedRun) -> None:
-    """Prints the table, writes its files, and stores all of it in its MLflow run."""
+    """Prints the table, writes its files, and records both in its MLflow run."""
     sheet = make_sheet(table)
     print_result()
     print_sheet(sheet, console(_WIDTH))
@@ -29,9 +29,9 @@ def publish_table(table: ComparisonTable, tracked: TrackedRun) -> None:
 
 
 def write_files(table: ComparisonTable, sheet: Sheet) -> list[Path]:
-    """Writes the table in every format; returns the files.
+    """Writes the table in every format, and returns the files.
 
-    `table.csv` has every number, unrounded; the others are for people.
+    `table.csv` has every number, unrounded; the other formats are for readers.
     """
     label = re.sub(r"[^a-z0-9]+", "-", f"{table.name}-{table.dataset}".lower())
     texts = {

@@ -1,62 +1,82 @@
-"""Reads settings and tables from the YAML files of this folder, and checks every name and value.
-
-Search spaces are read by pipelines/sweeping/read_space.py.
-"""
+"""Reads the rows of a comparison table from a YAML file, and checks every name and value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
+from stop_core.storage.documents import shown
 
 from ..cli.experiment_fields import build_experiment
 from ..cli.folders import SWEEPS
+from ..cli.yaml_document import Document
+
+_NAMES = ("common", "rows", "baseline")
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a comparison: the settings of each by its title."""
+    """The rows of a comparison: title and settings of each."""
 
     rows: dict[str, dict[str, Any]]
     common: dict[str, Any]
-    """What all rows have, unless a row says otherwise."""
+    """Settings of all rows, unless a row overrides them."""
     baseline: str
-    """The row that the others are compared with."""
+    """Title of the row that the others are compared with."""
 
 
 def read_table(path: Path, base: Mapping[str, Any] | None = None) -> Table:
     """Reads the rows of a comparison table.
 
-    A row may say `n_s: all`, the number of patches of its tower, and `static_prompts: matched`, as
-    many as have the trainable parameters of STOP with the row's other settings.
+    A row can have `n_s: all` (the number of patches of its tower) and `static_prompts: matched` (as
+    many as have the trainable parameters of STOP with the row's other settings).
 
     Args:
-        path: of the file.
-        base: settings below those that the file has in common: what an ablation starts from.
+        path: the YAML file.
+        base: defaults for the common settings of the file; an ablation gets the row of STOP.
 
     Raises:
-        ValueError: if the file is not one; the message names the file, the row and the remedy.
+        ValueError: if the file is not a table; the message names the file, the line or row, and the
+            remedy.
         OSError: if it cannot be read.
     """
-    content = _read(path, {"common", "rows", "baseline"})
-    common = {**(base or {}), **_mapping(content.get("common", {}), f"{path}: common")}
-    rows = _mapping(content.get("rows", {}), f"{path}: rows")
-    if not rows:
-        raise ValueError(f"{path}: rows is empty; give at least one row")
-    full = {}
-    for title, values in rows.items():
+    try:
+        document = Document(path)
+    except OSError as problem:
+        raise OSError(
+            f"{path} cannot be read ({problem.strerror}); the files below {SWEEPS} are examples"
+        ) from problem
+    content = _mapping(document, (), document.content)
+    if unknown := sorted(content.keys() - _NAMES):
+        raise document.error((unknown[0],), f"{unknown[0]!r} is not one of {', '.join(_NAMES)}")
+    common = {**(base or {}), **_mapping(document, ("common",), content.get("common"))}
+    rows = {}
+    for title, values in _mapping(document, ("rows",), content.get("rows")).items():
         where = f"{path}: row {title!r}"
-        full[title] = _resolved({**common, **_mapping(values or {}, where)}, where)
-        build_experiment(full[title], where)
-    baseline = content.get("baseline", next(iter(full)))
-    if baseline not in full:
-        raise ValueError(f"{path}: baseline is {baseline!r}, but the rows are {', '.join(full)}")
-    return Table(full, common, baseline)
+        own = _mapping(document, ("rows", title), values)
+        rows[title] = _resolved({**common, **own}, where)
+        build_experiment(rows[title], where)
+    if not rows:
+        raise document.error(("rows",), "rows is empty; give at least one row")
+    baseline = content.get("baseline", next(iter(rows)))
+    if not isinstance(baseline, str) or baseline not in rows:
+        message = f"baseline is {baseline!r}, but the rows are {', '.join(rows)}"
+        raise document.error(("baseline",), message)
+    return Table(rows, common, baseline)
+
+
+def _mapping(document: Document, where: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """Returns the mapping at `where`; empty if it is absent."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        what = repr(where[-1]) if where else "the file"
+        raise document.error(where, f"{what} must be `name: value` lines, got {shown(value)}")
+    return value
 
 
 def _resolved(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Puts numbers in the place of what follows from a row's tower and other settings."""
+    """Replaces `all` and `matched` by the numbers that follow from a row's other settings."""
     if values.get("n_s") == "all":
         from stop_core.clip.loading import tower_shape
 
@@ -71,24 +91,3 @@ def _resolved(values: dict[str, Any], where: str) -> dict[str, Any]:
         one = build_experiment({**values, "static_prompts": 1}, where)
         values = {**values, "static_prompts": matched_static_prompts(one)}
     return values
-
-
-def _read(path: Path, known: set[str]) -> dict[str, Any]:
-    try:
-        content = parse_yaml(read_text(path, MOST_YAML))
-    except OSError as problem:
-        raise OSError(
-            f"{path} cannot be read ({problem.strerror}); the files below {SWEEPS} are examples"
-        ) from problem
-    except ValueError as problem:
-        raise ValueError(f"{path}, {problem}") from problem
-    content = _mapping(content, str(path))
-    if unknown := sorted(content.keys() - known):
-        raise ValueError(f"{path}: {unknown[0]!r} is not one of {', '.join(sorted(known))}")
-    return content
-
-
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"{where} must be `name: value` lines, got {shown(value)}")
-    return value

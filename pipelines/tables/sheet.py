@@ -1,7 +1,9 @@
-"""The comparison table as a person reads it: rounded cells, what is best, and what it all means."""
+"""The comparison table for readers: rounded cells, marks for the best results, and notes."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any, Literal
 
 import pandas as pd
@@ -33,32 +35,32 @@ ON_SCREEN = (
     "test_t2v_mean_rank", "step_seconds", "test_mean_class", "test_v2t_r1", "test_t2v_r10",
     "difference_interval", "test_t2v_r5", "seeds", "val_t2v_r1", "val_top1",
 )  # fmt: skip
-"""The columns that go first where a terminal has no room for all."""
+"""The columns that a narrow terminal omits, in this order."""
 ON_PAPER = (
     "memory_megabytes", "step_seconds", "seeds", "test_top5", "difference_interval",
     "val_top1", "val_t2v_r1", "test_v2t_mean_rank", "test_t2v_mean_rank", "test_mean_class",
     "test_v2t_r5", "test_v2t_r10", "interval",
 )  # fmt: skip
-"""The same where a page has none: a paper shows the measures of the field first."""
+"""The columns that a narrow page omits: papers report the usual measures of the field first."""
 PUBLISHED_NOTE = "published, not ours: other code, budget and rule of selection"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column."""
+    """The name and heading of a column."""
 
     name: str
     heading: str
 
     @property
     def is_text(self) -> bool:
-        """Whether it is read from the left, not a number."""
+        """Whether it has texts, aligned to the left, and no numbers."""
         return self.name == "method"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one place."""
+    """The text of one cell, and its rank in its column."""
 
     text: str
     mark: Mark = ""
@@ -70,12 +72,12 @@ class Note:
 
     text: str
     about: str = ""
-    """The column without which it says nothing; empty: it is about all."""
+    """The column that it explains; empty: the whole table."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of texts, to be rendered in some format."""
+    """A table of texts, which every format renders in its own way."""
 
     title: str
     columns: list[Column]
@@ -84,25 +86,27 @@ class Sheet:
     notes: list[Note] = field(default_factory=list)
 
     def without(self, name: str) -> "Sheet":
-        """The same without one column."""
-        kept = [number for number, column in enumerate(self.columns) if column.name != name]
+        """Returns the sheet without one column and its notes."""
+        shown = [column.name != name for column in self.columns]
         ours, published = (
-            [[row[number] for number in kept] for row in rows]
-            for rows in (self.ours, self.published)
+            [list(compress(row, shown)) for row in rows] for rows in (self.ours, self.published)
         )
-        columns = [self.columns[number] for number in kept]
+        columns = list(compress(self.columns, shown))
         notes = [note for note in self.notes if note.about != name]
         return Sheet(self.title, columns, ours, published, notes)
 
-    def narrowed(self, order: Sequence[str]) -> "Sheet | None":
-        """The same without the first of these columns that it has; None where nothing can go."""
-        there = {column.name for column in self.columns}
-        first = next((name for name in order if name in there), None)
-        return None if first is None else self.without(first)
+    def narrowed(self, order: Sequence[str], fits: "Callable[[Sheet], bool]") -> "Sheet":
+        """Returns the sheet without as many of these columns, in this order, as it takes to fit."""
+        sheet = self
+        for name in order:
+            if fits(sheet):
+                break
+            sheet = sheet.without(name)
+        return sheet
 
 
 def make_sheet(table: ComparisonTable) -> Sheet:
-    """Rounds and marks the numbers of a table; best and second are of our rows alone."""
+    """Rounds and marks the numbers of a table; best and second are chosen among our rows only."""
     frame = table.frame()
     columns = _columns(table, frame)
     marks = {measure: _marks(frame, measure) for measure in _names(table.tested)}
@@ -146,7 +150,7 @@ def _columns(table: ComparisonTable, frame: pd.DataFrame) -> list[Column]:
 
 
 def _marks(frame: pd.DataFrame, measure: str) -> dict[int, Mark]:
-    """Best and second by the numbers as they are shown, so that what looks equal is equal."""
+    """Returns best and second by the rounded numbers: equal texts get equal marks."""
     factor = 1 if measure.endswith("rank") else -100
     ours = frame[frame["kind"] == "ours"][f"{measure}_mean"].dropna().astype(float)
     shown = (factor * ours).round(1)
@@ -158,15 +162,15 @@ def _marks(frame: pd.DataFrame, measure: str) -> dict[int, Mark]:
 
 
 def _text(row: dict[str, Any], name: str, table: ComparisonTable) -> str:
-    """One cell, from a row of the frame."""
-    ours, value = row["kind"] == "ours", row.get(name)
+    """Returns the text of one cell from a row of the frame."""
+    ours, value = row["kind"] == "ours", row.get(name, math.nan)
     match name:
         case "method":
             return str(value) if ours else f"{value}\u00a0†"
-        case "trainable_parameters" if value is None or pd.isna(value):
+        case "trainable_parameters" if pd.isna(value):
             return ""
         case "trainable_parameters":
-            return f"{int(value):,}" if ours else f"{value / 1e6:g} M"
+            return f"{value:,.0f}" if ours else f"{value / 1e6:g} M"
         case "interval":
             primary = _names(table.tested)[0]
             return _interval(row[f"{primary}_low"], row[f"{primary}_high"])
@@ -214,9 +218,9 @@ def _seeds(row: dict[str, Any], table: ComparisonTable) -> str:
 
 
 def _notes(table: ComparisonTable, frame: pd.DataFrame) -> list[Note]:
-    """What a reader has to know of the numbers, a sentence or two each."""
+    """Returns the notes that a reader needs to interpret the numbers."""
     results = [result for _, result in table.all_results()]
-    videos = next((found.videos for found in table.statistics.values()), 0)
+    videos = next((row.videos for row in table.statistics.values()), 0)
     several = any(len(row) > 1 for row in table.results.values())
     over = f"{videos:,} test videos" + (" and the seeds" if several else "")
     notes = [Note("Mean ± standard deviation over seeds.")] if several else []
@@ -229,8 +233,8 @@ def _notes(table: ComparisonTable, frame: pd.DataFrame) -> list[Note]:
         notes.append(Note(text, "difference"))
     if frame["step_seconds"].notna().any():
         notes.append(Note("ms/step: median over a row's training steps.", "step_seconds"))
-        kind = "the GPU's tensors, or without a GPU the whole process"
-        notes.append(Note(f"MB: the most memory that a training held: {kind}.", "memory_megabytes"))
+        kind = "of tensors on the GPU, or without a GPU of the process"
+        notes.append(Note(f"MB: peak memory of a training, {kind}.", "memory_megabytes"))
     for source in dict.fromkeys(row.source for row in table.published):
         notes.append(Note(f"† Published, not ours, as listed in: {source}."))
     validated = all(table.measures[0] in result.metrics for result in results)

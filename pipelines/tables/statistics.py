@@ -1,4 +1,4 @@
-"""What the per-video predictions of a table's rows say: intervals, differences and tests."""
+"""Statistics of a table's rows from their per-video predictions: intervals and tests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,6 @@ import numpy as np
 
 from stop_core.datasets import Task
 from stop_core.evaluation.statistics import (
-    Floats,
     VideoScores,
     bootstrap_p,
     exact_p,
@@ -26,17 +25,17 @@ Interval = tuple[float, float]
 
 @dataclass
 class RowStatistics:
-    """Of one row; the tests are of the primary measure, against the baseline."""
+    """Statistics of one row; its tests compare the primary measure with the baseline."""
 
     videos: int
     intervals: dict[str, Interval] = field(default_factory=dict)
-    """95% of the mean over seeds, by measure."""
+    """95% interval of the mean over seeds, by measure."""
     difference: float | None = None
-    """The row's mean less the baseline's; None for the baseline itself."""
+    """Mean of the row minus that of the baseline; None for the baseline itself."""
     difference_interval: Interval | None = None
     p: float | None = None
     p_holm: float | None = None
-    """The same, for all comparisons of the table together."""
+    """p, corrected for all comparisons of the table by Holm's method."""
 
 
 def row_statistics(
@@ -45,84 +44,62 @@ def row_statistics(
     task: Task,
     baseline: str,
 ) -> dict[str, RowStatistics]:
-    """The statistics of every row that has results.
+    """Returns the statistics of every row that has results.
 
     Args:
-        rows: results by the title of their row.
-        measures: of the test split; the first is the primary one.
+        rows: results by the title of the row.
+        measures: measures of the test split; the first is the primary one.
         task: recognition is tested by McNemar's exact test, retrieval by the paired bootstrap.
         baseline: title of the row that the others are compared with.
 
     Raises:
-        ValueError: if predictions do not give what was recorded, or rows are not of the same
+        ValueError: if predictions contradict the recorded measures, or rows are of different
             videos; the message names the folder.
-        OSError: if the predictions of a result are gone.
+        OSError: if the predictions of a result are missing.
     """
     titles = [title for title, results in rows.items() if results]
     if not titles:
         return {}
-    outcomes = {title: _outcomes(rows[title], measures) for title in titles}
-    _check_same_videos(rows, titles, measures[0])
-    videos = len(outcomes[titles[0]][measures[0]].weights_M)
-    found = {title: RowStatistics(videos) for title in titles}
-    # All at once, so that every row and measure sees the same videos in a resample.
+    scores = {title: _scores(rows[title], measures) for title in titles}
+    # Refuses rows of different videos: they are read like the seeds of one row.
+    read_scores([Path(rows[title][0].folder) / PREDICTIONS for title in titles], [measures[0]])
+    videos = len(scores[titles[0]][measures[0]].weights_M)
+    statistics = {title: RowStatistics(videos) for title in titles}
+    # All at once, so that all rows and measures have the same videos in a resample.
     cells = [(title, measure) for title in titles for measure in measures]
-    resamples = resampled_scores([outcomes[title][measure] for title, measure in cells])
-    scores = dict(zip(cells, resamples, strict=True))
+    resamples = resampled_scores([scores[title][measure] for title, measure in cells])
+    resampled = dict(zip(cells, resamples, strict=True))
     for title, measure in cells:
-        low, high = interval(scores[title, measure])
-        # Scaling up the spread of few seeds can lead out of what a share can be.
-        found[title].intervals[measure] = (
+        low, high = interval(resampled[title, measure])
+        # Scaling up the spread of few seeds can leave the range of a share.
+        statistics[title].intervals[measure] = (
             (low, high) if measure.endswith("rank") else (max(0.0, low), min(1.0, high))
         )
     if baseline in titles:
-        primary = {title: outcomes[title][measures[0]] for title in titles}
-        scores_R = {title: scores[title, measures[0]] for title in titles}
-        _compare(found, primary, scores_R, task, baseline)
-    return found
+        primary = measures[0]
+        others = [title for title in titles if title != baseline]
+        for title in others:
+            row, ours, theirs = statistics[title], scores[title][primary], scores[baseline][primary]
+            difference_R = resampled[title, primary] - resampled[baseline, primary]
+            row.difference = float(np.mean(ours.scores())) - float(np.mean(theirs.scores()))
+            row.difference_interval = interval(difference_R)
+            is_exact = task == "recognition"
+            row.p = exact_p(ours, theirs) if is_exact else bootstrap_p(difference_R)
+        adjusted = holm([statistics[title].p or 0.0 for title in others])
+        for title, p in zip(others, adjusted, strict=True):
+            statistics[title].p_holm = p
+    return statistics
 
 
-def _outcomes(results: Sequence[TrainingResult], measures: Sequence[str]) -> dict[str, VideoScores]:
-    """What one row scored by video, checked against what its trainings recorded."""
-    found = read_scores([Path(result.folder) / PREDICTIONS for result in results], measures)
-    for measure, outcomes in found.items():
-        for result, score in zip(results, outcomes.scores().tolist(), strict=True):
+def _scores(results: Sequence[TrainingResult], measures: Sequence[str]) -> dict[str, VideoScores]:
+    """Returns the scores of one row by video, after checking them against the recorded measures."""
+    scores = read_scores([Path(result.folder) / PREDICTIONS for result in results], measures)
+    for measure, videos in scores.items():
+        for result, score in zip(results, videos.scores().tolist(), strict=True):
             if abs(result.metrics[measure] - score) > 1e-9:
                 raise ValueError(
                     f"the predictions in {result.folder} give {measure} = {score:.6f}, but the "
                     f"training recorded {result.metrics[measure]:.6f}: they do not belong "
-                    "together; delete that folder, and the same command trains it again"
+                    "together; delete that folder, and run the same command to train it again"
                 )
-    return found
-
-
-def _check_same_videos(
-    rows: Mapping[str, Sequence[TrainingResult]], titles: Sequence[str], measure: str
-) -> None:
-    """Refuses rows that were measured on other videos than the first."""
-    # Read as if they were seeds of one row, whose videos have to be the same.
-    read_scores([Path(rows[title][0].folder) / PREDICTIONS for title in titles], [measure])
-
-
-def _compare(
-    found: dict[str, RowStatistics],
-    outcomes: Mapping[str, VideoScores],
-    scores: Mapping[str, Floats],
-    task: Task,
-    baseline: str,
-) -> None:
-    """Compares every row with the baseline, video by video."""
-    others = [title for title in found if title != baseline]
-    means = {title: float(np.mean(one.scores())) for title, one in outcomes.items()}
-    for title in others:
-        row, difference_R = found[title], scores[title] - scores[baseline]
-        row.difference = means[title] - means[baseline]
-        row.difference_interval = interval(difference_R)
-        row.p = (
-            exact_p(outcomes[title], outcomes[baseline])
-            if task == "recognition"
-            else bootstrap_p(difference_R)
-        )
-    adjusted = holm([found[title].p or 0.0 for title in others])
-    for title, p in zip(others, adjusted, strict=True):
-        found[title].p_holm = p
+    return scores

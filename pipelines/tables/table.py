@@ -1,4 +1,4 @@
-"""The comparison table: what its rows are, what was measured, and what that is worth."""
+"""The comparison table: its rows, their measures, and the statistics of both."""
 
 import hashlib
 import json
@@ -29,13 +29,13 @@ TABLE_MEASURES: dict[Task, tuple[str, ...]] = {
         "test/v2t_r1", "test/v2t_r5", "test/v2t_r10", "test/v2t_mean_rank",
     ),
 }  # fmt: skip
-"""The measures of a table; the first of the test split is what rows are ranked and tested by."""
+"""The measures of a table; rows are ranked and tested by the first one of the test split."""
 TABLE_COSTS = ("step_seconds", "memory_megabytes")
 
 
 @dataclass
 class ComparisonTable:
-    """One row a method, over the seeds that it was trained with."""
+    """One row per method, over its seeds."""
 
     dataset: str
     fold: int
@@ -44,9 +44,9 @@ class ComparisonTable:
     folder: Path
     task: Task = "recognition"
     name: str = "table"
-    """Of the file that its rows come from."""
+    """Name of the file with the rows."""
     baseline: str = ""
-    """The row that the others are compared with; empty: the first."""
+    """Title of the row that the others are compared with; default: the first."""
     published: Sequence[PublishedRow] = ()
     results: dict[str, list[TrainingResult]] = field(default_factory=dict)
     statistics: dict[str, RowStatistics] = field(default_factory=dict)
@@ -71,12 +71,12 @@ class ComparisonTable:
         baseline: str = "",
         published: Sequence[PublishedRow] = (),
     ) -> "ComparisonTable":
-        """The table before its rows are filled; its folder is named by what is to be in it.
+        """Returns the table before its rows are filled; its folder is named after their identity.
 
         Raises:
             ValueError: if published rows are of another dataset.
         """
-        # A training's name has all that decides its numbers, weights and arithmetic included.
+        # The name of a training covers everything that its numbers depend on.
         rows = {title: [run.name for run in runs] for title, runs in trainings.items()}
         identity = hashlib.sha256(json.dumps([manifest.data_hash, rows]).encode()).hexdigest()[:8]
         return cls(
@@ -95,7 +95,7 @@ class ComparisonTable:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What is measured, validation first."""
+        """The measures, validation first."""
         return TABLE_MEASURES[self.task]
 
     @property
@@ -104,12 +104,12 @@ class ComparisonTable:
         return self.measures[1:]
 
     def fill(self, results: Sequence[TrainingResult]) -> None:
-        """Sorts results into their rows, and computes what their predictions say.
+        """Sorts results into their rows, and computes the statistics of their predictions.
 
         Raises:
-            ValueError: if a result comes from other data than the table's, is of none of its rows,
-                or contradicts its predictions.
-            OSError: if the predictions of a result are gone.
+            ValueError: if a result is of other data than the table, belongs to none of its rows, or
+                contradicts its predictions.
+            OSError: if the predictions of a result are missing.
         """
         wanted = {(one.hash, one.seed) for seeds in self.experiments.values() for one in seeds}
         for result in results:
@@ -122,33 +122,33 @@ class ComparisonTable:
             if (result.config_hash, result.seed) not in wanted:
                 raise ValueError(
                     f"{result.folder} holds a training with other settings than its name says; "
-                    "delete that folder, and the same command trains it again"
+                    "delete that folder, and run the same command to train it again"
                 )
         by_identity = {(result.config_hash, result.seed): result for result in results}
         for title, seeds in self.experiments.items():
-            found = [by_identity.get((one.hash, one.seed)) for one in seeds]
-            self.results[title] = [result for result in found if result is not None]
+            identities = [(one.hash, one.seed) for one in seeds]
+            self.results[title] = [by_identity[key] for key in identities if key in by_identity]
         self.statistics = row_statistics(self.results, self.tested, self.task, self.baseline)
 
     def frame(self) -> pd.DataFrame:
-        """All numbers, a row a method; the spread is the sample standard deviation over seeds.
+        """Returns all numbers, one row per method, with the sample standard deviation over seeds.
 
-        Shares are from 0 to 1. Published rows come last, as "published" in the column `kind`.
+        Shares are from 0 to 1. Published rows come last; their `kind` is "published".
         """
         ours = [self._row(title) for title in self.experiments]
         columns = list(ours[0])
         return pd.DataFrame([*ours, *map(self._published, self.published)], columns=columns)
 
     def complain_about(self, reasons: list[str]) -> None:
-        """Raises RunError if a cell of the table is missing, after all else is done."""
+        """Raises RunError if trainings failed; call it when everything else is done."""
         if reasons:
             raise RunError(
                 f"{len(reasons)} trainings failed, so the table is not complete; the first reason: "
-                f"{reasons[0]}. The same command tries them again"
+                f"{reasons[0]}. Run the same command to try them again"
             )
 
     def all_results(self) -> list[tuple[str, TrainingResult]]:
-        """Every cell that there is, with the title of its row."""
+        """Returns every result with the title of its row."""
         return [(title, result) for title, row in self.results.items() for result in row]
 
     def _row(self, title: str) -> dict[str, Any]:
@@ -164,35 +164,37 @@ class ComparisonTable:
             row["trainable_parameters"] = int(results[0].metrics["trainable_parameters"])
         for measure in self.measures:
             values = [r.metrics[measure] for r in results if measure in r.metrics]
-            row |= _spread(measure.replace("/", "_"), values)
+            name = measure.replace("/", "_")
+            deviation = stdev(values) if len(values) > 1 else None
+            row |= {f"{name}_mean": _mean(values), f"{name}_std": deviation}
         for cost in TABLE_COSTS:
             row[cost] = _mean([r.costs[cost] for r in results if cost in r.costs])
         commits = sorted({result.git_commit[:12] for result in results})
         return {
             **row,
-            **self._of_predictions(title),
+            **self._statistics(title),
             "config_hash": self.experiments[title][0].hash,
             "data_hash": self.data_hash[:12],
             "git_commit": " ".join(commits),
         }
 
-    def _of_predictions(self, title: str) -> dict[str, Any]:
-        """Intervals and tests; empty for a row without results."""
-        found = self.statistics.get(title, RowStatistics(0))
-        columns: dict[str, Any] = {"test_videos": found.videos or None}
+    def _statistics(self, title: str) -> dict[str, Any]:
+        """Returns intervals and tests; None for a row without results."""
+        row = self.statistics.get(title, RowStatistics(0))
+        columns: dict[str, Any] = {"test_videos": row.videos or None}
         for measure in self.tested:
-            low, high = found.intervals.get(measure, (None, None))
+            low, high = row.intervals.get(measure, (None, None))
             name = measure.replace("/", "_")
             columns |= {f"{name}_low": low, f"{name}_high": high}
-        low, high = found.difference_interval or (None, None)
+        low, high = row.difference_interval or (None, None)
         return {
             **columns,
             "baseline": self.baseline,
-            "difference": found.difference,
+            "difference": row.difference,
             "difference_low": low,
             "difference_high": high,
-            "p": found.p,
-            "p_holm": found.p_holm,
+            "p": row.p,
+            "p_holm": row.p_holm,
         }
 
     @staticmethod
@@ -205,11 +207,6 @@ class ComparisonTable:
             "trainable_parameters": row.parameters,
             **measures,
         }
-
-
-def _spread(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    deviation = stdev(values) if len(values) > 1 else None
-    return {f"{name}_mean": _mean(values), f"{name}_std": deviation}
 
 
 def _mean(values: Sequence[float]) -> float | None:

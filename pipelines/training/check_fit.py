@@ -1,4 +1,4 @@
-"""Whether an experiment can be trained on a cache: told in one sentence, before anything starts."""
+"""Checks that an experiment can be trained on a cache, before anything starts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,20 +8,20 @@ from stop_core.cache import FrameCache
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.manifest import Manifest
 from stop_core.cache.views import View
-from stop_core.datasets import refuse_twins
+from stop_core.datasets import Split, refuse_twins
 from stop_core.datasets.soundness import one_sided
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.paths import StoragePath
 
-if TYPE_CHECKING:  # torch and open_clip take seconds; a remembered run needs none
+if TYPE_CHECKING:  # torch and open_clip take seconds to import; a finished run needs neither
     from stop_core.clip.loading import TowerShape
 
 
-def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str]) -> None:
-    """Refuses a cache that does not suit the experiment, before anything starts.
+def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[Split]) -> None:
+    """Refuses a cache that does not suit the experiment.
 
     Raises:
-        ValueError: which says what differs and what to do.
+        ValueError: with the difference and a remedy.
     """
     from stop_core.clip.loading import check_name, tower_shape
 
@@ -30,7 +30,7 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str
             f"the method linear-probe learns classes, and {manifest.dataset} has captions instead; "
             "choose another method"
         )
-    if config.method != "linear-probe":  # which reads no text
+    if config.method != "linear-probe":  # it reads no class names
         refuse_twins(manifest.class_names, manifest.class_words)
     if shape := tower_shape(config.tower):
         _check_shape(config, shape)
@@ -45,25 +45,25 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[str
 
 
 def remarks_on(config: ExperimentConfig, cache: StoragePath) -> list[str]:
-    """Returns a sentence for each thing about the splits of a cache that a user may not have meant.
+    """Returns a sentence for each property of the splits of a cache that is probably a mistake.
 
-    The classes of a cache on an object store are not read here: it was remarked on as it was made.
+    The classes of a cache on an object store are not read here; preprocessing has checked them.
     """
     manifest = Manifest.load(cache)
     if not config.is_trained:
         return []
-    told = []
+    remarks = []
     if not manifest.counts.get("val"):
-        told.append("there are no validation clips: the last epoch is tested, and not the best")
+        remarks.append("there are no validation clips: the last epoch is tested, and not the best")
     if isinstance(cache, Path) and manifest.task == "recognition":
         clips = {split: FrameCache(cache).split(split) for split in manifest.counts}
-        told += one_sided(
+        remarks += one_sided(
             {
                 split: {manifest.class_names[label] for label in some.labels.unique().tolist()}
                 for split, some in clips.items()
             }
         )
-    return told
+    return remarks
 
 
 def _check_view(config: ExperimentConfig, cache: CacheConfig, size: int) -> None:
@@ -77,14 +77,14 @@ def _check_view(config: ExperimentConfig, cache: CacheConfig, size: int) -> None
     if config.random_crop and cache.size == size and cache.crop == "center":
         raise ValueError(
             f"random_crop has nothing to choose from: the cached frames are squares of {size} "
-            f"pixels, all that {config.tower} takes; leave it out, or run preprocess.py with a "
-            "larger --size, or with --crop none, into another --cache"
+            f"pixels, the size that {config.tower} takes; leave it out, or run preprocess.py with "
+            "a larger --size, or with --crop none, into another --cache"
         )
     View(frames=config.frames).check(cache.frames, cache.size)
     if config.segment_jitter and config.frames == cache.frames:
         raise ValueError(
-            f"segment_jitter has nothing to choose from: the cache has {cache.frames} frames a "
-            "clip, and all are shown; lower --frames, or run preprocess.py with more of them into "
+            f"segment_jitter has nothing to choose from: the cache has {cache.frames} frames per "
+            "clip, and all are used; lower --frames, or run preprocess.py with more --frames into "
             "another --cache"
         )
 

@@ -1,11 +1,11 @@
-"""The checkpoints in the folder of a run: how one appears, which is the furthest, what is damaged.
+"""The checkpoints in the folder of a run: writing, finding the latest, moving damaged ones aside.
 
     <run>/checkpoint_000007                  of a training under Ray Train
     <run>/checkpoints/checkpoint_000007      of one without it
-    <run>/checkpoint_manager_snapshot.json   those that Ray Train has taken note of
+    <run>/checkpoint_manager_snapshot.json   those that Ray Train has registered
 
-Each appears whole or not at all, before anybody is told of it. So the furthest on the disk is the
-one to go on from, whether Ray Train came to note it or not.
+Each is written atomically before it is reported. So training resumes from the latest checkpoint on
+disk, even if Ray Train had not registered it yet.
 """
 
 import os
@@ -28,19 +28,18 @@ from stop_core.training.run_state import read_progress
 from ..cli.console import say
 from ..cli.errors import RunError
 from ..cli.output import is_full
-from .task import ALONE
+from .task import CHECKPOINTS
 
 Write = Callable[[Path], None]
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-_NOTED = "checkpoint_results"  # in it
 _STAGING = ".checkpoint_"
 
 
-def keep(folder: Path, write: Write) -> Path:
-    """Makes the next checkpoint below `folder` of the files that `write` fills a folder with.
+def write_checkpoint(folder: Path, write: Write) -> Path:
+    """Writes the next checkpoint below `folder` atomically; `write` fills it with files.
 
     Raises:
-        OSError: if they cannot be written; the message says what to do.
+        OSError: if it cannot be written; the message says what to do.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,86 +48,96 @@ def keep(folder: Path, write: Write) -> Path:
             write(staging)
             for path in (*staging.iterdir(), staging):
                 sync(path)
-            done = numbered(folder)
+            done = list_checkpoints(folder)
             number = int(done[-1].name.removeprefix("checkpoint_")) + 1 if done else 0
             checkpoint = folder / f"checkpoint_{number:06d}"
             os.replace(staging, checkpoint)
         except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)  # on a full disk, it is in the way
+            shutil.rmtree(staging, ignore_errors=True)  # it takes room on a full disk
             raise
         sync(folder)
     except (OSError, SafetensorError) as problem:
         reason = "the disk is full" if is_full(problem) else getattr(problem, "strerror", None)
         raise OSError(
-            f"a checkpoint cannot be written to {folder} ({reason or problem}); make room or "
-            "ask for the permission, and the same command goes on from the last checkpoint"
+            f"a checkpoint cannot be written to {folder} ({reason or problem}); free some space or "
+            "get write permission, and run the same command to resume from the last checkpoint"
         ) from problem
     return checkpoint
 
 
-def numbered(folder: Path) -> list[Path]:
-    """The checkpoints that `keep` has made below a folder, the newest last."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Returns the checkpoints that were written below a folder, the newest last."""
     return sorted(p for p in folder.glob("checkpoint_*") if re.fullmatch(r"\w+_\d{6,}", p.name))
 
 
-def furthest(
-    run: Path, result: Path | None = None, states: Collection[str] | None = None
+def latest_checkpoint(
+    run: Path, preferred: Path | None = None, states: Collection[str] | None = None
 ) -> Path | None:
-    """The checkpoint of a run that has come furthest, of those that can be read.
+    """Returns the readable checkpoint of a run with the most steps; None if there is none.
 
     Args:
         run: its folder.
-        result: the checkpoint that is preferred to others that have come as far.
-        states: of the cache's files now (`BackgroundCheck.state`); leaves out the checkpoints of
-            data that has changed since and was not verified then.
+        preferred: the checkpoint to take among several with the same number of steps.
+        states: the current states of the cache's files (`BackgroundCheck.state`). A checkpoint is
+            skipped if it was trained on unverified data that has changed since.
     """
-    whole = [path for path in _all_of(run) if _damage(path) is None]
-    if states is not None:
-        fit = [path for path in whole if read_progress(path).may_resume(states)]
-        if dropped := [path.name for path in whole if path not in fit]:
-            say(
-                f"not resumed from {', '.join(dropped)}: the cache has changed since, and had not "
-                "been verified then"
-            )
-        whole = fit
-    return _furthest_of(whole, result)
+    for path in by_progress(run_checkpoints(run), preferred):
+        if damage_of(path) is not None:
+            continue
+        if states is None or read_progress(path).may_resume(states):
+            return path
+        say(
+            f"not resumed from {path.name}: the cache has changed since, and had not been "
+            "verified then"
+        )
+    return None
 
 
-def _furthest_of(whole: list[Path], result: Path | None = None) -> Path | None:
-    return max(whole, key=lambda p: (read_progress(p).order, p == result, p.name), default=None)
+def move_damaged_aside(run: Path) -> None:
+    """Moves damaged checkpoints and a stale list of Ray Train out of the way, and reports them.
 
-
-def set_damage_aside(run: Path) -> None:
-    """Moves out of the way what would end a training before it has gone on, and says so.
-
-    Call it before the training, when nobody else works in the folder.
+    Call it before the training, while no other process works in the folder.
 
     Raises:
-        RunError: if there are checkpoints, and none can be read.
+        RunError: if there are checkpoints, and none is readable.
     """
-    for path in [*run.glob(f"{_STAGING}*"), *inside(run, ALONE).glob(f"{_STAGING}*")]:
-        shutil.rmtree(path, ignore_errors=True)  # of a process that was killed while it wrote
-    found = {path: _damage(path) for path in _all_of(run)}
-    damaged = {path: damage for path, damage in found.items() if damage is not None}
-    whole = _furthest_of([path for path in found if path not in damaged])
-    if damaged and whole is None:
-        damage = next(iter(damaged.values()))
-        raise RunError(
-            f"no checkpoint below {run} can be read (the first: {damage}): see whether its disk is "
-            "failing; with the folder moved elsewhere, the training begins again"
-        )
-    for path, damage in damaged.items():
-        say(f"{damage}: it is kept as {_move_aside(path)}, and the training goes on from {whole}")
+    for path in [*run.glob(f"{_STAGING}*"), *inside(run, CHECKPOINTS).glob(f"{_STAGING}*")]:
+        shutil.rmtree(path, ignore_errors=True)  # left by an interruption
+    damages = {path: damage for path in run_checkpoints(run) if (damage := damage_of(path))}
+    for path, damage in damages.items():
+        latest = latest_checkpoint(run)
+        if latest is None:
+            raise RunError(
+                f"no checkpoint below {run} can be read (the first: {damage}): check whether its "
+                "disk is failing, or move the folder elsewhere to train from the start"
+            )
+        aside = _move_aside(path)
+        say(f"{damage}: it is now {aside}, and the training resumes from {latest}")
     if not _is_sound(run / SNAPSHOT):
-        # Ray would raise. Without it, the workers find the furthest checkpoint themselves.
+        # Ray would raise. Without the list, the workers find the latest checkpoint themselves.
         _move_aside(run / SNAPSHOT)
 
 
-def _all_of(run: Path) -> list[Path]:
-    return [*run.glob("checkpoint_*[0-9]"), *inside(run, ALONE).glob("checkpoint_*[0-9]")]
+def run_checkpoints(run: Path) -> list[Path]:
+    """Returns the checkpoints in both places of a run's folder, readable or not."""
+    return [*run.glob("checkpoint_*[0-9]"), *inside(run, CHECKPOINTS).glob("checkpoint_*[0-9]")]
 
 
-def _damage(checkpoint: Path) -> str | None:
+def by_progress(checkpoints: Collection[Path], preferred: Path | None = None) -> list[Path]:
+    """Sorts checkpoints by their number of steps, the latest first; unreadable ones come last."""
+
+    def key(path: Path) -> tuple[tuple[int, int, bool], bool, str]:
+        try:
+            order = read_progress(path).order
+        except (OSError, ValueError):
+            order = (-1, 0, False)
+        return order, path == preferred, path.name
+
+    return sorted(checkpoints, key=key, reverse=True)
+
+
+def damage_of(checkpoint: Path) -> str | None:
+    """Returns why a checkpoint is not readable; None if every file is as it was written."""
     try:
         check_whole(checkpoint)
     except ValueError as problem:
@@ -141,12 +150,13 @@ def _move_aside(path: Path) -> Path:
 
 
 def _is_sound(snapshot: Path) -> bool:
-    """Whether Ray can read its list, and finds all that it names."""
+    """Whether Ray can read its list of checkpoints, and finds all of them."""
     if not snapshot.exists():
         return True
     try:
         values = parse_json(read_text(snapshot))
-        noted = [inside(snapshot.parent, one["checkpoint_dir_name"]) for one in values[_NOTED]]
-        return values["ray_version"] == version("ray") and all(path.is_dir() for path in noted)
+        names = [one["checkpoint_dir_name"] for one in values["checkpoint_results"]]
+        present = all(inside(snapshot.parent, name).is_dir() for name in names)
+        return values["ray_version"] == version("ray") and present
     except (ValueError, KeyError, TypeError):
         return False

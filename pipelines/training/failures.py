@@ -1,4 +1,4 @@
-"""What a failed training says: one sentence to the user, and the whole of it to MLflow."""
+"""Failures of a training: one sentence for the user, the traceback for MLflow."""
 
 import time
 import traceback
@@ -10,51 +10,47 @@ from ..cli.output import is_full
 from ..tracking.queued_run import QueuedRun
 
 FAILURE_TAG = "failure"
-"""The tag with the reason of a failure, until the training succeeds."""
+"""MLflow tag with the reason of the last failure; it is removed when the training succeeds."""
 
 
 @contextmanager
-def ends_with_reason(tracked: QueuedRun, name: str) -> Iterator[None]:
-    """Turns a failed training into one sentence, and tells MLflow of it."""
+def failures_recorded(tracked: QueuedRun, name: str) -> Iterator[None]:
+    """Records a failure of the body in MLflow, and raises it as a RunError of one sentence."""
     try:
         yield
-    except SystemExit:  # whoever watches has ended it, and says why
+    except SystemExit:  # the caller's `on_report` stopped the training, and reports why
         raise
     except BaseException as problem:
         reason = root_cause(problem)
         if is_full(reason):
             reason = (
-                f"a disk is full ({reason}); make room (`df -h {tracked.folder}` is the first "
-                "place to look), and the same command goes on from the last checkpoint"
+                f"a disk is full ({reason}); free some space (begin with `df -h {tracked.folder}`) "
+                "and run the same command to resume from the last checkpoint"
             )
-        with suppress(OSError):  # the outbox may be on the disk that is full
-            _tell(tracked, problem, reason)
+        with suppress(OSError):  # the outbox may be on the full disk
+            tracked.set_tags({FAILURE_TAG: reason})
+            # One file per attempt: the next attempt may succeed.
+            when = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime())
+            trace = "".join(traceback.format_exception(problem))
+            tracked.log_text(trace, f"failures/{when}.txt")
+            tracked.finish("FAILED" if isinstance(problem, Exception) else "KILLED")
+            tracked.deliver()
         if not isinstance(problem, Exception) or isinstance(problem, RunError):
             raise
         raise RunError(f"the training {name} failed: {reason}") from problem
 
 
-def _tell(tracked: QueuedRun, problem: BaseException, reason: str) -> None:
-    tracked.set_tags({FAILURE_TAG: reason})
-    when = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime())
-    trace = "".join(traceback.format_exception(problem))
-    tracked.log_text(trace, f"failures/{when}.txt")  # of an attempt: the next may succeed
-    tracked.finish("FAILED" if isinstance(problem, Exception) else "KILLED")
-    tracked.deliver()
-
-
 def root_cause(problem: BaseException) -> str:
-    """The reason of a failure that has come through Ray, in one line.
+    """Returns the reason of a failure in one line, without the exceptions that Ray wraps around it.
 
-    Only Ray's wrappings are taken off: what our own code raised explains itself.
+    Exceptions of this project explain themselves. Of any other, only the last line is returned:
+    Ray's messages end with the error, after pages of traceback.
     """
-    failures = getattr(problem, "worker_failures", None)
-    if failures:
+    if failures := getattr(problem, "worker_failures", None):
         return root_cause(next(iter(failures.values())))
     for inner in (getattr(problem, "controller_failure", None), getattr(problem, "cause", None)):
         if isinstance(inner, BaseException):
             return root_cause(inner)
     text = " ".join(str(problem).split()) or type(problem).__name__
-    explained = isinstance(problem, ValueError | OSError | RunError | ArithmeticError)
-    # Ray's own texts end with the error itself, behind pages of trace.
-    return text if explained else (str(problem).strip().splitlines() or [text])[-1]
+    is_ours = isinstance(problem, ValueError | OSError | RunError | ArithmeticError)
+    return text if is_ours else (str(problem).strip().splitlines() or [text])[-1]

@@ -1,113 +1,114 @@
-"""The workers of one training under Ray Train, which starts again what a lost node took along."""
+"""Starts the worker of a training: in the driver's process, or several under Ray Train.
+
+`train_worker` runs in the workers, all else in the driver. Ray's controller also imports this
+module, so modules that take seconds to import (torch, open_clip, MLflow) are imported in functions.
+"""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.documents import read_text
 
 from ..cli.errors import RunError
 from ..cluster.resources import Resources
-from .task import GIVEN_UP, WorkerTask
+from .task import FATAL, WorkerTask
 
 if TYPE_CHECKING:
-    from ray.train import UserCallback
-
     from stop_core.clip.shared import ClipCache
-
-    from .session import Told
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Whoever follows a training from epoch to epoch, and may end it."""
+class TrainingHooks:
+    """The means of a caller to follow a training epoch by epoch, and to stop it."""
 
-    told: "Told | None" = None
-    """Is handed every report of a training in this process; it ends it by SystemExit."""
-    keeper: "ClipCache | None" = None
-    """Gives a training in this process its tower."""
-    callbacks: "tuple[UserCallback, ...]" = ()
-    """Of Ray Train, for a training of several workers."""
+    on_report: Callable[[dict[str, float]], None] | None = None
+    """Gets the metrics of every report of a training in this process; SystemExit stops it."""
+    clips: "ClipCache | None" = None
+    """Provides the CLIP of a training in this process; default: it is loaded."""
+    callbacks: tuple[Any, ...] = ()
+    """`ray.train.UserCallback`s of a training with several workers."""
 
 
-def run_workers(task: WorkerTask, resources: Resources, watch: Watch) -> Path:
-    """Trains, or goes on with it, and returns the last checkpoint.
+def train_in_process(task: WorkerTask, checkpoints: Path, hooks: TrainingHooks) -> Path:
+    """Trains in this process, and returns the last checkpoint below the folder `checkpoints`."""
+    from .session import FolderSession
+    from .worker import WorkerRun
 
-    The run's name and folder are how Ray Train finds its checkpoints again.
+    session = FolderSession(checkpoints, hooks.on_report)
+    WorkerRun(task, session, hooks.clips).run()
+    latest = session.latest()
+    if latest is None:
+        raise RuntimeError(f"no checkpoint was written to {checkpoints}")
+    return latest
+
+
+def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -> Path:
+    """Trains in workers of Ray Train, and returns the last checkpoint.
+
+    Ray Train finds the checkpoints of an interrupted training by the name and folder of its run.
 
     Raises:
-        RunError: if the training has given up, which says why, or ends without a checkpoint.
+        RunError: if the workers gave up, with their reason, or if there is no checkpoint.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    meeting = TorchConfig()
+    torch_config = TorchConfig()
     if "RAY_ADDRESS" not in os.environ:
         from ..cluster.loopback import LoopbackConfig
 
-        meeting = LoopbackConfig()
-    given_up = task.folder / GIVEN_UP
-    given_up.unlink(missing_ok=True)
+        torch_config = LoopbackConfig()
+    fatal = task.folder / FATAL
+    fatal.unlink(missing_ok=True)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"task": task},
-        torch_config=meeting,
+        torch_config=torch_config,
         scaling_config=resources.scaling(),
         run_config=RunConfig(
             name=task.folder.name,
             storage_path=str(task.folder.parent),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=resources.restarts),
-            callbacks=list(watch.callbacks),
+            callbacks=list(hooks.callbacks),
         ),
     )
     try:
         outcome = trainer.fit()
-    except Exception:  # perhaps what another worker's end has brought about in this one
-        if not given_up.is_file():
+    except Exception:  # it may only be the consequence of another worker's failure
+        if not fatal.is_file():
             raise
-    if given_up.is_file():
-        raise RunError(read_text(given_up))
+    if fatal.is_file():
+        raise RunError(read_text(fatal))
     if outcome.checkpoint is None:
         raise RunError(f"the training {task.folder.name} ended without a result; run it again")
     return Path(outcome.checkpoint.path)
 
 
 def train_worker(arguments: dict[str, WorkerTask]) -> None:
-    """The function that Ray Train runs in every worker."""
+    """Runs in each worker of Ray Train: trains, and records a failure that would repeat itself."""
     from stop_core.cache.integrity import ChangedDataError
     from stop_core.runtime.distributed import broadcast_object, rank
     from stop_core.runtime.memory import OutOfMemory
     from stop_core.training.trainer import DivergedError
 
     task = arguments["task"]
-    given_up = task.folder / GIVEN_UP
-    if broadcast_object(given_up.exists()):
-        return  # Ray has started the workers again after one of them gave up
+    fatal = task.folder / FATAL
+    if broadcast_object(fatal.exists()):
+        return  # Ray restarted the workers after one of them gave up
     from .session import RayTrainSession
     from .worker import WorkerRun
 
     try:
         WorkerRun(task, RayTrainSession(task.folder)).run()
     except DivergedError as problem:
-        # All workers are here: Ray Train, which starts what fails once more, is not told of it.
+        # All workers raise it together. Ray Train would restart them if it saw the exception.
         if rank() == 0:
-            write_whole(given_up, str(problem))
+            write_whole(fatal, str(problem))
     except (ChangedDataError, OutOfMemory) as problem:
-        write_whole(given_up, str(problem))
-        raise  # the others wait for this worker, and only Ray can end them
-
-
-def train_in_process(task: WorkerTask, checkpoints: Path, watch: Watch) -> Path:
-    """Trains in this very process, checkpoints below a folder; returns the last one."""
-    from .session import FolderSession
-    from .worker import WorkerRun
-
-    session = FolderSession(checkpoints, watch.told)
-    WorkerRun(task, session, watch.keeper).run()
-    latest = session.latest()
-    if latest is None:
-        raise RuntimeError(f"no checkpoint appeared in {checkpoints}")
-    return latest
+        write_whole(fatal, str(problem))
+        raise  # the other workers wait for this one, and only Ray can stop them

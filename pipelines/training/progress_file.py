@@ -1,4 +1,4 @@
-"""Progress of one training: a small file that the worker writes and the driver reads."""
+"""The progress of one training, in a small file: a worker writes it, the driver prints it."""
 
 import json
 import time
@@ -15,17 +15,17 @@ _SECONDS_BETWEEN_WRITES = 0.5
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """The latest training step of a run, and what was reported so far."""
+    """The content of the file: the latest training step, and all events so far."""
 
     step: int = 0
     total: int = 0
     loss: float = 0.0
     events: tuple[str, ...] = ()
-    """A line each: where the training resumed, and the measures of every epoch."""
+    """One line each: where the training resumed, and the metrics of every epoch."""
 
 
 class ProgressFile:
-    """Written by a worker, read by the driver, which never sees half of it."""
+    """The file. It is replaced atomically, so the driver never reads a truncated one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,25 +42,25 @@ class ProgressFile:
         """Records a line for the user."""
         self._replace(events=(*self._current().events, event))
 
+    def read(self) -> TrainingProgress | None:
+        """Returns the latest progress; None if nothing was recorded yet."""
+        try:
+            return build(TrainingProgress, parse_json(read_text(self.path)), self.path)
+        except FileNotFoundError:
+            return None
+
     def _replace(self, **values: object) -> None:
         self._now = TrainingProgress(**{**asdict(self._current()), **values})
         with appearing(self.path, lasting=False) as staging:
             staging.write_text(json.dumps(asdict(self._now)))
 
     def _current(self) -> TrainingProgress:
-        """What this worker wrote last, or the one before it, which Ray has restarted."""
+        # A worker that Ray restarted continues the file of the worker before it.
         return self._now or self.read() or TrainingProgress()
-
-    def read(self) -> TrainingProgress | None:
-        """The latest progress; None before the first."""
-        try:
-            return build(TrainingProgress, parse_json(read_text(self.path)), self.path)
-        except FileNotFoundError:
-            return None
 
 
 class TrainingLines:
-    """What the driver prints of one training: the events as they come, and how far it is."""
+    """The lines that the driver prints about one training."""
 
     def __init__(self, file: ProgressFile) -> None:
         self._file = file
@@ -68,7 +68,7 @@ class TrainingLines:
         self._printed = 0
 
     def events(self) -> list[str]:
-        """The events since the last call; those of an epoch with the time left."""
+        """Returns the events since the last call; the time left is added to those of an epoch."""
         progress = self._file.read() or TrainingProgress()
         new = progress.events[self._printed :]
         self._printed += len(new)
@@ -76,7 +76,7 @@ class TrainingLines:
         return [f"{event}{left if event.startswith('epoch') else ''}" for event in new]
 
     def line(self) -> str | None:
-        """How far it is; None before the first step."""
+        """Returns the current step, loss and time left; None before the first step."""
         progress = self._file.read()
         if progress is None or not progress.total:
             return None

@@ -1,4 +1,4 @@
-"""What a finished training is remembered by, in its folder."""
+"""The stored result of a finished training, from which it is remembered."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -7,15 +7,15 @@ from pathlib import Path
 from stop_core.evaluation.stored_predictions import RESULT
 from stop_core.storage.atomic import hash_json, write_whole
 from stop_core.storage.documents import Number, Whole, build, parse_json, read_text
-from stop_core.trained_model.files import MODEL, PROMPTS
+from stop_core.trained_model.files import MODEL
 
 _SUM = "sha256"
-RESULT_VERSION = 2  # raise it when a change of code changes results: old ones are then not reused
+RESULT_VERSION = 2  # increase it when a change of code changes results: old ones are not reused
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The numbers of a training, and what they belong to."""
+    """The metrics of a training, and the settings, data and code that they belong to."""
 
     name: str
     method: str
@@ -29,29 +29,24 @@ class TrainingResult:
     run_id: str  # of MLflow
     folder: str
     curve: list[dict[str, Number]] = field(default_factory=list)
-    """What each epoch reported."""
+    """The report of each epoch."""
     costs: dict[str, Number] = field(default_factory=dict)
-    """Seconds a step and memory; empty if nothing was trained."""
+    """Seconds per step, and memory; empty if nothing was trained."""
     problems: list[str] = field(default_factory=list)
-    """What went wrong and did not end the training, such as a figure that could not be drawn."""
+    """Problems that did not stop the training, such as a figure that could not be drawn."""
     reused: bool = False
 
     @property
-    def prompts(self) -> Path:
-        """The trained prompts of the chosen epoch."""
-        return self.model / PROMPTS
-
-    @property
     def model(self) -> Path:
-        """The folder of the trained model, which `TrainedModel.load` reads."""
+        """Folder of the trained model, which `TrainedModel.load` reads."""
         return Path(self.folder) / MODEL
 
     @classmethod
     def load(cls, folder: Path) -> "TrainingResult | None":
-        """The result of the training in a folder, if it is finished.
+        """Returns the result of the training in a folder; None if it is not finished.
 
         Raises:
-            ValueError: if the file was changed after it was written, or is damaged.
+            ValueError: if the file was changed after it was written, or is corrupted.
         """
         path = folder / RESULT
         if not path.is_file():
@@ -60,19 +55,18 @@ class TrainingResult:
             values = parse_json(read_text(path))
             if not isinstance(values, dict):
                 raise ValueError("it holds no result")
-            found = values.pop(_SUM, None)
-            if found != hash_json(values):
-                raise ValueError("its sum does not fit")
-            # The folder may have been moved since; what it holds lies beside the result.
+            if values.pop(_SUM, None) != hash_json(values):
+                raise ValueError("its checksum does not match")
+            # The folder may have been moved since.
             return build(cls, values | {"reused": True, "folder": str(folder)})
         except ValueError as problem:
             raise ValueError(
-                f"{path} is not as it was written ({problem}): delete it, and the same command "
-                "tests the trained model again"
+                f"{path} is not as it was written ({problem}): delete it, and run the same command "
+                "to test the trained model again"
             ) from problem
 
     def save(self) -> None:
-        """Writes it into its folder: whatever else is there is complete."""
+        """Writes the result into its folder; call it after all other files are complete."""
         values = asdict(self)
         values[_SUM] = hash_json(values)
         write_whole(Path(self.folder) / RESULT, json.dumps(values, indent=2))

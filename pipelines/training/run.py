@@ -1,8 +1,9 @@
-"""One training from the outside: checked, named, tracked, run by Ray Train, remembered.
+"""The driver's side of one training: checks it, names it, tracks it, starts it, stores its result.
 
-A run's name is its identity (data, method, configuration, seed). Running it again after a kill
-goes on from its last checkpoint, in the same MLflow run; running it again when it is done gives
-the remembered result. MLflow is told through an outbox, so that its absence ends nothing.
+The name of a training is its identity (data, method, configuration, seed). Run again after an
+interruption, it resumes from its last checkpoint, in the same MLflow run; run again when it is
+finished, it returns the stored result. Records for MLflow go through an outbox, so an outage of the
+tracking store does not stop a training.
 """
 
 import shutil
@@ -38,18 +39,31 @@ from ..tracking.environment import git_commit
 from ..tracking.queued_run import QueuedRun, UnnamedStoreError
 from ..tracking.store import open_experiment, tracking_uri
 from .check_fit import check_fit
-from .failures import FAILURE_TAG, ends_with_reason
-from .launch import Watch, run_workers, train_in_process
+from .failures import FAILURE_TAG, failures_recorded
+from .launch import TrainingHooks, train_in_process, train_on_ray
 from .progress_file import ProgressFile
 from .result import RESULT_VERSION, TrainingResult
 from .start_from import StartFrom
-from .task import ALONE, FIGURES, PREDICTIONS, WorkerTask
+from .task import CHECKPOINTS, FIGURES, PREDICTIONS, PROGRESS_FILE, WorkerTask
 
 _SECONDS_FOR_A_LOST_STORE = 10.0
 
 
 class TrainingRun:
-    """A training that may not have begun, may be half done, or may be finished."""
+    """A training that has not started yet, is unfinished, or is finished.
+
+    Args:
+        config: the experiment.
+        cache: the frame cache.
+        output: folder of all results; this training's folder is below its `runs`.
+        test: whether to evaluate the test split at the end; trials of a sweep do not.
+        sweep: id of the sweep, if it is a trial: only the same sweep reuses a trial, because it
+            may have been stopped early.
+        start: the checkpoint to start from.
+
+    Raises:
+        ValueError: if the experiment does not fit the cache, or `start` is of another training.
+    """
 
     def __init__(
         self,
@@ -68,13 +82,13 @@ class TrainingRun:
         self.output = output.resolve()
         self.manifest = Manifest.load(self.cache)
         self.config = config = config.for_dataset(self.manifest.dataset)
+        self.start = start
         check_fit(config, self.manifest, ("train", "test") if test else ("train", "val"))
-        # What decides the numbers: settings, data, weights, and this code's own arithmetic.
+        # All that the numbers depend on: settings, data, weights, and the version of this code.
         weights = weights_fingerprint(config.tower, config.pretrained)
         hashes = f"{config.hash}-{self.manifest.data_hash[:8]}-{weights}v{RESULT_VERSION}"
-        kind = "" if test else "-untested"  # a trial of a sweep must not see the test split
-        kind += f"-{sweep}" if sweep else ""  # and what a sweep stops early is no other's
-        self.start = start
+        kind = "" if test else "-untested"
+        kind += f"-{sweep}" if sweep else ""
         kind += start.suffix if start else ""
         rest = f"{config.method}-seed{config.seed}-{hashes}{kind}"
         dataset, fold = self.manifest.dataset, self.manifest.fold
@@ -82,78 +96,7 @@ class TrainingRun:
         self.name = results_folder(runs, dataset, fold, rest).name
         self.folder = inside(runs, self.name)
         if start:
-            start.check(self.origin())
-
-    def origin(self) -> Origin:
-        """What its checkpoints are marked with."""
-        return Origin(
-            run=self.name,
-            config_hash=self.config.hash,
-            data_hash=self.manifest.data_hash,
-            mlflow_run_id=self.tracked.run_id,
-            config=self.config.parameters(),
-        )
-
-    def remembered(self) -> TrainingResult | None:
-        """The result, if this very training has been done before."""
-        result = TrainingResult.load(self.folder)
-        # MLflow may have been away when the training ended.
-        return result and replace(result, run_id=result.run_id or self.tracked.run_id)
-
-    def train(
-        self,
-        resources: Resources,
-        parent: str | None = None,
-        label: str | None = None,
-        *,
-        here: bool = False,
-        watch: Watch = Watch(),  # noqa: B008 - it is frozen
-    ) -> TrainingResult:
-        """Trains, or goes on with it, and remembers the result.
-
-        Args:
-            resources: where to train.
-            parent: MLflow run id of the sweep or table that this training belongs to.
-            label: name of the MLflow run; default: method and seed.
-            here: train in this process instead of starting workers of Ray Train: for a Ray task
-                that has the resources of the one worker already.
-            watch: whoever follows it.
-
-        Raises:
-            RunError: if the training fails; the message gives the reason in one sentence.
-        """
-        if result := self.remembered():
-            return result
-        if parent is None and not self.tracked.run_id:
-            # A store that is wrong from the start is refused; one that goes away later is not.
-            open_experiment(self.output, self.manifest.dataset)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with alone_in(self.folder):
-            # Whoever held the folder may have finished this very training meanwhile.
-            return self.remembered() or self._train(resources, parent, label, here, watch)
-
-    def _train(
-        self,
-        resources: Resources,
-        parent: str | None,
-        label: str | None,
-        here: bool,
-        watch: Watch,
-    ) -> TrainingResult:
-        from .checkpoints import set_damage_aside
-
-        with ends_with_reason(self.tracked, self.name):
-            self.progress_file.path.unlink(missing_ok=True)  # a killed process left it
-            set_damage_aside(self.folder)
-            self._track(resources, parent, label)
-            task = self._task(resources)
-            checkpoint = (
-                train_in_process(task, inside(self.folder, ALONE), watch)
-                if here
-                else run_workers(task, resources, watch)
-            )
-            result = self._keep(checkpoint)
-        return result
+            start.check(self._origin())
 
     @property
     def tracked(self) -> QueuedRun:
@@ -162,14 +105,75 @@ class TrainingRun:
 
     @property
     def progress_file(self) -> ProgressFile:
-        """Where the worker tells how far it is."""
-        return ProgressFile(self.folder / "progress.json")
+        """The file in which the worker reports its progress."""
+        return ProgressFile(self.folder / PROGRESS_FILE)
+
+    def remembered(self) -> TrainingResult | None:
+        """Returns the stored result; None if the training is not finished."""
+        result = TrainingResult.load(self.folder)
+        # The tracking store may have been unavailable when the training ended.
+        return result and replace(result, run_id=result.run_id or self.tracked.run_id)
+
+    def train(
+        self,
+        resources: Resources,
+        parent: str | None = None,
+        label: str | None = None,
+        *,
+        in_process: bool = False,
+        hooks: TrainingHooks = TrainingHooks(),  # noqa: B008 - it is frozen
+    ) -> TrainingResult:
+        """Trains or resumes, and stores the result; returns a stored result at once.
+
+        Args:
+            resources: the resources of the workers.
+            parent: MLflow run id of the sweep or table that this training belongs to.
+            label: name of the MLflow run; default: method and seed.
+            in_process: train in this process, without Ray Train. It must have the resources of the
+                one worker, as a Ray task can.
+            hooks: how the caller follows the training.
+
+        Raises:
+            RunError: if the training fails; the message gives the reason in one sentence.
+        """
+        if result := self.remembered():
+            return result
+        if parent is None and not self.tracked.run_id:
+            # Refuses a wrong store at the start. A store that fails later stops nothing.
+            open_experiment(self.output, self.manifest.dataset)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.folder):
+            # Another process may have finished this training while it held the lock.
+            return self.remembered() or self._train(resources, parent, label, in_process, hooks)
+
+    def _train(
+        self,
+        resources: Resources,
+        parent: str | None,
+        label: str | None,
+        in_process: bool,
+        hooks: TrainingHooks,
+    ) -> TrainingResult:
+        from .checkpoints import move_damaged_aside
+
+        with failures_recorded(self.tracked, self.name):
+            self.progress_file.path.unlink(missing_ok=True)  # left by an interruption
+            move_damaged_aside(self.folder)
+            self._track(resources, parent, label)
+            task = self._task(resources)
+            checkpoint = (
+                train_in_process(task, inside(self.folder, CHECKPOINTS), hooks)
+                if in_process
+                else train_on_ray(task, resources, hooks)
+            )
+            result = self._store(checkpoint)
+        return result
 
     def _track(self, resources: Resources, parent: str | None, label: str | None) -> None:
-        """Begins the MLflow run of this training, or goes on with it."""
+        """Starts the MLflow run of this training, or continues it."""
         tracked = self.tracked
         if self.start and not self.start.fork:
-            tracked.adopt(self._mlflow_run_of(self.start))
+            tracked.adopt(read_origin(self.start.checkpoint).mlflow_run_id)
         tracked.open(
             self.manifest.dataset,
             label or f"{self.config.method} seed {self.config.seed}",
@@ -194,9 +198,14 @@ class TrainingRun:
         elif tracked.store != without_password(tracked.uri):
             say(f"the records of this training go to {tracked.store}, which has its MLflow run")
 
-    @staticmethod
-    def _mlflow_run_of(start: StartFrom) -> str:
-        return read_origin(start.checkpoint).mlflow_run_id
+    def _origin(self) -> Origin:
+        return Origin(
+            run=self.name,
+            config_hash=self.config.hash,
+            data_hash=self.manifest.data_hash,
+            mlflow_run_id=self.tracked.run_id,
+            config=self.config.parameters(),
+        )
 
     def _task(self, resources: Resources) -> WorkerTask:
         return WorkerTask(
@@ -204,22 +213,14 @@ class TrainingRun:
             cache=self.cache,
             folder=self.folder,
             tracking_uri=self.tracked.uri,
-            progress_file=self.progress_file.path,
-            threads=max(1, int(resources.cpus_per_worker)),
-            gpu=resources.gpus_per_worker > 0,
+            resources=resources,
             test=self.test,
-            start=self.start.checkpoint if self.start else None,
-            fork=self.start is not None and self.start.fork,
-            origin=self.origin(),
-            micro_batch=resources.micro_batch,
-            checkpoint_activations=resources.checkpoint_activations,
-            compile=resources.compile,
-            checkpoint_minutes=resources.checkpoint_minutes,
-            checkpoint_every_steps=resources.checkpoint_every_steps,
+            start=self.start,
+            origin=self._origin(),
         )
 
-    def _keep(self, checkpoint: Path) -> TrainingResult:
-        """Copies what matters out of the last checkpoint; the result file comes last."""
+    def _store(self, checkpoint: Path) -> TrainingResult:
+        """Stores predictions and model of the last checkpoint, and at the end the result."""
         from stop_core.trained_model.model import keep_model
         from stop_core.training.checkpoint import BEST_PROMPTS, check_whole
 
@@ -289,12 +290,11 @@ class TrainingRun:
 
 
 def _deliver_last(tracked: QueuedRun) -> None:
-    """Waits a little for a store that is away, and says so if it stays away."""
+    """Delivers the last records; waits a little for a store that is away, and reports the rest."""
     problem = tracked.deliver(_SECONDS_FOR_A_LOST_STORE)
     if problem and (waiting := tracked.outbox.waiting()):
-        # Another process delivers them, or nobody may.
-        is_told = isinstance(problem, BlockingIOError | UnnamedStoreError)
-        reason = str(problem) if is_told else explain_store_problem(tracked.store, problem)
+        explains_itself = isinstance(problem, BlockingIOError | UnnamedStoreError)
+        reason = str(problem) if explains_itself else explain_store_problem(tracked.store, problem)
         say(
             f"{reason}. {len(waiting)} records wait in "
             f"{tracked.outbox.folder}, and the next training, table or sweep with the same "

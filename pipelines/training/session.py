@@ -1,49 +1,34 @@
-"""Where a training worker keeps its checkpoints and reports to: Ray Train, or a plain folder.
+"""The surroundings of a training worker: Ray Train, or a plain folder without it.
 
-A training of several workers needs Ray Train, which starts them, connects them and restarts them
-together. For one worker inside a Ray task that is there already, its controller and helper
-processes would cost more than a short training; the task itself is restarted by Ray instead.
+A training of several workers needs Ray Train, which starts, connects and restarts them together. A
+single worker runs in the driver or in a Ray task, which Ray restarts by itself: the controller and
+helper processes of Ray Train would cost more than a short training.
 """
 
 import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
-from .checkpoints import Write, keep, numbered
+from .checkpoints import Write, list_checkpoints, write_checkpoint
 
-Told = Callable[[dict[str, float]], None]
 _KEPT = 2
-# Reports of a session after which Ray has noted the first two, and forgotten what was before: it
-# takes up one when the one before is noted, and holds one more.
-_NOTED = 4
-
-
-class Session(Protocol):
-    """What a worker needs of its surroundings."""
-
-    def device(self, gpu: bool) -> torch.device:
-        """The device to train on: the reserved GPU if `gpu`, else the CPU."""
-
-    def latest(self) -> Path | None:
-        """The last checkpoint that this kind of session has taken note of: its result, if any."""
-
-    def report(self, metrics: dict[str, float], write: Write | None) -> None:
-        """Reports numbers, and keeps the checkpoint that `write` fills a folder with."""
+# Number of reports after which Ray has registered the first two, and removed all older checkpoints:
+# it registers one when the report before is registered, and holds back one more.
+_REPORTS_TO_REGISTER = 4
 
 
 class RayTrainSession:
-    """Inside a worker of Ray Train, which has the folder `run` for its own."""
+    """The session of a worker of Ray Train, which owns the folder `run`."""
 
     def __init__(self, run: Path) -> None:
         self.run = run
         self._made: list[Path] = []
 
     def device(self, gpu: bool) -> torch.device:
-        """The device that Ray Train assigned."""
+        """Returns the device that Ray Train assigned."""
         if not gpu:
             return torch.device("cpu")
         from ray.train.torch import get_device
@@ -53,69 +38,70 @@ class RayTrainSession:
         return device
 
     def latest(self) -> Path | None:
-        """The last that was reported."""
+        """Returns the last checkpoint that Ray Train registered."""
         import ray.train
 
-        found = ray.train.get_checkpoint()
-        return Path(found.path) if found else None
+        checkpoint = ray.train.get_checkpoint()
+        return Path(checkpoint.path) if checkpoint else None
 
     def report(self, metrics: dict[str, float], write: Write | None) -> None:
-        """Every rank must report; the one that brings a checkpoint has a `write`.
+        """Reports to Ray Train; every rank must call it, and only one passes a `write`.
 
-        Ray's controller takes note of the checkpoint a little later, or never if a kill comes in
-        between. It would also copy it, file by file, from elsewhere.
+        The checkpoint is written in place, because Ray would copy it file by file. Ray's controller
+        registers it a little later, or never if the training is interrupted in between.
         """
         import ray.train
 
         if write is None:
             ray.train.report(metrics)
             return
-        self._made.append(keep(self.run, write))
+        self._made.append(write_checkpoint(self.run, write))
         ray.train.report(
             metrics,
             checkpoint=ray.train.Checkpoint.from_directory(str(self._made[-1])),
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
         )
-        if len(self._made) == _NOTED:
-            self._remove_unnoted()
-
-    def _remove_unnoted(self) -> None:
-        """Ray removes old checkpoints, but not those that it never noted because of a kill."""
-        for old in numbered(self.run):
-            if old < self._made[0]:
-                shutil.rmtree(old, ignore_errors=True)
+        if len(self._made) == _REPORTS_TO_REGISTER:
+            # Ray removes the older checkpoints that it registered. The others are removed here.
+            for old in list_checkpoints(self.run):
+                if old < self._made[0]:
+                    shutil.rmtree(old, ignore_errors=True)
 
 
 class FolderSession:
-    """A single worker that keeps its checkpoints below `folder`, by itself.
+    """The session of a single worker without Ray Train, with its checkpoints below `folder`.
 
-    `told` is handed what is reported, when it is safe; it may end the training by an exception.
+    `on_report` is called with the metrics after the checkpoint is stored. It can stop the training
+    by raising an exception.
     """
 
-    def __init__(self, folder: Path, told: Told | None = None) -> None:
+    def __init__(
+        self, folder: Path, on_report: Callable[[dict[str, float]], None] | None = None
+    ) -> None:
         self.folder = folder
-        self.told = told
-        self.metrics: dict[str, float] = {}
+        self.on_report = on_report
 
     def device(self, gpu: bool) -> torch.device:
-        """The GPU that the Ray task was given, or the CPU."""
+        """Returns the GPU that was reserved for the process, or the CPU."""
         if gpu:
             _check_gpu()
         return torch.device("cuda" if gpu else "cpu")
 
     def latest(self) -> Path | None:
-        """The checkpoint of the highest number."""
-        return next(reversed(numbered(self.folder)), None)
+        """Returns the checkpoint with the highest number."""
+        return next(reversed(list_checkpoints(self.folder)), None)
 
     def report(self, metrics: dict[str, float], write: Write | None) -> None:
-        """Keeps the metrics, and the checkpoint whole or not at all."""
-        self.metrics = metrics
+        """Writes the checkpoint atomically, and keeps the last two."""
         if write is not None:
-            keep(self.folder, write)
-            for old in numbered(self.folder)[:-_KEPT]:
+            write_checkpoint(self.folder, write)
+            for old in list_checkpoints(self.folder)[:-_KEPT]:
                 shutil.rmtree(old, ignore_errors=True)
-        if self.told:
-            self.told(metrics)
+        if self.on_report:
+            self.on_report(metrics)
+
+
+Session = RayTrainSession | FolderSession
 
 
 def _check_gpu() -> None:

@@ -1,6 +1,6 @@
-"""What a training worker does: train epoch by epoch, keep the best by validation, test once.
+"""The worker's side of one training: trains, keeps the best epoch by validation, tests it once.
 
-A worker that is killed goes on after the last step that a checkpoint holds, and ends with the same
+An interrupted worker resumes after the last step that a checkpoint holds, and ends with the same
 weights and the same records.
 """
 
@@ -20,9 +20,9 @@ from stop_core.cache import FrameCache
 from stop_core.cache.integrity import ChangedDataError
 from stop_core.clip.loading import load_clip
 from stop_core.clip.shared import ClipCache
+from stop_core.datasets import Split
 from stop_core.explain.prompt_monitor import PromptMonitor
 from stop_core.explain.training_figures import confusion, save_figure
-from stop_core.model.video_model import VideoModel
 from stop_core.runtime.distributed import (
     broadcast_object,
     copy_from_first,
@@ -41,112 +41,146 @@ from stop_core.training.trainer import DivergedError, Trainer
 
 from ..tracking.outbox import Courier
 from ..tracking.queued_run import QueuedRun
-from .checkpoints import furthest
+from .checkpoints import latest_checkpoint
 from .metrics_buffer import MetricsBuffer
 from .progress_file import ProgressFile
 from .session import Session
-from .task import FIGURES, PREDICTIONS, WorkerTask
+from .task import FIGURES, PREDICTIONS, PROGRESS_FILE, WorkerTask
 from .worker_model import compile_encoder, prepare_model
 
 _LOG = logging.getLogger(__name__)
 
 
 class WorkerRun:
-    """The state of one worker."""
+    """A training as one worker sees it. Rank 0 also logs metrics, draws figures and writes files.
 
-    def __init__(self, task: WorkerTask, session: Session, keeper: ClipCache | None = None) -> None:
-        torch.set_num_threads(task.threads)
+    Args:
+        task: from the driver.
+        session: receives reports and checkpoints.
+        clips: provides the CLIP; None: it is loaded.
+    """
+
+    def __init__(self, task: WorkerTask, session: Session, clips: ClipCache | None = None) -> None:
+        torch.set_num_threads(max(1, int(task.resources.cpus_per_worker)))
         self.task = task
         self.config = task.config
         self.session = session
         self.cache = FrameCache(task.cache)
-        self.wanted = ("train", "val", "test") if task.test else ("train", "val")
-        self.contents = self.cache.watch(self.wanted)  # before anything of it is read
-        device = session.device(task.gpu)
+        manifest = self.cache.manifest
+        wanted: tuple[Split, ...] = ("train", "val", "test") if task.test else ("train", "val")
+        self.contents = self.cache.watch(wanted)  # before any of them is read
+        device = session.device(task.resources.gpus_per_worker > 0)
         seed_weights(self.config.seed)
-        load = keeper.load if keeper else load_clip
-        clip = load(self.config.tower, self.config.pretrained)
-        self.tower = tower_facts(clip)  # before it is trained, if it is
-        self.model = prepare_model(task, clip, len(self.cache.manifest.class_names), device)
-        self.splits = self._split_clips()
-        if task.compile:
-            compile_encoder(self.model, self.config.method, self.splits["train"].shape, device)
-        self.objective = make_objective(
-            self.model, self.config, self.cache.manifest, {**self.splits}
-        )
-        # What fits into memory with its gradients does without them.
-        share = task.micro_batch or -(-self.config.batch_size // world_size())
+        clip = (clips.load if clips else load_clip)(self.config.tower, self.config.pretrained)
+        self.tower = tower_facts(clip)  # before training changes it
+        self.model = prepare_model(task, clip, len(manifest.class_names), device)
+        self.splits: dict[str, ShownClips] = {
+            split: ShownClips(self.cache.split(split), self.config, self.model.image_size)
+            for split in wanted
+            if manifest.counts.get(split)
+        }
+        train = self.splits["train"]
+        if task.resources.compile:
+            compile_encoder(self.model, self.config.method, train.shape, device)
+        self.objective = make_objective(self.model, self.config, manifest, {**self.splits})
+        # A batch that fits into memory during training also fits during evaluation.
+        share = task.resources.micro_batch or -(-self.config.batch_size // world_size())
         self.objective.evaluation_batch = min(share, self.objective.evaluation_batch)
-        self.trainer = self._make_trainer()
+        self.trainer: Trainer | None = None
+        if self.model.trainable() and self.config.epochs > 0:
+            self.trainer = Trainer(
+                self.model,
+                self.config,
+                train,
+                self.objective,
+                shown=train.in_epoch,
+                micro_batch=task.resources.micro_batch,
+                wants_pause=self._is_due_by_time,
+            )
         self.progress = RunProgress()
         self.best_prompts = self.model.prompt_state_dict()
         first = rank() == 0
         self.tracked = QueuedRun(task.folder, task.tracking_uri) if first else None
         self.courier = Courier(self.tracked.deliver) if self.tracked else None
-        self.recorder = MetricsBuffer(ProgressFile(task.progress_file) if first else None, device)
-        self.observer = (
-            PromptMonitor(self.model, self.config, self.splits.get("val", self.splits["train"]))
-            if first
-            else None
+        self.buffer = MetricsBuffer(
+            ProgressFile(task.folder / PROGRESS_FILE) if first else None, device
+        )
+        self.monitor = (
+            PromptMonitor(self.model, self.config, self.splits.get("val", train)) if first else None
         )
         self._saved = time.monotonic()
         self._resume()
         copy_from_first(self.model.trainable().values())
 
     def run(self) -> None:
-        """Trains what is left to train, then tests the chosen epoch and reports it all."""
+        """Trains the remaining epochs, then evaluates the best epoch and reports the result."""
         try:
             if self.progress.final is None:
-                self._train()
+                while self.trainer and self.progress.epochs_done < self.config.epochs:
+                    self.train_epoch(self.trainer)
                 self._finish()
         finally:
             if self.courier:
                 self.courier.close()
 
-    def _train(self) -> None:
-        while self.trainer and self.progress.epochs_done < self.config.epochs:
-            self.train_epoch(self.trainer)
-
     def train_epoch(self, trainer: Trainer) -> None:
-        """Trains what is left of the epoch, validates and saves."""
+        """Trains the remaining steps of the epoch, validates, and saves a checkpoint."""
         end = (self.progress.epochs_done + 1) * trainer.steps_per_epoch
-        if self.progress.step < end:  # otherwise killed while it was validated
+        if self.progress.step < end:  # otherwise it was interrupted during validation
             self._train_until(end, trainer)
         self._end_epoch(trainer)
 
     def _train_until(self, end: int, trainer: Trainer) -> None:
+        every = self.task.resources.checkpoint_every_steps
         try:
             for step in trainer.steps(self.progress.step):
                 self.progress.step = step.step + 1
                 last = self.progress.step == end
-                self.recorder.add_step(step, trainer.total_steps, last_of_epoch=last)
-                if not last and (step.pause or self._is_due_by_steps()):
+                self.buffer.add_step(step, trainer.total_steps, last_of_epoch=last)
+                is_due = step.pause or (every is not None and self.progress.step % every == 0)
+                if is_due and not last:
                     self._save({"epoch": self.progress.epochs_done, "finished": 0})
         except DivergedError as problem:
             folder = self.session.latest()
-            kept = f"the last good checkpoint is {folder}" if folder else "no checkpoint is kept"
-            raise DivergedError(f"{problem}; {kept}") from problem
+            last_good = (
+                f"the last good checkpoint is {folder}" if folder else "there is no checkpoint"
+            )
+            raise DivergedError(f"{problem}; {last_good}") from problem
+
+    def _is_due_by_time(self) -> bool:
+        """Whether the clock of rank 0 asks for a checkpoint; the trainer passes it to all ranks."""
+        since = time.monotonic() - self._saved
+        return rank() == 0 and since >= 60 * self.task.resources.checkpoint_minutes
 
     def _end_epoch(self, trainer: Trainer) -> None:
-        """Validates, keeps the epoch if it is the best, and saves."""
+        """Validates, keeps the epoch if it is the best, and saves a checkpoint."""
         self.contents.wait()
+        progress = self.progress
         with trainer.average.in_place():
             metrics = {f"val/{k}": v for k, v in self._measure("val").metrics.items()}
-            seen = self.observer.end_epoch() if self.observer else {}
-        self._keep_best(metrics, trainer)
-        self.progress.epochs_done += 1
-        # `epoch` is what schedulers of a sweep count by; it is the same after a restart.
-        metrics["epoch"] = float(self.progress.epochs_done)
-        self.recorder.add({**metrics, **seen}, self.progress.step)
-        report = {**metrics, **self._costs(), "finished": 0}
-        self.progress.curve.append(report)
-        self._save(report)
-        self.recorder.report(self._epoch_line(metrics))
-
-    def _epoch_line(self, metrics: dict[str, float]) -> str:
-        """What the user reads of an epoch; the driver adds the time left."""
-        parts = [] if self.recorder.loss is None else [f"loss {self.recorder.loss:.3f}"]
+            prompt_metrics = self.monitor.end_epoch() if self.monitor else {}
+        progress.epochs_done += 1
         chosen_by = f"val/{self.objective.chosen_by}"
+        # Without validation, the last epoch is taken.
+        if metrics.get(chosen_by, 2.0) > progress.best_metrics.get(chosen_by, -1.0):
+            self.best_prompts = trainer.average.weights()
+            progress.best_epoch = progress.epochs_done
+            progress.best_metrics = dict(metrics)
+        # The schedulers of a sweep count by `epoch`, which a restart does not change.
+        metrics["epoch"] = float(progress.epochs_done)
+        self.buffer.add({**metrics, **prompt_metrics}, progress.step)
+        # A sweep can weigh the metrics against these costs.
+        costs = {"trainable_parameters": float(self._trainable_parameters())}
+        if seconds := self.buffer.costs().get("step_seconds"):
+            costs["step_seconds"] = seconds
+        report = {**metrics, **costs, "finished": 0}
+        progress.curve.append(report)
+        self._save(report)
+        self.buffer.report(self._epoch_line(metrics, chosen_by))
+
+    def _epoch_line(self, metrics: dict[str, float], chosen_by: str) -> str:
+        """Returns the line that the user reads; the driver adds the time left."""
+        parts = [] if self.buffer.loss is None else [f"loss {self.buffer.loss:.3f}"]
         if chosen_by in metrics:
             best = self.progress.best_metrics[chosen_by]
             parts.append(f"{chosen_by} {metrics[chosen_by]:.4f}")
@@ -155,25 +189,11 @@ class WorkerRun:
             parts.append("no validation split")
         return f"epoch {self.progress.epochs_done}/{self.config.epochs}: {', '.join(parts)}"
 
-    def _costs(self) -> dict[str, float]:
-        """What a sweep may weigh the measures against."""
-        seconds = self.recorder.costs().get("step_seconds")
-        costs = {"trainable_parameters": float(_size(self.model))}
-        return {**costs, "step_seconds": seconds} if seconds else costs
-
-    def _keep_best(self, metrics: dict[str, float], trainer: Trainer) -> None:
-        """Keeps this epoch if validation is better than before; without validation, always."""
-        chosen_by = f"val/{self.objective.chosen_by}"
-        best = self.progress.best_metrics.get(chosen_by, -1.0)
-        if metrics.get(chosen_by, 2.0) > best:
-            self.best_prompts = trainer.average.weights()
-            self.progress.best_epoch = self.progress.epochs_done + 1
-            self.progress.best_metrics = dict(metrics)
-
     def _finish(self) -> None:
-        """Evaluates validation and, this once, test with the chosen weights."""
+        """Evaluates the validation split and, only here, the test split with the best weights."""
         self.contents.wait()
         self.progress.problems = []
+        manifest, figures = self.cache.manifest, self.task.folder / FIGURES
         trained = self.model.prompt_state_dict()
         self.model.load_prompt_state_dict(self.best_prompts)
         metrics: dict[str, float] = {}
@@ -185,31 +205,30 @@ class WorkerRun:
                 self._draw(partial(self._draw_confusion, measured.confusion_CC))
             if measured.rows:
                 rows.append(pd.DataFrame({"split": split, **measured.rows}))
-        # A figure shows one clip at a time, which is not worth minutes of another compilation.
+        # Figures show one clip at a time: compiling for that shape would take minutes.
         self.model.__dict__.pop("encode_video", None)
-        if self.observer:
-            self._draw(partial(self.observer.draw, self.task.folder / FIGURES))
-            if self.task.test:  # a trial of a sweep is one of many
-                names = self.cache.manifest.class_names
-                folder, ask = self.task.folder / FIGURES, self.objective.probabilities
-                self._draw(partial(self.observer.explain, folder, ask, names))
+        if self.monitor:
+            self._draw(partial(self.monitor.draw, figures))
+            if self.task.test:  # not for every trial of a sweep
+                ask, names = self.objective.probabilities, manifest.class_names
+                self._draw(partial(self.monitor.explain, figures, ask, names))
         self.model.load_prompt_state_dict(trained)
         metrics["best_epoch"] = float(self.progress.best_epoch or 0)
-        metrics["trainable_parameters"] = float(_size(self.model))
-        # Under a name of its own: `val/...` is the curve over all epochs.
-        told = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
-        self.progress.costs = self.recorder.costs()
-        told |= {f"cost/{name}": value for name, value in self.progress.costs.items()}
-        self.recorder.add(told, self.progress.step)
+        metrics["trainable_parameters"] = float(self._trainable_parameters())
         self.progress.final = metrics
+        self.progress.costs = self.buffer.costs()
+        # The metrics `val/...` are the curve over all epochs.
+        logged = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
+        logged |= {f"cost/{name}": value for name, value in self.progress.costs.items()}
+        self.buffer.add(logged, self.progress.step)
         results = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
         self._save({**metrics, "epoch": self.config.epochs, "finished": 1}, results)
 
     def _draw(self, draw: Callable[[], None]) -> None:
-        """Draws figures; one that cannot be drawn is noted in the result, and ends nothing."""
+        """Draws figures. A failure is recorded in the result, and does not stop the training."""
         try:
             draw()
-        except Exception as problem:  # of matplotlib, or whatever it calls
+        except Exception as problem:  # matplotlib and the libraries below it raise many types
             _LOG.exception("a figure could not be drawn")
             reason = " ".join(str(problem).split()) or type(problem).__name__
             self.progress.problems.append(f"a figure is missing: {reason[:300]}")
@@ -221,87 +240,54 @@ class WorkerRun:
             save_figure(figure, self.task.folder / FIGURES / "confusion.png")
 
     def _measure(self, split: str) -> Measured:
-        """Empty where the split has no clips, or is not to be looked at."""
-        if split not in self.splits:
-            return Measured({}, {})
-        return self.objective.measure(self.splits[split])
+        """Evaluates a split; empty if it has no clips or must not be evaluated."""
+        clips = self.splits.get(split)
+        return Measured({}, {}) if clips is None else self.objective.measure(clips)
 
-    def _split_clips(self) -> dict[str, ShownClips]:
-        counts = self.cache.manifest.counts
-        return {
-            name: ShownClips(self.cache.split(name), self.config, self.model.image_size)
-            for name in self.wanted
-            if counts.get(name)
-        }
-
-    def _make_trainer(self) -> Trainer | None:
-        """None for a method that has nothing to train."""
-        if not self.model.trainable() or self.config.epochs == 0:
-            return None
-        return Trainer(
-            self.model,
-            self.config,
-            self.splits["train"],
-            self.objective,
-            shown=self.splits["train"].in_epoch,
-            micro_batch=self.task.micro_batch,
-            wants_pause=self._is_due_by_time,
-        )
-
-    def _is_due_by_steps(self) -> bool:
-        every = self.task.checkpoint_every_steps
-        return every is not None and self.progress.step % every == 0
-
-    def _is_due_by_time(self) -> bool:
-        """Asked of every worker, and answered by the clock of the first alone."""
-        since = time.monotonic() - self._saved
-        return rank() == 0 and since >= 60 * self.task.checkpoint_minutes
+    def _trainable_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.trainable().values())
 
     def _resume(self) -> None:
-        """Goes on from the furthest checkpoint, whoever has made it and knows of it."""
+        """Resumes from the latest checkpoint, whether or not the session knows of it."""
         start = self.task.start
-        # One process looks: another's view of a shared folder may lag behind.
+        # Only rank 0 looks: the view of another node on a shared folder may lag behind.
         own, states = None, gather_objects(self.contents.state)
         if rank() == 0:
-            own = furthest(self.task.folder, self.session.latest(), states)
+            own = latest_checkpoint(self.task.folder, self.session.latest(), states)
         own = broadcast_object(own)
-        if found := own or (None if self.task.fork else start):
-            checkpoint = self._read(found)
-            _refuse_unverified(found, checkpoint.progress, states)
-            self._load(checkpoint)
-            self.recorder.report(
+        if folder := own or (start.checkpoint if start and not start.fork else None):
+            groups = self.trainer.optimizer.state_dict()["param_groups"] if self.trainer else []
+            checkpoint = Checkpoint.load(folder, groups)
+            _refuse_unverified(folder, checkpoint.progress, states)
+            self._restore(checkpoint)
+            self.buffer.report(
                 f"resuming {checkpoint.origin.run} after epoch {self.progress.epochs_done} of "
-                f"{self.config.epochs}, step {self.progress.step}: {found}"
+                f"{self.config.epochs}, step {self.progress.step}: {folder}"
             )
-            if found != self.session.latest():
-                self.progress.final = None  # tested again, for a result of this session
-        elif start is not None:
-            check_whole(start)
-            _refuse_unverified(start, read_progress(start), ())
-            self.model.load_prompt_state_dict(load_file(start / LAST_PROMPTS))
+            if folder != self.session.latest():
+                self.progress.final = None  # test again, so that this session reports a result
+        elif start:
+            check_whole(start.checkpoint)
+            _refuse_unverified(start.checkpoint, read_progress(start.checkpoint), ())
+            self.model.load_prompt_state_dict(load_file(start.checkpoint / LAST_PROMPTS))
             self.best_prompts = self.model.prompt_state_dict()
-            self.recorder.report(f"starting with the weights of {start}")
+            self.buffer.report(f"starting with the weights of {start.checkpoint}")
 
-    def _read(self, folder: Path) -> Checkpoint:
-        groups = self.trainer.optimizer.state_dict()["param_groups"] if self.trainer else []
-        return Checkpoint.load(folder, groups)
-
-    def _load(self, checkpoint: Checkpoint) -> None:
-        """Goes on from a checkpoint of this training."""
+    def _restore(self, checkpoint: Checkpoint) -> None:
         self.model.load_prompt_state_dict(checkpoint.prompts)
         self.best_prompts = checkpoint.best_prompts
         self.progress = checkpoint.progress
         if self.trainer:
             self.trainer.optimizer.load_state_dict(checkpoint.optimizer)
             self.trainer.average.load(checkpoint.average)
-        self.recorder.restore(checkpoint.progress.records)
-        if self.observer:
-            self.observer.restore(checkpoint.behaviour)
-        self._tell()  # it may have been killed before it had told what the checkpoint holds
+        self.buffer.restore(checkpoint.progress.records)
+        if self.monitor:
+            self.monitor.restore(checkpoint.behaviour)
+        self._log_metrics()  # the interruption may have come before they were logged
 
     def _save(self, metrics: dict[str, float], results: pd.DataFrame | None = None) -> None:
-        """Every rank reports; rank 0 brings the checkpoint."""
-        # A damaged cache raises here. One that is not compared yet, in the first epoch, is noted.
+        """Reports from every rank; rank 0 adds the checkpoint."""
+        # Damaged data raises here. Data that is not verified yet, in the first epoch, is recorded.
         own = "" if self.contents.is_verified() else self.contents.state
         self.progress.unverified = sorted(set(gather_objects(own)) - {""})
 
@@ -309,34 +295,31 @@ class WorkerRun:
             if results is not None:
                 results.to_parquet(folder / PREDICTIONS, index=False)
                 self.tower.save(folder / TOWER)
-            self._checkpoint().save(folder)
+            self.progress.records = self.buffer.state()
+            run_id = self.tracked.run_id if self.tracked else ""
+            trainer = self.trainer
+            Checkpoint(
+                progress=self.progress,
+                origin=replace(self.task.origin, mlflow_run_id=run_id),
+                prompts=self.model.prompt_state_dict(),
+                best_prompts=self.best_prompts,
+                average=trainer.average.average if trainer else {},
+                behaviour=self.monitor.state() if self.monitor else {},
+                optimizer=trainer.optimizer.state_dict() if trainer else {"state": {}},
+            ).save(folder)
 
         self.session.report(metrics, write if rank() == 0 else None)
         self._saved = time.monotonic()
-        self._tell()
+        self._log_metrics()
 
-    def _checkpoint(self) -> Checkpoint:
-        self.progress.records = self.recorder.state()
-        run_id = self.tracked.run_id if self.tracked else ""
-        trainer = self.trainer
-        return Checkpoint(
-            progress=self.progress,
-            origin=replace(self.task.origin, mlflow_run_id=run_id),
-            prompts=self.model.prompt_state_dict(),
-            best_prompts=self.best_prompts,
-            average=trainer.average.average if trainer else {},
-            behaviour=self.observer.state() if self.observer else {},
-            optimizer=trainer.optimizer.state_dict() if trainer else {"state": {}},
-        )
+    def _log_metrics(self) -> None:
+        """Sends the metrics of the last checkpoint to the tracking store, in the background.
 
-    def _tell(self) -> None:
-        """Hands what the last checkpoint holds to the tracking server, in the background.
-
-        Not of data that may turn out to be damaged: the next checkpoint holds it again.
+        Metrics of unverified data are not sent: the next checkpoint contains them as well.
         """
         if self.progress.unverified:
             return
-        points = self.recorder.take()
+        points = self.buffer.take()
         if self.tracked and self.courier:
             self.tracked.log_points(points)
             self.courier.call()
@@ -348,8 +331,3 @@ def _refuse_unverified(checkpoint: Path, progress: RunProgress, states: Collecti
             f"{checkpoint} was trained on files of a cache that had not been verified then and "
             "have changed since: train from the start, or from another checkpoint"
         )
-
-
-def _size(model: VideoModel) -> int:
-    """How many numbers are trained."""
-    return sum(parameter.numel() for parameter in model.trainable().values())

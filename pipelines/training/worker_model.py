@@ -1,4 +1,4 @@
-"""The model that a worker trains, as its task wants it: on its device, lean, or compiled."""
+"""Prepares the model of a training worker: on its device, with less memory, or compiled."""
 
 import os
 
@@ -17,13 +17,13 @@ from .task import WorkerTask
 def prepare_model(
     task: WorkerTask, clip: FrozenClip, classes: int, device: torch.device
 ) -> VideoModel:
-    """The model of the task's method around a CLIP.
+    """Builds the task's method around a CLIP, with the task's memory options.
 
     Raises:
-        ValueError: if the method has no activations to checkpoint, and that is asked for.
+        ValueError: if `checkpoint_activations` is set for a method that has none to checkpoint.
     """
     model = build_method(task.config, clip, classes).to(device)
-    if task.checkpoint_activations:
+    if task.resources.checkpoint_activations:
         if not isinstance(model, PromptedModel):
             raise ValueError(
                 f"checkpoint_activations has no effect on {task.config.method}; leave it out"
@@ -35,7 +35,7 @@ def prepare_model(
 def compile_encoder(
     model: VideoModel, method: str, shape: tuple[int, ...], device: torch.device
 ) -> None:
-    """Has torch compile what encodes videos of frames [T, H, W, 3].
+    """Compiles the encoder of videos with frames [T, H, W, 3].
 
     Raises:
         ValueError: if the method has nothing to compile.
@@ -43,8 +43,8 @@ def compile_encoder(
     if isinstance(model, LinearProbe):
         raise ValueError(f"compile has no effect on {method}; leave it out")
     frames = torch.zeros(1, *shape, dtype=torch.uint8, device=device)
-    with torch.no_grad():  # folds the frozen weights, which a compiler should find ready
+    with torch.no_grad():  # folds the frozen weights before the compiler sees them
         model.encode_video(frames)
-    # By default in a folder that another user can make first, and torch runs what it finds there.
+    # torch runs the code in this folder. Its default is one that another user can create first.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder() / "torchinductor"))
     model.encode_video = torch.compile(model.encode_video)  # type: ignore[method-assign]

@@ -80,7 +80,9 @@ def main(options: Chaos) -> None:
     dice = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     cache = motion_cache(folder)
-    unbroken = TrainingRun(EXPERIMENT, cache, folder / "unbroken").train(Resources(), here=True)
+    unbroken = TrainingRun(EXPERIMENT, cache, folder / "unbroken").train(
+        Resources(), in_process=True
+    )
     expected = _ended(unbroken.folder, unbroken.run_id, f"sqlite:///{folder}/unbroken/mlflow.db")
     done: Counter[str] = Counter()
     faults: list[str] = []

@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipelines.cluster.session import start_ray
-from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache
 from pipelines.tracking.store import open_experiment
-from stop_core.cache import CacheConfig, CacheJob, write_shard
-from stop_core.datasets import DATASETS, select_clips
 from stop_core.datasets.motion.files import write_motion_dataset
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
+from tests.pipelines.motion_cache import write_cache
 
 NewStore = Callable[[Path], str]
 
@@ -60,17 +58,9 @@ def small_motion_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_cache(small_motion_set: Path, local_ray: None, new_store: NewStore) -> Path:
-    """A cache of the small motion set, with some training clips for validation."""
-    folder = small_motion_set.parent
-    root, cache = small_motion_set, folder / "cache"
-    new_store(folder / "mlflow.db")
-    make_cache(
-        PreprocessConfig(
-            dataset="hmdb51", data_root=root, cache=cache, frames=6, size=32, output=folder
-        )
-    )
-    return cache
+def small_cache(small_motion_set: Path) -> Path:
+    """The small motion set as a cache, with some of its training clips for validation."""
+    return write_cache("hmdb51", small_motion_set, small_motion_set.parent / "cache")
 
 
 @pytest.fixture
@@ -80,14 +70,7 @@ def captioned_cache(hmdb51_root: Path, tmp_path: Path) -> Path:
     splits = {first: "train", second: "val", third: "test"}
     lines = [f"{p.relative_to(tmp_path)},{split},a {p.stem}" for p, split in splits.items()]
     (tmp_path / "clips.csv").write_text("\n".join(["path,split,caption", *lines]))
-    dataset = DATASETS["csv-captions"]
-    selection = select_clips(dataset.read(tmp_path, 1))
-    config = CacheConfig.of(dataset, selection, fold=1, frames=2, size=32)
-    job = CacheJob.open(tmp_path / "captions", config, selection.clips)
-    for plan in job.plans:
-        write_shard(plan, config, tmp_path, job.cache)
-    job.finish()
-    return tmp_path / "captions"
+    return write_cache("csv-captions", tmp_path, tmp_path / "captions", frames=2)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Results of trainings that never ran: predictions on disk, and the measures that they give."""
+"""Makes results without training: predictions on disk, and the measures that follow from them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ CLASSES = 4
 def recognised(
     config: ExperimentConfig, right: Sequence[bool], folder: Path, data_hash: str = "d" * 64
 ) -> TrainingResult:
-    """A training that got these test clips right, in their order; wrong ones are ranked second."""
+    """Returns a result in which these test clips are right; the class of the others is second."""
     labels = np.arange(len(right)) % CLASSES
     ranks = np.where(np.asarray(right), 1, 2)
     rows = pd.DataFrame(
@@ -41,7 +41,7 @@ def recognised(
 def retrieved(
     config: ExperimentConfig, ranks: Sequence[int], folder: Path, captions: int = 2
 ) -> TrainingResult:
-    """A training that found each video by all its captions at these ranks, and they it too."""
+    """Returns a result in which each video and all its captions find each other at these ranks."""
     videos = [f"clip{number:03}" for number in range(len(ranks))]
     t2v = pd.DataFrame(
         {"direction": "t2v", "video_id": np.repeat(videos, captions),

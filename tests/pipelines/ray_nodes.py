@@ -76,14 +76,18 @@ class Stage:
         return "Ray runtime started" in (self.folder / f"{name}.log").read_text(errors="replace")
 
     def train_worker(self) -> psutil.Process | None:
-        """Returns a process in which Ray Train trains; None if there is none yet."""
-        for name in self.nodes:
-            node = self.running.get(name)
-            for process in psutil.Process(node.pid).children(recursive=True) if node else []:
-                with suppress(psutil.Error):
-                    if "RayTrainWorker" in " ".join(process.cmdline()):
-                        return process
-        return None
+        """A process in which Ray Train trains, once there is one."""
+        nodes = [self.running[name] for name in self.nodes if name in self.running]
+        return next(filter(None, (train_worker(psutil.Process(node.pid)) for node in nodes)), None)
+
+
+def train_worker(root: psutil.Process) -> psutil.Process | None:
+    """A process below `root` in which Ray Train trains, if there is one."""
+    for process in root.children(recursive=True):
+        with suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                return process
+    return None
 
 
 @contextmanager

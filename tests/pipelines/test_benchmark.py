@@ -1,4 +1,4 @@
-"""The comparison runs what is missing, reuses what is there, and prints what was measured."""
+"""A comparison runs the missing trainings, reuses the finished ones, and prints their numbers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from stop_core.settings.experiment import ExperimentConfig
 
 
 @pytest.mark.slow
-def test_a_table_trains_only_what_is_missing(
+def test_a_table_runs_only_the_missing_trainings(
     small_cache: Path,
     small_experiment: ExperimentConfig,
     tmp_path: Path,
@@ -24,7 +24,7 @@ def test_a_table_trains_only_what_is_missing(
 ) -> None:
     file = tmp_path / "rows.yaml"
     stop = {k: v for k, v in small_experiment.parameters().items() if k != "seed"}
-    # The same settings under two titles are one training.
+    # The same settings with two titles are one training.
     rows = {"zero-shot CLIP": {**stop, "method": "zero-shot"}, "STOP": stop, "again": stop}
     file.write_text(yaml.safe_dump({"rows": rows}, sort_keys=False))
     config = BenchmarkConfig(table=file, cache=str(small_cache), output=tmp_path, seeds=1)
@@ -44,21 +44,21 @@ def test_a_table_trains_only_what_is_missing(
     assert "0 of them to run" in shown.err
     assert "mlflow ui" in shown.out
 
-    # Another seed adds a cell; the cells that are there are kept.
+    # Another seed adds a cell, and the finished cells are reused.
     main(replace(config, seeds=2))
     assert "3 trainings in the table, 1 of them to run" in capsys.readouterr().err
 
 
-def test_a_row_that_does_not_fit_the_cache_is_named_and_waiting_records_delivered(
+def test_a_row_that_does_not_fit_the_cache_is_reported_after_waiting_records_are_delivered(
     captioned_cache: Path, tmp_path: Path
 ) -> None:
     table = Path("sweeps/tables/motion.yaml")
     config = BenchmarkConfig(table=table, cache=str(captioned_cache), output=tmp_path / "out")
     waiting = QueuedRun(config.output / "runs" / "one", tracking_uri(config.output))
-    waiting.open("motion", "a training that an outage has cut off")
+    waiting.open("motion", "a training during an outage")
     with pytest.raises(ValueError, match=r"motion\.yaml: row 'linear probe': .* learns classes"):
         main(config)
-    assert not waiting.outbox.waiting(), "what had waited for the store was not delivered"
+    assert not waiting.outbox.waiting()
 
 
 def test_published_rows_of_another_dataset_are_refused_before_anything_runs(
@@ -80,7 +80,7 @@ def manifest(captioned_cache: Path) -> Manifest:
     return Manifest.load(captioned_cache)
 
 
-def test_the_table_is_that_of_the_dataset_or_of_its_task(manifest: Manifest) -> None:
+def test_the_default_table_is_that_of_the_dataset_or_of_its_task(manifest: Manifest) -> None:
     file, chosen = choose_rows(BenchmarkConfig(), manifest)
     assert file.name == "retrieval.yaml"
     assert chosen.baseline == "static prompts in every block (VPT-deep)"
@@ -88,7 +88,7 @@ def test_the_table_is_that_of_the_dataset_or_of_its_task(manifest: Manifest) -> 
     assert choose_rows(BenchmarkConfig(), manifest)[0].name == "motion.yaml"
 
 
-def test_methods_choose_rows_and_others_get_what_is_common(
+def test_methods_choose_rows_and_others_get_the_common_settings(
     manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = parse(BenchmarkConfig, ["--methods", "stop,vpt-shallow", "zero-shot"])
@@ -96,7 +96,7 @@ def test_methods_choose_rows_and_others_get_what_is_common(
     assert list(chosen.rows) == ["STOP", "vpt-shallow", "zero-shot CLIP"]
     assert chosen.rows["vpt-shallow"] == {**chosen.common, "method": "vpt-shallow"}
     assert "no row of vpt-shallow" in capsys.readouterr().err
-    assert chosen.baseline == "STOP", "the table's own baseline is not among them"
+    assert chosen.baseline == "STOP", "the baseline of the table is not among the chosen rows"
 
 
 def test_an_ablation_starts_from_the_row_of_stop(manifest: Manifest, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_an_ablation_starts_from_the_row_of_stop(manifest: Manifest, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         ({"rows": ("magic",)}, "no row 'magic'"),
         ({"baseline": "magic"}, "baseline is 'magic', but the rows are"),
@@ -122,7 +122,7 @@ def test_an_ablation_starts_from_the_row_of_stop(manifest: Manifest, tmp_path: P
     ],
 )
 def test_a_wrong_choice_is_refused(
-    manifest: Manifest, options: dict[str, object], complaint: str
+    manifest: Manifest, options: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         choose_rows(BenchmarkConfig(**options), manifest)  # type: ignore[arg-type]

@@ -24,10 +24,11 @@ from pipelines.inference.worker import VideoWorker, Work
 from pipelines.preprocessing.find_cache import find_cache
 from pipelines.tracking.queued_run import QueuedRun
 from pipelines.tracking.store import open_experiment, tracking_uri
-from pipelines.training.checkpoints import Write, furthest, numbered
+from pipelines.training.checkpoints import Write, latest_checkpoint, list_checkpoints
 from pipelines.training.run import TrainingRun
 from pipelines.training.session import FolderSession
-from pipelines.training.task import ALONE, WorkerTask
+from pipelines.training.start_from import StartFrom
+from pipelines.training.task import CHECKPOINTS, WorkerTask
 from pipelines.training.worker import WorkerRun
 from stop_core import StopConfig
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, Manifest, hashed, write_shard
@@ -258,10 +259,8 @@ def _task(cache: Path, output: Path, name: str, config: ExperimentConfig = CONFI
     tracked.open("csv", name)
     return WorkerTask(
         config=config, cache=cache, folder=folder, tracking_uri=tracked.uri,
-        progress_file=folder / "progress.json", threads=1, gpu=False, test=True, start=None,
-        fork=False, origin=Origin("one", config.hash, "d" * 64, "", config.parameters()),
-        micro_batch=None, checkpoint_activations=False, compile=False, checkpoint_minutes=60,
-        checkpoint_every_steps=1,
+        resources=Resources(checkpoint_minutes=60, checkpoint_every_steps=1), test=True, start=None,
+        origin=Origin("one", config.hash, "d" * 64, "", config.parameters()),
     )  # fmt: skip
 
 
@@ -298,8 +297,8 @@ def unbroken(
     whole: tuple[Path, Path], output: Path
 ) -> tuple[dict[str, np.ndarray], dict[str, list[tuple[int, float]]]]:
     task = _task(whole[0], output, "unbroken")
-    WorkerRun(task, FolderSession(task.folder / ALONE)).run()
-    latest = numbered(task.folder / ALONE)[-1]
+    WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
+    latest = list_checkpoints(task.folder / CHECKPOINTS)[-1]
     return load_file(latest / LAST_PROMPTS), _told(task)
 
 
@@ -315,8 +314,8 @@ def test_a_training_on_changed_data_has_no_result_and_measures_nothing(
     damage(cache, whole[1])
     task = _task(cache, output, request.node.callspec.id.replace(" ", "-"))
     with pytest.raises(ValueError, match=str(cache)):
-        WorkerRun(task, FolderSession(task.folder / ALONE)).run()
-    for checkpoint in numbered(task.folder / ALONE):
+        WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
+    for checkpoint in list_checkpoints(task.folder / CHECKPOINTS):
         progress = read_progress(checkpoint)
         assert not progress.curve
         assert progress.final is None
@@ -331,7 +330,7 @@ def test_no_method_measures_changed_data(cache: Path, output: Path, method: str)
     config = replace(CONFIG, method=method, epochs=0 if method == "zero-shot" else 1)
     training = TrainingRun(config, cache, output)
     with pytest.raises(RunError, match=r"train-00000\S+ is not as it was made: its SHA-256"):
-        training.train(Resources(), here=True)
+        training.train(Resources(), in_process=True)
     assert training.remembered() is None
     assert not (training.folder / "model").exists()
     run = MlflowClient(tracking_uri(output)).get_run(training.tracked.run_id)
@@ -347,13 +346,13 @@ def test_a_shard_that_changes_during_a_training_ends_it_and_after_its_repair_it_
     task = _task(cache, output, "during")
     good = _shard(cache).read_bytes()
     damage = IN_THE_CONTENTS["bit flipped in frames"]
-    session = _Session(task.folder / ALONE, 2, lambda: damage(cache, cache))  # an epoch's end
+    session = _Session(task.folder / CHECKPOINTS, 2, lambda: damage(cache, cache))  # an epoch's end
     with pytest.raises(ChangedDataError, match="not as it was made"):
         WorkerRun(task, session).run()
-    latest = numbered(task.folder / ALONE)[-1]
+    latest = list_checkpoints(task.folder / CHECKPOINTS)[-1]
     assert read_progress(latest).step == 2
     with pytest.raises(ChangedDataError, match="not as it was made"):  # a resume alike
-        WorkerRun(task, FolderSession(task.folder / ALONE)).run()
+        WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
     _shard(cache).write_bytes(good)
     _ends_as_unbroken(task, unbroken, begins_at=2)
 
@@ -387,19 +386,19 @@ def test_a_checkpoint_of_data_that_was_not_verified_is_resumed_from_only_where_i
     if repaired:
         IN_THE_CONTENTS["bit flipped in frames"](cache, cache)
     with pytest.raises(_Killed):
-        WorkerRun(task, _Session(task.folder / ALONE, 1, _kill)).run()
-    first = furthest(task.folder)
+        WorkerRun(task, _Session(task.folder / CHECKPOINTS, 1, _kill)).run()
+    first = latest_checkpoint(task.folder)
     assert first is not None
     assert read_progress(first).unverified
     assert not _told(task)  # nothing of it leaves before it is verified
     held.set()
     if repaired:
         _shard(cache).write_bytes(good)
-        start = replace(task, folder=task.folder.with_name("from-it"), start=first)
-        with pytest.raises(ChangedDataError, match="have changed since"):
-            WorkerRun(start, FolderSession(start.folder / ALONE)).run()
-        with pytest.raises(ChangedDataError, match="have changed since"):
-            WorkerRun(replace(start, fork=True), FolderSession(start.folder / ALONE)).run()
+        folder = task.folder.with_name("from-it")
+        for fork in (False, True):
+            other = replace(task, folder=folder, start=StartFrom(first, fork))
+            with pytest.raises(ChangedDataError, match="have changed since"):
+                WorkerRun(other, FolderSession(folder / CHECKPOINTS)).run()
     capsys.readouterr()
     _ends_as_unbroken(task, unbroken, begins_at=0 if repaired else 1)
     assert ("not resumed from" in capsys.readouterr().err) == repaired
@@ -408,10 +407,10 @@ def test_a_checkpoint_of_data_that_was_not_verified_is_resumed_from_only_where_i
 def _ends_as_unbroken(
     task: WorkerTask, unbroken: tuple[dict[str, np.ndarray], dict], begins_at: int
 ) -> None:
-    run = WorkerRun(task, FolderSession(task.folder / ALONE))
+    run = WorkerRun(task, FolderSession(task.folder / CHECKPOINTS))
     assert run.progress.step == begins_at
     run.run()
-    weights = load_file(numbered(task.folder / ALONE)[-1] / LAST_PROMPTS)
+    weights = load_file(list_checkpoints(task.folder / CHECKPOINTS)[-1] / LAST_PROMPTS)
     assert all(np.array_equal(weights[name], values) for name, values in unbroken[0].items())
     assert _told(task) == unbroken[1]
 

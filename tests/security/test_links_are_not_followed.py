@@ -12,7 +12,7 @@ from pipelines.cli.folder_lock import alone_in
 from pipelines.sweeping.trials import Trials
 from pipelines.tracking.outbox import Outbox
 from pipelines.tracking.queued_run import QueuedRun
-from pipelines.training.checkpoints import keep, set_damage_aside
+from pipelines.training.checkpoints import move_damaged_aside, write_checkpoint
 from pipelines.training.progress_file import ProgressFile
 from pipelines.training.result import TrainingResult
 from stop_core.cache.export import Part, export
@@ -62,8 +62,8 @@ def _plant(place: Path, target: Path) -> None:
 def _run(folder: Path) -> None:
     """All that is written into the folder of a run."""
     with alone_in(folder):
-        set_damage_aside(folder)
-        keep(folder, lambda staging: None)
+        move_damaged_aside(folder)
+        write_checkpoint(folder, lambda staging: None)
         ProgressFile(folder / "progress.json").write(1, 1, 0.5)
         run = QueuedRun(folder, f"sqlite:///{folder}/none.db")
         run.log_points([(1, 0, {"a": 1.0})])

@@ -11,9 +11,9 @@ from pipelines.cluster.resources import Resources
 from pipelines.sweeping import trial_worker
 from pipelines.sweeping.space import Distribution, SearchSpace
 from pipelines.sweeping.trial_worker import TrialTask, run_trial
-from pipelines.training.checkpoints import keep
+from pipelines.training.checkpoints import write_checkpoint
 from pipelines.training.result import TrainingResult
-from pipelines.training.task import ALONE
+from pipelines.training.task import CHECKPOINTS
 from stop_core.clip.shared import ClipCache
 from stop_core.training.checkpoint import Checkpoint
 from stop_core.training.run_state import Origin, RunProgress
@@ -38,9 +38,9 @@ class _Training:
     def remembered(self) -> TrainingResult | None:
         return self.result if self.done == len(CURVE) else None
 
-    def train(self, *arguments: Any, watch: Any, **options: Any) -> TrainingResult:
+    def train(self, *arguments: Any, hooks: Any, **options: Any) -> TrainingResult:
         for row in CURVE[self.done :]:
-            watch.told(row) if watch.told else watch.callbacks[0](row)
+            hooks.on_report(row) if hooks.on_report else hooks.callbacks[0](row)
         return self.result
 
 
@@ -48,7 +48,7 @@ def _keep(folder: Path, epochs: int) -> None:
     weights = {"a": torch.zeros(3)}
     progress = RunProgress(step=epochs, epochs_done=epochs, curve=CURVE[:epochs])
     whole = Checkpoint(progress, ORIGIN, weights, weights, {}, {}, {"state": {0: weights}})
-    keep(folder, whole.save)
+    write_checkpoint(folder, whole.save)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -68,7 +68,7 @@ def test_every_epoch_is_reported_once_and_in_order_after_an_interruption(
     monkeypatch.setattr(trial_worker, "_Epochs", lambda objective: report)
     if 0 < kept < len(CURVE):
         _keep(tmp_path, kept - 1)
-        _keep(tmp_path / ("" if workers > 1 else ALONE), kept)
+        _keep(tmp_path / ("" if workers > 1 else CHECKPOINTS), kept)
         (tmp_path / "checkpoint_000007").mkdir()  # damaged
     task = TrialTask("abcd1234", SPACE, tmp_path, tmp_path, Resources(workers=workers))
     config = {"name": "trial-0000", "drawn": {"n_s": 1}, "seed": 0, "noted": noted}

@@ -1,4 +1,4 @@
-"""One table in five formats: the same cells, marked alike, fit for their medium."""
+"""All formats of a table have the same cells and the same marks, and fit their medium."""
 
 import re
 from dataclasses import replace
@@ -51,20 +51,20 @@ def retrieval(folder: Path) -> ComparisonTable:
     return table
 
 
-def test_best_and_second_are_of_our_rows_as_they_are_shown(tmp_path: Path) -> None:
+def test_best_and_second_are_chosen_among_our_rows_by_rounded_numbers(tmp_path: Path) -> None:
     sheet = make_sheet(recognition(tmp_path))
     primary = [column.name for column in sheet.columns].index("test_top1")
-    found = [(row[primary].text, row[primary].mark) for row in sheet.ours]
-    assert found == [("50.0", "second"), ("80.0 ± 7.1", "best"), ("30.0", "")]
+    cells = [(row[primary].text, row[primary].mark) for row in sheet.ours]
+    assert cells == [("50.0", "second"), ("80.0 ± 7.1", "best"), ("30.0", "")]
     validation = [column.name for column in sheet.columns].index("val_top1")
-    assert {row[validation].mark for row in sheet.ours} == {""}, "nobody wins on validation"
+    assert {row[validation].mark for row in sheet.ours} == {""}, "validation is not ranked"
     sheet = make_sheet(retrieval(tmp_path))
     assert {cell.mark for row in sheet.published for cell in row} == {""}
     rank = [column.name for column in sheet.columns].index("test_t2v_mean_rank")
     assert [row[rank].mark for row in sheet.ours] == ["second", "best"], "a small rank is good"
 
 
-def test_published_rows_are_told_apart_in_every_format(tmp_path: Path) -> None:
+def test_published_rows_are_marked_in_every_format(tmp_path: Path) -> None:
     table = retrieval(tmp_path)
     sheet = make_sheet(table)
     for text in (_shown(sheet, 200), markdown(sheet), page(sheet), latex(sheet, "x")):
@@ -78,7 +78,7 @@ def test_published_rows_are_told_apart_in_every_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 140, 300])
-def test_a_terminal_shows_whole_cells_and_says_what_it_leaves_out(
+def test_a_terminal_shows_whole_cells_and_names_the_omitted_columns(
     tmp_path: Path, width: int
 ) -> None:
     for table in (recognition(tmp_path), retrieval(tmp_path)):
@@ -103,7 +103,7 @@ def test_markdown_and_html_have_every_cell(tmp_path: Path) -> None:
     assert r"\underline{50.0}" in latex(sheet, "x")
 
 
-def test_the_csv_gives_back_every_number(tmp_path: Path) -> None:
+def test_the_csv_has_every_number(tmp_path: Path) -> None:
     table = recognition(tmp_path)
     files = write_files(table, make_sheet(table))
     assert [file.name for file in files] == ["table.csv", "table.md", "table.tex", "table.html"]
@@ -121,7 +121,7 @@ def _shown(sheet: Sheet, width: int) -> str:
 
 
 class _Cells(HTMLParser):
-    """The texts of the body's cells."""
+    """Collects the texts of the cells of the body."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a row is called is the user's, and a table of it can be set all the same."""
+"""LaTeX compiles for every title that a user can give to a row."""
 
 import html
 import re
@@ -9,11 +9,11 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from tests.pipelines.test_table_formats import recognition, retrieval
 
 from pipelines.tables.latex import MATHS, escape, latex
 from pipelines.tables.publishing import write_files
 from pipelines.tables.sheet import Cell, Column, Sheet, make_sheet
+from tests.pipelines.tables.test_formats import recognition, retrieval
 
 TITLES = (
     "α = 0", "W ≥ 2 → 3 × T", "[frame] attention", "*", "naïve Łódź, é", "x² with N₂", "A ± B_1",
@@ -28,7 +28,7 @@ def _sheet() -> Sheet:
     return Sheet("α ≤ 2", columns, rows, [[Cell("[1]\u00a0†"), Cell("")]])
 
 
-def test_maths_stand_for_their_letters() -> None:
+def test_maths_commands_show_their_characters() -> None:
     mathml = pytest.importorskip("latex2mathml.converter")
     alike = {"∼": "~", "⋅": "·"}
     for letter, source in MATHS.items():
@@ -48,11 +48,11 @@ def test_maths_stand_for_their_letters() -> None:
         ("a_b {c} \\d", r"a\_b \{c\} \textbackslash{}d"),
     ],
 )
-def test_letters_are_written_as_commands_or_numbers(text: str, expected: str) -> None:
+def test_characters_are_written_as_commands_or_numbers(text: str, expected: str) -> None:
     assert escape(text) == expected
 
 
-def test_every_letter_becomes_ascii_and_none_a_command_of_the_user() -> None:
+def test_every_character_becomes_ascii_and_none_a_command_of_the_user() -> None:
     plain = set(string.ascii_letters + string.digits + " .,;:!?()[]*+-/='\"`@")
     everything = [chr(number) for number in range(0x3000) if not 0xD800 <= number < 0xE000]
     for letter in everything:
@@ -63,7 +63,7 @@ def test_every_letter_becomes_ascii_and_none_a_command_of_the_user() -> None:
         assert braces.count("{") == braces.count("}"), letter
 
 
-def test_no_row_is_taken_for_an_option_of_the_one_above(tmp_path: Path) -> None:
+def test_no_row_is_read_as_an_option_of_the_row_above(tmp_path: Path) -> None:
     lines = latex(_sheet(), "x").splitlines()
     rows = [line for line in lines if line.endswith(r"\\")]
     assert len(rows) == 1 + 3 * len(TITLES) + 2

@@ -1,4 +1,4 @@
-"""A table in MLflow is one run with its cells as children, however often it is made."""
+"""A table is one MLflow run with its cells as children, no matter how often it is made."""
 
 import json
 from collections import defaultdict
@@ -25,7 +25,7 @@ ZERO = ExperimentConfig(method="zero-shot")
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One store for all, since to make one takes seconds."""
+    """One store for all tests, because creating one takes seconds."""
     return tmp_path_factory.mktemp("output")
 
 
@@ -81,7 +81,7 @@ def test_a_table_made_twice_is_one_run_with_each_cell_once(
         assert by_name[name]["val_best/top1"] == result.metrics["val/top1"]
 
 
-def test_a_cell_is_the_trainings_own_run_unless_another_table_has_it(
+def test_a_cell_is_the_run_of_its_training_unless_another_table_has_it(
     output: Path, tmp_path: Path
 ) -> None:
     experiment = open_experiment(output, "motion")
@@ -97,7 +97,7 @@ def test_a_cell_is_the_trainings_own_run_unless_another_table_has_it(
     second = _publish(output, results, "second")
     copies = _children(client, second.run_id)
     assert {cell.data.tags["training_run"] for cell in copies} == own
-    assert {cell.info.run_id for cell in _children(client, first.run_id)} == own, "it kept them"
+    assert {cell.info.run_id for cell in _children(client, first.run_id)} == own
 
 
 def test_the_same_rows_can_be_compared_with_another_baseline(output: Path, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_two_rows_of_one_configuration_are_two_cells(output: Path, tmp_path: Pat
         assert by_row["second"].data.tags["training_run"] == run.run_id
 
 
-def test_a_copy_that_a_kill_left_unfinished_is_finished(output: Path, tmp_path: Path) -> None:
+def test_a_copy_is_completed_after_an_interruption(output: Path, tmp_path: Path) -> None:
     results = _results(tmp_path)
     tracked = _publish(output, results, "killed")
     cell = _children(tracked.client, tracked.run_id)[0]
@@ -140,7 +140,7 @@ def test_a_copy_that_a_kill_left_unfinished_is_finished(output: Path, tmp_path: 
 
 
 def _view(client: MlflowClient, parent: str) -> dict[str, float]:
-    """What the view that the table's description links to shows: a mean for each row."""
+    """Returns the mean of each row as the view shows it that the table's description links to."""
     experiment = client.get_experiment(client.get_run(parent).info.experiment_id)
     view = json.loads(experiment.tags[f"mlflow.sharedViewState.table-{parent[:8]}"])
     (key,) = view["groupBy"]["groupByKeys"]
@@ -150,14 +150,14 @@ def _view(client: MlflowClient, parent: str) -> dict[str, float]:
     return {row: fmean(values) for row, values in groups.items()}
 
 
-def test_the_grouped_view_has_the_numbers_of_the_table_after_a_training_was_repeated(
+def test_the_grouped_view_agrees_with_the_table_after_a_training_was_repeated(
     output: Path, tmp_path: Path
 ) -> None:
     experiment = open_experiment(output, "motion")
     client = MlflowClient(tracking_uri(output))
 
     def trained(result: TrainingResult, top1: float) -> TrainingResult:
-        """A result, and a run of its own that ended with this measure."""
+        """Returns the result with a separate run that has this measure."""
         run = TrackedRun.start(output, experiment, result.name)
         run.log_metrics({"test/top1": top1})
         run.finish()
@@ -174,14 +174,14 @@ def test_the_grouped_view_has_the_numbers_of_the_table_after_a_training_was_repe
     replaced = client.get_run(first[1].run_id).data.tags
     assert tables[0] in replaced["stale"]
     assert "row" not in replaced
-    # The earlier one comes back, from a backup: it is a cell like any other.
+    # The earlier training is restored from a backup: it is a cell again.
     recognised(replace(STOP, seed=1), [True] * 15 + [False] * 5, tmp_path)
     _publish(output, first, "own")
     assert _view(client, tables[0])["STOP"] == pytest.approx(33 / 40)
     assert "stale" not in client.get_run(first[1].run_id).data.tags
 
 
-def test_a_training_that_failed_stays_below_its_table_and_in_no_row(
+def test_a_failed_training_stays_a_child_of_its_table_without_a_row(
     output: Path, tmp_path: Path
 ) -> None:
     results = _results(tmp_path)

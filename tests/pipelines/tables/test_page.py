@@ -1,4 +1,4 @@
-"""MLflow's own page shows a table as it was meant: looked at in a browser, where there is one."""
+"""MLflow's UI shows the description and the grouped view of a table, if there is a browser."""
 
 import shutil
 import threading
@@ -26,16 +26,16 @@ ZERO = ExperimentConfig(method="zero-shot")
 
 @pytest.fixture
 def page() -> Iterator["Page"]:
-    """A page of the browser that playwright has installed, or else of one on the PATH."""
+    """A page in the browser of playwright, or else in one on the PATH."""
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(args=["--no-sandbox"])
         except sync_api.Error:  # nothing is installed
-            found = next(filter(None, map(shutil.which, BROWSERS)), None)
-            if found is None:
+            path = next(filter(None, map(shutil.which, BROWSERS)), None)
+            if path is None:
                 pytest.skip(f"playwright has no browser, and the PATH no {', '.join(BROWSERS)}")
-            browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         opened = browser.new_page(viewport={"width": 1600, "height": 1200})
         opened.set_default_timeout(100_000)
         yield opened
@@ -58,7 +58,7 @@ def published(tmp_path: Path) -> tuple[Path, str]:
 
 @pytest.fixture
 def server(published: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """MLflow's server on that store, in this process: a new one takes long to start."""
+    """MLflow's server on that store, in this process, because a new one starts slowly."""
     monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", tracking_uri(published[0]))
     monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", str(published[0] / "mlartifacts"))
     from mlflow.server import app
@@ -72,7 +72,7 @@ def server(published: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Iter
     thread.join()
 
 
-def test_a_table_is_described_and_its_cells_are_grouped_by_row(
+def test_the_ui_shows_a_table_and_its_cells_grouped_by_row(
     page: "Page", published: tuple[Path, str], server: str
 ) -> None:
     page.goto(f"{server}/#/experiments/1/runs/{published[1]}")

@@ -1,4 +1,4 @@
-"""Published numbers are read as they were written, and a bad line is named."""
+"""Published numbers are read exactly, and a bad line is reported by its number."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from pipelines.cli.folders import SWEEPS
 from pipelines.tables.published import read_published
 
 
-def test_the_msrvtt_table_has_its_rows_with_a_source_each() -> None:
+def test_the_msrvtt_table_has_a_source_for_each_row() -> None:
     rows = read_published(SWEEPS / "published" / "msrvtt_vit_b32.csv")
     by_method = {row.method: row for row in rows}
     assert len(rows) == len(by_method) == 16
@@ -19,12 +19,12 @@ def test_the_msrvtt_table_has_its_rows_with_a_source_each() -> None:
     assert stop.parameters == 7_530_000
     assert stop.measures["test/t2v_r1"] == pytest.approx(0.477)
     assert stop.measures["test/v2t_mean_rank"] == 12.2
-    # A field that was not published is absent, not zero.
+    # Unpublished values are absent, not zero.
     assert set(by_method["Efficient Prompt"].measures) == {"test/t2v_r1", "test/t2v_r5"}
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("dataset,method,top1\nd,m,50\n", "no column 'source'"),
         ("dataset,method,source,topl\nd,m,s,50\n", "unknown column 'topl'"),
@@ -38,8 +38,8 @@ def test_the_msrvtt_table_has_its_rows_with_a_source_each() -> None:
         ("dataset,method,source,top1\nd,m,s\n", "line 2 has not as many fields"),
     ],
 )
-def test_a_bad_file_is_refused_by_line(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_bad_file_is_refused_with_the_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "rows.csv"
     file.write_text(text)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         read_published(file)

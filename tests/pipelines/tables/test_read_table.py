@@ -1,4 +1,4 @@
-"""Laws of the YAML files: what they say is what is built, and a mistake is named where it is."""
+"""A table in YAML gives the experiments that it describes; a mistake is reported with its place."""
 
 from functools import cache
 from pathlib import Path
@@ -14,13 +14,13 @@ from stop_core.model.methods import build_method
 from stop_core.settings.experiment import METHODS, ExperimentConfig
 
 
-def _space(tmp_path: Path, text: str) -> Path:
+def _file(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "rows.yaml"
     path.write_text(text)
     return path
 
 
-def test_the_shipped_comparison_holds_stop_and_its_baselines() -> None:
+def test_the_shipped_comparison_has_stop_and_its_baselines() -> None:
     rows = read_table(SWEEPS / "tables" / "motion.yaml").rows
     methods = {build_experiment(values, title).method for title, values in rows.items()}
     assert methods == {"stop", "zero-shot", "linear-probe", "vpt-deep"}
@@ -31,7 +31,7 @@ def _ablation() -> dict[str, dict[str, Any]]:
     return read_table(SWEEPS / "tables" / "ablation.yaml", base=stop).rows
 
 
-def test_every_row_of_the_shipped_ablation_is_another_stop_trained_alike() -> None:
+def test_the_rows_of_the_shipped_ablation_differ_from_stop_only_in_the_model() -> None:
     rows = _ablation()
     stop = read_table(SWEEPS / "tables" / "motion.yaml").rows["STOP"]
     experiments = {title: build_experiment(values, title) for title, values in rows.items()}
@@ -44,21 +44,21 @@ def test_every_row_of_the_shipped_ablation_is_another_stop_trained_alike() -> No
             assert getattr(one, name) == getattr(experiments["STOP"], name), (title, name)
 
 
-def test_the_shipped_table_for_real_datasets_holds_every_method() -> None:
+def test_the_shipped_table_for_real_datasets_has_every_method() -> None:
     rows = read_table(SWEEPS / "tables" / "recognition.yaml").rows
     experiments = [build_experiment(values, title) for title, values in rows.items()]
     assert {one.method for one in experiments} == set(METHODS)
     assert len({one.hash for one in experiments}) == len(rows)
 
 
-def test_the_shipped_table_for_retrieval_holds_no_method_that_learns_classes() -> None:
+def test_the_shipped_table_for_retrieval_has_no_method_that_learns_classes() -> None:
     rows = read_table(SWEEPS / "tables" / "retrieval.yaml").rows
     methods = [build_experiment(values, title).method for title, values in rows.items()]
     assert methods == ["zero-shot", "clip4clip", "vpt-deep", "stop"]
 
 
 def test_every_row_of_a_shipped_table_fits_its_tower() -> None:
-    # Weights would be fetched, and tell nothing about the fit: random ones do.
+    # Random weights are enough, and need no download.
     load = cache(load_clip)
     for path in sorted((SWEEPS / "tables").glob("*.yaml")):
         for title, values in read_table(path).rows.items():
@@ -74,7 +74,7 @@ def test_templates_are_one_text_or_a_list_of_texts() -> None:
         build_experiment({"templates": [1]}, "here")
 
 
-def test_the_ablation_takes_patches_and_matched_parameters_from_tower_and_stop() -> None:
+def test_the_ablation_resolves_all_patches_and_matched_parameters() -> None:
     rows = _ablation()
     tower = build_method(ExperimentConfig(), load_clip("tiny"), classes=2).tower
     assert rows["every patch prompted"]["n_s"] == tower.patches
@@ -90,20 +90,40 @@ def _trainable(config: ExperimentConfig) -> int:
     return sum(p.numel() for p in model.trainable().values())
 
 
-def test_the_baseline_is_a_row_and_the_first_unless_named(tmp_path: Path) -> None:
+def test_the_baseline_is_a_row_by_default_the_first(tmp_path: Path) -> None:
     rows = "rows: {a: , b: {n_s: 4}}\n"
-    assert read_table(_space(tmp_path, rows)).baseline == "a"
-    assert read_table(_space(tmp_path, rows + "baseline: b\n")).baseline == "b"
-    with pytest.raises(ValueError, match=r"baseline is 'c', but the rows are a, b"):
-        read_table(_space(tmp_path, rows + "baseline: c\n"))
+    assert read_table(_file(tmp_path, rows)).baseline == "a"
+    assert read_table(_file(tmp_path, rows + "baseline: b\n")).baseline == "b"
+    for value, shown in (("c", "'c'"), ("[a]", r"\['a'\]")):
+        with pytest.raises(
+            ValueError, match=rf"line 2: baseline is {shown}, but the rows are a, b"
+        ):
+            read_table(_file(tmp_path, rows + f"baseline: {value}\n"))
 
 
-def test_settings_of_stop_and_of_training_go_to_their_places() -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows: {a: }\ncolumns: []\n", "line 2: 'columns' is not one of common, rows, baseline"),
+        ("common: {epochs: 3}\nrows: [a]\n", r"line 2: 'rows' must be .* lines, got \['a'\]"),
+        ("rows:\n  a: 4\n", "line 2: 'a' must be .* lines, got 4"),
+        ("common: {epochs: 3}\n", "rows is empty"),
+        ("- a\n", "line 1: the file must be"),
+    ],
+)
+def test_a_wrong_structure_is_refused_with_its_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_table(_file(tmp_path, text))
+
+
+def test_settings_of_stop_and_of_training_are_assigned_by_name() -> None:
     experiment = build_experiment({"n_s": 3, "alpha": 0.25, "epochs": 7}, "here")
     assert (experiment.stop.n_s, experiment.stop.alpha, experiment.epochs) == (3, 0.25, 7)
 
 
-def test_a_number_is_the_same_however_it_is_written() -> None:
+def test_a_number_is_the_same_in_every_notation() -> None:
     written = ({"eta": 4, "learning_rate": "1e-3"}, {"eta": 4.0, "learning_rate": 0.001})
     first, second = (build_experiment(values, "here") for values in written)
     assert first == second
@@ -111,12 +131,12 @@ def test_a_number_is_the_same_however_it_is_written() -> None:
 
 
 def test_common_settings_hold_for_a_row_unless_it_overrides_them(tmp_path: Path) -> None:
-    path = _space(tmp_path, "common: {epochs: 3, n_s: 2}\nrows: {a: , b: {n_s: 4}}\n")
+    path = _file(tmp_path, "common: {epochs: 3, n_s: 2}\nrows: {a: , b: {n_s: 4}}\n")
     rows = read_table(path).rows
     assert rows == {"a": {"epochs": 3, "n_s": 2}, "b": {"epochs": 3, "n_s": 4}}
 
 
 def test_a_wrong_row_is_refused_with_its_title(tmp_path: Path) -> None:
-    path = _space(tmp_path, "rows: {my row: {method: magic}}")
+    path = _file(tmp_path, "rows: {my row: {method: magic}}")
     with pytest.raises(ValueError, match=r"my row.*method must be one of"):
         read_table(path)

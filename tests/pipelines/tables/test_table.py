@@ -1,4 +1,4 @@
-"""The comparison table says what the runs said, and refuses what does not belong together."""
+"""A table has the numbers of its runs, and refuses results that do not belong together."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ VIDEOS = 100
 
 
 def _right(count: int, offset: int = 0) -> list[bool]:
-    """`count` of the videos, beginning with one of them."""
+    """Marks `count` of the videos as right, starting at `offset`."""
     return [(number - offset) % VIDEOS < count for number in range(VIDEOS)]
 
 
@@ -63,14 +63,14 @@ def test_every_number_follows_from_the_stored_predictions(tmp_path: Path) -> Non
     assert stop["difference"] == pytest.approx(of_stop.mean() - right["linear-probe", 0].mean())
     assert stop["test_top1_low"] < stop["test_top1_mean"] < stop["test_top1_high"]
     assert stop["difference_low"] < stop["difference"] < stop["difference_high"]
-    # One row against one: what McNemar's test says of the 2 x 2 table.
-    alone = ComparisonTable("motion", 1, "d" * 64, {"probe": [PROBE], "STOP": [STOP]}, tmp_path)
-    alone.fill([results[0], results[-1]])
+    # One row against one: McNemar's test of the 2 x 2 table.
+    pair = ComparisonTable("motion", 1, "d" * 64, {"probe": [PROBE], "STOP": [STOP]}, tmp_path)
+    pair.fill([results[0], results[-1]])
     a, b = of_stop[0], right["linear-probe", 0].to_numpy()
     p = binomtest(int((a & ~b).sum()), int((a != b).sum())).pvalue
-    found = alone.frame().to_dict("records")
-    assert found[1]["p"] == found[1]["p_holm"] == pytest.approx(p)
-    assert pd.isna(found[0]["p"])
+    rows = pair.frame().to_dict("records")
+    assert rows[1]["p"] == rows[1]["p_holm"] == pytest.approx(p)
+    assert pd.isna(rows[0]["p"])
     assert probe["baseline"] == "probe"
 
 
@@ -89,7 +89,7 @@ def test_retrieval_counts_videos_not_captions(tmp_path: Path) -> None:
             ]
         )
         tables.append(table.frame().drop(columns="config_hash"))
-    # Five captions that are found alike say no more of a video than one.
+    # Five captions with the same rank add no information about a video.
     pd.testing.assert_frame_equal(tables[0], tables[1])
     assert tables[0]["test_t2v_mean_rank_low"][0] < np.mean(ranks)
 
@@ -100,32 +100,32 @@ def test_a_result_from_other_data_is_refused(tmp_path: Path) -> None:
         _table(tmp_path).fill([foreign])
 
 
-def test_rows_that_saw_other_videos_are_refused(tmp_path: Path) -> None:
+def test_rows_of_different_videos_are_refused(tmp_path: Path) -> None:
     stop = _all(tmp_path)[:3]
     fewer = recognised(PROBE, _right(50)[:-1], tmp_path)
     with pytest.raises(ValueError, match="have different test videos"):
         _table(tmp_path).fill([*stop, fewer])
 
 
-def test_predictions_that_contradict_the_record_are_refused(tmp_path: Path) -> None:
+def test_predictions_that_contradict_the_recorded_measures_are_refused(tmp_path: Path) -> None:
     results = _all(tmp_path)
     changed = replace(results[1], metrics={**results[1].metrics, "test/top1": 0.99})
     with pytest.raises(ValueError, match=r"test/top1 = 0\.700000.*recorded 0\.990000.*delete"):
         _table(tmp_path).fill([results[0], changed, *results[2:]])
 
 
-def test_a_folder_that_holds_another_training_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_another_training_is_refused(tmp_path: Path) -> None:
     other = recognised(replace(PROBE, learning_rate=0.5), _right(9), tmp_path)
     with pytest.raises(ValueError, match="other settings than its name says"):
         _table(tmp_path).fill([other])
 
 
-def test_a_missing_cell_is_missing_and_complained_about(tmp_path: Path) -> None:
+def test_a_missing_cell_stays_empty_and_is_reported(tmp_path: Path) -> None:
     table = _table(tmp_path)
     table.fill(_all(tmp_path)[:3])
     frame = table.frame()
     assert frame["val_top1_mean"].isna().tolist() == [True, False]
-    assert frame["p"].isna().all(), "there is no baseline to compare with"
+    assert frame["p"].isna().all(), "the baseline is missing"
     with pytest.raises(RunError, match=r"1 trainings failed.*out of memory"):
         table.complain_about(["out of memory"])
     empty = _table(tmp_path)
@@ -133,7 +133,7 @@ def test_a_missing_cell_is_missing_and_complained_about(tmp_path: Path) -> None:
     assert empty.frame()["test_top1_mean"].isna().all()
 
 
-def test_published_rows_come_last_and_of_the_same_dataset(tmp_path: Path) -> None:
+def test_published_rows_come_last_and_must_be_of_the_same_dataset(tmp_path: Path) -> None:
     row = PublishedRow("motion", "Other", "a paper", measures={"test/top1": 0.5})
     table = _table(tmp_path, published=[row])
     table.fill(_all(tmp_path))
@@ -145,8 +145,8 @@ def test_published_rows_come_last_and_of_the_same_dataset(tmp_path: Path) -> Non
         _table(tmp_path, published=[replace(row, dataset="msrvtt")])
 
 
-def test_tables_of_other_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
-    """A training's name changes with its settings, and also with the weights of its tower."""
+def test_tables_of_different_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
+    """The name of a training changes with its settings and with the weights of its tower."""
     from stop_core.cache import Manifest
 
     manifest = Manifest.__new__(Manifest)

@@ -1,4 +1,4 @@
-"""What does not suit its cache is refused in one sentence that says what to do."""
+"""An experiment that does not fit its cache is refused with a remedy."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from pipelines.training.check_fit import check_fit, remarks_on
-from stop_core.cache import CacheConfig, CacheJob, Manifest, write_shard
-from stop_core.datasets import Selection, select_clips
+from stop_core.cache import CacheConfig, Manifest
+from stop_core.datasets import Selection
 from stop_core.datasets.registry import DATASETS
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
+from tests.pipelines.motion_cache import write_cache
 
 VIEW = ExperimentConfig(random_crop=True)
 FEW = ExperimentConfig(frames=3, segment_jitter=True)
@@ -32,7 +33,7 @@ def _manifest(
 
 
 @pytest.mark.parametrize(
-    ("experiment", "manifest", "told"),
+    ("experiment", "manifest", "message"),
     [
         (ExperimentConfig(), _manifest(size=16), "--size 32 into another --cache"),
         (ExperimentConfig(), _manifest(size=40), "or give --random-crop"),
@@ -46,10 +47,10 @@ def _manifest(
         (ExperimentConfig(), _manifest(names=("walk", "walk ")), "'walk' and 'walk ' become the"),
     ],
 )
-def test_a_cache_that_does_not_suit_is_refused(
-    experiment: ExperimentConfig, manifest: Manifest, told: str
+def test_an_unsuitable_cache_is_refused(
+    experiment: ExperimentConfig, manifest: Manifest, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         check_fit(experiment, manifest, ("train", "val", "test"))
 
 
@@ -65,27 +66,21 @@ def test_a_cache_that_does_not_suit_is_refused(
         (ExperimentConfig(method="linear-probe"), _manifest(names=("Walk", "walk"))),
     ],
 )
-def test_a_cache_that_suits_is_taken(experiment: ExperimentConfig, manifest: Manifest) -> None:
+def test_a_suitable_cache_is_accepted(experiment: ExperimentConfig, manifest: Manifest) -> None:
     check_fit(experiment, manifest, ("train", "val", "test"))
 
 
-def test_a_training_is_told_of_classes_in_one_split_alone_and_of_no_validation(
+def test_classes_in_only_one_split_and_a_missing_validation_split_are_remarked_on(
     hmdb51_root: Path,
 ) -> None:
     videos = [str(path.relative_to(hmdb51_root)) for path in sorted(hmdb51_root.glob("*/*/*.avi"))]
     rows = [("train", "run"), ("train", "walk"), ("test", "walk"), ("test", "swim")]
     lines = [f"{video},{','.join(row)}" for video, row in zip(videos, rows, strict=False)]
     (hmdb51_root / "clips.csv").write_text("\n".join(["path,split,label", *lines]))
-    dataset = DATASETS["csv"]
-    selection = select_clips(dataset.read(hmdb51_root, 1))
-    config = CacheConfig.of(dataset, selection, fold=1, frames=2, size=32)
-    job = CacheJob.open(hmdb51_root / "cache", config, selection.clips)
-    for plan in job.plans:
-        write_shard(plan, config, hmdb51_root, job.cache)
-    job.finish()
-    assert remarks_on(ExperimentConfig(), hmdb51_root / "cache") == [
+    cache = write_cache("csv", hmdb51_root, hmdb51_root / "cache", frames=2)
+    assert remarks_on(ExperimentConfig(), cache) == [
         "there are no validation clips: the last epoch is tested, and not the best",
         "1 of 2 classes have clips in test and none in train: swim",
         "1 of 2 classes have clips in train and none in test: run",
     ]
-    assert remarks_on(ExperimentConfig(method="zero-shot"), hmdb51_root / "cache") == []
+    assert remarks_on(ExperimentConfig(method="zero-shot"), cache) == []

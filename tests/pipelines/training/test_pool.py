@@ -1,4 +1,4 @@
-"""A training is started with what its resources say."""
+"""A training is started with its resources."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,16 +10,16 @@ from pipelines.training import pool
 
 
 @pytest.mark.parametrize(("workers", "cpus"), [(1, 3.0), (2, 0)])
-def test_a_training_is_started_again_as_often_as_its_resources_say(
+def test_a_training_is_restarted_as_often_as_its_resources_allow(
     workers: int, cpus: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: dict[str, Any] = {}
+    options_given: dict[str, Any] = {}
 
     def options(**given: Any) -> Any:
-        asked.update(given)
+        options_given.update(given)
         return SimpleNamespace(remote=lambda *arguments: None)
 
     monkeypatch.setattr(pool, "_train", SimpleNamespace(options=options))
     resources = Resources(workers=workers, cpus_per_worker=3.0, restarts=5)
     pool._submit(SimpleNamespace(), resources, "parent")  # type: ignore[arg-type]
-    assert asked == {"num_cpus": cpus, "num_gpus": 0, "max_retries": 5}
+    assert options_given == {"num_cpus": cpus, "num_gpus": 0, "max_retries": 5}

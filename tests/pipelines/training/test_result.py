@@ -1,4 +1,4 @@
-"""A training that was done is remembered by what lies in its folder, wherever that is."""
+"""A finished training is remembered by the files in its folder, wherever the folder is."""
 
 import shutil
 from dataclasses import replace
@@ -13,7 +13,7 @@ from stop_core.settings.experiment import ExperimentConfig
 from tests.pipelines.fake_results import recognised
 
 
-def test_a_training_is_remembered_where_it_lies_after_its_output_has_moved(tmp_path: Path) -> None:
+def test_a_training_is_remembered_after_its_output_folder_was_moved(tmp_path: Path) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
     result = recognised(ExperimentConfig(), [True, False], before)
     result.save()

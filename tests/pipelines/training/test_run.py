@@ -1,4 +1,4 @@
-"""A training that fails and then succeeds has one MLflow run, which tells of both."""
+"""One training has one MLflow run, with its failed attempts, and reports its progress."""
 
 import re
 from pathlib import Path
@@ -14,45 +14,45 @@ from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
 
 
-def test_a_training_that_succeeds_at_last_is_no_failure_and_tells_of_the_attempt(
+def test_a_training_that_succeeds_after_a_failure_is_finished_and_keeps_the_traceback(
     captioned_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken_off(*arguments: object) -> Path:
+    def interrupted(*arguments: object) -> Path:
         raise KeyboardInterrupt
 
     stop = StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4)
     training = TrainingRun(ExperimentConfig(stop=stop, epochs=1), captioned_cache, tmp_path)
-    monkeypatch.setattr(run_module, "train_in_process", broken_off)
+    monkeypatch.setattr(run_module, "train_in_process", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        training.train(Resources(), here=True)
+        training.train(Resources(), in_process=True)
     client = MlflowClient(training.tracked.uri)
     assert FAILURE_TAG in client.get_run(training.tracked.run_id).data.tags
     monkeypatch.undo()
-    result = training.train(Resources(), here=True)
+    result = training.train(Resources(), in_process=True)
     run = client.get_run(result.run_id)
     assert run.info.status == "FINISHED"
     assert FAILURE_TAG not in run.data.tags
     (attempt,) = client.list_artifacts(result.run_id, "failures")
-    kept = client.download_artifacts(result.run_id, attempt.path, str(tmp_path))
-    assert "KeyboardInterrupt" in Path(kept).read_text()
+    file = client.download_artifacts(result.run_id, attempt.path, str(tmp_path))
+    assert "KeyboardInterrupt" in Path(file).read_text()
 
 
-def test_a_training_reports_every_epoch_and_what_it_resumes(
+def test_a_training_reports_every_epoch_and_the_checkpoint_that_it_resumes(
     captioned_cache: Path, tmp_path: Path
 ) -> None:
     stop = StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4)
     training = TrainingRun(ExperimentConfig(stop=stop, epochs=2), captioned_cache, tmp_path)
-    training.train(Resources(), here=True)
+    training.train(Resources(), in_process=True)
     progress = training.progress_file.read()
     assert progress is not None
     assert (progress.step, progress.total) == (2, 2)
     first, second = progress.events
     number = r"\d\.\d+"
-    told = rf"epoch 1/2: loss {number}, val/t2v_r1 {number}, best {number} \(epoch 1\)"
-    assert re.fullmatch(told, first)
+    line = rf"epoch 1/2: loss {number}, val/t2v_r1 {number}, best {number} \(epoch 1\)"
+    assert re.fullmatch(line, first)
     assert second.startswith("epoch 2/2: ")
     (training.folder / "result.json").unlink()
-    training.train(Resources(), here=True)
+    training.train(Resources(), in_process=True)
     again = training.progress_file.read()
     assert again is not None
     (resumed,) = again.events  # all epochs were trained before

@@ -1,11 +1,11 @@
-"""A reserved device is there or refused, and a single worker keeps its last two checkpoints."""
+"""A session refuses a missing device, and keeps the checkpoints that are needed to resume."""
 
 from pathlib import Path
 
 import pytest
 from ray.train import Checkpoint
 
-from pipelines.training.checkpoints import keep, numbered
+from pipelines.training.checkpoints import list_checkpoints, write_checkpoint
 from pipelines.training.session import FolderSession, RayTrainSession
 
 
@@ -16,7 +16,7 @@ def _writes(text: str):  # type: ignore[no-untyped-def]
     return write
 
 
-def test_the_latest_checkpoint_comes_back_and_old_ones_go(tmp_path: Path) -> None:
+def test_the_latest_checkpoint_is_returned_and_old_ones_are_removed(tmp_path: Path) -> None:
     session = FolderSession(tmp_path / "checkpoints")
     assert session.latest() is None
     for number in range(12):
@@ -24,38 +24,37 @@ def test_the_latest_checkpoint_comes_back_and_old_ones_go(tmp_path: Path) -> Non
     latest = FolderSession(tmp_path / "checkpoints").latest()
     assert latest is not None
     assert (latest / "state").read_text() == "11"
-    assert session.metrics == {"epoch": 11.0}
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-def test_a_report_without_a_checkpoint_keeps_the_last_one(tmp_path: Path) -> None:
+def test_a_report_without_a_checkpoint_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     session = FolderSession(tmp_path)
     session.report({"a": 1.0}, _writes("x"))
     session.report({"a": 2.0}, None)
     assert session.latest() == tmp_path / "checkpoint_000000"
 
 
-def test_what_ray_has_never_noted_is_not_kept_for_ever(
+def test_checkpoints_that_ray_never_registered_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noted: list[Path] = []  # as Ray would: one report late, and the last two
+    registered: list[Path] = []  # Ray keeps the last two, and is one report late
 
     def report(metrics: dict[str, float], *, checkpoint: Checkpoint, **_: object) -> None:
-        assert all(path.exists() for path in noted[-2:])
-        noted.append(Path(checkpoint.path))
+        assert all(path.exists() for path in registered[-2:])
+        registered.append(Path(checkpoint.path))
 
     monkeypatch.setattr("ray.train.report", report)
     for number in range(3):
-        keep(tmp_path, _writes(f"before {number}"))
-    noted += numbered(tmp_path)[:2]
+        write_checkpoint(tmp_path, _writes(f"before {number}"))
+    registered += list_checkpoints(tmp_path)[:2]
     session = RayTrainSession(tmp_path)
     for number in range(5):
         session.report({}, _writes(str(number)))
-    left = [(path / "state").read_text() for path in numbered(tmp_path)]
+    left = [(path / "state").read_text() for path in list_checkpoints(tmp_path)]
     assert left == ["0", "1", "2", "3", "4"]
 
 
-def test_a_reserved_gpu_that_is_not_there_is_one_sentence(
+def test_a_reserved_gpu_that_is_missing_is_refused_with_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

@@ -1,4 +1,4 @@
-"""Laws of a named checkpoint: the latest whole one is found, and what is missing is named."""
+"""--resume-from finds the latest readable checkpoint, and names a missing file."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ _FILES = (
 
 @pytest.mark.parametrize("name", _FILES)
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"")])
-def test_a_checkpoint_that_lacks_a_file_is_passed_over_or_named(
+def test_a_damaged_checkpoint_is_skipped_or_reported(
     tmp_path: Path, name: str, harm: object
 ) -> None:
     first = _checkpoint(tmp_path / "runs/run/checkpoints/checkpoint_1", 1)
@@ -45,7 +45,7 @@ def test_a_checkpoint_that_lacks_a_file_is_passed_over_or_named(
         find_checkpoint(second, tmp_path)
 
 
-def test_a_run_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_a_missing_run_is_reported_with_the_existing_ones(tmp_path: Path) -> None:
     _checkpoint(tmp_path / "runs/mine/checkpoints/checkpoint_1", 1)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint or run other; .* are mine"):
         find_checkpoint(Path("other"), tmp_path)

@@ -1,10 +1,10 @@
-"""A worker that is killed at any save ends with the bits and the records of one that is not."""
+"""An interruption at any save changes neither the weights nor the records of a worker."""
 
 import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ import pytest
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from pipelines.cluster.resources import Resources
 from pipelines.tracking.queued_run import QueuedRun
 from pipelines.tracking.store import open_experiment, tracking_uri
-from pipelines.training.checkpoints import Write, numbered, set_damage_aside
+from pipelines.training.checkpoints import Write, list_checkpoints, move_damaged_aside
 from pipelines.training.session import FolderSession, RayTrainSession
-from pipelines.training.task import ALONE, FIGURES, WorkerTask
+from pipelines.training.task import CHECKPOINTS, FIGURES, WorkerTask
 from pipelines.training.worker import WorkerRun
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.training.checkpoint import BEST_PROMPTS
@@ -25,11 +26,11 @@ from tests.tools import Curves, curves
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the code catches it."""
+    """Replaces SIGKILL: nothing in the code catches it."""
 
 
-class MortalSession(FolderSession):
-    """Dies at save number `at`: before it is on disk, or right after."""
+class InterruptedSession(FolderSession):
+    """Is interrupted at save number `at`: before it is on disk, or right after."""
 
     def __init__(self, folder: Path, at: int, *, before: bool) -> None:
         super().__init__(folder)
@@ -44,10 +45,10 @@ class MortalSession(FolderSession):
             raise Killed
 
 
-class UnnotedSession(RayTrainSession):
-    """Ray Train without its controller, which is killed before it notes a single checkpoint.
+class UnregisteredSession(RayTrainSession):
+    """Ray Train whose controller is killed before it registers a checkpoint.
 
-    Dies before save number `at`, so after all of what the saves before have led to.
+    Is interrupted before save number `at`, after everything that followed the saves before.
     """
 
     def __init__(self, run: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,34 +64,31 @@ class UnnotedSession(RayTrainSession):
         super().report(metrics, write)
 
 
-def _task(config: ExperimentConfig, cache: Path, output: Path) -> WorkerTask:
-    open_experiment(output, "motion")
-    folder = output / "runs" / "one"
-    tracked = QueuedRun(folder, tracking_uri(output))
-    tracked.open("motion", "one")
-    return WorkerTask(
-        config=config,
-        cache=cache,
-        folder=folder,
-        tracking_uri=tracked.uri,
-        progress_file=folder / "progress.json",
-        threads=1,
-        gpu=False,
-        test=True,
-        start=None,
-        fork=False,
-        origin=Origin("one", config.hash, "d" * 64, "", config.parameters()),
-        micro_batch=None,
-        checkpoint_activations=False,
-        compile=False,
-        checkpoint_minutes=60,
-        checkpoint_every_steps=1,
-    )
+@dataclass(frozen=True)
+class Reference:
+    """An uninterrupted training, whose store also holds the runs of the other ones."""
+
+    task: WorkerTask
+    weights: dict[str, np.ndarray]
+    records: Curves
+
+    def new_task(self, folder: Path) -> WorkerTask:
+        """The same task in another folder and MLflow run."""
+        task = replace(self.task, folder=folder)
+        QueuedRun(folder, task.tracking_uri).open("motion", folder.name)
+        return task
+
+    def check(self, task: WorkerTask, folder: str = CHECKPOINTS) -> None:
+        """Asserts that a training ended with the same bits and records."""
+        weights, records = _end_of(task, folder)
+        assert weights.keys() == self.weights.keys()
+        assert all(np.array_equal(weights[name], self.weights[name]) for name in weights)
+        assert records == self.records
 
 
-def _ended(task: WorkerTask, folder: str = ALONE) -> tuple[dict[str, np.ndarray], Curves]:
-    """The weights of the last checkpoint, and all points of the run that do not tell a speed."""
-    latest = numbered(task.folder / folder)[-1]
+def _end_of(task: WorkerTask, folder: str = CHECKPOINTS) -> tuple[dict[str, np.ndarray], Curves]:
+    """The weights of the last checkpoint, and all points of the run except speeds."""
+    latest = list_checkpoints(task.folder / folder)[-1]
     assert read_progress(latest).final is not None
     weights = {f"{file} {k}": v for file in (LAST_PROMPTS, BEST_PROMPTS)
                for k, v in load_file(latest / file).items()}  # fmt: skip
@@ -100,101 +98,119 @@ def _ended(task: WorkerTask, folder: str = ALONE) -> tuple[dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def unbroken(
+def reference(
     small_cache: Path, small_experiment: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[ExperimentConfig, dict[str, np.ndarray], Curves]:
+) -> Reference:
     config = replace(small_experiment, ema=0.5, frames=4, segment_jitter=True)
     config = config.for_dataset("hmdb51")
-    task = _task(config, small_cache, tmp_path_factory.mktemp("unbroken"))
-    WorkerRun(task, FolderSession(task.folder / "checkpoints")).run()
-    return config, *_ended(task)
+    output = tmp_path_factory.mktemp("reference")
+    open_experiment(output, "motion")
+    folder = output / "runs" / "one"
+    QueuedRun(folder, tracking_uri(output)).open("motion", "one")
+    task = WorkerTask(
+        config=config,
+        cache=small_cache,
+        folder=folder,
+        tracking_uri=tracking_uri(output),
+        resources=Resources(checkpoint_minutes=60, checkpoint_every_steps=1),
+        test=True,
+        start=None,
+        origin=Origin("one", config.hash, "d" * 64, "", config.parameters()),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorkerRun, "_draw", lambda *arguments: None)
+        WorkerRun(task, FolderSession(folder / CHECKPOINTS)).run()
+    weights, records = _end_of(task)
+    assert {"train/loss", "val/top1", "test/top1"} <= records.keys()
+    return Reference(task, weights, records)
+
+
+@pytest.fixture
+def task(reference: Reference, tmp_path: Path) -> WorkerTask:
+    return reference.new_task(tmp_path / "runs" / "one")
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take half of the time, and have tests of their own."""
+    monkeypatch.setattr(WorkerRun, "_draw", lambda *arguments: None)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("at", "before"), [(1, True), (2, False), (3, True), (5, False), (7, True), (7, False)]
 )
-def test_a_kill_at_any_save_changes_no_bit_and_no_record(
-    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
-    small_cache: Path,
-    tmp_path: Path,
-    at: int,
-    before: bool,
+def test_an_interruption_at_any_save_changes_no_bit_and_no_record(
+    reference: Reference, task: WorkerTask, at: int, before: bool
 ) -> None:
-    config, weights, records = unbroken
-    task = _task(config, small_cache, tmp_path)
-    folder = task.folder / "checkpoints"
+    folder = task.folder / CHECKPOINTS
     with pytest.raises(Killed):
-        WorkerRun(task, MortalSession(folder, at, before=before)).run()
+        WorkerRun(task, InterruptedSession(folder, at, before=before)).run()
     WorkerRun(task, FolderSession(folder)).run()
-    ours, told = _ended(task)
-    assert ours.keys() == weights.keys()
-    assert all(np.array_equal(ours[name], weights[name]) for name in weights)
-    assert told == records
-    assert {"train/loss", "val/top1", "test/top1"} <= told.keys()
+    reference.check(task)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("at", [1, 2, 4, 7, 8])
-def test_what_ray_has_not_noted_is_gone_on_with_and_told_once(
-    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
-    small_cache: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    at: int,
+def test_training_resumes_from_checkpoints_that_ray_has_not_registered_and_logs_steps_once(
+    reference: Reference, task: WorkerTask, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    config, weights, records = unbroken
-    task = _task(config, small_cache, tmp_path)
-    with suppress(Killed):  # save 8 never comes, so that one is killed after its end
-        WorkerRun(task, UnnotedSession(task.folder, at, monkeypatch)).run()
-    assert len(numbered(task.folder)) == at - 1
-    WorkerRun(task, UnnotedSession(task.folder, 99, monkeypatch)).run()
-    ours, told = _ended(task, ".")
-    assert all(np.array_equal(ours[name], weights[name]) for name in weights)
-    assert told == records
+    with suppress(Killed):  # save 8 never comes: that training is interrupted after its end
+        WorkerRun(task, UnregisteredSession(task.folder, at, monkeypatch)).run()
+    assert len(list_checkpoints(task.folder)) == at - 1
+    WorkerRun(task, UnregisteredSession(task.folder, 99, monkeypatch)).run()
+    reference.check(task, ".")
 
 
 @pytest.mark.slow
-def test_steps_that_are_trained_again_after_damage_are_told_once(
-    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
-    small_cache: Path,
-    tmp_path: Path,
+@pytest.mark.usefixtures("no_figures")
+def test_steps_that_are_repeated_after_damage_are_logged_once(
+    reference: Reference, task: WorkerTask
 ) -> None:
-    config, weights, records = unbroken
-    task = _task(config, small_cache, tmp_path)
-    folder = task.folder / ALONE
+    folder = task.folder / CHECKPOINTS
     with pytest.raises(Killed):
-        WorkerRun(task, MortalSession(folder, 7, before=True)).run()
-    latest = numbered(folder)[-1]  # of the last epoch's end, whose points are told
+        WorkerRun(task, InterruptedSession(folder, 7, before=True)).run()
+    latest = list_checkpoints(folder)[-1]  # of the end of the last epoch, whose points are logged
     (latest / BEST_PROMPTS).write_bytes(b"")
-    set_damage_aside(task.folder)
+    move_damaged_aside(task.folder)
     WorkerRun(task, FolderSession(folder)).run()
-    ours, told = _ended(task)
-    assert all(np.array_equal(ours[name], weights[name]) for name in weights)
-    assert told == records
+    reference.check(task)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("micro_batch", "expected"), [(None, 16), (3, 3)])
-def test_no_more_clips_are_evaluated_at_once_than_are_trained(
-    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
-    small_cache: Path,
-    tmp_path: Path,
-    micro_batch: int | None,
-    expected: int,
+@pytest.mark.usefixtures("no_figures")
+def test_a_training_that_ray_train_began_resumes_without_it(
+    reference: Reference, task: WorkerTask
 ) -> None:
-    task = replace(_task(unbroken[0], small_cache, tmp_path), micro_batch=micro_batch)
-    assert WorkerRun(task, FolderSession(tmp_path)).objective.evaluation_batch == expected
+    with pytest.raises(Killed):  # the checkpoints of Ray Train are in the folder of the run
+        WorkerRun(task, InterruptedSession(task.folder, 5, before=False)).run()
+    latest = list_checkpoints(task.folder)[-1]
+    damaged = task.folder / "checkpoint_000009"
+    shutil.copytree(latest, damaged)
+    progress = json.loads((damaged / PROGRESS).read_text())
+    (damaged / PROGRESS).write_text(json.dumps({**progress, "step": 99}))
+    (damaged / BEST_PROMPTS).write_bytes((latest / BEST_PROMPTS).read_bytes()[:-40])
+    WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
+    assert read_progress(latest).step > 0
+    reference.check(task)
+
+
+@pytest.mark.slow
+def test_evaluation_batches_are_at_most_as_large_as_training_batches(
+    task: WorkerTask, tmp_path: Path
+) -> None:
+    for micro_batch, expected in ((None, 16), (3, 3)):
+        resources = Resources(micro_batch=micro_batch)
+        run = WorkerRun(replace(task, resources=resources), FolderSession(tmp_path))
+        assert run.objective.evaluation_batch == expected
 
 
 @pytest.mark.slow
 def test_nothing_is_compiled_for_a_figure_of_one_clip(
-    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
-    small_cache: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    reference: Reference, task: WorkerTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, weights, _ = unbroken
     sizes: list[int] = []
 
     def compiled(encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -205,55 +221,23 @@ def test_nothing_is_compiled_for_a_figure_of_one_clip(
         return run
 
     monkeypatch.setattr("torch.compile", compiled)
-    task = replace(_task(config, small_cache, tmp_path), compile=True)
-    WorkerRun(task, FolderSession(task.folder / ALONE)).run()
+    task = replace(task, resources=replace(task.resources, compile=True))
+    WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
     assert sizes
     assert 1 not in sizes
     assert (task.folder / FIGURES / "explained_1.png").exists()
-    ours, _ = _ended(task)
-    assert all(np.array_equal(ours[name], weights[name]) for name in weights)
+    reference.check(task)
 
 
 @pytest.mark.slow
-def test_a_training_begun_under_ray_train_is_taken_up_without_it(
-    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
-    small_cache: Path,
-    tmp_path: Path,
+def test_a_figure_that_cannot_be_drawn_is_recorded_and_does_not_stop_the_training(
+    reference: Reference, task: WorkerTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, weights, records = unbroken
-    task = _task(config, small_cache, tmp_path)
-    with pytest.raises(Killed):  # Ray Train's checkpoints lie in the folder of the run
-        WorkerRun(task, MortalSession(task.folder, 5, before=False)).run()
-    latest = numbered(task.folder)[-1]
-    partial = task.folder / "checkpoint_000009"  # one that has been damaged
-    shutil.copytree(latest, partial)
-    progress = json.loads((partial / PROGRESS).read_text())
-    (partial / PROGRESS).write_text(json.dumps({**progress, "step": 99}))
-    (partial / BEST_PROMPTS).write_bytes((latest / BEST_PROMPTS).read_bytes()[:-40])
-    WorkerRun(task, FolderSession(task.folder / ALONE)).run()
-    assert read_progress(latest).step > 0
-    ours, told = _ended(task)
-    assert all(np.array_equal(ours[name], weights[name]) for name in weights)
-    assert told == records
-
-
-@pytest.mark.slow
-def test_a_figure_that_cannot_be_drawn_ends_nothing_and_is_noted_in_the_result(
-    unbroken: tuple[ExperimentConfig, dict[str, np.ndarray], Curves],
-    small_cache: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    config, weights, records = unbroken
-    task = _task(config, small_cache, tmp_path)
-
     def fails(*arguments: object, **options: object) -> None:
         raise ValueError("a figure that\nno one can draw")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fails)
-    WorkerRun(task, FolderSession(task.folder / ALONE)).run()
-    ours, told = _ended(task)
-    assert all(np.array_equal(ours[name], weights[name]) for name in weights)
-    assert told == records
-    problems = read_progress(numbered(task.folder / ALONE)[-1]).problems
+    WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
+    reference.check(task)
+    problems = read_progress(list_checkpoints(task.folder / CHECKPOINTS)[-1]).problems
     assert problems == ["a figure is missing: a figure that no one can draw"] * 3

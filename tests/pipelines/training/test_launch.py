@@ -1,4 +1,4 @@
-"""A worker whose end would be the same the next time is not tried again by Ray Train."""
+"""A worker whose failure would repeat itself is not restarted by Ray Train."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.training import worker
 from pipelines.training.launch import train_worker
-from pipelines.training.task import GIVEN_UP
+from pipelines.training.task import FATAL
 from stop_core.runtime.memory import OutOfMemory
 from stop_core.training.trainer import DivergedError
 
@@ -15,7 +15,7 @@ from stop_core.training.trainer import DivergedError
 @pytest.mark.parametrize(
     ("problem", "raised"), [(OutOfMemory("too much"), True), (DivergedError("nan"), False)]
 )
-def test_what_would_end_the_same_again_is_given_up_with_its_reason(
+def test_a_failure_that_would_repeat_itself_is_recorded_and_not_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception, raised: bool
 ) -> None:
     started = []
@@ -32,6 +32,6 @@ def test_what_would_end_the_same_again_is_given_up_with_its_reason(
         assert raised
     else:
         assert not raised
-    assert (tmp_path / GIVEN_UP).read_text() == str(problem)
-    train_worker({"task": task})  # as Ray Train does, without asking
+    assert (tmp_path / FATAL).read_text() == str(problem)
+    train_worker({"task": task})  # Ray Train restarts it
     assert len(started) == 1
