@@ -1,10 +1,10 @@
 """The decoding process: separate, so that no video can crash the process that writes the cache.
 
-    python -m stop_core.decoding.child \\
-        DECODER FRAMES SIZE CROP HASHED SLOTS TIMEOUT REQUESTS REPLIES MEMORY
+    python -m stop_core.decoding.child OPTIONS REQUESTS REPLIES MEMORY
 
-REQUESTS and REPLIES are pipes with one JSON message per line. MEMORY is a memory file with room for
-SLOTS clips; only frames are written there. `DecodeProcess` starts this process.
+OPTIONS is a JSON object with the fields of `_Options`. REQUESTS and REPLIES are pipes with one JSON
+message per line. MEMORY is a memory file with room for `slots` clips; only frames are written
+there. `DecodeProcess` starts this process.
 """
 
 import json
@@ -14,10 +14,10 @@ import os
 import resource
 import signal
 import sys
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +33,22 @@ MEMORY_LIMIT = 2 << 30
 _MOST_GROWTH = MEMORY_LIMIT // 4
 
 
+@dataclass(frozen=True)
+class _Options:
+    decoder: Decoder
+    frames: int
+    size: int
+    crop: bool
+    hashed: bool
+    slots: int
+    timeout: float
+
+
 def main() -> None:
     """Answers requests until the parent closes the pipe."""
-    decoder = cast(Decoder, sys.argv[1])
-    frames, size, crop, hashed, count = (int(word) for word in sys.argv[2:7])
-    timeout = float(sys.argv[7])
-    requests, replies, memory = (int(word) for word in sys.argv[8:11])
-    slots = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(count, -1)
+    options = _Options(**json.loads(sys.argv[1]))
+    requests, replies, memory = (int(word) for word in sys.argv[2:])
+    slots = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(options.slots, -1)
     # Compiles the loops before the deadline and the memory limit apply.
     crop_frames(np.zeros((1, 4, 6, 3), np.uint8), 8)
     before = _address_space()
@@ -55,27 +64,18 @@ def main() -> None:
             request = json.loads(line)
             # Ends this process if a decoder hangs after the parent has exited. An alarm works
             # even while native code holds the GIL.
-            signal.alarm(math.ceil(timeout) + 5)
-            out = slots[request["slot"]]
-            path = Path(request["path"])
-            answer = _answer(path, frames, size, bool(crop), bool(hashed), out, decoder)
+            signal.alarm(math.ceil(options.timeout) + 5)
+            answer = _answer(Path(request["path"]), options, slots[request["slot"]])
             signal.alarm(0)
             answer["worn"] = _address_space() - before > _MOST_GROWTH
             answers.write(json.dumps(answer).encode() + b"\n")
 
 
-def _answer(
-    path: Path,
-    frames: int,
-    size: int,
-    crop: bool,
-    hashed: bool,
-    out: NDArray[np.uint8],
-    decoder: Decoder,
-) -> dict[str, Any]:
+def _answer(path: Path, options: _Options, out: NDArray[np.uint8]) -> dict[str, Any]:
+    o = options
     try:
-        clip = decode_clip(path, frames, size, crop, out, decoder)
-        if hashed:  # within the deadline: a sparse file can be larger than any disk
+        clip = decode_clip(path, o.frames, o.size, o.crop, out, o.decoder)
+        if o.hashed:  # within the deadline: a sparse file can be larger than any disk
             with path.open("rb") as file:
                 clip = replace(clip, source_sha256=file_digest(file, "sha256").hexdigest())
     except (DecodeError, OSError) as error:

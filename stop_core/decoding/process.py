@@ -177,8 +177,9 @@ class _Child:
         self._from_child, replies = os.pipe()
         self._buffer = b""
         handed = (requests, replies, self._memory.fileno())
-        shape = (wanted.frames, wanted.size, int(wanted.crop), int(wanted.hashed), len(self.slots))
-        words = [str(value) for value in (wanted.decoder, *shape, wanted.timeout, *handed)]
+        names = ("decoder", "frames", "size", "crop", "hashed", "timeout")
+        options = {name: getattr(wanted, name) for name in names} | {"slots": len(self.slots)}
+        words = [json.dumps(options), *map(str, handed)]
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
         with tempfile.TemporaryFile() as stderr:
             self._process = subprocess.Popen(
@@ -203,10 +204,9 @@ class _Child:
             how = self.how_it_ended() if isinstance(error, EOFError) else "it does not answer"
             self.end()
             stderr.seek(0)
-            said = stderr.read().decode(errors="replace").strip().splitlines()
-            raise OSError(
-                f"the decoding process does not start ({how}): {said[-1] if said else 'no reason'}"
-            ) from error
+            lines = stderr.read().decode(errors="replace").strip().splitlines()
+            reason = lines[-1] if lines else "no reason"
+            raise OSError(f"the decoding process does not start ({how}): {reason}") from error
 
     def request(self, path: Path, slot: int, timeout: float) -> None:
         """Sends a request and starts its deadline."""
