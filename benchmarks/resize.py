@@ -8,7 +8,6 @@ the share of bytes of the crop that differ, and the largest difference.
 """
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -58,15 +57,14 @@ def clip_of(rows: int, columns: int) -> NDArray[np.uint8]:
 def start(name: str) -> dict[str, float]:
     """Measures seconds and MiB until a process that decodes has resized its first clip."""
     code = (
-        "import time; began = time.perf_counter(); import benchmarks.resize as r;"
-        "import stop_core.decoding.child, numpy as np;"
+        "import time; began = time.perf_counter(); import numpy as np;"
+        "import stop_core.decoding.child, benchmarks.resize as r;"
         f"r.{name}_resize()(np.zeros((1, 4, 6, 3), np.uint8)); s = time.perf_counter() - began;"
         "kib = int(open('/proc/self/status').read().split('VmRSS:')[1].split()[0]);"
         "import json; print(json.dumps({'s': s, 'MiB': kib / 1024}))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    result: dict[str, float] = json.loads(done.stdout)
-    return result
+    return dict(json.loads(done.stdout))
 
 
 def main() -> None:
@@ -77,21 +75,16 @@ def main() -> None:
     for rows, columns in SIZES:
         clip = clip_of(rows, columns)
         off = np.abs(ways["numba"](clip).astype(int) - ways["torchvision"](clip))
-        ratios, times = [], {name: [float("inf")] * ROUNDS for name in ways}
-        for turn in range(ROUNDS):
+        for _ in range(ROUNDS):
+            times: dict[str, list[float]] = {name: [] for name in ways}
             for _ in range(10):
                 for name, resize in ways.items():
                     began = time.process_time()
                     resize(clip)
-                    taken = 1000 * (time.process_time() - began)
-                    times[name][turn] = min(times[name][turn], taken)
-            ratios.append(times["torchvision"][turn] / times["numba"][turn])
-        print(
-            f"{columns}x{rows}: { ({n: round(min(t), 2) for n, t in times.items()}) } ms, "
-            f"torchvision / numba {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f}); {np.mean(off > 0):.3%} of bytes differ "
-            f"by up to {off.max()}"
-        )
+                    times[name].append(1000 * (time.process_time() - began))
+            ours, theirs = min(times["numba"]), min(times["torchvision"])
+            print(f"{columns}x{rows}: {ours:.2f} and {theirs:.2f} ms, ratio {theirs / ours:.2f}")
+        print(f"  {np.mean(off > 0):.3%} of bytes differ by up to {off.max()}")
 
 
 if __name__ == "__main__":
