@@ -68,7 +68,7 @@ def write_cache(config: Config, folder: Path, compression: str, crop: str) -> Pa
     cache = folder / f"cache-{compression}-{crop}"
     clips = [Clip(f"{i}", f"{i}", "train", 0, "a", f"{i}") for i in range(config.clips)]
     made = CacheConfig(
-        *("bench", 1, config.frames, config.size, None, (), ("train",), ("a",), "{}", ""),
+        *("bench", 1, config.frames, config.size, None, (), ("train",), ("a",), "0" * 64),
         crop=crop,
         compression=compression,
     )
@@ -79,7 +79,7 @@ def write_cache(config: Config, folder: Path, compression: str, crop: str) -> Pa
         _write_shard(path, made, plan, number, config)
         number += len(plan.clips)
         rows, size = len(plan.clips), path.stat().st_size
-        record = ShardRecord(plan.name, "train", rows, size, hash_file(path), "", ())
+        record = ShardRecord(plan.name, "train", rows, size, hash_file(path), "0" * 64, ())
         write_checked_json(record_path(cache, plan.name), record.to_dict())
     job.finish()
     return cache

@@ -1,4 +1,4 @@
-"""The frame cache: a directory of plain Parquet files, made once and read at memory speed."""
+"""The frame cache: a folder of plain Parquet files, written once and read at memory speed."""
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.job import CacheJob, read_failures

@@ -1,4 +1,4 @@
-"""What a frame cache is made with: two caches with equal configurations hold the same clips."""
+"""The options of a frame cache: caches with equal options hold the same clips."""
 
 import shlex
 from dataclasses import asdict, dataclass, fields
@@ -14,17 +14,17 @@ from stop_core.storage.documents import Name, Positive, Sha256, build
 Crop = Literal["center", "none"]
 Compression = Literal["none", "zstd"]
 MOST_CLIP_BYTES = 1 << 29
-"""Of the frames of one clip."""
+"""Largest size of the frames of one clip."""
 
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """The options of a cache and the clip list that they lead to. Says nothing of any machine."""
+    """The options of a cache and the hash of its clip list, independent of the machine."""
 
     dataset: Name
     fold: Positive
     frames: Positive
-    """F, cached frames of a clip; a model may use fewer."""
+    """F, cached frames of a clip; a model can use fewer."""
     size: Positive
     """Short side of a frame, in pixels."""
     limit: Positive | None
@@ -34,10 +34,10 @@ class CacheConfig:
     class_names: tuple[str, ...]
     """By label; empty for retrieval."""
     clips_hash: Sha256
-    """Over the whole list of clips, so that edited annotations are noticed."""
+    """Hash of the whole clip list, which detects edited annotations."""
     task: Task = "recognition"
     crop: Crop = "center"
-    """"center": frames are square. "none": frames are whole, for random crops later."""
+    """"center": square frames. "none": uncropped frames, for random crops in training."""
     compression: Compression = "none"
     decoder: Decoder = "auto"
 
@@ -73,23 +73,23 @@ class CacheConfig:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """F, H, W, 3: the shape of one clip's frames; where they are whole, of their centre."""
+        """F, H, W, 3: the shape of one clip's frames, or of their centre if they are uncropped."""
         return (self.frames, self.size, self.size, 3)
 
     @property
     def most_clip_bytes(self) -> int:
-        """Bytes that one clip's frames can take at most; all clips do where frames are square."""
+        """Largest size of one clip's frames; the exact size if frames are square."""
         longest = 1 if self.crop == "center" else LONGEST_SIDE
         return self.frames * self.size * self.size * longest * 3
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields, ready for JSON; the decoder only where it is not the default."""
-        # Caches of before there was a choice were made with the default of their time.
+        # Caches from before this option existed were made with the default of their time.
         return {k: v for k, v in asdict(self).items() if (k, v) != ("decoder", "auto")}
 
     @classmethod
     def from_dict(cls, values: Any, where: object = "the cache's options") -> "CacheConfig":
-        """Reads back what `to_dict` gave, through JSON or not.
+        """Builds the configuration from the result of `to_dict`, with or without JSON in between.
 
         Raises:
             ValueError: if a field is missing, unknown, of another type or out of its range; the
@@ -108,25 +108,25 @@ class CacheConfig:
         return config
 
     def differences(self, other: "CacheConfig") -> list[str]:
-        """Returns one phrase for every option in which `other` differs from this cache."""
+        """Returns one phrase per option in which `other` differs from this cache."""
         options = (
             *("dataset", "fold", "frames", "size", "crop", "compression", "decoder"),
             *("limit", "classes", "splits"),
         )
-        found = [
+        differences = [
             f"{name} is {_show(getattr(self, name))} there and {_show(getattr(other, name))} here"
             for name in options
             if getattr(self, name) != getattr(other, name)
         ]
-        if not found and self != other:
-            found.append(
-                "the annotation files list other clips than they did then, or are read more "
-                "strictly since (docs/datasets.md)"
+        if not differences and self != other:
+            differences.append(
+                "the annotation files list other clips than they did then, or are now read more "
+                "strictly (docs/datasets.md)"
             )
-        return found
+        return differences
 
     def command(self, cache: object) -> str:
-        """Returns the command that makes this cache, or finishes it."""
+        """Returns the command that makes or resumes this cache."""
         parts = [f"python pipelines/preprocess.py --dataset {shlex.quote(self.dataset)}"]
         if self.dataset not in DATASETS or DATASETS[self.dataset].generate is None:
             parts.append("--data-root DIR")
@@ -147,7 +147,7 @@ class CacheConfig:
 
 
 def _listed(clip: Clip) -> tuple[object, ...]:
-    """What the annotation says of a clip: not its path, which depends on the files that exist."""
+    """Returns the annotation of a clip, without its path, which depends on the existing files."""
     # Field by field: asdict() takes seconds for 220,000 clips.
     return (
         *(clip.video_id, clip.split, clip.label),

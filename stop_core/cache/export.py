@@ -1,4 +1,4 @@
-"""Parts of a cache for other programs: plain Parquet, or a picture file a frame."""
+"""Exports parts of a cache for other programs, as Parquet or as one PNG file per frame."""
 
 import os
 import secrets
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.fetching import local_shard
+from stop_core.cache.files import shard_path
 from stop_core.cache.integrity import check_contents, local_shards
 from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_COLUMN, shard_schema
 from stop_core.cache.manifest import Manifest, ShardEntry
@@ -27,35 +27,36 @@ from stop_core.storage.paths import StoragePath
 PartFormat = Literal["parquet", "png"]
 Codec = Literal["none", "zstd", "snappy", "lz4"]
 _ROWS_AT_A_TIME = 16
-_MOST_BYTES = 1 << 28  # of the columns of a shard that are no frames
+_MOST_BYTES = 1 << 28  # of the columns of a shard except the frames
 
 
 @dataclass(frozen=True)
 class Part:
-    """Which clips of a cache to export."""
+    """The clips of a cache to export."""
 
     splits: tuple[str, ...] = ()
     """Empty for all."""
     classes: tuple[str, ...] = ()
     """Empty for all."""
     limit: int | None = None
-    """At most so many clips of each split, the first ones; None for all."""
+    """Number of clips per split, the first ones; None for all."""
 
 
 def export(
     cache: StoragePath, part: Part, to: Path, kind: PartFormat = "parquet", codec: Codec = "zstd"
 ) -> int:
-    """Writes a part of a finished cache to a new folder, which appears whole; returns its clips.
+    """Writes a part of a finished cache atomically to a new folder; returns the number of clips.
 
     Args:
         cache: a finished cache.
-        part: which clips.
+        part: the clips to export.
         to: a folder that does not exist, or is empty.
-        kind: "parquet": a file a shard, with all columns. "png": a folder a clip, a file a frame.
+        kind: "parquet": one file per shard, with all columns. "png": one folder per clip, one file
+            per frame.
         codec: compression of Parquet files.
 
     Raises:
-        ValueError: if `to` holds files, or the part holds no clip.
+        ValueError: if `to` is not empty, or no clip is selected.
         OSError: if the folder cannot be written.
     """
     manifest = Manifest.load(cache)
@@ -85,11 +86,11 @@ def _check_part(part: Part, manifest: Manifest, cache: StoragePath) -> None:
 def _chosen(
     folder: Path, entries: Sequence[ShardEntry], part: Part, config: CacheConfig
 ) -> Iterator[tuple[str, pa.Table]]:
-    """Yields the chosen rows, some at a time, with the name of their shard."""
+    """Yields batches of the selected rows, each with the name of its shard."""
     taken: dict[str, int] = {}
     for entry in entries:
         for batch in read_batches(
-            local_shard(folder, entry),
+            shard_path(folder, entry.name),
             shard_schema(config, entry.name),
             rows=entry.rows,
             most=_MOST_BYTES + entry.rows * config.most_clip_bytes,
@@ -106,7 +107,7 @@ def _chosen(
 
 
 def _write_parquet(rows: Iterator[tuple[str, pa.Table]], folder: Path, codec: Codec) -> int:
-    """Writes a file a shard; the schema's metadata goes along."""
+    """Writes one file per shard, with the metadata of its schema; returns the number of rows."""
     count, writer, current = 0, None, ""
     for name, table in rows:
         if writer is None or name != current:
@@ -122,7 +123,7 @@ def _write_parquet(rows: Iterator[tuple[str, pa.Table]], folder: Path, codec: Co
 
 
 def _write_png(rows: Iterator[tuple[str, pa.Table]], folder: Path) -> int:
-    """Writes <split>/<video_id>/<position in the video>.png."""
+    """Writes <split>/<video_id>/<frame index>.png; returns the number of clips."""
     count = 0
     for _, table in rows:
         for row in table.to_pylist():
@@ -138,7 +139,7 @@ def _write_png(rows: Iterator[tuple[str, pa.Table]], folder: Path) -> int:
 
 @contextmanager
 def _appearing_folder(path: Path) -> Iterator[Path]:
-    """Gives a staging folder; on a clean exit it becomes `path` at once, else it is removed."""
+    """Yields a staging folder that is renamed to `path` on success and removed on an error."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} is not an empty folder: choose another --to")
     staging = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(4)}.tmp")

@@ -1,17 +1,16 @@
-"""The shards of a cache on an object store, brought to this machine once and kept.
+"""Downloads the shards of a cache from an object store, once per machine.
 
     ABSENT --lock, download, hash--> PRESENT
 
-A shard is PRESENT under its name when its bytes have been verified; a kill before leaves nothing of
-that name. Processes of one machine share the folder, and a lock a shard keeps two of them from
-fetching the same one.
+A shard gets its name after its bytes have been verified, so an interrupted download leaves no file
+of that name. The processes of a machine share the folder; a lock per shard prevents two of them
+from downloading the same one.
 """
 
 import fcntl
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from stop_core.cache.files import DATA, shard_path
@@ -25,18 +24,18 @@ _CONNECTIONS = 8
 
 
 def fetch_shards(cache: StoragePath, manifest: Manifest, shards: Sequence[ShardEntry]) -> Path:
-    """Returns a local folder that holds these shards of a cache: the cache itself if it is local.
+    """Returns a local folder with these shards of a cache: the cache itself if it is local.
 
     Raises:
-        OSError: if there is no room for them, or the store cannot be reached.
-        ValueError: if a shard did not arrive as the manifest describes it.
+        OSError: if the disk has no room for them, or the store cannot be reached.
+        ValueError: if a downloaded shard does not have the SHA-256 of the manifest.
     """
     if isinstance(cache, Path):
         return cache
-    # Named by content, so that an address that is reused for other data cannot mislead.
+    # Named by content: an address can be reused for other data.
     folder = inside(local_folder(), manifest.data_hash[:32])
     inside(folder, DATA).mkdir(parents=True, exist_ok=True)
-    missing = [entry for entry in shards if not local_shard(folder, entry).is_file()]
+    missing = [entry for entry in shards if not shard_path(folder, entry.name).is_file()]
     _require_room(folder, sum(entry.file_bytes for entry in missing))
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
         for _ in pool.map(lambda entry: _fetch(cache, entry, folder), missing):
@@ -44,15 +43,11 @@ def fetch_shards(cache: StoragePath, manifest: Manifest, shards: Sequence[ShardE
     return folder
 
 
-def local_shard(folder: Path, entry: ShardEntry) -> Path:
-    """Returns where a shard lies below a local folder."""
-    return shard_path(folder, entry.name)
-
-
 def _fetch(cache: StoragePath, entry: ShardEntry, folder: Path) -> None:
-    source, target = shard_path(cache, entry.name), local_shard(folder, entry)
-    with _alone(inside(folder, f".{entry.name}.lock")):
-        if target.is_file():  # another process has fetched it meanwhile
+    source, target = shard_path(cache, entry.name), shard_path(folder, entry.name)
+    with open_lock(inside(folder, f".{entry.name}.lock")) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.is_file():  # another process has downloaded it meanwhile
             return
         with appearing(target) as staging:
             try:
@@ -68,13 +63,6 @@ def _fetch(cache: StoragePath, entry: ShardEntry, folder: Path) -> None:
                     "and run the same preprocess command"
                 )
         HashedFiles(folder).add(target, entry.sha256)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    with open_lock(path) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _require_room(folder: Path, needed: int) -> None:

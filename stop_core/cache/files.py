@@ -1,12 +1,12 @@
-"""Where things lie in a cache directory, and how a file appears there whole or not at all.
+"""The paths in a cache folder, and its JSON files, which are written atomically with a checksum.
 
-<cache>/job.json                    the options that the cache is made with; written first
+<cache>/job.json                    the options of the cache; written first
 <cache>/data/train-00003.parquet    a shard: up to 64 clips of one split
-<cache>/records/train-00003.json    says that the shard is complete, and from what
-<cache>/failures.parquet            the clips that are in no shard, and why
-<cache>/manifest.json               says that every shard is complete; written last
-<cache>/retry.json                  while failed clips are tried again: which records are still old
-<cache>/.lock                       held by the process that makes the cache
+<cache>/records/train-00003.json    marks the shard as complete; holds a hash of its sources
+<cache>/failures.parquet            the clips that are in no shard, with the reason
+<cache>/manifest.json               marks the cache as finished; written last
+<cache>/retry.json                  during --retry-failed: the records before the retry
+<cache>/.lock                       locked by the process that makes the cache
 """
 
 import json
@@ -27,26 +27,26 @@ LOCK = ".lock"
 DATA = "data"
 RECORDS = "records"
 CHECKSUM = "checksum"
-"""The field of every JSON file that holds a hash over the others."""
+"""The field of every JSON file with the hash of its other fields."""
 
 
 def shard_path(cache: P, name: str) -> P:
-    """Returns where the shard `name` lies."""
+    """Returns the path of the shard `name`."""
     return inside(cache, f"{DATA}/{name}.parquet")
 
 
 def record_path(cache: P, name: str) -> P:
-    """Returns where the record of the shard `name` lies."""
+    """Returns the path of the record of the shard `name`."""
     return inside(cache, f"{RECORDS}/{name}.json")
 
 
 def write_checked_json(path: StoragePath, value: dict[str, Any], *, new: bool = False) -> None:
-    """Writes a JSON object, with a checksum in it, that appears whole or not at all."""
+    """Writes a JSON object with a checksum, atomically."""
     write_whole(path, _render(value), new=new)
 
 
 def read_checked_json(path: StoragePath) -> dict[str, Any]:
-    """Reads what `write_json` wrote.
+    """Reads a file of `write_checked_json`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -77,7 +77,7 @@ def _render(value: dict[str, Any]) -> str:
 
 
 def remove_leftovers(cache: StoragePath) -> None:
-    """Removes the staging files that a killed process left behind in a cache."""
+    """Removes the staging files of interrupted processes from a cache."""
     for folder in (cache, inside(cache, DATA), inside(cache, RECORDS)):
         for path in filter(is_leftover, folder.iterdir()):
             path.unlink(missing_ok=True)

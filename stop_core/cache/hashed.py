@@ -1,9 +1,9 @@
-"""Remembers on this machine which files were hashed, so that each is read once.
+"""Records on this machine which files have been hashed, so that each is hashed once.
 
     $STOP_CACHE_FOLDER/hashed/<hash of host and folder>.jsonl
 
-A line holds the path, the SHA-256, and the size, times and inode that the file had. A file that
-was changed, replaced or copied since has no line and is read again.
+A line holds the path, the SHA-256, and the size, times and inode of the file. A file that was
+changed, replaced or copied since then matches no line and is hashed again.
 """
 
 import fcntl
@@ -21,10 +21,10 @@ FOLDER_VARIABLE = "STOP_CACHE_FOLDER"
 
 
 def local_folder() -> Path:
-    """Returns what this machine keeps of caches: these lists, and shards from object stores.
+    """Returns the folder of this machine for these lists and for downloaded shards.
 
-    `STOP_CACHE_FOLDER` of the environment, which each machine may set to its own fast disk; else
-    `stop-video` in the user's cache folder.
+    It is the environment variable `STOP_CACHE_FOLDER`, which each machine can set to its fast disk,
+    or else `stop-video` in the user's cache folder.
     """
     if chosen := os.environ.get(FOLDER_VARIABLE):
         return Path(chosen)
@@ -32,28 +32,28 @@ def local_folder() -> Path:
 
 
 def stamp(path: Path) -> list[int]:
-    """Returns size, time of change in ns, time of the inode's change, and inode of a file.
+    """Returns the size, mtime and ctime in ns, and inode of a file.
 
-    `touch` and `cp -p` set the first time; only the system sets the second.
+    `touch` and `cp -p` set mtime; only the system sets ctime.
     """
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 class HashedFiles:
-    """The files of one folder that had an expected SHA-256 when this machine read them."""
+    """The files of one folder whose SHA-256 this machine has verified."""
 
     def __init__(self, folder: Path) -> None:
-        # A home folder may be shared by machines whose local disks have the same paths.
+        # With the host: machines with the same local paths can share a home folder.
         key = hash_json([socket.gethostname(), str(folder.resolve())])[:32]
         self._file = local_folder() / "hashed" / f"{key}.jsonl"
         self._known: set[str] = set()
         self._read = 0
 
     def has(self, path: Path, sha256: str) -> bool:
-        """Whether a file has that SHA-256; reads it unless it was read before, as it is now.
+        """Returns whether a file has that SHA-256; hashes it only if it is new or has changed.
 
-        One process of a machine reads; the others wait for it.
+        One process of a machine hashes; the others wait for it.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -64,12 +64,12 @@ class HashedFiles:
             while (line := _line(path, sha256)) not in self._known:
                 if hash_file(path) != sha256:
                     return False
-                if line == _line(path, sha256):  # otherwise it was changed meanwhile
+                if line == _line(path, sha256):  # unchanged while it was hashed
                     self._add(line, memory)
         return True
 
     def add(self, path: Path, sha256: str) -> None:
-        """Remembers a file that was hashed while it was written."""
+        """Records a file that was hashed while it was written."""
         with self._memory() as memory:
             self._add(_line(path, sha256), memory)
 
@@ -80,15 +80,15 @@ class HashedFiles:
 
     @contextmanager
     def _memory(self) -> Iterator[BinaryIO | None]:
-        """Locks and reads the file of this folder; None where no such file can be kept."""
+        """Locks and reads the list of this folder; yields None if it cannot be opened."""
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             memory = os.fdopen(os.open(self._file, flags, 0o600), "a+b")
             if os.fstat(memory.fileno()).st_uid != os.getuid():
-                raise PermissionError(f"{self._file} is another user's")
+                raise PermissionError(f"{self._file} belongs to another user")
             fcntl.flock(memory, fcntl.LOCK_EX)
-        except OSError:  # no such file can be kept: every session reads the shards again
+        except OSError:  # without a list, every session hashes the shards again
             yield None
             return
         with memory:

@@ -1,7 +1,7 @@
-"""Whether the shards of a finished cache are those that its manifest lists.
+"""Checks that the shards of a finished cache are those that its manifest lists.
 
-Sizes and footers are compared before anything is read, which takes milliseconds. Contents are
-hashed once a machine; a training does so in the background of its first epoch.
+Sizes and footers are compared first, which takes milliseconds. Contents are hashed once per
+machine, during training in the background of the first epoch.
 """
 
 import json
@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.fetching import fetch_shards, local_shard
+from stop_core.cache.fetching import fetch_shards
+from stop_core.cache.files import shard_path
 from stop_core.cache.hashed import HashedFiles, stamp
 from stop_core.cache.layout import CONFIG_KEY, SHARD
 from stop_core.cache.manifest import Manifest, ShardEntry
@@ -25,15 +26,15 @@ _NICENESS = 10
 
 
 class ChangedDataError(ValueError):
-    """A shard is not the one that the manifest lists."""
+    """A shard that differs from the one in the manifest."""
 
 
 def local_shards(cache: StoragePath, manifest: Manifest, entries: Sequence[ShardEntry]) -> Path:
-    """Returns a local folder that holds these shards, after a look at their sizes and footers.
+    """Returns a local folder with these shards, after a check of their sizes and footers.
 
     Raises:
-        OSError: if they cannot be fetched.
-        ValueError: if one is gone, damaged, or of another cache, split or place.
+        OSError: if they cannot be downloaded.
+        ValueError: if one is missing, damaged, or from another cache, split or position.
     """
     folder = fetch_shards(cache, manifest, entries)
     check_footers(folder, manifest.config, entries)
@@ -41,43 +42,43 @@ def local_shards(cache: StoragePath, manifest: Manifest, entries: Sequence[Shard
 
 
 def check_footers(folder: Path, config: CacheConfig, entries: Sequence[ShardEntry]) -> None:
-    """Compares size and footer of shards with the manifest; reads nothing else of them.
+    """Compares the sizes and footers of shards with the manifest, and reads nothing else.
 
     Raises:
-        ValueError: if one is gone, damaged, or of another cache, split or place.
+        ValueError: if one is missing, damaged, or from another cache, split or position.
     """
-    expected = json.dumps(config.to_dict(), sort_keys=True)
+    options = json.dumps(config.to_dict(), sort_keys=True)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(lambda entry: _check_footer(folder, expected, entry), entries):
+        for _ in pool.map(lambda entry: _check_footer(folder, options, entry), entries):
             pass
 
 
 def _check_footer(folder: Path, config: str, entry: ShardEntry) -> None:
-    path = local_shard(folder, entry)
+    path = shard_path(folder, entry.name)
     footer = read_footer(path)
     metadata = footer.metadata or {}
-    # Early shards of the format's version 2 do not name themselves; their hashes tell.
+    # Early shards of format version 2 do not hold their name; their hash identifies them.
     name = metadata.get(SHARD.encode(), entry.name.encode()).decode(errors="replace")
     options = metadata.get(CONFIG_KEY.encode(), b"").decode(errors="replace")
-    for what, found, wanted in (
+    for field, found, expected in (
         ("size", path.stat().st_size, entry.file_bytes),
         ("number of rows", footer.num_rows, entry.rows),
         ("name", name, entry.name),
         ("options", options, config),
     ):
-        if found != wanted:
-            numbers = "" if what == "options" else f", {wanted!r}, but {found!r}"
+        if found != expected:
+            values = "" if field == "options" else f", {expected!r}, but {found!r}"
             raise ChangedDataError(
-                f"the shard {path} is not the one of this cache: its {what} is not the "
-                f"manifest's{numbers}; delete it, then {remedy(path)}"
+                f"the shard {path} is not the one of this cache: its {field} is not the "
+                f"manifest's{values}; delete it, then {remedy(path)}"
             )
 
 
 def check_contents(folder: Path, entries: Sequence[ShardEntry]) -> None:
-    """Compares every byte of shards with the manifest; what this machine has read it knows.
+    """Compares every byte of shards with the manifest, unless this machine has done it before.
 
     Raises:
-        ValueError: if one is gone or differs.
+        ValueError: if one is missing or differs.
     """
     files = HashedFiles(folder)
     for entry in entries:
@@ -85,41 +86,41 @@ def check_contents(folder: Path, entries: Sequence[ShardEntry]) -> None:
 
 
 def _check_content(folder: Path, entry: ShardEntry, files: HashedFiles) -> None:
-    path = local_shard(folder, entry)
-    found = "its SHA-256 is not the one in the manifest"
+    path = shard_path(folder, entry.name)
+    problem = "its SHA-256 is not the one in the manifest"
     try:
         if files.has(path, entry.sha256):
             return
-    except OSError as problem:
-        found = f"it cannot be read ({problem.strerror or problem})"
+    except OSError as error:
+        problem = f"it cannot be read ({error.strerror or error})"
     raise ChangedDataError(
-        f"the shard {path} is not as it was made: {found}; delete it, then {remedy(path)}"
+        f"the shard {path} is not as it was made: {problem}; delete it, then {remedy(path)}"
     )
 
 
 class BackgroundCheck:
-    """Hashes the shards that a training reads while it trains.
+    """A background thread that hashes the shards of a training while it runs.
 
         RUNNING --all hashes fit--> VERIFIED --a file changes--> hashed again
-           \\--one differs--> every look raises
+           \\--one differs--> every later check raises
 
-    Start it before the first read: a shard that changes before it was hashed may have been read
-    in another state, so it is refused whatever it is by then.
+    Start it before the first read. A shard that changes before it was hashed is refused even if
+    its hash is right by then, because the training may have read the other content.
     """
 
     def __init__(self, folder: Path, entries: Sequence[ShardEntry]) -> None:
         self._folder = folder
         self._files = HashedFiles(folder)
-        self._begun = {entry: stamp(local_shard(folder, entry)) for entry in entries}
+        self._begun = {entry: stamp(shard_path(folder, entry.name)) for entry in entries}
         self._verified: set[ShardEntry] = set()
         self._problem: Exception | None = None
         self.state = hash_json(list(self._begun.values()))
-        """Tells the files of this session from changed ones."""
+        """Hash of the sizes, times and inodes of the shards at the start."""
         self._thread = threading.Thread(target=self._work, daemon=True, name="hashing")
         self._thread.start()
 
     def is_verified(self) -> bool:
-        """Whether all contents have been compared by now; does not wait.
+        """Returns whether all contents have been compared, without waiting.
 
         Raises:
             ChangedDataError: if a shard differs.
@@ -130,7 +131,7 @@ class BackgroundCheck:
         return True
 
     def wait(self) -> None:
-        """Waits until all contents have been compared, and looks for changes since.
+        """Waits until all contents have been compared, and checks for changes since then.
 
         Raises:
             ChangedDataError: if a shard differs, or was changed before it was compared.
@@ -141,8 +142,7 @@ class BackgroundCheck:
         self._compare()
 
     def _work(self) -> None:
-        # Of this thread only. The training has the processors first; what is left of the hashing
-        # at its end then has them for itself.
+        # Lowers the priority of this thread only, so that hashing does not slow the training.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         try:
             self._compare()
@@ -152,7 +152,7 @@ class BackgroundCheck:
     def _compare(self) -> None:
         for entry, begun in self._begun.items():
             _check_content(self._folder, entry, self._files)
-            path = local_shard(self._folder, entry)
+            path = shard_path(self._folder, entry.name)
             if entry not in self._verified and stamp(path) != begun:
                 raise ChangedDataError(
                     f"the shard {path} was changed while it was being trained on, before it was "

@@ -1,12 +1,12 @@
-"""The making of a cache, from any state that an earlier attempt left it in.
+"""Makes a cache, or resumes it from any state of an earlier attempt.
 
     ABSENT --open--> STARTED --every shard recorded, finish--> FINISHED
                         ^                                         |
                         +---- start: a source has changed --------+
 
-STARTED has `job.json`; FINISHED has `manifest.json` besides. A kill at any moment leaves one of the
-three, and the same command goes on from there to the same bytes. So it does where `job.json` is
-lost: every record tells by its identity whether its shard is one of this job.
+STARTED has `job.json`; FINISHED also has `manifest.json`. An interruption leaves one of the three
+states, and the same command resumes from there to the same bytes, even if `job.json` is lost: the
+identity in each record shows whether its shard belongs to this job.
 """
 
 from collections import Counter
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,7 +53,7 @@ _FAILURES = pa.schema(
 
 @dataclass(frozen=True)
 class CacheJob:
-    """One cache to be made: where, with what, and its shards."""
+    """A cache to make: its folder, its options and its shards."""
 
     cache: StoragePath
     config: CacheConfig
@@ -62,25 +61,25 @@ class CacheJob:
 
     @classmethod
     def open(cls, cache: StoragePath, config: CacheConfig, clips: Sequence[Clip]) -> "CacheJob":
-        """Begins a cache at an absent or empty folder, or goes on with one of the same options.
+        """Starts a cache in an absent or empty folder, or resumes one with the same options.
 
-        Of commands that begin one at the same moment, the options of the first to write count.
+        Of commands that start at the same moment, the first to write `job.json` wins.
 
         Raises:
-            ValueError: if the folder holds something else, or a cache made with other options.
+            ValueError: if the folder holds other files, or a cache with other options.
             OSError: if the folder cannot be written.
         """
         plans = tuple(plan_shards(clips))
-        is_begun = (cache / JOB).is_file()
-        if not is_begun and cache.is_dir():
+        is_started = (cache / JOB).is_file()
+        if not is_started and cache.is_dir():
             _check_ours(cache, config, plans)
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            if not is_begun:
+            if not is_started:
                 job = {"format_version": CACHE_FORMAT, "config": config.to_dict()}
                 with suppress(FileExistsError):
                     write_checked_json(cache / JOB, job, new=True)
-            _check_same(cache, config)
+            _refuse_differences(cache, read_job(cache).differences(config))
             for folder in (DATA, RECORDS):
                 inside(cache, folder).mkdir(exist_ok=True)
         except OSError as error:
@@ -91,10 +90,10 @@ class CacheJob:
         return cls(cache, config, plans)
 
     def pending(self, data_root: StoragePath, retry_failed: bool = False) -> list[ShardPlan]:
-        """Returns the shards that are not there yet, or whose sources have changed.
+        """Returns the shards that are missing or whose sources have changed.
 
-        With `retry_failed`, also those in which a clip did not decode; after a kill, of these only
-        the ones that had not been tried again.
+        With `retry_failed`, also shards with a clip that did not decode, if an interrupted retry
+        has not retried them already.
         """
         records = self._records()
         retried: frozenset[str] = frozenset()
@@ -102,44 +101,37 @@ class CacheJob:
             complete = [record for record in records if record is not None]
             begin_retry(self.cache, complete)
             retried = still_to_retry(self.cache, complete)
-        # Threads for a cache on an object store, where every question waits for an answer.
+
+        def is_done(plan: ShardPlan, record: ShardRecord | None) -> bool:
+            return (
+                record is not None
+                and plan.name not in retried
+                and record.matches_file(self.cache)
+                and record.identity == plan.identity(self.config, plan.sources(data_root))
+            )
+
+        # Threads hide the latency of object stores.
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            is_done = partial(self._is_done, data_root=data_root, retried=retried)
             done = pool.map(is_done, self.plans, records)
-            return [plan for plan, there in zip(self.plans, done, strict=True) if not there]
+            return [plan for plan, ready in zip(self.plans, done, strict=True) if not ready]
 
     def _records(self) -> list[ShardRecord | None]:
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            load = partial(ShardRecord.load, self.cache)
-            return list(pool.map(load, [plan.name for plan in self.plans]))
-
-    def _is_done(
-        self,
-        plan: ShardPlan,
-        record: ShardRecord | None,
-        data_root: StoragePath,
-        retried: frozenset[str],
-    ) -> bool:
-        return (
-            record is not None
-            and plan.name not in retried
-            and record.matches_file(self.cache)
-            and record.identity == plan.identity(self.config, plan.sources(data_root))
-        )
+            return list(pool.map(lambda plan: ShardRecord.load(self.cache, plan.name), self.plans))
 
     def is_finished(self) -> bool:
-        """Whether the manifest is there, so that the cache may be read."""
+        """Returns whether the cache has a manifest, so that it can be read."""
         return (self.cache / MANIFEST).is_file()
 
     def start(self) -> None:
-        """Takes the manifest away: from here until `finish` the cache is not to be read."""
+        """Removes the manifest, so that the cache cannot be read until `finish`."""
         (self.cache / MANIFEST).unlink(missing_ok=True)
 
     def finish(self) -> Manifest:
-        """Writes the failures and the manifest of a job whose shards are all recorded.
+        """Writes the failures and the manifest after all shards have been recorded.
 
         Raises:
-            ValueError: if a shard has no record; the message says how many.
+            ValueError: if shards have no record; the message gives their number.
         """
         records = self._records()
         complete = [record for record in records if record is not None]
@@ -149,7 +141,7 @@ class CacheJob:
         failures = [failure for record in complete for failure in record.failures]
         _write_failures(self.cache / FAILURES, failures)
         manifest = self._manifest(complete, len(failures))
-        # Before the manifest: what a finished cache holds is never looked through again.
+        # Before the manifest: a finished cache is never cleaned again.
         remove_leftovers(self.cache)
         (self.cache / RETRY).unlink(missing_ok=True)
         write_checked_json(self.cache / MANIFEST, manifest.to_dict())
@@ -181,23 +173,21 @@ def read_failures(cache: StoragePath) -> list[Failure]:
     return [Failure(**row) for row in table.to_pylist()]
 
 
-def _check_same(cache: StoragePath, config: CacheConfig) -> None:
-    _refuse_differences(cache, read_job(cache).differences(config))
-
-
 def _check_ours(cache: StoragePath, config: CacheConfig, plans: Sequence[ShardPlan]) -> None:
-    """Refuses a folder without `job.json` that is neither empty nor what is left of this cache."""
-    found = {path.name for path in cache.iterdir() if not is_leftover(path)} - {LOCK, JOB}
-    if not found:
+    """Raises ValueError for a folder without `job.json` that holds anything but this cache."""
+    names = {path.name for path in cache.iterdir() if not is_leftover(path)} - {LOCK, JOB}
+    if not names:
         return
-    if found - {DATA, RECORDS, FAILURES, MANIFEST, RETRY} or not found & {DATA, RECORDS}:
+    if names - {DATA, RECORDS, FAILURES, MANIFEST, RETRY} or not names & {DATA, RECORDS}:
         raise ValueError(f"{cache} holds files but no frame cache: choose another --cache")
     shards = {plan.name for plan in plans}
     for folder, suffix in ((DATA, ".parquet"), (RECORDS, ".json")):
         for path in (cache / folder).glob("[!.]*"):
             if path.name.removesuffix(suffix) not in shards:
-                raise ValueError(f"{path} is no part of this frame cache: choose another --cache")
-    if MANIFEST in found:
+                raise ValueError(
+                    f"{path} does not belong to this frame cache: choose another --cache"
+                )
+    if MANIFEST in names:
         _refuse_differences(cache, Manifest.load(cache).config.differences(config))
 
 

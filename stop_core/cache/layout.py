@@ -1,17 +1,17 @@
-"""The Parquet layout of a shard: plain Parquet, with every clip's frames at a known place.
+"""The Parquet layout of a shard: plain Parquet, with the frames of every clip at a known offset.
 
-The column `frames` is required, not dictionary-coded, and has one data page a row group. Parquet
-then stores the values of a row group back to back at the end of the column chunk. Three variants:
+The column `frames` is required, not dictionary-coded, and has one data page per row group. Parquet
+then stores the values of a row group contiguously at the end of the column chunk. Three variants:
 
 - Square frames, all of S bytes: fixed-size binary. With n rows in the group, row k begins at
 
       data_page_offset + total_compressed_size - (n - k) * S
 
-- Whole frames, of several shapes: binary. Each value has its length before it, in 4 bytes.
-- zstd, for either: one row a row group, so that a clip is decompressed without its neighbours.
+- Uncropped frames, of several shapes: binary. A 4-byte length precedes each value.
+- zstd, for either: one row per row group, so that a clip is decompressed without its neighbours.
 
-Uncompressed, a memory map of the file gives any clip without reading another. Any Parquet reader
-opens the same files.
+Without compression, a memory map of the file gives any clip without reading another. Any Parquet
+reader opens the same files.
 """
 
 import json
@@ -37,7 +37,7 @@ COLUMNS = {
     "label": pa.int32(),
     "class_name": pa.string(),
     "captions": pa.list_(pa.string()),
-    FRAMES_COLUMN: pa.binary(),  # where all frames are square: of a fixed size
+    FRAMES_COLUMN: pa.binary(),  # fixed-size if frames are square
     FRAME_HEIGHT: pa.int32(),
     FRAME_WIDTH: pa.int32(),
     "frame_index": pa.list_(pa.int32()),
@@ -52,7 +52,7 @@ COLUMNS = {
     "decoder": pa.string(),
 }
 _ROWS_PER_GROUP = 16
-# A row that another program reads by itself costs it the whole group.
+# Other programs read the whole group for a single row.
 _GROUP_BYTES = 1 << 23
 _ZSTD_LEVEL = 3
 _LONGEST_PAGE_HEADER = 256
@@ -60,16 +60,16 @@ _LENGTH_BYTES = 4
 
 
 def rows_per_group(config: CacheConfig) -> int:
-    """Returns how many clips make a row group."""
+    """Returns the number of clips per row group."""
     if config.compression != "none":
         return 1
     return max(1, min(_ROWS_PER_GROUP, _GROUP_BYTES // config.most_clip_bytes))
 
 
 def shard_schema(config: CacheConfig, name: str) -> pa.Schema:
-    """Returns the columns of the shard `name`; the metadata says how to read the bytes of `frames`.
+    """Returns the schema of the shard `name`, whose metadata describes the bytes of `frames`.
 
-    Its footer holds it, so that a shard in the place of another is noticed without a hash.
+    The footer of the shard holds it, which reveals swapped shards without hashing.
     """
     square = config.crop == "center"
     shape = config.shape if square else (config.frames, None, None, 3)
@@ -95,14 +95,14 @@ def open_writer(path: Path, schema: pa.Schema, compression: str = "none") -> pq.
         compression_level=_ZSTD_LEVEL if compression == "zstd" else None,
         use_dictionary=False,
         data_page_size=1 << 30,
-        # Least and greatest of a megabyte of pixels say nothing and would sit in the footer.
+        # Minimum and maximum of the frames are megabytes without use in the footer.
         write_statistics=[name for name in schema.names if name != FRAMES_COLUMN],
     )
 
 
 @dataclass(frozen=True)
 class RowPlaces:
-    """Where the frames of each row of a file lie. In a compressed file: where its page lies."""
+    """Offsets and sizes of the frames of each row of a file, or of their compressed pages."""
 
     start: NDArray[np.int64]
     """[rows], bytes from the start of the file."""
@@ -116,11 +116,11 @@ class RowPlaces:
 
 
 def row_places(metadata: pq.FileMetaData, data: NDArray[np.uint8], where: Path) -> RowPlaces:
-    """Returns where in the file the frames of each row lie.
+    """Returns the offset and size of the frames of each row.
 
     Args:
         metadata: the footer of the file.
-        data: the whole file, mapped.
+        data: the memory map of the file.
         where: the path, for messages.
 
     Raises:
@@ -129,11 +129,11 @@ def row_places(metadata: pq.FileMetaData, data: NDArray[np.uint8], where: Path) 
     names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     if FRAMES_COLUMN not in names:
         raise ValueError(
-            f"{where} has no column {FRAMES_COLUMN!r}: it is no shard of a frame cache"
+            f"{where} has no column {FRAMES_COLUMN!r}: it is not a shard of a frame cache"
         )
     column = names.index(FRAMES_COLUMN)
     chunks = [metadata.row_group(g).column(column) for g in range(metadata.num_row_groups)]
-    fixed = metadata.schema.column(column).length  # 0 where the values have lengths of their own
+    fixed = metadata.schema.column(column).length  # 0 if each value has its own length
     compressed = any(chunk.compression == "ZSTD" for chunk in chunks)
     groups = [_group_places(chunk, data, fixed, compressed, where) for chunk in chunks]
     start, length, stored = np.concatenate([np.empty((3, 0), np.int64), *groups], axis=1)
@@ -165,12 +165,12 @@ def _group_places(
         problem = f"in pages of {page} bytes, not one of {rows} values with their lengths"
     raise ValueError(
         f"{where}: the column {FRAMES_COLUMN!r} is {problem}, so its rows cannot be mapped; "
-        "was it written anew by another program? Read it with pyarrow, or preprocess again"
+        "was it rewritten by another program? Read it with pyarrow, or preprocess again"
     )
 
 
 def _problem(chunk: pq.ColumnChunkMetaData, page: int, fixed: int, compressed: bool) -> str:
-    """Returns what keeps a column chunk from being mapped; nothing if nothing does."""
+    """Returns why a column chunk cannot be mapped; empty if it can."""
     rows = int(chunk.num_values)
     if chunk.physical_type != ("FIXED_LEN_BYTE_ARRAY" if fixed else "BYTE_ARRAY"):
         return f"stored as {chunk.physical_type}"
@@ -187,7 +187,7 @@ def _problem(chunk: pq.ColumnChunkMetaData, page: int, fixed: int, compressed: b
 
 
 def _walk(data: NDArray[np.uint8], at: int, end: int, rows: int) -> NDArray[np.int64] | None:
-    """Follows the lengths that stand before `rows` values; None unless they end at `end`."""
+    """Follows the lengths that precede `rows` values; None unless they end at `end`."""
     places = []
     for _ in range(rows):
         if not 0 < at <= end - _LENGTH_BYTES:
@@ -199,7 +199,7 @@ def _walk(data: NDArray[np.uint8], at: int, end: int, rows: int) -> NDArray[np.i
 
 
 def _page_sizes(header: bytes) -> tuple[int, int]:
-    """Returns the size of a Parquet page and its compressed size; -1 if they cannot be read.
+    """Returns the sizes of a Parquet page, raw and compressed; -1 if they cannot be read.
 
     The header is a Thrift compact structure whose first three fields are 32-bit integers: page
     type, uncompressed size, compressed size. 0x15 begins each: next field, integer.

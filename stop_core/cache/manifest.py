@@ -1,4 +1,4 @@
-"""The manifest: what a finished cache holds."""
+"""The manifest, which lists the contents of a finished cache."""
 
 import shlex
 from collections import Counter
@@ -28,18 +28,18 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a finished cache holds, and a hash to tell it by."""
+    """The contents of a finished cache, and a hash that identifies them."""
 
     format_version: int
     config: CacheConfig
     data_hash: Sha256
-    """Over the configuration and the bytes of every shard."""
+    """Hash of the configuration and the bytes of every shard."""
     counts: dict[Split, Whole]
-    """Clips by split."""
+    """Number of clips by split."""
     failures: Whole
-    """Listed clips that are not in the cache; `failures.parquet` says why."""
+    """Number of listed clips that are not in the cache; `failures.parquet` has the reasons."""
     failures_sha256: Sha256
-    """Of `failures.parquet`."""
+    """SHA-256 of `failures.parquet`."""
     shards: tuple[ShardEntry, ...]
 
     @property
@@ -49,12 +49,12 @@ class Manifest:
 
     @property
     def task(self) -> Task:
-        """Whether the clips have a class, or captions alone."""
+        """ "recognition" if clips have a class, "retrieval" if they have only captions."""
         return self.config.task
 
     @property
     def fold(self) -> int:
-        """Which of the dataset's official divisions, from 1."""
+        """Number of the dataset's official split, from 1."""
         return self.config.fold
 
     @property
@@ -69,7 +69,7 @@ class Manifest:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Class names by label, as the dataset writes them."""
+        """Class names by label, in the dataset's spelling."""
         return self.config.class_names
 
     @property
@@ -78,7 +78,7 @@ class Manifest:
         return tuple(class_words(name) for name in self.class_names)
 
     def hash(self) -> str:
-        """Returns what `data_hash` has to be."""
+        """Returns the correct value of `data_hash`."""
         content = [[shard.name, shard.rows, shard.sha256] for shard in self.shards]
         return hash_json([self.config.to_dict(), content])
 
@@ -92,7 +92,7 @@ class Manifest:
 
         Raises:
             FileNotFoundError: if there is no cache; the message gives the command that makes one.
-            ValueError: if the cache is unfinished or cannot be read; the message says what to do.
+            ValueError: if the cache is unfinished or cannot be read; the message gives the remedy.
         """
         if not (cache / MANIFEST).is_file():
             _refuse_unfinished(cache)
@@ -106,7 +106,7 @@ class Manifest:
 
 
 def _refuse_changes(path: StoragePath, manifest: Manifest) -> None:
-    """The checksum of the file shows damage; this shows a manifest that was edited."""
+    """Raises ValueError for an edited manifest, which can have a correct checksum."""
     rows = Counter({split: 0 for split in manifest.config.splits})
     for shard in manifest.shards:
         rows[shard.split] += shard.rows
@@ -125,7 +125,7 @@ def _refuse_changes(path: StoragePath, manifest: Manifest) -> None:
 
 
 def read_job(cache: StoragePath) -> CacheConfig:
-    """Reads the options that a cache is made with; ValueError if they cannot be used."""
+    """Reads the options of a cache; ValueError if they are invalid."""
     return CacheConfig.from_dict(read_checked_json(cache / JOB).get("config"), cache / JOB)
 
 

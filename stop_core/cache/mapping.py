@@ -1,4 +1,4 @@
-"""One shard file, mapped into memory.
+"""Maps one shard file into memory.
 
 Shapes: F frames of a cached clip, H rows and W columns of a frame.
 """
@@ -22,23 +22,23 @@ _MOST_VALUES = 1 << 20
 
 
 class MappedShard:
-    """The clips of a shard, in the map of its file; checked when it is opened.
+    """The clips of a memory-mapped shard, which is checked when it is opened.
 
     Raises:
-        ValueError: if the file is gone, damaged, or not laid out as the cache format says.
+        ValueError: if the file is missing, damaged, or does not have the layout of the format.
     """
 
     def __init__(self, path: Path, entry: ShardEntry, config: CacheConfig) -> None:
         self._path, self._data = path, _map(path)
         footer = read_footer(path)
         groups = (footer.row_group(number) for number in range(footer.num_row_groups))
-        # Before any array is made of as many as it says.
+        # Checked before an array of that size is allocated.
         if any(g.column(c).num_values > _MOST_VALUES for g in groups for c in range(g.num_columns)):
             raise _damaged(path, f"a row group has over {_MOST_VALUES:,} values")
         self._places = row_places(footer, self._data, path)
         ends = self._places.start + self._places.stored
         if (self._places.start < 0).any() or (ends > len(self._data)).any():
-            raise _damaged(path, "a row is said to lie outside the file")
+            raise _damaged(path, "a row would be outside the file")
         self._shapes = [config.shape] * entry.rows
         if config.crop == "none":
             sides = zip(*read_columns(path, entry.rows, FRAME_HEIGHT, FRAME_WIDTH), strict=True)
@@ -52,12 +52,12 @@ class MappedShard:
             )
 
     def clip(self, k: int) -> NDArray[np.uint8]:
-        """Returns the frames of row k, [F, H, W, 3]: still in the map, or decompressed."""
+        """Returns the frames of row k, [F, H, W, 3]: a view of the map, or decompressed."""
         places = self._places
         start, length = int(places.start[k]), int(places.length[k])
         data = self._data[start : start + int(places.stored[k])]
         if places.compressed:
-            # The GIL is released meanwhile, so several threads do several clips.
+            # Decompression releases the GIL, so threads work in parallel.
             try:
                 page = _ZSTD.decompress(pa.py_buffer(data), places.prefix + length)
             except (pa.ArrowException, OSError) as error:
@@ -67,8 +67,10 @@ class MappedShard:
 
 
 def _map(path: Path) -> NDArray[np.uint8]:
-    """Returns the bytes of a file. Python's own `mmap` would keep a descriptor for every map, and
-    a process may have 1,024 of them where a large dataset has thousands of shards."""
+    """Returns the mapped bytes of a file, without an open file descriptor.
+
+    Python's `mmap` keeps a descriptor per map; a process can have 1,024, a dataset more shards.
+    """
     try:
         with pa.memory_map(str(require_file(path))) as file:
             return np.frombuffer(file.read_buffer(), np.uint8)
@@ -77,7 +79,7 @@ def _map(path: Path) -> NDArray[np.uint8]:
 
 
 def read_columns(path: Path, rows: int, *names: str) -> list[list[Any]]:
-    """Returns whole columns of a shard of so many rows; ValueError if it is gone or damaged."""
+    """Returns whole columns of a shard of `rows` rows; ValueError if it is missing or damaged."""
     schema = pa.schema([pa.field(name, COLUMNS[name], nullable=False) for name in names])
     try:
         table = read_parquet(path, schema, rows=rows)
@@ -89,7 +91,7 @@ def read_columns(path: Path, rows: int, *names: str) -> list[list[Any]]:
 
 
 def read_footer(path: Path) -> pq.FileMetaData:
-    """Returns the footer of a shard; ValueError if it is gone or damaged."""
+    """Returns the footer of a shard; ValueError if it is missing or damaged."""
     try:
         return pq.read_metadata(require_file(path))
     except FileNotFoundError as error:
@@ -109,7 +111,7 @@ def _damaged(path: Path, error: object) -> ValueError:
 
 
 def remedy(path: Path) -> str:
-    """Returns what to do about a shard that cannot be used."""
+    """Returns the instruction that replaces an unusable shard."""
     if path.is_relative_to(local_folder()):
-        return "run the same command again, which fetches it again"
+        return "run the same command again, which downloads it again"
     return "run the same preprocess command again"

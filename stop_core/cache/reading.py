@@ -1,4 +1,4 @@
-"""Reading a finished cache: any clips, in any order, one copy from a memory map into a tensor.
+"""Reads clips of a finished cache in any order, with one copy from a memory map into a tensor.
 
 Shapes: N clips of a split, B clips of a batch, T frames, S edge of a square of pixels.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stop_core.cache.fetching import local_shard
+from stop_core.cache.files import shard_path
 from stop_core.cache.integrity import BackgroundCheck, check_contents, local_shards
 from stop_core.cache.manifest import Manifest, ShardEntry
 from stop_core.cache.mapping import MappedShard, read_columns
@@ -21,8 +21,8 @@ from stop_core.cache.views import View
 from stop_core.datasets.clip import NO_LABEL
 from stop_core.storage.paths import StoragePath, storage_path
 
-# torch is imported where it is used: the workers that decode import this package, and would
-# each wait seconds for a library that they have no use for.
+# torch is imported where it is used: decoding workers import this package and do not need torch,
+# which takes seconds to import.
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -33,7 +33,7 @@ class FrameCache:
     """A finished cache, local or on an object store. Cheap to open and to pickle.
 
     Args:
-        path: the cache's folder, or its URI: what is read of it is then fetched to this machine.
+        path: the cache's folder or URI; shards at a URI are downloaded to this machine.
 
     Raises:
         FileNotFoundError: if there is no cache at `path`.
@@ -45,7 +45,7 @@ class FrameCache:
         self.manifest = Manifest.load(self.path)
 
     def split(self, name: str) -> CachedClips:
-        """Returns the clips of one split, which may be none.
+        """Returns the clips of one split, which can be empty.
 
         Raises:
             ValueError: if the cache was made without that split.
@@ -61,15 +61,15 @@ class FrameCache:
     def verify(self, splits: Collection[str] | None = None) -> None:
         """Compares every byte of some splits, by default all, with the manifest.
 
-        A file that this machine has compared before is read again only if it has changed.
+        A file that this machine has verified before is hashed again only if it has changed.
 
         Raises:
-            ValueError: if a shard differs; the message says which, and what to do.
+            ValueError: if a shard differs; the message names it and the remedy.
         """
         check_contents(*self._shards(splits))
 
     def watch(self, splits: Collection[str]) -> BackgroundCheck:
-        """Begins to do the same in the background, for a training that reads meanwhile."""
+        """Starts the same check in the background of a training that reads the cache."""
         return BackgroundCheck(*self._shards(splits))
 
     def _shards(self, splits: Collection[str] | None) -> tuple[Path, list[ShardEntry]]:
@@ -81,7 +81,7 @@ class FrameCache:
 
 
 class CachedClips:
-    """The clips of one split, numbered 0 to N-1 in an order that never changes."""
+    """The clips of one split, numbered 0 to N-1 in a fixed order."""
 
     def __init__(self, path: StoragePath, manifest: Manifest, split: str) -> None:
         self.path = path
@@ -125,14 +125,14 @@ class CachedClips:
         """Returns the frames of the clips at `indices`, [B, T, S, S, 3] uint8, in that order.
 
         Args:
-            indices: numbers of clips; a clip may be asked for more than once.
-            view: which frames and pixels of them.
-            out: a contiguous tensor of the shape above to read into, for example a pinned one.
+            indices: clip numbers; repetitions are allowed.
+            view: the frames and pixels to read (default: all frames, their centre).
+            out: a contiguous tensor of that shape to read into, for example a pinned one.
 
         Raises:
             IndexError: if an index is below 0, or N or above.
-            ValueError: if a shard is not laid out as the cache format says, or the view asks for
-                more than is cached.
+            ValueError: if a shard does not have the layout of the format, or the view needs more
+                than is cached.
         """
         import torch
 
@@ -161,19 +161,19 @@ class CachedClips:
     def _mapped(self, shard: int) -> MappedShard:
         if shard not in self._shards:
             entry = self._entries[shard]
-            path = local_shard(self._folder, entry)
+            path = shard_path(self._folder, entry.name)
             self._shards[shard] = MappedShard(path, entry, self._manifest.config)
         return self._shards[shard]
 
     @cached_property
     def _folder(self) -> Path:
-        """Where the shards are on this machine."""
+        """The folder of the shards on this machine."""
         return local_shards(self.path, self._manifest, self._entries)
 
     def _column(self, name: str) -> list[Any]:
-        places = [(local_shard(self._folder, entry), entry.rows) for entry in self._entries]
-        return [value for path, rows in places for value in read_columns(path, rows, name)[0]]
+        shards = [(shard_path(self._folder, e.name), e.rows) for e in self._entries]
+        return [value for path, rows in shards for value in read_columns(path, rows, name)[0]]
 
     def __reduce__(self) -> tuple[Callable[..., CachedClips], tuple[Any, ...]]:
-        # Without the maps and the columns: both are made again where they are needed.
+        # Without maps and columns, which are loaded again on demand.
         return CachedClips, (self.path, self._manifest, self._split)

@@ -1,8 +1,8 @@
-"""Which shards a command with `--retry-failed` has still to try again.
+"""Tracks the shards that a command with `--retry-failed` has not retried yet.
 
-From its beginning to the manifest, `retry.json` holds the hash of every record with a clip that did
-not decode. A shard that has been tried has another record, even if every clip of it failed once
-more; so after a kill, or when Ray runs a task a second time, no clip is tried twice.
+Until the manifest is written, `retry.json` holds the hash of every record with a clip that did not
+decode. A retry changes the record, even if every clip fails again. So no clip is retried twice
+after an interruption, or when Ray repeats a task.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from stop_core.storage.paths import StoragePath
 
 
 def begin_retry(cache: StoragePath, records: Sequence[ShardRecord]) -> None:
-    """Takes down the records whose failed clips are to be tried again, unless that was begun."""
+    """Writes `retry.json` with the records that have retriable clips, unless it exists."""
     hashes = {r.name: hash_json(r.to_dict()) for r in records if r.has_retriable}
     if hashes and not (cache / RETRY).is_file():
         write_checked_json(cache / RETRY, {"records": hashes})
 
 
 def still_to_retry(cache: StoragePath, records: Sequence[ShardRecord]) -> frozenset[str]:
-    """Returns the names of the shards, of these, that have not been tried again."""
+    """Returns the names of the shards among `records` that have not been retried."""
     if not (cache / RETRY).is_file():
         return frozenset()
     begun = read_checked_json(cache / RETRY).get("records")

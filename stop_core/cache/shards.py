@@ -1,4 +1,4 @@
-"""Shards: the unit of work, planned from the clip list alone and complete or absent."""
+"""Shards: the units of work, planned from the clip list, and written atomically."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from stop_core.storage.documents import Name, Sha256, Whole, build
 from stop_core.storage.paths import RemotePath, StoragePath
 
 DECODING = 4
-"""Counts the changes of the frames that a video yields: shards of before are made again."""
+"""Version of the decoded frames: shards of an older version are made again."""
 _CONNECTIONS = 16
 
 Stamp = tuple[int, int]
@@ -37,22 +37,22 @@ class Failure:
     source_path: str
     split: str
     stage: str
-    """"find": the file is not there. "decode": it does not yield its frames."""
+    """"find": the file does not exist. "decode": its frames cannot be decoded."""
     error: str
     attempts: Whole
-    """How often this file was tried, as it is now."""
+    """Number of attempts since the file last changed."""
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """The clips that one shard is made from, all of one split."""
+    """The clips of one shard, all of one split."""
 
     name: str
     split: Split
     clips: tuple[Clip, ...]
 
     def sources(self, data_root: StoragePath) -> list[Stamp | None]:
-        """Returns size and time of change of every clip's file; None where there is no file.
+        """Returns the size and mtime of every clip's file; None for a missing file.
 
         Raises:
             OSError: if an object store does not answer.
@@ -60,24 +60,24 @@ class ShardPlan:
         paths = [data_root / clip.path for clip in self.clips]
         if isinstance(data_root, Path):
             return [_stamp(path) for path in paths]
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:  # each question waits for an answer
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
             return list(pool.map(_stamp, paths))
 
     def identity(self, config: CacheConfig, sources: Sequence[Stamp | None]) -> str:
-        """Returns a hash over configuration, clips and source files.
+        """Returns a hash of the configuration, clips and source files.
 
-        A shard made under this identity need not be made again. A source that is replaced, edited
-        or touched, or that appears or goes, changes it.
+        A shard with this identity is up to date. A source that is replaced, edited, touched, added
+        or removed changes it.
         """
         return hash_json([CACHE_FORMAT, DECODING, config.to_dict(), asdict(self), sources])
 
     def to_json(self) -> str:
-        """Returns the plan as text, for the way to a worker."""
+        """Returns the plan as JSON, to send it to a worker."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "ShardPlan":
-        """Reads back what `to_json` gave."""
+        """Builds the plan from the result of `to_json`."""
         values = json.loads(text)
         clips = (Clip(**clip | {"captions": tuple(clip["captions"])}) for clip in values["clips"])
         return cls(values["name"], values["split"], tuple(clips))
@@ -85,15 +85,15 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """Says that a shard is complete: what it holds and what it was made from."""
+    """The record of a complete shard: its contents and the identity of its sources."""
 
     name: Name
     split: Split
     rows: Annotated[int, Interval(ge=0, le=CLIPS_PER_SHARD)]
     file_bytes: Whole
-    """Size of the shard's file; 0 where no clip of the shard could be cached, and no file is."""
+    """Size of the shard's file; 0 without a file, if no clip could be cached."""
     sha256: Sha256 | Literal[""]
-    """Of the shard's file; empty where there is none."""
+    """SHA-256 of the shard's file; empty without a file."""
     identity: Sha256
     failures: tuple[Failure, ...]
 
@@ -103,21 +103,21 @@ class ShardRecord:
 
     @classmethod
     def load(cls, cache: StoragePath, name: str) -> "ShardRecord | None":
-        """Reads the record of a shard; None if there is none that can be used."""
+        """Reads the record of a shard; None if it is missing or unusable."""
         try:
             path = record_path(cache, name)
             return build(cls, read_checked_json(path), path)
         except (FileNotFoundError, ValueError):
-            # An unreadable record means that the shard is made again, which mends it.
+            # The shard is then made again, with a new record.
             return None
 
     @property
     def has_retriable(self) -> bool:
-        """Whether a clip failed whose file is there; one that appears is noticed anyway."""
+        """Whether a clip failed to decode. A missing file is retried anyway when it appears."""
         return any(failure.stage == "decode" for failure in self.failures)
 
     def matches_file(self, cache: StoragePath) -> bool:
-        """Whether the shard's file is there with the size that was recorded."""
+        """Returns whether the shard's file has the recorded size."""
         path = shard_path(cache, self.name)
         try:
             return path.stat().st_size == self.file_bytes
@@ -126,9 +126,9 @@ class ShardRecord:
 
 
 def plan_shards(clips: Sequence[Clip], clips_per_shard: int = CLIPS_PER_SHARD) -> list[ShardPlan]:
-    """Divides clips into shards of one split each, in the order of the list.
+    """Divides clips into shards of one split each, in list order.
 
-    The plan depends on the list alone, so every run of a command makes the same shards.
+    The plan depends only on the list, so every run of a command makes the same shards.
     """
     plans = []
     for split in SPLITS:
@@ -144,6 +144,6 @@ def _stamp(path: StoragePath) -> Stamp | None:
         status = path.stat()
     except OSError as error:
         if isinstance(path, RemotePath) and not isinstance(error, FileNotFoundError):
-            raise  # the store does not answer: that says nothing of the source
+            raise  # the store does not answer: the source may exist
         return None
     return status.st_size, status.st_mtime_ns

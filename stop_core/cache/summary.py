@@ -1,10 +1,10 @@
-"""What a finished cache holds, counted."""
+"""Counts the contents of a finished cache."""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stop_core.cache.fetching import local_shard
+from stop_core.cache.files import shard_path
 from stop_core.cache.integrity import local_shards
 from stop_core.cache.job import read_failures
 from stop_core.cache.manifest import Manifest
@@ -19,19 +19,19 @@ class Summary:
 
     manifest: Manifest
     classes: dict[str, Counter[str]]
-    """By class name, then by split."""
+    """Clips by class name, then by split."""
     captions: Counter[str]
     """Captions by split."""
     decoders: Counter[str]
-    """Clips by the decoder that served them."""
+    """Clips by decoder."""
     failures: Counter[str]
     """Failed clips by reason."""
     data_bytes: int
-    """Of all shard files."""
+    """Size of all shard files."""
 
 
 def summarise(cache: StoragePath) -> Summary:
-    """Counts a finished cache, local or on an object store.
+    """Counts the contents of a finished cache, local or on an object store.
 
     Raises:
         FileNotFoundError, ValueError: if there is no finished cache, or a shard is damaged.
@@ -43,7 +43,7 @@ def summarise(cache: StoragePath) -> Summary:
     decoders: Counter[str] = Counter()
     for entry in manifest.shards:
         names, sentences, served = read_columns(
-            local_shard(folder, entry), entry.rows, "class_name", "captions", "decoder"
+            shard_path(folder, entry.name), entry.rows, "class_name", "captions", "decoder"
         )
         for name in filter(None, names):  # clips with captions have no class
             classes.setdefault(name, Counter())[entry.split] += 1
@@ -61,7 +61,7 @@ def summarise(cache: StoragePath) -> Summary:
 
 def count_reasons(failures: Iterable[Failure]) -> Counter[str]:
     """Counts failures by their reason."""
-    # Numbers vary from file to file; the reason is what is left without them.
+    # The part before the colon is the reason; numbers of the file follow it.
     return Counter(
         failure.error.partition(":")[0] if failure.stage == "decode" else failure.error
         for failure in failures

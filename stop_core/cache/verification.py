@@ -1,4 +1,4 @@
-"""Checks every byte of a finished cache against the hashes that were taken when it was made."""
+"""Checks every byte of a finished cache against the hashes from when it was made."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +8,7 @@ from stop_core.cache.files import FAILURES, JOB, RECORDS, read_checked_json, rec
 from stop_core.cache.manifest import Manifest, ShardEntry, read_job
 from stop_core.cache.shards import ShardRecord
 from stop_core.storage.atomic import hash_file
+from stop_core.storage.documents import build
 from stop_core.storage.names import inside
 from stop_core.storage.paths import StoragePath
 
@@ -16,14 +17,14 @@ _THREADS = 4  # hashing releases the GIL
 
 @dataclass(frozen=True)
 class Problem:
-    """A file of a cache that is not as it was made."""
+    """A file of a cache that has changed since it was made."""
 
     path: str
     found: str
 
 
 def verify(cache: StoragePath) -> Iterator[Problem | None]:
-    """Checks the manifest, then the files that it vouches for; yields for each a problem or None.
+    """Checks the manifest, then every file; yields a problem or None for each.
 
     Raises:
         FileNotFoundError, ValueError: if there is no finished cache, or its manifest is damaged.
@@ -33,9 +34,11 @@ def verify(cache: StoragePath) -> Iterator[Problem | None]:
     yield _check_job(cache, manifest)
     yield _check_hash(cache / FAILURES, manifest.failures_sha256)
     with ThreadPoolExecutor(_THREADS) as pool:
-        yield from pool.map(lambda entry: _check_shard(cache, entry), manifest.shards)
+        yield from pool.map(
+            lambda entry: _check_hash(shard_path(cache, entry.name), entry.sha256), manifest.shards
+        )
     entries = {entry.name: entry for entry in manifest.shards}
-    # Shards none of whose clips could be cached have a record and no file.
+    # A shard without any cached clip has a record and no file.
     names = entries.keys() | {p.name.removesuffix(".json") for p in _records(cache)}
     failures, readable = 0, True
     for name in sorted(names):
@@ -65,10 +68,6 @@ def _check_job(cache: StoragePath, manifest: Manifest) -> Problem | None:
     return None
 
 
-def _check_shard(cache: StoragePath, entry: ShardEntry) -> Problem | None:
-    return _check_hash(shard_path(cache, entry.name), entry.sha256)
-
-
 def _check_hash(path: StoragePath, expected: str) -> Problem | None:
     try:
         found = hash_file(path)
@@ -82,17 +81,14 @@ def _check_hash(path: StoragePath, expected: str) -> Problem | None:
 def _check_record(
     cache: StoragePath, name: str, entry: ShardEntry | None
 ) -> tuple[Problem | None, int]:
-    """Returns what is wrong with a record, and how many failures it lists."""
+    """Returns the problem of a record, if any, and the number of failures that it lists."""
     path = record_path(cache, name)
     try:
-        read_checked_json(path)
+        record = build(ShardRecord, read_checked_json(path), path)
     except FileNotFoundError:
         return _problem(path, "it is gone"), 0
     except ValueError as error:
         return Problem(str(path), str(error)), 0
-    record = ShardRecord.load(cache, name)
-    if record is None:
-        return _problem(path, "it lacks a field"), 0
     expected = (entry.rows, entry.file_bytes, entry.sha256) if entry else (0, 0, "")
     if (record.rows, record.file_bytes, record.sha256) != expected:
         return _problem(path, "it does not fit the manifest"), len(record.failures)

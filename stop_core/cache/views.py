@@ -1,6 +1,6 @@
-"""What a model is shown of a cached clip: which of its frames, and which part of them.
+"""Views: the frames and the crop of a cached clip that a model reads.
 
-Shapes: F frames of a cached clip, T frames that the model is shown, H and W of a cached frame.
+Shapes: F frames of a cached clip, T frames of the view, H and W of a cached frame.
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from stop_core.decoding import center_corner
 
 @dataclass(frozen=True)
 class View:
-    """Which frames and which pixels of every clip to read; by default all frames, their centre.
+    """The frames and pixels to read of every clip; by default all frames, their centre.
 
-    What is random depends on `seed`, `epoch` and the number of the clip alone: not on the batch
-    that the clip is read in, nor on the process that reads it.
+    Random choices depend only on `seed`, `epoch` and the clip number, not on the batch or the
+    process that reads the clip.
     """
 
     frames: int | None = None
     """T; None for all F. Without jitter, the middles of T equal segments of the cached frames."""
     size: int | None = None
-    """Edge of the square that is cut out, in pixels; None for the short side of the frames."""
+    """Edge of the square crop, in pixels; None for the short side of the frames."""
     jitter: bool = False
     """A random frame of each segment instead of its middle."""
     random_crop: bool = False
-    """A square at a random place, the same for all frames of a clip, instead of the centre."""
+    """A random square, the same for all frames of a clip, instead of the centre."""
     seed: int = 0
     epoch: int = 0
 
@@ -40,26 +40,26 @@ class View:
         """Returns T and the edge of the square for clips of `frames` frames of `size` pixels.
 
         Raises:
-            ValueError: if the view asks for more than is cached.
+            ValueError: if the view needs more than is cached.
         """
         if (self.frames or 0) > frames:
             raise ValueError(
-                f"{self.frames} frames of a clip are wanted and {frames} are cached: preprocess "
+                f"{self.frames} frames per clip are needed and {frames} are cached: preprocess "
                 f"with --frames {self.frames} into another --cache"
             )
         if (self.size or 0) > size:
             raise ValueError(
-                f"crops of {self.size} pixels are wanted and the short side of the cached frames "
+                f"crops of {self.size} pixels are needed and the short side of the cached frames "
                 f"has {size}: preprocess with --size {self.size} into another --cache"
             )
         return self.frames or frames, self.size or size
 
     def window(self, clip: int, cached: tuple[int, int, int]) -> "Window":
-        """Returns what to read of clip number `clip`, of which F, H and W are cached."""
+        """Returns the window of clip number `clip`, of which F, H and W are cached."""
         count, height, width = cached
         frames, size = self.frames or count, self.size or min(height, width)
         top, left = center_corner(height, width, size)
-        # In units of 1/2^20 of a segment: integers, so that no rounding differs between machines.
+        # In units of 1/2^20 of a segment: integers give the same frames on every machine.
         place = np.full(frames, 1 << 19, dtype=np.int64)
         if self.jitter or self.random_crop:
             random = np.random.default_rng((self.seed, self.epoch, clip))
@@ -75,10 +75,10 @@ class View:
 
 @dataclass(frozen=True)
 class Window:
-    """One clip's part of a view."""
+    """The part of one clip that a view reads."""
 
     index: NDArray[np.int64]
-    """[T], positions among the cached frames."""
+    """[T], positions in the cached frames."""
     top: int
     left: int
     size: int
@@ -87,7 +87,7 @@ class Window:
         """Copies the window of a clip."""
         bottom, right = self.top + self.size, self.left + self.size
         part = clip_FHWC[:, self.top : bottom, self.left : right]
-        if part.shape == into_TSSC.shape:  # T = F: every frame, in its place
+        if part.shape == into_TSSC.shape:  # T = F: all frames in order
             np.copyto(into_TSSC, part)
             return
         for t, f in enumerate(self.index):

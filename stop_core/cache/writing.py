@@ -1,4 +1,4 @@
-"""Making one shard: find and decode its clips, write what decoded, record what did not."""
+"""Makes one shard: decodes its clips, writes their frames, and records the failures."""
 
 import atexit
 import os
@@ -42,34 +42,34 @@ def write_shard(
     *,
     timeout: float = DECODE_TIMEOUT,
 ) -> ShardRecord:
-    """Decodes the clips of a shard and writes its file, then its record; both appear whole.
+    """Decodes the clips of a shard and writes its file, then its record, each atomically.
 
-    A clip that is missing or does not decode becomes a failure in the record, and the rest goes on.
-    At most a row group of frames and one clip are in memory at a time. A shard that is complete is
-    left as it is, so a worker that outlived its driver cannot disturb the run that took over. Where
-    its failed clips are to be tried again (`retrying`), they alone are decoded, and the file is
-    written anew, as if they had decoded the first time.
+    A clip that is missing or cannot be decoded becomes a failure in the record. At most one row
+    group of frames and one clip are in memory. A complete shard is not changed, so a worker that
+    outlives its driver cannot disturb a resumed run. If its failed clips are to be retried
+    (`retrying`), only they are decoded, and the rewritten file has the same bytes as if they had
+    been decoded the first time.
 
     Args:
         plan: the clips.
-        config: what to make of each.
-        data_root: where the clips' paths begin.
+        config: the options of the cache.
+        data_root: the folder that the clips' paths are relative to.
         cache: the folder of the cache.
-        timeout: seconds that one clip may take to decode.
+        timeout: seconds allowed for decoding one clip.
 
     Raises:
-        OSError: if the cache cannot be written. What was complete before stays.
+        OSError: if the cache cannot be written. Complete shards are kept.
     """
-    # Taken before decoding: a source that changes meanwhile no longer matches afterwards.
+    # Read before decoding, so that a source that changes meanwhile is noticed by the next run.
     sources = plan.sources(data_root)
     identity = plan.identity(config, sources)
     there = ShardRecord.load(cache, plan.name)
     attempts: dict[str, int] = {}
     kept: Iterator[_Row] = iter(())
     if there is not None and there.identity == identity:
-        # From the same files: these attempts count. A record that is kept until the next one
-        # replaces it keeps them through a kill; if the shard's file is new already, the sizes
-        # differ, and the shard is made from the beginning.
+        # The sources are unchanged, so earlier attempts count. The old record stays until the new
+        # one replaces it. After an interruption between file and record their sizes differ, and
+        # the whole shard is made again.
         attempts = {failure.video_id: failure.attempts for failure in there.failures}
         if there.matches_file(cache):
             if not (there.has_retriable and still_to_retry(cache, [there])):
@@ -89,12 +89,12 @@ def write_shard(
         record = ShardRecord(plan.name, plan.split, 0, 0, "", identity, tuple(failures))
     else:
         with appearing(path) as staging:
-            # What goes to an object store is read once more, for the upload.
+            # Pages of a file for an object store stay in memory for the upload.
             written = FileFollower(staging, leave=isinstance(path, Path))
             schema = shard_schema(config, plan.name)
             count = _write_rows(staging, config, schema, chain([first], rows), written)
         if isinstance(path, Path):
-            leave_memory(path)  # the pages that were on their way to the disk before
+            leave_memory(path)  # pages that were still being written before
         record = ShardRecord(
             plan.name, plan.split, count, written.bytes, written.sha256, identity, tuple(failures)
         )
@@ -105,9 +105,9 @@ def write_shard(
 @dataclass(frozen=True)
 class _Row:
     small: dict[str, Any]
-    """Every column but the frames."""
+    """All columns except the frames."""
     frames: NDArray[np.uint8]
-    """[T, H, W, 3]; good until as many further rows are asked for as a row group has."""
+    """[T, H, W, 3]; valid until a row group of further rows has been requested."""
 
 
 def _all_rows(
@@ -119,16 +119,16 @@ def _all_rows(
     attempts: dict[str, int],
     failures: list[Failure],
 ) -> Iterator[_Row]:
-    """Yields the rows of a shard in the plan's order: kept ones as they are, the others decoded.
+    """Yields the rows of a shard in the plan's order: existing rows unchanged, the others decoded.
 
     Args:
         plan: the clips.
-        data_root: where their paths begin.
-        found: the paths at which there is a file.
-        decoder: decodes those that are not kept.
-        kept: rows that are there already, in the plan's order.
-        attempts: how often clips have failed before, by video id.
-        failures: the clips that yield no row are added here.
+        data_root: the folder that their paths are relative to.
+        found: the paths of the existing files.
+        decoder: decodes the clips without a row.
+        kept: existing rows, in the plan's order.
+        attempts: number of earlier failures by video id.
+        failures: clips without a row are appended here.
     """
     row = next(kept, None)
     old = {clip.video_id for clip in plan.clips} - set(attempts) if row is not None else set()
@@ -154,7 +154,7 @@ def _all_rows(
 
 
 def _read_rows(path: StoragePath, config: CacheConfig, rows: int) -> Iterator[_Row]:
-    """Yields the rows of a shard's file, as many as a row group has in memory at a time."""
+    """Yields the rows of a shard's file, with one row group in memory at a time."""
     schema = shard_schema(config, path.name.removesuffix(".parquet"))
     most = MOST_TABLE + rows * config.most_clip_bytes
     with local_file(path) as local:
@@ -170,7 +170,7 @@ _decoder: DecodeProcess | None = None
 
 
 def _decode_process(config: CacheConfig, timeout: float) -> DecodeProcess:
-    """Returns this process's decoder, which lives on from shard to shard."""
+    """Returns the decoder of this process, which is reused for all shards."""
     global _decoder
     square, kept = config.crop == "center", rows_per_group(config)
     if _decoder is None:
@@ -185,7 +185,7 @@ def _decode_process(config: CacheConfig, timeout: float) -> DecodeProcess:
 
 
 def _close_decoder() -> None:
-    # A forked process has the parent's decoder in its memory, and must leave it alone.
+    # A forked process inherits this variable, and must not close the parent's decoder.
     if _decoder is not None and _decoder.owner == os.getpid():
         _decoder.close()
 
@@ -201,7 +201,7 @@ def _write_rows(
     rows: Iterator[_Row],
     written: FileFollower,
 ) -> int:
-    """Writes the rows, a row group at a time, and returns how many there were."""
+    """Writes the rows, one row group at a time, and returns their number."""
     most, count = rows_per_group(config), 0
     with open_writer(path, schema, config.compression) as writer:
         while group := list(islice(rows, most)):
@@ -213,7 +213,7 @@ def _write_rows(
 
 
 def _row_group(rows: Sequence[_Row], schema: pa.Schema) -> pa.Table:
-    """Returns a row group. Frames are not copied: each row's are a chunk where they lie."""
+    """Returns a row group whose frames are one chunk per row, without a copy."""
     kind = schema.field(FRAMES_COLUMN).type
     frames = pa.chunked_array([_one_value(row.frames, kind) for row in rows], kind)
     columns = [
@@ -226,7 +226,7 @@ def _row_group(rows: Sequence[_Row], schema: pa.Schema) -> pa.Table:
 
 
 def _one_value(frames: NDArray[np.uint8], kind: pa.DataType) -> pa.Array:
-    """Returns an array of one binary value, of fixed size or not."""
+    """Returns an array with one binary value, of fixed or variable size."""
     pixels = pa.py_buffer(frames)
     if pa.types.is_fixed_size_binary(kind):
         return pa.Array.from_buffers(kind, 1, [None, pixels])

@@ -1,4 +1,4 @@
-"""From a video file to the few frames that a model looks at, the way CLIP would see them."""
+"""Decodes a few evenly spaced frames of a video and resizes them as CLIP does."""
 
 from stop_core.decoding.clip import DecodedClip, DecodeError, Decoder, segment_midpoints
 from stop_core.decoding.decode import LONGEST_SIDE, decode_clip

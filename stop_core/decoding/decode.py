@@ -1,4 +1,4 @@
-"""Decoding one clip."""
+"""Decodes one clip."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from stop_core.decoding.with_pyav import Miscounted, PyavVideo
 OpenVideo = DecordVideo | PyavVideo
 
 LONGEST_SIDE = 8
-"""Of a frame that is kept whole, in short sides; a cache has to allow for that much."""
+"""Largest ratio of the sides of an uncropped frame; a cache reserves address space for it."""
 
 
 def decode_clip(
@@ -30,16 +30,16 @@ def decode_clip(
     """Decodes `frames` frames, spread evenly over a video, as [size, size] CLIP crops.
 
     Args:
-        path: a video file that FFmpeg knows.
+        path: a video file in a format that FFmpeg reads.
         frames: T, at least 1.
         size: edge of the square crop, in pixels.
-        crop: False keeps frames whole, `size` being their short side.
-        out: bytes, `most_bytes` of them or more, where to put the frames; a new array if None.
-        decoder: which one decodes; see `Decoder`.
+        crop: False returns uncropped frames whose short side is `size`.
+        out: where to write the frames, at least `most_bytes` bytes (default: a new array).
+        decoder: the decoding library; see `Decoder`.
 
     Raises:
-        DecodeError: if the file is missing, empty, no video, truncated or damaged. Frames are
-            never made up for those that could not be decoded.
+        DecodeError: if the file is missing, empty, no video, truncated or damaged. A frame that
+            cannot be decoded is never replaced by another one.
     """
     path = Path(path)
     if out is None:
@@ -55,7 +55,7 @@ def decode_clip(
             raise DecodeError("truncated: too little is left") from error
         raise DecodeError(str(error)) from error
     if decoder == "decord":
-        with suppress(DecodeError):  # what decord cannot decode, PyAV may, or says why not
+        with suppress(DecodeError):  # PyAV tries next, and gives the reason if it fails too
             return _decode(DecordVideo(video), target)
     try:
         return _decode(video, target)
@@ -65,13 +65,13 @@ def decode_clip(
 
 
 def most_bytes(frames: int, size: int, crop: bool) -> int:
-    """Returns how many bytes the frames of a clip can take."""
+    """Returns the largest size in bytes of the frames of a clip."""
     return frames * size * size * (1 if crop else LONGEST_SIDE) * 3
 
 
 @dataclass(frozen=True)
 class _Target:
-    """What is to be made of a clip, and where to put it."""
+    """The requested number and size of frames, and the buffer to write them to."""
 
     frames: int
     size: int
@@ -79,7 +79,7 @@ class _Target:
     room: NDArray[np.uint8]
 
     def take(self, rows: int, columns: int) -> NDArray[np.uint8]:
-        """Returns the part of the room for frames of this size, [T, H, W, 3]."""
+        """Returns the part of the buffer for frames of this size, [T, H, W, 3]."""
         height, width = self.size, self.size
         if not self.crop:
             if max(rows, columns) > LONGEST_SIDE * min(rows, columns):
@@ -90,7 +90,7 @@ class _Target:
 
 def _decode(video: OpenVideo, target: _Target) -> DecodedClip:
     index = segment_midpoints(video.num_frames, target.frames)
-    # Each picture is decoded once, however often a short video shows it.
+    # Each frame is decoded once, even if a short video repeats it.
     wanted, inverse = np.unique(index, return_inverse=True)
     shape = (0, 0)
     out = target.room

@@ -1,15 +1,14 @@
-"""Decoding in another process, with a deadline and a limit of memory.
+"""Decodes in a separate process, with a deadline and a memory limit.
 
-Native code can hang for ever on a file that lies about its length, holding Python's lock; it can
-crash on a broken one; and a small file can ask for much memory. In a process of its own, each
-of these costs one clip. The process lives on from clip to clip, as starting one takes longer than
-most clips do.
+Native code can hang forever on a file with a wrong length, while it holds the GIL; it can crash on
+a damaged file; and a small file can ask for a lot of memory. In a separate process, each of these
+fails one clip. The process is reused, because starting one takes longer than decoding most clips.
 
     ABSENT --first clip--> IDLE --request--> BUSY --reply--> IDLE
        ^                                      |  |
-       +---- killed at the deadline ----------+  +---- gone by itself: the clip is tried again
+       +---- killed at the deadline ----------+  +---- exits or crashes: the clip is retried
 
-While the caller works on a clip, the next is being decoded already.
+While the caller processes a clip, the next one is already being decoded.
 """
 
 import json
@@ -34,27 +33,27 @@ from numpy.typing import NDArray
 from stop_core.decoding.clip import DecodedClip, DecodeError, Decoder
 from stop_core.decoding.decode import most_bytes
 
-# Above any clip that is decoded as it should be: a film of two hours takes less.
+# Seconds. Every valid clip takes less, even a film of two hours.
 DECODE_TIMEOUT = 120.0
 _START_TIMEOUT = 300.0
-# How often a clip is tried in processes that go. One that is killed from outside says nothing of
-# the clip, unless it is always this one.
+# Attempts per clip. A SIGKILL from outside is not the fault of the clip, unless it always hits the
+# same one.
 _MOST_CRASHES = 2
 _MOST_KILLS = 5
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 class DecodeProcess:
-    """Decodes clips of one shape in a child process, which is replaced when it fails.
+    """A child process that decodes clips of one shape, and is replaced when it fails.
 
     Args:
         frames: T of every clip.
         size: edge of the crop, in pixels.
-        timeout: seconds that one clip may take.
-        crop: False keeps frames whole, `size` being their short side.
-        kept: how many clips that `decode` has yielded are good at a time: the last ones.
-        decoder: which one decodes.
-        hashed: whether to hash the file of every clip, within the same time.
+        timeout: seconds allowed per clip.
+        crop: False returns uncropped frames whose short side is `size`.
+        kept: number of yielded clips whose frames stay valid: the most recent ones.
+        decoder: the decoding library.
+        hashed: whether to compute the SHA-256 of every file, within the same deadline.
     """
 
     def __init__(
@@ -79,23 +78,23 @@ class DecodeProcess:
         self._busy = False
 
     def does_the_same(self, other: "DecodeProcess") -> bool:
-        """Whether the other, if it is this process's too, decodes as this one does."""
-        asked = ("frames", "size", "timeout", "crop", "kept", "decoder", "hashed", "owner")
-        return all(getattr(self, name) == getattr(other, name) for name in asked)
+        """Returns whether `other` has the same options and belongs to the same process."""
+        options = ("frames", "size", "timeout", "crop", "kept", "decoder", "hashed", "owner")
+        return all(getattr(self, name) == getattr(other, name) for name in options)
 
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
-        """Yields a clip, or why there is none, for every path, in their order.
+        """Yields a clip or the reason of its failure for every path, in the order of `paths`.
 
-        The frames of a clip are good until `kept` further clips are asked for.
+        The frames of a clip are valid until `kept` further clips have been requested.
 
         Raises:
-            OSError: if no decoding process can be started, whatever the clip.
+            OSError: if no decoding process can be started.
         """
-        if self._busy:  # whoever asked before has left, and its answer is not for us
+        if self._busy:  # an earlier iteration was abandoned: its answer must not be taken for ours
             self.close()
         waiting = iter(paths)
         path, slot = next(waiting, None), 0
-        # The slot that has been free for longest comes first: one that the caller uses is last.
+        # The slot that was freed first is used first, because the caller may still read the last.
         free = deque(range(1, self.kept + 1))
         if path is not None:
             self._request(path, slot)
@@ -114,7 +113,7 @@ class DecodeProcess:
             yield result
 
     def close(self) -> None:
-        """Ends the child, if there is one."""
+        """Terminates the child, if there is one."""
         if self._child is not None:
             self._child.end()
             self._child = None
@@ -149,29 +148,24 @@ class DecodeProcess:
                         "error": f"the decoder was killed {kills} times: the machine may be short "
                         "of memory"
                     }
-                # Earlier clips may be to blame for a crash.
+                # Try again in a fresh process: earlier clips may have caused the crash.
                 self._request(path, slot)
                 continue
             self._busy = False
             if answer.pop("worn"):
-                # Its frames are in this process's memory too, and stay until the caller is done.
-                self._retire()
+                # The new child shares the same memory, so frames already yielded stay valid.
+                self._child.end()
+                self._child = _Child(self, self._child)
             return answer
-
-    def _retire(self) -> None:
-        """Lets a fresh child take over the memory of one that has grown."""
-        assert self._child is not None
-        self._child.end()
-        self._child = _Child(self, self._child)
 
 
 class _Child:
-    """One child process, and the memory that it shares with this one."""
+    """One child process and the memory that it shares with the parent."""
 
     def __init__(self, wanted: DecodeProcess, before: "_Child | None" = None) -> None:
         if before is None:
             memory = os.memfd_create("clips", os.MFD_CLOEXEC)
-            # Of whole frames much is never touched, and so takes no memory.
+            # Sized for the largest uncropped frames; pages that are never written take no memory.
             slots = wanted.kept + 1
             os.ftruncate(memory, slots * most_bytes(wanted.frames, wanted.size, wanted.crop))
             self._memory = os.fdopen(memory, "rb+")
@@ -183,8 +177,9 @@ class _Child:
         self._from_child, replies = os.pipe()
         self._buffer = b""
         handed = (requests, replies, self._memory.fileno())
-        shape = (wanted.frames, wanted.size, int(wanted.crop), int(wanted.hashed), len(self.slots))
-        words = [str(value) for value in (wanted.decoder, *shape, wanted.timeout, *handed)]
+        names = ("decoder", "frames", "size", "crop", "hashed", "timeout")
+        options = {name: getattr(wanted, name) for name in names} | {"slots": len(self.slots)}
+        words = [json.dumps(options), *map(str, handed)]
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
         with tempfile.TemporaryFile() as stderr:
             self._process = subprocess.Popen(
@@ -194,7 +189,7 @@ class _Child:
                 stderr=stderr,
                 pass_fds=handed,
                 env=os.environ | {"PYTHONPATH": path},
-                # An interrupt at the terminal is the parent's to handle.
+                # Ctrl-C in the terminal must reach the parent only.
                 start_new_session=True,
             )
             os.close(requests)
@@ -209,26 +204,25 @@ class _Child:
             how = self.how_it_ended() if isinstance(error, EOFError) else "it does not answer"
             self.end()
             stderr.seek(0)
-            said = stderr.read().decode(errors="replace").strip().splitlines()
-            raise OSError(
-                f"the decoding process does not start ({how}): {said[-1] if said else 'no reason'}"
-            ) from error
+            lines = stderr.read().decode(errors="replace").strip().splitlines()
+            reason = lines[-1] if lines else "no reason"
+            raise OSError(f"the decoding process does not start ({how}): {reason}") from error
 
     def request(self, path: Path, slot: int, timeout: float) -> None:
-        """Begins to decode; the deadline begins too."""
+        """Sends a request and starts its deadline."""
         self._deadline = time.monotonic() + timeout
         message = json.dumps({"path": str(path), "slot": slot}).encode() + b"\n"
-        # A child that is gone is noticed by `reply`.
+        # `reply` raises EOFError if the child has exited.
         with suppress(BrokenPipeError):
             os.write(self._to_child, message)
 
     def reply(self) -> dict[str, Any]:
-        """Returns the answer; TimeoutError after the deadline, EOFError if the child is gone."""
+        """Returns the answer; TimeoutError after the deadline, EOFError if the child has exited."""
         answer: dict[str, Any] = json.loads(self._line())
         return answer
 
     def how_it_ended(self) -> str:
-        """Returns by which signal or with which status."""
+        """Returns the signal or exit status that ended the child."""
         try:
             code = self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -236,7 +230,7 @@ class _Child:
         return f"signal {-code}" if code < 0 else f"exit status {code}"
 
     def end(self) -> None:
-        """Kills the process; the memory stays for as long as somebody looks at it."""
+        """Kills the process. The memory is freed when no array refers to it."""
         for descriptor in (self._to_child, self._from_child):
             os.close(descriptor)
         with suppress(ProcessLookupError):

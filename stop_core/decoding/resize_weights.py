@@ -6,22 +6,21 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-BITS = 22  # of a weight, as in Pillow
-
-
+BITS = 22
+"""Fractional bits of a weight, as in Pillow."""
 TAPS = 6
-"""Weights of a pixel come in multiples of this; those that are not needed are zero."""
+"""The number of weights per pixel is padded with zeros to a multiple of this."""
 
 
 @lru_cache(maxsize=64)
 def resize_weights(
     old: int, new: int, begin: int, size: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Returns how `size` output pixels from `begin` on are mixed, as Pillow computes it.
+    """Returns Pillow's weights of the output pixels `begin` to `begin + size - 1`.
 
     Returns:
-        The first input pixel of each, and the weights times 2^22 of it and of those after it,
-        [size, K]; the last weights are zero, and may be of pixels that are not there.
+        For each output pixel its first input pixel, [size], and the weights times 2^22 of the K
+        input pixels from there, [size, K]. Padding weights are zero and can lie outside the row.
     """
     scale = old / new
     stretch = max(scale, 1.0)

@@ -1,9 +1,9 @@
-"""CLIP's resize and crop, with Pillow's own pixels at a quarter of its time.
+"""CLIP's resize and crop: the same bytes as Pillow in a quarter of its time.
 
-Pillow resizes in two passes, first along the rows and then along the columns, each with integer
-weights of 22 bits and each rounded to bytes. The same integers are computed here, for the pixels
-inside the crop alone, in loops that numba turns into vector instructions. Integers also mean that
-every processor gives the same bytes.
+Pillow resizes in two passes, first along the rows and then along the columns, each with 22-bit
+integer weights and rounding to bytes. numba compiles the same integer arithmetic to vector
+instructions here, for the pixels inside the crop only, so every processor gives the same bytes.
+torchvision is no substitute: other bytes, and 500 MiB more per process (docs/benchmarks.md).
 
 Shapes: N frames, [N, rows, columns, 3]; `size` is the edge of the crop.
 """
@@ -28,7 +28,7 @@ def crop_frames(
     Args:
         frames: [N, rows, columns, 3].
         size: edge of the crop.
-        out: [N, size, size, 3], where to write; a new array if None.
+        out: where to write, [N, size, size, 3] (default: a new array).
 
     Returns:
         `out`: the same bytes as open_clip's evaluation transform before it normalises.
@@ -40,12 +40,12 @@ def crop_frames(
 def resize_frames(
     frames: NDArray[np.uint8], size: int, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """Resizes the short side to `size` as `crop_frames` does, and keeps the whole frame.
+    """Resizes the short side to `size` as `crop_frames` does, without a crop.
 
     Args:
         frames: [N, rows, columns, 3].
-        size: of the short side.
-        out: [N, H, W, 3] with H and W of `resized_shape`, where to write; a new array if None.
+        size: pixels of the short side.
+        out: where to write, [N, *resized_shape, 3] (default: a new array).
 
     Returns:
         `out`.
@@ -55,19 +55,19 @@ def resize_frames(
 
 
 def clip_crop(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Does what `crop_frames` does with one frame, [rows, columns, 3] -> [size, size, 3]."""
+    """Crops one frame as `crop_frames` does, [rows, columns, 3] -> [size, size, 3]."""
     cropped: NDArray[np.uint8] = crop_frames(frame[None], size)[0]
     return cropped
 
 
 def resized_shape(rows: int, columns: int, size: int) -> tuple[int, int]:
-    """Returns height and width of a frame whose short side is brought to `size`."""
+    """Returns the height and width of a frame after its short side is resized to `size`."""
     short = min(rows, columns)
     return int(size * rows / short), int(size * columns / short)
 
 
 def center_corner(rows: int, columns: int, size: int) -> tuple[int, int]:
-    """Returns row and column at which the centre crop of edge `size` begins, as CLIP rounds it."""
+    """Returns the first row and column of the centre crop of edge `size`, rounded as in CLIP."""
     return round((rows - size) / 2), round((columns - size) / 2)
 
 
@@ -77,12 +77,12 @@ def _resize(
     box: tuple[int, int, int, int],
     out: NDArray[np.uint8] | None,
 ) -> NDArray[np.uint8]:
-    """Resizes to `shape`, height and width, and keeps the `box`: top, left, height and width."""
+    """Resizes to `shape` (height, width) and crops to `box` (top, left, height, width)."""
     rows, columns = frames.shape[1:3]
     top, left, box_height, box_width = box
     if out is None:
         out = np.empty((len(frames), box_height, box_width, 3), np.uint8)
-    # Pillow takes the columns of tall pictures first (from 2:1 on, when they shrink).
+    # Pillow begins with the columns of tall pictures that shrink (from 2:1).
     loops = _loops()
     if loops is None or shape == (rows, columns) or rows > _TALL * columns:
         for i, frame in enumerate(frames):
@@ -93,7 +93,7 @@ def _resize(
     down = resize_weights(rows, shape[0], top, box_height)
     first_row, end = int(down[0][0]), int(down[0][-1]) + down[1].shape[1]
     last_row = min(rows, end)
-    # The rows from the last one on are there for weights of zero alone.
+    # Rows after the last one are only multiplied by zero weights.
     between = np.zeros((end - first_row, box_width, 3), np.uint8)
     for i, frame in enumerate(frames):
         loops.along_rows(frame[first_row:last_row], *across, between[: last_row - first_row])
@@ -109,17 +109,17 @@ def _resize(
 def _with_pillow(frame: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
     if shape == frame.shape[:2]:
         return frame
-    # The whole picture: Pillow's `box` would crop at once, but its pixels are up to 2 levels off.
+    # Not with Pillow's `box` argument: its pixels differ by up to 2 levels.
     height, width = shape
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
 
 
 @lru_cache(maxsize=1)
 def _loops() -> Any:
-    """Returns the compiled passes; None where Pillow has to do it, with the same bytes."""
+    """Returns the compiled passes; None without numba, where Pillow gives the same bytes."""
     try:
-        # Half a second, which only a process that decodes should pay.
+        # Imported late: it takes half a second, which only decoding processes need.
         from stop_core.decoding import resizing_loops
-    except ImportError:  # a Python or numpy that numba does not support yet
+    except ImportError:  # numba does not support this version of Python or numpy yet
         return None
     return resizing_loops

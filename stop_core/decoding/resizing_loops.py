@@ -1,8 +1,7 @@
-"""The two passes of `resizing`, which numba compiles.
+"""The two passes of `resizing`, compiled by numba.
 
-Both walk over lines of bytes that lie one after the other, and mix a few neighbouring lines into
-one. Six lines are mixed in one expression, so that a sum stays in a register: a loop over them that
-adds to an array takes twice as long.
+Both passes mix a few neighbouring lines of contiguous bytes into one. Six lines are mixed in one
+expression, which keeps the sum in a register: a loop that adds to an array takes twice as long.
 """
 
 from collections.abc import Callable
@@ -16,13 +15,13 @@ from numpy.typing import NDArray
 from stop_core.decoding.resize_weights import BITS, TAPS
 
 _HALF = 1 << (BITS - 1)
-_TILE = 48  # rows that are turned together; their bytes stay in the first cache
+_TILE = 48  # rows that are transposed together; their bytes fit in the L1 cache
 
 
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     try:
         return numba.njit(cache=True, nogil=True, **options)(function)
-    except RuntimeError:  # no folder to keep the compiled code in: each process compiles anew
+    except RuntimeError:  # no writable folder for compiled code: each process compiles again
         return numba.njit(nogil=True, **options)(function)
 
 
@@ -75,8 +74,8 @@ def along_rows(
     weights: NDArray[np.int32],
     target: NDArray[np.uint8],
 ) -> None:
-    """[rows, columns, 3] -> [rows, size, 3]. Some rows are turned into columns at a time, so that
-    a line is made of neighbouring bytes."""
+    """[rows, columns, 3] -> [rows, size, 3]. Tiles of rows are transposed, so that the lines
+    that are mixed are contiguous."""
     rows, size = target.shape[0], target.shape[1]
     left = first[0]
     right = min(source.shape[1], first[size - 1] + weights.shape[1])

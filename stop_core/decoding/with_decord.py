@@ -1,10 +1,9 @@
-"""Reading frames with decord, where it is sure to find the same ones as PyAV.
+"""Reads frames with decord, where it is proved to return the same frames as PyAV.
 
-decord 0.6.0 takes every packet for a frame, and seeks to what is marked as a key frame. It returns
-other frames without a word where pictures cross a key frame (open GOPs, as x265 makes them), where
-a key frame is none (H.264 that is refreshed bit by bit), where packets show nothing or half of a
-picture, or are cut off by an edit list, and where packets say no times. It does not know the
-rotation of Matroska, mirrors nothing, and converts the colours of more than 8 bits otherwise.
+decord 0.6.0 counts every packet as a frame, and seeks to packets marked as key frames. It silently
+returns other frames for open GOPs (the default of x265), H.264 with intra refresh, packets without
+a frame or with one field, edit lists, and packets without times. It ignores rotation in Matroska
+and all mirroring, and converts colours of more than 8 bits differently.
 """
 
 import math
@@ -19,30 +18,29 @@ from stop_core.decoding.with_pyav import DISPLAY_MATRIX, PyavVideo
 
 try:
     import decord
-except ImportError:  # it has wheels for x86-64 only
+except ImportError:  # its wheels are for x86-64 only
     decord = None
 else:
     decord.logging.set_level(decord.logging.QUIET)
 
 _PIXELS = {"yuv420p", "yuvj420p"}
-# decord fills a frame that it could not decode with a neighbour of it, and by default says nothing.
-# A limit above zero and below one is a share of the frames: with this one, the first such frame
-# is an error.
+# By default decord silently replaces a frame that it cannot decode by a neighbour. A limit between
+# zero and one is a share of the frames: with this one, the first replaced frame is an error.
 _NO_RECOVERED_FRAMES = 1e-6
 _SAME_TIME = 1e-3  # seconds
-# Pictures are fetched in batches of about so many bytes, so that a large video needs no more
-# memory than a small one.
+# Frames are fetched in batches of about this size, so that a large video needs no more memory than
+# a small one.
 _BATCH_BYTES = 1 << 25
 
 
 class DecordVideo:
-    """A video file, open in decord.
+    """A video file that is open in decord.
 
     Args:
-        video: the same file, open in PyAV.
+        video: the same file, opened with PyAV.
 
     Raises:
-        CannotOpen: if decord is not installed, cannot open the file, or may find other frames.
+        CannotOpen: if decord is not installed, cannot open the file, or can return other frames.
     """
 
     def __init__(self, video: PyavVideo) -> None:
@@ -55,15 +53,14 @@ class DecordVideo:
             and packets.beginnings == packets.keys
             and not packets.are_shifted
         ):
-            raise CannotOpen("decord may find other frames of it")
+            raise CannotOpen("decord can return other frames of it")
         frame = video.first_frame()
         if frame.format.name not in _PIXELS or DISPLAY_MATRIX in frame.side_data:
-            raise CannotOpen("decord would show its frames otherwise")
+            raise CannotOpen("decord converts or turns its frames differently")
         self._shape = (frame.height, frame.width, 3)
         try:
-            # One thread: the pipeline decodes one clip on every core, which is faster than all
-            # cores on one clip.
-            # An absolute path: FFmpeg would take `http:` at the start of another for a protocol.
+            # One thread: decoding one clip per core is faster than one clip on all cores.
+            # An absolute path: FFmpeg takes `http:` at the start of a relative one for a protocol.
             self._reader: Any = decord.VideoReader(
                 str(video.path.absolute()), num_threads=1, fault_tol=_NO_RECOVERED_FRAMES
             )
@@ -76,12 +73,12 @@ class DecordVideo:
             or np.abs(times - times[0] - video.times).max() > _SAME_TIME
             or list(self._reader.get_key_indices()) != packets.keys
         ):
-            raise CannotOpen("decord would find other frames of it")
+            raise CannotOpen("decord returns other frames of it")
         self.num_frames, self.clock = video.num_frames, video.clock
         self.decoder = f"decord {decord.__version__}"
 
     def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yields (position in `index`, [n, H, W, 3]) until all are there; `index` must increase.
+        """Yields (position in `index`, [n, H, W, 3]) for all of `index`, which must increase.
 
         Raises:
             DecodeError: if decord finds the file damaged.
@@ -91,7 +88,7 @@ class DecordVideo:
             wanted = index[start : start + most].tolist()
             try:
                 pictures = self._reader.get_batch(wanted).asnumpy()
-            except Exception as error:  # decord raises several kinds, none of which is documented
+            except Exception as error:  # decord raises several undocumented types
                 raise DecodeError("damaged: frames that decord cannot decode") from error
             if pictures.shape[1:] != self._shape:
                 raise DecodeError("decord returns pictures of another size")

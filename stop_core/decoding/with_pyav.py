@@ -1,9 +1,8 @@
-"""Reading frames with PyAV, which is FFmpeg: numbered, turned and coloured as `ffmpeg -i` does.
+"""Reads frames with PyAV (FFmpeg): numbered, rotated and converted to RGB as `ffmpeg -i` does.
 
-Only what the wanted pictures need is decoded: what follows the last wanted picture before the next
-key frame that needs nothing before it is passed over. Of H.264 so is a picture that no other refers
-to, which is about half of what an encoder makes by default. The wanted pictures are the same
-without these.
+Only the packets that the requested frames depend on are decoded. Packets between the last requested
+frame of a closed GOP and the next one are skipped, and in H.264 also frames that are no reference,
+which is about half of them by default. The requested frames are the same with or without this.
 """
 
 import math
@@ -26,26 +25,26 @@ from stop_core.decoding.probing.packets import look_at_packets, open_file, video
 
 DISPLAY_MATRIX = SideData.DISPLAYMATRIX
 _SKIPPABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-"""Containers that tell when each packet is shown."""
-_LONGEST_FRAME = 86400.0  # seconds: some cuts leave a time that is none
+"""Containers that store the presentation time of every packet."""
+_LONGEST_FRAME = 86400.0  # seconds: some stream copies leave absurd times
 _CODECS = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg"}
-"""Codecs of which packets tell how many frames there are, and where none before is needed."""
+"""Codecs whose packets show the number of frames and the beginnings of closed GOPs."""
 
 
 class Miscounted(DecodeError):
-    """The frames are not one a packet: `PyavVideo.count` has to count them."""
+    """The number of frames is not the number of packets: `PyavVideo.count` has to count them."""
 
 
 class PyavVideo:
-    """A video file, open in PyAV. Its frames are numbered in the order in which they are shown.
+    """A video file that is open in PyAV. Its frames are numbered in presentation order.
 
     Args:
         path: the file.
-        claimed: where it ends by its own header; see `claimed_end`.
+        claimed: its end according to its header; see `claimed_end`.
 
     Raises:
-        CannotOpen: if FFmpeg finds no video stream in it.
-        DecodeError: if its pictures are absurdly large, or it is truncated or damaged.
+        CannotOpen: if FFmpeg finds no video stream.
+        DecodeError: if the frame size is impossible, or the file is truncated or damaged.
     """
 
     def __init__(self, path: Path, claimed: int = 0) -> None:
@@ -73,7 +72,7 @@ class PyavVideo:
 
     @property
     def num_frames(self) -> int:
-        """Frames of the whole video."""
+        """Number of frames of the whole video."""
         return len(self._shown)
 
     def count(self) -> None:
@@ -104,12 +103,12 @@ class PyavVideo:
         raise DecodeError("damaged: no frame of it can be decoded")
 
     def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yields (position in `index`, [1, H, W, 3]) until all are there; `index` must increase.
+        """Yields (position in `index`, [1, H, W, 3]) for all of `index`, which must increase.
 
-        It may begin anew, at position 0, where a stream is found to need all of its packets.
+        It can restart at position 0, when a stream turns out to need all of its packets.
 
         Raises:
-            Miscounted: if the number of frames was a wrong guess.
+            Miscounted: if the video has another number of frames than packets.
             DecodeError: if the file is damaged.
         """
         convert, position, wanted = _Conversion(), 0, None
@@ -126,7 +125,7 @@ class PyavVideo:
                     if position < len(index) and number == index[position]:
                         yield position, convert(frame)[None]
                         position += 1
-                    # Otherwise the rest is decoded to be counted.
+                    # Otherwise decode the rest to check the number of frames.
                     if position == len(index) and (wanted or self._is_counted):
                         return
             except av.error.FFmpegError as error:
@@ -136,13 +135,13 @@ class PyavVideo:
             if number + 1 != self.num_frames:
                 raise Miscounted(f"damaged: {number + 1} of {self.num_frames} frames are there")
             return
-        # Its times do not lead to its pictures, or those need more than they should.
+        # The times do not match the frames, or a frame needs packets that were skipped.
         self.can_skip = False
         yield from self.pictures(index)
 
     @property
     def times(self) -> NDArray[np.float64]:
-        """Seconds from the first frame shown to each frame, [num_frames]."""
+        """Seconds after the first displayed frame, [num_frames]."""
         stamps = sorted(stamp for stamp, _ in self._shown if stamp is not None)
         times = (np.array(stamps, np.float64) - min(stamps, default=0)) * self._seconds
         if len(times) < self.num_frames or (np.diff(times) > _LONGEST_FRAME).any():
@@ -150,7 +149,7 @@ class PyavVideo:
         return times
 
     def clock(self, index: NDArray[np.int32]) -> tuple[float, NDArray[np.float32], float]:
-        """Returns frames a second, `times` of the frames of `index`, and the duration."""
+        """Returns frames per second, `times` of the frames in `index`, and the duration."""
         if not 0 < self._fps < 1e6:
             raise DecodeError(f"damaged: {self._fps} frames a second")
         last = max(self._shown, key=lambda shown: -1 if shown[0] is None else shown[0])
@@ -160,24 +159,24 @@ class PyavVideo:
         return self._fps, times[index].astype(np.float32), duration
 
     def _opened(self) -> Any:
-        """Returns the file, open, its pictures ready to be decoded."""
+        """Returns the opened file, with the options of the decoder set."""
         container = open_file(self.path)
         stream = video_stream(container)
         stream.thread_count = 1
-        # An error is an error: without this, FFmpeg fills what it could not decode.
+        # Without this, FFmpeg conceals what it cannot decode.
         stream.codec_context.options = {"err_detect": "explode"}
-        # Otherwise FFmpeg rounds what is cropped on the left.
+        # Without this, FFmpeg rounds a crop on the left.
         stream.codec_context.flags |= Flags.unaligned
         return container
 
     def _all_frames(self, container: Any) -> Iterator[tuple[int, Any]]:
-        """Yields every frame in the order in which they are shown, with its number."""
+        """Yields every frame with its number, in presentation order."""
         number = 0
         for packet in container.demux(video_stream(container)):
             try:
                 frames = packet.decode()
             except av.error.FFmpegError:
-                # What refers to pictures that are not there is no part of the video.
+                # Frames before the first key frame refer to missing ones: not part of the video.
                 if self.packets.begins_amid and not number:
                     continue
                 raise
@@ -187,12 +186,12 @@ class PyavVideo:
 
 
 class _Wanted:
-    """Which pictures of a video are wanted, and which packets may be left out for it.
+    """The requested frames of a video and the packets that they depend on.
 
     Args:
-        packets: when the picture of each is shown, in the order in which they are stored.
-        beginnings: the positions among them from which on nothing before is needed; 0 is one.
-        index: the wanted pictures, in the order in which they are shown.
+        packets: presentation time of each packet, in storage order.
+        beginnings: positions of the packets that begin a closed GOP, 0 included.
+        index: numbers of the requested frames, increasing.
     """
 
     def __init__(
@@ -200,10 +199,10 @@ class _Wanted:
     ) -> None:
         shown = sorted(packets)
         self.numbers = {shown[number]: number for number in index}
-        """Of the wanted pictures, by the time at which they are shown."""
+        """Numbers of the requested frames by presentation time."""
         self.needed: set[int] = {packets[0]}
-        """When the pictures are shown whose packets the decoder has to see. The first one may say
-        how all are to be turned."""
+        """Presentation times of the packets to decode. The first one can hold the display matrix
+        of the whole stream."""
         self._keys: set[int] = set()
         for begin, end in pairwise([*beginnings, len(packets)]):
             hits = [at for at in range(begin, end) if packets[at] in self.numbers]
@@ -212,10 +211,10 @@ class _Wanted:
                 self.needed.update(packets[begin : hits[-1] + 1])
 
     def frames(self, container: Any) -> Iterator[tuple[int, Any]]:
-        """Yields frames in the order in which they are shown, each with its number in the video.
+        """Yields frames in presentation order, each with its number in the video.
 
-        Those that are not wanted may be left out, and have no number (-1). It ends early where
-        the packets turn out to be something else than they seemed.
+        Frames that were not requested can be missing, and have the number -1. Ends early if the
+        frames do not match the packets.
         """
         stream = video_stream(container)
         context, last = stream.codec_context, None
@@ -235,7 +234,7 @@ class _Wanted:
 
 
 class _Conversion:
-    """Turns frames as their file asks, and makes RGB of them, with the filters of FFmpeg."""
+    """Rotates and mirrors frames as the file asks, and converts them to RGB, with FFmpeg."""
 
     def __init__(self) -> None:
         self._matrix: bytes | None = None
@@ -243,9 +242,9 @@ class _Conversion:
         self._graph = Graph()
 
     def notice(self, frame: Any) -> None:
-        """Takes the display matrix of a frame. It holds until another frame has one.
+        """Stores the display matrix of a frame, which applies until another frame has one.
 
-        That of a container is with every frame, that of a stream with the first of a sequence.
+        A matrix of the container is on every frame, one of the stream only on the first frame.
         """
         if matrix := frame.side_data.get(DISPLAY_MATRIX):
             self._matrix = bytes(matrix)
@@ -254,7 +253,7 @@ class _Conversion:
         """Returns [H, W, 3].
 
         Raises:
-            DecodeError: if it is absurdly large, or FFmpeg cannot convert its colours.
+            DecodeError: if its size is impossible, or FFmpeg cannot convert its colours.
         """
         size, colours = (frame.width, frame.height), (int(frame.colorspace), int(frame.color_range))
         kind = (size, frame.format.name, colours, self._matrix)
@@ -289,7 +288,7 @@ def _graph(
 
 
 def _turns(matrix: bytes | None) -> list[tuple[str, str]]:
-    """Returns the filters with which FFmpeg obeys a display matrix, as its own program chooses."""
+    """Returns the filters that the `ffmpeg` program applies for a display matrix."""
     if matrix is None:
         return []
     a, b, _, c, d = memoryview(matrix).cast("i").tolist()[:5]

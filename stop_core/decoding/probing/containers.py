@@ -1,8 +1,8 @@
-"""Whether a video file is complete, from the header and the tables of its container.
+"""Detects truncated video files from the header and tables of their container.
 
-A header that claims more bytes than the file has is no proof of a loss: writers are off by a few
-bytes, and the last box can hold something else than pictures. A file is truncated if a picture is
-missing that its container lists, or that has to be there for the duration that it announces.
+A header that claims more bytes than the file has does not prove a loss: writers are off by a few
+bytes, and the last box can hold something other than frames. A file is truncated if a frame is
+missing that its container lists, or that the announced duration requires.
 """
 
 from pathlib import Path
@@ -13,16 +13,16 @@ from stop_core.decoding.clip import DecodeError
 _HEAD = 64
 _LONGEST_BOX_HEADER = 16
 _LISTING = frozenset((b"moov", b"moof"))
-"""Boxes of an MP4 or QuickTime file that list its pictures."""
+"""Boxes of an MP4 or QuickTime file that list its frames."""
 _FIRST = frozenset((b"ftyp", b"mdat", b"free", b"skip", b"wide"))
-"""Other boxes with which such a file begins."""
+"""Other boxes that can begin such a file."""
 _ROUNDING = 0.002  # seconds: Matroska counts time in milliseconds
 
 
 def claimed_end(path: Path) -> int:
-    """Returns where the parts of a file end that its container needs, as its header claims.
+    """Returns the end of the required parts of a file according to its header.
 
-    That can be beyond the end of the file. It is 0 where a header does not say.
+    It can be beyond the end of the file. It is 0 if the header does not give it.
 
     Raises:
         OSError: if the file cannot be read.
@@ -45,23 +45,23 @@ def claimed_end(path: Path) -> int:
 
 
 def is_whole(container: Any, stream: Any, size: int, claimed: int) -> bool:
-    """Returns whether no picture is missing at the end of a file of `size` bytes.
+    """Returns whether all frames at the end of a file of `size` bytes are there.
 
     Args:
-        container: the file, open in PyAV.
-        stream: its pictures; all packets of them have been read.
+        container: the file, opened with PyAV.
+        stream: its video stream, of which all packets have been read.
         size: bytes of the file.
         claimed: see `claimed_end`.
     """
     entries = list(stream.index_entries)
     if "mp4" in container.format.name:
-        # The tables list every sample, those of the fragments included.
+        # The tables list every sample, including those of fragments.
         last = max((entry.pos + entry.size for entry in entries), default=0)
         return max(last, claimed) <= size
     if claimed <= size:
         return True
     if container.format.name == "avi":
-        # An AVI counts its chunks; an empty one, for a dropped frame, counts as well.
+        # An AVI counts its chunks, including empty ones for dropped frames.
         count = 1 + max((entry.timestamp for entry in entries), default=-1)
         return bool(count >= stream.frames > 0)
     if not container.duration:
@@ -76,7 +76,7 @@ def is_whole(container: Any, stream: Any, size: int, claimed: int) -> bool:
 
 
 def _end_of_boxes(file: BinaryIO, size: int) -> int:
-    """Returns where the last box ends without which pictures of an MP4 file are not listed."""
+    """Returns the end of the last box that is required to list the frames of an MP4 file."""
     position, is_listed = 0, False
     while position < size:
         file.seek(position)
@@ -88,8 +88,8 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
             return 0 if is_listed else position + 8
         if length < 8:  # zero means up to the end of the file
             return 0
-        # Behind the list other boxes may be cut, or be none: another program appended them.
-        # Whether a sample is missing is asked by `is_whole`.
+        # After the list, other boxes can be truncated or invalid: other programs append data.
+        # `is_whole` checks for missing samples.
         if position + length > size and (name in _LISTING or not is_listed):
             return position + length
         is_listed |= name == b"moov"
@@ -98,7 +98,7 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_segment(head: bytes) -> int:
-    """Returns where the segment of a Matroska or WebM file says that it ends; 0 if it does not."""
+    """Returns the end of the segment of a Matroska or WebM file; 0 if it is not given."""
     header_length, used = _ebml_size(head, 4)
     start = 4 + used + header_length
     if head[start : start + 4] != b"\x18\x53\x80\x67":
@@ -109,7 +109,7 @@ def _end_of_segment(head: bytes) -> int:
 
 
 def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
-    """Returns a variable-length integer of EBML and the bytes it takes; (0, 0) if there is none."""
+    """Returns an EBML variable-length integer and its length in bytes; (0, 0) if there is none."""
     if at >= len(data) or data[at] == 0:
         return 0, 0
     used = 9 - data[at].bit_length()

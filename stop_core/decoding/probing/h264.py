@@ -1,46 +1,45 @@
-"""Where in a stream of H.264 decoding can begin, and whether its packets are all that there was.
+"""Finds the packets of an H.264 stream where decoding can begin, and detects lost packets.
 
-The syntax is that of ITU-T H.264, 7.3: units ("NAL") of which the first byte tells the kind.
+The syntax is that of ITU-T H.264, 7.3: NAL units, whose first byte gives their type.
 """
 
 from collections.abc import Iterator
 
-_SLICE, _IDR_SLICE = 1, 5  # kinds of units: of a picture, and of one beyond which none looks back
-_SEQUENCE, _PICTURE = 7, 8  # parameters
-_AVCC = 1  # the first byte of the description that MP4 and Matroska have of a stream
-_START = b"\0\0\1"  # before each unit, where there is no such description
-_LONGEST_SEQUENCE = 512  # bytes; with every scaling list it has about 300
+_SLICE, _IDR_SLICE = 1, 5  # types of NAL units: a slice, and a slice of an IDR picture
+_SEQUENCE, _PICTURE = 7, 8  # parameter sets
+_AVCC = 1  # the first byte of the "avcC" record of MP4 and Matroska
+_START = b"\0\0\1"  # precedes each unit where there is no "avcC" record
+_LONGEST_SEQUENCE = 512  # bytes; about 300 with every scaling list
 _MOST_NUMBER_BITS = 16
-_SLICE_HEADER = 32  # bytes, more than are needed for the number of its picture
+_SLICE_HEADER = 32  # bytes, enough to read frame_num
 _HIGH_PROFILES = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244}
 
 
 class H264Stream:
-    """What the packets of a stream tell without being decoded.
+    """Facts about an H.264 stream that its packets show without being decoded.
 
-    That a container marks a packet as a key frame does not tell where decoding can begin: after
-    the key frame of an open GOP come pictures that refer to others before it, and where an encoder
-    refreshes a picture bit by bit nothing is whole there.
+    Decoding cannot begin at every packet that a container marks as a key frame: in an open GOP,
+    later frames refer to frames before it, and with intra refresh that frame is not complete.
 
     Args:
-        description: of the stream ("avcC"), as the container has it; None if it has none.
+        description: the "avcC" record of the container; None if it has none.
     """
 
     def __init__(self, description: bytes | None) -> None:
         self.has_fields = False
-        """Whether a packet may be a field, which is half a picture."""
+        """Whether a packet can be a single field."""
         self.is_shifted = False
-        """Whether pictures are cropped on the left, which FFmpeg rounds if it is not told."""
+        """Whether frames are cropped on the left, which decord rounds."""
         self.has_only_pictures = True
-        """Whether there was a picture in every packet."""
+        """Whether every packet so far has a picture."""
         self.is_complete = True
-        """Whether no picture is missing that others refer to, if every packet was looked at."""
+        """Whether no reference picture is missing among the packets so far."""
         self._idr: list[int] = []
         self._is_steady = True
-        self._length = 0  # bytes before each unit that say how long it is; 0 where none do
+        self._length = 0  # bytes of the length before each unit; 0 for start codes
         self._parameters: list[bytes] | None = None  # of the first packet
         self._sequence: _Sequence | None = None
-        self._last = -1  # the number of the last picture that others may refer to
+        self._last = -1  # frame_num of the last reference picture
         if description is not None and len(description) > 4 and description[0] == _AVCC:
             self._length = (description[4] & 3) + 1
             size = int.from_bytes(description[6:8], "big")
@@ -48,16 +47,16 @@ class H264Stream:
 
     @property
     def beginnings(self) -> list[int]:
-        """The positions of packets, in the order of storage, that need none before them."""
-        # Where the stream is described anew, what comes later may need that, wherever it begins.
+        """Positions, in storage order, of the packets that need no earlier packet."""
+        # After a change of the parameter sets, later packets can depend on that change.
         return self._idr if self._is_steady else self._idr[:1]
 
     def look(self, position: int, packet: bytes | memoryview, is_key: bool = True) -> None:
-        """Takes a packet, or its beginning; they come in their order."""
+        """Reads a packet, or its beginning, in storage order."""
         at = self._length
         if at and len(packet) > at and packet[at] & 31 == _SLICE:
             self._count(bytes(packet[at : at + _SLICE_HEADER]))
-            return  # as most are: a picture, and nothing before it
+            return  # the usual case: a slice and nothing before it
         parameters, is_picture = [], False
         for unit in self._units(bytes(packet)):
             kind = unit[0] & 31
@@ -78,7 +77,7 @@ class H264Stream:
             self.describe_anew()
 
     def describe_anew(self) -> None:
-        """Says that the description of the stream changes somewhere."""
+        """Records that the parameter sets of the stream change."""
         self._is_steady = False
 
     def _take_sequence(self, unit: bytes) -> None:
@@ -87,10 +86,10 @@ class H264Stream:
             self.has_fields |= self._sequence.has_fields
             self.is_shifted |= self._sequence.is_shifted
         except EOFError:
-            self.has_fields = True  # nobody knows
+            self.has_fields = True  # unknown: assume the worst
 
     def _count(self, unit: bytes) -> None:
-        """Takes a picture's number, which is one more than that of the last it may refer to."""
+        """Checks frame_num, which must be one more than that of the last reference picture."""
         number = 0
         if unit[0] & 31 != _IDR_SLICE:
             try:
@@ -99,7 +98,7 @@ class H264Stream:
                 self.is_complete = False
                 return
             self.is_complete &= number == (self._last + 1) % numbers
-        if unit[0] & 0x60:  # others refer to it
+        if unit[0] & 0x60:  # a reference picture
             self._last = number
 
     def _units(self, packet: bytes) -> Iterator[bytes]:
@@ -115,10 +114,10 @@ class H264Stream:
 
 
 def _number(unit: bytes, sequence: "_Sequence | None") -> tuple[int, int]:
-    """Returns the number of the picture of a slice (7.3.3), and how many numbers there are.
+    """Returns frame_num of a slice (7.3.3) and its range.
 
     Raises:
-        EOFError: if that is not told.
+        EOFError: if it cannot be read.
     """
     if sequence is None:
         raise EOFError
@@ -129,7 +128,7 @@ def _number(unit: bytes, sequence: "_Sequence | None") -> tuple[int, int]:
 
 
 class _Sequence:
-    """The parameters of a sequence (7.3.2.1.1); EOFError if they are cut short or damaged."""
+    """A sequence parameter set (7.3.2.1.1); EOFError if it is truncated or damaged."""
 
     def __init__(self, unit: bytes) -> None:
         bits = _Bits(unit[1:].replace(b"\0\0\3", b"\0\0"))
@@ -137,7 +136,7 @@ class _Sequence:
         bits.take(16)
         bits.number()
         self.has_planes = False
-        """Whether a slice is of one colour."""
+        """Whether the colour planes are coded separately."""
         if profile in _HIGH_PROFILES:
             lists = 8
             if bits.number() == 3:
@@ -150,7 +149,7 @@ class _Sequence:
                     if bits.take(1):
                         _pass_scaling_list(bits, 16 if i < 6 else 64)
         self.number_bits = bits.number() + 4
-        """Of the number of a picture."""
+        """Bits of frame_num."""
         if self.number_bits > _MOST_NUMBER_BITS:
             raise EOFError
         order = bits.number()
@@ -181,14 +180,14 @@ def _pass_scaling_list(bits: "_Bits", size: int) -> None:
 
 
 class _Bits:
-    """Reads bits, the highest of each byte first."""
+    """A reader of bits, the highest of each byte first."""
 
     def __init__(self, data: bytes) -> None:
         self._value = int.from_bytes(data, "big")
         self._left = 8 * len(data)
 
     def take(self, count: int) -> int:
-        """Returns the next ones as a number; EOFError if there are fewer."""
+        """Returns the next `count` bits as a number; EOFError if there are fewer."""
         self._left -= count
         if self._left < 0:
             raise EOFError

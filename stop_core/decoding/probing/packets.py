@@ -1,4 +1,4 @@
-"""What the packets of a video file say, before any of them is decoded."""
+"""Reads the packets of a video file without decoding them."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,53 +14,52 @@ from numpy.typing import NDArray
 from stop_core.decoding.clip import CannotOpen, DecodeError
 from stop_core.decoding.probing.h264 import H264Stream
 
-_LEAST_MPEG4_PICTURE = 16  # bytes: a picture that is "not coded", and shows none, has no more
+_LEAST_MPEG4_PICTURE = 16  # bytes: a picture that is "not coded" is no larger, and shows no frame
 _HIDING = {"vp8", "vp9", "av1", "mpeg4"}
-_NEW_DESCRIPTION = "new_extradata"  # what a packet carries from which on another one holds
-# Demuxers of files that contain their pictures. FFmpeg has others that open further files, named in
-# the first one (HLS, DASH, concat, SDP, IMF, VobSub, MLV, image patterns), and some that decode any
-# text or device (tty, lavfi). A QuickTime file that names another one is in the list: FFmpeg opens
-# the other one only with its option enable_drefs.
+_NEW_DESCRIPTION = "new_extradata"  # side data of the first packet with new parameter sets
+# Demuxers of self-contained files. FFmpeg has others that open further files named in the first
+# one (HLS, DASH, concat, SDP, IMF, VobSub, MLV, image patterns), and some that decode any text or
+# device (tty, lavfi). References of QuickTime to other files are off without enable_drefs.
 _DEMUXERS = (
     "apng,asf,asf_o,av1,avi,dirac,dnxhd,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,m4v,matroska,mjpeg,"
     "mov,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,rm,vc1,vvc,wtv,yuv4mpegpipe"
 )
-# A table may list a packet or two too many; a file that lost a tenth of its packets is damaged.
+# A table can list a packet or two too many; a file without a tenth of its packets is damaged.
 _LEAST_SHARE = 0.9
 
 
 @dataclass(frozen=True)
 class Packets:
-    """What the packets of a stream of pictures say, in the order in which they are stored."""
+    """Facts about the packets of a video stream, in storage order."""
 
     shown: list[tuple[int | None, int]]
-    """When each is shown and for how long; without those that an edit list cuts off."""
+    """Presentation time and duration of each packet that no edit list removes."""
     keys: list[int]
-    """The positions of those that are marked as key frames."""
+    """Positions of the packets that are marked as key frames."""
     beginnings: list[int]
-    """The positions of those that need none before them, as far as packets tell."""
+    """Positions of the packets that need no earlier packet, as far as packets show it."""
     are_pictures: bool
-    """Whether each shows one picture, in full, that can be decoded."""
+    """Whether each packet shows exactly one frame that can be decoded."""
     begins_amid: bool
-    """Whether the first pictures may refer to others that are not there."""
+    """Whether the first frames can refer to missing ones."""
     least: int
-    """The fewest frames that they can be if nothing is damaged."""
+    """The smallest number of frames of an undamaged file with these packets."""
     are_shifted: bool
-    """Whether pictures are cropped on the left."""
+    """Whether frames are cropped on the left."""
     can_skip: bool
-    """Whether what follows a wanted picture can be left out, up to the next of `beginnings`."""
+    """Whether the packets between a requested frame and the next of `beginnings` can be skipped."""
 
     @property
     def stamps(self) -> list[int]:
-        """When each is shown, of those that say so."""
+        """Presentation times of the packets that have one."""
         return [stamp for stamp, _ in self.shown if stamp is not None]
 
 
 def look_at_packets(container: Any, stream: Any) -> Packets:
-    """Goes through the packets of a stream, a hundredth of a millisecond each.
+    """Reads all packets of a stream, in about 0.01 ms each.
 
     Raises:
-        CannotOpen: if there are none.
+        CannotOpen: if there are no packets.
         DecodeError: if the file is truncated, or cannot be read to its end.
     """
     codec = stream.codec.canonical_name
@@ -95,17 +94,17 @@ def look_at_packets(container: Any, stream: Any) -> Packets:
         listed = len(stream.index_entries)
         raise DecodeError(f"truncated: {len(every)} of {listed} frames are there")
     times = [time for time in every if time is not None]
-    is_told = len(times) == len(every)
+    have_times = len(times) == len(every)
     is_reordered, reorders = times != sorted(times), bool(stream.codec_context.has_b_frames)
-    # Some writers know no time but the order of storage.
-    are_timed = is_told and len(set(times)) == len(times) and (is_reordered or not reorders)
-    begins_amid = keys[:1] != [0] or (is_told and min(times) < times[0])
-    in_order = keys_in_order(times, keys) if is_told else []
+    # Some writers store times in storage order, whatever the presentation order is.
+    are_timed = have_times and len(set(times)) == len(times) and (is_reordered or not reorders)
+    begins_amid = keys[:1] != [0] or (have_times and min(times) < times[0])
+    in_order = keys_in_order(times, keys) if have_times else []
     beginnings = in_order
     if h264 is not None:
         beginnings = h264.beginnings
         begins_amid |= 0 not in beginnings
-        # Where a stream does not say that it reorders, FFmpeg finds out, and may lose a picture.
+        # FFmpeg can lose a frame while it detects reordering that the stream does not announce.
         are_pictures = h264.has_only_pictures and not h264.has_fields
         are_pictures &= reorders or not is_reordered
     are_pictures &= not begins_amid
@@ -127,23 +126,23 @@ def look_at_packets(container: Any, stream: Any) -> Packets:
 
 
 def keys_in_order(shown: Sequence[int], keys: Sequence[int]) -> list[int]:
-    """Returns the key frames that no picture crosses.
+    """Returns the positions of the key frames that begin a closed GOP by their times.
 
-    All that is stored before such a key frame is shown before it, and the rest after it.
+    Packets stored before such a key frame are shown before it, and the others after it.
 
     Args:
-        shown: when every picture is shown, in the order of storage.
-        keys: the positions of the key frames.
+        shown: presentation time of every packet, in storage order.
+        keys: positions of the key frames.
     """
     times, at = np.array(shown, np.int64), np.array(keys, np.int64)
     before = np.maximum.accumulate(times)
     after = np.minimum.accumulate(times[::-1])[::-1]
-    found: NDArray[np.int64] = at[(before[at] == times[at]) & (after[at] == times[at])]
-    return [int(key) for key in found]
+    closed: NDArray[np.int64] = at[(before[at] == times[at]) & (after[at] == times[at])]
+    return [int(key) for key in closed]
 
 
 def pictures_in(codec: str, packet: memoryview) -> int:
-    """Returns how many pictures a packet shows; of codecs that hide none, 1."""
+    """Returns the number of frames that a packet shows; 1 for codecs without hidden frames."""
     match codec:
         case "vp8":
             return packet[0] >> 4 & 1
@@ -157,7 +156,7 @@ def pictures_in(codec: str, packet: memoryview) -> int:
 
 
 def _vp9_frames(packet: memoryview) -> Iterator[memoryview]:
-    """Yields the frames of a packet of VP9, which are several in a superframe (annex B)."""
+    """Yields the frames of a VP9 packet; a superframe (annex B) has several."""
     last = packet[-1]
     count, width = (last & 7) + 1, (last >> 3 & 3) + 1
     index = 2 + count * width
@@ -174,14 +173,14 @@ def _vp9_frames(packet: memoryview) -> Iterator[memoryview]:
 
 
 def _is_shown_vp9(first: int) -> bool:
-    """Whether a frame of VP9 with this first byte shows itself, or an earlier one (6.2)."""
-    if first & 0x30 == 0x30:  # of profile 3 a reserved bit follows
+    """Returns whether a VP9 frame with this first byte shows a frame (6.2)."""
+    if first & 0x30 == 0x30:  # a reserved bit follows in profile 3
         first <<= 1
     return bool(first & 0x0A)
 
 
 def _shown_av1(packet: memoryview) -> Iterator[bool]:
-    """Yields for every frame header of a packet of AV1 whether its frame is shown (5.9.2)."""
+    """Yields for every frame header of an AV1 packet whether its frame is shown (5.9.2)."""
     at = 0
     while at < len(packet):
         kind, has_extension, has_size = packet[at] >> 3 & 15, packet[at] & 4, packet[at] & 2
@@ -201,13 +200,13 @@ def _shown_av1(packet: memoryview) -> Iterator[bool]:
 
 
 def open_file(path: Path) -> Any:
-    """Opens a file in PyAV, which reads no other file and no network for it.
+    """Opens a file in PyAV, which cannot read other files or the network for it.
 
     Raises:
-        CannotOpen: if FFmpeg does not know it, or it is not of one of `_DEMUXERS`.
+        CannotOpen: if FFmpeg cannot open it, or its format is not in `_DEMUXERS`.
     """
     try:
-        # As a file: FFmpeg would take `http:` or `concat:` in a name for another protocol.
+        # With the prefix, FFmpeg does not take `http:` or `concat:` in a name for a protocol.
         return av.open(
             f"file:{path}",
             metadata_errors="ignore",
@@ -223,7 +222,7 @@ def open_file(path: Path) -> Any:
 
 
 def video_stream(container: Any) -> Any:
-    """Returns the stream of pictures; CannotOpen if there is none that can be decoded."""
+    """Returns the video stream; CannotOpen if there is none that can be decoded."""
     stream = container.streams.best("video")  # not the picture on the cover
     if stream is None:
         raise CannotOpen("holds no frames")

@@ -40,7 +40,7 @@ def _manifest(
         (VIEW, _manifest(), "random_crop has nothing to choose from.*--crop none"),
         (VIEW, _manifest(size=16), "frames of 16 pixels.*--size 32"),
         (replace(FEW, frames=6), _manifest(), "segment_jitter has nothing to choose from"),
-        (replace(FEW, frames=7), _manifest(), "7 frames of a clip are wanted and 6 are cached"),
+        (replace(FEW, frames=7), _manifest(), "7 frames per clip are needed and 6 are cached"),
         (ExperimentConfig(), _manifest(val=0), "no clips in its val split"),
         (ExperimentConfig(stop=StopConfig(n_s=17)), _manifest(), "only 16 patches"),
         (ExperimentConfig(), _manifest(names=("Walk", "walk")), "'Walk' and 'walk' become the"),

@@ -86,7 +86,9 @@ def test_a_lost_or_damaged_job_file_is_made_again_and_nothing_else(
     job_file.unlink()
     (cache / "manifest.json").unlink()
     few = [clip for clip in _selection(hmdb51_root).clips if clip.split == "train"]
-    with pytest.raises(ValueError, match=r"(test|val)-00000\.\S+ is no part of this frame cache"):
+    with pytest.raises(
+        ValueError, match=r"(test|val)-00000\.\S+ does not belong to this frame cache"
+    ):
         CacheJob.open(cache, config, few)
     (cache / "notes.txt").touch()
     with pytest.raises(ValueError, match="holds files but no frame cache"):
@@ -95,14 +97,14 @@ def test_a_lost_or_damaged_job_file_is_made_again_and_nothing_else(
 
 def _a_moment_faster(begin: Begin, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     """Lets another command begin just before the next one writes."""
-    write_json = job.write_json
+    write = job.write_checked_json
 
     def after_the_other(*arguments: Any, **how: Any) -> None:
-        monkeypatch.setattr(job, "write_json", write_json)
+        monkeypatch.setattr(job, "write_checked_json", write)
         begin(**options)
-        write_json(*arguments, **how)
+        write(*arguments, **how)
 
-    monkeypatch.setattr(job, "write_json", after_the_other)
+    monkeypatch.setattr(job, "write_checked_json", after_the_other)
 
 
 def test_of_two_commands_that_begin_at_once_the_later_is_refused(

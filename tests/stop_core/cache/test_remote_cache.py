@@ -162,7 +162,7 @@ def test_shards_are_fetched_once_and_checked(
 
     (copy,) = (tmp_path / "fetched").rglob("train-00000.parquet")
     copy.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match=r"delete it, then run .* fetches it again"):
+    with pytest.raises(ValueError, match=r"delete it, then run .* downloads it again"):
         FrameCache(remote).split("train").read([0])
 
     shutil.rmtree(tmp_path / "fetched")
@@ -218,6 +218,6 @@ def test_fetched_shards_count_as_compared_and_a_change_after_it_is_seen(
     for path in (tmp_path / "fetched").rglob("train-*.parquet"):
         data = path.read_bytes()
         path.write_bytes(data[:3000] + bytes([data[3000] ^ 1]) + data[3001:])
-    with pytest.raises(ValueError, match="delete it, then run the same command again, which fetch"):
+    with pytest.raises(ValueError, match="delete it, then run the same command again, which downl"):
         FrameCache(cache.path).verify(["train"])
     assert read

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stop_core.cache import View
@@ -65,6 +65,7 @@ def test_chance_depends_on_seed_epoch_and_clip_alone_and_reaches_everything() ->
     assert jitter.tolist() == view.window(0, (16, 6, 8)).index.tolist()
 
 
+@settings(deadline=None)  # the first example waits for the compiler
 @given(st.integers(8, 60), st.integers(8, 60), st.integers(4, 40))
 def test_the_centre_of_a_whole_frame_is_clips_crop(rows: int, columns: int, size: int) -> None:
     frame = _clip(1, rows, columns)[0]
@@ -83,7 +84,7 @@ def test_a_view_shows_the_pixels_of_its_window() -> None:
 
 
 def test_more_than_is_cached_is_refused_with_the_option() -> None:
-    with pytest.raises(ValueError, match=r"12 frames .* wanted and 8 are cached.*--frames 12"):
+    with pytest.raises(ValueError, match=r"12 frames .* needed and 8 are cached.*--frames 12"):
         View(frames=12).check(8, 224)
     with pytest.raises(ValueError, match=r"crops of 256 pixels .*has 224.*--size 256"):
         View(size=256).check(8, 224)

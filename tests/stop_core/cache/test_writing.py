@@ -90,10 +90,10 @@ def test_attempts_survive_a_kill_between_the_file_and_its_record(
         _make(cache, hmdb51_root)
         flaky.bad = frozenset(names[:1])
         if cache.name == "b":
-            monkeypatch.setattr(writing, "write_json", _interrupt)
+            monkeypatch.setattr(writing, "write_checked_json", _interrupt)
             with pytest.raises(KeyboardInterrupt):
                 _make(cache, hmdb51_root, retry_failed=True)
-            monkeypatch.setattr(writing, "write_json", write_checked_json)
+            monkeypatch.setattr(writing, "write_checked_json", write_checked_json)
         _make(cache, hmdb51_root, retry_failed=True)
     assert [f.attempts for f in read_failures(tmp_path / "b")] == [2]
     assert _tree(tmp_path / "a") == _tree(tmp_path / "b")

@@ -8,7 +8,9 @@ encodes a pattern, and copies the stream where a cut or a display matrix asks fo
 import random
 import re
 import subprocess
-from dataclasses import astuple, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
+from hashlib import sha256
 from itertools import combinations, product
 from pathlib import Path
 
@@ -65,7 +67,7 @@ class Structure:
 _ISO = "mp4 mov faststart unedited fragmented 3gp"
 _ANY = f"{_ISO} mkv mkv-live avi ts m2ts flv"
 _X264 = "libx264 -g 10 -x264-params scenecut=0:b-adapt=0:bframes="
-_X265 = "libx265 -g 10 -x265-params log-level=none:scenecut=0"
+_X265 = "libx265 -g 10 -x265-params log-level=none:scenecut=0:pools=none:frame-threads=1"
 _MPEG = "-g 10 -sc_threshold 1000000000 -q:v 2"  # without the threshold, key frames only
 _VP9 = "libvpx-vp9 -g 15 -b:v 2M -cpu-used 5 -auto-alt-ref 1 -lag-in-frames 16"
 _VP8 = "libvpx -g 15 -b:v 2M -deadline"
@@ -218,6 +220,10 @@ class Row:
         return " ".join(astuple(self))
 
 
+_OF_CONTAINERS = {"ntsc", "offset", "wrapped", "two", "cover", "timecode", "pictures-late"}
+_OF_CONTAINERS |= {"sound", "sound-first", "sound-late"}
+_OF_EACH_KIND = {"h264", "h264-b", "h265", "mpeg4-b", "mpeg4-packed", "mpeg2-b", "vp8", "vp9"}
+_OF_EACH_KIND |= {"av1", "theora", "mjpeg"}
 _AXES = {
     "codec": list(CODECS),
     "container": list(CONTAINERS),
@@ -240,16 +246,41 @@ def _fits(part: _Part) -> bool:
             return False
     if "codec" not in part:
         return True
-    codec = CODECS[part["codec"]]
-    allowed = {"container": codec.containers, "colour": codec.colours, "size": codec.sizes}
-    return all(part[axis] in allowed[axis].split() for axis in allowed if axis in part)
+    allowed = _allowed(part["codec"])
+    return all(part[axis] in allowed[axis] for axis in allowed if axis in part)
 
 
-def rows(seed: int = 0, **only: list[str]) -> list[Row]:
+def _matters(pair: _Part) -> bool:
+    """Returns whether one of the two can change how the other is decoded.
+
+    A structure moves packets, not pixels: it need not meet each colour and size. Sound and times
+    of the container meet one codec of each way to store pictures.
+    """
+    structure = pair.get("structure")
+    if structure in _OF_CONTAINERS and "codec" in pair:
+        return pair["codec"] in _OF_EACH_KIND
+    return not structure or not pair.keys() & {"colour", "size"}
+
+
+def _allowed(codec: str) -> dict[str, list[str]]:
+    made = CODECS[codec]
+    allowed = {"container": made.containers, "colour": made.colours, "size": made.sizes}
+    return {axis: names.split() for axis, names in allowed.items()}
+
+
+def _pairs(row: _Part) -> set[frozenset[tuple[str, str]]]:
+    return {frozenset(two) for two in combinations(row.items(), 2)}
+
+
+def rows(seed: int = 0, begin: Sequence[Row] = (), **only: list[str]) -> list[Row]:
     """Returns rows in which every two entries that can be combined meet at least once.
+
+    Where nothing new can meet, the first entry of the codec is taken: rows that differ in what is
+    copied only share one encoding.
 
     Args:
         seed: another one pairs them in other rows.
+        begin: rows to begin with; their pairs are not repeated.
         only: the entries of a table, where not all are to be used.
     """
     rng, axes = random.Random(seed), _AXES | only
@@ -257,8 +288,10 @@ def rows(seed: int = 0, **only: list[str]) -> list[Row]:
         frozenset(pair)
         for one, other in combinations(axes, 2)
         for pair in product([(one, e) for e in axes[one]], [(other, e) for e in axes[other]])
-        if _fits(dict(pair))
+        if _fits(dict(pair)) and _matters(dict(pair))
     }
+    for row in begin:
+        missing -= _pairs(asdict(row))
 
     def completed(part: _Part) -> _Part | None:
         """Returns the part with an entry of each table, preferring pairs that are missing."""
@@ -267,15 +300,17 @@ def rows(seed: int = 0, **only: list[str]) -> list[Row]:
             return part
         entries = [entry for entry in axes[axis] if _fits(part | {axis: entry})]
         rng.shuffle(entries)
-        entries.sort(key=lambda e: -sum({(axis, e), other} in missing for other in part.items()))
+        new = {e: sum({(axis, e), other} in missing for other in part.items()) for e in entries}
+        usual = next(iter(_allowed(part["codec"]).get(axis, [])), "") if "codec" in part else ""
+        entries.sort(key=lambda e: (-new[e], e != usual))
         found = (completed(part | {axis: entry}) for entry in entries)
         return next((row for row in found if row), None)
 
-    chosen = []
+    chosen = list(begin)
     for pair in sorted(missing, key=sorted):
         if pair in missing and (row := completed(dict(pair))):
             chosen.append(Row(**row))
-            missing -= {frozenset(two) for two in combinations(row.items(), 2)}
+            missing -= _pairs(row)
     return chosen
 
 
@@ -283,7 +318,6 @@ def commands(row: Row, folder: Path) -> tuple[Path, list[list[str]]]:
     """Returns the file of a row and the arguments of FFmpeg that make it."""
     container, structure = CONTAINERS[row.container], STRUCTURES[row.structure]
     suffix, *muxer = container.options.split()
-    target, made = folder / f"clip{suffix}", folder / f"encoded{suffix}"
 
     def split(options: str) -> list[str]:
         return options.format(sound=container.sound).split()
@@ -301,19 +335,13 @@ def commands(row: Row, folder: Path) -> tuple[Path, list[list[str]]]:
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", row.size, "-r", str(_RATE), "-i"]
     first = [*raw, str(folder / row.size), *split(structure.inputs)]
     first += ["-filter:v:0", f"{filters},format={pixels}", "-c:v:0"]
-    first += [
-        *CODECS[row.codec].options.split(),
-        *tags,
-        *encode,
-        "-threads",
-        "1",
-        "-strict",
-        "-2",
-        *muxer,
-    ]
+    first += [*CODECS[row.codec].options.split(), *tags, *encode, "-threads", "1"]
+    first += ["-strict", "-2", *muxer]
+    made = folder / f"{sha256(repr(first).encode()).hexdigest()[:16]}{suffix}"
     turn = MATRICES[row.matrix].split()
     if not (turn or structure.copy_from or structure.copy):
-        return target, [[*first, str(target)]]
+        return made, [[*first, str(made)]]
+    target = folder / f"copy{suffix}"
     copy = [*split(structure.copy_from), *turn, "-i", str(made), *split(structure.copy_with)]
     copy += ["-map", "0:v", "-map", "0:a?", "-c", "copy", *split(structure.copy)]
     copy += ["-strict", "-2", *muxer, str(target)]
@@ -325,13 +353,15 @@ def make(row: Row, folder: Path) -> Path:
     pattern = folder / row.size
     if not pattern.exists():
         pattern.write_bytes(_pattern(*map(int, row.size.split("x"))).tobytes())
-    target, every = commands(row, folder)
-    for arguments in every:
+    target, (encode, *copy) = commands(row, folder)
+    for arguments in [*([] if Path(encode[-1]).exists() else [encode]), *copy]:
         done = _ffmpeg("-v", "error", *arguments)
         if done.returncode:
             raise ValueError(f"{row}: {done.stderr.decode()[-400:]}")
-    data = target.read_bytes()
-    target.write_bytes(data[: int(len(data) * STRUCTURES[row.structure].keep)])
+    if (keep := STRUCTURES[row.structure].keep) < 1:
+        data = target.read_bytes()
+        target = folder / f"cut{target.suffix}"
+        target.write_bytes(data[: int(len(data) * keep)])
     return target
 
 

@@ -55,7 +55,7 @@ def test_the_decoder_of_a_model_gives_the_frames_of_its_cache(
 
 
 def test_a_model_that_is_shown_more_than_is_decoded_is_refused() -> None:
-    with pytest.raises(ValueError, match="5 frames of a clip are wanted and 3 are cached"):
+    with pytest.raises(ValueError, match="5 frames per clip are needed and 3 are cached"):
         Preprocessing(5, 32, HALF, HALF, decoded_frames=3)
     with pytest.raises(ValueError, match="frames must be at least 1"):
         Preprocessing(0, 32, HALF, HALF)
