@@ -37,12 +37,12 @@ def read_kinetics(root: Path) -> list[Clip]:
 
 
 def read_kinetics_val(root: Path) -> list[Clip]:
-    """As `read_kinetics`, with the official validation clips as test; needs no test list."""
+    """Like `read_kinetics`, with the official validation clips as test; needs no test list."""
     return carve_validation(_read(root, {"train": "train", "validation": "test"}))
 
 
 def _read(root: Path, lists: dict[str, Split]) -> list[Clip]:
-    """Lists the clips of some official lists, each with the split that it is to be."""
+    """Lists the clips of `lists`, which maps official lists to splits."""
     require_root(root, _LAYOUT)
     files = VideoFiles(root)
     listing = Listing()
