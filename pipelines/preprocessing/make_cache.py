@@ -4,7 +4,7 @@ import os
 import textwrap
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -202,8 +202,10 @@ def _cache_clips(
     job = CacheJob.open(config.cache_path, cache_config, selection.clips)
     record = CacheRecord(config.output, job.cache)
     # Locks exist only on a local disk, and a finished cache can be on a read-only one.
-    lockable = isinstance(job.cache, Path) and os.access(job.cache, os.W_OK)
-    with alone_in(job.cache) if lockable else nullcontext():
+    lock: AbstractContextManager[None] = nullcontext()
+    if isinstance(job.cache, Path) and os.access(job.cache, os.W_OK):
+        lock = alone_in(job.cache)
+    with lock:
         if pending := job.pending(root, config.retry_failed):
             # Before `start` invalidates a finished cache: an unusable store raises here.
             record.begin(cache_config.dataset)

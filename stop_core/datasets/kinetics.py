@@ -55,7 +55,7 @@ def _read(root: Path, lists: dict[str, Split]) -> list[Clip]:
 
 
 def _read_list(root: Path, name: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yields where a row stands, its YouTube id, video id and class."""
+    """Yields the location of each row, its YouTube id, video id and class."""
     stems = [f"{prefix}{file}" for file in _FILES[name] for prefix in ("", "kinetics_")]
     path = find_annotation(root, *(f"{stem}.csv" for stem in stems), layout=_LAYOUT)
     # The official test lists of 400 and 600 classes have no column for the label.

@@ -65,7 +65,7 @@ class Difficulty:
     flickers: int = 0
     """Grey squares behind all else, as large as a patch, with a new brightness in every frame."""
     frames: int = SCENE_FRAMES
-    """Of a video; every second one is meant to be sampled."""
+    """Number of frames of a video; every second one is meant to be sampled."""
 
     def __post_init__(self) -> None:
         for name, least in (("statics", 1), ("movers", 1), ("flickers", 0), ("frames", 2)):
