@@ -1,8 +1,8 @@
-"""Looks at a frame cache, checks it, and hands parts of it to other programs.
+"""Inspects, verifies and exports a frame cache.
 
-python pipelines/cache.py info   DIR             # what it holds, and what failed
-python pipelines/cache.py verify DIR             # every byte against its hash
-python pipelines/cache.py export DIR --to OUT    # a part, as plain Parquet or PNG files
+python pipelines/cache.py info   DIR             # its clips, size and failures
+python pipelines/cache.py verify DIR             # hashes of all files
+python pipelines/cache.py export DIR --to OUT    # clips as plain Parquet or PNG files
 python pipelines/cache.py sheet  DIR             # a picture of some clips
 """
 
@@ -38,28 +38,28 @@ Directory = Annotated[str, tyro.conf.Positional]
 
 @dataclass(frozen=True)
 class InfoCommand:
-    """Tell what a cache holds: clips by split and class, size on disk, failures by reason."""
+    """Print the contents of a cache: clips by split and class, size on disk, failures by reason."""
 
     cache: Directory
     """Folder of a finished cache, or its s3:// or gs:// URI."""
 
     def run(self) -> None:
-        """Prints it."""
+        """Prints the summary."""
         _print_summary(summarise(storage_path(self.cache)), self.cache)
 
 
 @dataclass(frozen=True)
 class VerifyCommand:
-    """Compare every byte of a cache with its hash; exit code 1 if a file is damaged."""
+    """Compare every file of a cache with its hash; exit code 1 if a file is damaged."""
 
     cache: Directory
     """Folder of a finished cache, or its s3:// or gs:// URI."""
 
     def run(self) -> None:
-        """Names every file that is not as it was made.
+        """Prints the name of every damaged file.
 
         Raises:
-            RunError: if there is one; says what to do.
+            RunError: if a file is damaged, with the command that repairs the cache.
         """
         path = storage_path(self.cache)
         checked = list(verify(path))
@@ -77,28 +77,28 @@ class VerifyCommand:
 
 @dataclass(frozen=True)
 class ExportCommand:
-    """Write a part of a cache for other programs, to a new folder that appears whole."""
+    """Write clips of a cache for other programs, atomically, to a new folder."""
 
     cache: Directory
     """Folder of a finished cache, or its s3:// or gs:// URI."""
     to: Path
     """The folder to make."""
     format: PartFormat = "parquet"
-    """parquet: all columns, a file a shard. png: a folder a clip, a file a frame."""
+    """parquet: all columns, one file per shard. png: one folder per clip, one file per frame."""
     compression: Codec = "zstd"
-    """Of the Parquet files."""
+    """Compression of the Parquet files."""
     splits: tuple[str, ...] = ()
     """Only these splits (default: all)."""
     classes: tuple[str, ...] = ()
     """Only these classes (default: all)."""
     limit: int | None = None
-    """At most so many clips of each split, the first ones (default: all)."""
+    """Export only the first LIMIT clips of each split (default: all)."""
 
     def __post_init__(self) -> None:
         _at_least_one(limit=self.limit)
 
     def run(self) -> None:
-        """Exports, and tells how much."""
+        """Exports the clips and prints their number."""
         part = Part(self.splits, self.classes, self.limit)
         count = export(storage_path(self.cache), part, self.to, self.format, self.compression)
         print_result(f"exported {count} clips to {self.to}")
@@ -111,13 +111,13 @@ class SheetCommand:
     cache: Directory
     """Folder of a finished cache, or its s3:// or gs:// URI."""
     to: Path = Path("sheet.png")
-    """The picture to write."""
+    """The image file to write."""
     split: str = "train"
-    """Which split."""
+    """The split to draw."""
     clips: int = 12
-    """At most so many clips."""
+    """Largest number of clips."""
     frames: int = 8
-    """At most so many frames of a clip."""
+    """Largest number of frames per clip."""
 
     def __post_init__(self) -> None:
         _at_least_one(clips=self.clips, frames=self.frames)
@@ -143,7 +143,7 @@ _Command = (
 
 @dataclass(frozen=True)
 class CacheToolConfig:
-    """Look at a frame cache, check it, or hand parts of it to other programs."""
+    """Inspect, verify or export a frame cache."""
 
     command: _Command
 

@@ -4,14 +4,12 @@
     python pipelines/preprocess.py --dataset hmdb51 --data-root DIR --cache DIR
     python pipelines/preprocess.py --dataset hmdb51 --data-root DIR --check
 
-The same command goes on after an interruption, and returns at once when there is nothing to do.
+The same command resumes after an interruption. It returns at once if the cache is complete.
 """
 
 import shlex
 import sys
 from pathlib import Path
-
-from .preprocessing.make_cache import PreprocessConfig, _reasons, check, make_cache
 
 if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -26,23 +24,26 @@ from stop_core.tiny.shipped import TINY, TINY_TOWERS
 from .cli.console import print_result
 from .cli.folders import command
 from .cli.options import run_command
+from .preprocessing.make_cache import PreprocessConfig, check, failure_counts, make_cache
 
 _SHOWN_FAILURES = 5
-CLIP_SIZE = 224  # pixels that the common CLIP towers take
+CLIP_SIZE = 224  # input size of the common CLIP towers, in pixels
 
 
 def summary(config: PreprocessConfig, manifest: Manifest) -> str:
-    """Returns what the user reads at the end: what is there, what is not, and what to type next."""
+    """Returns the final summary: cached clips, failures, and the next command."""
     cache = config.cache_path
+    classes = f"{len(manifest.class_names)} classes"
+    kind = "with captions" if manifest.task == "retrieval" else classes
     counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
     lines = [
         f"cached    {sum(manifest.counts.values())} clips of {manifest.dataset} ({counts}), "
-        f"{_kind(manifest)}, {manifest.frames} frames of {manifest.size} px"
+        f"{kind}, {manifest.frames} frames of {manifest.size} px"
     ]
     if manifest.failures:
         failures = read_failures(cache)
         lines.append(
-            f"failed    {manifest.failures} clips ({_reasons(failures)}): see "
+            f"failed    {manifest.failures} clips ({failure_counts(failures)}): see "
             f"{cache / 'failures.parquet'}"
         )
         shown = (f"{one.source_path}: {one.error}" for one in failures[:_SHOWN_FAILURES])
@@ -55,14 +56,8 @@ def summary(config: PreprocessConfig, manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def _kind(manifest: Manifest) -> str:
-    if manifest.task == "retrieval":
-        return "with captions"
-    return f"{len(manifest.class_names)} classes"
-
-
 def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
-    """A training that fits the cache; empty if none of the towers that are known here does."""
+    """Returns a training command for the cache; empty if no known tower takes its frame size."""
     _, size = config.shape
     towers = {tower.image_size: f" --tower {name}" for name, tower in TINY_TOWERS.items()}
     towers[CLIP_SIZE] = " --tower ViT-B-32-quickgelu --pretrained openai"
@@ -71,14 +66,14 @@ def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
     recipe = ""
     if config.entry.generate is not None:
         recipe = " --config sweeps/recipes/motion.yaml"
-        # The recipe's own tower takes the frames of a cache that was made without options.
+        # The recipe names a tower for the frame size of a cache that was made without options.
         towers[TINY.image_size] = ""
     where = shlex.join(["--cache", str(cache)])
     return f"{command('train')}{recipe} {where}{towers[size]}"
 
 
 def main(config: PreprocessConfig) -> None:
-    """Makes the cache and prints its summary, or with --check only counts the clips."""
+    """Makes the cache and prints its summary; with --check, only counts the clips."""
     print_result(check(config) if config.check else summary(config, make_cache(config)))
 
 

@@ -1,4 +1,4 @@
-"""The MLflow run of a frame cache: owed from before the cache is made, until the store has it."""
+"""The MLflow run of a frame cache, pending until the tracking store has accepted it."""
 
 import hashlib
 import json
@@ -15,25 +15,25 @@ from stop_core.storage.paths import StoragePath
 
 
 class CacheRecord:
-    """What MLflow is to be told of a cache.
+    """The pending MLflow record of a cache, a file below `output` that survives SIGKILL.
 
     Args:
-        output: where the store is, if it is no server.
+        output: the folder of the store, unless the store is a server.
         cache: the folder of the cache.
     """
 
     def __init__(self, output: Path, cache: StoragePath) -> None:
         self.output = output
         name = hashlib.sha256(str(cache.resolve()).encode()).hexdigest()[:16]
-        self._owed = output / "unrecorded" / f"{name}.json"
+        self._pending = output / "unrecorded" / f"{name}.json"
 
     @property
-    def is_owed(self) -> bool:
-        """Whether a cache was made, and its run is not complete."""
-        return self._owed.is_file()
+    def is_pending(self) -> bool:
+        """Whether decoding began and the store has not accepted the record yet."""
+        return self._pending.is_file()
 
     def begin(self, dataset: str) -> None:
-        """Makes sure of the store, and that a kill from here on leaves the record owed.
+        """Checks the store and marks the record as pending, before anything is decoded.
 
         Raises:
             RunError: if the store cannot be used.
@@ -43,38 +43,38 @@ class CacheRecord:
         open_experiment(self.output, dataset)
         self._note({"key": uuid.uuid4().hex})
 
-    def made(self, seconds: float) -> None:
-        """Takes down how long it took."""
-        self._note({**parse_json(read_text(self._owed)), "seconds": seconds})
+    def note_duration(self, seconds: float) -> None:
+        """Adds the duration of decoding to the pending record."""
+        self._note({**parse_json(read_text(self._pending)), "seconds": seconds})
 
-    def tell(self, manifest: Manifest, params: Mapping[str, Any]) -> Exception | None:
-        """Tells MLflow of the cache; returns what it failed with, and is then still owed."""
+    def send(self, manifest: Manifest, params: Mapping[str, Any]) -> Exception | None:
+        """Records the cache in MLflow; returns the error if that fails, and stays pending."""
         try:
-            self._tell(manifest, params, parse_json(read_text(self._owed)))
+            self._send(manifest, params, parse_json(read_text(self._pending)))
         except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
             return problem
-        self._owed.unlink(missing_ok=True)
+        self._pending.unlink(missing_ok=True)
         return None
 
-    def _tell(self, manifest: Manifest, params: Mapping[str, Any], noted: dict[str, Any]) -> None:
+    def _send(self, manifest: Manifest, params: Mapping[str, Any], noted: dict[str, Any]) -> None:
         from ..tracking.direct_run import TrackedRun
         from ..tracking.store import KEY, open_experiment
 
         experiment = open_experiment(self.output, manifest.dataset)
         name = f"preprocess {division(manifest.dataset, manifest.fold)}"
         tags = {"kind": "preprocess", "dataset": manifest.dataset, "data_hash": manifest.data_hash}
-        # By its key, the run of an attempt that was killed is found again.
+        # The key finds the run of an interrupted attempt, so that no second run is created.
         tags[KEY] = noted["key"]
         tracked = TrackedRun.start(self.output, experiment, name, tags=tags)
         tracked.log_params(params)
         values = {f"clips/{split}": float(count) for split, count in manifest.counts.items()}
         values["clips/failed"] = float(manifest.failures)
-        if "seconds" in noted:  # otherwise a kill came before they were taken down
+        if "seconds" in noted:  # absent after an interruption between decoding and `note_duration`
             values["preprocess/seconds"] = noted["seconds"]
         tracked.log_metrics(values)
         tracked.log_json(manifest.to_dict(), "manifest.json")
         tracked.finish()
 
     def _note(self, values: dict[str, Any]) -> None:
-        self._owed.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self._owed, json.dumps(values))
+        self._pending.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._pending, json.dumps(values))

@@ -1,14 +1,14 @@
-"""The Ray Data chain of preprocessing: shard plans in, one small record a shard out.
+"""The Ray Data chain of preprocessing: shard plans in, one small record per shard out.
 
     plans -> [task: decode the clips of a shard, write the shard] -> records -> driver
 
-Frames never leave the task that decoded them but for the shard file; a record is a few dozen
-bytes, so the driver's memory does not grow with the data.
+Frames never pass through the driver: the task that decodes a shard also writes it. A record is a
+few dozen bytes, so the driver's memory does not grow with the data.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 from stop_core.cache import CacheConfig, CacheJob, ShardPlan, write_shard
 from stop_core.decoding.process import DECODE_TIMEOUT
@@ -27,29 +27,29 @@ def decode_shards(
     data_root: StoragePath,
     timeout: float = DECODE_TIMEOUT,
 ) -> Iterator[Done]:
-    """Decodes and writes shards on all CPUs of the cluster; yields as each is complete.
+    """Decodes and writes shards on all CPUs of the cluster; yields once per finished shard.
 
     Args:
-        job: the cache to write to; its folder is seen by every node.
+        job: the cache to write to, in a folder that every node can access.
         plans: the shards to make.
-        data_root: an absolute path that every node sees.
-        timeout: seconds that one clip may take to decode.
+        data_root: an absolute path that every node can access.
+        timeout: seconds after which decoding of a clip fails.
 
     Raises:
-        RunError: if a shard cannot be written, or a worker dies. Complete shards stay.
+        RunError: if a shard cannot be written, or a worker fails. Finished shards are kept.
     """
     start_ray()
     import ray
     import ray.exceptions
 
     quiet(ray.data.DataContext.get_current())
-    # One block a plan: a task is then one shard, and reports as soon as that is on disk. Ray runs
-    # the task of a worker or node that dies three times more, which is safe: a shard is whole or
-    # absent, and a command tries no clip of it twice.
+    # One block per plan: each task writes one shard, and reports it as soon as it is on disk. Ray
+    # retries the task of a failed worker or node three times. That is safe, because a shard is
+    # written atomically, and a command tries no clip of it twice.
     records = ray.data.from_items(
         [{"plan": plan.to_json()} for plan in plans], override_num_blocks=len(plans)
     ).map(
-        write_shard_row,
+        cast(Callable[[dict[str, Any]], dict[str, Any]], write_shard_row),  # with fn_kwargs
         fn_kwargs={
             "config": json.dumps(job.config.to_dict()),
             "data_root": str(data_root),
@@ -63,13 +63,14 @@ def decode_shards(
             if row["error"]:
                 raise RunError(
                     f"cannot write the shard {row['shard']} to {job.cache}: {row['error']}. "
-                    "What is complete stays; mend this and run the same command again"
+                    "Finished shards are kept. Fix the problem and "
+                    "run the same command again to resume"
                 )
             yield Done(clips=row["clips"], failures=row["failures"])
     except ray.exceptions.RayError as error:
         raise RunError(
             f"workers died while decoding ({first_line(error)}). "
-            "What is complete stays; run the same command again to go on"
+            "Finished shards are kept; run the same command again to resume"
         ) from error
 
 
@@ -80,7 +81,7 @@ def write_shard_row(
     cache: str,
     timeout: float,
 ) -> dict[str, Any]:
-    """Makes one shard in a worker. An error is a value in the row, so that none stops the chain."""
+    """Makes one shard in a worker. A row carries its error, so that no error stops the chain."""
     plan = ShardPlan.from_json(row["plan"])
     done = {"shard": plan.name, "clips": 0, "failures": 0, "error": ""}
     cache_config = CacheConfig.from_dict(json.loads(config))

@@ -1,4 +1,4 @@
-"""Finding the frame cache that a training is to use."""
+"""Finding the frame cache of a training."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ EMBEDDED = "motion"
 
 
 def find_cache(cache: str | None, output: Path) -> StoragePath:
-    """Returns the finished cache at `cache`; None stands for the embedded set, made if need be.
+    """Returns the finished cache at `cache`; None means the embedded set, made if absent.
 
     Raises:
-        OSError: if there is no cache at `cache`; the message gives the command that makes one.
-        ValueError: if the cache is unfinished, or a size or footer is not the manifest's.
+        OSError: if there is no cache at `cache`; the message contains the command that makes one.
+        ValueError: if the cache is unfinished, or a size or footer differs from the manifest's.
     """
     if cache is not None:
         path = storage_path(cache)
         manifest = Manifest.load(path)
-        if isinstance(path, Path):  # what is fetched from a store is hashed when it arrives
+        if isinstance(path, Path):  # a file from an object store is hashed on arrival
             check_footers(path, manifest.config, manifest.shards)
         return path
     from .make_cache import PreprocessConfig, make_cache

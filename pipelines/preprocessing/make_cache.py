@@ -48,14 +48,14 @@ class PreprocessConfig:
     """Turn a video dataset into a frame cache (Parquet), ready for training.
 
     Without options, a small labelled demonstration set is generated and cached. The same command
-    goes on after an interruption; a finished cache is left as it is.
+    resumes after an interruption; a finished cache is not changed.
     """
 
     dataset: str = "motion"
-    """Which dataset, or protocol of it: hmdb51, ucf101, ssv2, ssv2-val, kinetics, kinetics-val,
+    """Name of the dataset or protocol: hmdb51, ucf101, ssv2, ssv2-val, kinetics, kinetics-val,
     msrvtt, msrvtt-7k, activitynet, didemo, vatex, vatex-1k5, lsmdc, msvd; folder, csv or
-    csv-captions for your own; or motion, motion-crowded or motion-captions, the demonstration sets,
-    which are generated where absent. docs/datasets.md shows what each reads."""
+    csv-captions for your own videos; or a demonstration set, generated if absent: motion,
+    motion-crowded, motion-captions. docs/datasets.md shows the files that each one needs."""
     data_root: str | None = None
     """Folder of the dataset as its archives unpack (default for a demonstration set:
     OUTPUT/data/DATASET)."""
@@ -63,34 +63,34 @@ class PreprocessConfig:
     """Folder to write the cache to, one for each set of options (default: OUTPUT/cache/DATASET).
     Either folder may be on an object store: s3://BUCKET/FOLDER or gs://BUCKET/FOLDER."""
     fold: int = 1
-    """Which of the dataset's official train/test divisions, from 1."""
+    """Number of the official train/test division, from 1."""
     frames: int | None = None
-    """Frames of each clip, spread evenly over it (default: the dataset's own, mostly 12)."""
+    """Number of frames per clip, spread evenly (default: the dataset's own, mostly 12)."""
     size: int | None = None
-    """Edge of a frame in pixels, as the model takes it (default: the dataset's own, mostly 224)."""
+    """Edge of a frame in pixels, the model's input size (default: the dataset's, mostly 224)."""
     crop: Crop = "center"
-    """center: square frames, as CLIP crops them. none: whole frames, whose short side is SIZE, for
-    random crops in training."""
+    """center: square frames, as CLIP crops them. none: whole frames with a short side of SIZE
+    pixels, for random crops in training."""
     compression: Compression = "none"
     """none: fastest to read. zstd: about two thirds of the disk space."""
     decoder: Decoder = "auto"
-    """auto: the fastest decoder that is proven to give the right frames, which is PyAV today. pyav:
-    PyAV. decord: decord where it is sure to find the same frames, PyAV for the rest."""
+    """auto: the fastest decoder that is proven to return the right frames, currently PyAV. pyav:
+    PyAV. decord: decord where it is certain to return the same frames, PyAV for the rest."""
     limit: int | None = None
-    """At most so many clips of each split, taken evenly from the classes (default: all)."""
+    """Largest number of clips per split, taken evenly from the classes (default: all)."""
     classes: tuple[str, ...] = ()
     """Only these classes (default: all)."""
     splits: tuple[Split, ...] = SPLITS
     """Only these splits."""
     check: bool = False
-    """Only count the clips, classes and missing videos of each split, and say what looks wrong in
-    the lists; nothing is decoded or cached."""
+    """Only count the clips, classes and missing videos of each split, and report suspicious lists;
+    nothing is decoded or cached."""
     retry_failed: bool = False
-    """Decode the clips in failures.parquet once more, and only those."""
+    """Retry only the clips in failures.parquet."""
     decode_timeout: float = DECODE_TIMEOUT
-    """Seconds that one clip may take to decode; it then counts as failed."""
+    """Seconds after which a clip that is still being decoded counts as failed."""
     output: Path = field(default_factory=default_output)
-    """Folder for whatever has no folder of its own, and for the MLflow store."""
+    """Folder for the MLflow store, and for data and cache if no other folder is given."""
 
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:
@@ -99,8 +99,7 @@ class PreprocessConfig:
             )
         if self.data_root is None and self.entry.generate is None:
             raise ValueError(
-                f"--data-root is needed for {self.dataset}: the folder that its archives were "
-                "unpacked to"
+                f"{self.dataset} needs --data-root, the folder that its archives were unpacked to"
             )
         if not 1 <= self.fold <= self.entry.folds:
             raise ValueError(
@@ -133,34 +132,62 @@ class PreprocessConfig:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Frames and size, the dataset's own where the user gave none."""
+        """Frames per clip and frame size; the dataset's own by default."""
         return self.frames or self.entry.frames, self.size or self.entry.size
 
     @property
     def data_path(self) -> StoragePath:
-        """The data root; absolute, because workers have another working directory."""
+        """The data root as an absolute path: workers have another working directory."""
         return storage_path(self.data_root or self.output / "data" / self.dataset).resolve()
 
     @property
     def cache_path(self) -> StoragePath:
-        """The cache folder, as the user would write it."""
+        """The cache folder, relative if the user gave a relative path."""
         return storage_path(self.cache or self.output / "cache" / self.dataset)
 
 
 def make_cache(config: PreprocessConfig) -> Manifest:
-    """Makes the cache, or finishes it, or finds it finished; returns what it holds.
+    """Makes or resumes the cache and records it in MLflow; returns its manifest.
+
+    A finished cache is returned unchanged.
 
     Raises:
-        ValueError, OSError, RunError: for what a user can mend, in one sentence.
+        ValueError, OSError, RunError: for errors that a user can fix, in one sentence.
     """
     with skeleton_of(config.data_path) as root:
-        return _make_cache(config, root)
+        _generate_if_absent(config, root)
+        selection, notes = _listed_clips(config, root)
+        missing = {clip.video_id for clip in missing_clips(root, selection.clips)}
+        if len(missing) == len(selection.clips):
+            raise RunError(
+                f"none of the {len(selection.clips)} listed clips is there, for example "
+                f"{root / selection.clips[0].path}: unpack the videos below {root}"
+            )
+        return _cache_clips(config, root, selection, notes, missing)
 
 
-def _make_cache(config: PreprocessConfig, root: Path) -> Manifest:
-    """The same, with the data root outlined at `root`."""
-    selection, found = _find_clips(config, root)
-    missing = _missing(selection, root)
+def _generate_if_absent(config: PreprocessConfig, root: Path) -> None:
+    """Generates a demonstration set at the local data root `root`, unless it exists."""
+    generate = config.entry.generate
+    if generate is None or root.exists():
+        return
+    if root != config.data_path:
+        raise RunError(
+            f"there is nothing at {config.data_path}, and {config.dataset} is generated only on a "
+            "local disk: give a local --data-root, or omit it"
+        )
+    say(f"generating the dataset {config.dataset} below {root}")
+    generate(root)
+
+
+def _cache_clips(
+    config: PreprocessConfig,
+    root: Path,
+    selection: Selection,
+    notes: Sequence[str],
+    missing: set[str],
+) -> Manifest:
+    """Decodes the clips of `selection` that are not yet cached, and records the cache."""
     frames, size = config.shape
     cache_config = CacheConfig.of(
         config.entry,
@@ -174,61 +201,54 @@ def _make_cache(config: PreprocessConfig, root: Path) -> Manifest:
     )
     job = CacheJob.open(config.cache_path, cache_config, selection.clips)
     record = CacheRecord(config.output, job.cache)
-    with _alone(job.cache):
+    # Locks exist only on a local disk, and a finished cache can be on a read-only one.
+    lock: AbstractContextManager[None] = nullcontext()
+    if isinstance(job.cache, Path) and os.access(job.cache, os.W_OK):
+        lock = alone_in(job.cache)
+    with lock:
         if pending := job.pending(root, config.retry_failed):
-            # A store that cannot be used ends this before the finished cache is given up.
+            # Before `start` invalidates a finished cache: an unusable store raises here.
             record.begin(cache_config.dataset)
-            for remark in found:
-                say(f"note: {remark}")
+            for note in notes:
+                say(f"note: {note}")
             job.start()
             started = time.monotonic()
             _decode(job, pending, config, missing)
-            record.made(time.monotonic() - started)
+            record.note_duration(time.monotonic() - started)
         manifest = job.finish() if pending or not job.is_finished() else Manifest.load(job.cache)
         if not manifest.shards:
             raise RunError(
                 f"none of the {len(selection.clips)} clips could be cached "
-                f"({_reasons(read_failures(job.cache))}); check the files below {config.data_path}"
+                f"({failure_counts(read_failures(job.cache))}); check the files below "
+                f"{config.data_path}"
             )
-        if record.is_owed:
-            _record(record, config, manifest)
+        params = {**asdict(config), "frames": frames, "size": size}
+        if record.is_pending and (problem := record.send(manifest, params)):
+            say(
+                "the cache is complete, but it could not be recorded in MLflow "
+                f"({first_line(problem)}); the same command records it later, and decodes nothing"
+            )
     return manifest
-
-
-def _alone(cache: StoragePath) -> AbstractContextManager[None]:
-    """Keeps other commands from the cache, where there are locks and this one may write."""
-    if isinstance(cache, Path) and os.access(cache, os.W_OK):
-        return alone_in(cache)
-    return nullcontext()
-
-
-def _record(record: CacheRecord, config: PreprocessConfig, manifest: Manifest) -> None:
-    """Tells MLflow of the cache that was made."""
-    frames, size = config.shape
-    if problem := record.tell(manifest, {**asdict(config), "frames": frames, "size": size}):
-        say(
-            "the cache is complete, but it could not be recorded in MLflow "
-            f"({first_line(problem)}); the same command records it later, and decodes nothing"
-        )
 
 
 def _decode(
     job: CacheJob, pending: Sequence[ShardPlan], config: PreprocessConfig, missing: set[str]
 ) -> None:
-    """Makes the pending shards, telling how far it has come."""
+    """Makes the pending shards and reports progress."""
     listed = [clip.video_id for plan in pending for clip in plan.clips]
-    there = len(listed) - len(missing.intersection(listed))
-    say(f"decoding {there} clips of {config.dataset} into {config.cache_path}")
-    if there < len(listed):
-        say(f"{len(listed) - there} more are listed, but not below {config.data_path}")
-    # Large shards first, so that no core is left with one at the end.
+    absent = len(missing.intersection(listed))
+    present = len(listed) - absent
+    say(f"decoding {present} clips of {config.dataset} into {config.cache_path}")
+    if absent:
+        say(f"{absent} more are listed, but not below {config.data_path}")
+    # Large shards first, so that no core finishes long after the others.
     plans = sorted(pending, key=lambda plan: len(plan.clips), reverse=True)
     shards = decode_shards(job, plans, config.data_path, config.decode_timeout)
-    ProgressBar(there).follow(shards)
+    ProgressBar(present).follow(shards)
 
 
 def check(config: PreprocessConfig) -> str:
-    """Prints what is listed and what is missing; returns a last line, or RunError if one is."""
+    """Prints the counts of listed and missing clips; RunError if a clip is missing."""
     report = config.output / "check" / f"{config.dataset}-missing.txt"
     with skeleton_of(config.data_path) as root:
         if config.entry.generate is not None and root == config.data_path and not root.exists():
@@ -236,18 +256,18 @@ def check(config: PreprocessConfig) -> str:
                 f"there is nothing at {root} to check: {config.dataset} is generated there by the "
                 "same command without --check"
             )
-        selection, found = _listed_clips(config, root)
+        selection, notes = _listed_clips(config, root)
         table, problem = check_files(selection, root, report)
     print_result(table)
-    for remark in found:
-        print_result(textwrap.fill(f"note  {remark}", 80, subsequent_indent=" " * 6))
+    for note in notes:
+        print_result(textwrap.fill(f"note  {note}", 80, subsequent_indent=" " * 6))
     if problem:
         raise RunError(problem.replace(str(root), str(config.data_path)))
     return f"complete: all {len(selection.clips):,} clips are below {config.data_path}"
 
 
 def _listed_clips(config: PreprocessConfig, root: Path) -> tuple[Selection, list[str]]:
-    """Reads the annotation below `root`; returns what the user chose of it, and remarks on it."""
+    """Reads the annotation below `root`; returns the chosen clips, and remarks."""
     clips = config.entry.read(root, config.fold)
     selection = select_clips(clips, config.splits, config.classes, config.limit)
     if not selection.clips:
@@ -256,32 +276,7 @@ def _listed_clips(config: PreprocessConfig, root: Path) -> tuple[Selection, list
     return selection, remarks(config.dataset, config.fold, clips, selection)
 
 
-def _find_clips(config: PreprocessConfig, root: Path) -> tuple[Selection, list[str]]:
-    """As `_listed_clips`, generating the dataset first where that is how it comes to be."""
-    entry = config.entry
-    if entry.generate is not None and not root.exists():
-        if root != config.data_path:
-            raise RunError(
-                f"there is nothing at {config.data_path}, and {entry.name} is generated on a local "
-                "disk only: give a local --data-root, or none"
-            )
-        say(f"generating the dataset {entry.name} below {root}")
-        entry.generate(root)
-    return _listed_clips(config, root)
-
-
-def _missing(selection: Selection, root: Path) -> set[str]:
-    """Returns the ids of the listed clips that are not there; RunError if none is there."""
-    missing = {clip.video_id for clip in missing_clips(root, selection.clips)}
-    if len(missing) == len(selection.clips):
-        raise RunError(
-            f"none of the {len(selection.clips)} listed clips is there, for example "
-            f"{root / selection.clips[0].path}: unpack the videos below {root}"
-        )
-    return missing
-
-
-def _reasons(failures: Sequence[Failure]) -> str:
-    """Counts the failures by their reason, the most frequent first."""
+def failure_counts(failures: Sequence[Failure]) -> str:
+    """Returns "REASON: COUNT, ..." of the failures, the most frequent first."""
     counts = count_reasons(failures).most_common()
     return ", ".join(f"{in_line(reason)}: {count}" for reason, count in counts)

@@ -1,4 +1,4 @@
-"""`preprocess.py --check`: is every listed video there? Nothing is decoded, no cache is written."""
+"""`preprocess.py --check`: counts missing videos without decoding or caching any."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from stop_core.datasets import Clip, Selection, missing_clips
 from stop_core.storage.atomic import appearing
 
-_NAMED = 5  # of the missing videos, before the list in the file
+_NAMED = 5  # missing videos that a message names; the report lists all
 
 
 def check_files(selection: Selection, root: Path, report: Path) -> tuple[str, str]:
@@ -16,15 +16,15 @@ def check_files(selection: Selection, root: Path, report: Path) -> tuple[str, st
     Args:
         selection: the clips that the annotation lists.
         root: the data root.
-        report: the file to write the missing ones to, `split<tab>path` a line.
+        report: the file that lists the missing clips, one `split<tab>path` per line.
 
     Returns:
-        A table of the splits, and a sentence if videos are missing, with the first of them.
+        A table of the splits, and an error message, empty if no video is missing.
     """
     missing = missing_clips(root, selection.clips)
     table = _table(selection, missing)
     if not missing:
-        report.unlink(missing_ok=True)  # an earlier check's
+        report.unlink(missing_ok=True)  # left by an earlier check
         return table, ""
     report.parent.mkdir(parents=True, exist_ok=True)
     with appearing(report) as staging:
@@ -38,11 +38,11 @@ def check_files(selection: Selection, root: Path, report: Path) -> tuple[str, st
 
 
 def _table(selection: Selection, missing: Sequence[Clip]) -> str:
-    """A line a split: listed clips, missing ones, and their classes or captions."""
+    """Returns a table: listed clips, missing clips, and classes or captions, by split."""
     listed = Counter(clip.split for clip in selection.clips)
     gone = Counter(clip.split for clip in missing)
-    what = "classes" if selection.class_names else "captions"
-    lines = [f"{'split':<6}{'clips':>10}{'missing':>10}{what:>10}"]
+    unit = "classes" if selection.class_names else "captions"
+    lines = [f"{'split':<6}{'clips':>10}{'missing':>10}{unit:>10}"]
     for split in selection.splits:
         clips = [clip for clip in selection.clips if clip.split == split]
         classes = len({clip.class_name for clip in clips})

@@ -1,4 +1,4 @@
-"""Video datasets: which clips there are, which split each is in, and its class or captions."""
+"""Video datasets: their clips, with split and class or captions."""
 
 from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split, Task, class_words, tidied
 from stop_core.datasets.registry import DATASETS, Dataset

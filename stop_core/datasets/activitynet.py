@@ -55,7 +55,7 @@ def read_activitynet(root: Path) -> list[Clip]:
 
 
 def _read_paragraphs(captions: Path, ids: Path | None) -> Iterator[tuple[str, str, str]]:
-    """Yields where a video stands, its id and its sentences as one."""
+    """Yields location, id and joined sentences of each video."""
     videos = read_annotations(captions, dict)
     for video_id in _chosen(videos, ids):
         where = f"{captions}, entry {video_id}"

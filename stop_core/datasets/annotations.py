@@ -1,6 +1,6 @@
-"""Reading annotation files: found, decoded and checked, or refused with file and line.
+"""Finding, reading and checking annotation files, for the readers of all datasets.
 
-What every reader of a dataset shares. `where` is always "<file>, line <number>", or the closest to
+Errors name file and line. `where` is always "<file>, line <number>", or the closest to
 it that the format allows; messages begin with it.
 """
 
@@ -17,16 +17,16 @@ from stop_core.storage.documents import parse_json, read_text, require_file, sho
 from stop_core.storage.names import is_a_path_below_a_folder, is_the_name_of_a_file
 
 MOST_BYTES = 1 << 29
-"""Of an annotation that is read line by line."""
+"""Size limit of an annotation that is read line by line."""
 MOST_LINES = 2_000_000
 MOST_ANNOTATIONS = 1 << 28
-"""Bytes of an annotation that is read as a whole."""
+"""Size limit in bytes of an annotation that is read as a whole."""
 _AFRESH = "unpack the annotation files afresh"
 _KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
 
 
 def require_root(root: Path, layout: str) -> None:
-    """FileNotFoundError unless `root` is a folder; `layout` says in words what it should hold."""
+    """Raises FileNotFoundError unless `root` is a folder; `layout` describes its expected files."""
     if not root.is_dir():
         raise FileNotFoundError(
             f"the data root {root} is not a folder: give --data-root the folder that holds {layout}"
@@ -34,7 +34,7 @@ def require_root(root: Path, layout: str) -> None:
 
 
 def require_folder(root: Path, folder: str, layout: str) -> None:
-    """FileNotFoundError unless `root` holds `folder`."""
+    """Raises FileNotFoundError unless `root` holds `folder`."""
     require_root(root, layout)
     if not (root / folder).is_dir():
         raise FileNotFoundError(
@@ -47,10 +47,10 @@ def look_for(root: Path, *names: str) -> Path | None:
 
     Args:
         root: the data root.
-        names: what the file may be called, the first that is there being the one.
+        names: possible names of the file; the first that exists is used.
 
     Raises:
-        ValueError: if one name is there twice.
+        ValueError: if a name exists twice.
     """
     with os.scandir(root) as entries:
         below = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
@@ -65,7 +65,7 @@ def look_for(root: Path, *names: str) -> Path | None:
 
 
 def find_annotation(root: Path, *names: str, layout: str) -> Path:
-    """As `look_for`, but FileNotFoundError if there is no such file."""
+    """Like `look_for`, but raises FileNotFoundError if no such file exists."""
     require_root(root, layout)
     path = look_for(root, *names)
     if path is None:
@@ -77,7 +77,7 @@ def find_annotation(root: Path, *names: str, layout: str) -> Path:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields where a line stands, and the line; passes over blank lines.
+    """Yields the location of each line, and the line; skips blank lines.
 
     Raises:
         ValueError: if the file is not UTF-8, or has too many bytes or lines.
@@ -88,7 +88,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yields the lines of an annotation with their ends; not all of them are in memory."""
+    """Yields the lines of an annotation with their ends, without loading the whole file."""
     if (size := require_file(path).stat().st_size) > MOST_BYTES:
         raise ValueError(f"{path} has {size:,} bytes, and at most {MOST_BYTES:,} are read")
     try:
@@ -105,7 +105,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def read_names(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields where a line stands, and the one name that it holds, of a list of videos."""
+    """Yields the location and the name on each line of a list of videos."""
     for where, line in read_lines(path):
         yield where, safe_name(line.strip(), where)
 
@@ -126,7 +126,7 @@ def read_annotations(path: Path, kind: type) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Builds a JSON object; Python's own reading keeps the last of two equal names."""
+    """Builds a JSON object and refuses duplicate names, of which `json` would keep the last."""
     values = dict(pairs)
     if len(values) < len(pairs):
         name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
@@ -135,7 +135,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_entries(path: Path, entries: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields where an entry of a JSON list stands, and the entry, each a JSON object."""
+    """Yields the location and the entry of each JSON object in a list."""
     if not isinstance(entries, list):
         raise ValueError(f"{path}: expected a list of entries; {_AFRESH}")
     for number, entry in enumerate(entries, start=1):
@@ -158,7 +158,7 @@ def get_field(
 
 
 def read_csv_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields where a row of a CSV file with a header stands, and the row.
+    """Yields the location and the row of each row of a CSV file with a header.
 
     Raises:
         ValueError: if one of `columns` is not in the header, or a row does not fit the header.
@@ -181,12 +181,12 @@ def read_csv_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, st
                 raise ValueError(f"{where}: expected {len(header)} fields ({', '.join(header)})")
             yield where, row
     except csv.Error as error:
-        # Not line_num: a quotation that is never closed runs to the end of the file.
+        # Not line_num: an unclosed quotation extends to the end of the file.
         raise ValueError(f"{path}, line {done + 1}: not CSV ({error})") from error
 
 
 def safe_name(name: str, where: str) -> str:
-    """Returns `name` if it can name a file in a given folder, and nowhere else."""
+    """Returns `name` if it is a plain file name that cannot leave a folder."""
     if not is_the_name_of_a_file(name):
         raise ValueError(
             f"{where}: expected the name of a video, found {shown(name)}; mend that line"
@@ -205,7 +205,7 @@ def safe_path(path: str, where: str) -> str:
 
 
 def class_label(name: str, where: str) -> str:
-    """Returns the name of a class, `tidied`; ValueError if nothing is left of it."""
+    """Returns the name of a class, `tidied`; ValueError if it is empty."""
     if not (label := tidied(name)):
         raise ValueError(f"{where}: expected the name of a class, found {name!r}; mend that line")
     return label

@@ -18,12 +18,12 @@ _INVISIBLE = regex.compile(r"(?!\s)[\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}
 
 @dataclass(frozen=True)
 class Clip:
-    """A listed video. That it is listed does not say that its file is there, or decodes."""
+    """A listed video. Its file may be missing or corrupted."""
 
     video_id: str
     """Unique within the dataset, for example `<class>/<stem of the file>`."""
     path: str
-    """Where the file lies, relative to the data root, with forward slashes."""
+    """Path of the file relative to the data root, with forward slashes."""
     split: Split
     label: int
     """Index into the dataset's class names; `NO_LABEL` in a retrieval dataset."""
@@ -41,7 +41,7 @@ def captioned_clip(
     """Builds a clip of a retrieval dataset, with its captions `tidied`.
 
     Raises:
-        ValueError: if there is no caption, beginning with `where`.
+        ValueError: if there is no caption; the message begins with `where`.
     """
     tidy = tuple(filter(None, map(tidied, captions)))
     if not tidy:
@@ -55,7 +55,7 @@ def tidied(text: str) -> str:
     Two texts that look alike in an editor are often not equal: "walk" and "walk ", a letter with
     its accent as one character or as two, a no-break space, a zero-width space, a byte-order mark.
     """
-    if not (text.isascii() and text.isprintable()):  # both are mostly so, and ten times as fast
+    if not (text.isascii() and text.isprintable()):  # the common case, checked ten times as fast
         text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
     return " ".join(text.split())
 
@@ -69,7 +69,7 @@ def class_words(class_name: str) -> str:
     words = tidied(re.sub(r"[\[\]]", "", class_name).replace("_", " "))
     if " " not in words:
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", words)
-        # Only in names written in this way; an abbreviation stays as it is.
+        # Only in CamelCase names; an abbreviation is not changed.
         words = words.lower() if re.search(r"[a-z]", words) else words
     elif re.match(r"[A-Z][a-z]", words):
         words = words[0].lower() + words[1:]

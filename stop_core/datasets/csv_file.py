@@ -1,10 +1,10 @@
-"""One's own videos in a table: which split, which class or captions, and what they are cut from.
+"""Own videos in a table of splits, classes or captions, and sources.
 
     <root>/clips.csv     path,split,label            for recognition
-                         path,split,caption          for retrieval; one row a caption
+                         path,split,caption          for retrieval; one row per caption
                          a further column, source, names the longer video of a clip
 
-`path` is relative to the root. Several rows of one path add captions to it. Where no row is for
+`path` is relative to the root. Several rows of one path add captions to it. If no row is for
 val, it is carved from training, by source.
 """
 

@@ -1,13 +1,13 @@
-"""One's own videos in folders named by their class, with or without folders for the splits.
+"""Own videos in folders named by their class, with or without folders for the splits.
 
     <root>/train/<class>/*.mp4, <root>/val/<class>/*.mp4, <root>/test/<class>/*.mp4
 
-or, every video being for training,
+or, if all videos are for training,
 
     <root>/<class>/*.mp4
 
-Where there is no val, it is carved from training. `csv_file` says more of each video: its caption,
-or the longer video that it was cut from.
+If there is no val, it is carved from training. `csv_file` also reads captions, and the longer video
+that a clip was cut from.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ def read_folder(root: Path) -> list[Clip]:
 
     Raises:
         FileNotFoundError: if the root is not there.
-        ValueError: if it is not laid out as above; the message names what is not.
+        ValueError: if the layout is another one; the message names the wrong file.
     """
     require_root(root, _LAYOUT)
     files = VideoFiles(root).paths

@@ -98,7 +98,7 @@ def _read_class(path: Path, folder: str, files: VideoFiles, listing: Listing) ->
 
 
 def _read_codes(path: Path) -> Iterator[tuple[str, str, Split | None]]:
-    """Yields where a line stands, the file name on it and its split."""
+    """Yields the location, the file name and the split of each line."""
     for where, line in read_lines(path):
         fields = line.split()
         if len(fields) != 2 or fields[1] not in _CODES:

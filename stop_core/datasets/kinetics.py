@@ -37,12 +37,12 @@ def read_kinetics(root: Path) -> list[Clip]:
 
 
 def read_kinetics_val(root: Path) -> list[Clip]:
-    """As `read_kinetics`, with the official validation clips as test; needs no test list."""
+    """Like `read_kinetics`, with the official validation clips as test; needs no test list."""
     return carve_validation(_read(root, {"train": "train", "validation": "test"}))
 
 
 def _read(root: Path, lists: dict[str, Split]) -> list[Clip]:
-    """Lists the clips of some official lists, each with the split that it is to be."""
+    """Lists the clips of `lists`, which maps official lists to splits."""
     require_root(root, _LAYOUT)
     files = VideoFiles(root)
     listing = Listing()
@@ -55,7 +55,7 @@ def _read(root: Path, lists: dict[str, Split]) -> list[Clip]:
 
 
 def _read_list(root: Path, name: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yields where a row stands, its YouTube id, video id and class."""
+    """Yields the location of each row, its YouTube id, video id and class."""
     stems = [f"{prefix}{file}" for file in _FILES[name] for prefix in ("", "kinetics_")]
     path = find_annotation(root, *(f"{stem}.csv" for stem in stems), layout=_LAYOUT)
     # The official test lists of 400 and 600 classes have no column for the label.

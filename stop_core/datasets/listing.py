@@ -1,4 +1,4 @@
-"""The clips of a dataset: one for each video, whichever of its names an annotation lists."""
+"""The clips of a dataset: one per video, under whichever of its names it is listed."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Listing:
 
     def __init__(self) -> None:
         self._clips: dict[str, Clip] = {}
-        self._said: dict[str, tuple[str, str, dict[str, str]]] = {}
+        self._values: dict[str, tuple[str, str, dict[str, str]]] = {}
         self._doubles: dict[str, str] = {}
 
     def finish(self) -> list[Clip]:
@@ -38,8 +38,8 @@ class Listing:
         """Adds a clip, or its captions to the clip of the same video.
 
         Args:
-            clip: of any label: it is told apart by its class name.
-            where: its place in the annotation, for messages.
+            clip: its label is ignored: classes are compared by name.
+            where: its location in the annotation, for messages.
             again: whether one name can be listed several times, with a caption each time.
             name: the listed name, where the id of the clip is another one.
 
@@ -62,7 +62,7 @@ class Listing:
         again: bool = False,
         name: str = "",
     ) -> bool:
-        """Notes where a video is listed; returns whether it is for the first time.
+        """Records where a video is listed; returns True for its first listing.
 
         Args:
             clip: as the list has it.
@@ -75,17 +75,17 @@ class Listing:
             ValueError: if it is listed already, and this is no further name of it.
         """
         key, name = video_key(clip.video_id), name or clip.video_id
-        said = {"split": split or clip.split, "class": clip.class_name}
-        said["source"] = video_key(clip.source)
-        if key not in self._said:
-            self._said[key] = where, name, said
+        values = {"split": split or clip.split, "class": clip.class_name}
+        values["source"] = video_key(clip.source)
+        if key not in self._values:
+            self._values[key] = where, name, values
             return True
-        first_where, first_name, first_said = self._said[key]
+        first_where, first_name, first_values = self._values[key]
         called = "" if name == first_name else f" as {first_name}"
-        others = [what for what in said if said[what] != first_said[what]]
+        others = [name for name in values if values[name] != first_values[name]]
         if others or (name == first_name and not again):
             other = "".join(
-                f", with the {what} {first_said[what]!r} and not {said[what]!r}" for what in others
+                f", with the {key} {first_values[key]!r} and not {values[key]!r}" for key in others
             )
             raise ValueError(
                 f"{where}: {name} is listed twice, first in {first_where}{called}{other}; remove "

@@ -2,7 +2,7 @@
 
 The usual lists, the captions in one of two forms, and the videos anywhere below the root:
 
-    <root>/train_list.txt, val_list.txt, test_list.txt    one <youtube id>_<start>_<end> a line
+    <root>/train_list.txt, val_list.txt, test_list.txt    one <youtube id>_<start>_<end> per line
     <root>/raw-captions.pkl               {clip: [[word, ...], ...]}, as CLIP4Clip reads it
     <root>/AllVideoDescriptions.txt       or this, the official file: <clip> <sentence>
     <root>/YouTubeClips/<clip>.avi
@@ -25,7 +25,7 @@ from stop_core.datasets.video_files import VideoFiles
 from stop_core.storage.documents import require_file, shown_text
 
 PICKLED, OFFICIAL = "raw-captions.pkl", "AllVideoDescriptions.txt"
-# What unpickling raises for a file that is no pickle, or half of one.
+# Errors of unpickling a truncated file, or one that is not a pickle.
 _BROKEN = (
     *(pickle.UnpicklingError, EOFError, LookupError, ImportError, AttributeError, TypeError),
     *(ValueError, RecursionError, OverflowError, MemoryError),

@@ -29,7 +29,7 @@ _LONGEST_MESSAGE = 1000
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is needed to read one dataset, and what to assume where a user says nothing.
+    """The reader of a dataset, and its defaults.
 
     A dataset with several protocols has a name for each, for example `msrvtt` and `msrvtt-7k`.
     """
@@ -38,21 +38,21 @@ class Dataset:
     reader: Callable[[Path, int], list[Clip]]
     """Lists the clips of a fold below a data root."""
     task: Task = "recognition"
-    """Whether a clip has a class, or captions alone."""
+    """recognition: a clip has a class. retrieval: a clip has captions."""
     folds: int = 1
     """Folds are numbered from 1."""
     frames: int = 12
     size: int = 224
     """Default edge of a cached frame, in pixels."""
     generate: Callable[[Path], None] | None = None
-    """Makes the dataset below a data root that does not exist; None where it must be fetched."""
+    """Makes the dataset at a data root that does not exist; None if it must be downloaded."""
 
     def read(self, root: Path, fold: int) -> list[Clip]:
         """Lists the clips of a fold below a data root.
 
         Raises:
             OSError: if the root or an annotation is not there, or cannot be read.
-            ValueError: if an annotation is wrong; one line, whatever text of it is in the message.
+            ValueError: if an annotation is wrong; the message is one line of printable text.
         """
         try:
             return self.reader(root, fold)
@@ -83,7 +83,7 @@ def _read_motion_captions(root: Path) -> list[Clip]:
     return read_captioned_motion(root, fold=1)
 
 
-# Videos of minutes, told by a paragraph, are commonly seen with 64 frames.
+# Common for videos of minutes that are described by a paragraph.
 _PARAGRAPH_FRAMES = 64
 
 _RECOGNITION = (

@@ -9,11 +9,11 @@ from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split, tidied
 
 @dataclass(frozen=True)
 class Selection:
-    """The part of a dataset that a user chose, with labels of its own from 0."""
+    """The part of a dataset that a user chose, with labels renumbered from 0."""
 
     clips: tuple[Clip, ...]
     class_names: tuple[str, ...]
-    """By label; every chosen class, whether or not a clip of it is left. Empty for retrieval."""
+    """By label; every chosen class, even without clips. Empty for retrieval."""
     splits: tuple[Split, ...]
     classes: tuple[str, ...]
     """The classes asked for, sorted; empty for all."""
@@ -26,13 +26,13 @@ def select_clips(
     classes: Collection[str] = (),
     limit: int | None = None,
 ) -> Selection:
-    """Narrows a dataset down; which split a clip belongs to never changes by it.
+    """Selects clips of a dataset; no clip changes its split.
 
     Args:
         clips: the clips of a whole fold.
         splits: the splits to keep.
-        classes: the classes to keep, all where empty. Labels are numbered anew.
-        limit: at most so many clips of each split, taken evenly from the classes.
+        classes: the classes to keep, all if empty. Labels are renumbered.
+        limit: largest number of clips per split, taken evenly from the classes.
 
     Raises:
         ValueError: if a class is not one of the dataset's, or the clips have no classes.

@@ -1,4 +1,4 @@
-"""Is a list of clips the dataset that its user means? Refusals, and remarks."""
+"""Checks of a list of clips: refusals of ambiguous classes, and remarks on likely mistakes."""
 
 import html
 from collections import Counter, defaultdict
@@ -23,7 +23,7 @@ def refuse_twins(names: Sequence[str], texts: Sequence[Hashable]) -> None:
 
     Args:
         names: of the classes.
-        texts: what stands for each, in any form: words, sentences, token ids.
+        texts: of the classes, in any form: words, sentences, token ids.
 
     Raises:
         ValueError: naming the first two classes with equal texts.
@@ -40,7 +40,7 @@ def refuse_twins(names: Sequence[str], texts: Sequence[Hashable]) -> None:
 def refuse_same_words(names: Sequence[str]) -> None:
     """Refuses class names that CLIP reads as the same words, such as `brush_hair` and `brush hair`.
 
-    Names that differ by case alone are left to `remarks`: a method that reads no text, such as
+    Names that differ only by case are left to `remarks`: a method that reads no text, such as
     linear-probe, can be trained on them.
 
     Raises:
@@ -62,7 +62,7 @@ def as_clip_reads(name: str) -> tuple[str, ...]:
 
 
 def remarks(dataset: str, fold: int, clips: Sequence[Clip], selection: Selection) -> list[str]:
-    """Returns a sentence for each thing that a user may not have meant.
+    """Returns one sentence per likely mistake.
 
     Args:
         dataset: its name in the registry.
@@ -87,18 +87,18 @@ def one_sided(classes: Mapping[str, Collection[str]]) -> list[str]:
     """Returns a sentence for the classes that are trained and not tested, and for the reverse.
 
     Args:
-        classes: the classes with clips, by split; a split without any is passed over.
+        classes: the classes with clips, by split; a split without clips is skipped.
     """
-    told = []
+    sentences = []
     for one, other in (("test", "train"), ("val", "train"), ("train", "test")):
         here, there = set(classes.get(one, ())), set(classes.get(other, ()))
         if there and (only := sorted(here - there)):
             more = f" and {len(only) - _NAMED} more" if len(only) > _NAMED else ""
-            told.append(
+            sentences.append(
                 f"{len(only)} of {len(here)} classes have clips in {one} and none in {other}: "
                 f"{', '.join(only[:_NAMED])}{more}"
             )
-    return told
+    return sentences
 
 
 def _other_counts(dataset: str, fold: int, clips: Sequence[Clip]) -> list[str]:
@@ -110,11 +110,11 @@ def _other_counts(dataset: str, fold: int, clips: Sequence[Clip]) -> list[str]:
     counts["train + val"] = counts["train"] + counts["val"]  # where validation is carved
     counts["classes"] = len({clip.class_name for clip in clips})
     others = []
-    for what, published in entries[min(fold, len(entries)) - 1].items():
+    for count_name, published in entries[min(fold, len(entries)) - 1].items():
         known = published if isinstance(published, list) else [published]
-        if counts[what] not in known:
+        if counts[count_name] not in known:
             wanted = " or ".join(f"{count:,}" for count in known)
-            others.append(f"{counts[what]:,} {what}, published {wanted}")
+            others.append(f"{counts[count_name]:,} {count_name}, published {wanted}")
     if not others:
         return []
     return [f"the lists are not those that {dataset} is published with ({'; '.join(others)})"]
@@ -125,7 +125,7 @@ def _look_alikes(names: Sequence[str]) -> list[str]:
     for name in names:
         alike[as_clip_reads(name)].append(name)
     return [
-        f"the classes {' and '.join(map(repr, group))} differ by case alone: most CLIPs read them "
+        f"the classes {' and '.join(map(repr, group))} differ only by case: most CLIPs read them "
         "as one, and a training whose method reads texts will then refuse them"
         for group in alike.values()
         if len(group) > 1
@@ -158,6 +158,6 @@ def _alike_files(clips: Sequence[Clip]) -> list[str]:
         return []
     path, of = next(iter(alike.items()))
     return [
-        f"files that differ by extension alone: {len(alike)}, such as {path} of {of}; each counts "
+        f"files that differ only by extension: {len(alike)}, such as {path} of {of}; each counts "
         "as a clip"
     ]

@@ -1,6 +1,6 @@
 """Something-Something V2: 174 actions with objects, 220,847 clips.
 
-The layout that the official archives unpack to, labels in a folder or beside the videos' one:
+The layout that the official archives unpack to, labels in a folder or next to the folder of videos:
 
     <root>/20bn-something-something-v2/<id>.webm
     <root>/labels/labels.json, train.json, validation.json, test.json, test-answers.csv
@@ -50,7 +50,7 @@ def read_ssv2(root: Path) -> list[Clip]:
 
 
 def read_ssv2_val(root: Path) -> list[Clip]:
-    """As `read_ssv2`, with the official validation clips as test; needs no answers to the test."""
+    """Like `read_ssv2`, with the official validation clips as test; needs no test answers."""
     reader = _Reader(root)
     reader.read("train", "train")
     reader.read("validation", "test")
@@ -58,7 +58,7 @@ def read_ssv2_val(root: Path) -> list[Clip]:
 
 
 class _Reader:
-    """The labels, the files and what has been listed so far."""
+    """The labels, the files and the clips listed so far."""
 
     def __init__(self, root: Path) -> None:
         require_root(root, _LAYOUT)

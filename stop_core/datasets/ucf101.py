@@ -84,7 +84,7 @@ def _read_labels(path: Path) -> dict[str, int]:
 
 
 def _read_list(path: Path, labels: dict[str, int]) -> Iterator[tuple[str, str, str]]:
-    """Yields where a line stands, and the folder of a class and the file on it."""
+    """Yields the location, the folder of the class and the file of each line."""
     for where, line in read_lines(path):
         name, *number = line.split()
         folder, _, file = name.partition("/")

@@ -1,7 +1,7 @@
 """A validation split where a dataset has none: whole source videos taken out of training.
 
-Clips cut from one film look alike. Were some of them trained on and others validated on, the
-validation figure would measure memory. So sources move, never single clips, and a source that
+Clips cut from one film look alike. If some were in training and others in validation, validation
+would measure memorisation. So sources move, never single clips, and a source that
 appears in several classes moves in all of them. The clips of a retrieval dataset have no class:
 they count as one, with the label that says so.
 """
@@ -23,13 +23,13 @@ def carve_validation(
     """Moves about `fraction` of the training clips of every class to validation, by source.
 
     The laws: no source has clips in both; no class loses all of its training clips; every class
-    with a source that can be spared gets at least one validation clip. The outcome depends on the
-    listed clips and the seed alone: not on their order, nor on which files exist.
+    with a source that can be spared gets at least one validation clip. The result depends only on
+    the listed clips and the seed: not on their order, nor on which files exist.
 
     Args:
         clips: all clips that the annotation lists, before any selection by the user.
         fraction: share of a class's training clips to move, above 0 and below 1.
-        seed: another seed, another choice of sources.
+        seed: chooses the sources.
 
     Returns:
         The same clips in the same order, the chosen ones with the split "val".
@@ -38,7 +38,7 @@ def carve_validation(
         ValueError: if `fraction` is out of its range.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
+        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
     carve = _Carve.of((clip for clip in clips if clip.split == "train"), fraction, seed)
     # Classes with few sources first: they have the least choice. One source for every class
     # before any class is filled up, so that a full class cannot take another's only chance.

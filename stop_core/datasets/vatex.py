@@ -10,7 +10,7 @@ The official captions, and the videos anywhere below the root:
 Most published retrieval figures use the split of HGR instead, in which 1,500 of the 3,000
 validation videos are the test: `read_vatex_1k5`, with
 
-    <root>/test_list.txt                            one videoID a line
+    <root>/test_list.txt                            one videoID per line
 """
 
 import re
@@ -50,7 +50,7 @@ def read_vatex(root: Path) -> list[Clip]:
 
 
 def read_vatex_1k5(root: Path) -> list[Clip]:
-    """As `read_vatex`, with the videos of `test_list.txt` as test in place of the public test."""
+    """Like `read_vatex`, with the videos of `test_list.txt` as test in place of the public test."""
     clips = _read(root, "train", "val")
     path = find_annotation(root, "test_list.txt", layout=f"{_FILES['train']}, {_FILES['val']}")
     validation = {clip.video_id for clip in clips if clip.split == "val"}

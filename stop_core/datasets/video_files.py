@@ -1,6 +1,6 @@
-"""Which video files there are: folders are listed once, no file is asked for by itself.
+"""Finding video files by listing each folder once, without a request per file.
 
-A data root may hold 220,000 files on a network disk, where each question costs a round trip.
+A data root can hold 220,000 files on a network disk, where each request costs a round trip.
 """
 
 import os
@@ -36,10 +36,10 @@ class VideoFiles:
         self.paths = sorted(path for path in _walk(root, folder) if is_video(path))
 
     def at(self, path: str) -> str:
-        """Returns the file at `path`, else the one beside it with another extension, else `path`.
+        """Returns the file at `path`, else one in its folder with another extension, else `path`.
 
         Raises:
-            ValueError: if several others could be meant.
+            ValueError: if several files match.
         """
         if path in self._known:
             return path
@@ -52,7 +52,7 @@ class VideoFiles:
             names: without an extension, or with it.
 
         Raises:
-            ValueError: if several files could be meant.
+            ValueError: if several files match.
         """
         for name in names:
             for known, key in ((self._anywhere, name), (self._by_key, video_key(name))):
@@ -95,18 +95,18 @@ def is_video(path: str) -> bool:
 
 
 def video_key(name: str) -> str:
-    """Returns what all names of one video have in common.
+    """Returns the part that all names of a video have in common.
 
     "a.mov", "a.mp4", "a.mov.mp4" and "a." are one video, whose file was converted or saved under
     another extension; so are "a%40b" and "a@b", and both Unicode forms of a letter with an accent.
-    "A" and "a" are two: names of YouTube differ by case alone. So are files in two folders.
+    "A" and "a" are two: YouTube ids can differ only by case. So are files in two folders.
     """
     folder, slash, last = name.rpartition("/")
     return folder + slash + _ENDING.sub("", unicodedata.normalize("NFC", unquote(last)))
 
 
 def missing_clips(root: Path, clips: Iterable[Clip]) -> list[Clip]:
-    """Returns the clips whose file is not there, in their order."""
+    """Returns the clips whose file is missing, in their order."""
     names: dict[str, set[str]] = {}
     missing = []
     for clip in clips:
@@ -127,7 +127,7 @@ def _files_in(folder: Path) -> set[str]:
 
 
 def _walk(root: Path, folder: str) -> Iterator[str]:
-    """Yields the files below a folder, passing over what is hidden."""
+    """Yields the files below a folder, skipping hidden ones."""
     waiting, entered = [folder], set()
     while waiting:
         relative = waiting.pop()
@@ -140,7 +140,7 @@ def _walk(root: Path, folder: str) -> Iterator[str]:
                 path = f"{relative}/{entry.name}" if relative else entry.name
                 if entry.name.startswith("."):
                     continue
-                # Neither asks the disk again, unless the entry is a link.
+                # Neither accesses the disk again, unless the entry is a link.
                 if entry.is_dir():
                     waiting.append(path)
                 elif entry.is_file():

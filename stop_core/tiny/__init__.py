@@ -1,1 +1,1 @@
-"""A tiny CLIP, pretrained for real, and the motion clips that show what prompts add to it."""
+"""Tiny CLIPs that ship with this package, and how they are loaded."""

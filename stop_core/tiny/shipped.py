@@ -1,6 +1,6 @@
-"""The tiny CLIPs that ship with this package, by name: what can be said of them without torch.
+"""Names and shapes of the tiny CLIPs that ship with this package; imports no torch.
 
-They differ in the size of their images alone, and so in how many patches a frame has.
+They differ only in image size, and so in the number of patches per frame.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ class TinyTower:
     image_size: int
     """Edge of an image in pixels."""
     file: str
-    """Name of its weights beside this file; their provenance has the same name, under .json."""
+    """File name of the weights in this folder; their provenance has the same name with .json."""
 
     @property
     def grid(self) -> int:
-        """Patches of a side."""
+        """Number of patches per side."""
         return self.image_size // PATCH_SIZE
 
     @property
     def weights(self) -> Path:
-        """The packaged weights."""
+        """Path of the packaged weights."""
         return Path(__file__).with_name(self.file)
 
 

@@ -1,8 +1,8 @@
 """The tiny CLIPs: open_clip models of half a million parameters, and their tokenizer.
 
-Images of 32 x 32 or, for "tiny-64", 64 x 64 pixels in patches of 8 (16 or 64 patches a frame), a
-joint space of 64. They are pretrained on the stills of `stop_core.tiny.stills` and ship with their
-weights, so that everything built on a CLIP can be tried on a laptop in seconds.
+Images have 32 x 32 or, for "tiny-64", 64 x 64 pixels in patches of 8 (16 or 64 patches per
+frame); the joint space has 64 dimensions. `tools/tiny_clip` pretrains them on rendered stills. They
+ship with their weights, so that code built on a CLIP can be tried on a laptop in seconds.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from stop_core.tiny.shipped import PATCH_SIZE, TINY, TinyTower
 CONTEXT_LENGTH = 28
 EMBED_DIM = 64
 BUCKETS = 64
-# Two buckets a word tell 4096 words apart; one would confuse the names of a 51-class dataset.
+# Two buckets per word separate 4096 words; one would confuse the names of a 51-class dataset.
 BUCKETS_A_WORD = 2
 
-# The order is the order of the rows of the shipped embedding: only append, then pretrain again.
+# In the order of the rows of the shipped embedding: only append words, then pretrain again.
 _WORDS = """
     a an and at image moving of photo picture shape the video
     small large red green blue yellow purple cyan orange white
@@ -45,7 +45,7 @@ class TinyTokenizer:
     end of text is the largest id, because open_clip pools a text at its arg-max.
 
     A word outside of the vocabulary becomes `BUCKETS_A_WORD` buckets by a hash of its letters: it
-    means nothing to the model, but different names get different embeddings, every time.
+    has no meaning to the model, but different names reliably get different embeddings.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class TinyTokenizer:
         self._ids = {word: 1 + i for i, word in enumerate(VOCABULARY)}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the words of `text`, without start, end or padding."""
+        """Returns the ids of the words of `text`, without start, end or padding."""
         ids: list[int] = []
         for word in self._splitter.pat.findall(self._splitter.clean_fn(text)):
             known = self._ids.get(word)
@@ -65,7 +65,7 @@ class TinyTokenizer:
         return ids
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
-        """Ids of `texts`, [N, context_length]; a longer text is cut and keeps its end-of-text."""
+        """Returns ids of `texts`, [N, context_length]; truncated texts keep their end of text."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         length = context_length or self.context_length
         ids_NL = torch.zeros(len(texts), length, dtype=torch.long)
@@ -76,18 +76,18 @@ class TinyTokenizer:
 
     @staticmethod
     def _buckets(word: str) -> list[int]:
-        # Not hash(): Python salts it anew in every process.
+        # Not hash(): Python salts it differently in every process.
         digest = hashlib.sha256(word.encode()).digest()
         return [1 + len(VOCABULARY) + byte % BUCKETS for byte in digest[:BUCKETS_A_WORD]]
 
 
 def vision_config(tower: TinyTower) -> dict[str, Any]:
-    """The vision tower as open_clip configures one."""
+    """Returns open_clip's configuration of the vision tower."""
     return {**_VISION, "image_size": tower.image_size}
 
 
 def build_tiny_clip(pretrained: bool, tower: TinyTower = TINY) -> CLIP:
-    """A tiny CLIP in fp32, in evaluation mode; `model.visual.image_mean` and `image_std` are .5.
+    """Returns a tiny CLIP in fp32, in evaluation mode, normalised with mean and std .5.
 
     Without `pretrained` the weights are drawn from torch's global generator. Raises
     FileNotFoundError where the packaged weights are missing, ValueError where they do not fit.
@@ -105,26 +105,28 @@ def build_tiny_clip(pretrained: bool, tower: TinyTower = TINY) -> CLIP:
 
 
 def load_weights(model: nn.Module, path: Path, *, resize: bool = False) -> None:
-    """Loads the weights that `stop_core.tiny.pretrain` wrote, cast to the model's own dtype.
+    """Loads the weights that `tools.tiny_clip.pretrain` wrote, cast to the model's own dtype.
 
-    With `resize`, those of another size of images fit as well: the embeddings of the positions are
-    interpolated to the grid of `model`, as open_clip does it, and all else is as it was.
+    With `resize`, weights of another image size fit as well: open_clip interpolates the positional
+    embedding to the grid of `model`.
     """
-    again = "run `python -m stop_core.tiny.pretrain` with its command in the .json beside them"
+    again = "run `python -m tools.tiny_clip.pretrain` with its command in the .json next to them"
     if not path.is_file():
         raise FileNotFoundError(f"no tiny CLIP weights at {path}; {again}")
     state = {name: value.float() for name, value in load_file(path).items()}
     if resize:
-        resize_pos_embed(state, model)  # it cannot in half precision
+        resize_pos_embed(state, model)  # not possible in half precision
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     if {name: value.shape for name, value in state.items()} != wanted:
-        raise ValueError(f"the weights in {path} are of another tiny CLIP than this one; {again}")
+        raise ValueError(
+            f"the weights in {path} do not fit: they are of another tiny CLIP; {again}"
+        )
     model.load_state_dict(state)
 
 
 @torch.no_grad()
 def _initialise(model: CLIP, grid: int) -> None:
-    """Starts position as sine and cosine: learned from noise, position came far later."""
+    """Initialises positions as sine and cosine: from noise, position was learned far later."""
     sincos = get_2d_sincos_pos_embed(_VISION["width"], grid, cls_token=True)
     model.visual.positional_embedding.copy_(torch.from_numpy(sincos))
     model.visual.conv1.weight.mul_(2)

@@ -1,4 +1,4 @@
-"""The command from end to end: bad videos set aside, kills survived, mistakes told plainly."""
+"""The command end to end: bad videos, interruptions, wrong options."""
 
 import fcntl
 import os
@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from pipelines.cli.errors import RunError
-from pipelines.cli.options import parse
+from pipelines.cli.options import parse, run_command
 from pipelines.cli.progress_bar import Done
-from pipelines.preprocess import summary
+from pipelines.preprocess import main, summary
 from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan, read_failures, write_shard
 from stop_core.datasets import DATASETS, Clip, select_clips
@@ -51,8 +51,8 @@ def _serially(
         yield Done(record.rows, len(record.failures))
 
 
-def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
-    hmdb51_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_bad_videos_are_skipped_and_a_second_run_does_nothing(
+    hmdb51_root: Path, tmp_path: Path, local_ray: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = hmdb51_root / "hmdb51_org" / "wave"
     missing, junk, cut, *_ = sorted(folder.iterdir())
@@ -88,7 +88,7 @@ def test_bad_videos_are_set_aside_and_a_second_run_does_nothing(
 
 
 @pytest.mark.parametrize("dataset", ["motion", "folder"])
-def test_no_next_command_is_named_that_would_fail(small_cache: Path, dataset: str) -> None:
+def test_the_summary_names_no_command_that_would_fail(small_cache: Path, dataset: str) -> None:
     config = PreprocessConfig(dataset=dataset, data_root="d", cache="c", size=48)
     assert "next" not in summary(config, Manifest.load(small_cache))
 
@@ -97,12 +97,12 @@ def test_no_next_command_is_named_that_would_fail(small_cache: Path, dataset: st
     ("size", "tower"),
     [(64, "--tower tiny-64"), (224, "--tower ViT-B-32-quickgelu --pretrained openai")],
 )
-def test_clips_of_ones_own_get_a_tower_that_takes_their_frames(
+def test_the_next_command_of_own_clips_names_a_fitting_tower(
     small_cache: Path, size: int, tower: str
 ) -> None:
     config = PreprocessConfig(dataset="folder", data_root="d", cache="c", size=size)
-    told = summary(config, Manifest.load(small_cache)).splitlines()[-1]
-    assert told == f"next      python pipelines/train.py --cache c {tower}"
+    last = summary(config, Manifest.load(small_cache)).splitlines()[-1]
+    assert last == f"next      python pipelines/train.py --cache c {tower}"
 
 
 @pytest.mark.parametrize(("size", "tower"), [(32, ""), (64, " --tower tiny-64")])
@@ -110,15 +110,15 @@ def test_the_next_command_names_a_tower_that_takes_the_frames(
     small_cache: Path, size: int, tower: str
 ) -> None:
     config = PreprocessConfig(dataset="motion", cache="c", size=size)
-    told = summary(config, Manifest.load(small_cache)).splitlines()[-1]
-    assert told.endswith(f"train.py --config sweeps/recipes/motion.yaml --cache c{tower}")
+    last = summary(config, Manifest.load(small_cache)).splitlines()[-1]
+    assert last.endswith(f"train.py --config sweeps/recipes/motion.yaml --cache c{tower}")
 
 
 @pytest.mark.slow
-def test_killed_and_run_again_the_cache_is_the_same(
+def test_a_resumed_cache_equals_an_uninterrupted_one(
     tmp_path: Path, write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.preprocess.decode_shards", _serially)
+    monkeypatch.setattr("pipelines.preprocessing.make_cache.decode_shards", _serially)
     root = _many_clips(tmp_path / "many", write_video)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     make_cache(_config(root, whole))
@@ -147,10 +147,10 @@ def _many_clips(root: Path, write_video: WriteVideo) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_at_random_the_cache_is_the_same(
+def test_a_cache_is_the_same_after_random_kills(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.preprocess.decode_shards", _serially)
+    monkeypatch.setattr("pipelines.preprocessing.make_cache.decode_shards", _serially)
     root = many_clips(tmp_path / "clips", 512)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     make_cache(_config(root, whole))
@@ -160,10 +160,10 @@ def test_killed_at_random_the_cache_is_the_same(
     assert files_below(killed) == files_below(whole)
 
 
-def test_failures_are_tried_again_when_that_is_asked_for(
+def test_retry_failed_decodes_the_failures_again(
     hmdb51_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.preprocess.decode_shards", _serially)
+    monkeypatch.setattr("pipelines.preprocessing.make_cache.decode_shards", _serially)
     bad = next(hmdb51_root.glob("hmdb51_org/wave/*.avi"))
     bad.write_bytes(b"broken")
     config = _config(hmdb51_root, tmp_path / "cache")
@@ -182,7 +182,7 @@ def test_another_command_waits_while_a_cache_is_made(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield from _serially(job, *others)
 
-    monkeypatch.setattr("pipelines.preprocess.decode_shards", while_held)
+    monkeypatch.setattr("pipelines.preprocessing.make_cache.decode_shards", while_held)
     config = _config(hmdb51_root, tmp_path / "cache")
     assert make_cache(config) == make_cache(config)
     (config.cache_path / "job.json").unlink()
@@ -197,16 +197,20 @@ def test_nothing_to_decode_is_one_sentence(hmdb51_root: Path, tmp_path: Path) ->
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_mistake_about_files_is_one_sentence_and_exit_code_1(
-    hmdb51_root: Path, tmp_path: Path
+def test_an_unwritable_cache_is_one_sentence_and_exit_code_1(
+    hmdb51_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "file").touch()
-    result = subprocess.run(
-        _command(hmdb51_root, tmp_path / "file/cache"), capture_output=True, text=True, cwd=tmp_path
-    )
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: cannot write a cache to")
-    assert len(result.stderr.splitlines()) == 1
+    monkeypatch.setattr(sys, "argv", _command(hmdb51_root, tmp_path / "file/cache")[1:])
+    with pytest.raises(SystemExit) as caught:
+        run_command(PreprocessConfig, main)
+    assert caught.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: cannot write a cache to")
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
-"""The demonstration set's twin for text-video retrieval: the same scenes, told in sentences.
+"""The demonstration set's twin for text-video retrieval: the same scenes with sentences.
 
     root/videos/<scene>.mp4
-    root/captions.csv            video, split, caption; one line a caption, two captions a video
+    root/captions.csv            video, split, caption; one line per caption, two captions per video
     root/motion_captions.json
 
 A caption names the colour of the marked object (four), the direction, the colour (four) and the
 shape (three) of the mover: 96 different ones, in two wordings. Many training videos share a
 caption; of the 96 videos of validation and of test, each has its own, so that a text has one right
-answer. As `stop_core.datasets.motion.files`, the folder is complete wherever it exists.
+answer. The folder is written atomically, as in `files`.
 """
 
 import csv
@@ -45,7 +45,7 @@ _GENERATOR_VERSION = 1
 
 
 def captions_of(story: tuple[str, str, str, str]) -> tuple[str, str]:
-    """The two sentences of a video, from an element of `STORIES`."""
+    """Returns the two sentences of a video, from an element of `STORIES`."""
     marked, direction, colour, shape = story
     return (
         f"a video of a {marked} shape and a {colour} {shape} moving {direction}",
@@ -54,7 +54,7 @@ def captions_of(story: tuple[str, str, str, str]) -> tuple[str, str]:
 
 
 def write_captioned_motion(root: Path, train: int, seed: int) -> None:
-    """Writes `train` training clips, and one clip a story for validation and for test.
+    """Writes `train` training clips, and one clip per story for validation and for test.
 
     Returns at once where `root` holds the set of the same arguments.
 
@@ -119,7 +119,7 @@ def _check_same(root: Path, arguments: dict[str, int]) -> None:
 
 
 def _write_all(staging: Path, train: int, seed: int) -> None:
-    # The split of every scene, and its story: one after the other, so that all are as frequent.
+    # Split and story of every scene: stories in turn, so that all are equally frequent.
     scenes = [("train", number % len(STORIES)) for number in range(train)]
     scenes += [(split, story) for split in SPLITS[1:] for story in range(len(STORIES))]
     before = torch.get_num_threads()
@@ -141,16 +141,16 @@ def _write_all(staging: Path, train: int, seed: int) -> None:
 def _write_chunk(staging: Path, first: int, stories: list[int], seed: int) -> None:
     digest = sha256(f"motion-captions/{seed}/{first}".encode()).digest()
     generator = Generator().manual_seed(int.from_bytes(digest[:7]))
-    told = [STORIES[story] for story in stories]
+    chosen = [STORIES[story] for story in stories]
     labels = [
         TARGET_COLOURS.index(marked) * len(DIRECTIONS) + DIRECTIONS.index(direction)
-        for marked, direction, _, _ in told
+        for marked, direction, _, _ in chosen
     ]
-    colours_N = torch.tensor([COLOURS.index(colour) for _, _, colour, _ in told])
+    colours_N = torch.tensor([COLOURS.index(colour) for _, _, colour, _ in chosen])
     scenes = replace(
         draw_scenes(torch.tensor(labels), generator),
         mover_colour_NVC=jittered_colours(colours_N, generator)[:, None],
-        mover_shape_NV=torch.tensor([[SHAPES.index(shape)] for *_, shape in told]),
+        mover_shape_NV=torch.tensor([[SHAPES.index(shape)] for *_, shape in chosen]),
     )
     for number, frames_THWC in enumerate(render(scenes, PIXELS).numpy(), first):
         encode_clip(frames_THWC, staging / _name(number))

@@ -42,7 +42,7 @@ _X264 = {"preset": "superfast", "crf": "18"}
 
 @dataclass(frozen=True)
 class MotionArguments:
-    """What a set was made from, as `motion.json` keeps it."""
+    """The arguments of a set, stored in `motion.json`."""
 
     train: int
     test: int
@@ -59,7 +59,7 @@ class MotionArguments:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """What `motion.json` holds; of the difficulty, what is not the demonstration set's."""
+        """Returns the content of `motion.json`; default values of the difficulty are omitted."""
         values, usual = asdict(self), asdict(Difficulty())
         difficulty = values.pop("difficulty")
         return values | {name: v for name, v in difficulty.items() if v != usual[name]}
@@ -90,11 +90,11 @@ def write_motion_dataset(
         _write_all(staging, wanted, workers)
         _publish(staging, root, wanted)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)  # ours alone; gone already where all went well
+        shutil.rmtree(staging, ignore_errors=True)  # already renamed on success
 
 
 def chunk_scenes(chunk: int, wanted: MotionArguments) -> Scenes:
-    """The scenes of one chunk; they depend on the arguments and the number of the chunk only."""
+    """Returns the scenes of one chunk, which depend only on the arguments and `chunk`."""
     scene_ids = _scene_ids(chunk, wanted)
     digest = sha256(f"motion/{wanted.seed}/{chunk}".encode()).digest()
     generator = Generator().manual_seed(int.from_bytes(digest[:7]))
@@ -103,12 +103,12 @@ def chunk_scenes(chunk: int, wanted: MotionArguments) -> Scenes:
 
 
 def clip_name(scene_id: int) -> str:
-    """The file name of a clip: its source (a scene of its own), its class, HMDB51's tags."""
+    """Returns the file name of a clip: source (its scene), class and HMDB51's tags."""
     return f"scene{scene_id:05d}_{CLASSES[scene_id % len(CLASSES)]}_f_nm_np1_fr_goo_0.mp4"
 
 
 def encode_clip(frames_THWC: NDArray[np.uint8], path: Path) -> None:
-    """Writes RGB frames as H.264 in mp4, with neither dates nor versions in the container."""
+    """Writes RGB frames as H.264 in mp4, without dates or versions in the container."""
     _, height, width, _ = frames_THWC.shape
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=FRAMES_A_SECOND, options=_X264)
@@ -121,7 +121,7 @@ def encode_clip(frames_THWC: NDArray[np.uint8], path: Path) -> None:
 
 
 def _is_complete(root: Path, wanted: MotionArguments) -> bool:
-    """True for the wanted set, False for nothing at all; raises ValueError for anything else."""
+    """Returns True for the wanted set, False if nothing exists; ValueError for anything else."""
     if not root.exists() and not root.is_symlink():
         return False
     advice = "give another folder, or move this one away yourself"
@@ -140,7 +140,7 @@ def _publish(staging: Path, root: Path, wanted: MotionArguments) -> None:
     try:
         staging.rename(root)
     except OSError:
-        # Somebody else was faster: well if it is the same set, and not ours to touch if it is not.
+        # Another process was faster: fine if it wrote the same set, else an error.
         if not _is_complete(root, wanted):
             raise
 
@@ -152,7 +152,7 @@ def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
     chunks = range(-(-total // CHUNK))
     # This thread draws and the others encode: x264 works outside of Python's lock. Drawing in
     # several threads gained a sixth, and crashed once in continuous integration, in a process
-    # that also ran Ray. Processes would have to be spawned, each importing torch anew, and could
+    # that also ran Ray. Processes would have to be spawned, each importing torch again, and could
     # not be used from a notebook cell or standard input.
     with _one_thread(), ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[None]] = deque()
@@ -161,7 +161,7 @@ def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
             files = [_clip_path(staging, scene_id) for scene_id in _scene_ids(chunk, wanted)]
             waiting.append(pool.submit(_encode_chunk, frames_NTHWC, files))
             if len(waiting) > 2 * workers:  # bounds the memory
-                waiting.popleft().result()  # raises what a worker raised
+                waiting.popleft().result()  # raises the worker's error
         while waiting:
             waiting.popleft().result()
     _write_splits(staging / "testTrainMulti_7030_splits", wanted)
@@ -195,7 +195,7 @@ def _scene_ids(chunk: int, wanted: MotionArguments) -> range:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread an operation, so that the last bit does not depend on how many cores there are."""
+    """Limits torch to one thread, so that the last bit does not depend on the number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

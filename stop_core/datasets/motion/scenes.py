@@ -1,4 +1,4 @@
-"""Rendered scenes of the demonstration set: something marked stands still, something else moves.
+"""Rendered scenes of the demonstration set: a marked object is static, another moves.
 
 Eight classes: the colour of the marked object (four) times the direction of the mover (two). Four
 static objects carry the four class colours in every scene, so it does not help to know which
@@ -41,7 +41,7 @@ CLASSES = tuple(
 SCENE_FRAMES = 12
 
 _SOLID = tuple(i for i, name in enumerate(SHAPES) if name != "ring")
-_CELLS = 3  # a side of the grid that the static objects stand in, one in each
+_CELLS = 3  # a side of the grid of the static objects, at most one per cell
 _GRAIN = 0.03
 _PAD = 6.0  # radius of the white square beneath the marked object
 _FLICKER = 4 / 0.85  # of a flickering square: an edge of 8 units, a patch of the tiny tower
@@ -63,9 +63,9 @@ class Difficulty:
     movers: int = 1
     """The first goes left or right, as the class says; the others go up or down."""
     flickers: int = 0
-    """Grey squares behind all else, of the size of a patch, of a new brightness in every frame."""
+    """Grey squares behind all else, as large as a patch, with a new brightness in every frame."""
     frames: int = SCENE_FRAMES
-    """Of a video; every second one is meant to be sampled."""
+    """Number of frames of a video; every second one is meant to be sampled."""
 
     def __post_init__(self) -> None:
         for name, least in (("statics", 1), ("movers", 1), ("flickers", 0), ("frames", 2)):
@@ -80,7 +80,7 @@ class Difficulty:
 
 @dataclass(frozen=True)
 class Scenes:
-    """What happens in N scenes, apart from pixels.
+    """The objects and paths of N scenes, independent of the size in pixels.
 
     labels_N: indices into `CLASSES`.
     background_seed: seeds texture and noise, the only random things left to `render`.
@@ -108,7 +108,7 @@ class Scenes:
 
 
 def class_text(name: str) -> str:
-    """What the class called `name` is to CLIP, such as "a video of a red shape and ..."."""
+    """Returns the text for CLIP of the class `name`, such as "a video of a red shape and ..."."""
     return "a video of a " + name.replace("_", " ")
 
 
@@ -151,7 +151,7 @@ def render(scenes: Scenes, pixels: int) -> Tensor:
     """Frames of the scenes, uint8 [N, T, H, W, C]; the same scenes at whatever size in pixels."""
     generator = Generator().manual_seed(scenes.background_seed)
     background_NCHW = quiet_background(len(scenes.labels_N), pixels, generator)
-    # Grain that stands still: new grain in every frame is most of a file, and the codec drops it.
+    # Static grain: new grain in every frame is most of a file, and the codec drops it.
     grain_NCHW = _GRAIN * torch.randn(background_NCHW.shape, generator=generator)
     frames = scenes.difficulty.frames
     video = background_NCHW[:, None].expand(-1, frames, -1, -1, -1)
@@ -169,7 +169,7 @@ def render(scenes: Scenes, pixels: int) -> Tensor:
 
 
 def _static_layer(scenes: Scenes, pixels: int) -> tuple[Tensor, Tensor]:
-    """All that stands still, on black, [N, C, H, W], and what shows through it, [N, H, W].
+    """Returns all static objects on black, [N, C, H, W], and its transparency, [N, H, W].
 
     Drawn once and laid over every frame: over the movers, so that the mark is never hidden.
     """

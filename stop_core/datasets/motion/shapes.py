@@ -30,17 +30,17 @@ _RGB = (
 
 
 def uniform(count: int, low: float, high: float, generator: Generator) -> Tensor:
-    """`count` draws from [low, high), [N]."""
+    """Returns `count` draws from [low, high), [N]."""
     return low + (high - low) * torch.rand(count, generator=generator)
 
 
 def any_angle(count: int, generator: Generator) -> Tensor:
-    """`count` angles in radians from the whole circle, [N]."""
+    """Returns `count` angles in radians from the whole circle, [N]."""
     return uniform(count, -math.pi, math.pi, generator)
 
 
 def jittered_colours(index_N: Tensor, generator: Generator) -> Tensor:
-    """RGB of the colours `COLOURS[index]`, each channel varied by up to 7.5%, [N, C]."""
+    """Returns RGB of the colours `COLOURS[index]`, each channel varied by up to 7.5%, [N, C]."""
     noise_NC = torch.rand(len(index_N), 3, generator=generator) - 0.5
     return (torch.tensor(_RGB)[index_N] * (1 + 0.15 * noise_NC)).clamp(0, 1)
 
@@ -54,10 +54,10 @@ def coverage(
     *,
     wrap: bool = False,
 ) -> Tensor:
-    """How much of every pixel each shape covers, [N, H, W] in [0, 1].
+    """Returns the covered share of every pixel by each shape, [N, H, W] in [0, 1].
 
     `shape_N` indexes `SHAPES`; centres (x, y) and radii are in units, angles in radians. With
-    `wrap`, what leaves the canvas on one side comes back on the other.
+    `wrap`, a shape that leaves the canvas on one side re-enters on the other.
     """
     _check_pixels(pixels)
     scale = pixels / UNITS
@@ -80,7 +80,7 @@ def coverage(
 
 
 def paint(image: Tensor, coverage_HW: Tensor, colour_C: Tensor) -> Tensor:
-    """`image` [..., C, H, W] with `colour_C` [..., C] laid over it where `coverage_HW` is one."""
+    """Returns `image` [..., C, H, W] painted with `colour_C` [..., C] where `coverage_HW` is 1."""
     mask = coverage_HW.unsqueeze(-3)
     return torch.lerp(image, colour_C[..., None, None].expand_as(image), mask.expand_as(image))
 

@@ -1,4 +1,4 @@
-"""A cache has one MLflow run, whenever the store can take it; a store of no use is told at once."""
+"""Each cache has one MLflow run, and an unusable store is reported before decoding begins."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from stop_core.cache import Manifest, write_shard
 
 @pytest.fixture(autouse=True)
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Decodes in this process; the clips of each shard that was."""
+    """Decodes in this process; lists the number of clips of each decoded shard."""
     done: list[int] = []
 
     def serially(job: Any, plans: Any, root: Path, *others: Any) -> Iterator[Done]:
@@ -27,7 +27,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             done.append(record.rows)
             yield Done(record.rows, len(record.failures))
 
-    monkeypatch.setattr("pipelines.preprocess.decode_shards", serially)
+    monkeypatch.setattr("pipelines.preprocessing.make_cache.decode_shards", serially)
     return done
 
 
@@ -44,7 +44,7 @@ def _runs(config: PreprocessConfig) -> list[tuple[str, float | None]]:
     return [(run.info.status, run.data.metrics.get("clips/test")) for run in runs]
 
 
-def test_a_store_that_cannot_be_used_is_told_before_anything_is_decoded(
+def test_an_unusable_store_is_reported_before_decoding(
     config: PreprocessConfig, decoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -56,7 +56,7 @@ def test_a_store_that_cannot_be_used_is_told_before_anything_is_decoded(
     assert not decoded
 
 
-def test_a_finished_cache_stays_one_where_the_store_cannot_be_used(
+def test_an_unusable_store_leaves_a_finished_cache_intact(
     config: PreprocessConfig, decoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = make_cache(config)
@@ -69,7 +69,7 @@ def test_a_finished_cache_stays_one_where_the_store_cannot_be_used(
 
 
 @pytest.mark.parametrize("place", ["open_experiment", "log_params", "finish"])
-def test_a_cache_that_could_not_be_recorded_is_recorded_by_the_same_command(
+def test_the_same_command_records_a_cache_that_could_not_be_recorded(
     config: PreprocessConfig,
     decoded: list[int],
     monkeypatch: pytest.MonkeyPatch,
@@ -97,13 +97,13 @@ def test_a_cache_that_could_not_be_recorded_is_recorded_by_the_same_command(
     assert _runs(config) == [("FINISHED", 4.0)]
 
 
-def test_a_kill_after_the_last_clip_leaves_the_record_owed(
+def test_an_interruption_after_the_last_clip_leaves_the_record_pending(
     config: PreprocessConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: Any) -> None:
+    def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(CacheRecord, "made", killed)
+    monkeypatch.setattr(CacheRecord, "note_duration", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_cache(config)
     monkeypatch.undo()

@@ -1,6 +1,5 @@
-"""`--check`: what is missing is counted, named and listed, and nothing else is written."""
+"""`--check` counts, names and lists missing clips, and writes nothing else."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,17 +18,13 @@ def _config(root: Path, tmp_path: Path) -> PreprocessConfig:
     )
 
 
-def test_all_there_is_a_table_and_exit_code_0(
+def test_a_complete_dataset_is_a_table_and_no_error(
     hmdb51_root: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = f"--dataset hmdb51 --data-root {hmdb51_root} --check --output {tmp_path / 'out'}"
-    monkeypatch.setattr(sys, "argv", ["preprocess.py", *options.split()])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 0
+    main(parse(PreprocessConfig, options.split()))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[:4]] == [
         ["split", "clips", "missing", "classes"],
@@ -43,7 +38,7 @@ def test_all_there_is_a_table_and_exit_code_0(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_missing_is_listed_and_no_cache_is_written(
+def test_missing_clips_are_listed_and_no_cache_is_written(
     hmdb51_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     videos = sorted(hmdb51_root.glob("hmdb51_org/wave/*.avi"))
@@ -64,7 +59,7 @@ def test_what_is_missing_is_listed_and_no_cache_is_written(
     assert not (tmp_path / "cache").exists()
 
 
-def test_only_what_was_chosen_is_checked(hmdb51_root: Path, tmp_path: Path) -> None:
+def test_only_chosen_clips_are_checked(hmdb51_root: Path, tmp_path: Path) -> None:
     next(hmdb51_root.glob("hmdb51_org/wave/*.avi")).unlink()
     options = ["--dataset", "hmdb51", "--data-root", str(hmdb51_root), "--check"]
     config = parse(PreprocessConfig, [*options, "--classes", "ride_bike"])
@@ -81,7 +76,7 @@ def test_a_generated_set_that_is_not_there_is_generated_without_the_option(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_broken_annotation_is_told(hmdb51_root: Path, tmp_path: Path) -> None:
+def test_a_broken_annotation_is_refused(hmdb51_root: Path, tmp_path: Path) -> None:
     path = hmdb51_root / "testTrainMulti_7030_splits/wave_test_split1.txt"
     path.write_text("film.avi 7\n")
     with pytest.raises(ValueError, match=r"wave_test_split1\.txt, line 1"):
@@ -122,7 +117,7 @@ def test_two_classes_of_one_sentence_are_refused_before_anything_is_decoded(
     assert check(apart).startswith("complete: all 6 clips")
 
 
-def test_a_class_in_one_split_alone_is_told_and_no_failure(
+def test_a_class_in_only_one_split_is_a_note_and_no_failure(
     make_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = make_folder(("walk", "Walk"), ("walk ", "swim"))
@@ -132,10 +127,10 @@ def test_a_class_in_one_split_alone_is_told_and_no_failure(
     said = " ".join(capsys.readouterr().out.split())
     assert "note 1 of 2 classes have clips in test and none in train: swim" in said
     assert "note 1 of 2 classes have clips in train and none in test: Walk" in said
-    assert "note the classes 'Walk' and 'walk' differ by case" in said
+    assert "note the classes 'Walk' and 'walk' differ only by case" in said
 
 
-def test_a_retrieval_set_is_told_with_its_captions(
+def test_captions_of_a_retrieval_set_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = ("a.mov,train,one", "a.mp4,train,two", "b.mp4,test,three", "b.mp4,test,four")

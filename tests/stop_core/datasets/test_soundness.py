@@ -62,7 +62,7 @@ def test_two_classes_that_differ_by_case_are_remarked(names: tuple[str, str]) ->
     refuse_same_words(names)
     clips = [_clip(split, name) for split in ("train", "val", "test") for name in names]
     (found,) = _remarks(*clips, names=names)
-    assert found.startswith(f"the classes {names[0]!r} and {names[1]!r} differ by case alone")
+    assert found.startswith(f"the classes {names[0]!r} and {names[1]!r} differ only by case")
 
 
 @given(
@@ -98,7 +98,7 @@ def test_two_files_that_may_be_one_video_are_remarked() -> None:
     clips = [Clip(file, file, "test", 0, "a", file) for file in files]
     selection = Selection(clips, ("a",), ("test",), (), None)
     assert remarks("folder", 1, clips, selection) == [
-        "files that differ by extension alone: 1, such as a/b.mp4 of a/b.mov; each counts as a clip"
+        "files that differ only by extension: 1, such as a/b.mp4 of a/b.mov; each counts as a clip"
     ]
 
 

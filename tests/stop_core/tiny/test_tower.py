@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Generator
 
 from stop_core.clip.loading import load_clip, tower_shape
 from stop_core.clip.pretrained import weights_fingerprint
 from stop_core.datasets.motion.scenes import CLASSES, class_text
 from stop_core.tiny.shipped import TINY, TINY_64, TINY_TOWERS, TinyTower
-from stop_core.tiny.stills import draw_stills
 from stop_core.tiny.tower import BUCKETS, VOCABULARY, TinyTokenizer, build_tiny_clip, load_weights
-from stop_core.tiny.zeroshot import zero_shot_accuracy
 
 UNSEEN = ("brush hair", "cartwheel", "catch", "chew", "clap", "climb", "dive", "draw sword")
 FIRST_BUCKET = 1 + len(VOCABULARY)
@@ -56,25 +53,6 @@ def test_the_end_of_text_is_the_arg_max_of_any_text(text: str) -> None:
     assert ids_NL[0].argmax() == length - 1
     assert ids_NL[0, length - 1] == tokenizer.eot_token_id == tokenizer.vocab_size - 1
     assert not ids_NL[0, length:].any()
-
-
-@every_tower
-def test_shipped_weights_know_colour_size_and_position_of_fresh_stills(tower: TinyTower) -> None:
-    generator = Generator().manual_seed(77)
-    stills = draw_stills(256, generator, pixels=tower.image_size, single=True)
-    accuracy = zero_shot_accuracy(build_tiny_clip(True, tower), TinyTokenizer(), stills)
-    assert accuracy["colour"] >= 0.95
-    assert accuracy["position"] >= 0.9
-    assert accuracy["size"] >= 0.9
-    assert accuracy["full"] >= 0.3  # chance is .001
-
-
-def test_random_weights_know_nothing() -> None:
-    torch.manual_seed(0)
-    stills = draw_stills(256, Generator().manual_seed(77), single=True)
-    accuracy = zero_shot_accuracy(build_tiny_clip(pretrained=False), TinyTokenizer(), stills)
-    assert accuracy["colour"] < 0.4
-    assert accuracy["full"] < 0.05
 
 
 @every_tower
@@ -135,7 +113,7 @@ def test_the_larger_tower_says_which_weights_it_began_with() -> None:
 
 
 def test_missing_weights_say_how_to_make_them(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"stop_core\.tiny\.pretrain"):
+    with pytest.raises(FileNotFoundError, match=r"tools\.tiny_clip\.pretrain"):
         load_weights(build_tiny_clip(pretrained=False), tmp_path / "none.safetensors")
 
 

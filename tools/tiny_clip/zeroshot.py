@@ -1,4 +1,4 @@
-"""Zero-shot accuracy of a CLIP on stills it has not seen, attribute by attribute."""
+"""Zero-shot accuracy of a CLIP on held-out stills, by attribute."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -7,9 +7,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from stop_core.tiny.stills import ATTRIBUTES, Stills, describe_object
+from tools.tiny_clip.stills import ATTRIBUTES, Stills, describe_object
 
-# One question an attribute; nothing but the attribute is named.
+# One prompt per attribute, which names only that attribute.
 _PROMPTS = {
     "size": "a photo of a {} shape",
     "colour": "a photo of a {} shape",
@@ -33,7 +33,7 @@ class ImageTextModel(Protocol):
 def zero_shot_accuracy(
     model: ImageTextModel, tokenizer: Callable[[list[str]], Tensor], stills: Stills
 ) -> dict[str, float]:
-    """Share of `stills` (single objects) whose attribute the model names, by attribute.
+    """Returns the share of `stills` (single objects) whose attribute the model names.
 
     Keys: "size", "colour", "shape", "position", and "full" for the one right caption among all
     864 combinations (chance .001).

@@ -5,8 +5,8 @@ import torch
 from torch import Generator
 from torch.nn.functional import avg_pool2d
 
-from stop_core.tiny.stills import caption_matches, describe_object, draw_stills
 from stop_core.tiny.tower import VOCABULARY
+from tools.tiny_clip.stills import caption_matches, describe_object, draw_stills
 
 SEED = 3
 

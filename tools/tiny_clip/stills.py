@@ -2,8 +2,8 @@
 
 A still shows one or two shapes. Its caption names a random subset of the attributes of one shape
 ("a picture of a small shape at the top left") or, for a quarter of the stills, all attributes of
-every shape. Short captions fit several stills of a batch, so the batch comes with the matrix of
-what is true of what, for a contrastive loss with several positives.
+every shape. Short captions fit several stills of a batch, so the batch has a matrix of which
+caption is true of which still, for a contrastive loss with several positives.
 
 Shapes: N stills (and N captions), O = 2 objects, A = 4 attributes in the order of `ATTRIBUTES`.
 """
@@ -56,7 +56,7 @@ class Stills:
     """A batch of captioned stills.
 
     images_NCHW: [N, 3, H, W], normalised to [-1, 1] as the tiny CLIP takes them.
-    captions: one a still, N in all.
+    captions: one per still, N in all.
     match_NN: bool, row i and column j: caption j is true of still i; its diagonal is all true.
     labels_NA: the attributes of each still's first object, indices into `ATTRIBUTES`.
     """
@@ -88,7 +88,7 @@ def draw_stills(
 
 
 def caption_matches(labels_NOA: Tensor, two_N: Tensor, named_NA: Tensor, both_N: Tensor) -> Tensor:
-    """Which caption (column) is true of which still (row), bool [N, N].
+    """Returns which caption (column) is true of which still (row), bool [N, N].
 
     A caption of one object is true where any object of the still has every attribute it names
     (`named_NA`); a caption of two (`both_N`) where that holds for both of them.
@@ -106,7 +106,7 @@ def _shown(labels_NOA: Tensor, two_N: Tensor, wanted_NA: Tensor, named_NA: Tenso
 
 
 def describe_object(labels_A: list[int], named_A: list[bool] | None = None) -> str:
-    """Words for one object, such as "small red circle at the top left".
+    """Returns a description of one object, such as "small red circle at the top left".
 
     Only the attributes set in `named_A` are named (default: all); an object whose shape is not
     named is a "shape".
@@ -130,7 +130,7 @@ def _draw_labels(count: int, generator: Generator) -> Tensor:
 
 
 def _render(labels_NOA: Tensor, two_N: Tensor, pixels: int, generator: Generator) -> Tensor:
-    """Images in [0, 1], [N, 3, H, W]; the first object lies over the second."""
+    """Images in [0, 1], [N, 3, H, W]; the first object covers the second."""
     count = len(labels_NOA)
     image = quiet_background(count, pixels, generator)
     cell = UNITS / 3

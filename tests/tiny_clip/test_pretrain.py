@@ -1,4 +1,4 @@
-"""Pretraining is reproducible and says what it did."""
+"""Pretraining is reproducible and records its provenance."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from stop_core.tiny import pretrain
-from stop_core.tiny.pretrain import PretrainConfig, match_loss, rate_at, save_weights, train
 from stop_core.tiny.shipped import TINY, TINY_64
+from tools.tiny_clip import pretrain
+from tools.tiny_clip.pretrain import PretrainConfig, match_loss, rate_at, save_weights, train
 
 
 @pytest.fixture
@@ -46,13 +46,13 @@ def test_the_same_config_gives_the_same_bytes(
     ]
     provenance = json.loads((tmp_path / "a.json").read_text())
     assert provenance["command"] == (
-        "python -m stop_core.tiny.pretrain --seed 5 --steps 3 --batch-size 16"
+        "python -m tools.tiny_clip.pretrain --seed 5 --steps 3 --batch-size 16"
     )
     assert str(tmp_path) not in json.dumps(provenance)
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_larger_tower_begins_with_the_weights_it_names(
+def test_pretraining_starts_from_the_named_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrain, "_HELD_OUT", 16)
@@ -75,7 +75,7 @@ def test_a_larger_tower_begins_with_the_weights_it_names(
         torch.testing.assert_close(written[name], began[name], rtol=0, atol=1e-4)
 
 
-def test_weights_go_where_those_of_the_tower_are_shipped() -> None:
+def test_weights_are_written_to_the_shipped_file_by_default() -> None:
     assert PretrainConfig().file == TINY.weights
     assert PretrainConfig(tower="tiny-64").file == TINY_64.weights
     assert PretrainConfig().file != PretrainConfig(tower="tiny-64").file

@@ -1,7 +1,7 @@
 """Pretrains a tiny CLIP on rendered stills and writes its weights with their provenance.
 
-    python -m stop_core.tiny.pretrain --seed 0 --steps 3000
-    python -m stop_core.tiny.pretrain --seed 0 --steps 1000 --tower tiny-64 --start-from tiny
+    python -m tools.tiny_clip.pretrain --seed 0 --steps 3000
+    python -m tools.tiny_clip.pretrain --seed 0 --steps 1000 --tower tiny-64 --start-from tiny
 
 The budget is in steps and everything runs on one thread, so the same command gives the same bytes
 on the same machine and library versions.
@@ -30,9 +30,9 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
 from stop_core.tiny.shipped import TINY_TOWERS, TinyTower
-from stop_core.tiny.stills import draw_stills
 from stop_core.tiny.tower import TinyTokenizer, build_tiny_clip, load_weights
-from stop_core.tiny.zeroshot import zero_shot_accuracy
+from tools.tiny_clip.stills import draw_stills
+from tools.tiny_clip.zeroshot import zero_shot_accuracy
 
 _MAX_LOG_SCALE = math.log(100)
 _REPORT_EVERY = 250
@@ -42,28 +42,28 @@ _HELD_OUT_SEED = 10_000
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """How a tiny CLIP is pretrained."""
+    """Options of the pretraining."""
 
     tower: Literal["tiny", "tiny-64"] = "tiny"
-    """Which one: of 32 x 32 pixels and 16 patches, or of 64 x 64 pixels and 64 patches."""
+    """The architecture: 32 x 32 pixels and 16 patches, or 64 x 64 pixels and 64 patches."""
     start_from: Literal["tiny", "tiny-64"] | None = None
-    """Begin with the shipped weights of this one, the embeddings of its positions interpolated to
-    the grid; empty: with random ones."""
+    """Initialise from the shipped weights of this tower, with its positional embedding interpolated
+    (default: random weights)."""
     seed: int = 0
     """Seeds the initial weights and the stills."""
     steps: int = 3000
-    """Optimiser steps; every step draws new stills."""
+    """Number of optimizer steps; every step draws new stills."""
     batch_size: int = 64
-    """Stills a step."""
+    """Number of stills per step."""
     learning_rate: float = 7e-4
-    """At its peak. At 2e-3 position was never learned."""
+    """Peak learning rate. At 2e-3, position was never learned."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from zero."""
     weight_decay: float = 0.05
-    """On matrices only."""
+    """Weight decay of matrices; other parameters have none."""
     output: Path | None = None
-    """Where the weights go (default: where those of the tower are shipped); their provenance goes
-    beside them, under the suffix .json."""
+    """The .safetensors file to write (default: the shipped file of the tower); the provenance is
+    written next to it, with the suffix .json."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "warmup_steps"):
@@ -77,7 +77,7 @@ class PretrainConfig:
 
     @property
     def file(self) -> Path:
-        """Where the weights go."""
+        """The file of the weights."""
         return self.output or self.shape.weights
 
     @property
@@ -87,7 +87,7 @@ class PretrainConfig:
 
     @property
     def start(self) -> TinyTower | None:
-        """The tower whose weights it begins with."""
+        """The tower whose weights are the initial ones; None for random weights."""
         return TINY_TOWERS[self.start_from] if self.start_from else None
 
 
@@ -100,7 +100,7 @@ def match_loss(logits_NN: Tensor, match_NN: Tensor) -> Tensor:
 
 
 def rate_at(step: int, config: PretrainConfig) -> float:
-    """The learning rate of `step`: a linear warm-up times a cosine down to 2% of the peak."""
+    """Returns the learning rate of `step`: linear warm-up times a cosine down to 2% of the peak."""
     warmup = min(1.0, (step + 1) / config.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * step / config.steps))
     return config.learning_rate * warmup * (0.02 + 0.98 * cosine)
@@ -110,10 +110,8 @@ def train(config: PretrainConfig) -> CLIP:
     """Trains a tiny CLIP and returns it; prints its progress."""
     torch.manual_seed(config.seed)
     generator = Generator().manual_seed(config.seed)
-    tokenizer, model = (
-        TinyTokenizer(),
-        build_tiny_clip(pretrained=False, tower=config.shape).train(),
-    )
+    tokenizer = TinyTokenizer()
+    model = build_tiny_clip(pretrained=False, tower=config.shape).train()
     if config.start:
         load_weights(model, config.start.weights, resize=True)
     optimizer = _optimizer(model, config)
@@ -151,16 +149,15 @@ def _report(done: int, steps: int, loss: float, elapsed: float) -> None:
 
 
 def save_weights(model: CLIP, config: PretrainConfig, cpu_seconds: float) -> dict[str, Any]:
-    """Writes the weights in fp16 and their provenance beside them; returns the provenance.
+    """Writes the weights in fp16 and their provenance, each atomically; returns the provenance.
 
-    Accuracy is measured on the weights as they are on disk, after rounding. Both files appear
-    under their final names only when they are whole; the provenance carries the weights' sha256,
-    and that of the weights they began with.
+    Accuracy is measured on the weights as stored, after rounding. The provenance contains the
+    sha256 of the weights, and of the initial weights if any.
     """
     part = config.file.with_name(f".{config.file.name}.{os.getpid()}.part")
     state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(state, part)
-    part.chmod(0o644)  # safetensors keeps its files from other users; these are to be shipped
+    part.chmod(0o644)  # safetensors writes files that only their owner can read; these are shipped
     load_weights(model, part)
     held_out = draw_stills(
         _HELD_OUT,
@@ -174,7 +171,7 @@ def save_weights(model: CLIP, config: PretrainConfig, cpu_seconds: float) -> dic
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cpu_seconds": round(cpu_seconds),
         "licence": "Apache-2.0",
-        "data": "stills rendered by stop_core.tiny.stills; nothing downloaded",
+        "data": "stills rendered by tools.tiny_clip.stills; nothing downloaded",
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", "open_clip_torch", "safetensors", "numpy")},
         "parameters": sum(value.numel() for value in model.parameters()),
@@ -195,8 +192,8 @@ def _sha256(file: Path) -> str:
 
 
 def _command(config: PretrainConfig) -> str:
-    """The command that gives these weights; where they were written is nobody's business."""
-    command = f"python -m stop_core.tiny.pretrain --seed {config.seed} --steps {config.steps}"
+    """Returns the command that makes these weights, without the private path of --output."""
+    command = f"python -m tools.tiny_clip.pretrain --seed {config.seed} --steps {config.steps}"
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name not in ("seed", "steps", "output") and value != field.default:
