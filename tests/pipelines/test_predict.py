@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipelines.cli import folder_lock
 from pipelines.cli.errors import RunError
 from pipelines.cli.folder_lock import alone_in
 from pipelines.cli.video_options import WorkerOptions
@@ -213,8 +215,10 @@ def test_videos_of_a_store_are_fetched_one_by_one_and_its_failures_are_not_their
 
 @pytest.mark.usefixtures("decoded_here")
 def test_a_second_command_of_the_same_job_waits_for_the_first(
-    videos: Path, work: Work, tmp_path: Path, seen: list[str], capsys: pytest.CaptureFixture[str]
+    videos: Path, work: Work, tmp_path: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    waiting = threading.Event()
+    monkeypatch.setattr(folder_lock, "say", lambda text: waiting.set())
     job, every = VideoJob(tmp_path / "parts", work), list_videos([str(videos / "class1")])
     job.folder.mkdir()
     writing = job.folder / ".part-of-the-first.tmp"
@@ -222,8 +226,8 @@ def test_a_second_command_of_the_same_job_waits_for_the_first(
     with ThreadPoolExecutor() as pool:
         with alone_in(job.folder):
             second = pool.submit(job.run, every, WorkerOptions(0))
-            while "waiting" not in capsys.readouterr().err:
-                assert not second.done()
+            assert waiting.wait(60)
+            assert not second.done()
             assert writing.exists()
         assert len(second.result(60)) == len(seen) == 2
 

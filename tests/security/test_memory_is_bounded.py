@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.stop_core.test_documents import bomb, refusal_of
+from tests.stop_core.storage.test_documents import bomb, refusal_of
 
 from stop_core.cache.files import MANIFEST, write_checked_json
 from stop_core.cache.manifest import Manifest
