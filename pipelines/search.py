@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stop_core.explain.film_strips import Strip
+    from stop_core.explain.contact_sheet import Strip
     from stop_core.storage.paths import StoragePath
     from stop_core.trained_model.index import Hit, SearchIndex
     from stop_core.trained_model.model import TrainedModel
@@ -164,11 +164,11 @@ def _tell(found: list[dict[str, Any]], config: SearchConfig) -> list[dict[str, A
 
 
 def _draw(config: SearchConfig, index: "SearchIndex", hits: "Sequence[Hit]") -> None:
-    from stop_core.explain.film_strips import draw_strips
+    from stop_core.explain.contact_sheet import draw_contact_sheet
     from stop_core.storage.atomic import appearing
 
     heading = config.text or f"like {config.video}"
-    sheet = draw_strips(heading, _strips(index, hits, config.fetch), _FRAMES, _PIXELS)
+    sheet = draw_contact_sheet(heading, _strips(index, hits, config.fetch), _FRAMES, _PIXELS)
     path = config.sheet or config.output / "search.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:
@@ -178,7 +178,7 @@ def _draw(config: SearchConfig, index: "SearchIndex", hits: "Sequence[Hit]") -> 
 
 def _strips(index: "SearchIndex", hits: "Sequence[Hit]", fetch: bool) -> "list[Strip]":
     """Frames of the videos as they are now: a file may be gone since it was indexed."""
-    from stop_core.explain.film_strips import Strip
+    from stop_core.explain.contact_sheet import Strip
 
     from .inference.video_list import Video, short_names
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.stop_core.storage.test_documents import bomb, refusal_of
 
 from stop_core.cache.files import MANIFEST, write_checked_json
 from stop_core.cache.manifest import Manifest
 from stop_core.datasets import DATASETS, annotations
 from tests.stop_core.datasets.conftest import make_tree_at
+from tests.stop_core.storage.test_documents import bomb, refusal_of
 
 MEGABYTES = 300
 """Most that a refusal may take."""

@@ -34,7 +34,7 @@ from pipelines.tables.latex import latex
 from pipelines.tables.sheet import Cell, Column, Note, Sheet
 from stop_core.cache import CacheConfig
 from stop_core.explain import training_figures
-from stop_core.explain.film_strips import Strip, draw_strips
+from stop_core.explain.contact_sheet import Strip, draw_contact_sheet
 from stop_core.explain.panels import shortened, wrapped
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.escaping import csv_text, in_figure, in_line, in_markdown, visible
@@ -255,7 +255,7 @@ def test_figures_of_hostile_names_are_drawn() -> None:
         figure.text(0, 0.5, f"$N_s$ {in_figure(text[:200])}")
         _saved(figure)
         frames = np.zeros((1, 8, 8, 3), np.uint8)
-        sheet = draw_strips(text[:200], [Strip(text[:200], text[:50], frames)], 2, 32)
+        sheet = draw_contact_sheet(text[:200], [Strip(text[:200], text[:50], frames)], 2, 32)
         assert isinstance(sheet, Image.Image)
 
 

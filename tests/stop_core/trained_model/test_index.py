@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from stop_core.explain.film_strips import Strip, draw_strips
 from stop_core.trained_model.index import (
     EMBEDDINGS,
     INDEX_FAILURES,
@@ -87,13 +86,3 @@ def test_what_is_no_index_is_told_how_to_get_one(tmp_path: Path) -> None:
     (tmp_path / EMBEDDINGS).write_bytes(b"PAR1 not really PAR1")
     with pytest.raises(ValueError, match="make it again"):
         SearchIndex(tmp_path)
-
-
-def test_a_sheet_has_the_frames_of_each_video_in_its_row() -> None:
-    red, blue = (np.zeros((2, 8, 8, 3), np.uint8) for _ in range(2))
-    red[..., 0] = blue[..., 2] = 255
-    strips = [Strip("a" * 300, "0.5", red), Strip("gone", "no such file", None)]
-    sheet = np.asarray(draw_strips("what to find", [*strips, Strip("b", "0.1", blue)], 3, 16))
-    is_red, is_blue = ((sheet == colour).all(-1) for colour in ((255, 0, 0), (0, 0, 255)))
-    assert is_red.sum() == is_blue.sum() == 2 * 16 * 16, "two frames, enlarged"
-    assert np.nonzero(is_red)[0].max() < np.nonzero(is_blue)[0].min()
