@@ -25,7 +25,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from stop_core.cache.manifest import Manifest
-from stop_core.clip.loading import weights_fingerprint
+from stop_core.clip.pretrained import weights_fingerprint
 from stop_core.clip.shared import ClipCache
 from stop_core.storage.paths import StoragePath
 

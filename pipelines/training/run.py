@@ -61,7 +61,7 @@ class TrainingRun:
         sweep: str = "",
         start: StartFrom | None = None,
     ) -> None:
-        from stop_core.clip.loading import weights_fingerprint
+        from stop_core.clip.pretrained import weights_fingerprint
 
         self.test = test
         self.cache = cache.resolve()

@@ -169,7 +169,7 @@ def test_a_record_of_a_run_cannot_name_a_file_elsewhere(tmp_path: Path, name: st
 
 @pytest.mark.parametrize("name", OUT)
 def test_a_run_of_mlflow_cannot_name_a_folder_elsewhere(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RunError, match="is no id of an MLflow run"):
+    with pytest.raises(RunError, match="is not the id of an MLflow run"):
         ModelChoice(run=name).found(tmp_path)
 
 

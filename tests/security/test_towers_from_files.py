@@ -134,7 +134,7 @@ def test_the_user_can_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write_sums(tmp_path / "model", without=[CARD])
     with pytest.raises(ValueError, match="was trained on other weights"):
         choice.load()
-    with pytest.raises(ValueError, match="belongs to --tower"):
+    with pytest.raises(ValueError, match="needs --tower"):
         ModelChoice(checkpoint=tmp_path / "model", tower=tower, pretrained="openai")
     with pytest.raises(ValueError, match="each name a model"):
         ModelChoice(checkpoint=tmp_path / "model", tower="tiny")

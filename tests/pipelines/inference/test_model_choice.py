@@ -67,7 +67,7 @@ def test_a_beginning_of_trainings_that_are_no_repetitions_is_refused_with_their_
     first, second = _run(tmp_path, "a-b1", age=1), _run(tmp_path, "a-b2", age=2, **differs)
     _run(tmp_path, "a-b3", age=3)  # as the first, but older
     for beginning in ("a", "a-b"):
-        with pytest.raises(RunError, match="2 trainings that differ") as refusal:
+        with pytest.raises(RunError, match="2 trainings with different data") as refusal:
             _found(beginning, tmp_path)
         assert str(refusal.value).splitlines()[1:] == [f"  {first.name}", f"  {second.name}"]
     assert _found(second.name, tmp_path) == second

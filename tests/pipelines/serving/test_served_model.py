@@ -115,7 +115,7 @@ def test_a_clip_that_is_posted_gets_the_label_of_the_model(
         assert len(answer["top"]) == 2
         assert answer["error"] is None
     assert answers[3]["label"] is None
-    assert answers[3]["error"] == "path names no file below the server's folder of videos"
+    assert answers[3]["error"] == "path is not a file in the server's folder of videos"
 
     # One video is asked for in one column, as curl does it in docs/serving.md.
     (alone,) = _post(address, {"dataframe_records": [{"video": encoded}]})

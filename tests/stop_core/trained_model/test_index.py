@@ -84,5 +84,5 @@ def test_what_is_no_index_is_told_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="stop index"):
         SearchIndex(tmp_path)
     (tmp_path / EMBEDDINGS).write_bytes(b"PAR1 not really PAR1")
-    with pytest.raises(ValueError, match="make it again"):
+    with pytest.raises(ValueError, match="stop index"):
         SearchIndex(tmp_path)

@@ -78,7 +78,7 @@ def test_a_path_that_leads_out_of_the_folder_and_one_to_nothing_get_one_answer(
     service: VideoService, path: str
 ) -> None:
     (answer,) = service.answer([{"path": path}])
-    assert answer["error"] == "path names no file below the server's folder of videos"
+    assert answer["error"] == "path is not a file in the server's folder of videos"
     assert answer["label"] is None
 
 
@@ -117,7 +117,7 @@ def test_a_model_without_classes_embeds_videos_and_texts(folder: Path) -> None:
     service.close()
     assert text["embedding"] == model.embed_texts(["a dog"])[0].tolist()
     assert len(video["embedding"]) == 64
-    assert "1 to 2000 letters" in empty["error"]
+    assert "1 to 2000 characters" in empty["error"]
 
 
 def test_too_many_requests_or_no_class_asked_for_is_refused(service: VideoService) -> None:
