@@ -44,8 +44,8 @@ import torch
 from stop_core.trained_model.model import TrainedModel
 
 model = TrainedModel.load("this folder")
-clip = next(model.preprocessing.decoder().decode([Path("video.mp4")]))
-frames = torch.from_numpy(clip.frames.copy())[None]
+clip = model.preprocessing.decode(Path("video.mp4"))
+frames = torch.from_numpy(clip.frames)[None]
 {call}
 ```
 

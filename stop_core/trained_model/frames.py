@@ -60,6 +60,24 @@ class Preprocessing:
         """Returns a guarded process whose `decode` yields such frames, uint8 [T, S, S, 3]."""
         return _ModelDecoder(self, timeout)
 
+    def decode(self, path: Path) -> DecodedClip:
+        """Decodes one video.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it cannot be decoded.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no video {path}")
+        process = self.decoder()
+        try:
+            (clip,) = process.decode([path])
+            if isinstance(clip, DecodeError):
+                raise ValueError(f"{path} cannot be decoded: {clip}")
+            return replace(clip, frames=clip.frames.copy())  # not of the process's memory
+        finally:
+            process.close()
+
 
 class _ModelDecoder(DecodeProcess):
     """Decodes as for the frame cache, and selects as when a model reads the cache."""

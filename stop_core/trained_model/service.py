@@ -27,6 +27,8 @@ from stop_core.trained_model.model import TrainedModel
 KINDS = ("path", "video", "frames", "text")
 """Possible content of a request: exactly one of them."""
 
+ARTIFACT = "trained_model"
+"""Name of the trained model among the artifacts of an MLflow model."""
 OPTIONS: dict[str, Any] = {
     "video_folder": None,
     "device": "auto",

@@ -57,7 +57,7 @@ def test_an_export_writes_behind_no_link(run_folder: Path, tmp_path: Path) -> No
 
 def test_a_program_that_differs_too_much_is_refused_and_leaves_nothing(run_folder: Path) -> None:
     before = sorted(run_folder.rglob("*"))
-    with pytest.raises(RunError, match=r"differs from the model by 0\.0001.*nothing was kept"):
+    with pytest.raises(RunError, match=r"differs from the model by 0\.0001.*nothing was stored"):
         main(ExportConfig(ModelChoice(run_folder), tolerance=1e-5, out=run_folder / "here"))
     assert sorted(run_folder.rglob("*")) == before
     assert torch.is_grad_enabled()
@@ -88,9 +88,9 @@ def test_a_model_that_is_of_no_run_is_exported_to_the_output(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"register": "a"}, "register needs --to mlflow"),
-        ({"register": "a", "to": "mlflow", "out": Path("x")}, "give register or out"),
-        ({"alias": "champion", "to": "mlflow"}, "alias needs register"),
+        ({"register": "a"}, "--register needs --to mlflow"),
+        ({"register": "a", "to": "mlflow", "out": Path("x")}, "give either --register or --out"),
+        ({"alias": "champion", "to": "mlflow"}, "--alias needs --register"),
         ({"register": "hmdb51/stop", "to": "mlflow"}, "an empty name, one with / or :"),
         ({"register": "hmdb51:1", "to": "mlflow"}, "an empty name, one with / or :"),
         ({"register": " ", "to": "mlflow"}, "an empty name, one with / or :"),

@@ -312,7 +312,7 @@ def test_no_model_and_no_classes_are_told_what_to_do(videos: Path, tmp_path: Pat
 
 
 def test_a_table_into_a_file_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"table is printed .* \.jsonl or \.parquet"):
+    with pytest.raises(ValueError, match=r"table is only printed: .* \.jsonl or \.parquet"):
         PredictConfig(videos=("v.mp4",), to=tmp_path / "out.txt", format="table")
 
 

@@ -114,7 +114,7 @@ def test_a_cache_of_other_frames_than_the_models_or_without_a_clip_is_refused(
 ) -> None:
     how = TrainedModel.load(model_folder).preprocessing
     more = _cache(videos, tmp_path / "more", how.frames + 2, how.size)
-    with pytest.raises(RunError, match=r"holds 6 frames .* the model sees 4 frames .*--frames 4"):
+    with pytest.raises(RunError, match=r"has 6 frames .* the model needs 4 frames .*--frames 4"):
         _index(tmp_path, model_folder, cache=str(more))
     larger = _cache(videos, tmp_path / "larger", how.frames, 48)
     with pytest.raises(RunError, match=r"squares of 48 pixels.*squares of 32 pixels.*--size 32"):
@@ -243,8 +243,8 @@ def test_texts_are_found_by_a_video(
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({}, "one of the two"),
-        ({"text": "a", "video": Path("v")}, "one of the two"),
+        ({}, "not both or none"),
+        ({"text": "a", "video": Path("v")}, "not both or none"),
         ({"text": "a", "texts": Path("t")}, "--video"),
         ({"text": "a", "top": 0}, "at least 1"),
     ],
@@ -256,5 +256,5 @@ def test_a_query_that_cannot_be_meant_is_refused(options: dict[str, Any], named:
 
 def test_an_index_is_of_videos_or_of_a_cache() -> None:
     for options in ({}, {"videos": ("a",), "cache": "b"}):
-        with pytest.raises(ValueError, match="one of the two"):
+        with pytest.raises(ValueError, match="not both or none"):
             IndexConfig(**options)  # type: ignore[arg-type]
