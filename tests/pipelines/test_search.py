@@ -1,4 +1,4 @@
-"""Laws of search: a video finds itself, files and their cache agree, a model answers its own."""
+"""A video finds itself, files and their cache agree, and other models are refused."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def _index(tmp_path: Path, model: Path, name: str = "index", **options: Any) -> 
 
 
 def _cache(videos: Path, folder: Path, frames: int, size: int) -> Path:
-    """All clips for training."""
+    """Makes a cache with all clips in the training split."""
     dataset = DATASETS["folder"]
     selection = select_clips(dataset.read(videos, 1))
     config = CacheConfig.of(dataset, selection, fold=1, frames=frames, size=size)
@@ -61,7 +61,7 @@ def _cache(videos: Path, folder: Path, frames: int, size: int) -> Path:
     return folder
 
 
-def test_a_video_finds_itself_and_a_text_is_the_product_with_its_embedding(
+def test_a_video_finds_itself_and_text_scores_are_dot_products(
     videos: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = _index(tmp_path, model_folder, videos=(str(videos),))
@@ -80,7 +80,7 @@ def test_a_video_finds_itself_and_a_text_is_the_product_with_its_embedding(
         assert picture.height > 4 * 160
 
 
-def test_a_file_that_is_gone_stays_found_and_is_dropped_by_the_next_index(
+def test_a_deleted_file_is_found_until_the_next_index(
     videos: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     folder = _index(tmp_path, model_folder, videos=(str(videos),))
@@ -91,7 +91,7 @@ def test_a_file_that_is_gone_stays_found_and_is_dropped_by_the_next_index(
     assert len(SearchIndex(folder).videos) == 3
 
 
-def test_an_index_of_a_cache_has_the_vectors_of_an_index_of_its_files(
+def test_indexes_of_a_cache_and_of_its_files_are_equal(
     videos: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     (videos / "a/broken.mp4").unlink()
@@ -109,7 +109,7 @@ def test_an_index_of_a_cache_has_the_vectors_of_an_index_of_its_files(
     assert len(found) == 2
 
 
-def test_a_cache_of_other_frames_than_the_models_or_without_a_clip_is_refused(
+def test_a_cache_with_other_frames_or_no_clip_is_refused(
     videos: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     how = TrainedModel.load(model_folder).preprocessing
@@ -124,7 +124,7 @@ def test_a_cache_of_other_frames_than_the_models_or_without_a_clip_is_refused(
         _index(tmp_path, model_folder, cache=str(alike), splits=("test",))
 
 
-def test_frames_are_those_of_the_clip_though_its_cache_has_changed(
+def test_the_sheet_has_the_frames_of_the_clip_after_the_cache_changed(
     videos: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     (videos / "a/broken.mp4").unlink()
@@ -146,7 +146,7 @@ def test_frames_are_those_of_the_clip_though_its_cache_has_changed(
 
 
 @pytest.mark.parametrize("of_cache", [False, True])
-def test_what_an_index_names_on_an_object_store_is_fetched_only_if_the_user_says_so(
+def test_remote_videos_of_an_index_are_downloaded_only_with_fetch(
     of_cache: bool,
     videos: Path,
     model_folder: Path,
@@ -186,7 +186,7 @@ def test_what_an_index_names_on_an_object_store_is_fetched_only_if_the_user_says
     assert asked
 
 
-def test_an_index_that_was_made_with_a_gpu_is_searched_where_the_command_says(
+def test_the_command_chooses_the_device_of_a_search(
     videos: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = _index(tmp_path, model_folder, videos=(str(videos),))
@@ -230,8 +230,8 @@ def test_texts_are_found_by_a_video(
         video=videos / "a/v0.mp4", texts=texts, model=model, output=tmp_path, json=True, top=2
     )
     found = main(config)
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert told == found
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert printed == found
     assert len(found) == 2
     assert found[0]["score"] >= found[1]["score"]
     assert len({one["text"] for one in found}) == 2
@@ -249,12 +249,12 @@ def test_texts_are_found_by_a_video(
         ({"text": "a", "top": 0}, "at least 1"),
     ],
 )
-def test_a_query_that_cannot_be_meant_is_refused(options: dict[str, Any], named: str) -> None:
+def test_contradicting_query_options_are_refused(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         SearchConfig(**options)
 
 
-def test_an_index_is_of_videos_or_of_a_cache() -> None:
+def test_an_index_has_either_videos_or_a_cache() -> None:
     for options in ({}, {"videos": ("a",), "cache": "b"}):
         with pytest.raises(ValueError, match="not both or none"):
             IndexConfig(**options)  # type: ignore[arg-type]

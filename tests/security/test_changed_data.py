@@ -1,4 +1,4 @@
-"""Data that is not what its manifest says is never trained on, measured or embedded silently."""
+"""Data that differs from its manifest is never trained on, measured or embedded silently."""
 
 import hashlib
 import os
@@ -48,7 +48,7 @@ CONFIG = ExperimentConfig(
 
 
 def _make(root: Path, cache: Path, size: int = 32) -> Path:
-    """A finished cache of four training clips in two shards, and two of each other split."""
+    """Makes a cache of four training clips in two shards, and two clips of each other split."""
     selection = select_clips(DATASETS["csv"].read(root, 1))
     config = CacheConfig.of(DATASETS["csv"], selection, fold=1, frames=2, size=size)
     job = CacheJob.open(cache, config, selection.clips)
@@ -76,13 +76,13 @@ def whole(
 
 @pytest.fixture
 def cache(whole: tuple[Path, Path], tmp_path: Path) -> Path:
-    """A copy of the whole cache, to do harm to."""
+    """A copy of the complete cache, to damage it."""
     return Path(shutil.copytree(whole[0], tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One output folder for all, as an empty MLflow store takes seconds to make."""
+    """One output folder for all tests, because making an MLflow store takes seconds."""
     folder = tmp_path_factory.mktemp("output")
     open_experiment(folder, "csv")
     return folder
@@ -133,7 +133,7 @@ def _of_another_cache(cache: Path, other: Path) -> None:
 
 
 def _written_again(cache: Path, other: Path) -> None:
-    """Other labels in a valid file of the same size, footer and page layout."""
+    """Writes other labels in a valid file of the same size, footer and page layout."""
     path = _shard(cache)
     size = path.stat().st_size
     schema = shard_schema(FrameCache(cache).manifest.config, path.stem)
@@ -154,13 +154,13 @@ def _gone(cache: Path, other: Path) -> None:
 
 
 def _a_pipe(cache: Path, other: Path) -> None:
-    """Opening it would wait for ever."""
+    """Replaces a shard by a pipe, which blocks when opened."""
     _shard(cache).unlink()
     os.mkfifo(_shard(cache))
 
 
 def _edited(change: Callable[[dict], object]) -> Callable[[Path, Path], None]:
-    """Edits the manifest as somebody would who knows how its checksum is made."""
+    """Edits the manifest and updates its checksum."""
 
     def damage(cache: Path, other: Path) -> None:
         values = read_checked_json(cache / MANIFEST)
@@ -170,7 +170,7 @@ def _edited(change: Callable[[dict], object]) -> Callable[[Path, Path], None]:
     return damage
 
 
-# What the contents alone show, and what sizes, footers and the manifest show before.
+# Changes that only the contents reveal, and those that sizes, footers or the manifest reveal.
 IN_THE_CONTENTS = {
     "bit flipped in frames": _flip("frames"),
     "bit flipped in labels": _flip("label"),
@@ -206,13 +206,13 @@ Damage = Callable[[Path, Path], None]
 
 
 @_cases(AT_ONCE)
-def test_sizes_footers_and_manifest_are_compared_before_anything_is_read(
+def test_sizes_footers_and_manifest_are_compared_before_reading(
     cache: Path, whole: tuple[Path, Path], output: Path, damage: Damage
 ) -> None:
     assert find_cache(str(cache), output) == cache
     damage(cache, whole[1])
     with pytest.raises(ValueError, match=str(cache)):
-        find_cache(str(cache), output)  # of train and benchmark
+        find_cache(str(cache), output)  # used by train and benchmark
     for read in (_frames, _labels):
         with pytest.raises(ValueError, match=str(cache)):
             read(cache)
@@ -227,10 +227,10 @@ def _labels(cache: Path) -> list[Tensor]:
 
 
 @_cases(ALL)
-def test_no_changed_cache_passes_where_contents_are_compared(
+def test_every_change_is_detected_when_contents_are_compared(
     cache: Path, whole: tuple[Path, Path], tmp_path: Path, damage: Damage
 ) -> None:
-    FrameCache(cache).verify()  # and so it is remembered as it was
+    FrameCache(cache).verify()  # stores the hashes of the unchanged cache
     damage(cache, whole[1])
     with pytest.raises(ValueError, match=str(cache)):
         FrameCache(cache).verify()
@@ -266,7 +266,7 @@ def _task(cache: Path, output: Path, name: str, config: ExperimentConfig = CONFI
 
 
 class _Killed(BaseException):
-    """Stands for SIGKILL: nothing in the code catches it."""
+    """Simulates SIGKILL: no code catches it."""
 
 
 class _Session(FolderSession):
@@ -287,7 +287,7 @@ def _kill() -> None:
     raise _Killed
 
 
-def _told(task: WorkerTask) -> dict[str, list[tuple[int, float]]]:
+def _logged(task: WorkerTask) -> dict[str, list[tuple[int, float]]]:
     run = QueuedRun(task.folder, task.tracking_uri)
     assert run.deliver() is None
     return curves(task.tracking_uri, run.run_id)
@@ -300,12 +300,12 @@ def unbroken(
     task = _task(whole[0], output, "unbroken")
     WorkerRun(task, FolderSession(task.folder / ALONE)).run()
     latest = numbered(task.folder / ALONE)[-1]
-    return load_file(latest / LAST_PROMPTS), _told(task)
+    return load_file(latest / LAST_PROMPTS), _logged(task)
 
 
 @pytest.mark.slow
 @_cases(ALL)
-def test_a_training_on_changed_data_has_no_result_and_measures_nothing(
+def test_a_training_on_changed_data_has_no_result_and_no_metrics(
     cache: Path,
     whole: tuple[Path, Path],
     output: Path,
@@ -321,7 +321,7 @@ def test_a_training_on_changed_data_has_no_result_and_measures_nothing(
         assert not progress.curve
         assert progress.final is None
         assert progress.unverified
-    assert not _told(task)
+    assert not _logged(task)
 
 
 @pytest.mark.slow
@@ -341,18 +341,18 @@ def test_no_method_measures_changed_data(cache: Path, output: Path, method: str)
 
 
 @pytest.mark.slow
-def test_a_shard_that_changes_during_a_training_ends_it_and_after_its_repair_it_resumes(
+def test_a_shard_that_changes_ends_the_training_which_resumes_after_its_repair(
     cache: Path, output: Path, unbroken: tuple[dict[str, np.ndarray], dict]
 ) -> None:
     task = _task(cache, output, "during")
     good = _shard(cache).read_bytes()
     damage = IN_THE_CONTENTS["bit flipped in frames"]
-    session = _Session(task.folder / ALONE, 2, lambda: damage(cache, cache))  # an epoch's end
+    session = _Session(task.folder / ALONE, 2, lambda: damage(cache, cache))  # the end of an epoch
     with pytest.raises(ChangedDataError, match="not as it was made"):
         WorkerRun(task, session).run()
     latest = numbered(task.folder / ALONE)[-1]
     assert read_progress(latest).step == 2
-    with pytest.raises(ChangedDataError, match="not as it was made"):  # a resume alike
+    with pytest.raises(ChangedDataError, match="not as it was made"):  # also after a resume
         WorkerRun(task, FolderSession(task.folder / ALONE)).run()
     _shard(cache).write_bytes(good)
     _ends_as_unbroken(task, unbroken, begins_at=2)
@@ -360,7 +360,7 @@ def test_a_shard_that_changes_during_a_training_ends_it_and_after_its_repair_it_
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Holds the hashing back until the event is set."""
+    """Delays the hashing until the event is set."""
     event, compare = threading.Event(), BackgroundCheck._compare
 
     def late(self: BackgroundCheck) -> None:
@@ -374,7 +374,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("repaired", [False, True])
-def test_a_checkpoint_of_data_that_was_not_verified_is_resumed_from_only_where_it_is_the_same_data(
+def test_an_unverified_checkpoint_is_resumed_only_with_the_same_data(
     cache: Path,
     output: Path,
     unbroken: tuple[dict[str, np.ndarray], dict],
@@ -391,7 +391,7 @@ def test_a_checkpoint_of_data_that_was_not_verified_is_resumed_from_only_where_i
     first = furthest(task.folder)
     assert first is not None
     assert read_progress(first).unverified
-    assert not _told(task)  # nothing of it leaves before it is verified
+    assert not _logged(task)  # nothing is delivered before verification
     held.set()
     if repaired:
         _shard(cache).write_bytes(good)
@@ -413,22 +413,24 @@ def _ends_as_unbroken(
     run.run()
     weights = load_file(numbered(task.folder / ALONE)[-1] / LAST_PROMPTS)
     assert all(np.array_equal(weights[name], values) for name, values in unbroken[0].items())
-    assert _told(task) == unbroken[1]
+    assert _logged(task) == unbroken[1]
 
 
-def test_a_shard_that_is_repaired_before_it_was_hashed_is_still_refused(
+def test_a_shard_that_is_repaired_before_hashing_is_refused(
     cache: Path, held: threading.Event
 ) -> None:
     good = _shard(cache).read_bytes()
     IN_THE_CONTENTS["bit flipped in frames"](cache, cache)
     contents = FrameCache(cache).watch(["train"])
-    _shard(cache).write_bytes(good)  # what was read of it meanwhile was not this
+    _shard(cache).write_bytes(good)  # the training may have read the damaged data
     held.set()
     with pytest.raises(ChangedDataError, match="was changed while"):
         contents.wait()
 
 
-def test_a_machine_reads_the_contents_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_contents_are_hashed_once_per_machine(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[Path] = []
     monkeypatch.setattr(hashed, "hash_file", lambda path: read.append(path) or _sum(path))
     size = len(list((cache / "data").iterdir()))
@@ -439,13 +441,13 @@ def test_a_machine_reads_the_contents_once(cache: Path, monkeypatch: pytest.Monk
     contents.wait()
     assert contents.is_verified()
     assert len(read) == size
-    _shard(cache).touch()  # another time of change, the same bytes
+    _shard(cache).touch()  # another mtime, the same bytes
     contents.wait()
     FrameCache(cache).verify()
     assert len(read) == size + 1
 
 
-def test_a_change_that_restores_size_and_time_is_seen(cache: Path) -> None:
+def test_a_change_that_restores_size_and_mtime_is_detected(cache: Path) -> None:
     FrameCache(cache).verify()
     before = _shard(cache).stat()
     IN_THE_CONTENTS["region zeroed"](cache, cache)
@@ -455,7 +457,7 @@ def test_a_change_that_restores_size_and_time_is_seen(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["garbage", "unwritable"])
-def test_what_a_machine_remembers_is_never_needed(
+def test_stored_hashes_are_optional(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     folder = tmp_path / "machine"
@@ -473,11 +475,11 @@ def test_what_a_machine_remembers_is_never_needed(
         FrameCache(cache).verify()
 
 
-def test_shards_that_do_not_name_themselves_are_read_and_compared_by_their_hashes(
+def test_shards_without_a_name_are_read_and_compared_by_their_hashes(
     cache: Path,
 ) -> None:
     manifest, entries = Manifest.load(cache), []
-    for entry in manifest.shards:  # as the format's version 2 was written at first
+    for entry in manifest.shards:  # as the first programs with version 2 wrote it
         path = _shard(cache, entry.name)
         schema = shard_schema(manifest.config, entry.name)
         schema = schema.with_metadata(

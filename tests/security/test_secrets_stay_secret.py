@@ -137,7 +137,7 @@ def home() -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_a_training_records_with_a_password_that_is_then_nowhere(
+def test_the_password_of_a_training_appears_nowhere(
     home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""An exported program computes what the model does, for any number of videos."""
+"""An exported program equals the model, for any number of videos."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +38,7 @@ def _trained(clip: FrozenClip, method: Method, attention: Attention = "frame") -
 @pytest.mark.parametrize(
     ("method", "attention"), [("stop", "frame"), ("vpt-deep", "joint"), ("clip4clip", "frame")]
 )
-def test_a_program_read_from_its_file_answers_as_the_model(
+def test_a_loaded_program_equals_the_model(
     make_clip: MakeClip,
     stir: Callable[..., None],
     tmp_path: Path,
@@ -50,7 +50,7 @@ def test_a_program_read_from_its_file_answers_as_the_model(
     wanted = [trained.logits(frames) for frames in parity_clips(trained.preprocessing)]
     program, model = export_program(trained)
     ways = [save_program(program, tmp_path / "program.pt2")]
-    if method == "stop":  # the only one whose operations ONNX does not know all
+    if method == "stop":  # the only method with operations that ONNX does not have
         ways.append(save_onnx(program, tmp_path / "program.onnx"))
     for exported in ways:
         for frames, logits in zip(parity_clips(trained.preprocessing), wanted, strict=True):
@@ -60,7 +60,7 @@ def test_a_program_read_from_its_file_answers_as_the_model(
     assert {spec.arg.name for spec in program.graph_signature.input_specs} == used
 
 
-def test_a_program_that_differs_or_gives_no_numbers_is_seen(make_clip: MakeClip) -> None:
+def test_a_program_that_differs_or_returns_nan_is_detected(make_clip: MakeClip) -> None:
     how = _trained(make_clip(), "zero-shot").preprocessing
     constant = torch.ones(1)
     assert largest_difference(lambda _: constant + 0.5, lambda _: constant, how) == 0.5

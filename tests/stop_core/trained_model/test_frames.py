@@ -1,4 +1,4 @@
-"""A video is shown to a model as the cache showed it to the evaluation of its training."""
+"""A model decodes a video to the same frames as the cache of its training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ HALF = (0.5, 0.5, 0.5)
     ("cached", "size", "crop", "shown"),
     [(5, 24, "center", None), (7, 31, "center", 3), (7, 31, "none", 3)],
 )
-def test_the_decoder_of_a_model_gives_the_frames_of_its_cache(
+def test_the_decoder_of_a_model_returns_the_frames_of_its_cache(
     write_video: Callable[..., Path],
     tmp_path: Path,
     cached: int,
@@ -54,7 +54,7 @@ def test_the_decoder_of_a_model_gives_the_frames_of_its_cache(
     np.testing.assert_array_equal(found.frames, wanted)
 
 
-def test_a_model_that_is_shown_more_than_is_decoded_is_refused() -> None:
+def test_a_preprocessing_with_too_few_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="5 frames of a clip are wanted and 3 are cached"):
         Preprocessing(5, 32, HALF, HALF, decoded_frames=3)
     with pytest.raises(ValueError, match="frames and size must be positive, got 0"):
