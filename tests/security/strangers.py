@@ -203,7 +203,8 @@ def read_annotations(folder: Path) -> None:
         raise problems[0]
 
 
-Maker, Reader = Callable[..., None], Callable[[Path], None]
+Maker = Callable[..., None]
+Reader = Callable[[Path], None]
 KINDS: dict[str, tuple[Maker, Reader]] = {
     "model": (make_model, read_model),
     "manifest": (make_cache, read_cache),

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,10 +38,13 @@ from stop_core.cache.integrity import BackgroundCheck, ChangedDataError
 from stop_core.cache.layout import open_writer, shard_schema
 from stop_core.cache.shards import plan_shards
 from stop_core.datasets import DATASETS, select_clips
-from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.experiment import ExperimentConfig, Method
 from stop_core.training.run_state import LAST_PROMPTS, Origin, read_progress
 from tests.tools import curves
 
+Damage = Callable[[Path, Path], object]
+Outcome = tuple[dict[str, np.ndarray], dict[str, list[tuple[int, float]]]]
+"""Weights of a training, and its logged metrics."""
 CONFIG = ExperimentConfig(
     stop=StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4),
     epochs=2, batch_size=4, warmup_steps=2, frames=2,
@@ -92,7 +96,7 @@ def _shard(cache: Path, name: str = "train-00000") -> Path:
     return cache / "data" / f"{name}.parquet"
 
 
-def _flip(column: str) -> Callable[[Path, Path], None]:
+def _flip(column: str) -> Damage:
     """Flips a bit of the last value of a column."""
 
     def damage(cache: Path, other: Path) -> None:
@@ -115,7 +119,7 @@ def _zero(cache: Path, other: Path) -> None:
     _shard(cache).write_bytes(data)
 
 
-def _swap(first: str, second: str) -> Callable[[Path, Path], None]:
+def _swap(first: str, second: str) -> Damage:
     def damage(cache: Path, other: Path) -> None:
         one, two = _shard(cache, first).read_bytes(), _shard(cache, second).read_bytes()
         _shard(cache, first).write_bytes(two)
@@ -124,7 +128,7 @@ def _swap(first: str, second: str) -> Callable[[Path, Path], None]:
     return damage
 
 
-def _copy(source: str, target: str) -> Callable[[Path, Path], None]:
+def _copy(source: str, target: str) -> Damage:
     return lambda cache, other: shutil.copyfile(_shard(cache, source), _shard(cache, target))
 
 
@@ -159,7 +163,7 @@ def _a_pipe(cache: Path, other: Path) -> None:
     os.mkfifo(_shard(cache))
 
 
-def _edited(change: Callable[[dict], object]) -> Callable[[Path, Path], None]:
+def _edited(change: Callable[[dict[str, Any]], object]) -> Damage:
     """Edits the manifest and updates its checksum."""
 
     def damage(cache: Path, other: Path) -> None:
@@ -198,11 +202,8 @@ AT_ONCE = {
 ALL = IN_THE_CONTENTS | AT_ONCE
 
 
-def _cases(damages: dict[str, Callable[[Path, Path], None]]) -> pytest.MarkDecorator:
+def _cases(damages: dict[str, Damage]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("damage", damages.values(), ids=damages.keys())
-
-
-Damage = Callable[[Path, Path], None]
 
 
 @_cases(AT_ONCE)
@@ -242,7 +243,7 @@ def test_every_change_is_detected_when_contents_are_compared(
 def test_clips_of_a_changed_cache_are_not_embedded(cache: Path, tmp_path: Path) -> None:
     model = ModelChoice(tower="tiny", frames=2, labels=("jump", "wave"))
     worker = VideoWorker(Work(model, "labels", cache=str(cache)))
-    videos = [vars(video) for video in list_cached(worker.cache, ("train",))]
+    videos = [vars(video) for video in list_cached(FrameCache(cache), ("train",))]
     row = {"path": str(tmp_path / "part.parquet"), "videos": videos}
     assert not worker(row)["error"]
     (tmp_path / "part.parquet").unlink()
@@ -272,7 +273,7 @@ class _Killed(BaseException):
 class _Session(FolderSession):
     """Calls `then` after report number `at`."""
 
-    def __init__(self, folder: Path, at: int, then: Callable[[], None]) -> None:
+    def __init__(self, folder: Path, at: int, then: Callable[[], object]) -> None:
         super().__init__(folder)
         self.left, self.then = at, then
 
@@ -294,9 +295,7 @@ def _logged(task: WorkerTask) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(
-    whole: tuple[Path, Path], output: Path
-) -> tuple[dict[str, np.ndarray], dict[str, list[tuple[int, float]]]]:
+def unbroken(whole: tuple[Path, Path], output: Path) -> Outcome:
     task = _task(whole[0], output, "unbroken")
     WorkerRun(task, FolderSession(task.folder / ALONE)).run()
     latest = numbered(task.folder / ALONE)[-1]
@@ -326,7 +325,7 @@ def test_a_training_on_changed_data_has_no_result_and_no_metrics(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["linear-probe", "zero-shot", "clip4clip"])
-def test_no_method_measures_changed_data(cache: Path, output: Path, method: str) -> None:
+def test_no_method_measures_changed_data(cache: Path, output: Path, method: Method) -> None:
     IN_THE_CONTENTS["bit flipped in labels"](cache, cache)
     config = replace(CONFIG, method=method, epochs=0 if method == "zero-shot" else 1)
     training = TrainingRun(config, cache, output)
@@ -342,7 +341,7 @@ def test_no_method_measures_changed_data(cache: Path, output: Path, method: str)
 
 @pytest.mark.slow
 def test_a_shard_that_changes_ends_the_training_which_resumes_after_its_repair(
-    cache: Path, output: Path, unbroken: tuple[dict[str, np.ndarray], dict]
+    cache: Path, output: Path, unbroken: Outcome
 ) -> None:
     task = _task(cache, output, "during")
     good = _shard(cache).read_bytes()
@@ -377,7 +376,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def test_an_unverified_checkpoint_is_resumed_only_with_the_same_data(
     cache: Path,
     output: Path,
-    unbroken: tuple[dict[str, np.ndarray], dict],
+    unbroken: Outcome,
     held: threading.Event,
     repaired: bool,
     capsys: pytest.CaptureFixture[str],
@@ -405,9 +404,7 @@ def test_an_unverified_checkpoint_is_resumed_only_with_the_same_data(
     assert ("not resumed from" in capsys.readouterr().err) == repaired
 
 
-def _ends_as_unbroken(
-    task: WorkerTask, unbroken: tuple[dict[str, np.ndarray], dict], begins_at: int
-) -> None:
+def _ends_as_unbroken(task: WorkerTask, unbroken: Outcome, begins_at: int) -> None:
     run = WorkerRun(task, FolderSession(task.folder / ALONE))
     assert run.progress.step == begins_at
     run.run()
@@ -432,7 +429,12 @@ def test_the_contents_are_hashed_once_per_machine(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(hashed, "hash_file", lambda path: read.append(path) or _sum(path))
+
+    def hash_and_note(path: Path) -> str:
+        read.append(path)
+        return _sum(path)
+
+    monkeypatch.setattr(hashed, "hash_file", hash_and_note)
     size = len(list((cache / "data").iterdir()))
     FrameCache(cache).verify()
     assert len(read) == len(set(read)) == size

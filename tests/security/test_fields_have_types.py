@@ -191,12 +191,13 @@ def test_counts_equal_those_of_the_shards_and_shards_are_unique(made: Path, tmp_
     shutil.copytree(made / "cache", tmp_path / "cache")
     path = tmp_path / "cache" / MANIFEST
     whole = read_checked_json(path)
-    for change in (
+    changes: tuple[dict[str, Any], ...] = (
         {"counts": {**whole["counts"], "train": 10**9}},
         {"counts": {}},
         {"shards": whole["shards"] * 2},
         {"shards": []},
-    ):
+    )
+    for change in changes:
         write_checked_json(path, {**whole, **change})
         with pytest.raises(ValueError, match=r"manifest\.json was changed: .*counts"):
             Manifest.load(path.parent)

@@ -11,7 +11,9 @@ import subprocess
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import markdown_it
 import numpy as np
@@ -101,7 +103,7 @@ def test_no_control_character_reaches_a_terminal_and_all_are_visible(
 def test_an_error_is_printed_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     for text in HOSTILE:
         with pytest.raises(SystemExit):
-            run(lambda text=text: _fail(text))
+            run(partial(_fail, text))
         assert not CONTROLS.search(capsys.readouterr().err)
 
 
@@ -238,13 +240,18 @@ def test_matplotlib_interprets_no_name_as_mathematics() -> None:
             in_figure(text), shortened(text, 40), *wrapped(text), label(f"val/{text}"),
             value_text(text),
         ):  # fmt: skip
-            _, is_math = Text(0, 0, made)._preprocess_math(made)
-            assert not is_math
+            assert not _parsed(made)[1]
             assert "\n" not in made
-        assert Text(0, 0, in_figure(text))._preprocess_math(in_figure(text))[0] == in_line(text)
+        assert _parsed(in_figure(text))[0] == in_line(text)
         # The formulas of the figure itself are still typeset.
-        _, is_math = Text(0, 0, "")._preprocess_math(f"$N_s$ {in_figure(text)}")
-        assert is_math
+        assert _parsed(f"$N_s$ {in_figure(text)}")[1]
+
+
+def _parsed(text: str) -> tuple[str, bool | str]:
+    """Returns the text as matplotlib draws it, and whether it is mathematics."""
+    drawn: Any = Text(0, 0, text)
+    parsed: tuple[str, bool | str] = drawn._preprocess_math(text)
+    return parsed
 
 
 @pytest.mark.slow
@@ -278,7 +285,8 @@ def test_commands_to_paste_are_quoted_for_the_shell(tmp_path: Path) -> None:
         class_names=(), clips_hash="",
     )  # fmt: skip
     for text in [one for one in ALL if one and one.isascii() and "\0" not in one]:
-        hostile = replace(config, dataset=text, classes=(text,), splits=(text,), crop=text)
+        values: Any = {"dataset": text, "classes": (text,), "splits": (text,), "crop": text}
+        hostile = replace(config, **values)
         words = shlex.split(hostile.command(text))
         assert words[:2] == ["python", "pipelines/preprocess.py"]
         assert [words[words.index(name) + 1] for name in ("--dataset", "--cache", "--splits")] == (
