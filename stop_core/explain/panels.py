@@ -123,7 +123,8 @@ def draw_answers(axes: Axes, explanation: Explanation, size: float) -> None:
         shrunk = size if len(lines) == 1 else 0.82 * size
         axes.text(0, row + 0.53, "\n".join(lines), fontsize=shrunk, color=INK, weight=weight,
                   va="bottom", linespacing=1.05)  # fmt: skip
-        axes.text(1, row + 0.53, percent(answer.probability), fontsize=size, color=INK,
+        percent = f"{answer.probability:.0%}" if answer.probability >= 0.01 else "<1%"
+        axes.text(1, row + 0.53, percent, fontsize=size, color=INK,
                   weight=weight, ha="right", va="bottom")  # fmt: skip
 
 
@@ -149,11 +150,6 @@ def wrapped(label: str) -> list[str]:
     words = in_line(label).replace("_", " ")
     lines = wrap(words, _LABEL_LINE, max_lines=2, placeholder="...")
     return [in_figure(line) for line in lines] or [""]
-
-
-def percent(probability: float) -> str:
-    """Returns a probability as a whole percentage."""
-    return f"{100 * probability:.0f}%" if probability >= 0.01 else "<1%"
 
 
 def settings(explanation: Explanation) -> str:

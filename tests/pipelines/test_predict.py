@@ -23,10 +23,10 @@ from pipelines.inference.model_choice import ModelChoice
 from pipelines.inference.video_list import Video, list_videos
 from pipelines.inference.worker import VideoWorker, Work
 from pipelines.predict import PredictConfig, main
-from stop_core.cache import CacheConfig, CacheJob, FrameCache, write_shard
-from stop_core.datasets import DATASETS, select_clips
+from stop_core.cache import FrameCache
 from stop_core.storage.paths import RemotePath
 from stop_core.trained_model.model import TrainedModel
+from tests.caches import write_cache
 from tests.conftest import WriteVideo
 
 
@@ -67,14 +67,8 @@ def test_the_prediction_of_a_file_equals_the_evaluation_of_its_cached_row(
     (videos / "class0" / "broken.mp4").unlink()
     trained = TrainedModel.load(model_folder)
     how = trained.preprocessing
-    dataset = DATASETS["folder"]
-    selection = select_clips(dataset.read(videos, 1))
-    config = CacheConfig.of(dataset, selection, fold=1, frames=how.frames, size=how.size)
-    job = CacheJob.open(tmp_path / "cache", config, selection.clips)
-    for plan in job.plans:
-        write_shard(plan, config, videos, job.cache)
-    job.finish()
-    cache = FrameCache(tmp_path / "cache")
+    folder = tmp_path / "cache"
+    cache = FrameCache(write_cache("folder", videos, folder, frames=how.frames, size=how.size))
     expected = {}
     for split in cache.manifest.counts:
         clips = cache.split(split)

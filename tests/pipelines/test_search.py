@@ -20,11 +20,10 @@ from pipelines.index import main as make_index
 from pipelines.inference.model_choice import ModelChoice
 from pipelines.inference.video_list import Video
 from pipelines.search import SearchConfig, main
-from stop_core.cache import CacheConfig, CacheJob, write_shard
-from stop_core.datasets import DATASETS, select_clips
 from stop_core.storage import paths
 from stop_core.trained_model.index import SearchIndex, write_index
 from stop_core.trained_model.model import TrainedModel
+from tests.caches import write_cache
 from tests.conftest import WriteVideo
 
 pytestmark = pytest.mark.usefixtures("decoded_here")
@@ -50,15 +49,7 @@ def _index(tmp_path: Path, model: Path, name: str = "index", **options: Any) -> 
 
 
 def _cache(videos: Path, folder: Path, frames: int, size: int) -> Path:
-    """Makes a cache with all clips in the training split."""
-    dataset = DATASETS["folder"]
-    selection = select_clips(dataset.read(videos, 1))
-    config = CacheConfig.of(dataset, selection, fold=1, frames=frames, size=size)
-    job = CacheJob.open(folder, config, selection.clips)
-    for plan in job.plans:
-        write_shard(plan, config, videos, job.cache)
-    job.finish()
-    return folder
+    return write_cache("folder", videos, folder, frames=frames, size=size)
 
 
 def test_a_video_finds_itself_and_text_scores_are_dot_products(

@@ -32,6 +32,7 @@ from stop_core.trained_model.index import IndexInfo, SearchIndex, write_index
 from stop_core.trained_model.model import TrainedModel, tower_facts
 from stop_core.training.checkpoint import Checkpoint, check_whole
 from stop_core.training.run_state import Origin, RunProgress
+from tests.caches import write_cache
 from tests.stop_core.datasets.conftest import TREES, make_tree_at
 
 CONFIG = ExperimentConfig(
@@ -48,10 +49,7 @@ def make_cache(folder: Path, write_video: Callable[..., Path]) -> None:
     (root / "clips.csv").write_text(
         "path,split,label\ntrain/one.avi,train,wave\ntest/one.avi,test,wave\ngone.avi,test,wave\n"
     )
-    job = _job(folder)
-    for plan in job.plans:
-        write_shard(plan, job.config, root, job.cache)
-    job.finish()
+    write_cache("csv", root, folder, frames=2, size=32)
 
 
 def _job(folder: Path) -> CacheJob:

@@ -13,12 +13,12 @@ import torch
 from pipelines.cli.options import parse
 from pipelines.sweeping.read_space import read_space
 from pipelines.train import TrainConfig
-from stop_core.cache import CacheConfig, CacheJob, FrameCache, write_shard
+from stop_core.cache import FrameCache
 from stop_core.clip.loading import load_clip
-from stop_core.datasets import DATASETS, select_clips
 from stop_core.settings.class_templates import find_templates
 from stop_core.training.checkpoint import AVERAGE, BEHAVIOUR, BEST_PROMPTS, OPTIMIZER, Checkpoint
 from stop_core.training.run_state import LAST_PROMPTS, Origin, RunProgress
+from tests.caches import write_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 _RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "_pickle"}
@@ -149,14 +149,7 @@ def _cache(root: Path, write_video: Callable[..., Path]) -> Path:
     """Makes a finished cache of one clip."""
     write_video(root / "wave" / "one.avi")
     (root / "clips.csv").write_text("path,split,label\nwave/one.avi,train,wave\n")
-    dataset = DATASETS["csv"]
-    selection = select_clips(dataset.read(root, 1))
-    config = CacheConfig.of(dataset, selection, fold=1, frames=2, size=32)
-    job = CacheJob.open(root / "cache", config, selection.clips)
-    for plan in job.plans:
-        write_shard(plan, config, root, job.cache)
-    job.finish()
-    return root / "cache"
+    return write_cache("csv", root, root / "cache", frames=2, size=32)
 
 
 @pytest.mark.parametrize("what", ["config", "templates", "space"])

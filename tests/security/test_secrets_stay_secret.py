@@ -22,9 +22,8 @@ from pipelines.cli.options import parse
 from pipelines.cli.output import given_store
 from pipelines.cluster.session import _runtime_env
 from pipelines.train import TrainConfig, main
-from stop_core.cache import CacheConfig, CacheJob, write_shard
-from stop_core.datasets import DATASETS, select_clips
 from stop_core.datasets.motion.files import write_motion_dataset
+from tests.caches import write_cache
 from tests.tools import free_ports, kill_tree, killed_at_the_end
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,14 +115,9 @@ def _is_up(uri: str) -> bool:
 
 
 def _make_cache(folder: Path) -> None:
-    videos, dataset = folder.with_name("videos"), DATASETS["hmdb51"]
+    videos = folder.with_name("videos")
     write_motion_dataset(videos, train=16, test=8, seed=1)
-    selection = select_clips(dataset.read(videos, 1))
-    config = CacheConfig.of(dataset, selection, fold=1, frames=6, size=32)
-    job = CacheJob.open(folder, config, selection.clips)
-    for plan in job.plans:
-        write_shard(plan, config, videos, job.cache)
-    job.finish()
+    write_cache("hmdb51", videos, folder, frames=6, size=32)
 
 
 @pytest.fixture
