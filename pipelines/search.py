@@ -94,16 +94,14 @@ def main(config: SearchConfig) -> list[dict[str, Any]]:
     from stop_core.trained_model.identity import embedding_identity
     from stop_core.trained_model.index import SearchIndex
 
-    if config.texts is not None and config.model.is_given:
-        trained = config.model.found(config.output).load()
-        return _print_hits(_nearest_texts(config, trained), config)
-    index = SearchIndex(config.folder)
     choice = config.model
-    if not choice.is_given:  # that of the index, but on the device of this command
+    index = SearchIndex(config.folder) if config.texts is None or not choice.is_given else None
+    if index and not choice.is_given:  # the model of the index, on the device of this command
         choice = replace(ModelChoice.from_dict(index.info.model), gpu=choice.gpu)
     trained = choice.found(config.output).load()
-    index.check(embedding_identity(trained))
-    if config.texts is not None:
+    if index:
+        index.check(embedding_identity(trained))
+    if index is None or config.texts is not None:
         return _print_hits(_nearest_texts(config, trained), config)
     hits = index.nearest(_query(config, trained), config.top)
     found = [

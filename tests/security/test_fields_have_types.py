@@ -62,6 +62,12 @@ def made(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Pa
     return root
 
 
+@pytest.fixture(autouse=True)
+def _any_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accepts any checksum of a model: otherwise it would refuse every changed value."""
+    monkeypatch.setattr("stop_core.trained_model.files.check_sums", lambda *_: None)
+
+
 def _load(path: Path) -> Any:
     if path.suffix == ".parquet":
         return json.loads(pq.read_schema(path).metadata[b"stop.index"])
