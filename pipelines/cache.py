@@ -24,7 +24,7 @@ from stop_core.cache.export import Codec, Part, PartFormat, export
 from stop_core.cache.summary import Summary, summarise
 from stop_core.cache.verification import verify
 from stop_core.datasets.registry import division
-from stop_core.explain.contact_sheet import contact_sheet, evenly
+from stop_core.explain.contact_sheet import draw_clips
 from stop_core.storage.atomic import appearing
 from stop_core.storage.escaping import in_line
 from stop_core.storage.paths import storage_path
@@ -127,7 +127,7 @@ class SheetCommand:
         clips = FrameCache(self.cache).split(self.split)
         if not len(clips):
             raise RunError(f"the split {self.split} of {self.cache} has no clips to draw")
-        sheet = contact_sheet(clips, evenly(len(clips), self.clips), self.frames)
+        sheet = draw_clips(f"{self.split} of {self.cache}", clips, self.clips, self.frames)
         with appearing(self.to) as staging:
             sheet.save(staging, format="PNG")
         print_result(f"drew {min(len(clips), self.clips)} of {len(clips)} clips to {self.to}")

@@ -1,4 +1,4 @@
-"""Shows why a model answers as it does: the regions, the maps, the prompts and the prediction.
+"""Draws the regions, maps, prompts and prediction of a trained STOP for one video.
 
 stop explain clip.mp4 --checkpoint outputs/runs/NAME
 stop explain clip.mp4 --checkpoint outputs/runs/NAME --to talk/clip.gif
@@ -18,7 +18,6 @@ import tyro
 from stop_core.storage.escaping import in_line
 
 from .cli.console import print_result
-from .cli.errors import RunError
 from .cli.options import run_command
 from .cli.output import default_output
 from .inference.model_choice import ModelChoice
@@ -32,10 +31,10 @@ _FILMS = (".mp4", ".gif")
 
 @dataclass(frozen=True)
 class ExplainConfig:
-    """Draw what a trained STOP sees in a video, as a picture (PNG) and a film (MP4 or GIF).
+    """Explain the prediction of a trained STOP, as a picture (PNG) and a film (MP4 or GIF).
 
-    The chosen regions are outlined on the frames; beside them are the maps A, M and W^s, the
-    curve of W^t with the prompts of every gap, and the prediction.
+    The selected regions are outlined on the frames, next to the maps A, M and W^s, the curve of W^t
+    with the prompts of every gap, and the prediction.
 
     Examples:
       stop explain clip.mp4 --checkpoint outputs/runs/NAME
@@ -46,18 +45,18 @@ class ExplainConfig:
     """A video file."""
     model: ModelChoice = field(default_factory=ModelChoice)
     to: Path | None = None
-    """The film, .mp4 or .gif; the picture lies beside it, as .png
-    (default: OUTPUT/explained/VIDEO.mp4, in folders as those that the video is in)."""
+    """The film, .mp4 or .gif; the picture has the same name with .png
+    (default: OUTPUT/explained/VIDEO.mp4, in the same subfolders as the video)."""
     block: int | None = None
-    """Which of the prompted blocks, from 1 (default: the last one)."""
+    """Number of the prompted block, from 1 (default: the last one)."""
     truth: str | None = None
-    """The class that the video really has, to be marked."""
+    """The true class, to mark it (default: unknown)."""
     title: str | None = None
     """Heading (default: the name of the file)."""
     pixels: int = 384
-    """Edge of the frames that are drawn upon; what the model is shown has its own size."""
+    """Edge of the drawn frames, in pixels; the input of the model is not affected."""
     output: Path = field(default_factory=default_output)
-    """Folder for what has no name of its own, and of the MLflow store."""
+    """Folder of the film (by default), the training runs and the MLflow store."""
 
     def __post_init__(self) -> None:
         if self.to is not None and self.to.suffix.lower() not in _FILMS:
@@ -67,10 +66,10 @@ class ExplainConfig:
 
     @property
     def film(self) -> Path:
-        """Where the film goes."""
+        """Path of the film."""
         if self.to:
             return self.to
-        # Below the same folders as the video: others may be called alike.
+        # With the same subfolders, because videos in different folders can have the same name.
         video = self.video.resolve()
         here = Path.cwd()
         parts = video.relative_to(here if video.is_relative_to(here) else video.anchor)
@@ -79,13 +78,11 @@ class ExplainConfig:
 
 
 def main(config: ExplainConfig) -> None:
-    """Draws both, and says where they are."""
+    """Draws both and prints their paths."""
     from stop_core.explain.figure import draw_explanation
     from stop_core.explain.film import write_film
     from stop_core.explain.training_figures import save_figure
 
-    if not config.video.is_file():
-        raise FileNotFoundError(f"there is no video {config.video}")
     explained = explain_video(config, config.model.found(config.output).load())
     for answer in explained.answers:
         print_result(f"{answer.probability:7.1%}  {in_line(answer.label)}")
@@ -97,44 +94,33 @@ def main(config: ExplainConfig) -> None:
 
 
 def explain_video(config: ExplainConfig, trained: "TrainedModel") -> "Explanation":
-    """Decodes the video twice, for the model and for the eye, and traces the model on it.
+    """Decodes the video twice, for the model and for the figures, and traces the model on it.
 
     Raises:
-        RunError: if the video cannot be decoded.
-        ValueError: if the model is none that can be traced.
+        ValueError: if the video cannot be decoded, or the model cannot be traced.
     """
     import torch
 
-    from stop_core.decoding import DecodeError
-    from stop_core.explain.explanation import best_answers, explain
+    from stop_core.explain.explanation import Answer, best_answers, explain
 
     how = trained.preprocessing
     short_side = how.short_side and round(how.short_side * config.pixels / how.size)
     larger = replace(how, size=config.pixels, short_side=short_side)
-    found = []
-    # Both take the same frames, and the same square of them.
-    for process in (how.decoder(), larger.decoder()):
-        try:
-            (clip,) = process.decode([config.video])
-            if isinstance(clip, DecodeError):
-                raise RunError(f"{config.video} cannot be decoded: {clip}")
-            found.append((clip.frames.copy(), clip.frame_time))
-        finally:
-            process.close()
-    (frames, times), (pictures, _) = found
-    answers = ()
+    # Both have the same frames, and the same square of them.
+    clip, pictures = how.decode(config.video), larger.decode(config.video)
+    frames = torch.from_numpy(clip.frames)
+    answers: tuple[Answer, ...] = ()
     if trained.labels:
-        probability_1C = trained.class_probabilities(torch.from_numpy(frames)[None])
-        answers = best_answers(probability_1C[0].cpu(), trained.labels)
+        answers = best_answers(trained.class_probabilities(frames[None])[0], trained.labels)
     return explain(
         trained.model,
         trained.config,
-        torch.from_numpy(frames),
+        frames,
         title=config.title or config.video.name,
         block=config.block,
         answers=answers,
-        pictures_THWC=pictures,
-        times_T=times,
+        pictures_THWC=pictures.frames,
+        times_T=clip.frame_time,
         truth=config.truth,
     )
 

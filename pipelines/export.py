@@ -1,4 +1,4 @@
-"""Turns a trained model into a program, or into an MLflow model that can be served."""
+"""Exports a trained model as a program, or as an MLflow model that can be served."""
 
 import json
 import re
@@ -33,10 +33,10 @@ _PROGRAM = {"torch": "program.pt2", "onnx": "program.onnx"}
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Export a trained model: a program without this code, or a model that MLflow serves.
+    """Export a trained model as a program without this code, or as a model that MLflow serves.
 
-    torch: an ExportedProgram (.pt2), for any number of videos, run by torch alone. onnx: the same
-    for ONNX Runtime. Both are compared with the model before they are kept. mlflow: a folder for
+    torch: an ExportedProgram (.pt2) for any number of videos that needs only torch. onnx: the same
+    for ONNX Runtime. Both are compared with the model before they are stored. mlflow: a folder for
     `mlflow models serve`; with --register, an entry of MLflow's model registry.
 
     Examples:
@@ -49,52 +49,53 @@ class ExportConfig:
     to: ProgramFormat = "torch"
     """torch, onnx or mlflow."""
     out: Path | None = None
-    """A folder that is not there yet; empty: exports/torch, onnx or mlflow in that of the run, or
-    of --output for a model that is of no run here."""
+    """A new folder (default: exports/torch, onnx or mlflow in the folder of the training run, or in
+    --output for a model without one)."""
     tolerance: float = 1e-3
-    """Most that a logit, or a number of an embedding, may differ from the model's own."""
+    """Largest accepted difference of a logit, or of a number of an embedding, from the model."""
     register: str | None = None
-    """With --to mlflow: register it under this name in the MLflow store, instead of a folder."""
+    """With --to mlflow: register the model under this name in the MLflow store, instead of writing
+    a folder."""
     alias: str | None = None
-    """With --register: let this alias, such as champion, point to it."""
+    """With --register: set this alias, such as champion, to the model."""
     output: Path = field(default_factory=default_output)
-    """Where the runs and the MLflow store of the trainings are."""
+    """Folder of the training runs and the MLflow store."""
 
     def __post_init__(self) -> None:
         if self.model.gpu:
-            raise ValueError("an export is made on the CPU, and runs on either: leave --gpu out")
+            raise ValueError("the export runs on the CPU, for both CPU and GPU: leave --gpu out")
         if not 0 < self.tolerance < float("inf"):
-            raise ValueError(f"tolerance must be positive and finite, got {self.tolerance}")
+            raise ValueError(f"--tolerance must be positive and finite, got {self.tolerance}")
         if self.register is not None and self.to != "mlflow":
-            raise ValueError("register needs --to mlflow: programs are no MLflow models")
+            raise ValueError("--register needs --to mlflow: programs are not MLflow models")
         if self.register is not None and self.out is not None:
-            raise ValueError("give register or out: the registry keeps the model in its own store")
+            raise ValueError("give either --register or --out: the registry has its own storage")
         if self.to == "onnx" and (missing := [p for p in _ONNX if find_spec(p) is None]):
             raise ValueError(
                 f"--to onnx needs {', '.join(missing)}; run pip install 'stop-video[export]'"
             )
         if self.alias is not None and self.register is None:
-            raise ValueError("alias needs register: an alias is of a registered model")
+            raise ValueError("--alias needs --register: only registered models have aliases")
         if self.register is not None and not _REGISTERED.fullmatch(self.register):
             raise ValueError(
-                f"register is {self.register!r}, and MLflow refuses an empty name, one with / "
-                "or :, and one that begins with ..; choose another, such as hmdb51-stop"
+                f"--register is {self.register!r}, and MLflow refuses an empty name, one with / "
+                "or :, and . or ..; choose another, such as hmdb51-stop"
             )
         if self.alias is not None and not _ALIAS.fullmatch(self.alias):
             raise ValueError(
-                f"alias is {self.alias!r}, and MLflow takes letters, digits, _ and - for it, but "
+                f"--alias is {self.alias!r}, and MLflow accepts letters, digits, _ and -, but "
                 "neither latest nor a version such as v1; choose another, such as champion"
             )
 
 
 def main(config: ExportConfig) -> None:
-    """Exports as configured, and says what to do with the result."""
+    """Exports the model, and prints the next command."""
     chosen = config.model.found(config.output)
     config = replace(config, model=chosen)
     if chosen.checkpoint is not None and not chosen.labels:
         _export(find_model(chosen.checkpoint), config)
         return
-    # CLIP as it is, or other labels than those of the training: a model that has no folder yet.
+    # CLIP without training, or with other labels: a model that has no folder yet.
     trained = chosen.load()
     with tempfile.TemporaryDirectory() as scratch:
         trained.save(Path(scratch) / "model")
@@ -105,11 +106,11 @@ def _export(folder: Path, config: ExportConfig) -> None:
     if config.register is not None:
         _register(folder, config, config.register)
         return
-    out = config.out or _usual_place(config) / "exports" / config.to
+    out = config.out or _default_parent(config) / "exports" / config.to
     if out.exists():
-        raise FileExistsError(f"{out} is there already: choose another --out, or remove it")
+        raise FileExistsError(f"{out} exists: choose another --out, or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    # A name under which no link can be planted.
+    # A random name, so that no one can have put a link there.
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     staging = scratch / out.name
     try:
@@ -129,10 +130,10 @@ def _export(folder: Path, config: ExportConfig) -> None:
         )
 
 
-def _usual_place(config: ExportConfig) -> Path:
+def _default_parent(config: ExportConfig) -> Path:
     if config.model.checkpoint is not None:
         parent = find_model(config.model.checkpoint).parent
-        if (parent / RESULT).is_file():  # of a training run
+        if (parent / RESULT).is_file():  # a training run
             return parent
     return config.output
 
@@ -153,7 +154,7 @@ def _register(folder: Path, config: ExportConfig, name: str) -> None:
 
 
 def _write_program(folder: Path, config: ExportConfig, out: Path) -> None:
-    """The program, what says how to feed it and read it, and how exact it is."""
+    """Writes the program, its preprocessing and labels, and its largest difference."""
     from stop_core.trained_model.export import (
         export_program,
         largest_difference,
@@ -165,7 +166,7 @@ def _write_program(folder: Path, config: ExportConfig, out: Path) -> None:
     trained = TrainedModel.load(folder, tower=config.model.tower)
     if trained.config.precision != "fp32":
         say(f"the model was trained and measured in {trained.config.precision}; exporting float32")
-    say("exporting; this takes from half a minute to some minutes")
+    say("exporting; this takes half a minute to several minutes")
     program, model = export_program(trained)
     out.mkdir()
     save = save_onnx if config.to == "onnx" else save_program
@@ -175,7 +176,7 @@ def _write_program(folder: Path, config: ExportConfig, out: Path) -> None:
     if not found <= config.tolerance:
         raise RunError(
             f"the exported program differs from the model by {found:.2g}, more than --tolerance "
-            f"{config.tolerance:g}; nothing was kept. Use another --to"
+            f"{config.tolerance:g}; nothing was stored. Use another --to"
         )
     for name in (LABELS, PREPROCESSING, PROVENANCE, CARD):
         shutil.copyfile(folder / name, out / name)

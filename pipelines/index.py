@@ -1,9 +1,9 @@
-"""Embeds videos once, so that texts and other videos find them.
+"""Embeds videos into an index, to search them by texts and by other videos.
 
     stop index videos/ --checkpoint outputs/runs/NAME
     stop index --cache outputs/cache/msrvtt --splits test --checkpoint outputs/runs/NAME
 
-The same command goes on after an interruption, and adds what is new in a folder.
+After an interruption, the same command resumes. Later, it adds new videos of a folder.
 """
 
 import shlex
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class IndexConfig:
     """Embed videos, or the clips of a cache, into an index for `stop search`.
 
-    A video that cannot be decoded is in failures.parquet with the reason. After a kill, the same
-    command goes on with what is left; given later, it adds what is new and drops what is gone.
+    A video that cannot be decoded is in failures.parquet with the reason. After an interruption,
+    the same command resumes. Later, it adds new videos and removes those that are gone.
 
     Examples:
       stop index videos/ --checkpoint outputs/runs/NAME
@@ -43,33 +43,33 @@ class IndexConfig:
     """
 
     videos: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Video files and folders of them; either may be at s3:// or gs://."""
+    """Video files and folders of them, local or at s3:// or gs://."""
     cache: str | None = None
-    """A frame cache in the place of videos, a folder or its s3:// or gs:// URI."""
+    """A frame cache instead of videos: a folder, or its s3:// or gs:// URI."""
     splits: tuple[str, ...] = ()
-    """Of the cache, only these (default: all)."""
+    """Splits of the cache (default: all)."""
     index: Path | None = None
     """Folder of the index (default: OUTPUT/index)."""
     model: ModelChoice = field(default_factory=ModelChoice)
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
     workers: WorkerOptions = field(default_factory=WorkerOptions)
     output: Path = field(default_factory=default_output)
-    """Folder for what has no folder of its own, and of the MLflow store."""
+    """Folder of the index (by default), the training runs and the MLflow store."""
 
     def __post_init__(self) -> None:
         if bool(self.videos) == (self.cache is not None):
-            raise ValueError("give videos, or --cache: one of the two")
+            raise ValueError("give either videos or --cache, not both or none")
         if self.splits and self.cache is None:
-            raise ValueError("--splits belongs to --cache")
+            raise ValueError("--splits needs --cache")
 
     @property
     def folder(self) -> Path:
-        """Where the index goes."""
+        """Folder of the index."""
         return self.index or self.output / "index"
 
 
 def main(config: IndexConfig) -> None:
-    """Makes the index, or brings it up to date."""
+    """Makes or updates the index."""
     from stop_core.cache import FrameCache
     from stop_core.storage.atomic import hash_json
     from stop_core.storage.paths import storage_path
@@ -81,7 +81,7 @@ def main(config: IndexConfig) -> None:
     from .inference.worker import Work
 
     choice = config.model.found(config.output)
-    trained = replace(choice, gpu=False).load()  # here may be no GPU
+    trained = replace(choice, gpu=False).load()  # this machine may have no GPU
     identity = embedding_identity(trained)
     data, cache = "", None
     if config.cache is not None:
@@ -93,7 +93,7 @@ def main(config: IndexConfig) -> None:
         videos = list_videos(config.videos)
     if not videos:
         splits = " and ".join(config.splits) or "any split"
-        raise RunError(f"the cache {cache} holds no clip of {splits}: give other --splits")
+        raise RunError(f"the cache {cache} has no clip of {splits}: give other --splits")
     work = Work(choice, "embedding", timeout=config.decoding.decode_timeout, cache=cache)
     parts = config.folder / "parts" / hash_json([identity, data])[:16]
     rows = VideoJob(parts, work).run(
@@ -110,27 +110,24 @@ def main(config: IndexConfig) -> None:
 
 
 def _refuse_other_frames(cache: "FrameCache", how: "Preprocessing") -> None:
-    """A query by a video is decoded as the model wants it, and so the index has to be."""
+    # A video as a query is decoded as for the training; the index has to match.
     found, size = cache.manifest, cache.manifest.size
-    # Of whole frames as large as the square that is shown, the centre is the same crop.
+    # The centre of a whole frame is the same crop if the short side equals the model's input.
     square = found.config.crop == "center" or size == how.size
     if (found.frames, size, square) == (*how.decoded, how.square):
         return
-    there, wanted = _described(found.frames, size, square), _described(*how.decoded, how.square)
+    frames, short_side = how.decoded
     raise RunError(
-        f"the cache {cache.path} holds {there}, and the model sees {wanted}: preprocess with "
-        f"{_options(how)} into another --cache, or give the videos themselves"
+        f"the cache {cache.path} has {_shape(found.frames, size, square)}, and the model needs "
+        f"{_shape(frames, short_side, how.square)}: preprocess with --frames {frames} --size "
+        f"{short_side} --crop {'center' if how.square else 'none'} into another --cache, or give "
+        "the video files"
     )
 
 
-def _described(frames: int, size: int, square: bool) -> str:
-    shape = f"squares of {size} pixels" if square else f"whole frames, {size} pixels high or wide"
-    return f"{frames} frames of a video ({shape})"
-
-
-def _options(how: "Preprocessing") -> str:
-    frames, size = how.decoded
-    return f"--frames {frames} --size {size} --crop {'center' if how.square else 'none'}"
+def _shape(frames: int, size: int, square: bool) -> str:
+    crop = f"squares of {size} pixels" if square else f"whole frames, short side {size} pixels"
+    return f"{frames} frames per video ({crop})"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Tells what videos show: the most probable labels of each, by a trained model or by CLIP.
+"""Predicts the most probable labels of videos, with a trained model or with CLIP.
 
     stop predict clip.mp4 --checkpoint outputs/runs/NAME
     stop predict videos/ --checkpoint outputs/runs/NAME --to predictions.parquet
     stop predict clip.mp4 --tower ViT-B-32-quickgelu --pretrained openai --labels running jumping
 
-The same command goes on after an interruption; what is done is not done again.
+After an interruption, the same command resumes: finished videos are not repeated.
 """
 
 import json
@@ -39,11 +39,11 @@ _ENDINGS: dict[str, PredictionFormat] = {".jsonl": "jsonl", ".json": "jsonl", ".
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Tell the most probable labels of videos, by a trained model or by CLIP as it is.
+    """Predict the most probable labels of videos, with a trained model or with CLIP.
 
-    Frames are chosen and resized as for the cache that the model was trained on. A video that
-    cannot be decoded is a row with the reason, and stops nothing. After a kill, the same command
-    goes on with what is left.
+    Frames are sampled and resized as for the cache that the model was trained on. A video that
+    cannot be decoded is a row with the reason, and does not affect the others. After an
+    interruption, the same command resumes.
 
     Examples:
       stop predict clip.mp4 --checkpoint outputs/runs/NAME
@@ -53,34 +53,32 @@ class PredictConfig:
     """
 
     videos: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Video files and folders of them; either may be at s3:// or gs://."""
+    """Video files and folders of them, local or at s3:// or gs://."""
     model: ModelChoice = field(default_factory=ModelChoice)
     top: int = 5
-    """Labels of each video, the most probable ones."""
+    """Number of labels of each video, the most probable ones."""
     to: Path | None = None
-    """File to write the rows to, .jsonl or .parquet (default: print them)."""
+    """File for the rows, .jsonl or .parquet (default: print them)."""
     format: PredictionFormat | None = None
-    """How they are printed or written (default: by the file's ending; printed, a table)."""
+    """Format of the rows (default: by the ending of --to; without --to, a table)."""
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
     workers: WorkerOptions = field(default_factory=WorkerOptions)
     output: Path = field(default_factory=default_output)
-    """Folder for what is done so far, and of the MLflow store."""
+    """Folder of the finished parts, the training runs and the MLflow store."""
 
     def __post_init__(self) -> None:
         if self.top < 1:
             raise ValueError(f"--top must be at least 1, got {self.top}")
         if self.to is not None and self.format is None and self.to.suffix not in _ENDINGS:
-            raise ValueError(
-                f"--to {self.to} ends neither in .jsonl nor in .parquet; give --format"
-            )
+            raise ValueError(f"--to {self.to} ends neither in .jsonl nor in .parquet; add --format")
         if self.to is None and self.format == "parquet":
             raise ValueError("--format parquet needs --to, the file to write")
         if self.to is not None and self.format == "table":
-            raise ValueError("a table is printed and not written: give --to a .jsonl or .parquet")
+            raise ValueError("a table is only printed: give --to a .jsonl or .parquet file")
 
     @property
     def form(self) -> PredictionFormat:
-        """The format, that of the file's ending where none is given."""
+        """--format, or the format of the ending of --to."""
         return self.format or ("table" if self.to is None else _ENDINGS[self.to.suffix])
 
 
@@ -94,95 +92,85 @@ def main(config: PredictConfig) -> list[dict[str, Any]]:
 
     videos = list_videos(config.videos)
     choice = config.model.found(config.output)
-    # What is wrong with it is told before any worker starts; here may be no GPU.
+    # Loaded here to report errors before any worker starts; this machine may have no GPU.
     trained = replace(choice, gpu=False).load()
     if not trained.labels:
         raise RunError(
-            "this model was trained on captions and has no classes: name some with --labels, or "
+            "this model was trained on captions and has no classes: give some with --labels, or "
             "use it with `stop index` and `stop search`"
         )
     top = min(config.top, len(trained.labels))
     work = Work(choice, "labels", top, config.decoding.decode_timeout)
     folder = config.output / "predictions" / f"{answer_identity(trained)}-top{top}"
-    job = VideoJob(folder, work)
-    done = job.run(videos, config.workers, retry_failed=config.decoding.retry_failed)
-    rows = [_row(one) for one in done.to_pylist()]
-    _tell(rows, config, trained)
-    return rows
-
-
-def _row(done: dict[str, Any]) -> dict[str, Any]:
-    """What the user is given of a video."""
-    labels, values = done["labels"] or [], done["probabilities"] or []
-    return {
-        "video": done["video"],
-        "label": labels[0] if labels else None,
-        "probability": values[0] if values else None,
-        "labels": labels,
-        "probabilities": values,
-        "error": done["error"],
-    }
-
-
-def _tell(rows: Sequence[dict[str, Any]], config: PredictConfig, trained: "TrainedModel") -> None:
-    failed = [row for row in rows if row["error"] is not None]
+    done = VideoJob(folder, work).run(
+        videos, config.workers, retry_failed=config.decoding.retry_failed
+    )
+    rows = [
+        {
+            "video": row["video"],
+            "label": row["labels"][0] if row["labels"] else None,
+            "probability": row["probabilities"][0] if row["labels"] else None,
+            "labels": row["labels"] or [],
+            "probabilities": row["probabilities"] or [],
+            "error": row["error"],
+        }
+        for row in done.to_pylist()
+    ]
     if config.to is not None:
         _write(rows, config.to, config.form, trained)
         print_result(f"wrote {len(rows)} rows to {config.to}")
     elif config.form == "jsonl":
-        for row in rows:
-            print_result(json.dumps(row, ensure_ascii=False))
+        print_result(_json_lines(rows))
     else:
         _print_table(rows, config.videos)
-    if failed:
+    if failed := [row for row in rows if row["error"] is not None]:
         reasons = Counter(row["error"] for row in failed).most_common(3)
-        told = "; ".join(f"{in_line(reason)}: {count}" for reason, count in reasons)
-        say(f"{len(failed)} of {len(rows)} videos failed ({told})")
-    if len(failed) == len(rows):
-        raise RunError("no video could be decoded: see the reasons above")
+        listed = "; ".join(f"{in_line(reason)}: {count}" for reason, count in reasons)
+        say(f"{len(failed)} of {len(rows)} videos failed ({listed})")
+        if len(failed) == len(rows):
+            raise RunError("no video could be decoded: see the reasons above")
+    return rows
+
+
+def _json_lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
 
 
 def _write(
-    rows: Sequence[dict[str, Any]], path: Path, form: PredictionFormat, trained: "TrainedModel"
+    rows: list[dict[str, Any]], path: Path, form: PredictionFormat, trained: "TrainedModel"
 ) -> None:
-    from stop_core.storage.atomic import appearing
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with appearing(path) as staging:
-        if form == "parquet":
-            _write_parquet(rows, staging, trained)
-        else:
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            staging.write_text(text, encoding="utf-8")
-
-
-def _write_parquet(rows: Sequence[dict[str, Any]], path: Path, trained: "TrainedModel") -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from stop_core.storage.atomic import appearing
     from stop_core.trained_model.identity import answer_identity
 
-    schema = pa.schema(
-        [
-            pa.field("video", pa.string(), nullable=False),
-            pa.field("label", pa.string()),
-            pa.field("probability", pa.float64()),
-            pa.field("labels", pa.list_(pa.string())),
-            pa.field("probabilities", pa.list_(pa.float64())),
-            pa.field("error", pa.string()),
-        ],
-        metadata={
-            "stop.model": answer_identity(trained),
-            "stop.run": trained.provenance.run,
-            "stop.method": trained.config.method,
-            "stop.tower": trained.config.tower,
-        },
-    )
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(path) as staging:
+        if form == "jsonl":
+            staging.write_text(_json_lines(rows) + "\n", encoding="utf-8")
+            return
+        schema = pa.schema(
+            [
+                pa.field("video", pa.string(), nullable=False),
+                pa.field("label", pa.string()),
+                pa.field("probability", pa.float64()),
+                pa.field("labels", pa.list_(pa.string())),
+                pa.field("probabilities", pa.list_(pa.float64())),
+                pa.field("error", pa.string()),
+            ],
+            metadata={
+                "stop.model": answer_identity(trained),
+                "stop.run": trained.provenance.run,
+                "stop.method": trained.config.method,
+                "stop.tower": trained.config.tower,
+            },
+        )
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), staging)
 
 
 def _print_table(rows: Sequence[dict[str, Any]], given: Sequence[str]) -> None:
-    """A line a label, under the name of its video."""
+    """Prints one line per label, with the name of the video in the first."""
     from .inference.video_list import short_names
 
     names = [in_line(name) for name in short_names([row["video"] for row in rows], given)]

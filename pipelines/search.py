@@ -1,4 +1,4 @@
-"""Finds videos by a text or by another video, and texts by a video.
+"""Searches videos by a text or by another video, and texts by a video.
 
 stop search "a dog jumps into a pool" --index outputs/index
 stop search --video clip.mp4 --index outputs/index
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stop_core.explain.film_strips import Strip
+    from stop_core.cache.reading import CachedClips
+    from stop_core.explain.contact_sheet import Strip
     from stop_core.storage.paths import StoragePath
     from stop_core.trained_model.index import Hit, SearchIndex
     from stop_core.trained_model.model import TrainedModel
@@ -44,8 +45,8 @@ _FRAMES, _PIXELS = 6, 160  # of a video on the sheet
 class SearchConfig:
     """Find the videos of an index by a text or by another video, or texts by a video.
 
-    Prints rank, score (a cosine, from -1 to 1) and name, and draws what was found on a contact
-    sheet. The model is that of the index; another one is refused.
+    Prints rank, score (a cosine, from -1 to 1) and name, and draws the videos on a contact sheet.
+    The model of the index is used; another model is refused.
 
     Examples:
       stop search "a dog jumps into a pool" --index outputs/index
@@ -54,89 +55,80 @@ class SearchConfig:
     """
 
     text: Annotated[str | None, tyro.conf.Positional] = None
-    """What to find, in a sentence."""
+    """A sentence that describes the videos to find."""
     index: Path | None = None
     """Folder that `stop index` made (default: OUTPUT/index)."""
     video: Path | None = None
-    """A video in the place of the text: what is like it?"""
+    """A video instead of the text: finds similar ones."""
     texts: Path | None = None
-    """With --video: a file with a sentence a line, of which the nearest are told."""
+    """With --video: a file with one sentence per line; prints the most similar ones."""
     top: int = 10
-    """How many are told."""
+    """Number of results."""
     sheet: Path | None = None
-    """Picture of the videos that were found (default: OUTPUT/search.png)."""
+    """Picture of the results (default: OUTPUT/search.png)."""
     fetch: bool = False
-    """For the picture, fetch what the index names at s3:// or gs://, with your account there."""
+    """For the picture, download the videos at s3:// and gs:// that the index names, with your
+    credentials."""
     json: bool = False
-    """Print JSON lines; the sheet is drawn if --sheet is given."""
+    """Print JSON lines, and draw the picture only if --sheet is given."""
     model: ModelChoice = field(default_factory=ModelChoice)
     output: Path = field(default_factory=default_output)
-    """Folder for what has no name of its own, and of the MLflow store."""
+    """Folder of the index and the picture (by default), the training runs and the MLflow store."""
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.video is None):
-            raise ValueError("give a text to find, or --video: one of the two")
+            raise ValueError("give either a text or --video, not both or none")
         if self.texts is not None and self.video is None:
-            raise ValueError("--texts needs --video: the video to find them by")
+            raise ValueError("--texts needs --video, the query")
         if self.top < 1:
             raise ValueError(f"--top must be at least 1, got {self.top}")
 
     @property
     def folder(self) -> Path:
-        """Where the index is."""
+        """Folder of the index."""
         return self.index or self.output / "index"
 
 
 def main(config: SearchConfig) -> list[dict[str, Any]]:
-    """Searches, and tells what was found."""
+    """Searches and prints the results."""
     from stop_core.trained_model.identity import embedding_identity
     from stop_core.trained_model.index import SearchIndex
 
-    if config.texts is not None and config.model.is_given:
-        trained = config.model.found(config.output).load()
-        return _tell(_nearest_texts(config, trained), config)
-    index = SearchIndex(config.folder)
     choice = config.model
-    if not choice.is_given:  # an index that was made with a GPU is searched without one too
+    index = SearchIndex(config.folder) if config.texts is None or not choice.is_given else None
+    if index and not choice.is_given:  # the model of the index, on the device of this command
         choice = replace(ModelChoice.from_dict(index.info.model), gpu=choice.gpu)
     trained = choice.found(config.output).load()
-    index.check(embedding_identity(trained))
-    if config.texts is not None:
-        return _tell(_nearest_texts(config, trained), config)
+    if index:
+        index.check(embedding_identity(trained))
+    if index is None or config.texts is not None:
+        return _print_hits(_nearest_texts(config, trained), config)
     hits = index.nearest(_query(config, trained), config.top)
     found = [
         {"rank": rank, "score": hit.score, "video": index.videos[hit.row]["video"]}
         for rank, hit in enumerate(hits, 1)
     ]
-    _tell(found, config)
+    _print_hits(found, config)
     if config.sheet is not None or not config.json:
         _draw(config, index, hits)
     return found
 
 
 def _query(config: SearchConfig, trained: "TrainedModel") -> "NDArray[np.float32]":
-    """The embedding of the text or the video, [E]."""
+    """Returns the embedding of the text or the video, [E]."""
     if config.text is not None:
         if not config.text.strip():
-            raise ValueError("the text is empty: say what to find")
+            raise ValueError("the text is empty: describe the videos to find")
         return trained.embed_texts([config.text])[0].cpu().numpy()
     import torch
 
     assert config.video is not None
-    if not config.video.is_file():
-        raise FileNotFoundError(f"there is no video {config.video}")
-    process = trained.preprocessing.decoder()
-    try:
-        (clip,) = process.decode([config.video])
-        if isinstance(clip, ValueError):
-            raise RunError(f"{config.video} cannot be decoded: {clip}")
-        return trained.embed_videos(torch.from_numpy(clip.frames.copy())[None])[0].cpu().numpy()
-    finally:
-        process.close()
+    clip = trained.preprocessing.decode(config.video)
+    return trained.embed_videos(torch.from_numpy(clip.frames)[None])[0].cpu().numpy()
 
 
 def _nearest_texts(config: SearchConfig, trained: "TrainedModel") -> list[dict[str, Any]]:
-    """The sentences of the file that are nearest to the video."""
+    """Returns the sentences of the file that are most similar to the video."""
     assert config.texts is not None
     try:
         lines = config.texts.read_text(encoding="utf-8").splitlines()
@@ -144,7 +136,7 @@ def _nearest_texts(config: SearchConfig, trained: "TrainedModel") -> list[dict[s
         raise RunError(f"--texts {config.texts} cannot be read: {problem}") from problem
     texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not texts:
-        raise RunError(f"--texts {config.texts} holds no sentence; write one a line")
+        raise RunError(f"--texts {config.texts} has no sentence; write one per line")
     scores = trained.embed_texts(texts).cpu().numpy() @ _query(config, trained)
     order = (-scores).argsort(kind="stable")[: config.top]
     return [
@@ -153,7 +145,7 @@ def _nearest_texts(config: SearchConfig, trained: "TrainedModel") -> list[dict[s
     ]
 
 
-def _tell(found: list[dict[str, Any]], config: SearchConfig) -> list[dict[str, Any]]:
+def _print_hits(found: list[dict[str, Any]], config: SearchConfig) -> list[dict[str, Any]]:
     for one in found:
         if config.json:
             print_result(json.dumps(one, ensure_ascii=False))
@@ -164,11 +156,11 @@ def _tell(found: list[dict[str, Any]], config: SearchConfig) -> list[dict[str, A
 
 
 def _draw(config: SearchConfig, index: "SearchIndex", hits: "Sequence[Hit]") -> None:
-    from stop_core.explain.film_strips import draw_strips
+    from stop_core.explain.contact_sheet import draw_contact_sheet
     from stop_core.storage.atomic import appearing
 
     heading = config.text or f"like {config.video}"
-    sheet = draw_strips(heading, _strips(index, hits, config.fetch), _FRAMES, _PIXELS)
+    sheet = draw_contact_sheet(heading, _strips(index, hits, config.fetch), _FRAMES, _PIXELS)
     path = config.sheet or config.output / "search.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:
@@ -177,8 +169,8 @@ def _draw(config: SearchConfig, index: "SearchIndex", hits: "Sequence[Hit]") -> 
 
 
 def _strips(index: "SearchIndex", hits: "Sequence[Hit]", fetch: bool) -> "list[Strip]":
-    """Frames of the videos as they are now: a file may be gone since it was indexed."""
-    from stop_core.explain.film_strips import Strip
+    """Returns the rows of the sheet; a video that is gone has an empty one."""
+    from stop_core.explain.contact_sheet import Strip
 
     from .inference.video_list import Video, short_names
 
@@ -198,7 +190,7 @@ def _strips(index: "SearchIndex", hits: "Sequence[Hit]", fetch: bool) -> "list[S
 def _frames(
     index: "SearchIndex", videos: "Sequence[Video]", fetch: bool
 ) -> "list[NDArray[np.uint8] | str]":
-    """Some frames of each video, or why there are none."""
+    """Returns some frames of each video, or the reason why there are none."""
     from stop_core.decoding import DecodeProcess
     from stop_core.storage.paths import local_file
 
@@ -211,7 +203,7 @@ def _frames(
             try:
                 with local_file(_path(video.name, fetch)) as path:
                     (clip,) = process.decode([path])
-            except (OSError, ValueError) as problem:  # it was on an object store, and is gone
+            except (OSError, ValueError) as problem:  # for example, gone from its object store
                 found.append(str(problem))
                 continue
             found.append(str(clip) if isinstance(clip, ValueError) else clip.frames.copy())
@@ -221,7 +213,7 @@ def _frames(
 
 
 def _path(text: str, fetch: bool) -> "StoragePath":
-    """What an index names. It may be a stranger's, and a store is sent the user's account."""
+    """Returns a path of an index, which can be a stranger's: URIs get the user's credentials."""
     from stop_core.storage.paths import RemotePath, storage_path
 
     path = storage_path(text)
@@ -233,24 +225,26 @@ def _path(text: str, fetch: bool) -> "StoragePath":
 def _cached_frames(
     where: str, videos: "Sequence[Video]", fetch: bool
 ) -> "list[NDArray[np.uint8] | str]":
-    """The same of a cache, in which a clip may have another number by now, or be gone."""
+    """Returns the same of a cache that may have changed: clips are found by their id."""
     from stop_core.cache import FrameCache, View
 
     try:
         cache = FrameCache(_path(where, fetch))
         view = View(frames=min(_FRAMES, cache.manifest.frames))
-        splits = {name: cache.split(name) for name in cache.manifest.counts}
-        numbers = {
-            (name, clip): number
-            for name in {video.split for video in videos} & set(splits)
-            for number, clip in enumerate(splits[name].video_ids)
+        wanted = {video.split for video in videos}
+        clips: dict[tuple[str, str], tuple[CachedClips, int]] = {
+            (split, name): (cache.split(split), number)
+            for split in cache.manifest.counts
+            if split in wanted
+            for number, name in enumerate(cache.split(split).video_ids)
         }
-        return [
-            splits[video.split].read([number], view)[0].numpy()
-            if (number := numbers.get((video.split, video.name))) is not None
-            else f"is no longer in {where}"
-            for video in videos
-        ]
+        found: list[NDArray[np.uint8] | str] = []
+        for video in videos:
+            if clip := clips.get((video.split, video.name)):
+                found.append(clip[0].read([clip[1]], view)[0].numpy())
+            else:
+                found.append(f"is no longer in {where}")
+        return found
     except (OSError, ValueError) as problem:
         return [f"has no frames ({problem})"] * len(videos)
 

@@ -1,1 +1,1 @@
-"""Many videos through a trained model."""
+"""Inference: many videos through a trained model."""

@@ -1,16 +1,16 @@
-"""Thousands of videos through a model: in parts, each a file that is whole or absent.
+"""Runs a model over thousands of videos, in parts. Each part is a file that is written atomically.
 
-    list -> [what no part has yet] -> parts -> [worker: decode, ask the model, write] -> rows
+    list -> [videos that are in no part] -> parts -> [worker: decode, run the model, write] -> rows
 
-A kill costs the parts in work. The same command reads what is there and does the rest: no video is
-done twice, none is lost. What is done is known by name, size and time of change.
+An interruption loses only the unfinished parts. The same command resumes: it reads the finished
+parts and processes the other videos. A finished video is recognised by name, size and mtime.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -30,11 +30,11 @@ _MOST_A_PART = 64
 
 
 class VideoJob:
-    """One kind of work on videos, and the folder of what has been done of it.
+    """One task for many videos, and the folder of its finished parts.
 
     Args:
-        folder: of the parts; for this model and kind of answer alone.
-        work: what is done.
+        folder: of the parts; each model and kind of output needs a separate one.
+        work: the task for each video.
     """
 
     def __init__(self, folder: Path, work: Work) -> None:
@@ -42,7 +42,7 @@ class VideoJob:
         self.work = work
 
     def done(self) -> pa.Table:
-        """The rows of all parts."""
+        """Returns the rows of all finished parts."""
         schema = SCHEMAS[self.work.kind]
         parts = [read_parquet(path, schema) for path in sorted(self.folder.glob("part-*.parquet"))]
         return pa.concat_tables(parts) if parts else schema.empty_table()
@@ -50,40 +50,37 @@ class VideoJob:
     def run(
         self, videos: Sequence[Video], workers: WorkerOptions, *, retry_failed: bool = False
     ) -> pa.Table:
-        """Does what is not done; returns the row of every video, in their order.
+        """Processes the unfinished videos; returns the row of every video, in their order.
 
         Raises:
-            ValueError: if workers are to have GPUs, and the model is not to use them.
-            RunError: if a part cannot be written, or workers die again and again.
+            ValueError: if workers reserve GPUs that the model does not use.
+            RunError: if a part cannot be written, or workers fail repeatedly.
         """
         if workers.gpus_per_worker and not self.work.model.gpu:
-            raise ValueError("--gpus-per-worker reserves GPUs; give --gpu too, which uses them")
+            raise ValueError(
+                "--gpus-per-worker reserves GPUs that the model does not use; give --gpu too"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         with alone_in(self.folder):
-            return self._run(videos, workers, retry_failed)
-
-    def _run(self, videos: Sequence[Video], workers: WorkerOptions, retry_failed: bool) -> pa.Table:
-        done = self.done()
-        rows, failed = row_numbers(done)
-        again = failed if retry_failed else set()
-        pending = [video for video in videos if video not in rows or video in again]
-        if pending:
-            for leftover in self.folder.glob(".part-*.tmp"):
-                leftover.unlink(missing_ok=True)
-            finished = (
-                self._here(pending) if workers.here(len(pending)) else self._ray(pending, workers)
-            )
-            ProgressBar(len(pending)).follow(self._checked(finished))
+            rows, failed = row_numbers(self.done())
+            again = failed if retry_failed else set()
+            pending = [video for video in videos if video not in rows or video in again]
+            if pending:
+                for leftover in self.folder.glob(".part-*.tmp"):
+                    leftover.unlink(missing_ok=True)
+                here = workers.here(len(pending))
+                finished = self._here(pending) if here else self._ray(pending, workers)
+                ProgressBar(len(pending)).follow(self._checked(finished))
             done = self.done()
             rows, _ = row_numbers(done)
-        return done.take([rows[video] for video in videos])
+            return done.take([rows[video] for video in videos])
 
     def _checked(self, finished: Iterator[dict[str, Any]]) -> Iterator[Done]:
         for row in finished:
             if row["error"]:
                 raise RunError(
-                    f"cannot make {row['path']}: {row['error']}. What is complete stays; mend this "
-                    "and run the same command again"
+                    f"cannot write {row['path']}: {row['error']}. Finished parts are kept; fix the "
+                    "problem and run the same command to resume"
                 )
             yield Done(clips=row["videos"], failures=row["failures"])
 
@@ -103,12 +100,13 @@ class VideoJob:
 
         quiet(ray.data.DataContext.get_current())
         share = workers.gpus_per_worker or float(self.work.model.gpu)
-        count = workers.workers or as_many_as_fit(ray.cluster_resources(), share)
+        resources = cast(Any, ray).cluster_resources()  # it has no types
+        count = workers.workers or as_many_as_fit(resources, share)
         parts = self._parts(pending, count)
         count = min(count, len(parts))
-        # One block a part, as a worker that dies repeats a block; a part is whole or absent.
+        # One block per part, because Ray repeats the whole block of a failed worker.
         rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map(
-            VideoWorker,
+            cast(Any, VideoWorker),  # Ray's types know functions only
             fn_constructor_args=(self.work,),
             concurrency=(1, count),
             num_cpus=1,
@@ -118,12 +116,12 @@ class VideoJob:
             yield from rows.iter_rows()
         except ray.exceptions.RayError as problem:
             raise RunError(
-                f"the workers failed ({first_line(problem)}). What is complete stays; run the "
-                "same command again to go on"
+                f"the workers failed ({first_line(problem)}). Finished parts are kept; run the "
+                "same command to resume"
             ) from problem
 
     def _parts(self, pending: Sequence[Video], workers: int) -> list[dict[str, Any]]:
-        """Some videos each, and the file for their rows."""
+        """Returns the parts: some videos each, and the file for their rows."""
         size = min(_MOST_A_PART, max(1, math.ceil(len(pending) / (4 * workers))))
         parts = []
         for start in range(0, len(pending), size):
@@ -134,7 +132,7 @@ class VideoJob:
 
 
 def row_numbers(done: pa.Table) -> tuple[dict[Video, int], set[Video]]:
-    """Where the row of each video is, one without an error before one with; and which failed."""
+    """Returns the row number of each video, and the failed videos. Success replaces failure."""
     columns = [done[name].to_pylist() for name in ("video", "size", "mtime_ns", "split", "number")]
     bad = done["error"].is_valid().to_pylist()
     rows: dict[Video, int] = {}
@@ -146,17 +144,17 @@ def row_numbers(done: pa.Table) -> tuple[dict[Video, int], set[Video]]:
 
 
 def as_many_as_fit(resources: dict[str, float], share: float) -> int:
-    """A worker a CPU, or as many as have the share of a GPU that each wants.
+    """Returns the number of workers: one per CPU, as far as each gets its share of a GPU.
 
     Raises:
-        RunError: if not even one does.
+        RunError: if there are resources for none.
     """
     fit = resources.get("CPU", 1.0)
     if share:
         fit = min(fit, resources.get("GPU", 0.0) / share)
     if fit < 1:
         raise RunError(
-            f"a worker wants {share:g} GPUs, and Ray has {resources.get('GPU', 0.0):g}: lower "
+            f"a worker needs {share:g} GPUs, and Ray has {resources.get('GPU', 0.0):g}: lower "
             "--gpus-per-worker, or leave --gpu out"
         )
     return int(fit)

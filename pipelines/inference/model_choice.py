@@ -1,4 +1,4 @@
-"""Which trained model a command uses: a folder, an MLflow run, or CLIP as it is."""
+"""Selects the model of a command: a folder, an MLflow run, or CLIP without training."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from stop_core.storage.private import first_line
 from ..cli.console import say
 from ..cli.errors import RunError
 
-if TYPE_CHECKING:  # seconds, which --help need not take
+if TYPE_CHECKING:  # importing it takes seconds; --help is fast without
     from stop_core.trained_model.model import TrainedModel
 
 _ARTIFACT = "model"
@@ -24,61 +24,61 @@ _MOST_LISTED = 10
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A trained model, or a CLIP that is used as it is."""
+    """A trained model, or a CLIP without training."""
 
     checkpoint: Path | None = None
-    """Folder of a trained model, or of the training run that has it: outputs/runs/NAME. Or the
-    beginning of NAME, if it fits the tested trainings of one method, seed and dataset below
-    --output: the newest of them."""
+    """Folder of a trained model, or of its training run: outputs/runs/NAME. Or the beginning of
+    NAME: the newest tested training in --output is used, if all that match have the same method,
+    seed and data."""
     run: str | None = None
-    """Id of an MLflow run of a training, in the place of --checkpoint."""
+    """Id of the MLflow run of a training, instead of --checkpoint."""
     labels: tuple[str, ...] = ()
-    """Names of classes to tell apart (default: those of the training)."""
+    """Names of the classes (default: those of the training)."""
     templates: tuple[str, ...] = ()
     """Sentences with {} for a label, or the name of a set (default: those of the training)."""
     tower: str | None = None
-    """Without a checkpoint, zero-shot: any open_clip ViT, or tiny or tiny-64, which are ours. With
-    one: the tower that it was trained on, if that is hf-hub:REPOSITORY or local-dir:FOLDER."""
+    """Without --checkpoint: the CLIP to use zero-shot, any open_clip ViT, tiny or tiny-64. With
+    --checkpoint: its tower, which is needed only for hf-hub:REPOSITORY and local-dir:FOLDER."""
     pretrained: str | None = None
     """With --tower: an open_clip tag such as openai, a local weights file (or TAG=FILE), a folder
     of the Hugging Face Hub, or random."""
     frames: int | None = None
-    """With --tower: frames of a video that are looked at (default: 12)."""
+    """With --tower: number of frames per video (default: 12)."""
     gpu: bool = False
-    """Compute on a GPU; where Ray starts workers, see --gpus-per-worker."""
+    """Use a GPU; see --gpus-per-worker for Ray workers."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("checkpoint", "run", "tower") if getattr(self, name) is not None]
         if given[1:] == ["tower"] and str(self.tower).startswith(UNLISTED):
-            given.remove("tower")  # that of the trained model, which only the user may name
+            given.remove("tower")  # the tower of the trained model, which only the user can name
         if len(given) > 1:
             raise ValueError(f"--{given[0]} and --{given[1]} each name a model; give one of them")
         for name in ("pretrained", "frames"):
             if getattr(self, name) is not None and given != ["tower"]:
-                raise ValueError(f"--{name} belongs to --tower; a trained model has its own")
+                raise ValueError(f"--{name} needs --tower; a trained model sets it itself")
         if self.frames is not None and self.frames < 1:
             raise ValueError(f"--frames must be at least 1, got {self.frames}")
         if self.templates and not self.labels:
-            raise ValueError("--templates needs --labels: the names that go into the sentences")
+            raise ValueError("--templates needs --labels, the names for the sentences")
 
     @property
     def is_given(self) -> bool:
-        """Whether a model is named."""
+        """Whether the options name a model."""
         return any(value is not None for value in (self.checkpoint, self.run, self.tower))
 
     def found(self, output: Path) -> "ModelChoice":
-        """The same with absolute paths, which any process can load; a run is downloaded.
+        """Returns the choice with absolute paths, for any process; downloads a run.
 
         Args:
-            output: where the training runs and the MLflow store are.
+            output: folder of the training runs and the MLflow store.
 
         Raises:
-            RunError: if no model is named, or the run has none.
+            RunError: if the options name no model, or the run has none.
         """
         if not self.is_given:
             raise RunError(
-                "a model is needed: --checkpoint outputs/runs/NAME (or --run of MLflow), or "
-                "--tower with --labels for CLIP without training"
+                "no model was given: use --checkpoint outputs/runs/NAME, --run with the id of an "
+                "MLflow run, or --tower with --labels for CLIP without training"
             )
         choice = replace(self, templates=tuple(_absolute(one) for one in self.templates))
         if self.tower is not None:
@@ -93,10 +93,11 @@ class ModelChoice:
         return choice
 
     def load(self) -> "TrainedModel":
-        """Loads what `found` returned.
+        """Loads a choice that `found` returned.
 
         Raises:
-            ValueError, OSError: which say what is wrong with it.
+            RunError: if a GPU is wanted and there is none.
+            ValueError, OSError: if the model cannot be loaded.
         """
         import torch
 
@@ -104,7 +105,7 @@ class ModelChoice:
         from stop_core.trained_model.model import TrainedModel
 
         if self.gpu and not torch.cuda.is_available():
-            raise RunError("--gpu: torch finds no GPU here; `stop doctor` says what it sees")
+            raise RunError("--gpu: torch finds no GPU; run `stop doctor` for the reason")
         device = "cuda" if self.gpu else "cpu"
         if self.checkpoint is None:
             assert self.tower is not None
@@ -124,17 +125,17 @@ class ModelChoice:
         return model.with_labels(self.labels, templates)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """Returns the fields for JSON."""
         values = asdict(self)
         values["checkpoint"] = None if self.checkpoint is None else str(self.checkpoint)
         return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelChoice":
-        """Reads back what `to_dict` gave.
+        """Reads a value of `to_dict`.
 
         Raises:
-            ValueError: if it is something else, or names a tower that open_clip does not list.
+            ValueError: if it is invalid, or names a tower that open_clip does not list.
         """
         choice = build(cls, values, "the model")
         refuse_unlisted_tower(choice.tower, "the index")
@@ -142,13 +143,13 @@ class ModelChoice:
 
 
 def _folder(checkpoint: Path, output: Path) -> Path:
-    """The folder itself, that of the run of this name, or of the run whose name begins so.
+    """Returns the folder itself, or that of the run with this name or beginning of a name.
 
-    Runs that differ in their settings only are repetitions: the newest is taken, and named.
+    Of runs with the same data, method and seed, the newest is taken and printed.
 
     Raises:
-        RunError: if no finished training that was tested is called so, or several that differ in
-            their data, method or seed.
+        RunError: if no finished and tested training has this name, or several with different data,
+            method or seed.
     """
     from stop_core.evaluation.stored_predictions import RESULT
 
@@ -160,7 +161,7 @@ def _folder(checkpoint: Path, output: Path) -> Path:
     if (runs / checkpoint).exists():
         return (runs / checkpoint).resolve()
     begun = [one for one in runs.glob("*") if one.name.startswith(checkpoint.name)]
-    # "seed1" is the whole of a part of a name, and only the beginning of "seed10".
+    # A complete part of a name comes first: "seed1" is not meant as the beginning of "seed10".
     called = [one for one in begun if one.name.startswith(f"{checkpoint}-")] or begun
     newest: dict[tuple[object, ...], tuple[float, Path]] = {}
     unfit = []
@@ -177,44 +178,44 @@ def _folder(checkpoint: Path, output: Path) -> Path:
     if not newest:
         raise RunError(
             f"there is no folder {checkpoint}, and no trained and tested model in {runs} whose "
-            f"name begins so; give the folder that `train` printed{_listed(unfit)}"
+            f"name begins with it; give the folder that `stop train` printed{_listed(unfit)}"
         )
     (_, folder), *others = newest.values()
     if others:
         raise RunError(
-            f"{len(newest)} trainings that differ in their clips, method or seed have names that "
-            f"begin with {checkpoint}; give more of the name"
+            f"{len(newest)} trainings with different data, method or seed have names that begin "
+            f"with {checkpoint}; give more of the name"
             + _listed(sorted(one.name for _, one in newest.values()))
         )
-    say(f"the model is that of {folder}")  # not where rows and hits go
+    say(f"using the model of {folder}")
     return folder.resolve()
 
 
 def _listed(lines: Sequence[str]) -> str:
-    """Some lines for the end of a message."""
+    """Returns lines for the end of a message."""
     more = [f"and {len(lines) - _MOST_LISTED} more"] if len(lines) > _MOST_LISTED else []
     return "".join(f"\n  {line}" for line in [*lines[:_MOST_LISTED], *more])
 
 
 def _is_tested(metrics: dict[str, float]) -> bool:
-    """Whether it was trained, and evaluated on the test split, which no trial of a sweep is.
+    """Whether a run was trained, and evaluated on the test split. Trials of a sweep are not.
 
-    `--epochs 0` evaluates prompts that no step has changed; a zero-shot model has none to train.
+    `--epochs 0` evaluates untrained prompts. A zero-shot model has nothing to train.
     """
     untrained = metrics.get("trainable_parameters") and metrics.get("best_epoch") == 0
     return not untrained and any(name.startswith("test/") for name in metrics)
 
 
 def _absolute(text: str) -> str:
-    """The absolute path of a file; what names none, such as a tag or a sentence, as it is."""
+    """Returns the absolute path of a file; other texts, such as sentences, are unchanged."""
     path = Path(text)
     return str(path.resolve()) if path.suffix and "{}" not in text and path.is_file() else text
 
 
 def _downloaded(run: str, output: Path) -> Path:
-    """The model of an MLflow run, in a folder that appears whole and is kept."""
+    """Downloads the model of an MLflow run atomically; returns its folder, which is kept."""
     if not is_the_name_of_a_file(run):
-        raise RunError(f"--run {run} is no id of an MLflow run; a folder goes with --checkpoint")
+        raise RunError(f"--run {run} is not the id of an MLflow run; use --checkpoint for a folder")
     folder = inside((output / "models").resolve(), run)
     if folder.is_dir():
         return folder

@@ -1,4 +1,4 @@
-"""The videos that a command is given: files, folders, and URIs of either."""
+"""Lists the videos of a command line: files, folders, and URIs of either."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,31 +6,31 @@ from pathlib import Path
 
 from stop_core.cache import FrameCache
 from stop_core.datasets.video_files import VideoFiles, is_video
-from stop_core.storage.paths import RemotePath, storage_path
+from stop_core.storage.paths import RemotePath, StoragePath, storage_path
 
 
 @dataclass(frozen=True)
 class Video:
-    """One video, as it is now; a file that changes is another video."""
+    """One video in its present version: a file that changes is another video."""
 
     name: str
-    """Absolute path or URI of a file; of a cached clip, its id."""
+    """Absolute path or URI of a file, or the id of a cached clip."""
     size: int = 0
     mtime_ns: int = 0
     split: str = ""
-    """Of a cached clip."""
+    """Split of a cached clip."""
     number: int = -1
-    """Of a cached clip in its split."""
+    """Number of a cached clip in its split."""
 
 
 def list_videos(given: Sequence[str]) -> list[Video]:
-    """The files that are given, and those below the folders that are, each once, in order.
+    """Returns the given files, and the videos in the given folders, in order and without repeats.
 
-    A file is taken whatever its name; of a folder, the files with the ending of a video.
+    A given file can have any name; in a folder, only files with the ending of a video are taken.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
-        ValueError: if nothing is given, or a folder holds no video.
+        ValueError: if nothing is given, or a folder has no video.
     """
     if not given:
         raise ValueError("give at least one video, or a folder of videos")
@@ -38,16 +38,16 @@ def list_videos(given: Sequence[str]) -> list[Video]:
     for text in given:
         videos = list(_below(text))
         if not videos:
-            raise ValueError(f"there is no video below {text}")
+            raise ValueError(f"there is no video in {text}; give another folder")
         for video in videos:
             found.setdefault(video.name, video)
     return list(found.values())
 
 
 def short_names(names: Sequence[str], given: Sequence[str] = ()) -> list[str]:
-    """Names of videos for a reader: below a given folder, the path in it; else the file's name.
+    """Returns display names: the path inside a given folder, or else the name of the file.
 
-    All are in full where two would be alike.
+    If two of these were equal, all names are returned in full.
     """
     roots = [f"{storage_path(text).resolve()}/" for text in given]
     short = [
@@ -58,7 +58,7 @@ def short_names(names: Sequence[str], given: Sequence[str] = ()) -> list[str]:
 
 
 def list_cached(cache: FrameCache, splits: Sequence[str]) -> list[Video]:
-    """The clips of some splits of a cache, or of all, in its order."""
+    """Returns the clips of some splits of a cache, or of all splits, in its order."""
     chosen = splits or tuple(cache.manifest.counts)
     return [
         Video(name, split=split, number=number)
@@ -70,7 +70,12 @@ def list_cached(cache: FrameCache, splits: Sequence[str]) -> list[Video]:
 def _below(text: str) -> Iterator[Video]:
     path = storage_path(text)
     if isinstance(path, RemotePath):
-        yield from _below_uri(path)
+        if path.is_file():
+            yield _file(path)
+            return
+        for name, found in sorted(path.listing()):
+            if found is not None and is_video(name):
+                yield Video(str(path / name), found.st_size, found.st_mtime_ns)
         return
     path = path.resolve()
     if path.is_dir():
@@ -82,16 +87,6 @@ def _below(text: str) -> Iterator[Video]:
         raise FileNotFoundError(f"there is no video or folder {text}")
 
 
-def _below_uri(path: RemotePath) -> Iterator[Video]:
-    if path.is_file():
-        status = path.stat()
-        yield Video(str(path), status.st_size, status.st_mtime_ns)
-        return
-    for name, found in sorted(path.listing()):
-        if found is not None and is_video(name):
-            yield Video(str(path / name), found.st_size, found.st_mtime_ns)
-
-
-def _file(path: Path) -> Video:
+def _file(path: StoragePath) -> Video:
     status = path.stat()
     return Video(str(path), status.st_size, status.st_mtime_ns)

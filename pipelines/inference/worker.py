@@ -1,6 +1,6 @@
-"""What a worker does with a part of the videos: decode, ask the model, write the rows.
+"""A worker: decodes a part of the videos, runs the model on them, and writes the rows.
 
-A video that does not decode is a row with the reason, and the rest goes on.
+A video that cannot be decoded is a row with the reason; the other videos are not affected.
 """
 
 from collections import deque
@@ -27,7 +27,7 @@ from .model_choice import ModelChoice
 from .video_list import Video
 
 Kind = Literal["labels", "embedding"]
-_BATCH = 16  # videos that the model is asked about together
+_BATCH = 16  # videos
 
 _VIDEO = [
     pa.field("video", pa.string(), nullable=False),
@@ -51,21 +51,21 @@ SCHEMAS: dict[Kind, pa.Schema] = {
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done with every video."""
+    """The task of a worker for every video."""
 
     model: ModelChoice
-    """As `ModelChoice.found` returned it."""
+    """A value of `ModelChoice.found`."""
     kind: Kind
     top: int = 1
-    """Labels of a video, the most probable ones."""
+    """Number of labels of a video, the most probable ones."""
     timeout: float = 120.0
-    """Seconds that one video may take to decode."""
+    """Deadline for decoding one video, in seconds."""
     cache: str | None = None
-    """Where the videos are the clips of a frame cache."""
+    """The frame cache that the videos are clips of."""
 
 
 class VideoWorker:
-    """Has the model loaded, and a process that decodes; called with one part after another."""
+    """A loaded model and a decoding process. Ray calls it with one part after another."""
 
     def __init__(self, work: Work, threads: int | None = 1) -> None:
         if threads is not None:
@@ -78,7 +78,7 @@ class VideoWorker:
         self.cache = FrameCache(work.cache) if work.cache is not None else None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Writes the rows of a part; a failure of files is a value, so that none stops the others.
+        """Writes the rows of a part; an error of the storage is returned in `error`.
 
         Args:
             row: `path` of the file to write, and `videos`.
@@ -86,7 +86,7 @@ class VideoWorker:
         videos = [Video(**values) for values in row["videos"]]
         done = {"path": row["path"], "videos": len(videos), "failures": 0, "error": ""}
         try:
-            if self.cache is not None:  # once a machine: after that it only looks for changes
+            if self.cache is not None:  # reads all data once per machine
                 self.cache.verify({video.split for video in videos})
             rows = self.rows(videos)
             with appearing(Path(row["path"])) as staging:
@@ -97,7 +97,7 @@ class VideoWorker:
         return done | {"failures": sum(one["error"] is not None for one in rows)}
 
     def rows(self, videos: Sequence[Video]) -> list[dict[str, Any]]:
-        """A row for every video, in their order."""
+        """Returns a row for every video, in their order."""
         rows: list[dict[str, Any]] = []
         waiting: list[dict[str, Any]] = []
         batch = np.empty((_BATCH, *self.shape), np.uint8)
@@ -118,7 +118,7 @@ class VideoWorker:
         return rows
 
     def close(self) -> None:
-        """Ends the process that decodes."""
+        """Stops the decoding process."""
         self.decoder.close()
 
     def _answer(self, rows: Sequence[dict[str, Any]], frames_BTSSC: NDArray[np.uint8]) -> None:
@@ -134,7 +134,7 @@ class VideoWorker:
             row |= {"labels": [labels[number] for number in chosen], "probabilities": own}
 
     def _frames(self, videos: Sequence[Video]) -> Iterator[tuple[Video, NDArray[np.uint8] | str]]:
-        """Yields each video with its frames, good until the next is asked for, or the reason."""
+        """Yields each video with its frames, which the next one overwrites, or the reason."""
         if self.cache is not None:
             view = View(frames=self.shape[0], size=self.shape[1])
             for video in videos:
@@ -147,7 +147,7 @@ class VideoWorker:
             videos, self.decoder.decode(local_files(paths, sources)), strict=True
         ):
             source = sources.popleft()
-            source.closing.close()  # it is decoded
+            source.closing.close()  # the video is decoded; delete the downloaded copy
             if source.problem or isinstance(result, DecodeError):
                 yield video, source.problem or str(result)
             else:

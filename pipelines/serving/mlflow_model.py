@@ -1,4 +1,4 @@
-"""A trained model as an MLflow model: its signature, its requirements, and registering it."""
+"""A trained model as an MLflow model: signature, requirements, and registration."""
 
 import hashlib
 import importlib.metadata
@@ -22,17 +22,16 @@ from mlflow.types.schema import Array, Object, Property
 
 from stop_core.storage.private import first_line, without_password
 from stop_core.trained_model.files import FILES, ModelRecord, read_record
-from stop_core.trained_model.service import OPTIONS
+from stop_core.trained_model.service import ARTIFACT, KINDS, OPTIONS
 
 from ..cli.errors import RunError
 from ..cli.folders import ROOT
 from ..tracking.store import find_run, open_experiment, tracking_uri
 
 SCRIPT = Path(__file__).with_name("served_model.py")
-ARTIFACT = "trained_model"  # as in the script, which is not imported here: it would load the model
 _PROGRESS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 DIGEST = "stop.model_digest"
-# What stop_core imports; the rest of the installation is not needed to answer.
+# The packages that stop_core imports; a server does not need the others.
 _PACKAGES = (
     *("mlflow", "torch", "torchvision", "open_clip_torch", "safetensors", "numpy", "pandas"),
     *("decord", "av", "numba", "pillow", "pyarrow", "pyyaml"),
@@ -40,7 +39,7 @@ _PACKAGES = (
 
 
 def requirements() -> list[str]:
-    """What a server installs: the versions that are installed here."""
+    """Returns the packages of a server, in the versions that are installed here."""
     found = []
     for name in _PACKAGES:
         try:
@@ -51,50 +50,44 @@ def requirements() -> list[str]:
 
 
 def signature(record: ModelRecord) -> ModelSignature:
-    """Columns of a request, of which a row fills one, and of the answer."""
-    kinds = ("path", "video", "frames") if record.classes else ("path", "video", "frames", "text")
-    asked = Schema([ColSpec(DataType.string, name, required=False) for name in kinds])
-    params = ParamSchema([ParamSpec("top", DataType.long, 5)]) if record.classes else None
-    error = ColSpec(DataType.string, "error", required=False)
+    """Returns the columns of a request, one of which is set in a row, and of the answer."""
+
+    def columns(types: dict[str, Any]) -> Schema:
+        return Schema([ColSpec(kind, name, required=False) for name, kind in types.items()])
+
     if not record.classes:
-        embedding = ColSpec(Array(DataType.double), "embedding", required=False)
-        return ModelSignature(asked, Schema([embedding, error]), params)
-    pair = Object([Property("label", DataType.string), Property("probability", DataType.double)])
-    answer = [
-        ColSpec(DataType.string, "label", required=False),
-        ColSpec(DataType.double, "probability", required=False),
-        ColSpec(Array(pair), "top", required=False),
-        error,
-    ]
-    return ModelSignature(asked, Schema(answer), params)
+        answer = columns({"embedding": Array(DataType.double), "error": DataType.string})
+        return ModelSignature(columns(dict.fromkeys(KINDS, DataType.string)), answer)
+    pair = {"label": DataType.string, "probability": DataType.double}
+    top = Array(Object([Property(name, kind) for name, kind in pair.items()]))
+    return ModelSignature(
+        columns({kind: DataType.string for kind in KINDS if kind != "text"}),
+        columns({**pair, "top": top, "error": DataType.string}),
+        ParamSchema([ParamSpec("top", DataType.long, 5)]),
+    )
 
 
 @contextmanager
 def _arguments(folder: Path) -> Iterator[dict[str, Any]]:
-    """What MLflow is told of the model, whichever way it is written."""
+    """Yields the arguments of `save_model` and `log_model`."""
     record = read_record(folder)
     with tempfile.TemporaryDirectory() as scratch:
-        # Without what was compiled here: numba keeps that in pickles.
+        # Without __pycache__, where numba stores compiled functions as pickles.
         code = Path(scratch) / "stop_core"
-        compiled = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "stop_core", code, ignore=compiled)
-        yield _described(folder, record, code)
-
-
-def _described(folder: Path, record: ModelRecord, code: Path) -> dict[str, Any]:
-    return {
-        "python_model": str(SCRIPT),
-        "artifacts": {ARTIFACT: str(folder)},
-        "code_paths": [str(code)],
-        "signature": signature(record),
-        "model_config": OPTIONS,  # without it MLflow passes none to the server
-        "pip_requirements": requirements(),
-        "metadata": {DIGEST: digest(folder), "run": record.provenance.run},
-    }
+        shutil.copytree(ROOT / "stop_core", code, ignore=shutil.ignore_patterns("__pycache__"))
+        yield {
+            "python_model": str(SCRIPT),
+            "artifacts": {ARTIFACT: str(folder)},
+            "code_paths": [str(code)],
+            "signature": signature(record),
+            "model_config": OPTIONS,  # otherwise MLflow ignores the options of a server
+            "pip_requirements": requirements(),
+            "metadata": {DIGEST: digest(folder), "run": record.provenance.run},
+        }
 
 
 def digest(folder: Path) -> str:
-    """A hash over a model's folder, by which a registered version is known again."""
+    """Returns a hash of a model's folder, which identifies its registered version."""
     total = hashlib.sha256()
     for name in FILES:
         total.update(hashlib.sha256((folder / name).read_bytes()).digest())
@@ -102,15 +95,16 @@ def digest(folder: Path) -> str:
 
 
 def save_mlflow_model(folder: Path, to: Path) -> None:
-    """Writes the MLflow model of a trained model to a folder that is not there yet."""
+    """Writes the MLflow model of a trained model to a new folder."""
     with _quiet(), _arguments(folder) as arguments:
         mlflow.pyfunc.save_model(str(to), **arguments)
 
 
 def register(folder: Path, output: Path, name: str, alias: str | None) -> str:
-    """Logs the model to the MLflow run that trained it, and registers it; returns the version.
+    """Logs the model to the MLflow run of its training and registers it; returns the version.
 
-    The same model again is the same version, whenever it was killed. The alias then points to it.
+    Registering the same model again, also after an interruption, returns the same version. The
+    alias then points to it.
 
     Raises:
         RunError: if the store refuses it.
@@ -120,14 +114,14 @@ def register(folder: Path, output: Path, name: str, alias: str | None) -> str:
         version = _registered(client, name, digest(folder)) or _register(
             client, folder, output, name
         )
-        _show_beside_its_run(client, version)
+        _add_to_outputs(client, version)
         if alias:
             client.set_registered_model_alias(name, alias, version.version)
     except MlflowException as problem:
         raise RunError(
             f"the model could not be registered as {name!r} in "
             f"{without_password(tracking_uri(output))} "
-            f"({first_line(problem)}); mend the name or the store and run this again"
+            f"({first_line(problem)}); fix the name or the store and run this again"
         ) from problem
     return str(version.version)
 
@@ -147,7 +141,7 @@ def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> Mo
     run = find_run(client, origin.mlflow_run_id)
     tags = {measure: f"{value:.6g}" for measure, value in origin.metrics.items()}
     tags[DIGEST] = digest(folder)
-    # Not within start_run: that would end the training's run again, at another time, or as failed.
+    # Not in start_run: it would change the end time and status of the training's run.
     logged = client.create_logged_model(
         experiment,
         "served",
@@ -157,7 +151,7 @@ def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> Mo
     try:
         with _quiet(), _arguments(folder) as arguments:
             mlflow.pyfunc.log_model(model_id=logged.model_id, **arguments)
-        # With its tags, by which it is known again: not even a kill leaves a version without.
+        # The tags are set atomically with the version, so that a re-run recognises it.
         return mlflow.register_model(f"models:/{logged.model_id}", name, tags=tags)
     except BaseException:
         if _registered(client, name, tags[DIGEST]) is None:
@@ -165,17 +159,18 @@ def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> Mo
         raise
 
 
-def _show_beside_its_run(client: MlflowClient, version: ModelVersion) -> None:
-    """Adds the model to the outputs of the run that trained it, if it is not there yet."""
+def _add_to_outputs(client: MlflowClient, version: ModelVersion) -> None:
+    """Adds the model to the outputs of the run that trained it, unless it is there."""
     run = find_run(client, version.run_id or "")
-    model = version.source.removeprefix("models:/")
-    if run and model not in {shown.model_id for shown in run.outputs.model_outputs}:
+    model = str(version.source).removeprefix("models:/")
+    outputs = run.outputs.model_outputs if run and run.outputs else []
+    if run and model not in {output.model_id for output in outputs}:
         client.log_outputs(run.info.run_id, [LoggedModelOutput(model, step=0)])
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without a bar for each copy, and without advice that the signature makes needless."""
+    """Turns off MLflow's progress bars, and its warning that there is no input example."""
     before = os.environ.get(_PROGRESS)
     os.environ[_PROGRESS] = "false"
     try:

@@ -1,38 +1,42 @@
-"""The MLflow model, as code: loaded from this very text, so that no pickle is.
+"""The MLflow model as code, so that no pickle is loaded.
 
-MLflow copies this file into the model that it logs, beside `stop_core` and the folder of the
-trained model. It may be loaded where the rest of `pipelines` is not, and imports nothing of it.
+MLflow copies this file into the model that it logs, together with `stop_core` and the folder of
+the trained model. A server does not have `pipelines`, so nothing of it is imported here.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlflow
 import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from stop_core.trained_model.model import TrainedModel
-from stop_core.trained_model.service import OPTIONS, Limits, RequestError, VideoService
+from stop_core.trained_model.service import (
+    ARTIFACT,
+    OPTIONS,
+    Limits,
+    RequestError,
+    VideoService,
+)
 
-SERVED_ARTIFACT = "trained_model"
 
-
-class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow has no types
-    """Loads the model once, and answers tables of requests."""
+class ServedModel(PythonModel):
+    """Answers tables of requests with a model that is loaded once."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Loads the model, and warms it up."""
+        """Loads the model and warms it up."""
         options = {**OPTIONS, **(context.model_config or {})}
         if unknown := sorted(options.keys() - OPTIONS.keys()):
-            raise ValueError(f"there is no option {unknown[0]}; there are {', '.join(OPTIONS)}")
+            raise ValueError(f"unknown option {unknown[0]}; the options are {', '.join(OPTIONS)}")
         device = options["device"]
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         folder = options["video_folder"]
         self.service = VideoService(
-            TrainedModel.load(context.artifacts[SERVED_ARTIFACT], device),
+            TrainedModel.load(context.artifacts[ARTIFACT], device),
             Path(folder) if folder else None,
             Limits(
                 requests=int(options["max_requests"]),
@@ -48,11 +52,11 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow has no types
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """An answer for every row of the input."""
+        """Returns an answer for every row of the input."""
         del context
-        rows = model_input.astype(object).to_dict("records")
+        rows = cast(list[dict[str, Any]], model_input.astype(object).to_dict("records"))
         try:
-            # No table: it would have NaN, which is no JSON, where an answer has nothing.
+            # Not a table: it would have NaN, which JSON does not have, in empty cells.
             return self.service.answer(rows, int((params or {}).get("top", 5)))
         except RequestError as problem:
             raise MlflowException.invalid_parameter_value(str(problem)) from None

@@ -1,12 +1,12 @@
-"""What a trained STOP saw in one video: its regions, its maps, its prompts, its answer.
+"""The regions, maps, prompts and prediction of a trained STOP for one video.
 
 Shapes: T frames of S x S pixels, G = T - 1 gaps, P patches of a frame.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,9 +23,18 @@ from stop_core.settings.stop import StopConfig
 MOST_ANSWERS = 5
 
 
+@runtime_checkable
+class Traceable(Protocol):
+    """A model that returns the symbols of the paper for every prompted block."""
+
+    def trace(self, frames: Tensor) -> list[PromptTrace]:
+        """uint8 frames [B, T, S, S, 3] -> one trace per prompted block."""
+        ...
+
+
 @dataclass(frozen=True)
 class Answer:
-    """One class and how probable the model finds it."""
+    """One class and its probability."""
 
     label: str
     probability: float
@@ -33,17 +42,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One prompted block's part in one video, ready to draw. Symbols as in the paper."""
+    """The symbols of one prompted block for one video, ready to draw. Names as in the paper."""
 
     title: str
     tower: str
     config: StopConfig
     block: int
-    """Which, from 1."""
+    """Number of the block, from 1."""
     blocks: int
-    """How many are prompted."""
+    """Number of prompted blocks."""
     pictures_THWC: NDArray[np.uint8]
-    """The frames that were looked at, squares of any size."""
+    """The frames to draw on, squares of any size."""
     times_T: NDArray[np.float32] | None
     """Seconds from the start of the video."""
     A_TP: NDArray[np.float32]
@@ -54,9 +63,9 @@ class Explanation:
     W_t_G: NDArray[np.float32]
     N_t_G: NDArray[np.int64]
     answers: tuple[Answer, ...]
-    """The most probable ones, best first; empty without classes."""
+    """The most probable classes, best first; empty without classes."""
     truth: str | None = None
-    """The class that the video has, where that is known."""
+    """The true class, if it is known."""
 
     @property
     def side(self) -> int:
@@ -79,27 +88,27 @@ def explain(
     """Traces a model on one clip.
 
     Args:
-        model: one that can be traced, as STOP.
+        model: a model that can be traced, such as STOP.
         config: its settings.
-        frames_TSSC: what the model is shown, uint8.
-        title: what the pictures are headed with.
-        block: which prompted block, from 1; the last one if None.
+        frames_TSSC: the input of the model, uint8.
+        title: heading of the figures.
+        block: number of the prompted block, from 1; default: the last one.
         answers: the most probable classes, best first.
-        pictures_THWC: the same frames at another size, to draw upon; those frames if None.
+        pictures_THWC: the same frames at another size, to draw on; default: `frames_TSSC`.
         times_T: seconds of each frame.
-        truth: the class that the video has.
+        truth: the true class.
 
     Raises:
         ValueError: if the model has no such prompts, or no such block.
     """
-    trace = getattr(model, "trace", None)
-    if trace is None:
+    if not isinstance(model, Traceable):
         raise ValueError(
-            "this model has no regions and no prompts a gap to show; explain one of the method stop"
+            "this model has no regions and no temporal prompts to show; explain a model of the "
+            "method stop"
         )
     frames = frames_TSSC[None].to(device_of(model))
     with autocast(config, frames.device):
-        traces = cast(Callable[[Tensor], list[PromptTrace]], trace)(frames)
+        traces = model.trace(frames)
     number = len(traces) if block is None else block
     if not 1 <= number <= len(traces):
         raise ValueError(f"block must be from 1 to {len(traces)}, the prompted ones; got {block}")
@@ -126,8 +135,8 @@ def explain(
 def best_answers(
     probability_C: Tensor, labels: Sequence[str], most: int = MOST_ANSWERS
 ) -> tuple[Answer, ...]:
-    """The `most` most probable classes, best first."""
-    values, numbers = probability_C.topk(min(most, len(labels)))
+    """Returns the `most` most probable classes, best first."""
+    values, numbers = probability_C.cpu().topk(min(most, len(labels)))
     return tuple(
         Answer(labels[number], value)
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True)

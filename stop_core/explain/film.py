@@ -1,12 +1,12 @@
-"""An explanation as a film, MP4 or GIF: frame by frame, beside its maps and its prompts."""
+"""An explanation as a film, MP4 or GIF: each frame with its maps and its prompts."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -30,37 +30,37 @@ from stop_core.storage.atomic import appearing
 ENDINGS = (".mp4", ".gif")
 _INCHES, _DOTS = (12.8, 7.2), 100  # 1280 x 720 pixels
 _GIF_WIDTH = 960
-_RATE = 10  # pictures a second
-_HELD, _HELD_AT_END = 6, 15  # pictures that a frame, and the last one, is shown for
-_PLACES = ((0.36, 0.606), (0.515, 0.606), (0.36, 0.335))  # left and bottom of each map
-_MAPS = (("$A$", "where CLS looks"), ("$M$", "what changes"), ("$W^s$", "both, mixed"))
+_RATE = 10  # pictures per second
+_HELD, _HELD_AT_END = 6, 15  # pictures per frame, and for the last frame
+_MAPS = (  # title, left, bottom
+    ("$A$  where CLS looks", 0.36, 0.606),
+    ("$M$  what changes", 0.515, 0.606),
+    ("$W^s$  both, mixed", 0.36, 0.335),
+)
 
 
 def write_film(explanation: Explanation, path: Path) -> None:
-    """Writes the film, in the format of the name's ending; it appears whole.
+    """Writes the film atomically, in the format of the ending of `path`.
 
     Raises:
-        ValueError: if the ending is another than .mp4 or .gif.
+        ValueError: if the ending is neither .mp4 nor .gif.
         OSError: if it cannot be written.
     """
     if path.suffix.lower() not in ENDINGS:
-        raise ValueError(f"a film is written as .mp4 or .gif, not {path.name}")
+        raise ValueError(f"a film is written as .mp4 or .gif, got {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:
-        if path.suffix.lower() == ".gif":
-            _write_gif(scenes(explanation), staging)
-        else:
-            _write_mp4(scenes(explanation), staging)
+        write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
+        write(scenes(explanation), staging)
 
 
 def scenes(explanation: Explanation) -> Iterator[NDArray[np.uint8]]:
     """Yields a picture for every frame of the video, [720, 1280, 3]."""
+    width, height = (round(inches * _DOTS) for inches in _INCHES)
     for frame in range(len(explanation.pictures_THWC)):
-        figure = _scene(explanation, frame)
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()  # type: ignore[no-untyped-call]
-        drawn = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-        yield drawn[..., :3].copy()
+        drawn = io.BytesIO()
+        _scene(explanation, frame).savefig(drawn, format="rgba", dpi=_DOTS)
+        yield np.frombuffer(drawn.getvalue(), np.uint8).reshape(height, width, 4)[..., :3].copy()
 
 
 def _scene(explanation: Explanation, frame: int) -> Figure:
@@ -74,21 +74,19 @@ def _scene(explanation: Explanation, frame: int) -> Figure:
     show_picture(large, regions_picture(picture, chosen, explanation.side))
     outline(large, chosen, explanation.side, 2.4)
     maps = (explanation.A_TP, explanation.M_TP, explanation.W_s_TP)
-    for column, ((symbol, meaning), values) in enumerate(zip(_MAPS, maps, strict=True)):
-        left, bottom = _PLACES[column]
+    for (title, left, bottom), values in zip(_MAPS, maps, strict=True):
         axes = _square(figure, left, bottom, 0.226)
-        show_picture(
-            axes, heat_picture(picture, values[frame], explanation.side, float(values.max()))
-        )
-        axes.set_title(f"{symbol}  {meaning}", fontsize=10, color=GREY, loc="left", pad=4)
+        heat = heat_picture(picture, values[frame], explanation.side, float(values.max()))
+        show_picture(axes, heat)
+        axes.set_title(title, fontsize=10, color=GREY, loc="left", pad=4)
     when = "" if explanation.times_T is None else f", {explanation.times_T[frame]:.2f} s"
     count = f"frame {frame + 1} of {len(explanation.pictures_THWC)}{when}"
     figure.text(0.515, 0.53, count, fontsize=12, color=INK)
-    told = f"{int(chosen.sum())} regions\nwith a prompt"
-    figure.text(0.515, 0.505, told, fontsize=12, color=GREY, va="top", linespacing=1.3)
+    regions = f"{int(chosen.sum())} regions\nwith a prompt"
+    figure.text(0.515, 0.505, regions, fontsize=12, color=GREY, va="top", linespacing=1.3)
     if frame:
-        told = f"{int(explanation.N_t_G[frame - 1])} prompts in the gap\nbefore this frame"
-        figure.text(0.515, 0.425, told, fontsize=12, color=PROMPT, va="top", linespacing=1.3)
+        prompts = f"{int(explanation.N_t_G[frame - 1])} prompts in the gap\nbefore this frame"
+        figure.text(0.515, 0.425, prompts, fontsize=12, color=PROMPT, va="top", linespacing=1.3)
     if explanation.answers:
         figure.text(0.71, 0.845, "prediction", fontsize=12, color=GREY)
         draw_answers(figure.add_axes((0.71, 0.335, 0.26, 0.5)), explanation, 13)
@@ -118,7 +116,7 @@ def _square(figure: Figure, left: float, bottom: float, height: float) -> Axes:
 
 
 def _held(pictures: Iterator[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """Yields every picture with how long it is shown."""
+    """Yields every picture and the number of film pictures that it is shown for."""
     before = None
     for picture in pictures:
         if before is not None:

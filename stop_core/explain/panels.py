@@ -1,4 +1,4 @@
-"""The parts that a picture and a film of an explanation are put together from.
+"""The parts of the figure and the film of an explanation.
 
 Shapes: one frame of H x W pixels, P patches of it, G gaps.
 """
@@ -20,16 +20,16 @@ from stop_core.storage.escaping import in_figure, in_line
 REGION, CURVE, PROMPT, FAINT = "#2ee6ff", "#f26b21", "#0e7c86", "#d5dde0"
 INK, GREY = "#1b262c", "#66757c"
 HEAT = "inferno"
-_DIM = 0.5  # of the brightness of what is not chosen
-_LABEL_LINE = 24  # letters
+_DIM = 0.5  # brightness of patches that are not chosen
+_LABEL_LINE = 24  # characters
 
 
 def regions_picture(
     picture_HWC: NDArray[np.uint8], chosen_P: NDArray[np.bool_], side: int
 ) -> NDArray[np.float64]:
-    """The frame, dimmed and pale where nothing is chosen, [H, W, 3] from 0 to 1."""
+    """Returns the frame, dimmed and pale where nothing is chosen, [H, W, 3] from 0 to 1."""
     colour = picture_HWC / 255
-    chosen_HW1 = _spread(chosen_P.reshape(side, side), picture_HWC)[..., None]
+    chosen_HW1 = per_pixel(chosen_P.reshape(side, side), picture_HWC)[..., None]
     pale = 0.5 * colour + 0.5 * colour.mean(-1, keepdims=True)
     return np.where(chosen_HW1, colour, _DIM * pale)
 
@@ -37,25 +37,25 @@ def regions_picture(
 def heat_picture(
     picture_HWC: NDArray[np.uint8], values_P: NDArray[np.float32], side: int, top: float
 ) -> NDArray[np.float64]:
-    """The frame in grey under the colours of the values, [H, W, 3] from 0 to 1."""
+    """Returns the frame in grey under the colours of the values, [H, W, 3] from 0 to 1."""
     share = np.clip(values_P.reshape(side, side) / max(top, 1e-9), 0, 1)
     heat = colormaps[HEAT](share)[..., :3]
-    heat_HWC = np.stack([_spread(heat[..., c], picture_HWC) for c in range(3)], -1)
-    # The lower a value, the more of the picture shows, so that one sees what is looked at.
-    cover_HW1 = 0.45 + 0.4 * _spread(share, picture_HWC)[..., None]
+    heat_HWC = per_pixel(heat, picture_HWC)
+    # The lower a value, the more of the picture shows through.
+    cover_HW1 = 0.45 + 0.4 * per_pixel(share, picture_HWC)[..., None]
     grey_HW1 = (picture_HWC / 255) @ np.array([[0.299], [0.587], [0.114]])
     blended: NDArray[np.float64] = (1 - cover_HW1) * grey_HW1 + cover_HW1 * heat_HWC
     return blended
 
 
 def show_picture(axes: Axes, picture_HWC: NDArray[Any]) -> None:
-    """Draws a picture without any frame or ticks."""
+    """Draws a picture without a frame or ticks; x and y run from 0 to 1."""
     axes.imshow(picture_HWC, interpolation="nearest", extent=(0, 1, 1, 0))
     axes.set_axis_off()
 
 
 def outline(axes: Axes, chosen_P: NDArray[np.bool_], side: int, width: float) -> None:
-    """Draws the border around the chosen patches; neighbours share one."""
+    """Draws the border of the chosen patches, without lines between neighbours."""
     grid = np.pad(chosen_P.reshape(side, side), 1)
     lines = [
         [(c / side, r / side), ((c + 1) / side, r / side)]
@@ -70,19 +70,18 @@ def outline(axes: Axes, chosen_P: NDArray[np.bool_], side: int, width: float) ->
 
 
 def draw_gaps(axes: Axes, explanation: Explanation, until: int | None = None) -> None:
-    """The curve of W^t over the gaps, and N_t prompts in each, stacked on one scale.
+    """Draws the curve of W^t over the gaps, and the N_t prompts of each, on one scale.
 
     The scale counts prompts: a gap gets eta * W^t of them, rounded up, and at most K.
 
     Args:
-        axes: whose x runs over the frames, the first at 0.
-        explanation: what to draw.
-        until: gaps before this frame are drawn in full, later ones faintly; all in full if None.
+        axes: x is the frame number, from 0.
+        explanation: the source.
+        until: gaps after this frame are drawn faintly; default: none.
     """
     config, gaps = explanation.config, len(explanation.W_t_G)
     most = config.max_prompts
-    scale = config.eta
-    curve = np.minimum(scale * explanation.W_t_G, most + 0.25)
+    curve = np.minimum(config.eta * explanation.W_t_G, most + 0.25)
     for gap in range(gaps):
         seen = until is None or gap < until
         for slot in range(most):
@@ -103,14 +102,13 @@ def draw_gaps(axes: Axes, explanation: Explanation, until: int | None = None) ->
     line.set_path_effects([Stroke(linewidth=4, foreground="white"), Normal()])
     axes.set(xlim=(-0.5, gaps + 0.5), ylim=(-0.2, most + 0.95), yticks=range(0, most + 1))
     axes.tick_params(length=0, labelsize=9, colors=GREY)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
     axes.grid(axis="y", color="#eef2f3", zorder=0)
     axes.set_axisbelow(True)
 
 
 def draw_answers(axes: Axes, explanation: Explanation, size: float) -> None:
-    """The most probable classes as bars, the best one in colour, the true one ticked."""
+    """Draws the most probable classes as bars, the best in colour, the true one with a tick."""
     axes.set_axis_off()
     rows = max(len(explanation.answers), 3)
     axes.set(xlim=(0, 1), ylim=(rows, 0))
@@ -125,42 +123,37 @@ def draw_answers(axes: Axes, explanation: Explanation, size: float) -> None:
         shrunk = size if len(lines) == 1 else 0.82 * size
         axes.text(0, row + 0.53, "\n".join(lines), fontsize=shrunk, color=INK, weight=weight,
                   va="bottom", linespacing=1.05)  # fmt: skip
-        axes.text(1, row + 0.53, percent(answer.probability), fontsize=size, color=INK,
+        percent = f"{answer.probability:.0%}" if answer.probability >= 0.01 else "<1%"
+        axes.text(1, row + 0.53, percent, fontsize=size, color=INK,
                   weight=weight, ha="right", va="bottom")  # fmt: skip
 
 
 def draw_scale(axes: Axes) -> None:
-    """The colours of the maps, from the least value to the greatest of all frames."""
+    """Draws the colours of the maps, from 0 to the greatest value of all frames."""
     axes.imshow(np.linspace(0, 1, 256)[None], cmap=HEAT, aspect="auto", extent=(0, 1, 0, 1))
     axes.set(xticks=(0, 1), yticks=[])
     axes.set_xticklabels(("0", "most, in this video"), fontsize=9, color=GREY)
     axes.xaxis.get_ticklabels()[1].set_horizontalalignment("right")
     axes.tick_params(length=0, pad=3)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
 
 
 def shortened(text: str, longest: int) -> str:
-    """A name that fits, in words."""
+    """Returns a name in words, of at most `longest` characters."""
     words = in_line(text).replace("_", " ")
     short = words if len(words) <= longest else words[: longest - 3].rstrip() + "..."
     return in_figure(short)
 
 
 def wrapped(label: str) -> list[str]:
-    """A label in words, in at most two lines."""
+    """Returns a label in words, in at most two lines."""
     words = in_line(label).replace("_", " ")
     lines = wrap(words, _LABEL_LINE, max_lines=2, placeholder="...")
     return [in_figure(line) for line in lines] or [""]
 
 
-def percent(probability: float) -> str:
-    """A probability for a reader."""
-    return f"{100 * probability:.0f}%" if probability >= 0.01 else "<1%"
-
-
 def settings(explanation: Explanation) -> str:
-    """Tower, block and settings in a line."""
+    """Returns tower, block and settings in one line."""
     config = explanation.config
     return (
         f"STOP on {in_figure(explanation.tower)}, block {explanation.block} of the "
@@ -169,9 +162,8 @@ def settings(explanation: Explanation) -> str:
     )
 
 
-def _spread(values_SS: NDArray[Any], picture_HWC: NDArray[np.uint8]) -> NDArray[Any]:
-    """A value a patch -> a value a pixel."""
-    side = len(values_SS)
-    rows, columns = (np.arange(pixels) * side // pixels for pixels in picture_HWC.shape[:2])
-    spread: NDArray[Any] = values_SS[rows][:, columns]
-    return spread
+def per_pixel(values: NDArray[Any], picture_HWC: NDArray[np.uint8]) -> NDArray[Any]:
+    """Repeats values per patch, [side, side, ...], for every pixel, [H, W, ...]."""
+    rows, columns = (np.arange(p) * len(values) // p for p in picture_HWC.shape[:2])
+    repeated: NDArray[Any] = values[rows][:, columns]
+    return repeated

@@ -1,4 +1,4 @@
-"""Figures of one training, as matplotlib draws them without a screen.
+"""Figures of one training.
 
 Shapes: N classes, C clips, L prompted blocks, T frames, G = T - 1 gaps, P patches, E epochs.
 """
@@ -11,23 +11,24 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from stop_core.explain.panels import outline, per_pixel, show_picture
 from stop_core.explain.prompt_stats import PromptStats
 from stop_core.storage.atomic import appearing
 from stop_core.storage.escaping import in_figure
 
-_MOST_LABELS = 40  # more class names than this cannot be read
+_MOST_LABELS = 40  # class names that can be read
 _MOST_FRAMES = 8
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all."""
+    """Writes a figure as PNG, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:
         figure.savefig(staging, format="png", dpi=120)
 
 
 def confusion(counts_NN: Tensor, names: Sequence[str], title: str) -> Figure:
-    """Shares of the clips of a class (row) by the class predicted for them (column)."""
+    """Draws the shares of the clips of a class (row) by predicted class (column)."""
     names, classes = [in_figure(name) for name in names], len(names)
     readable = classes <= _MOST_LABELS
     edge = min(16.0, 3.5 + 0.32 * classes)
@@ -52,42 +53,36 @@ def confusion(counts_NN: Tensor, names: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def regions(frames_CTHWC: Tensor, behaviour: PromptStats, names: Sequence[str]) -> Figure:
-    """The chosen patches on the frames of each clip, and the prompts in the gaps between.
+def regions(frames_CTHWC: Tensor, stats: PromptStats, names: Sequence[str]) -> Figure:
+    """Draws the chosen patches on the frames of each clip, and the prompts in the gaps.
 
-    A patch is as bright as the share of the prompted blocks that chose it, and outlined where it
-    is half of them; a number between two frames is the mean of N_t over the blocks.
+    The brightness of a patch is the share of the prompted blocks that chose it; it is outlined if
+    that is at least half. A number between two frames is the mean of N_t over the blocks.
     """
     clips, frames = frames_CTHWC.shape[:2]
-    shown = min(frames, _MOST_FRAMES)  # the first ones: between others, a gap would have no number
+    shown = min(frames, _MOST_FRAMES)  # the first ones: only neighbours have a gap between them
     figure = Figure(figsize=(1.7 * shown, 1.85 * clips + 0.8), layout="constrained")
     grid = figure.subplots(clips, shown, squeeze=False)
-    share_CTP = behaviour.regions_CLTP.double().mean(1)
+    share_CTP = stats.regions_CLTP.double().mean(1).numpy()
     side = math.isqrt(share_CTP.shape[-1])
-    pixels = frames_CTHWC.shape[2]
+    small = {"fontsize": 8, "ha": "center"}
     for clip in range(clips):
         for frame in range(shown):
-            axes = grid[clip, frame]
-            share = share_CTP[clip, frame].view(side, side).numpy()
-            light = np.kron(share, np.ones((pixels // side, pixels // side)))
-            light = np.pad(light, (0, pixels - len(light)), mode="edge")[..., None]
-            picture = frames_CTHWC[clip, frame].numpy() / 255
-            axes.imshow(picture * (0.45 + 0.55 * light), interpolation="nearest")
-            _outline(axes, share >= 0.5, pixels / side)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            if frame + 1 < frames and frame + 1 < shown:
-                count = behaviour.counts_CLG[clip, :, frame].double().mean()
+            axes, share_P = grid[clip, frame], share_CTP[clip, frame]
+            picture = frames_CTHWC[clip, frame].numpy()
+            light = per_pixel(share_P.reshape(side, side), picture)[..., None]
+            show_picture(axes, picture / 255 * (0.45 + 0.55 * light))
+            outline(axes, share_P >= 0.5, side, 1.0)
+            if frame + 1 < shown:
+                count = stats.counts_CLG[clip, :, frame].double().mean()
                 axes.text(
-                    1.04, 0.5, f"{count:.1f}", transform=axes.transAxes, ha="center", va="center",
-                    fontsize=8, zorder=5, clip_on=False,
+                    1.04, 0.5, f"{count:.1f}", va="center", zorder=5, **small,
                     bbox={"boxstyle": "round,pad=0.2", "fc": "#ffd166", "ec": "none"},
                 )  # fmt: skip
-        first = grid[clip, 0]
-        name = first.text(0, 1.05, in_figure(names[clip]), transform=first.transAxes, fontsize=8)
-        name.set_in_layout(False)  # a long one, or a title, would push the frames apart
+        name = grid[clip, 0].text(0, -0.05, in_figure(names[clip]), fontsize=8)
+        name.set_in_layout(False)  # a long one would push the frames apart
     for frame in range(shown):
-        grid[-1, frame].set_xlabel(f"frame {frame + 1}", fontsize=8)
+        grid[-1, frame].text(0.5, 1.05, f"frame {frame + 1}", va="top", **small)
     figure.suptitle(
         "patches with a spatial prompt: bright in many blocks, outlined in half of them or more\n"
         "between two frames, in yellow: temporal prompts, mean over the blocks",
@@ -97,10 +92,10 @@ def regions(frames_CTHWC: Tensor, behaviour: PromptStats, names: Sequence[str]) 
 
 
 def prompts_per_gap(history_EG: Tensor, most: int) -> Figure:
-    """The mean number of temporal prompts in every gap, epoch by epoch."""
+    """Draws the mean number of temporal prompts in every gap, epoch by epoch."""
     epochs, gaps = history_EG.shape
-    figure = Figure(figsize=(min(14, 3 + 0.5 * epochs), min(8, 1.8 + 0.4 * gaps)))
-    figure.set_layout_engine("constrained")
+    size = (min(14, 3 + 0.5 * epochs), min(8, 1.8 + 0.4 * gaps))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     picture = axes.imshow(
         history_EG.T.numpy(), aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=most,
@@ -108,16 +103,6 @@ def prompts_per_gap(history_EG: Tensor, most: int) -> Figure:
     )  # fmt: skip
     axes.set(xlabel="epoch", ylabel="gap between frames", title="temporal prompts between frames")
     axes.set_yticks(range(1, gaps + 1))
-    step = max(1, epochs // 12)
-    axes.set_xticks(range(1, epochs + 1, step))
+    axes.set_xticks(range(1, epochs + 1, max(1, epochs // 12)))
     figure.colorbar(picture, ax=axes, label=f"N_t, mean over clips and blocks, at most {most}")
     return figure
-
-
-def _outline(axes, chosen, patch: float) -> None:  # type: ignore[no-untyped-def]
-    """Draws the border of the chosen patches of one frame."""
-    from matplotlib.patches import Rectangle
-
-    for row, column in zip(*np.nonzero(chosen), strict=True):
-        corner = (column * patch - 0.5, row * patch - 0.5)
-        axes.add_patch(Rectangle(corner, patch, patch, fill=False, ec="#ef476f", lw=1))

@@ -1,7 +1,7 @@
-"""A trained model as one program without this code: `torch.export`, or ONNX.
+"""A trained model as a program that does not need this code: `torch.export`, or ONNX.
 
-The program takes frames and gives logits, or embeddings where the model has no classes. The texts
-are embedded once and are constants of it; the text tower is not in it. It computes in float32.
+The program maps frames to logits, or to embeddings if the model has no classes. The text embeddings
+are constants of it, and the text tower is left out. It computes in float32.
 
 Shapes: B videos, T frames of S x S pixels, C classes, E channels of the joint text-video space.
 """
@@ -20,11 +20,9 @@ from stop_core.trained_model.frames import Preprocessing
 from stop_core.trained_model.model import TrainedModel
 
 INPUT = "frames"
-TOLERANCE = 1e-3
-"""Of a logit, or of a number of an embedding: what may differ between two ways of computing it."""
 
 
-class _Answering(nn.Module):
+class _Program(nn.Module):
     """uint8 frames [B, T, S, S, 3] -> logits [B, C], or embeddings [B, E]."""
 
     def __init__(self, trained: TrainedModel) -> None:
@@ -35,7 +33,6 @@ class _Answering(nn.Module):
         self.text_CE: Tensor | None
 
     def forward(self, frames: Tensor) -> Tensor:
-        """What the program computes."""
         if self.text_CE is None:
             return self.model.encode_video(frames)
         logits_BC: Tensor = self.model(frames, self.text_CE)
@@ -44,28 +41,27 @@ class _Answering(nn.Module):
 
 @torch.no_grad()
 def export_program(trained: TrainedModel) -> tuple[ExportedProgram, Callable[[Tensor], Tensor]]:
-    """The program for any number of videos, and the function that it was made from.
+    """Returns the program, for any number of videos, and the function that it was made from.
 
-    A model whose precision is bf16 is exported in float32. The tensors of `trained` ask for no
-    gradients any more.
+    A bf16 model is exported in float32. The tensors of `trained` no longer require gradients.
 
     Raises:
         ValueError: if the model is not on the CPU.
     """
     if trained.device.type != "cpu":
-        raise ValueError(f"the model lies on {trained.device}; load it on the CPU to export it")
-    answering = _Answering(trained).eval()
+        raise ValueError(f"the model is on {trained.device}; load it on the CPU to export it")
+    answering = _Program(trained).eval()
     frames = next(parity_clips(trained.preprocessing, batches=(2,)))
-    answering(frames)  # folds the frozen weights, which the export should find ready
+    answering(frames)  # folds the frozen weights, so that the export contains them folded
     program = torch.export.export(
         answering, (frames,), dynamic_shapes={INPUT: {0: Dim("batch")}}, strict=False
     )
-    _leave_out_what_is_unused(program)
+    _remove_unused(program)
     return program, answering
 
 
-def _leave_out_what_is_unused(program: ExportedProgram) -> None:
-    """The text tower, and the weights that were folded into others: half of the file."""
+def _remove_unused(program: ExportedProgram) -> None:
+    """Removes the text tower and the weights that were folded into others: half of the file."""
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     for node in list(program.graph.nodes):
         if node.op != "placeholder" or node.users:
@@ -81,9 +77,9 @@ def _leave_out_what_is_unused(program: ExportedProgram) -> None:
 
 
 def save_program(program: ExportedProgram, path: Path) -> Callable[[Tensor], Tensor]:
-    """Writes `path`, a .pt2 file, and returns what it computes when it is read again."""
+    """Writes a .pt2 file; returns the function of the program that is read back from it."""
     with warnings.catch_warnings():
-        # Folded weights are parts of larger ones; `largest_difference` sees whether all came back.
+        # Folded weights are parts of larger ones; `largest_difference` detects any that is lost.
         warnings.filterwarnings("ignore", message="No complete tensor found in the group")
         torch.export.save(program, path)
     module = torch.export.load(path).module()
@@ -92,7 +88,7 @@ def save_program(program: ExportedProgram, path: Path) -> Callable[[Tensor], Ten
 
 @torch.no_grad()
 def save_onnx(program: ExportedProgram, path: Path) -> Callable[[Tensor], Tensor]:
-    """Writes `path`, an .onnx file, and returns what ONNX Runtime computes with it.
+    """Writes an .onnx file; returns the function that ONNX Runtime computes with it.
 
     Raises:
         ImportError: if the packages of the extra `export` are not installed.
@@ -116,11 +112,11 @@ def save_onnx(program: ExportedProgram, path: Path) -> Callable[[Tensor], Tensor
 def _stable_sort(
     self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
 ) -> Any:
-    """torch.sort(stable=True): of equal values, ONNX's TopK puts the lower index first too."""
+    """Translates a stable torch.sort: among equal values, ONNX's TopK keeps their order too."""
     from onnxscript import opset18
 
     del stable
-    op: Any = opset18  # its types are narrower than what it takes
+    op: Any = opset18  # its type hints are narrower than the accepted types
     count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
     return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
 
@@ -131,16 +127,16 @@ def largest_difference(
     model: Callable[[Tensor], Tensor],
     how: Preprocessing,
 ) -> float:
-    """Between the answers of the two, over videos of moving patterns and of noise; inf for NaN."""
-    found = 0.0
+    """Returns the largest difference of the outputs on synthetic videos; infinity for NaN."""
+    largest = 0.0
     for frames in parity_clips(how):
         difference = (exported(frames) - model(frames)).abs().max().item()
-        found = max(found, difference if difference == difference else float("inf"))
-    return found
+        largest = max(largest, difference if difference == difference else float("inf"))
+    return largest
 
 
 def parity_clips(how: Preprocessing, batches: tuple[int, ...] = (1, 3, 4)) -> Iterator[Tensor]:
-    """Batches of uint8 frames [B, T, S, S, 3]: waves that move, under more and more noise."""
+    """Yields batches of uint8 frames [B, T, S, S, 3]: moving waves with random noise."""
     generator = torch.Generator().manual_seed(0)
     time_T = torch.arange(how.frames)[:, None, None, None] / how.frames
     y_S = (torch.arange(how.size) / how.size).view(1, -1, 1, 1)

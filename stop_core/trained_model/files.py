@@ -1,15 +1,16 @@
-"""What a trained model is on disk: a folder of its own, which can be copied anywhere.
+"""A trained model on disk: one folder, which can be copied anywhere.
 
-    <folder>/prompts.safetensors   the trained tensors of the chosen epoch, and nothing else
+    <folder>/prompts.safetensors   only the trained tensors of the chosen epoch
     <folder>/config.yaml           the settings, by their option names
     <folder>/labels.json           the classes in the order of the logits, and their sentences
     <folder>/preprocessing.json    how a video becomes the frames that the model was trained on
-    <folder>/provenance.json       data, seeds, measures, code and weights that it came from
+    <folder>/provenance.json       data, seeds, metrics, code and weights
     <folder>/README.md             the model card: the same for a reader
-    <folder>/SHA256SUMS            of all but the card, which anybody may edit
+    <folder>/SHA256SUMS            of all files except the card, which can be edited
 
-Nothing in it runs code when it is loaded. The CLIP itself is not in it: it is named, and known
-again by a fingerprint. No torch here: what only looks at a model need not wait for it.
+Loading it runs no code of the folder. The CLIP is not in it: it is named, and recognised by a
+fingerprint. This module does not import torch, so that commands that only inspect a model start
+fast.
 """
 
 import importlib.metadata
@@ -53,7 +54,7 @@ MODEL = "model"
 """Name of the model's folder inside the folder of a training run."""
 MODEL_FORMAT = 1
 TOWER = "tower.json"
-"""Beside the last checkpoint of a training: `TowerFacts`."""
+"""File with `TowerFacts`, next to the last checkpoint of a training."""
 PROMPTS = "prompts.safetensors"
 CONFIG_FILE = "config.yaml"
 LABELS = "labels.json"
@@ -71,32 +72,32 @@ class ClassLabel:
     name: str
     """As the dataset writes it."""
     sentences: tuple[str, ...]
-    """What the text tower was given for it: the words of the name in every template."""
+    """Input of the text tower: the words of the name in every template."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a model comes from. A zero-shot model that nobody trained has the tower alone."""
+    """Origin of a model. A zero-shot model has only the fingerprint."""
 
     tower_fingerprint: str
-    """Over the weights of the frozen CLIP as they were in memory."""
+    """Hash of the weights of the frozen CLIP in memory."""
     run: str = ""
     """Name of the training."""
     dataset: str = ""
     fold: Whole = 0
     metrics: dict[str, Number] = field(default_factory=dict)
-    """As measured at the end of the training, by `split/measure`."""
+    """Results at the end of the training, by `split/metric`."""
     config_hash: str = ""
     data_hash: str = ""
     git_commit: str = ""
     mlflow_run_id: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of Python and of the packages that it was trained with."""
+    """Python and packages of the training."""
 
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """All of a trained model but its tensors."""
+    """A trained model without its tensors."""
 
     config: ExperimentConfig
     classes: tuple[ClassLabel, ...]
@@ -107,32 +108,32 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class TowerFacts:
-    """What has to be noted of a CLIP to know it again. See `tower_facts` of `model.py`."""
+    """Facts that identify a CLIP. See `tower_facts` of `model.py`."""
 
     fingerprint: str
     mean: Pixel
     std: Pixel
     size: Positive
-    """Of the images that it takes, in pixels."""
+    """Edge of the input images, in pixels."""
 
     def save(self, path: Path) -> None:
-        """Writes it as JSON."""
+        """Writes the facts as JSON."""
         write_whole(path, _json(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> "TowerFacts":
-        """Reads what `save` wrote; raises OSError or ValueError if there is none."""
+        """Reads a file of `save`; raises OSError or ValueError if that fails."""
         return build(cls, parse_json(read_text(path)), path)
 
 
 def label_classes(names: Sequence[str], templates: Sequence[str]) -> tuple[ClassLabel, ...]:
-    """The classes with their sentences; `templates` are sentences with {}."""
+    """Returns the classes with their sentences; `templates` are sentences with {}."""
     sentences = class_sentences(templates, [class_words(name) for name in names])
     return tuple(ClassLabel(n, tuple(row)) for n, row in zip(names, sentences, strict=True))
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that a result may depend on."""
+    """Returns the versions of Python and of the packages that a result can depend on."""
     packages = ("torch", "open_clip_torch", "stop-video")
     return {
         "python": platform.python_version(),
@@ -143,12 +144,12 @@ def versions() -> dict[str, str]:
 def write_model(
     folder: Path, record: ModelRecord, write_prompts: Callable[[Path], object], card: str
 ) -> None:
-    """Makes `folder`, which appears whole or not at all, in the place of one that is there.
+    """Writes `folder` atomically, and replaces an existing one.
 
     Args:
         folder: of the model.
-        record: what is to be said of it.
-        write_prompts: writes the trained tensors, as safetensors, to the path that it is given.
+        record: all except the tensors.
+        write_prompts: writes the trained tensors, as safetensors, to a path.
         card: the text of the model card.
 
     Raises:
@@ -160,8 +161,12 @@ def write_model(
         staging.mkdir()
         with appearing(staging / PROMPTS) as prompts:
             write_prompts(prompts)
+        settings = {  # YAML has no tuples
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in record.config.parameters().items()
+        }
         texts = {
-            CONFIG_FILE: yaml.safe_dump(_plain(record.config.parameters()), sort_keys=False),
+            CONFIG_FILE: yaml.safe_dump(settings, sort_keys=False),
             LABELS: _json({"classes": [asdict(label) for label in record.classes]}),
             PREPROCESSING: _json(asdict(record.preprocessing)),
             PROVENANCE: _json({"format_version": MODEL_FORMAT, **asdict(record.provenance)}),
@@ -170,7 +175,7 @@ def write_model(
         for name, text in texts.items():
             write_whole(staging / name, text)
         write_sums(staging, without=[CARD])
-        if inside(folder.parent, folder.name).exists():  # the rename wants the name free
+        if inside(folder.parent, folder.name).exists():  # a rename replaces no folder
             shutil.rmtree(folder)
         os.replace(staging, folder)
     finally:
@@ -178,10 +183,10 @@ def write_model(
 
 
 def find_model(where: Path) -> Path:
-    """The model's folder that `where` names: itself, or that of a training run.
+    """Returns the model's folder: `where` itself, or the one inside a training run.
 
     Raises:
-        FileNotFoundError: if there is none; the message says what to do.
+        FileNotFoundError: if there is no complete model; the message gives the next command.
     """
     needed = [name for name in FILES if name != CARD]
     for folder in (where, where / MODEL):
@@ -190,37 +195,37 @@ def find_model(where: Path) -> Path:
             return folder
         if len(missing) < len(needed):
             raise FileNotFoundError(
-                f"the model {folder} has no {' and no '.join(missing)}: copy its folder again, as "
-                "a whole" + _made_again(folder.parent)
+                f"the model {folder} has no {' and no '.join(missing)}: copy the whole folder "
+                f"again{_retraining(folder.parent)}"
             )
     if (where / RESULT).is_file():
         raise FileNotFoundError(
-            f"the training run {where} has no folder {MODEL}/: copy the run again, as a whole"
-            + _made_again(where)
+            f"the training run {where} has no folder {MODEL}/: copy the whole run again"
+            f"{_retraining(where)}"
         )
     if (where / "checkpoints").is_dir() or any(where.glob("checkpoint_*")):
         raise FileNotFoundError(
-            f"the training in {where} is not finished: give the same training command again"
+            f"the training in {where} is not finished: run the same command again to resume it"
         )
     raise FileNotFoundError(
-        f"there is no trained model at {where}: give the folder that `train` printed at its end, "
-        f"<output>/runs/<name>, or the folder {MODEL}/ in it"
+        f"there is no trained model at {where}: give the folder that `stop train` printed at its "
+        f"end, <output>/runs/<name>, or the folder {MODEL}/ in it"
     )
 
 
-def _made_again(run: Path) -> str:
-    """What else helps where a model is a part of its training run, which has its tensors too."""
+def _retraining(run: Path) -> str:
+    # A finished training run has the tensors too: the command writes the model from them.
     if not (run / RESULT).is_file():
         return ""
-    return f"; or delete {run / RESULT} and give the training command again, which writes the model"
+    return f"; or delete {run / RESULT} and run the training command again, which writes the model"
 
 
 def read_record(folder: Path) -> ModelRecord:
-    """Reads all of a model but its tensors.
+    """Reads a model without its tensors, and compares all files with their checksums.
 
     Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if one of them is damaged or of another version; the message names it.
+        OSError: if a file cannot be read.
+        ValueError: if a file is damaged or of another version; the message names it.
     """
     record = ModelRecord(
         provenance=_read(folder / PROVENANCE, parse_json, _provenance),
@@ -230,24 +235,17 @@ def read_record(folder: Path) -> ModelRecord:
     )
     try:
         check_sums(folder, _READ)
-    except FileNotFoundError as problem:
-        name = Path(problem.filename).name
-        raise FileNotFoundError(
-            f"the model has no {name} at {folder}; {_remedy(folder)}"
+    except (FileNotFoundError, ValueError) as problem:
+        accept = f"cd {shlex.quote(str(folder))} && sha256sum {' '.join(_READ)} > {SUMS}"
+        raise ValueError(
+            f"{problem}; copy the whole folder again, or, if you changed it, run `{accept}`"
         ) from problem
-    except ValueError as problem:
-        raise ValueError(f"{problem}; {_remedy(folder)}") from problem
     return record
-
-
-def _remedy(folder: Path) -> str:
-    command = f"cd {shlex.quote(str(folder))} && sha256sum {' '.join(_READ)} > {SUMS}"
-    return f"copy its folder again, as a whole; if you changed it yourself: `{command}`"
 
 
 @dataclass(frozen=True)
 class _Labels:
-    """What `labels.json` holds."""
+    """Content of `labels.json`."""
 
     classes: tuple[ClassLabel, ...]
 
@@ -255,14 +253,9 @@ class _Labels:
 def _read(path: Path, parse: Callable[[str], Any], make: Callable[[Any], _T]) -> _T:
     try:
         return make(parse(read_text(path)))
-    except FileNotFoundError as problem:
-        raise FileNotFoundError(
-            f"the model has no {path.name} at {path.parent}; copy its folder again, as a whole"
-        ) from problem
     except ValueError as problem:
         raise ValueError(
-            f"{path} cannot be read ({shown_text(problem)}); copy the model's folder again, as a "
-            "whole"
+            f"{path} cannot be read ({shown_text(problem)}); copy the whole folder again"
         ) from problem
 
 
@@ -270,7 +263,7 @@ def _provenance(values: Any) -> Provenance:
     version = values.pop("format_version", None) if isinstance(values, dict) else None
     if shown(version) != str(MODEL_FORMAT):  # True would be equal to 1
         raise ValueError(
-            f"it is of version {shown(version)} of the model format, and this program reads "
+            f"it has version {shown(version)} of the model format, and this program reads "
             f"version {MODEL_FORMAT}"
         )
     return build(Provenance, values)
@@ -278,8 +271,3 @@ def _provenance(values: Any) -> Provenance:
 
 def _json(values: dict[str, Any]) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Tuples as lists, which is how YAML writes them."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

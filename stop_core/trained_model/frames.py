@@ -1,6 +1,6 @@
-"""How a video becomes the frames that a model was trained on.
+"""Preprocessing: from a video to the frames that a model was trained on.
 
-Shapes: N frames of a video, F decoded ones, T that the model is shown, S edge of their square.
+Shapes: N frames of a video, F decoded ones, T frames of the model's input, S edge of their square.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,30 +21,29 @@ Pixel = tuple[Finite, Finite, Finite]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What the evaluation of a training was shown of every video; `decoder` shows the same."""
+    """The frames that the evaluation of a training used; `decoder` returns the same."""
 
     frames: Positive
     """T, frames of a clip."""
     size: Positive
     """S, height and width of a frame, in pixels."""
     mean: Pixel
-    """Of red, green and blue, from 0 to 1; the model subtracts it itself."""
+    """Red, green and blue, from 0 to 1. The model itself subtracts it."""
     std: Pixel
-    """What the model divides by, likewise."""
+    """The model itself divides by it."""
     decoded_frames: Positive | None = None
-    """F: the middles of F equal segments of a video are decoded, frames floor((i + 1/2) * N / F),
-    and of them the middles of T equal segments are taken, likewise. Empty: F is T."""
+    """F: the frames floor((i + 1/2) * N / F) are decoded, the middles of F equal segments, and
+    the middles of T equal segments of them are used. None: F = T."""
     short_side: Positive | None = None
-    """The short side is resized to so many pixels (bicubic, antialiased), before the centre is
-    cropped. Empty: S."""
+    """Pixels of the short side after resizing (bicubic, antialiased), before the centre crop.
+    None: S."""
     square: bool = True
-    """Whether a centre square of `short_side` is cropped first, and then that of S in it: the two
-    crops may round differently by a pixel."""
+    """Whether a centre square of `short_side` is cropped first, and S from it. Cropping S directly
+    can differ by a pixel of rounding."""
 
     def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if min(self.frames, self.size) < 1:
+            raise ValueError(f"frames and size must be positive, got {self.frames} and {self.size}")
         frames, side = self.decoded
         if frames * side * side * 3 > MOST_CLIP_BYTES:
             raise ValueError(
@@ -54,16 +53,34 @@ class Preprocessing:
 
     @property
     def decoded(self) -> tuple[int, int]:
-        """F and the pixels of the short side, as they are decoded."""
+        """F and the pixels of the short side."""
         return self.decoded_frames or self.frames, self.short_side or self.size
 
     def decoder(self, timeout: float = DECODE_TIMEOUT) -> DecodeProcess:
-        """A guarded process whose `decode` yields such frames, uint8 [T, S, S, 3]."""
+        """Returns a guarded process whose `decode` yields such frames, uint8 [T, S, S, 3]."""
         return _ModelDecoder(self, timeout)
+
+    def decode(self, path: Path) -> DecodedClip:
+        """Decodes one video.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it cannot be decoded.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no video {path}")
+        process = self.decoder()
+        try:
+            (clip,) = process.decode([path])
+            if isinstance(clip, DecodeError):
+                raise ValueError(f"{path} cannot be decoded: {clip}")
+            return replace(clip, frames=clip.frames.copy())  # not of the process's memory
+        finally:
+            process.close()
 
 
 class _ModelDecoder(DecodeProcess):
-    """Decodes as the frame cache does, and then shows what the model is shown of the cache."""
+    """Decodes as for the frame cache, and selects as when a model reads the cache."""
 
     def __init__(self, how: Preprocessing, timeout: float) -> None:
         super().__init__(*how.decoded, timeout, crop=how.square)
@@ -71,9 +88,9 @@ class _ModelDecoder(DecodeProcess):
 
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
         for found in super().decode(paths):
-            yield found if isinstance(found, DecodeError) else self._shown(found)
+            yield found if isinstance(found, DecodeError) else self._select(found)
 
-    def _shown(self, clip: DecodedClip) -> DecodedClip:
+    def _select(self, clip: DecodedClip) -> DecodedClip:
         how = self._how
         if clip.frames.shape == (how.frames, how.size, how.size, 3):
             return clip
@@ -95,11 +112,11 @@ def preprocessing_of_cache(
     mean: Pixel,
     std: Pixel,
 ) -> Preprocessing:
-    """What a model is shown that was trained on a frame cache.
+    """Returns the preprocessing of a model that was trained on a frame cache.
 
     Args:
         cached: frames of a clip, pixels of their short side, and the crop of the cache.
-        shown: frames that the model is shown, None for all, and the pixels of their edge.
+        shown: frames of the model's input, None for all, and the pixels of their edge.
         mean: of the tower.
         std: of the tower.
     """

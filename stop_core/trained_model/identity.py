@@ -1,4 +1,4 @@
-"""A hash that tells whether two models give the same embeddings, or the same answers."""
+"""Hashes that are equal if two models give the same embeddings, or the same predictions."""
 
 import hashlib
 from dataclasses import asdict
@@ -8,12 +8,12 @@ import torch
 from stop_core.storage.atomic import hash_json
 from stop_core.trained_model.model import TrainedModel
 
-# Of the settings, what the computation depends on; the rest says how the tensors came to be.
+# The settings that inference depends on; the others only describe the training.
 _SETTINGS = ("method", "tower", "static_prompts", "context_tokens", "precision")
 
 
 def embedding_identity(trained: TrainedModel) -> str:
-    """Sixteen hex digits over all that decides an embedding: weights, settings, preprocessing."""
+    """Returns 16 hex digits of the hash of weights, settings and preprocessing."""
     digest = hashlib.sha256()
     for name, tensor in sorted(trained.model.prompt_state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
@@ -29,6 +29,6 @@ def embedding_identity(trained: TrainedModel) -> str:
 
 
 def answer_identity(trained: TrainedModel) -> str:
-    """The same over the classes too."""
+    """Returns 16 hex digits of the hash of `embedding_identity` and the classes."""
     classes = [asdict(label) for label in trained.classes]
     return hash_json([embedding_identity(trained), classes])[:16]

@@ -1,11 +1,11 @@
-"""An index of videos: their embeddings in one Parquet file, and whose embeddings they are.
+"""A search index: the embeddings of videos in one Parquet file, and the model that made them.
 
-    <index>/embeddings.parquet   a row a video: its name, and a vector of E float32
-    <index>/failures.parquet     the videos that have no vector, and why
-    <index>/parts/               what is done so far, while it is made
+    <index>/embeddings.parquet   one row per video: its name, and a vector of E float32
+    <index>/failures.parquet     the videos without a vector, and the reasons
+    <index>/parts/               the finished parts of `stop index`
 
-The model's identity stands in the metadata: a vector of another model would be comparable to
-nothing in it. The vectors have length 1, so a score is a cosine.
+The metadata holds the identity of the model, because vectors of different models cannot be
+compared. The vectors have length 1, so a score is a cosine.
 
 Shapes: M videos, N queries, E channels of the joint text-video space.
 """
@@ -28,7 +28,6 @@ from stop_core.storage.documents import (
     build,
     parse_json,
     read_parquet,
-    require_file,
     shown,
     shown_text,
 )
@@ -46,19 +45,19 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What an index says of itself."""
+    """Metadata of an index."""
 
     identity: str
-    """Of the model, as `embedding_identity` gives it."""
+    """The model's `embedding_identity`."""
     model: dict[str, Any]
-    """Where the model is, as `ModelChoice` writes it."""
+    """The model, as `ModelChoice.to_dict` returns it."""
     cache: str | None
-    """Where the videos are clips of a frame cache."""
+    """The frame cache that the videos are clips of."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One video that was found."""
+    """One result of a search."""
 
     row: int
     score: float
@@ -69,7 +68,7 @@ class SearchIndex:
 
     Raises:
         FileNotFoundError: if there is none at `folder`.
-        ValueError: if it is damaged, or of another version.
+        ValueError: if it is damaged, or has another version.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,7 +79,7 @@ class SearchIndex:
                 f"`stop index VIDEOS --index {shlex.quote(str(folder))}`"
             )
         try:
-            schema = pq.read_schema(require_file(path))
+            schema = pq.read_schema(path)
             self.info, digest = _info(schema.metadata or {})
             vector = schema.field("embedding").type if "embedding" in schema.names else None
             if not isinstance(vector, pa.FixedSizeListType) or vector.value_type != pa.float32():
@@ -93,40 +92,41 @@ class SearchIndex:
             self.embeddings_ME: NDArray[np.float32] = flat.reshape(len(table), vector.list_size)
             self.videos: list[dict[str, Any]] = table.drop_columns(["embedding"]).to_pylist()
             if digest != _digest(self.info, self.videos, flat):
-                raise ValueError("its content is not what was written")
+                raise ValueError("its content differs from its checksum")
         except (pa.ArrowException, OSError, ValueError) as problem:
             raise ValueError(
-                f"{path} is no index that can be read ({shown_text(problem)}): make it again"
+                f"the index {path} cannot be read ({shown_text(problem)}): make it again with "
+                "`stop index`"
             ) from problem
         self.folder = folder
 
     def check(self, identity: str) -> None:
-        """Refuses queries of another model.
+        """Refuses queries that were embedded by another model.
 
         Raises:
             ValueError: if `identity` is not that of the model that made the index.
         """
         if identity != self.info.identity:
             raise ValueError(
-                f"the index {self.folder} was made with the model {self.info.identity} and the "
-                f"query is of {identity}, whose embeddings mean something else: leave the model "
-                "out, which takes that of the index, or make an index with this one"
+                f"the index {self.folder} was made with the model {self.info.identity}, and its "
+                f"embeddings cannot be compared with those of {identity}: leave the model options "
+                "out to use the model of the index, or make another index with this one"
             )
 
     def nearest(self, query_E: NDArray[np.float32], most: int) -> list[Hit]:
-        """The `most` videos with the greatest cosine to the query; ties in the index's order."""
+        """Returns the `most` videos with the largest cosine to the query; ties in index order."""
         score_M = self.embeddings_ME @ query_E
         order = np.argsort(-score_M, kind="stable")[:most]
         return [Hit(int(row), float(score_M[row])) for row in order]
 
 
 def write_index(folder: Path, rows: pa.Table, info: IndexInfo) -> None:
-    """Writes an index in the place of one that is there; the embeddings appear last.
+    """Writes an index, and replaces an existing one. The embeddings are written last.
 
     Args:
         folder: of the index.
-        rows: `error`, `embedding` and what else is to be kept of each video.
-        info: what to say of it.
+        rows: `error`, `embedding` and other columns to store for each video.
+        info: metadata.
     """
     is_good = rows["error"].is_null()
     bad = rows.filter(pc.invert(is_good)).drop_columns(["embedding"])
@@ -138,17 +138,15 @@ def write_index(folder: Path, rows: pa.Table, info: IndexInfo) -> None:
     )
     videos = good.drop_columns(["embedding"]).to_pylist()
     digest = _digest(info, videos, vectors.flatten().to_numpy())
-    said = json.dumps({"format_version": INDEX_FORMAT, **vars(info), _DIGEST: digest})
-    for name, table in (
-        (INDEX_FAILURES, bad),
-        (EMBEDDINGS, good.replace_schema_metadata({_INFO: said})),
-    ):
+    metadata = {_INFO: json.dumps({"format_version": INDEX_FORMAT, **vars(info), _DIGEST: digest})}
+    tables = {INDEX_FAILURES: bad, EMBEDDINGS: good.replace_schema_metadata(metadata)}
+    for name, table in tables.items():
         with appearing(folder / name) as staging:
             pq.write_table(table, staging)
 
 
 def _digest(info: IndexInfo, videos: list[dict[str, Any]], vectors: NDArray[np.float32]) -> str:
-    """Over all that a search reads of an index."""
+    """Returns a hash of everything that a search reads."""
     return hash_json([vars(info), videos, hashlib.sha256(vectors.tobytes()).hexdigest()])
 
 
@@ -156,8 +154,6 @@ def _info(metadata: dict[bytes, bytes]) -> tuple[IndexInfo, object]:
     values = parse_json(metadata.get(_INFO, b"null").decode())
     version = values.pop("format_version", None) if isinstance(values, dict) else None
     if shown(version) != str(INDEX_FORMAT):  # True would be equal to 1
-        raise ValueError(
-            f"it is of version {shown(version)}, and this program reads {INDEX_FORMAT}"
-        )
+        raise ValueError(f"it has version {shown(version)}, and this program reads {INDEX_FORMAT}")
     digest = values.pop(_DIGEST, None)
     return build(IndexInfo, values), digest

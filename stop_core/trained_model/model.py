@@ -44,10 +44,10 @@ from stop_core.trained_model.frames import Preprocessing
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with all that is needed to use it. It is in evaluation mode and gives no gradients.
+    """A model with everything that inference needs, in evaluation mode and without gradients.
 
-    It computes what the evaluation at the end of its training did, in the same precision, to the
-    rounding of the device.
+    Its outputs equal those of the evaluation at the end of its training, in the same precision, up
+    to the rounding of the device.
     """
 
     model: VideoModel
@@ -65,21 +65,21 @@ class TrainedModel:
         *,
         tower: str | None = None,
     ) -> "TrainedModel":
-        """Loads a model from its folder, or from the folder of the training run that has it.
+        """Loads a model from its folder, or from the folder of its training run.
 
-        The CLIP tower is loaded as at the training: by open_clip's tag, or from the same file.
-        Only safetensors, JSON and YAML without tags are read: nothing of the folder runs.
+        The CLIP tower is loaded as for the training: by open_clip's tag, or from the same file.
+        Only safetensors, JSON and YAML without tags are read, so no code of the folder runs.
 
         Args:
             folder: on this machine.
-            device: where to put the model.
+            device: of the model.
             tower: "hf-hub:..." or "local-dir:..." of a model that was trained on such a tower.
-                A folder may come from anyone, so its own word for one is not taken.
+                A folder can come from anyone, so the tower that it names is not trusted.
 
         Raises:
             FileNotFoundError: if there is no model, or one of its files is missing.
-            ValueError: if a file is damaged, or the tower is not the one that it was trained on.
-            OSError: if the tower cannot be read or fetched.
+            ValueError: if a file is damaged, or the tower differs from that of the training.
+            OSError: if the tower cannot be read or downloaded.
         """
         found = find_model(Path(folder))
         record = read_record(found)
@@ -92,7 +92,7 @@ class TrainedModel:
         def accept(name: str, clip: nn.Module) -> None:
             _refuse_other_tower(found, record, _facts(name, clip))
 
-        # As a training does it: random weights are then the same ones.
+        # The same seed as in the training, so that random weights are the same.
         with torch.random.fork_rng(devices=[]):
             seed_weights(record.config.seed)
             clip = load_clip(record.config.tower, record.config.pretrained, accept)
@@ -114,20 +114,20 @@ class TrainedModel:
         templates: tuple[str, ...] = ("default",),
         device: torch.device | str = "cpu",
     ) -> "TrainedModel":
-        """CLIP as it is, with classes given by name: the average of the frames' embeddings.
+        """Returns CLIP without training, with classes by name: the mean of the frame embeddings.
 
         Args:
             tower: "tiny", "tiny-64", or any open_clip ViT.
             pretrained: see `stop_core.clip.pretrained`; None for the tiny ones.
-            labels: names of classes; empty for embeddings alone.
-            frames: T, of a clip.
+            labels: names of classes; empty for embeddings only.
+            frames: T, frames of a clip.
             templates: sentences with {} for the class, or the name of a set for any dataset.
-            device: where to put the model.
+            device: of the model.
 
         Raises:
-            ValueError: if the tower is unknown or unfit, or has no weights, or a label is empty,
-                there twice, or the same text as another one to CLIP.
-            OSError: if the weights cannot be read or fetched.
+            ValueError: if the tower is unknown or unsupported, or has no weights, or a label is
+                empty, repeated, or the same text as another one to CLIP.
+            OSError: if the weights cannot be read or downloaded.
         """
         config = ExperimentConfig(
             method="zero-shot", tower=tower, pretrained=pretrained, templates=templates
@@ -153,21 +153,21 @@ class TrainedModel:
     def with_labels(
         self, labels: Sequence[str], templates: tuple[str, ...] | None = None
     ) -> "TrainedModel":
-        """The same model asked about other classes, by the names that CLIP's text side reads.
+        """Returns the same model with other classes, as CLIP's text tower reads their names.
 
-        What was measured at its training says nothing of them, and is left out.
+        The metrics of the training are left out: they do not apply to other classes.
 
         Args:
             labels: names of classes.
-            templates: sentences with {} for the class; default: those that it was trained with.
+            templates: sentences with {} for the class; default: those of the training.
 
         Raises:
-            ValueError: if it is a linear probe, which knows its own classes alone, or a label is
-                empty, there twice, or the same text as another one to CLIP.
+            ValueError: if it is a linear probe, or a label is empty, repeated, or the same text as
+                another one to CLIP.
         """
         if self.config.method == "linear-probe":
             raise ValueError(
-                "a linear probe knows the classes of its training alone; leave the labels out, or "
+                "a linear probe knows only the classes of its training; leave the labels out, or "
                 "use a model of another method"
             )
         classes = _checked_labels(self.model, labels, templates or self.config.templates)
@@ -182,23 +182,23 @@ class TrainedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies; frames may lie anywhere."""
+        """Device of the model; frames can be on any."""
         return self.model.logit_scale.device
 
     @property
     def record(self) -> ModelRecord:
-        """All of it but the tensors."""
+        """The model without its tensors."""
         return ModelRecord(self.config, self.classes, self.preprocessing, self.provenance)
 
     @torch.no_grad()
     def embed_videos(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, S, S, 3] -> float32 embeddings [B, E], L2-normalised.
 
-        T need not be that of the training, but only that was measured. A linear probe embeds as
-        CLIP without training does.
+        T can differ from the training, but only that was measured. A linear probe embeds as CLIP
+        without training does.
 
         Raises:
-            ValueError: if the frames are of another type or shape.
+            ValueError: if the frames have another type or shape.
         """
         frames = frames.to(self.device)
         with autocast(self.config, self.device):
@@ -207,7 +207,7 @@ class TrainedModel:
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Sentences, whole and without {} -> float32 embeddings [N, E], L2-normalised."""
+        """Complete sentences, without {} -> float32 embeddings [N, E], L2-normalised."""
         embeddings_NE: Tensor = self.model.encode_text(texts or ["a"]).float()
         return embeddings_NE[: len(texts)]
 
@@ -216,7 +216,7 @@ class TrainedModel:
         """uint8 frames [B, T, S, S, 3] -> float32 logits [B, C].
 
         Raises:
-            ValueError: if the model has no classes, or the frames are of another type or shape.
+            ValueError: if the model has no classes, or the frames have another type or shape.
         """
         text_CE = self.class_embeddings
         frames = frames.to(self.device)
@@ -234,7 +234,7 @@ class TrainedModel:
 
     @cached_property
     def class_embeddings(self) -> Tensor:
-        """Embeddings of the classes' sentences, [C, E], made at first use.
+        """Embeddings of the classes' sentences, [C, E], computed at first use.
 
         Raises:
             ValueError: if the model has no classes.
@@ -242,14 +242,14 @@ class TrainedModel:
         if not self.classes:
             raise ValueError(
                 "this model was trained on captions and has no classes; use embed_videos and "
-                "embed_texts, or give classes by with_labels"
+                "embed_texts, or add classes with with_labels"
             )
         with torch.no_grad():
             texts = ClassTexts(self.model, [label.sentences for label in self.classes])
             return texts.embeddings()
 
     def save(self, folder: Path) -> None:
-        """Writes the model's folder, which appears whole, in the place of one that is there.
+        """Writes the model's folder atomically, and replaces an existing one.
 
         Raises:
             OSError: if it cannot be written.
@@ -259,17 +259,16 @@ class TrainedModel:
 
 
 def keep_model(folder: Path, record: ModelRecord, prompts: Path) -> None:
-    """Writes the folder of a model whose tensors lie in a file already."""
+    """Writes the folder of a model whose tensors are in the file `prompts`."""
     write_model(folder, record, partial(shutil.copyfile, prompts), render_card(record))
 
 
 def tower_facts(clip: FrozenClip) -> TowerFacts:
-    """Returns a fingerprint over every weight of a CLIP, and what it normalises pixels with.
+    """Returns a fingerprint of all weights of a CLIP, its input size, and its pixel mean and std.
 
-    An activation that the tower's name does not say is appended to the fingerprint.
-
-    It reads what is in memory, so that it also tells weights that were changed under the same tag
-    or file name. About a second for a gigabyte.
+    The fingerprint ends with the activation, if the tower's name does not imply it. It is computed
+    from the weights in memory, so that it detects weights that changed under the same tag or file
+    name. It takes about a second per gigabyte.
     """
     return _facts(clip.name, clip.model)
 
@@ -291,8 +290,8 @@ def _read_tensors(path: Path) -> Mapping[str, Tensor]:
         return load_file(require_file(path))
     except (SafetensorError, ValueError) as problem:
         raise ValueError(
-            f"{path} is not a safetensors file ({problem}); nothing else is read, because other "
-            "formats can run code. Copy the model's folder again, as a whole"
+            f"{path} is not a safetensors file ({problem}); no other format is read, because "
+            "others can run code. Copy the whole folder of the model again"
         ) from problem
 
 
@@ -301,17 +300,16 @@ def _refuse_other_tower(folder: Path, record: ModelRecord, found: TowerFacts) ->
     wanted = TowerFacts(origin.tower_fingerprint, how.mean, how.std, how.size)
     if found.fingerprint == f"{wanted.fingerprint}-quickgelu":
         raise ValueError(
-            f"the model {folder} was trained with GELU, and its weights {config.pretrained} of "
-            f"{config.tower} were trained with QuickGELU, which they have now: train it again"
+            f"the model {folder} was trained with GELU, and its tower {config.tower} now has the "
+            f"QuickGELU that the weights {config.pretrained} were trained with: train it again"
         )
     if found != wanted:
         raise ValueError(
             f"the model {folder} was trained on other weights of {config.tower} "
-            f"({config.pretrained or 'without a tag'}) than are found here: their fingerprint is "
-            f"{wanted.fingerprint} there and {found.fingerprint} here, size, mean and std are "
-            f"{wanted.size}, {wanted.mean}, {wanted.std} there and {found.size}, {found.mean}, "
-            f"{found.std} here. Install the versions of its model card, or set pretrained in "
-            f"{folder / 'config.yaml'} to the file of those weights, and its sum in {SUMS}"
+            f"({config.pretrained or 'without a tag'}) than those installed here: it needs "
+            f"{wanted}, and found {found}. Install the versions of its model card, or set "
+            f"pretrained in {folder / 'config.yaml'} to the file of those weights, and update its "
+            f"checksum in {SUMS}"
         )
 
 
@@ -322,7 +320,7 @@ def _checked_labels(
     if not all(names):
         raise ValueError("a label is empty; give every class a name")
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise ValueError(f"the labels {', '.join(twice)} are there twice; name each class once")
+        raise ValueError(f"the labels {', '.join(twice)} are repeated; name each class once")
     classes = label_classes(names, templates)
     if classes:
         ClassTexts(model, [label.sentences for label in classes]).refuse_twins(names)

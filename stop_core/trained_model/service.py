@@ -1,14 +1,15 @@
-"""Answering requests of strangers with a trained model: a video, its bytes, its frames, or a text.
+"""Answers untrusted requests with a trained model: a video, its bytes, its frames, or a text.
 
-Nothing that a request holds is trusted. A path must lie below a folder that the server was given,
-and without one every path is refused; bytes are bounded, and decoded in a guarded process with a
-deadline and a limit of memory. What is wrong with a request is told in its answer.
+Paths have to be inside the configured video folder; without one, every path is refused. The number
+of bytes is limited, and videos are decoded in a guarded process with a deadline and a memory limit.
+The answer to an invalid request is its error.
 
 Shapes: T frames of S x S pixels, C classes, E channels of the joint text-video space.
 """
 
 import base64
 import binascii
+import math
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -24,9 +25,10 @@ from stop_core.decoding import DecodeError
 from stop_core.trained_model.model import TrainedModel
 
 KINDS = ("path", "video", "frames", "text")
-"""What a request may hold; it holds exactly one of them."""
+"""Possible content of a request: exactly one of them."""
 
-
+ARTIFACT = "trained_model"
+"""Name of the trained model among the artifacts of an MLflow model."""
 OPTIONS: dict[str, Any] = {
     "video_folder": None,
     "device": "auto",
@@ -34,38 +36,38 @@ OPTIONS: dict[str, Any] = {
     "max_video_mib": 64,
     "decode_seconds": 20.0,
 }
-"""What whoever runs a server can choose; docs/serving.md says what each does."""
+"""Options of a server and their defaults; docs/serving.md explains them."""
 
 
 class RequestError(ValueError):
-    """What is wrong with a request, in a sentence for whoever sent it."""
+    """An invalid request; the message is for its sender."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may cost. The HTTP server in front has to bound the size of a request."""
+    """Limits of a request. The HTTP server in front has to limit the bytes of a request."""
 
     requests: int = 16
-    """Requests that are answered together."""
+    """Requests in one call."""
     video_bytes: int = 64 << 20
-    """Of an encoded video."""
+    """Bytes of an encoded video."""
     decode_seconds: float = 20.0
-    """Of one video; the decoding process is killed then."""
+    """Deadline for one video; after it the decoding process is killed."""
     text_letters: int = 2000
 
     def __post_init__(self) -> None:
-        for name in ("requests", "video_bytes", "decode_seconds", "text_letters"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
 
 
 class VideoService:
-    """Holds a model that is loaded once, and a process that decodes; safe for several threads.
+    """A loaded model and a decoding process. Thread-safe.
 
     Args:
-        model: what answers.
-        folder: below which a request may name files; None refuses every path.
-        limits: what a request may cost.
+        model: the trained model.
+        folder: requests can name files inside it; None refuses every path.
+        limits: of a request.
     """
 
     def __init__(
@@ -78,11 +80,14 @@ class VideoService:
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:
-        """Pays once for what the first request would wait for: folding, and the decoder."""
+        """Folds the weights and starts the decoder, so that the first request is fast."""
         how = self.model.preprocessing
         frames = torch.zeros(1, how.frames, how.size, how.size, 3, dtype=torch.uint8)
-        self._embed(frames)
-        # No such file: the process starts, and says so.
+        if self.model.classes:
+            self.model.class_probabilities(frames)
+        else:
+            self.model.embed_videos(frames)
+        # The file does not exist; the process starts and reports that.
         list(self._decoder.decode([Path("/nonexistent")]))
 
     def close(self) -> None:
@@ -90,20 +95,20 @@ class VideoService:
         self._decoder.close()
 
     def answer(self, requests: Sequence[Mapping[str, Any]], top: int = 5) -> list[dict[str, Any]]:
-        """Answers every request, in order; `error` is None or says what is wrong with it.
+        """Returns the answer to every request, in order; `error` is None or the reason.
 
         Args:
             requests: each holds one of "path", "video" (URL-safe base64 of a video file),
                 "frames" (URL-safe base64 of uint8 [T, S, S, 3]) or, for a model without classes,
                 "text". A value of None counts as absent.
-            top: classes of an answer, the most probable ones.
+            top: number of classes in an answer, the most probable ones.
 
         Returns:
             With classes: `label`, `probability` and `top`, a list of both. Without: `embedding`,
-            E numbers of length 1, to be compared by their product.
+            E numbers of length 1, to be compared by their dot product.
 
         Raises:
-            RequestError: if there are none or too many of them, or `top` is below 1.
+            RequestError: if there are no requests, or too many, or `top` is below 1.
         """
         if not 1 <= len(requests) <= self.limits.requests:
             raise RequestError(
@@ -126,42 +131,42 @@ class VideoService:
             return {**dict.fromkeys(empty), "error": str(problem)}
         if not self.model.classes:
             return self._embedding(self.model.embed_videos(frames))
-        probability_C = self.model.class_probabilities(frames)[0].cpu()
         labels = self.model.labels or ()
-        best = probability_C.topk(min(top, len(labels)))
-        found = [
-            {"label": labels[i], "probability": p}
-            for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        values, numbers = self.model.class_probabilities(frames)[0].topk(min(top, len(labels)))
+        best = [
+            {"label": labels[number], "probability": value}
+            for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
         ]
-        return {**found[0], "top": found, "error": None}
+        return {**best[0], "top": best, "error": None}
 
     @staticmethod
     def _embedding(embedding_1E: Tensor) -> dict[str, Any]:
         return {"embedding": embedding_1E[0].cpu().tolist(), "error": None}
 
-    def _embed(self, frames: Tensor) -> None:
-        if self.model.classes:
-            self.model.class_probabilities(frames)
-        else:
-            self.model.embed_videos(frames)
-
     def _text(self, value: str) -> str:
         if self.model.classes:
-            raise RequestError("this model answers with classes and takes no text; send a video")
+            raise RequestError("this model has classes and takes no text; send a video")
         if not value.strip() or len(value) > self.limits.text_letters:
-            raise RequestError(f"text must have 1 to {self.limits.text_letters} letters")
+            raise RequestError(f"text must have 1 to {self.limits.text_letters} characters")
         return value
 
     def _frames(self, kind: str, value: str) -> Tensor:
-        """uint8 [1, T, S, S, 3]."""
+        """Returns uint8 frames, [1, T, S, S, 3]."""
         if kind == "path":
             return self._decoded(self._allowed(value))
-        # Before it is decoded: base64 makes four letters of three bytes.
+        # Checked before decoding: base64 has four characters for three bytes.
         if len(value) > 4 * (self.limits.video_bytes // 3 + 1):
             raise RequestError(f"{kind} is longer than {self.limits.video_bytes} bytes")
         data = _from_base64(kind, value)
         if kind == "frames":
-            return self._raw(data)
+            how = self.model.preprocessing
+            shape = (1, how.frames, how.size, how.size, 3)
+            if len(data) != math.prod(shape):
+                raise RequestError(
+                    f"frames has {len(data)} bytes; send uint8 RGB of shape {list(shape[1:])}, "
+                    f"{math.prod(shape)} bytes"
+                )
+            return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
         with tempfile.TemporaryDirectory(prefix="stop-request-") as folder:
             path = Path(folder) / "video"
             path.write_bytes(data)
@@ -173,22 +178,12 @@ class VideoService:
             raise RequestError(f"the video cannot be decoded: {clip}")
         return torch.from_numpy(clip.frames.copy())[None]
 
-    def _raw(self, data: bytes) -> Tensor:
-        how = self.model.preprocessing
-        shape = (how.frames, how.size, how.size, 3)
-        if len(data) != how.frames * how.size * how.size * 3:
-            raise RequestError(
-                f"frames has {len(data)} bytes; send uint8 RGB of shape {list(shape)}, "
-                f"{how.frames * how.size * how.size * 3} bytes"
-            )
-        return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())[None]
-
     def _allowed(self, value: str) -> Path:
-        """The file that a path names, if it lies below the folder, links followed."""
+        """Returns the file of a path, if it is inside the folder after resolving links."""
         if self.folder is None:
             raise RequestError(
-                "this server reads no files; send the video itself, or let whoever runs the server "
-                "name a folder of videos in its configuration (video_folder)"
+                "this server reads no files; send the video itself, or ask the operator to set "
+                "video_folder in the server's configuration"
             )
         try:
             found = (self.folder / value).resolve()
@@ -197,18 +192,18 @@ class VideoService:
         except (OSError, ValueError, RuntimeError):  # a name too long, a NUL, a loop of links
             there = False
         if not there:
-            # Alike for all, so that nobody learns which files there are elsewhere.
-            raise RequestError("path names no file below the server's folder of videos")
+            # The same for all, so that it does not reveal which files exist elsewhere.
+            raise RequestError("path is not a file in the server's folder of videos")
         return found
 
 
 def _only(request: Mapping[str, Any]) -> tuple[str, str]:
     given = {kind: request.get(kind) for kind in KINDS}
-    # A table of requests of several kinds has NaN where a request has nothing.
+    # A table of several kinds of requests has NaN in empty cells.
     given = {k: v for k, v in given.items() if v is not None and v == v}
     if len(given) != 1:
         found = ", ".join(given) or "none of them"
-        raise RequestError(f"a request holds one of {', '.join(KINDS)}; this one has {found}")
+        raise RequestError(f"a request has one of {', '.join(KINDS)}; this one has {found}")
     ((kind, value),) = given.items()
     if not isinstance(value, str):
         raise RequestError(f"{kind} must be a text, got {type(value).__name__}")
@@ -217,8 +212,8 @@ def _only(request: Mapping[str, Any]) -> tuple[str, str]:
 
 def _from_base64(kind: str, value: str) -> bytes:
     try:
-        # The other alphabet too: `base64` of a shell writes that one.
+        # Both alphabets: the shell command `base64` writes the other one.
         plain = value.translate(str.maketrans("-_", "+/"))
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError) as problem:
-        raise RequestError(f"{kind} is not base64 ({problem}); use the URL-safe letters") from None
+        raise RequestError(f"{kind} is not base64 ({problem}); use the URL-safe alphabet") from None

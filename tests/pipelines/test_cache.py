@@ -86,7 +86,7 @@ def test_the_sheet_shows_frames_of_the_cache(cache: Path, tmp_path: Path) -> Non
     sheet = np.asarray(Image.open(to))
     clips = FrameCache(cache).split("test")
     last = clips.read([3])[0, 2].numpy().repeat(6, axis=0).repeat(6, axis=1)
-    assert np.array_equal(sheet[-4 - 96 : -4, -4 - 96 : -4], last)
+    assert np.array_equal(sheet[-30 - 96 : -30, -16 - 96 : -16], last)
     with pytest.raises(ValueError, match="no split 'valid'"):
         _run("sheet", cache, "--to", to, "--split", "valid")
 

@@ -1,4 +1,4 @@
-"""`stop export` keeps what computes the same as the model, whole, and nothing else."""
+"""`stop export` stores only programs that equal the model, atomically."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from stop_core.trained_model.model import TrainedModel
 
 @pytest.fixture
 def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A training run with a model; what is off by 1e-4 stands in for the exporter's program."""
+    """A training run with a model; the exporter is replaced by one with a difference of 1e-4."""
     model = TrainedModel.zero_shot("tiny", None, ["red", "blue"], frames=2)
     model.save(tmp_path / "run" / "model")
     (tmp_path / "run" / "result.json").write_text("{}")
@@ -34,7 +34,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
-def test_a_program_is_kept_with_what_says_how_to_use_it(run_folder: Path) -> None:
+def test_a_program_is_stored_with_labels_and_preprocessing(run_folder: Path) -> None:
     main(ExportConfig(ModelChoice(run_folder)))
     out = run_folder / "exports" / "torch"
     found = json.loads((out / "parity.json").read_text())["largest_difference"]
@@ -45,7 +45,7 @@ def test_a_program_is_kept_with_what_says_how_to_use_it(run_folder: Path) -> Non
         main(ExportConfig(ModelChoice(run_folder)))
 
 
-def test_an_export_writes_behind_no_link(run_folder: Path, tmp_path: Path) -> None:
+def test_an_export_follows_no_link(run_folder: Path, tmp_path: Path) -> None:
     (run_folder / "exports").mkdir()
     victim = tmp_path / "victim"
     victim.mkdir()
@@ -55,15 +55,15 @@ def test_an_export_writes_behind_no_link(run_folder: Path, tmp_path: Path) -> No
     assert (run_folder / "exports" / "torch" / "parity.json").is_file()
 
 
-def test_a_program_that_differs_too_much_is_refused_and_leaves_nothing(run_folder: Path) -> None:
+def test_a_program_that_differs_too_much_is_refused_and_not_stored(run_folder: Path) -> None:
     before = sorted(run_folder.rglob("*"))
-    with pytest.raises(RunError, match=r"differs from the model by 0\.0001.*nothing was kept"):
+    with pytest.raises(RunError, match=r"differs from the model by 0\.0001.*nothing was stored"):
         main(ExportConfig(ModelChoice(run_folder), tolerance=1e-5, out=run_folder / "here"))
     assert sorted(run_folder.rglob("*")) == before
     assert torch.is_grad_enabled()
 
 
-def test_clip_with_labels_is_a_model_too(run_folder: Path, tmp_path: Path) -> None:
+def test_clip_with_labels_can_be_exported(run_folder: Path, tmp_path: Path) -> None:
     choice = ModelChoice(tower="tiny", labels=("up", "down"), frames=3)
     main(ExportConfig(choice, "mlflow", output=tmp_path / "output"))
     inside = tmp_path / "output" / "exports" / "mlflow" / "artifacts" / "model"
@@ -72,7 +72,7 @@ def test_clip_with_labels_is_a_model_too(run_folder: Path, tmp_path: Path) -> No
     assert TrainedModel.load(tmp_path / "one" / "artifacts" / "model").labels == ("up",)
 
 
-def test_a_model_that_is_of_no_run_is_exported_to_the_output(
+def test_a_model_without_a_run_is_exported_to_the_output_folder(
     run_folder: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "shared" / "of a colleague"
@@ -86,11 +86,11 @@ def test_a_model_that_is_of_no_run_is_exported_to_the_output(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
-        ({"register": "a"}, "register needs --to mlflow"),
-        ({"register": "a", "to": "mlflow", "out": Path("x")}, "give register or out"),
-        ({"alias": "champion", "to": "mlflow"}, "alias needs register"),
+        ({"register": "a"}, "--register needs --to mlflow"),
+        ({"register": "a", "to": "mlflow", "out": Path("x")}, "give either --register or --out"),
+        ({"alias": "champion", "to": "mlflow"}, "--alias needs --register"),
         ({"register": "hmdb51/stop", "to": "mlflow"}, "an empty name, one with / or :"),
         ({"register": "hmdb51:1", "to": "mlflow"}, "an empty name, one with / or :"),
         ({"register": " ", "to": "mlflow"}, "an empty name, one with / or :"),
@@ -99,8 +99,6 @@ def test_a_model_that_is_of_no_run_is_exported_to_the_output(
         ({"tolerance": float("nan")}, "tolerance must be positive"),
     ],
 )
-def test_options_that_make_no_sense_together_are_refused(
-    options: dict[str, Any], told: str
-) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_contradicting_export_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ExportConfig(ModelChoice(Path("run")), **options)

@@ -1,8 +1,9 @@
-"""Laws of prediction: it is the evaluation, a bad file is a row, and a kill loses nothing."""
+"""Predictions equal the evaluation, a bad file is a row, and an interruption loses nothing."""
 
 import errno
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipelines.cli import folder_lock
 from pipelines.cli.errors import RunError
 from pipelines.cli.folder_lock import alone_in
 from pipelines.cli.video_options import WorkerOptions
@@ -21,16 +23,16 @@ from pipelines.inference.model_choice import ModelChoice
 from pipelines.inference.video_list import Video, list_videos
 from pipelines.inference.worker import VideoWorker, Work
 from pipelines.predict import PredictConfig, main
-from stop_core.cache import CacheConfig, CacheJob, FrameCache, write_shard
-from stop_core.datasets import DATASETS, select_clips
+from stop_core.cache import FrameCache
 from stop_core.storage.paths import RemotePath
 from stop_core.trained_model.model import TrainedModel
+from tests.caches import write_cache
 from tests.conftest import WriteVideo
 
 
 @pytest.fixture
 def videos(tmp_path: Path, write_video: WriteVideo) -> Path:
-    """Five videos in two folders, one of them broken, beside a text."""
+    """Five videos in two folders, one of them broken, and a text file."""
     root = tmp_path / "videos"
     for seed in range(4):
         write_video(root / f"class{seed % 2}" / f"v{seed}.mp4", frames=7 + seed, seed=seed)
@@ -47,7 +49,7 @@ def work(model_folder: Path) -> Work:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the videos that the model was asked about, as often as it was."""
+    """Names of the videos that workers processed, with repeats."""
     names: list[str] = []
     rows = VideoWorker.rows
 
@@ -59,20 +61,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_the_prediction_of_a_file_is_the_evaluation_of_its_cached_row(
+def test_the_prediction_of_a_file_equals_the_evaluation_of_its_cached_row(
     videos: Path, work: Work, model_folder: Path, tmp_path: Path
 ) -> None:
     (videos / "class0" / "broken.mp4").unlink()
     trained = TrainedModel.load(model_folder)
     how = trained.preprocessing
-    dataset = DATASETS["folder"]
-    selection = select_clips(dataset.read(videos, 1))
-    config = CacheConfig.of(dataset, selection, fold=1, frames=how.frames, size=how.size)
-    job = CacheJob.open(tmp_path / "cache", config, selection.clips)
-    for plan in job.plans:
-        write_shard(plan, config, videos, job.cache)
-    job.finish()
-    cache = FrameCache(tmp_path / "cache")
+    folder = tmp_path / "cache"
+    cache = FrameCache(write_cache("folder", videos, folder, frames=how.frames, size=how.size))
     expected = {}
     for split in cache.manifest.counts:
         clips = cache.split(split)
@@ -91,7 +87,7 @@ def test_the_prediction_of_a_file_is_the_evaluation_of_its_cached_row(
 
 
 @pytest.mark.usefixtures("decoded_here")
-def test_a_broken_video_is_a_row_and_changes_no_other(
+def test_a_broken_video_is_a_row_and_affects_no_other(
     videos: Path, work: Work, tmp_path: Path
 ) -> None:
     every = list_videos([str(videos)])
@@ -104,7 +100,7 @@ def test_a_broken_video_is_a_row_and_changes_no_other(
 
 
 @pytest.mark.usefixtures("decoded_here")
-def test_what_is_done_is_not_done_again_and_what_changes_is(
+def test_finished_videos_are_not_repeated_and_changed_ones_are(
     videos: Path, work: Work, tmp_path: Path, seen: list[str], write_video: WriteVideo
 ) -> None:
     job = VideoJob(tmp_path / "parts", work)
@@ -125,7 +121,7 @@ def test_what_is_done_is_not_done_again_and_what_changes_is(
 
 
 @pytest.mark.usefixtures("decoded_here")
-def test_a_kill_repeats_no_complete_part_and_loses_no_row(
+def test_resume_repeats_no_finished_part_and_loses_no_row(
     videos: Path, work: Work, tmp_path: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_module, "_MOST_A_PART", 2)
@@ -136,7 +132,7 @@ def test_a_kill_repeats_no_complete_part_and_loses_no_row(
 
     def killed(table: Any, staging: Path) -> None:
         rename(table, staging)
-        if "v2.mp4" in seen:  # written, but not yet under its name
+        if "v2.mp4" in seen:  # written, but not renamed yet
             raise KeyboardInterrupt
 
     job = VideoJob(tmp_path / "parts", work)
@@ -152,7 +148,7 @@ def test_a_kill_repeats_no_complete_part_and_loses_no_row(
     assert complete.isdisjoint(seen)
 
 
-def test_workers_of_ray_give_the_rows_of_one_process(
+def test_ray_workers_return_the_rows_of_one_process(
     videos: Path, work: Work, tmp_path: Path, local_ray: None
 ) -> None:
     every = list_videos([str(videos)])
@@ -161,7 +157,7 @@ def test_workers_of_ray_give_the_rows_of_one_process(
     _check_alike(here.to_pylist(), there.to_pylist())
 
 
-def test_workers_share_the_gpus_that_there_are_or_say_that_there_are_too_few() -> None:
+def test_workers_share_the_gpus_or_report_too_few() -> None:
     machine = {"CPU": 16.0, "GPU": 2.0}
     assert as_many_as_fit(machine, 0) == 16
     assert as_many_as_fit(machine, 1) == 2
@@ -170,13 +166,13 @@ def test_workers_share_the_gpus_that_there_are_or_say_that_there_are_too_few() -
         as_many_as_fit({"CPU": 16.0}, 0.5)
 
 
-def test_gpus_that_nobody_would_use_are_refused(work: Work, tmp_path: Path) -> None:
+def test_reserving_gpus_that_the_model_does_not_use_is_refused(work: Work, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--gpu"):
         VideoJob(tmp_path, work).run([], WorkerOptions(gpus_per_worker=1))
 
 
 @pytest.mark.usefixtures("decoded_here")
-def test_videos_of_a_store_are_fetched_one_by_one_and_its_failures_are_not_theirs(
+def test_remote_videos_are_downloaded_one_by_one_and_store_failures_are_not_rows(
     videos: Path, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together: list[int] = []
@@ -204,7 +200,7 @@ def test_videos_of_a_store_are_fetched_one_by_one_and_its_failures_are_not_their
     job = VideoJob(tmp_path / "parts", work)
     rows = job.run([Video(f"s3://bucket/{name}") for name in names], WorkerOptions(0)).to_pylist()
     assert ["gone" in row["video"] for row in rows] == [row["error"] is not None for row in rows]
-    assert max(together) <= 2  # of one that is decoded, and of the next
+    assert max(together) <= 2  # the one that is decoded, and the next
     for name, reason in (("full.mp4", "No space"), ("silent.mp4", "NETWORK_CONNECTION")):
         with pytest.raises(RunError, match=reason):
             job.run([Video(f"s3://bucket/{name}")], WorkerOptions(0))
@@ -213,8 +209,10 @@ def test_videos_of_a_store_are_fetched_one_by_one_and_its_failures_are_not_their
 
 @pytest.mark.usefixtures("decoded_here")
 def test_a_second_command_of_the_same_job_waits_for_the_first(
-    videos: Path, work: Work, tmp_path: Path, seen: list[str], capsys: pytest.CaptureFixture[str]
+    videos: Path, work: Work, tmp_path: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    waiting = threading.Event()
+    monkeypatch.setattr(folder_lock, "say", lambda text: waiting.set())
     job, every = VideoJob(tmp_path / "parts", work), list_videos([str(videos / "class1")])
     job.folder.mkdir()
     writing = job.folder / ".part-of-the-first.tmp"
@@ -222,14 +220,14 @@ def test_a_second_command_of_the_same_job_waits_for_the_first(
     with ThreadPoolExecutor() as pool:
         with alone_in(job.folder):
             second = pool.submit(job.run, every, WorkerOptions(0))
-            while "waiting" not in capsys.readouterr().err:
-                assert not second.done()
+            assert waiting.wait(60)
+            assert not second.done()
             assert writing.exists()
         assert len(second.result(60)) == len(seen) == 2
 
 
 def _check_alike(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
-    """The same rows; a batch of other videos may round otherwise."""
+    """Asserts equal rows, up to rounding: batches differ."""
     for one, other in zip(some, others, strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-6)
         assert {**one, "probabilities": 0} == {**other, "probabilities": 0}
@@ -240,7 +238,7 @@ def _config(videos: Path, tmp_path: Path, **options: Any) -> PredictConfig:
 
 
 @pytest.mark.usefixtures("decoded_here")
-def test_every_form_says_the_same(
+def test_every_format_has_the_same_rows(
     videos: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = ModelChoice(checkpoint=model_folder)
@@ -253,14 +251,14 @@ def test_every_form_says_the_same(
     assert read.schema.metadata[b"stop.run"] == b"a run"
     capsys.readouterr()
     main(_config(videos, tmp_path, model=model, top=2))
-    told = capsys.readouterr()
-    assert "broken.mp4  failed" in told.out
-    assert f"{rows[1]['probability']:.1%}  {rows[1]['label']}" in told.out
-    assert "1 of 5 videos failed" in told.err
+    printed = capsys.readouterr()
+    assert "broken.mp4  failed" in printed.out
+    assert f"{rows[1]['probability']:.1%}  {rows[1]['label']}" in printed.out
+    assert "1 of 5 videos failed" in printed.err
 
 
 @pytest.mark.usefixtures("decoded_here")
-def test_labels_of_the_command_line_take_the_place_of_the_models(
+def test_labels_of_the_command_line_replace_those_of_the_model(
     videos: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     for named in (ModelChoice(checkpoint=model_folder), ModelChoice(tower="tiny", frames=4)):
@@ -273,7 +271,7 @@ def test_labels_of_the_command_line_take_the_place_of_the_models(
             assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-6)
 
 
-def test_a_list_is_in_order_without_doubles_and_names_what_is_not_there(videos: Path) -> None:
+def test_listed_videos_are_sorted_and_unique_and_missing_ones_are_named(videos: Path) -> None:
     names = [video.name for video in list_videos([str(videos), str(videos / "class0/v0.mp4")])]
     assert names == sorted(set(names))
     assert not any(name.endswith(".txt") for name in names)
@@ -294,25 +292,25 @@ def test_a_list_is_in_order_without_doubles_and_names_what_is_not_there(videos: 
         ({"tower": "tiny", "templates": ("a {}",)}, "--labels"),
     ],
 )
-def test_a_choice_that_cannot_be_meant_is_refused(options: dict[str, Any], named: str) -> None:
+def test_contradicting_model_options_are_refused(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         ModelChoice(**options)
 
 
 @pytest.mark.usefixtures("decoded_here")
-def test_no_model_and_no_classes_are_told_what_to_do(videos: Path, tmp_path: Path) -> None:
+def test_a_missing_model_or_label_is_refused_with_the_option(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="--checkpoint"):
         main(_config(videos, tmp_path))
     with pytest.raises(RunError, match="--labels"):
         main(_config(videos, tmp_path, model=ModelChoice(tower="tiny")))
 
 
-def test_a_table_into_a_file_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"table is printed .* \.jsonl or \.parquet"):
+def test_writing_a_table_to_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"table is only printed: .* \.jsonl or \.parquet"):
         PredictConfig(videos=("v.mp4",), to=tmp_path / "out.txt", format="table")
 
 
-def test_files_that_a_choice_names_are_found_from_any_folder(
+def test_files_of_a_model_choice_become_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "weights.pt").touch()
@@ -327,6 +325,6 @@ def test_files_that_a_choice_names_are_found_from_any_folder(
     assert named.found(tmp_path) == named
 
 
-def test_a_choice_comes_back_from_json(model_folder: Path, tmp_path: Path) -> None:
+def test_a_model_choice_survives_json(model_folder: Path, tmp_path: Path) -> None:
     choice = ModelChoice(checkpoint=model_folder, labels=("a", "b"), templates=("a {}",))
     assert ModelChoice.from_dict(json.loads(json.dumps(choice.to_dict()))) == choice

@@ -1,4 +1,4 @@
-"""Laws of search: a video finds itself, files and their cache agree, a model answers its own."""
+"""A video finds itself, files and their cache agree, and other models are refused."""
 
 import json
 import shutil
@@ -20,11 +20,10 @@ from pipelines.index import main as make_index
 from pipelines.inference.model_choice import ModelChoice
 from pipelines.inference.video_list import Video
 from pipelines.search import SearchConfig, main
-from stop_core.cache import CacheConfig, CacheJob, write_shard
-from stop_core.datasets import DATASETS, select_clips
 from stop_core.storage import paths
 from stop_core.trained_model.index import SearchIndex, write_index
 from stop_core.trained_model.model import TrainedModel
+from tests.caches import write_cache
 from tests.conftest import WriteVideo
 
 pytestmark = pytest.mark.usefixtures("decoded_here")
@@ -50,18 +49,10 @@ def _index(tmp_path: Path, model: Path, name: str = "index", **options: Any) -> 
 
 
 def _cache(videos: Path, folder: Path, frames: int, size: int) -> Path:
-    """All clips for training."""
-    dataset = DATASETS["folder"]
-    selection = select_clips(dataset.read(videos, 1))
-    config = CacheConfig.of(dataset, selection, fold=1, frames=frames, size=size)
-    job = CacheJob.open(folder, config, selection.clips)
-    for plan in job.plans:
-        write_shard(plan, config, videos, job.cache)
-    job.finish()
-    return folder
+    return write_cache("folder", videos, folder, frames=frames, size=size)
 
 
-def test_a_video_finds_itself_and_a_text_is_the_product_with_its_embedding(
+def test_a_video_finds_itself_and_text_scores_are_dot_products(
     videos: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = _index(tmp_path, model_folder, videos=(str(videos),))
@@ -80,7 +71,7 @@ def test_a_video_finds_itself_and_a_text_is_the_product_with_its_embedding(
         assert picture.height > 4 * 160
 
 
-def test_a_file_that_is_gone_stays_found_and_is_dropped_by_the_next_index(
+def test_a_deleted_file_is_found_until_the_next_index(
     videos: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     folder = _index(tmp_path, model_folder, videos=(str(videos),))
@@ -91,7 +82,7 @@ def test_a_file_that_is_gone_stays_found_and_is_dropped_by_the_next_index(
     assert len(SearchIndex(folder).videos) == 3
 
 
-def test_an_index_of_a_cache_has_the_vectors_of_an_index_of_its_files(
+def test_indexes_of_a_cache_and_of_its_files_are_equal(
     videos: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     (videos / "a/broken.mp4").unlink()
@@ -109,12 +100,12 @@ def test_an_index_of_a_cache_has_the_vectors_of_an_index_of_its_files(
     assert len(found) == 2
 
 
-def test_a_cache_of_other_frames_than_the_models_or_without_a_clip_is_refused(
+def test_a_cache_with_other_frames_or_no_clip_is_refused(
     videos: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     how = TrainedModel.load(model_folder).preprocessing
     more = _cache(videos, tmp_path / "more", how.frames + 2, how.size)
-    with pytest.raises(RunError, match=r"holds 6 frames .* the model sees 4 frames .*--frames 4"):
+    with pytest.raises(RunError, match=r"has 6 frames .* the model needs 4 frames .*--frames 4"):
         _index(tmp_path, model_folder, cache=str(more))
     larger = _cache(videos, tmp_path / "larger", how.frames, 48)
     with pytest.raises(RunError, match=r"squares of 48 pixels.*squares of 32 pixels.*--size 32"):
@@ -124,7 +115,7 @@ def test_a_cache_of_other_frames_than_the_models_or_without_a_clip_is_refused(
         _index(tmp_path, model_folder, cache=str(alike), splits=("test",))
 
 
-def test_frames_are_those_of_the_clip_though_its_cache_has_changed(
+def test_the_sheet_has_the_frames_of_the_clip_after_the_cache_changed(
     videos: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     (videos / "a/broken.mp4").unlink()
@@ -146,7 +137,7 @@ def test_frames_are_those_of_the_clip_though_its_cache_has_changed(
 
 
 @pytest.mark.parametrize("of_cache", [False, True])
-def test_what_an_index_names_on_an_object_store_is_fetched_only_if_the_user_says_so(
+def test_remote_videos_of_an_index_are_downloaded_only_with_fetch(
     of_cache: bool,
     videos: Path,
     model_folder: Path,
@@ -186,7 +177,7 @@ def test_what_an_index_names_on_an_object_store_is_fetched_only_if_the_user_says
     assert asked
 
 
-def test_an_index_that_was_made_with_a_gpu_is_searched_where_the_command_says(
+def test_the_command_chooses_the_device_of_a_search(
     videos: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = _index(tmp_path, model_folder, videos=(str(videos),))
@@ -230,8 +221,8 @@ def test_texts_are_found_by_a_video(
         video=videos / "a/v0.mp4", texts=texts, model=model, output=tmp_path, json=True, top=2
     )
     found = main(config)
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert told == found
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert printed == found
     assert len(found) == 2
     assert found[0]["score"] >= found[1]["score"]
     assert len({one["text"] for one in found}) == 2
@@ -243,18 +234,18 @@ def test_texts_are_found_by_a_video(
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({}, "one of the two"),
-        ({"text": "a", "video": Path("v")}, "one of the two"),
+        ({}, "not both or none"),
+        ({"text": "a", "video": Path("v")}, "not both or none"),
         ({"text": "a", "texts": Path("t")}, "--video"),
         ({"text": "a", "top": 0}, "at least 1"),
     ],
 )
-def test_a_query_that_cannot_be_meant_is_refused(options: dict[str, Any], named: str) -> None:
+def test_contradicting_query_options_are_refused(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         SearchConfig(**options)
 
 
-def test_an_index_is_of_videos_or_of_a_cache() -> None:
+def test_an_index_has_either_videos_or_a_cache() -> None:
     for options in ({}, {"videos": ("a",), "cache": "b"}):
-        with pytest.raises(ValueError, match="one of the two"):
+        with pytest.raises(ValueError, match="not both or none"):
             IndexConfig(**options)  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
-"""Spoils what a stranger may hand over, at random, and looks at what reading it does.
+"""Mutates untrusted folders at random and checks how they are read.
 
     python tests/security/fuzz.py --mutants 500 [KIND ...]
 
-Every mutant has to be read, or refused by a ValueError or an OSError of one line, within the
-deadline. Nothing outside its folder may change, nothing may be asked of the network, and no file is
-read that does not fit its sum.
+Every mutant has to be read, or refused with a ValueError or OSError of one line, within the
+deadline. Nothing outside its folder may change, the network may not be used, and no file may be
+read whose checksum differs.
 """
 
 import argparse
@@ -43,7 +43,7 @@ NAMES: tuple[Any, ...] = (
     *("", ".", "..", "../x", "a/../../x", "/etc/x", "a//x", "a/", "./x", "~/x", "a\\..\\x"),
     *("a\0b", "a\nb", "a\x1b[2Jb", "\x85", "x" * 300, "x/" * 3000, "\ud800", "\u202ex"),
 )
-"""What leads elsewhere, or can be the name of nothing."""
+"""Names that lead outside a folder, or are invalid."""
 VALUES: tuple[Any, ...] = (
     *(*NAMES, None, True, False, 0, -1, 1, 0.5, -0.0, 2**31, 2**63, 10**18, 10**400, 1e308),
     *(float("nan"), float("inf"), [], {}, [[]], {"a": {}}, "1", "NaN", "a" * 64, "{}", ["x"]),
@@ -51,10 +51,10 @@ VALUES: tuple[Any, ...] = (
 )
 """Values of every type, at the ends of their ranges and beyond."""
 
-Spoil = Callable[[random.Random, Path, Path], None]
+Mutation = Callable[[random.Random, Path, Path], None]
 
 
-def spoil_bytes(rng: random.Random, file: Path, outside: Path) -> None:
+def mutate_bytes(rng: random.Random, file: Path, outside: Path) -> None:
     """Changes, removes, repeats or inserts some bytes."""
     data = bytearray(file.read_bytes())
     start = rng.randrange(len(data) + 1)
@@ -74,8 +74,8 @@ def spoil_bytes(rng: random.Random, file: Path, outside: Path) -> None:
     file.write_bytes(data)
 
 
-def spoil_file(rng: random.Random, file: Path, outside: Path) -> None:
-    """Puts something else in the place of a file, or of the folder that it is in."""
+def mutate_file(rng: random.Random, file: Path, outside: Path) -> None:
+    """Replaces a file or its folder."""
     match rng.randrange(7):
         case 0:
             file.unlink()
@@ -94,13 +94,13 @@ def spoil_file(rng: random.Random, file: Path, outside: Path) -> None:
             lock = file.with_name(".lock")
             lock.unlink(missing_ok=True)
             lock.symlink_to(outside / "victim")
-        case 6 if file.parent.name != "thing":  # a folder that is given may itself be a link
+        case 6 if file.parent.name != "thing":  # the given folder itself can be a link
             shutil.rmtree(file.parent)
             file.parent.symlink_to(outside / "folder")
 
 
-def spoil_document(rng: random.Random, file: Path, outside: Path) -> None:
-    """Changes a value of a JSON or YAML file, with a checksum that fits, as one who means it."""
+def mutate_document(rng: random.Random, file: Path, outside: Path) -> None:
+    """Changes a value of a JSON or YAML file, and updates its checksum."""
     text = file.read_text()
     is_yaml = file.suffix == ".yaml"
     value = yaml.safe_load(text) if is_yaml else json.loads(text)
@@ -118,7 +118,7 @@ def spoil_document(rng: random.Random, file: Path, outside: Path) -> None:
 
 
 def _change(rng: random.Random, value: Any) -> None:
-    """Follows a random way into a value and changes what is there, or its name."""
+    """Changes a random inner value, or its name."""
     while isinstance(value, dict | list) and value:
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
         key = rng.choice(keys)
@@ -137,8 +137,8 @@ def _change(rng: random.Random, value: Any) -> None:
         return
 
 
-def spoil_table(rng: random.Random, file: Path, outside: Path) -> None:
-    """Changes a column of a Parquet file: its type, a value, its name, or how many rows it has."""
+def mutate_table(rng: random.Random, file: Path, outside: Path) -> None:
+    """Changes a column of a Parquet file: its type, a value, its name, or the number of rows."""
     table = pq.read_table(file)
     number = rng.randrange(table.num_columns)
     name, rows = table.schema.names[number], table.to_pylist()
@@ -162,8 +162,8 @@ def spoil_table(rng: random.Random, file: Path, outside: Path) -> None:
     pq.write_table(table.replace_schema_metadata(metadata), file, use_dictionary=rng.random() < 0.5)
 
 
-def spoil_lines(rng: random.Random, file: Path, outside: Path) -> None:
-    """Puts a name that leads elsewhere into a list or a table."""
+def mutate_lines(rng: random.Random, file: Path, outside: Path) -> None:
+    """Writes a hostile name into a list or a table."""
     lines = file.read_text().split("\n")
     at = rng.randrange(len(lines))
     sign = rng.choice(" ,;\t/")
@@ -175,8 +175,8 @@ def spoil_lines(rng: random.Random, file: Path, outside: Path) -> None:
     file.write_text("\n".join(lines), encoding="utf-8", errors="surrogatepass")
 
 
-def spoil_pickle(rng: random.Random, file: Path, outside: Path) -> None:
-    """Changes a value of a pickle, or writes instructions that ask for much."""
+def mutate_pickle(rng: random.Random, file: Path, outside: Path) -> None:
+    """Changes a value of a pickle, or adds instructions that allocate a lot."""
     value = pickle.loads(file.read_bytes())
     _change(rng, value)
     data = pickle.dumps(value, protocol=rng.randrange(6))
@@ -185,19 +185,19 @@ def spoil_pickle(rng: random.Random, file: Path, outside: Path) -> None:
     file.write_bytes(data)
 
 
-def _ways(file: Path) -> list[Spoil]:
-    known: dict[str, Spoil] = {
-        **dict.fromkeys((".json", ".yaml"), spoil_document),
-        **dict.fromkeys((".txt", ".csv", ".tsv"), spoil_lines),
-        ".parquet": spoil_table,
-        ".pkl": spoil_pickle,
+def _ways(file: Path) -> list[Mutation]:
+    known: dict[str, Mutation] = {
+        **dict.fromkeys((".json", ".yaml"), mutate_document),
+        **dict.fromkeys((".txt", ".csv", ".tsv"), mutate_lines),
+        ".parquet": mutate_table,
+        ".pkl": mutate_pickle,
     }
     special = [known[file.suffix]] * 3 if file.suffix in known and file.stat().st_size else []
-    return [spoil_bytes, spoil_file, *special]
+    return [mutate_bytes, mutate_file, *special]
 
 
 def sign(folder: Path) -> bool:
-    """Makes the sums of a model folder or a checkpoint fit what is there; False if it has none."""
+    """Updates the checksums of a model or checkpoint; returns False if it has none."""
     if not (folder / SUMS).is_file():
         return False
     if all(path.is_file() and not path.is_symlink() for path in folder.iterdir()):
@@ -206,7 +206,7 @@ def sign(folder: Path) -> bool:
 
 
 def summed(folder: Path) -> list[tuple[str, bytes]]:
-    """The files that have a sum, with what is in them."""
+    """Returns the files that have a checksum, with their content."""
     if not (folder / SUMS).is_file():
         return []
     files = [path for path in folder.iterdir() if path.name not in (SUMS, CARD, ".lock")]
@@ -214,7 +214,7 @@ def summed(folder: Path) -> list[tuple[str, bytes]]:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, str]]:
-    """What a folder holds, byte for byte, with the times of change."""
+    """Returns size, mtime and hash of every file of a folder."""
     found = {}
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
@@ -225,7 +225,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, str]]:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Raises for any connection, and when the deadline has passed."""
+    """Raises for any connection, and after the deadline."""
 
     def refuse(*_: object) -> None:
         raise RuntimeError("the network was asked")
@@ -251,20 +251,20 @@ def guarded() -> Iterator[None]:
 def fuzz(
     kind: str, work: Path, made: Path, mutants: int, seed: int
 ) -> tuple[Counter[str], list[str]]:
-    """Reads so many mutants of one kind; returns their ends, and what must not be.
+    """Reads mutants of one kind; returns the outcomes and the faults.
 
     Args:
         kind: one of `KINDS`.
         work: an empty folder.
-        made: a folder that holds one of the kind as `thing`, and what belongs to it beside.
-        mutants: how many.
-        seed: of their choice.
+        made: a folder with one of the kind as `thing`, and the files that it needs.
+        mutants: their number.
+        seed: of the random choices.
     """
     _, read = KINDS[kind]
     outside = work / "outside"
     (outside / "folder").mkdir(parents=True)
     (outside / "victim").write_text("precious")
-    for number in range(3):  # as a staging file, a checkpoint and a record are called
+    for number in range(3):  # named like a staging file, a checkpoint and a record
         name = (".a.0123abcd.tmp", "checkpoint_000001", "00-file.json")[number]
         (outside / "folder" / name).write_text("precious")
     before = snapshot(outside)
@@ -274,11 +274,11 @@ def fuzz(
         inner = work / "inner"
         shutil.rmtree(inner, ignore_errors=True)
         shutil.copytree(made, inner)
-        files = list(files_of(inner / "thing"))  # most videos of an annotation are empty
+        files = list(files_of(inner / "thing"))  # most videos of the annotations are empty
         file = rng.choice([f for f in files if f.stat().st_size or rng.random() < 0.01])
         way = rng.choice(_ways(file))
         way(rng, file, outside)
-        # A stranger who changes a file can change its sum; damage and accidents do not.
+        # An attacker can update a checksum; accidental damage does not.
         signed = rng.random() < 0.5 and sign(inner / "thing")
         about = f"{kind} {seed} {number}: {way.__name__} {file.relative_to(inner)}"
         end = "read"
@@ -308,7 +308,7 @@ def fuzz(
 
 
 def main() -> None:
-    """Fuzzes, and prints the ends and the faults."""
+    """Fuzzes, and prints the outcomes and the faults."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="*", default=list(KINDS))
     parser.add_argument("--mutants", type=int, default=500)

@@ -1,4 +1,4 @@
-"""Whole folders of each kind that a stranger may hand over: made once, copied, and then spoilt."""
+"""Complete folders of each untrusted kind, to be copied and damaged."""
 
 import json
 import os
@@ -32,6 +32,7 @@ from stop_core.trained_model.index import IndexInfo, SearchIndex, write_index
 from stop_core.trained_model.model import TrainedModel, tower_facts
 from stop_core.training.checkpoint import Checkpoint, check_whole
 from stop_core.training.run_state import Origin, RunProgress
+from tests.caches import write_cache
 from tests.stop_core.datasets.conftest import TREES, make_tree_at
 
 CONFIG = ExperimentConfig(
@@ -41,17 +42,14 @@ NAMES = ("red_square", "blue_circle")
 
 
 def make_cache(folder: Path, write_video: Callable[..., Path]) -> None:
-    """A finished cache of two clips, with a failure."""
+    """Makes a finished cache of two clips, with a failure."""
     root = folder.parent / "videos"
     for split in ("train", "test"):
         write_video(root / split / "one.avi")
     (root / "clips.csv").write_text(
         "path,split,label\ntrain/one.avi,train,wave\ntest/one.avi,test,wave\ngone.avi,test,wave\n"
     )
-    job = _job(folder)
-    for plan in job.plans:
-        write_shard(plan, job.config, root, job.cache)
-    job.finish()
+    write_cache("csv", root, folder, frames=2, size=32)
 
 
 def _job(folder: Path) -> CacheJob:
@@ -62,7 +60,7 @@ def _job(folder: Path) -> CacheJob:
 
 
 def read_cache(folder: Path) -> None:
-    """Looks at every part of a cache, and exports it."""
+    """Reads every part of a cache, and exports it."""
     cache = FrameCache(folder)
     for split in cache.manifest.counts:
         clips = cache.split(split)
@@ -79,7 +77,7 @@ def read_cache(folder: Path) -> None:
 
 
 def read_job(folder: Path) -> None:
-    """Goes on with a cache that was begun elsewhere."""
+    """Resumes a cache that was begun elsewhere."""
     (folder / MANIFEST).unlink(missing_ok=True)
     job = _job(folder)
     root = folder.parent / "videos"
@@ -91,7 +89,7 @@ def read_job(folder: Path) -> None:
 
 
 def make_model(folder: Path) -> None:
-    """A model with prompts, that nobody trained."""
+    """Makes an untrained model with prompts."""
     clip = load_clip("tiny")
     facts = tower_facts(clip)
     model = build_method(CONFIG, clip, len(NAMES))
@@ -102,7 +100,7 @@ def make_model(folder: Path) -> None:
 
 
 def read_model(folder: Path) -> None:
-    """Loads a model and asks it."""
+    """Loads a model and runs it."""
     trained = TrainedModel.load(folder)
     how = trained.preprocessing
     trained.class_probabilities(
@@ -111,7 +109,7 @@ def read_model(folder: Path) -> None:
 
 
 def make_index(folder: Path) -> None:
-    """An index of three videos."""
+    """Makes an index of three videos."""
     folder.mkdir()
     rows = pa.table(
         {
@@ -128,7 +126,7 @@ def make_index(folder: Path) -> None:
 
 
 def read_index(folder: Path) -> None:
-    """Finds a video, as `stop search` does."""
+    """Searches a video, as `stop search` does."""
     index = SearchIndex(folder)
     ModelChoice.from_dict(index.info.model)
     for hit in index.nearest(np.zeros(index.embeddings_ME.shape[1], np.float32), 3):
@@ -137,7 +135,7 @@ def read_index(folder: Path) -> None:
 
 
 def make_checkpoint(folder: Path) -> None:
-    """A checkpoint of a layer and its optimiser."""
+    """Makes a checkpoint of a layer and its optimiser."""
     folder.mkdir()
     prompts = {"a.weight": torch.ones(3, 2)}
     state = {"state": {0: {"step": torch.ones(()), "exp_avg": torch.ones(3, 2)}}}
@@ -147,7 +145,7 @@ def make_checkpoint(folder: Path) -> None:
 
 
 def read_checkpoint(folder: Path) -> None:
-    """Reads a checkpoint, as a training that goes on does."""
+    """Reads a checkpoint as a resumed training does."""
     check_whole(folder)
     found = Checkpoint.load(folder, [])
     assert found.progress.order >= (0, 0, False)
@@ -155,7 +153,7 @@ def read_checkpoint(folder: Path) -> None:
 
 
 def make_run(folder: Path) -> None:
-    """What a finished training and a sweep leave, with a record for a store that was away."""
+    """Makes the folder of a finished training and a sweep, with a pending record."""
     folder.mkdir()
     numbers = {"val/top1": 0.5, "epoch": 1}
     TrainingResult(
@@ -168,7 +166,7 @@ def make_run(folder: Path) -> None:
 
 
 def read_run(folder: Path) -> None:
-    """Reads it as the same command given again would, and delivers what waits."""
+    """Reads the folder as a resumed command does, and delivers the pending records."""
     TrainingResult.load(folder)
     Trials(folder).ranked("val/top1")
     run = QueuedRun(folder, f"sqlite:///{folder.parent / 'none.db'}")
@@ -183,18 +181,18 @@ def read_run(folder: Path) -> None:
 
 
 def make_annotations(folder: Path) -> None:
-    """A small tree of every dataset that is read from annotations."""
+    """Makes a small tree of every dataset with annotations."""
     for name in TREES:
         make_tree_at(folder / name, name)
 
 
 def read_annotations(folder: Path) -> None:
-    """Reads every dataset; what one is refused for does not keep the others from being read."""
+    """Reads every dataset, and raises the first refusal at the end."""
     problems = []
     for name in sorted(TREES):
         try:
             for clip in DATASETS[name].read(folder / name, 1):
-                # A link among the videos is the user's own; they are only read.
+                # Links among the videos are allowed: they are the user's own, and only read.
                 path = os.path.normpath(folder / name / clip.path)
                 assert path.startswith(f"{folder}/{name}/"), clip.path
         except (ValueError, OSError) as problem:
@@ -203,7 +201,8 @@ def read_annotations(folder: Path) -> None:
         raise problems[0]
 
 
-Maker, Reader = Callable[..., None], Callable[[Path], None]
+Maker = Callable[..., None]
+Reader = Callable[[Path], None]
 KINDS: dict[str, tuple[Maker, Reader]] = {
     "model": (make_model, read_model),
     "manifest": (make_cache, read_cache),
@@ -216,5 +215,5 @@ KINDS: dict[str, tuple[Maker, Reader]] = {
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """The files of a folder, in an order that does not change."""
+    """Yields the files of a folder, sorted."""
     return (path for path in sorted(folder.rglob("*")) if path.is_file())

@@ -1,4 +1,4 @@
-"""Data that is not what its manifest says is never trained on, measured or embedded silently."""
+"""Data that differs from its manifest is never trained on, measured or embedded silently."""
 
 import hashlib
 import os
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,10 +39,13 @@ from stop_core.cache.integrity import BackgroundCheck, ChangedDataError
 from stop_core.cache.layout import open_writer, shard_schema
 from stop_core.cache.shards import plan_shards
 from stop_core.datasets import DATASETS, select_clips
-from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.experiment import ExperimentConfig, Method
 from stop_core.training.run_state import LAST_PROMPTS, Origin, read_progress
 from tests.tools import curves
 
+Damage = Callable[[Path, Path], object]
+Outcome = tuple[dict[str, np.ndarray], dict[str, list[tuple[int, float]]]]
+"""Weights of a training, and its logged metrics."""
 CONFIG = ExperimentConfig(
     stop=StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4),
     epochs=2, batch_size=4, warmup_steps=2, frames=2,
@@ -49,7 +53,7 @@ CONFIG = ExperimentConfig(
 
 
 def _make(root: Path, cache: Path, size: int = 32) -> Path:
-    """A finished cache of four training clips in two shards, and two of each other split."""
+    """Makes a cache of four training clips in two shards, and two clips of each other split."""
     selection = select_clips(DATASETS["csv"].read(root, 1))
     config = CacheConfig.of(DATASETS["csv"], selection, fold=1, frames=2, size=size)
     job = CacheJob.open(cache, config, selection.clips)
@@ -77,13 +81,13 @@ def whole(
 
 @pytest.fixture
 def cache(whole: tuple[Path, Path], tmp_path: Path) -> Path:
-    """A copy of the whole cache, to do harm to."""
+    """A copy of the complete cache, to damage it."""
     return Path(shutil.copytree(whole[0], tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One output folder for all, as an empty MLflow store takes seconds to make."""
+    """One output folder for all tests, because making an MLflow store takes seconds."""
     folder = tmp_path_factory.mktemp("output")
     open_experiment(folder, "csv")
     return folder
@@ -93,7 +97,7 @@ def _shard(cache: Path, name: str = "train-00000") -> Path:
     return cache / "data" / f"{name}.parquet"
 
 
-def _flip(column: str) -> Callable[[Path, Path], None]:
+def _flip(column: str) -> Damage:
     """Flips a bit of the last value of a column."""
 
     def damage(cache: Path, other: Path) -> None:
@@ -116,7 +120,7 @@ def _zero(cache: Path, other: Path) -> None:
     _shard(cache).write_bytes(data)
 
 
-def _swap(first: str, second: str) -> Callable[[Path, Path], None]:
+def _swap(first: str, second: str) -> Damage:
     def damage(cache: Path, other: Path) -> None:
         one, two = _shard(cache, first).read_bytes(), _shard(cache, second).read_bytes()
         _shard(cache, first).write_bytes(two)
@@ -125,7 +129,7 @@ def _swap(first: str, second: str) -> Callable[[Path, Path], None]:
     return damage
 
 
-def _copy(source: str, target: str) -> Callable[[Path, Path], None]:
+def _copy(source: str, target: str) -> Damage:
     return lambda cache, other: shutil.copyfile(_shard(cache, source), _shard(cache, target))
 
 
@@ -134,7 +138,7 @@ def _of_another_cache(cache: Path, other: Path) -> None:
 
 
 def _written_again(cache: Path, other: Path) -> None:
-    """Other labels in a valid file of the same size, footer and page layout."""
+    """Writes other labels in a valid file of the same size, footer and page layout."""
     path = _shard(cache)
     size = path.stat().st_size
     schema = shard_schema(FrameCache(cache).manifest.config, path.stem)
@@ -155,13 +159,13 @@ def _gone(cache: Path, other: Path) -> None:
 
 
 def _a_pipe(cache: Path, other: Path) -> None:
-    """Opening it would wait for ever."""
+    """Replaces a shard by a pipe, which blocks when opened."""
     _shard(cache).unlink()
     os.mkfifo(_shard(cache))
 
 
-def _edited(change: Callable[[dict], object]) -> Callable[[Path, Path], None]:
-    """Edits the manifest as somebody would who knows how its checksum is made."""
+def _edited(change: Callable[[dict[str, Any]], object]) -> Damage:
+    """Edits the manifest and updates its checksum."""
 
     def damage(cache: Path, other: Path) -> None:
         values = read_checked_json(cache / MANIFEST)
@@ -171,7 +175,7 @@ def _edited(change: Callable[[dict], object]) -> Callable[[Path, Path], None]:
     return damage
 
 
-# What the contents alone show, and what sizes, footers and the manifest show before.
+# Changes that only the contents reveal, and those that sizes, footers or the manifest reveal.
 IN_THE_CONTENTS = {
     "bit flipped in frames": _flip("frames"),
     "bit flipped in labels": _flip("label"),
@@ -199,21 +203,18 @@ AT_ONCE = {
 ALL = IN_THE_CONTENTS | AT_ONCE
 
 
-def _cases(damages: dict[str, Callable[[Path, Path], None]]) -> pytest.MarkDecorator:
+def _cases(damages: dict[str, Damage]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("damage", damages.values(), ids=damages.keys())
 
 
-Damage = Callable[[Path, Path], None]
-
-
 @_cases(AT_ONCE)
-def test_sizes_footers_and_manifest_are_compared_before_anything_is_read(
+def test_sizes_footers_and_manifest_are_compared_before_reading(
     cache: Path, whole: tuple[Path, Path], output: Path, damage: Damage
 ) -> None:
     assert find_cache(str(cache), output) == cache
     damage(cache, whole[1])
     with pytest.raises(ValueError, match=str(cache)):
-        find_cache(str(cache), output)  # of train and benchmark
+        find_cache(str(cache), output)  # used by train and benchmark
     for read in (_frames, _labels):
         with pytest.raises(ValueError, match=str(cache)):
             read(cache)
@@ -228,10 +229,10 @@ def _labels(cache: Path) -> list[Tensor]:
 
 
 @_cases(ALL)
-def test_no_changed_cache_passes_where_contents_are_compared(
+def test_every_change_is_detected_when_contents_are_compared(
     cache: Path, whole: tuple[Path, Path], tmp_path: Path, damage: Damage
 ) -> None:
-    FrameCache(cache).verify()  # and so it is remembered as it was
+    FrameCache(cache).verify()  # stores the hashes of the unchanged cache
     damage(cache, whole[1])
     with pytest.raises(ValueError, match=str(cache)):
         FrameCache(cache).verify()
@@ -243,7 +244,7 @@ def test_no_changed_cache_passes_where_contents_are_compared(
 def test_clips_of_a_changed_cache_are_not_embedded(cache: Path, tmp_path: Path) -> None:
     model = ModelChoice(tower="tiny", frames=2, labels=("jump", "wave"))
     worker = VideoWorker(Work(model, "labels", cache=str(cache)))
-    videos = [vars(video) for video in list_cached(worker.cache, ("train",))]
+    videos = [vars(video) for video in list_cached(FrameCache(cache), ("train",))]
     row = {"path": str(tmp_path / "part.parquet"), "videos": videos}
     assert not worker(row)["error"]
     (tmp_path / "part.parquet").unlink()
@@ -265,13 +266,13 @@ def _task(cache: Path, output: Path, name: str, config: ExperimentConfig = CONFI
 
 
 class _Killed(BaseException):
-    """Stands for SIGKILL: nothing in the code catches it."""
+    """Simulates SIGKILL: no code catches it."""
 
 
 class _Session(FolderSession):
     """Calls `then` after report number `at`."""
 
-    def __init__(self, folder: Path, at: int, then: Callable[[], None]) -> None:
+    def __init__(self, folder: Path, at: int, then: Callable[[], object]) -> None:
         super().__init__(folder)
         self.left, self.then = at, then
 
@@ -286,25 +287,23 @@ def _kill() -> None:
     raise _Killed
 
 
-def _told(task: WorkerTask) -> dict[str, list[tuple[int, float]]]:
+def _logged(task: WorkerTask) -> dict[str, list[tuple[int, float]]]:
     run = QueuedRun(task.folder, task.tracking_uri)
     assert run.deliver() is None
     return curves(task.tracking_uri, run.run_id)
 
 
 @pytest.fixture(scope="module")
-def unbroken(
-    whole: tuple[Path, Path], output: Path
-) -> tuple[dict[str, np.ndarray], dict[str, list[tuple[int, float]]]]:
+def unbroken(whole: tuple[Path, Path], output: Path) -> Outcome:
     task = _task(whole[0], output, "unbroken")
     WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
     latest = list_checkpoints(task.folder / CHECKPOINTS)[-1]
-    return load_file(latest / LAST_PROMPTS), _told(task)
+    return load_file(latest / LAST_PROMPTS), _logged(task)
 
 
 @pytest.mark.slow
 @_cases(ALL)
-def test_a_training_on_changed_data_has_no_result_and_measures_nothing(
+def test_a_training_on_changed_data_has_no_result_and_no_metrics(
     cache: Path,
     whole: tuple[Path, Path],
     output: Path,
@@ -320,12 +319,12 @@ def test_a_training_on_changed_data_has_no_result_and_measures_nothing(
         assert not progress.curve
         assert progress.final is None
         assert progress.unverified
-    assert not _told(task)
+    assert not _logged(task)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["linear-probe", "zero-shot", "clip4clip"])
-def test_no_method_measures_changed_data(cache: Path, output: Path, method: str) -> None:
+def test_no_method_measures_changed_data(cache: Path, output: Path, method: Method) -> None:
     IN_THE_CONTENTS["bit flipped in labels"](cache, cache)
     config = replace(CONFIG, method=method, epochs=0 if method == "zero-shot" else 1)
     training = TrainingRun(config, cache, output)
@@ -340,18 +339,20 @@ def test_no_method_measures_changed_data(cache: Path, output: Path, method: str)
 
 
 @pytest.mark.slow
-def test_a_shard_that_changes_during_a_training_ends_it_and_after_its_repair_it_resumes(
-    cache: Path, output: Path, unbroken: tuple[dict[str, np.ndarray], dict]
+def test_a_shard_that_changes_ends_the_training_which_resumes_after_its_repair(
+    cache: Path, output: Path, unbroken: Outcome
 ) -> None:
     task = _task(cache, output, "during")
     good = _shard(cache).read_bytes()
     damage = IN_THE_CONTENTS["bit flipped in frames"]
-    session = _Session(task.folder / CHECKPOINTS, 2, lambda: damage(cache, cache))  # an epoch's end
+    session = _Session(
+        task.folder / CHECKPOINTS, 2, lambda: damage(cache, cache)
+    )  # the end of an epoch
     with pytest.raises(ChangedDataError, match="not as it was made"):
         WorkerRun(task, session).run()
     latest = list_checkpoints(task.folder / CHECKPOINTS)[-1]
     assert read_progress(latest).step == 2
-    with pytest.raises(ChangedDataError, match="not as it was made"):  # a resume alike
+    with pytest.raises(ChangedDataError, match="not as it was made"):  # also after a resume
         WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
     _shard(cache).write_bytes(good)
     _ends_as_unbroken(task, unbroken, begins_at=2)
@@ -359,7 +360,7 @@ def test_a_shard_that_changes_during_a_training_ends_it_and_after_its_repair_it_
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Holds the hashing back until the event is set."""
+    """Delays the hashing until the event is set."""
     event, compare = threading.Event(), BackgroundCheck._compare
 
     def late(self: BackgroundCheck) -> None:
@@ -373,10 +374,10 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("repaired", [False, True])
-def test_a_checkpoint_of_data_that_was_not_verified_is_resumed_from_only_where_it_is_the_same_data(
+def test_an_unverified_checkpoint_is_resumed_only_with_the_same_data(
     cache: Path,
     output: Path,
-    unbroken: tuple[dict[str, np.ndarray], dict],
+    unbroken: Outcome,
     held: threading.Event,
     repaired: bool,
     capsys: pytest.CaptureFixture[str],
@@ -390,7 +391,7 @@ def test_a_checkpoint_of_data_that_was_not_verified_is_resumed_from_only_where_i
     first = latest_checkpoint(task.folder)
     assert first is not None
     assert read_progress(first).unverified
-    assert not _told(task)  # nothing of it leaves before it is verified
+    assert not _logged(task)  # nothing is delivered before verification
     held.set()
     if repaired:
         _shard(cache).write_bytes(good)
@@ -404,32 +405,37 @@ def test_a_checkpoint_of_data_that_was_not_verified_is_resumed_from_only_where_i
     assert ("not resumed from" in capsys.readouterr().err) == repaired
 
 
-def _ends_as_unbroken(
-    task: WorkerTask, unbroken: tuple[dict[str, np.ndarray], dict], begins_at: int
-) -> None:
+def _ends_as_unbroken(task: WorkerTask, unbroken: Outcome, begins_at: int) -> None:
     run = WorkerRun(task, FolderSession(task.folder / CHECKPOINTS))
     assert run.progress.step == begins_at
     run.run()
     weights = load_file(list_checkpoints(task.folder / CHECKPOINTS)[-1] / LAST_PROMPTS)
     assert all(np.array_equal(weights[name], values) for name, values in unbroken[0].items())
-    assert _told(task) == unbroken[1]
+    assert _logged(task) == unbroken[1]
 
 
-def test_a_shard_that_is_repaired_before_it_was_hashed_is_still_refused(
+def test_a_shard_that_is_repaired_before_hashing_is_refused(
     cache: Path, held: threading.Event
 ) -> None:
     good = _shard(cache).read_bytes()
     IN_THE_CONTENTS["bit flipped in frames"](cache, cache)
     contents = FrameCache(cache).watch(["train"])
-    _shard(cache).write_bytes(good)  # what was read of it meanwhile was not this
+    _shard(cache).write_bytes(good)  # the training may have read the damaged data
     held.set()
     with pytest.raises(ChangedDataError, match="was changed while"):
         contents.wait()
 
 
-def test_a_machine_reads_the_contents_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_contents_are_hashed_once_per_machine(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(hashed, "hash_file", lambda path: read.append(path) or _sum(path))
+
+    def hash_and_note(path: Path) -> str:
+        read.append(path)
+        return _sum(path)
+
+    monkeypatch.setattr(hashed, "hash_file", hash_and_note)
     size = len(list((cache / "data").iterdir()))
     FrameCache(cache).verify()
     assert len(read) == len(set(read)) == size
@@ -438,13 +444,13 @@ def test_a_machine_reads_the_contents_once(cache: Path, monkeypatch: pytest.Monk
     contents.wait()
     assert contents.is_verified()
     assert len(read) == size
-    _shard(cache).touch()  # another time of change, the same bytes
+    _shard(cache).touch()  # another mtime, the same bytes
     contents.wait()
     FrameCache(cache).verify()
     assert len(read) == size + 1
 
 
-def test_a_change_that_restores_size_and_time_is_seen(cache: Path) -> None:
+def test_a_change_that_restores_size_and_mtime_is_detected(cache: Path) -> None:
     FrameCache(cache).verify()
     before = _shard(cache).stat()
     IN_THE_CONTENTS["region zeroed"](cache, cache)
@@ -454,7 +460,7 @@ def test_a_change_that_restores_size_and_time_is_seen(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["garbage", "unwritable"])
-def test_what_a_machine_remembers_is_never_needed(
+def test_stored_hashes_are_optional(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     folder = tmp_path / "machine"
@@ -472,11 +478,11 @@ def test_what_a_machine_remembers_is_never_needed(
         FrameCache(cache).verify()
 
 
-def test_shards_that_do_not_name_themselves_are_read_and_compared_by_their_hashes(
+def test_shards_without_a_name_are_read_and_compared_by_their_hashes(
     cache: Path,
 ) -> None:
     manifest, entries = Manifest.load(cache), []
-    for entry in manifest.shards:  # as the format's version 2 was written at first
+    for entry in manifest.shards:  # as the first programs with version 2 wrote it
         path = _shard(cache, entry.name)
         schema = shard_schema(manifest.config, entry.name)
         schema = schema.with_metadata(

@@ -1,4 +1,4 @@
-"""No file that is read can run code: not a pickle, under whatever name, and no YAML with tags."""
+"""No file can run code when it is read: neither a pickle of any name, nor YAML with tags."""
 
 import ast
 import os
@@ -13,17 +13,17 @@ import torch
 from pipelines.cli.options import parse
 from pipelines.sweeping.read_space import read_space
 from pipelines.train import TrainConfig
-from stop_core.cache import CacheConfig, CacheJob, FrameCache, write_shard
+from stop_core.cache import FrameCache
 from stop_core.clip.loading import load_clip
-from stop_core.datasets import DATASETS, select_clips
 from stop_core.settings.class_templates import find_templates
 from stop_core.training.checkpoint import AVERAGE, BEHAVIOUR, BEST_PROMPTS, OPTIMIZER, Checkpoint
 from stop_core.training.run_state import LAST_PROMPTS, Origin, RunProgress
+from tests.caches import write_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 _RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "_pickle"}
-# MSVD's captions are published as a pickle; its reader takes dictionaries, lists and texts alone.
-# OpenAI's weights are TorchScript archives, whose reader takes tensors and plain values alone.
+# MSVD's captions are published as a pickle; its reader accepts only dictionaries, lists and texts.
+# OpenAI's weights are TorchScript archives; the reader accepts only tensors and plain values.
 _MAY = {
     "stop_core/datasets/msvd.py": "pickle",
     "stop_core/clip/weights.py": "pickle",
@@ -42,7 +42,7 @@ def _sources() -> Iterator[tuple[str, ast.AST]]:
 
 
 def _dangers(tree: ast.AST) -> Iterator[str]:
-    """What of a source can run code that a file brings."""
+    """Yields the calls and imports that can run code of a file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.split(".")[-1] in _RUNS_CODE)
@@ -61,7 +61,7 @@ def _dangers(tree: ast.AST) -> Iterator[str]:
                     yield f"{name} with {word}"
 
 
-def test_no_source_has_a_way_to_run_what_a_file_brings() -> None:
+def test_no_source_can_run_code_of_a_file() -> None:
     found = {path: [d for d in _dangers(tree) if d != _MAY.get(path)] for path, tree in _sources()}
     assert len(found) > 100
     assert {path: dangers for path, dangers in found.items() if dangers} == {}
@@ -80,7 +80,7 @@ def test_no_source_has_a_way_to_run_what_a_file_brings() -> None:
         "eval(text)",
     ],
 )
-def test_the_law_above_sees_each_of_them(source: str) -> None:
+def test_the_check_of_the_sources_detects_each_danger(source: str) -> None:
     assert list(_dangers(ast.parse(source)))
 
 
@@ -94,7 +94,7 @@ class _Bomb:
 
 @pytest.fixture
 def bomb(tmp_path: Path) -> Iterator[Path]:
-    """A pickle that makes a folder when it is loaded, which it must not be."""
+    """A pickle that makes a folder if it is loaded; asserts that it was not."""
     target = tmp_path / "ran"
     path = tmp_path / "bomb"
     path.write_bytes(pickle.dumps({"state_dict": _Bomb(target)}))
@@ -118,7 +118,7 @@ def test_a_pickle_in_a_checkpoint_is_refused(tmp_path: Path, bomb: Path, name: s
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
-def test_a_pickle_in_the_place_of_a_towers_weights_is_refused(
+def test_a_pickle_instead_of_tower_weights_is_refused(
     tmp_path: Path, bomb: Path, ending: str
 ) -> None:
     if ending == ".pt":
@@ -138,7 +138,7 @@ def test_a_pickle_in_a_cache_is_refused(
     assert len(FrameCache(cache).split("train").read([0])) == 1
     damaged = shard if name == "shard" else files[name]
     damaged.write_bytes(bomb.read_bytes().ljust(damaged.stat().st_size, b"\0"))
-    if name == "job.json":  # of no use to a finished cache, and not looked at
+    if name == "job.json":  # not read in a finished cache
         assert len(FrameCache(cache).split("train").read([0])) == 1
         return
     with pytest.raises(ValueError, match=damaged.name):
@@ -146,21 +146,14 @@ def test_a_pickle_in_a_cache_is_refused(
 
 
 def _cache(root: Path, write_video: Callable[..., Path]) -> Path:
-    """A finished cache of one clip."""
+    """Makes a finished cache of one clip."""
     write_video(root / "wave" / "one.avi")
     (root / "clips.csv").write_text("path,split,label\nwave/one.avi,train,wave\n")
-    dataset = DATASETS["csv"]
-    selection = select_clips(dataset.read(root, 1))
-    config = CacheConfig.of(dataset, selection, fold=1, frames=2, size=32)
-    job = CacheJob.open(root / "cache", config, selection.clips)
-    for plan in job.plans:
-        write_shard(plan, config, root, job.cache)
-    job.finish()
-    return root / "cache"
+    return write_cache("csv", root, root / "cache", frames=2, size=32)
 
 
 @pytest.mark.parametrize("what", ["config", "templates", "space"])
-def test_yaml_that_asks_for_an_object_is_refused(
+def test_yaml_with_object_tags_is_refused(
     tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target, path = tmp_path / "ran", tmp_path / "file.yaml"

@@ -1,4 +1,4 @@
-"""What a stranger hands over is read or refused, whatever is done to it; see fuzz.py."""
+"""Damaged untrusted folders are read or refused; see fuzz.py."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.security.strangers import KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_spoilt_one_is_read_or_refused_and_nothing_else_happens(
+def test_a_mutant_is_read_or_refused_and_nothing_else_happens(
     kind: str, tmp_path: Path, write_video: Callable[..., Path]
 ) -> None:
     make, _ = KINDS[kind]

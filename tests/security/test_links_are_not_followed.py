@@ -1,4 +1,4 @@
-"""What is written into a folder that came from outside goes through no link planted there."""
+"""Writing into an untrusted folder follows no link in it."""
 
 import shutil
 from collections.abc import Callable
@@ -34,14 +34,14 @@ def made(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Pa
 
 @pytest.fixture
 def inner(made: Path, tmp_path: Path) -> Path:
-    """What a stranger hands over, in a folder of its own."""
+    """The untrusted folders, in a separate folder."""
     shutil.copytree(made, tmp_path / "inner")
     return tmp_path / "inner"
 
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """Files of the user, called as those that are written, replaced and removed."""
+    """Files of the user, with the names of files that the program writes, replaces and removes."""
     folder = tmp_path / "outside"
     (folder / "checkpoint_000001").mkdir(parents=True)
     (folder / ".checkpoint_x").mkdir()
@@ -60,7 +60,7 @@ def _plant(place: Path, target: Path) -> None:
 
 
 def _run(folder: Path) -> None:
-    """All that is written into the folder of a run."""
+    """Does everything that writes into the folder of a run."""
     with alone_in(folder):
         move_damaged_aside(folder)
         write_checkpoint(folder, lambda staging: None)
@@ -92,7 +92,7 @@ def _run(folder: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("target", ["victim", ".", "checkpoint_000001", "absent"])
-def test_nothing_leaves_the_folder_of_a_run(
+def test_no_link_in_a_run_is_written_through(
     inner: Path, outside: Path, name: str, target: str
 ) -> None:
     _plant(inner / "run" / name, outside / target)
@@ -110,7 +110,7 @@ def test_nothing_leaves_the_folder_of_a_run(
     ],
 )
 @pytest.mark.parametrize("target", ["victim", ".", "absent"])
-def test_nothing_leaves_the_folder_of_a_cache(
+def test_no_link_in_a_cache_is_written_through(
     inner: Path, outside: Path, name: str, target: str
 ) -> None:
     _plant(inner / "cache" / name, outside / target)

@@ -1,4 +1,4 @@
-"""Names that a file brings, of a dataset, a shard, a split or a video, lead nowhere else."""
+"""Names of datasets, shards, splits and videos in untrusted files stay inside their folder."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ OUT = ("../outside", "a/../../outside", "/outside", "..", "a\0b", "a//outside", 
 
 @pytest.fixture
 def cache(made: Path, tmp_path: Path) -> Path:
-    """A finished cache of two clips, below a folder that nothing must leave."""
+    """A finished cache of two clips, in a folder that no name may leave."""
     shutil.copytree(made, tmp_path / "inner")
     return tmp_path / "inner" / "cache"
 
@@ -60,14 +60,14 @@ def _make(root: Path, clips: list[Clip]) -> Path:
 
 
 def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """As somebody would who knows how the checksum is made."""
+    """Edits a file and updates its checksum."""
     values = read_checked_json(path)
     change(values)
     write_checked_json(path, values)
 
 
 @pytest.mark.parametrize("name", OUT)
-def test_a_manifest_cannot_name_a_dataset_or_shard_elsewhere(cache: Path, name: str) -> None:
+def test_a_manifest_cannot_name_a_dataset_or_shard_outside(cache: Path, name: str) -> None:
     whole = (cache / MANIFEST).read_text()
     _edit(cache / MANIFEST, lambda v: v["config"].update(dataset=name))
     with pytest.raises(
@@ -83,7 +83,7 @@ def test_a_manifest_cannot_name_a_dataset_or_shard_elsewhere(cache: Path, name: 
 
 
 @pytest.mark.parametrize("name", OUT)
-def test_exported_pictures_stay_below_their_folder(cache: Path, tmp_path: Path, name: str) -> None:
+def test_exported_pictures_stay_in_their_folder(cache: Path, tmp_path: Path, name: str) -> None:
     rows = list(DATASETS["csv"].read(cache.parent, 1))
     hostile = [Clip(**{**vars(clip), "video_id": f"{name}/{i}"}) for i, clip in enumerate(rows)]
     (cache.parent / "cache").rename(cache.parent / "before")
@@ -97,7 +97,7 @@ def test_exported_pictures_stay_below_their_folder(cache: Path, tmp_path: Path, 
 
 
 class _Bucket(RemotePath):
-    """A store with whatever keys its owner has thought of."""
+    """A store with hostile keys."""
 
     keys: ClassVar[tuple[str, ...]] = ()
 
@@ -114,10 +114,10 @@ class _Bucket(RemotePath):
 @pytest.mark.parametrize(
     "form", ["/{}", "//{}", "a/{}", "../..{}", "a/../../..{}", "./{}", "a\0{}"]
 )
-def test_a_key_of_a_bucket_touches_no_file_here(
+def test_a_key_of_a_bucket_changes_no_local_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, ending: str, form: str
 ) -> None:
-    """`<data root>//home/me/x` is listed as `/home/me/x`, which `/` joins to nothing at all."""
+    """`<data root>//home/me/x` is listed as `/home/me/x`, and `Path / "/x"` is `/x`."""
     victim = tmp_path / f"victim{ending}"
     victim.write_text("precious")
     before = victim.stat()
@@ -131,7 +131,7 @@ def test_a_key_of_a_bucket_touches_no_file_here(
     assert victim.stat().st_mtime_ns == before.st_mtime_ns
 
 
-def test_keys_that_a_disk_cannot_have_together_are_one_sentence(
+def test_keys_that_are_both_file_and_folder_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for keys in (("a", "a/b"), ("a/b", "a"), ("a", "a")):
@@ -144,7 +144,7 @@ def test_keys_that_a_disk_cannot_have_together_are_one_sentence(
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "a/../../b", "a//b", "a\0b", "a\nb"])
-def test_shards_of_a_store_are_fetched_into_their_own_folder(
+def test_downloaded_shards_stay_in_their_folder(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("STOP_CACHE_FOLDER", str(tmp_path / "inner" / "fetched"))
@@ -158,27 +158,31 @@ def test_shards_of_a_store_are_fetched_into_their_own_folder(
     assert not [path for path in tmp_path.iterdir() if path.name != "inner"]
 
 
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
+
+
 @pytest.mark.parametrize("name", OUT)
-def test_a_record_of_a_run_cannot_name_a_file_elsewhere(tmp_path: Path, name: str) -> None:
-    """A file that a waiting record names is sent to the tracking store."""
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_pending_record_cannot_name_a_file_outside(
+    tmp_path: Path, client: MlflowClient, name: str
+) -> None:
+    """The file of a pending record is uploaded to the tracking store."""
     record = {"kind": "file", "name": name, "artifact_folder": None}
     with pytest.raises(RefusedError, match="the name"):
         write_record(client, "id", record, tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", OUT)
-def test_a_run_of_mlflow_cannot_name_a_folder_elsewhere(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RunError, match="is no id of an MLflow run"):
+def test_an_mlflow_run_cannot_name_a_folder_outside(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunError, match="is not the id of an MLflow run"):
         ModelChoice(run=name).found(tmp_path)
 
 
 @pytest.mark.parametrize("dataset", sorted(TREES))
 @pytest.mark.parametrize("name", OUT[:4])
-def test_no_list_of_any_dataset_leads_out_of_its_root(
-    tmp_path: Path, dataset: str, name: str
-) -> None:
-    """In every list, the name of a video is replaced wherever it stands."""
+def test_no_list_of_a_dataset_leaves_its_root(tmp_path: Path, dataset: str, name: str) -> None:
+    """Replaces the name of a video everywhere in every list."""
     make_tree_at(tmp_path / "root", dataset)
     first = DATASETS[dataset].read(tmp_path / "root", 1)[0]
     names = {Path(first.path).stem, Path(first.path).name, first.path, first.source, "wave"}
@@ -197,7 +201,7 @@ def test_no_list_of_any_dataset_leads_out_of_its_root(
 
 
 @pytest.mark.parametrize("name", OUT)
-def test_an_annotation_cannot_name_a_file_elsewhere(tmp_path: Path, name: str) -> None:
+def test_an_annotation_cannot_name_a_file_outside(tmp_path: Path, name: str) -> None:
     (tmp_path / "clips.csv").write_text(f"path,split,label\n{name}.avi,train,wave\n")
     if name == "..":  # with its ending it is a plain file name
         assert len(DATASETS["csv"].read(tmp_path, 1)) == 1
@@ -206,7 +210,7 @@ def test_an_annotation_cannot_name_a_file_elsewhere(tmp_path: Path, name: str) -
         DATASETS["csv"].read(tmp_path, 1)
 
 
-def test_a_run_is_named_by_hashes_and_known_words(cache: Path) -> None:
+def test_the_name_of_a_run_has_only_hashes_and_known_words(cache: Path) -> None:
     config = ExperimentConfig(templates=("../../{}",))
     training = TrainingRun(config, cache, cache.parent / "output")
     assert training.folder.parent == (cache.parent / "output" / "runs").resolve()

@@ -1,4 +1,4 @@
-"""Passwords reach whoever needs them, and no log, argument, record or output."""
+"""Passwords reach the processes that need them, and no log, argument, record or output."""
 
 import configparser
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,11 +18,12 @@ import requests
 from mlflow import MlflowClient
 
 from pipelines.cli.errors import RunError
+from pipelines.cli.options import parse
 from pipelines.cli.output import given_store
 from pipelines.cluster.session import _runtime_env
-from stop_core.cache import CacheConfig, CacheJob, write_shard
-from stop_core.datasets import DATASETS, select_clips
+from pipelines.train import TrainConfig, main
 from stop_core.datasets.motion.files import write_motion_dataset
+from tests.caches import write_cache
 from tests.tools import free_ports, kill_tree, killed_at_the_end
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +46,7 @@ def test_rays_runtime_environment_has_no_secret(
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)
     assert CANARY not in str(_runtime_env())
-    assert "http://host:5000" in str(_runtime_env()), "a cluster's workers are told the server"
+    assert "http://host:5000" in str(_runtime_env()), "the workers of a cluster need the address"
 
 
 @pytest.mark.parametrize("name", ["MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"])
@@ -68,8 +69,8 @@ def test_a_uri_with_a_password_is_refused_without_showing_it(
 
 
 @contextmanager
-def _server(folder: Path, password: str) -> Iterator[str]:
-    """MLflow with accounts, as deploy/mlflow has it, but for the database."""
+def _server(folder: Path, password: str, meanwhile: Callable[[], object]) -> Iterator[str]:
+    """Starts MLflow with accounts as deploy/mlflow does, except for the database."""
     (port,) = free_ports(1)
     config = configparser.ConfigParser()
     config.read(ROOT / "deploy/mlflow/basic_auth.ini")
@@ -95,6 +96,7 @@ def _server(folder: Path, password: str) -> Iterator[str]:
     ):
         uri = f"http://127.0.0.1:{port}"
         try:
+            meanwhile()
             deadline = time.monotonic() + 240
             while not _is_up(uri):
                 assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
@@ -112,23 +114,15 @@ def _is_up(uri: str) -> bool:
         return False
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A small motion set."""
-    videos, dataset = tmp_path / "videos", DATASETS["hmdb51"]
+def _make_cache(folder: Path) -> None:
+    videos = folder.with_name("videos")
     write_motion_dataset(videos, train=16, test=8, seed=1)
-    selection = select_clips(dataset.read(videos, 1))
-    config = CacheConfig.of(dataset, selection, fold=1, frames=6, size=32)
-    job = CacheJob.open(tmp_path / "cache", config, selection.clips)
-    for plan in job.plans:
-        write_shard(plan, config, videos, job.cache)
-    job.finish()
-    return tmp_path / "cache"
+    write_cache("hmdb51", videos, folder, frames=6, size=32)
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """Home and temporary folder of a command; its path is short, for Ray's sockets."""
+    """Home and temporary folder of a command, with a short path for Ray's sockets."""
     folder = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -137,15 +131,24 @@ def home() -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_a_training_records_with_a_password_that_is_then_nowhere(
-    cache: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_password_of_a_training_appears_nowhere(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    output, store = tmp_path / "outputs", tmp_path / "store"
+    cache, output, store = (tmp_path / name for name in ("cache", "outputs", "store"))
     store.mkdir()
-    command = [sys.executable, "pipelines/train.py", "--cache", str(cache), "--output", str(output)]
-    command += ["--tower", "tiny", "--epochs", "1", "--batch-size", "8", "--max-prompts", "2"]
-    command += ["--in-process", "False"]  # or no Ray starts
-    with _server(store, CANARY) as uri:
+    options = ["--cache", str(cache), "--output", str(output), "--tower", "tiny"]
+    options += ["--method", "linear-probe", "--epochs", "1", "--batch-size", "8"]
+    with _server(store, CANARY, lambda: _make_cache(cache)) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", f"not {CANARY}")
+        with pytest.raises(RunError, match="401") as refused:
+            main(parse(TrainConfig, [*options, "--in-process", "True"]))
+        assert CANARY not in f"{refused.value}{capfd.readouterr()}"
+
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             **dict.fromkeys(_SECRETS, CANARY),
@@ -156,22 +159,16 @@ def test_a_training_records_with_a_password_that_is_then_nowhere(
             "PYTHONPATH": str(ROOT),
         }
         environment.pop("MLFLOW_TRACKING_TOKEN")  # MLflow would show it instead of the password
-        wrong = {**environment, "MLFLOW_TRACKING_PASSWORD": f"not {CANARY}"}
-        refused = subprocess.run(command, cwd=ROOT, env=wrong, capture_output=True, text=True)
-        assert refused.returncode == 1
-        (line,) = [line for line in refused.stderr.splitlines() if "401" in line]
-        assert line.startswith("error: ")
-        assert CANARY not in refused.stdout + refused.stderr
-
-        told, arguments = _watched(command, environment, home / "told")
+        # Not in this process, so that Ray starts.
+        command = [sys.executable, "pipelines/train.py", *options, "--in-process", "False"]
+        printed, arguments = _watched(command, environment, home / "log")
         assert not [line for line in arguments if CANARY in line]
-        assert CANARY not in told
+        assert CANARY not in printed
         for folder in (home, output, store / "artifacts"):
             files = [file for file in folder.rglob("*") if file.is_file()]
             assert files
             assert [file for file in files if CANARY.encode() in file.read_bytes()] == []
-        assert list(home.rglob("runtime_env_agent.log")), "Ray's logs were not looked at"
-        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        assert list(home.rglob("runtime_env_agent.log")), "Ray's logs were not inspected"
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", CANARY)
         (experiment,) = MlflowClient(uri).search_experiments(filter_string="name = 'hmdb51'")
         (run,) = MlflowClient(uri).search_runs([experiment.experiment_id])
@@ -182,7 +179,7 @@ def test_a_training_records_with_a_password_that_is_then_nowhere(
 
 
 def _watched(command: list[str], environment: dict[str, str], log: Path) -> tuple[str, set[str]]:
-    """Runs a command to its end; returns what it printed, and the arguments of all processes."""
+    """Runs a command; returns its output, and the arguments of all processes meanwhile."""
     arguments = set()
     with log.open("wb") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
@@ -191,6 +188,6 @@ def _watched(command: list[str], environment: dict[str, str], log: Path) -> tupl
                 for one in psutil.process_iter(["cmdline"]):
                     arguments.add(" ".join(one.info["cmdline"] or []))
                 time.sleep(0.2)
-    told = log.read_text()
-    assert process.returncode == 0, told
-    return told, arguments
+    printed = log.read_text()
+    assert process.returncode == 0, printed
+    return printed, arguments

@@ -1,4 +1,4 @@
-"""Names, captions and messages from outside are shown by every medium and obeyed by none."""
+"""Untrusted names, captions and messages are shown, and interpreted by no output format."""
 
 import ast
 import csv
@@ -11,7 +11,9 @@ import subprocess
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import markdown_it
 import numpy as np
@@ -34,7 +36,7 @@ from pipelines.tables.latex import latex
 from pipelines.tables.sheet import Cell, Column, Note, Sheet
 from stop_core.cache import CacheConfig
 from stop_core.explain import training_figures
-from stop_core.explain.film_strips import Strip, draw_strips
+from stop_core.explain.contact_sheet import Strip, draw_contact_sheet
 from stop_core.explain.panels import shortened, wrapped
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.escaping import csv_text, in_figure, in_line, in_markdown, visible
@@ -43,7 +45,7 @@ from stop_core.trained_model.files import ClassLabel, ModelRecord, Provenance
 from stop_core.trained_model.frames import Preprocessing
 
 ROOT = Path(__file__).resolve().parents[2]
-# Of every medium, what it would obey; and the characters that its own rules are made of, mixed.
+# The markup of every format, and random mixes of its special characters.
 HOSTILE = [
     *("cost_$^$", "$", "$$", "a$b$c", r"\$x$", r"$\frac{", r"\\$x\\$", "$$$", "^_{}", "%$#&~"),
     *("[/bold]", "[bold]x[/bold]", "[link=http://evil]x[/link]", ":smile:", "[red", "]["),
@@ -83,7 +85,7 @@ def test_ordinary_names_of_any_script_stay_as_they_are(text: str) -> None:
     assert visible(text) == in_line(text) == in_figure(text) == in_markdown(text) == text
 
 
-def test_no_control_character_reaches_a_terminal_and_all_stay_readable(
+def test_no_control_character_reaches_a_terminal_and_all_are_visible(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for text in ALL:
@@ -92,16 +94,16 @@ def test_no_control_character_reaches_a_terminal_and_all_stay_readable(
         assert not CONTROLS.search(out)
         escaped = in_line(text)
         assert "\n" not in escaped
-        # The escapes are JSON's, so a line of JSON keeps its meaning.
+        # The escapes are those of JSON, so a line of JSON keeps its meaning.
         line = visible(json.dumps({"video": text}, ensure_ascii=False))
         assert json.loads(line) == {"video": text}
         assert line.isprintable() or "\u200c" in line or "\u200d" in line
 
 
-def test_a_failure_is_told_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_printed_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     for text in HOSTILE:
         with pytest.raises(SystemExit):
-            run(lambda text=text: _fail(text))
+            run(partial(_fail, text))
         assert not CONTROLS.search(capsys.readouterr().err)
 
 
@@ -138,7 +140,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], str]:
     return printed
 
 
-def test_tables_of_a_terminal_know_no_markup(terminal: Callable[[object], str]) -> None:
+def test_terminal_tables_interpret_no_markup(terminal: Callable[[object], str]) -> None:
     from rich.table import Table
 
     for text in [one for one in ALL if one.strip() and "\n" not in one and len(one) < 1000]:
@@ -151,7 +153,7 @@ def test_tables_of_a_terminal_know_no_markup(terminal: Callable[[object], str]) 
 
 
 def _sheet(text: str) -> Sheet:
-    """As `make_sheet` makes it: with every text in one line."""
+    """Returns a sheet as `make_sheet` does, with every text in one line."""
     shown = in_line(text)
     columns = [Column("method", "method"), Column("test_top1", "top-1")]
     row = [Cell(shown, "best"), Cell("61.5 ± 0.2")]
@@ -162,12 +164,12 @@ def _markdown() -> "markdown_it.MarkdownIt":
     return markdown_it.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
 
-def test_markdown_has_one_table_and_no_link_tag_or_code_of_a_name() -> None:
+def test_names_add_no_link_tag_or_code_to_markdown() -> None:
     for text in ALL:
         made = markdown(_sheet(text))
         assert not re.search(
             r"(?<!\\)://|www[.]", made, re.IGNORECASE
-        )  # GitHub links them by themselves
+        )  # GitHub turns them into links
         tokens = _markdown().parse(made)
         inner = [child for token in tokens for child in token.children or ()]
         kinds = {token.type for token in [*tokens, *inner]}
@@ -175,10 +177,10 @@ def test_markdown_has_one_table_and_no_link_tag_or_code_of_a_name() -> None:
         assert not kinds & (forbidden | {"heading_open", "fence", "code_block"}), text
         assert sum(token.type == "table_open" for token in tokens) == 1
         cells = [token for token in tokens if token.type in ("td_open", "th_open")]
-        assert len(cells) == 2 + 2 + 2 + 2  # heads, ours, the line of the published, published
+        assert len(cells) == 2 + 2 + 2 + 2  # headers, own rows, separator, published rows
 
 
-def test_html_and_latex_hold_the_texts_alone() -> None:
+def test_html_and_latex_have_only_the_texts() -> None:
     for text in ALL:
         made = page(_sheet(text))
         assert set(re.findall(r"<(\w+)", made)) <= set(re.findall(r"<(\w+)", page(_sheet("a"))))
@@ -187,7 +189,7 @@ def test_html_and_latex_hold_the_texts_alone() -> None:
         assert not CONTROLS.search(latex(_sheet(text), "label"))
 
 
-def test_a_model_card_shows_every_name_and_obeys_none() -> None:
+def test_a_model_card_interprets_no_name() -> None:
     for text in ALL:
         record = ModelRecord(
             ExperimentConfig(pretrained=text or None),
@@ -211,7 +213,9 @@ def test_a_model_card_shows_every_name_and_obeys_none() -> None:
 
 
 def test_no_text_of_a_csv_is_a_formula_and_numbers_stay_numbers() -> None:
-    texts = [text for text in ALL if not re.search("[\ud800-\udfff]", text)]  # pandas has none
+    texts = [
+        text for text in ALL if not re.search("[\ud800-\udfff]", text)
+    ]  # pandas cannot store surrogates
     frame = pd.DataFrame({"method": texts, "=difference": [-0.5] * len(texts)})
     made = csv_text(frame)
     rows = list(
@@ -229,23 +233,28 @@ def test_no_text_of_a_csv_is_a_formula_and_numbers_stay_numbers() -> None:
 
 def _saved(figure: Figure) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # letters that the font does not have
+        warnings.simplefilter("ignore")  # characters that the font does not have
         figure.savefig(io.BytesIO(), dpi=20)
 
 
-def test_matplotlib_takes_no_name_for_mathematics() -> None:
+def test_matplotlib_interprets_no_name_as_mathematics() -> None:
     for text in ALL:
         for made in (
             in_figure(text), shortened(text, 40), *wrapped(text), label(f"val/{text}"),
             value_text(text),
         ):  # fmt: skip
-            _, is_math = Text(0, 0, made)._preprocess_math(made)
-            assert not is_math
+            assert not _parsed(made)[1]
             assert "\n" not in made
-        assert Text(0, 0, in_figure(text))._preprocess_math(in_figure(text))[0] == in_line(text)
-        # The formulas of our own beside it are still set as formulas.
-        _, is_math = Text(0, 0, "")._preprocess_math(f"$N_s$ {in_figure(text)}")
-        assert is_math
+        assert _parsed(in_figure(text))[0] == in_line(text)
+        # The formulas of the figure itself are still typeset.
+        assert _parsed(f"$N_s$ {in_figure(text)}")[1]
+
+
+def _parsed(text: str) -> tuple[str, bool | str]:
+    """Returns the text as matplotlib draws it, and whether it is mathematics."""
+    drawn: Any = Text(0, 0, text)
+    parsed: tuple[str, bool | str] = drawn._preprocess_math(text)
+    return parsed
 
 
 @pytest.mark.slow
@@ -258,11 +267,11 @@ def test_figures_of_hostile_names_are_drawn() -> None:
         figure.text(0, 0.5, f"$N_s$ {in_figure(text[:200])}")
         _saved(figure)
         frames = np.zeros((1, 8, 8, 3), np.uint8)
-        sheet = draw_strips(text[:200], [Strip(text[:200], text[:50], frames)], 2, 32)
+        sheet = draw_contact_sheet(text[:200], [Strip(text[:200], text[:50], frames)], 2, 32)
         assert isinstance(sheet, Image.Image)
 
 
-def test_predictions_of_hostile_names_are_lines_of_their_own(
+def test_predictions_of_hostile_names_are_separate_lines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for text in ALL:
@@ -273,13 +282,14 @@ def test_predictions_of_hostile_names_are_lines_of_their_own(
         assert len(out.splitlines()) == 3
 
 
-def test_commands_to_paste_are_the_words_that_they_mean(tmp_path: Path) -> None:
+def test_commands_to_paste_are_quoted_for_the_shell(tmp_path: Path) -> None:
     config = CacheConfig(
         dataset="motion", fold=1, frames=2, size=32, limit=None, classes=(), splits=("train",),
         class_names=(), clips_hash="",
     )  # fmt: skip
     for text in [one for one in ALL if one and one.isascii() and "\0" not in one]:
-        hostile = replace(config, dataset=text, classes=(text,), splits=(text,), crop=text)
+        values: Any = {"dataset": text, "classes": (text,), "splits": (text,), "crop": text}
+        hostile = replace(config, **values)
         words = shlex.split(hostile.command(text))
         assert words[:2] == ["python", "pipelines/preprocess.py"]
         assert [words[words.index(name) + 1] for name in ("--dataset", "--cache", "--splits")] == (

@@ -1,4 +1,4 @@
-"""A file names towers that open_clip lists and no others, and loading it asks no network."""
+"""A file can only name towers that open_clip lists, and loading it does not use the network."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def _registered(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def _hub_folder(path: Path, **text: object) -> Path:
-    """A tower as a repository of the Hugging Face Hub has it."""
+    """Makes a tower like a repository of the Hugging Face Hub."""
     path.mkdir()
     config = open_clip.get_model_config(SMALL)
     config["text_cfg"] |= text
@@ -54,7 +54,7 @@ def _hub_folder(path: Path, **text: object) -> Path:
 @pytest.fixture
 def never_built(monkeypatch: pytest.MonkeyPatch) -> None:
     def built(*_: object, **__: object) -> None:
-        raise AssertionError("something of an unlisted tower was read or built")
+        raise AssertionError("an unlisted tower was read or built")
 
     for name in ("find_source", "fetch", "hub_file", "_build", "_tokenizer"):
         monkeypatch.setattr(clip_module, name, built)
@@ -109,9 +109,9 @@ def test_a_file_cannot_name_an_unlisted_tower(
 ) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at below
         named_by(tower, tmp_path)
-    said = f"{caught.value}{capsys.readouterr().err}"
-    assert f"names the tower {tower}, which open_clip does not list" in said
-    assert f"--tower {tower}" in said
+    message = f"{caught.value}{capsys.readouterr().err}"
+    assert f"names the tower {tower}, which open_clip does not list" in message
+    assert f"--tower {tower}" in message
 
 
 @pytest.mark.parametrize("named_by", [_of_model, _of_recipe, _of_table, _of_space])
@@ -121,12 +121,14 @@ def test_the_same_file_with_a_listed_tower_is_read(
     named_by("tiny", tmp_path)
 
 
-def test_the_user_can_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_user_can_name_an_unlisted_tower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tower = f"local-dir:{_hub_folder(tmp_path / 'hub')}"
     TrainedModel.zero_shot(tower, None, ["a", "b"]).save(tmp_path / "model")
     choice = ModelChoice(checkpoint=tmp_path / "model", tower=tower).found(tmp_path)
     assert choice.load().labels == ("a", "b")
-    # Other weights are seen before a tokenizer is made.
+    # Other weights are detected before a tokenizer is built.
     monkeypatch.setattr(clip_module, "_tokenizer", None)
     values = json.loads((tmp_path / "model" / PROVENANCE).read_text())
     values["tower_fingerprint"] = "0" * 16
@@ -134,7 +136,7 @@ def test_the_user_can_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write_sums(tmp_path / "model", without=[CARD])
     with pytest.raises(ValueError, match="was trained on other weights"):
         choice.load()
-    with pytest.raises(ValueError, match="belongs to --tower"):
+    with pytest.raises(ValueError, match="needs --tower"):
         ModelChoice(checkpoint=tmp_path / "model", tower=tower, pretrained="openai")
     with pytest.raises(ValueError, match="each name a model"):
         ModelChoice(checkpoint=tmp_path / "model", tower="tiny")
@@ -150,7 +152,7 @@ def test_the_user_can_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 @pytest.mark.parametrize("vocabulary", [{}, {"hf_tokenizer_name": "someone/something"}])
-def test_options_of_a_tokenizer_are_refused_before_it_is_made(
+def test_tokenizer_options_are_refused_before_it_is_built(
     options: dict[str, object],
     vocabulary: dict[str, object],
     tmp_path: Path,
@@ -171,7 +173,7 @@ def test_an_accepted_option_reaches_the_tokenizer(tmp_path: Path) -> None:
     assert torch.equal(tokens[0], tokens[1])
 
 
-def test_loading_asks_no_network(tmp_path: Path) -> None:
+def test_loading_does_not_use_the_network(tmp_path: Path) -> None:
     write_archive(openai_state("ViT-S-32"), tmp_path / "weights.pt")
     TrainedModel.zero_shot("tiny", None, ["a", "b"]).save(tmp_path / "tiny")
     hub = _hub_folder(tmp_path / "hub")
@@ -214,7 +216,7 @@ def test_loading_asks_no_network(tmp_path: Path) -> None:
         try:
             load_clip("ViT-B-32", "openai")
         except OSError:
-            assert asked, "the watch saw nothing of a download"
+            assert asked, "the guard did not see a download"
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],

@@ -1,4 +1,4 @@
-"""A file that is decoded as a video makes FFmpeg read no other file."""
+"""Decoding a file as a video makes FFmpeg read no other file."""
 
 import base64
 import ctypes
@@ -19,12 +19,12 @@ from stop_core.trained_model.service import Limits, VideoService
 from tests.stop_core.decoding.videos import write_video
 
 _IN_OPEN = 0x20
-_PATH = 2  # the field of an alias that holds an absolute path
+_PATH = 2  # the field of an alias for an absolute path
 
 
 @contextmanager
 def _watched(*paths: Path) -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether a process has opened one of the files since."""
+    """Yields a function that returns whether a process has opened one of the files since."""
     libc = ctypes.CDLL(None, use_errno=True)
     watch = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     for path in paths:
@@ -62,7 +62,7 @@ def _images(folder: Path) -> tuple[Path, Path]:
 
 
 def _external_track(folder: Path) -> tuple[Path, Path]:
-    """A QuickTime file without pictures, whose track names another file that holds them."""
+    """Makes a QuickTime file whose track names another file for its pictures."""
     canary = write_video(folder / "canary.mp4")
     whole = canary.read_bytes()
     ftyp = whole[: struct.unpack_from(">I", whole)[0]]
@@ -101,7 +101,7 @@ _DREFS = {"enable_drefs": "1", "use_absolute_path": "1"}
 def test_ffmpeg_by_itself_reads_the_other_file(
     kind: Callable[[Path], tuple[Path, Path]], tmp_path: Path
 ) -> None:
-    """Else the tests below would show nothing."""
+    """Otherwise the tests below would prove nothing."""
     path, canary = kind(tmp_path)
     with _watched(canary) as is_opened:
         options = _DREFS if kind is _external_track else {}
@@ -140,20 +140,20 @@ def test_no_other_file_is_opened(
         ("video.idx", "# VobSub index file, v7\nsize: 720x576\n"),
     ],
 )
-def test_a_text_is_no_video(name: str, text: str, tmp_path: Path) -> None:
+def test_a_text_file_is_refused(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(DecodeError, match="not a video"):
         decode_clip(tmp_path / name, 4, 32)
 
 
-def test_a_picture_is_no_video(tmp_path: Path) -> None:
+def test_a_picture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DecodeError, match="takes it for a playlist, an image"):
         decode_clip(_picture(tmp_path / "one.png"), 4, 32)
 
 
 @pytest.mark.parametrize("name", ["http:a.mp4", "concat:a.mp4|b.mp4", "pipe:0", "%03d.mp4"])
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
-def test_a_name_is_a_name(
+def test_file_names_are_never_urls_or_patterns(
     name: str, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -182,5 +182,5 @@ def test_a_served_model_reads_no_other_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", _DEMUXERS.split(","))
 def test_ffmpeg_has_every_demuxer_of_the_list(name: str) -> None:
-    """A misspelt one would refuse videos."""
+    """A misspelt name would refuse videos."""
     assert av.format.ContainerFormat(name, "r").is_input

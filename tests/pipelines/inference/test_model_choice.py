@@ -1,4 +1,4 @@
-"""Which model is meant: a folder, a run's name, or the beginning of one; never a sweep's trial."""
+"""A model is named by a folder, a run, or the beginning of its name; never by a sweep trial."""
 
 import os
 from dataclasses import replace
@@ -18,7 +18,7 @@ _LONG_AGO = 1_600_000_000.0
 def _run(
     output: Path, name: str, split: str | None = "test", age: float = 0, **values: Any
 ) -> Path:
-    """The folder of a run: finished, if a split was measured."""
+    """Makes the folder of a run, which is finished if `split` is given."""
     folder = output / "runs" / name
     folder.mkdir(parents=True)
     if split:
@@ -34,7 +34,7 @@ def _found(name: str, output: Path) -> Path | None:
     return ModelChoice(Path(name)).found(output).checkpoint
 
 
-def test_the_beginning_of_a_name_is_the_newest_finished_and_tested_training(
+def test_the_beginning_of_a_name_selects_the_newest_tested_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _run(tmp_path, "motion-stop-seed0-old", age=9)
@@ -44,15 +44,15 @@ def test_the_beginning_of_a_name_is_the_newest_finished_and_tested_training(
     other = _run(tmp_path, "motion-stop-seed01-new", age=2)
     _run(tmp_path, "motion-stop-static-seed0-new", age=7)
     assert _found("motion-stop-seed0", tmp_path) == newest
-    said = capsys.readouterr()
-    assert str(newest) in said.err
-    assert not said.out  # where the rows of a prediction go
+    printed = capsys.readouterr()
+    assert str(newest) in printed.err
+    assert not printed.out  # stdout is for the rows of a prediction
     assert _found("motion-stop-seed01", tmp_path) == other
-    assert _found(trial.name, tmp_path) == trial  # that very one was asked for
+    assert _found(trial.name, tmp_path) == trial  # its full name was given
     assert _found(str(trial), tmp_path / "elsewhere") == trial
 
 
-def test_every_beginning_of_the_only_name_is_enough(tmp_path: Path) -> None:
+def test_every_beginning_of_a_unique_name_selects_it(tmp_path: Path) -> None:
     run = _run(tmp_path, "hmdb51-fold1-stop-seed0-abcd")
     for length in range(1, len(run.name) + 1):
         assert _found(run.name[:length], tmp_path) == run
@@ -61,19 +61,19 @@ def test_every_beginning_of_the_only_name_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "differs", [{"data_hash": "e" * 64}, {"method": "vpt-deep"}, {"seed": 1}], ids=str
 )
-def test_a_beginning_of_trainings_that_are_no_repetitions_is_refused_with_their_names(
+def test_an_ambiguous_beginning_is_refused_with_the_names(
     tmp_path: Path, differs: dict[str, Any]
 ) -> None:
     first, second = _run(tmp_path, "a-b1", age=1), _run(tmp_path, "a-b2", age=2, **differs)
-    _run(tmp_path, "a-b3", age=3)  # as the first, but older
+    _run(tmp_path, "a-b3", age=3)  # same settings as the first, but older
     for beginning in ("a", "a-b"):
-        with pytest.raises(RunError, match="2 trainings that differ") as refusal:
+        with pytest.raises(RunError, match="2 trainings with different data") as refusal:
             _found(beginning, tmp_path)
         assert str(refusal.value).splitlines()[1:] == [f"  {first.name}", f"  {second.name}"]
     assert _found(second.name, tmp_path) == second
 
 
-def test_what_no_step_has_trained_is_no_newest_training(tmp_path: Path) -> None:
+def test_an_untrained_run_is_never_the_newest_training(tmp_path: Path) -> None:
     trained = _run(tmp_path, "motion-stop-seed0-trained", age=9)
     untrained = _run(tmp_path, "motion-stop-seed0-none", metrics={"best_epoch": 0.0})
     assert _found("motion-stop", tmp_path) == trained
@@ -84,7 +84,7 @@ def test_what_no_step_has_trained_is_no_newest_training(tmp_path: Path) -> None:
     assert _found("motion-z", tmp_path) == clip  # it has nothing to train
 
 
-def test_a_name_that_no_training_has_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_searched_folder(tmp_path: Path) -> None:
     _run(tmp_path, "motion-stop-seed0-trial", split="val")
     _run(tmp_path, "motion-stop-seed0-begun", split=None)
     with pytest.raises(
@@ -95,7 +95,9 @@ def test_a_name_that_no_training_has_is_told_with_where_it_was_looked_for(tmp_pa
     assert "trial was not trained (--epochs 0), or not tested" in str(refusal.value)
 
 
-def test_a_folder_here_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_folder_comes_before_the_name_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _run(tmp_path, "mine-new")
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Videos that are called alike in different folders are told apart wherever they are named."""
+"""Videos with the same name in different folders are shown with their folders."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def alike(tmp_path: Path) -> Path:
         (["sit", "run/a/clip.mp4"], None),
     ],
 )
-def test_a_name_is_the_path_in_the_given_folder_and_no_two_are_alike(
+def test_short_names_are_paths_in_the_given_folder_and_unique(
     alike: Path, given: list[str], shown: list[str] | None
 ) -> None:
     folders = [str(alike / one) for one in given]
@@ -36,18 +36,18 @@ def test_a_name_is_the_path_in_the_given_folder_and_no_two_are_alike(
     assert short_names(names, folders) == (names if shown is None else shown)
 
 
-def test_a_name_at_an_object_store_is_the_path_in_the_given_folder() -> None:
+def test_short_names_of_uris_are_paths_in_the_given_folder() -> None:
     names = ["s3://bucket/run/a/clip.mp4", "s3://bucket/run/b/clip.mp4"]
     assert short_names(names, ["s3://bucket/run"]) == ["a/clip.mp4", "b/clip.mp4"]
     assert short_names(names) == names
 
 
-def test_long_names_stay_whole() -> None:
+def test_long_names_are_not_truncated() -> None:
     names = [f"/videos/{'x' * 60}{middle}{'y' * 60}.mp4" for middle in "ab"]
     assert short_names(names, ["/videos"]) == [Path(name).name for name in names]
 
 
-def test_no_explanation_takes_the_place_of_another(
+def test_explanations_of_different_videos_have_different_paths(
     alike: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(alike / "run")

@@ -1,4 +1,4 @@
-"""A model is registered once, beside the run that trained it, and an alias points to it."""
+"""A model is registered once, at the run that trained it, and an alias points to it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_the_same_model_is_one_version_and_the_alias_follows_the_last(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr(MlflowClient, "log_outputs", die)  # when the version is there
+        killed.setattr(MlflowClient, "log_outputs", die)  # after the version was made
         with pytest.raises(KeyboardInterrupt):
             register("first")
     assert [register(name) for name in ("first", "second", "second", "first")] == list("1221")
@@ -61,7 +61,7 @@ def test_the_same_model_is_one_version_and_the_alias_follows_the_last(
     served.unwrap_python_model().service.close()
 
 
-def test_a_refusal_leaves_the_training_finished_and_no_model_behind(
+def test_a_refused_registration_leaves_the_run_finished_and_no_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = open_experiment(tmp_path, "noise")

@@ -1,4 +1,4 @@
-"""The MLflow model is served by MLflow itself, over HTTP on loopback, and is the model."""
+"""The MLflow model is served by MLflow over HTTP and equals the trained model."""
 
 import base64
 import json
@@ -36,14 +36,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def saved(model: Path) -> Path:
-    """The same as an MLflow model."""
+    """The same model as an MLflow model."""
     save_mlflow_model(model, model.parent / "mlflow")
     return model.parent / "mlflow"
 
 
 @pytest.fixture(scope="module")
 def video(model: Path) -> Path:
-    """A clip of the embedded set, as a file, alone in its folder."""
+    """A clip of the motion set, the only file of its folder."""
     wanted = MotionArguments(train=len(CLASSES), test=len(CLASSES), seed=3)
     path = model.parent / "videos" / "clip.mp4"
     path.parent.mkdir()
@@ -53,7 +53,7 @@ def video(model: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(saved: Path, video: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """`mlflow models serve`, as docs/serving.md starts it; its address and process."""
+    """Address and process of `mlflow models serve`, as docs/serving.md starts it."""
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(saved)]
@@ -94,7 +94,7 @@ def _post(address: str, body: dict[str, Any]) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_clip_that_is_posted_gets_the_label_of_the_model(
+def test_a_posted_clip_gets_the_label_of_the_model(
     server: tuple[str, "subprocess.Popen[bytes]"], model: Path, video: Path
 ) -> None:
     address, process = server
@@ -115,9 +115,9 @@ def test_a_clip_that_is_posted_gets_the_label_of_the_model(
         assert len(answer["top"]) == 2
         assert answer["error"] is None
     assert answers[3]["label"] is None
-    assert answers[3]["error"] == "path names no file below the server's folder of videos"
+    assert answers[3]["error"] == "path is not a file in the server's folder of videos"
 
-    # One video is asked for in one column, as curl does it in docs/serving.md.
+    # One row with one column, as the curl command of docs/serving.md sends it.
     (alone,) = _post(address, {"dataframe_records": [{"video": encoded}]})
     assert alone["label"] == answers[0]["label"]
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -136,7 +136,7 @@ def test_a_clip_that_is_posted_gets_the_label_of_the_model(
 
 
 def test_no_part_of_the_mlflow_model_is_a_pickle(model: Path, tmp_path: Path) -> None:
-    saved = tmp_path / "mlflow"  # of its own: a server compiles what it imports, beside it
+    saved = tmp_path / "mlflow"  # not the served one: a server adds compiled files
     save_mlflow_model(model, saved)
     files = [path for path in saved.rglob("*") if path.is_file()]
     endings = {path.suffix for path in files}
@@ -154,7 +154,7 @@ def test_every_requirement_is_pinned_to_what_is_installed() -> None:
     ]
 
 
-def test_a_digest_follows_from_what_a_model_is(model: Path, tmp_path: Path) -> None:
+def test_a_digest_depends_only_on_the_content_of_a_model(model: Path, tmp_path: Path) -> None:
     before = digest(model)
     same = TrainedModel.load(model)
     same.save(tmp_path / "same")

@@ -1,4 +1,4 @@
-"""Laws of an explanation: it shows what the trace holds, and a film has every frame."""
+"""An explanation equals the trace of the model, and a film has every frame."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def explanation(model: StopModel, make_frames: MakeFrames) -> Explanation:
 
 
 @pytest.mark.parametrize("block", [None, 1, 2])
-def test_it_holds_what_the_trace_of_its_block_holds(
+def test_an_explanation_equals_the_trace_of_its_block(
     block: int | None, model: StopModel, make_frames: MakeFrames
 ) -> None:
     frames = make_frames(1, 1, 4, model.image_size)
@@ -53,7 +53,7 @@ def test_it_holds_what_the_trace_of_its_block_holds(
     assert (found.block, found.blocks) == (block or 2, 2)
 
 
-def test_a_block_that_is_not_prompted_and_a_model_without_prompts_are_refused(
+def test_an_unknown_block_and_a_model_without_prompts_are_refused(
     model: StopModel, make_clip: MakeClip, make_frames: MakeFrames
 ) -> None:
     frames = make_frames(0, 1, 2, model.image_size)[0]
@@ -64,7 +64,7 @@ def test_a_block_that_is_not_prompted_and_a_model_without_prompts_are_refused(
         explain(ZeroShot(clip), CONFIG, frames, title="")
 
 
-def test_the_best_answers_come_first_and_there_are_no_more_than_classes() -> None:
+def test_the_best_answers_are_sorted_and_at_most_the_classes() -> None:
     probabilities = torch.tensor([0.1, 0.6, 0.3])
     found = best_answers(probabilities, ["a", "b", "c"], 5)
     assert [answer.label for answer in found] == ["b", "c", "a"]
@@ -72,7 +72,7 @@ def test_the_best_answers_come_first_and_there_are_no_more_than_classes() -> Non
 
 
 @pytest.mark.parametrize("pixels", [12, 32, 50])
-def test_only_what_is_chosen_keeps_its_pixels(pixels: int) -> None:
+def test_only_chosen_patches_keep_their_pixels(pixels: int) -> None:
     picture = np.random.default_rng(0).integers(1, 256, (pixels, pixels, 3)).astype(np.uint8)
     chosen = np.zeros(9, bool)
     chosen[4] = True
@@ -98,20 +98,18 @@ def test_neighbouring_regions_share_one_border() -> None:
     assert len(border.get_segments()) == 6, "around two squares, with none between them"
 
 
-def test_the_figure_names_what_it_shows(explanation: Explanation) -> None:
+def test_the_figure_has_title_labels_and_counts(explanation: Explanation) -> None:
     figure = draw_explanation(explanation)
-    told = [text.get_text() for text in figure.texts]
-    told += [text.get_text() for axes in figure.axes for text in axes.texts]
+    texts = [text.get_text() for text in figure.texts]
+    texts += [text.get_text() for axes in figure.axes for text in axes.texts]
     for wanted in ("a clip", "prediction", "$M$", "70%", "<1%", "other \u2713"):
-        assert wanted in told
+        assert wanted in texts
     for count in explanation.N_t_G:
-        assert str(count) in told
+        assert str(count) in texts
     figure.canvas.draw()
 
 
-def test_one_frame_has_no_gaps_and_is_drawn_all_the_same(
-    model: StopModel, make_frames: MakeFrames
-) -> None:
+def test_a_single_frame_is_drawn_without_gaps(model: StopModel, make_frames: MakeFrames) -> None:
     one = explain(model, CONFIG, make_frames(0, 1, 1, model.image_size)[0], title="still")
     draw_explanation(one).canvas.draw()
     assert len(list(scenes(one))) == 1
@@ -124,7 +122,7 @@ def test_more_frames_than_fit_are_drawn_evenly(explanation: Explanation) -> None
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".gif"])
-def test_a_film_holds_every_frame_and_its_last_one_longest(
+def test_a_film_has_every_frame_and_shows_the_last_one_longest(
     ending: str, explanation: Explanation, tmp_path: Path
 ) -> None:
     short = replace(
@@ -151,6 +149,6 @@ def test_another_ending_is_refused(explanation: Explanation, tmp_path: Path) -> 
         write_film(explanation, tmp_path / "film.avi")
 
 
-def test_a_long_label_takes_two_lines_and_no_more() -> None:
+def test_a_long_label_takes_at_most_two_lines() -> None:
     assert len(wrapped("one_two")) == 1
     assert len(wrapped("word " * 30)) == 2

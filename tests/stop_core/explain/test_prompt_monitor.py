@@ -1,4 +1,4 @@
-"""What is said and drawn of the prompts is what the trace says."""
+"""The metrics and figures of the prompts follow from the trace."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ def model() -> VideoModel:
     return build_method(CONFIG, load_clip("tiny"), 3)
 
 
-def test_the_numbers_recount_from_the_trace_of_the_fixed_clips(model: VideoModel) -> None:
+def test_the_metrics_follow_from_the_trace_of_the_fixed_clips(model: VideoModel) -> None:
     clips = MemoryClips()
     chosen = fixed_clips(clips)
     assert chosen == fixed_clips(clips) == sorted(set(chosen))
@@ -40,10 +40,10 @@ def test_the_numbers_recount_from_the_trace_of_the_fixed_clips(model: VideoModel
     assert torch.equal(seen.regions_CLTP.sum(-1), torch.full(seen.regions_CLTP.shape[:3], 3))
 
 
-def test_regions_that_stay_have_not_moved_and_others_have_by_their_share() -> None:
+def test_the_moved_share_counts_the_regions_that_changed() -> None:
     before, after = torch.zeros(1, 1, 2, 4).bool(), torch.zeros(1, 1, 2, 4).bool()
     before[..., :2] = True
-    after[..., 0, :2] = True  # the first frame as before, the second elsewhere
+    after[..., 0, :2] = True  # the first frame unchanged, the second moved
     after[..., 1, 2:] = True
     counts = torch.ones(1, 1, 1)
     one, other = PromptStats(before, counts), PromptStats(after, counts)
@@ -51,7 +51,7 @@ def test_regions_that_stay_have_not_moved_and_others_have_by_their_share() -> No
     assert other.metrics(4, one)["prompts/regions_moved_share"] == 0.5
 
 
-def test_an_observer_goes_on_from_its_state(model: VideoModel) -> None:
+def test_a_monitor_resumes_from_its_state(model: VideoModel) -> None:
     clips = MemoryClips()
     unbroken = PromptMonitor(model, CONFIG, clips)
     unbroken.end_epoch()
@@ -81,7 +81,7 @@ def test_every_fixed_clip_is_explained_by_a_model_that_can_be_traced(
     assert not (tmp_path / "none").exists()
 
 
-def test_figures_are_drawn_of_what_there_is(model: VideoModel, tmp_path: Path) -> None:
+def test_figures_are_drawn_only_for_prompts_that_exist(model: VideoModel, tmp_path: Path) -> None:
     observer = PromptMonitor(model, CONFIG, MemoryClips())
     observer.end_epoch()
     observer.draw(tmp_path)

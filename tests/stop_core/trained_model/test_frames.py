@@ -1,4 +1,4 @@
-"""A video is shown to a model as the cache showed it to the evaluation of its training."""
+"""A model decodes a video to the same frames as the cache of its training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stop_core.cache import CacheConfig, CacheJob, FrameCache, write_shard
+from stop_core.cache import FrameCache
 from stop_core.cache.config import Crop
-from stop_core.datasets import DATASETS, select_clips
 from stop_core.decoding import DecodeError
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.trained_model.frames import Preprocessing, preprocessing_of_cache
 from stop_core.training.clip_views import ShownClips
+from tests.caches import write_cache
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -21,7 +21,7 @@ HALF = (0.5, 0.5, 0.5)
     ("cached", "size", "crop", "shown"),
     [(5, 24, "center", None), (7, 31, "center", 3), (7, 31, "none", 3)],
 )
-def test_the_decoder_of_a_model_gives_the_frames_of_its_cache(
+def test_the_decoder_of_a_model_returns_the_frames_of_its_cache(
     write_video: Callable[..., Path],
     tmp_path: Path,
     cached: int,
@@ -30,16 +30,9 @@ def test_the_decoder_of_a_model_gives_the_frames_of_its_cache(
     shown: int | None,
 ) -> None:
     video = write_video(tmp_path / "videos" / "wave" / "one.avi", frames=17, width=90, height=62)
-    dataset = DATASETS["csv"]
     (tmp_path / "clips.csv").write_text("path,split,label\nvideos/wave/one.avi,train,wave\n")
-    selection = select_clips(dataset.read(tmp_path, 1))
-    config = CacheConfig.of(dataset, selection, fold=1, frames=cached, size=size, crop=crop)
-    job = CacheJob.open(tmp_path / "cache", config, selection.clips)
-    for plan in job.plans:
-        write_shard(plan, config, tmp_path, job.cache)
-    job.finish()
-
-    clips = FrameCache(tmp_path / "cache").split("train")
+    cache = write_cache("csv", tmp_path, tmp_path / "cache", frames=cached, size=size, crop=crop)
+    clips = FrameCache(cache).split("train")
     wanted = ShownClips(clips, ExperimentConfig(frames=shown), 24).read([0])[0].numpy()
     how = preprocessing_of_cache((cached, size, crop), (shown, 24), HALF, HALF)
     decoder = how.decoder()
@@ -54,8 +47,8 @@ def test_the_decoder_of_a_model_gives_the_frames_of_its_cache(
     np.testing.assert_array_equal(found.frames, wanted)
 
 
-def test_a_model_that_is_shown_more_than_is_decoded_is_refused() -> None:
+def test_a_preprocessing_with_too_few_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="5 frames per clip are needed and 3 are cached"):
         Preprocessing(5, 32, HALF, HALF, decoded_frames=3)
-    with pytest.raises(ValueError, match="frames must be at least 1"):
+    with pytest.raises(ValueError, match="frames and size must be positive, got 0"):
         Preprocessing(0, 32, HALF, HALF)

@@ -1,4 +1,4 @@
-"""Laws of an index: it comes back as written, finds the nearest, and refuses another model."""
+"""An index survives a round trip, finds the nearest videos, and refuses another model."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from stop_core.explain.film_strips import Strip, draw_strips
 from stop_core.trained_model.index import (
     EMBEDDINGS,
     INDEX_FAILURES,
@@ -38,7 +37,9 @@ def vectors_ME() -> NDArray[np.float32]:
     return random / np.linalg.norm(random, axis=1, keepdims=True)
 
 
-def test_it_comes_back_bit_by_bit(vectors_ME: NDArray[np.float32], tmp_path: Path) -> None:
+def test_an_index_survives_a_round_trip_bit_by_bit(
+    vectors_ME: NDArray[np.float32], tmp_path: Path
+) -> None:
     good = _rows(vectors_ME)
     values = {"video": "bad", "size": 3, "error": "truncated", "embedding": None}
     bad = pa.Table.from_pylist([values], schema=good.schema)
@@ -51,7 +52,7 @@ def test_it_comes_back_bit_by_bit(vectors_ME: NDArray[np.float32], tmp_path: Pat
     assert (failure["video"], failure["error"]) == ("bad", "truncated")
 
 
-def test_the_nearest_is_the_video_itself_and_scores_fall(
+def test_the_nearest_video_is_the_query_itself_and_scores_decrease(
     vectors_ME: NDArray[np.float32], tmp_path: Path
 ) -> None:
     write_index(tmp_path, _rows(vectors_ME), INFO)
@@ -65,13 +66,13 @@ def test_the_nearest_is_the_video_itself_and_scores_fall(
     assert len(index.nearest(vectors_ME[0], 99)) == 20
 
 
-def test_equal_videos_are_found_in_their_order(tmp_path: Path) -> None:
+def test_ties_keep_the_order_of_the_index(tmp_path: Path) -> None:
     same = np.tile(np.float32([0.5, 0.5, 0.5, 0.5]), (6, 1))
     write_index(tmp_path, _rows(same), INFO)
     assert [hit.row for hit in SearchIndex(tmp_path).nearest(same[0], 6)] == list(range(6))
 
 
-def test_another_model_is_refused_by_both_names(
+def test_another_model_is_refused_with_both_identities(
     vectors_ME: NDArray[np.float32], tmp_path: Path
 ) -> None:
     write_index(tmp_path, _rows(vectors_ME), INFO)
@@ -81,19 +82,9 @@ def test_another_model_is_refused_by_both_names(
         index.check("xyz")
 
 
-def test_what_is_no_index_is_told_how_to_get_one(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_index_is_refused_with_the_next_command(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="stop index"):
         SearchIndex(tmp_path)
     (tmp_path / EMBEDDINGS).write_bytes(b"PAR1 not really PAR1")
-    with pytest.raises(ValueError, match="make it again"):
+    with pytest.raises(ValueError, match="stop index"):
         SearchIndex(tmp_path)
-
-
-def test_a_sheet_has_the_frames_of_each_video_in_its_row() -> None:
-    red, blue = (np.zeros((2, 8, 8, 3), np.uint8) for _ in range(2))
-    red[..., 0] = blue[..., 2] = 255
-    strips = [Strip("a" * 300, "0.5", red), Strip("gone", "no such file", None)]
-    sheet = np.asarray(draw_strips("what to find", [*strips, Strip("b", "0.1", blue)], 3, 16))
-    is_red, is_blue = ((sheet == colour).all(-1) for colour in ((255, 0, 0), (0, 0, 255)))
-    assert is_red.sum() == is_blue.sum() == 2 * 16 * 16, "two frames, enlarged"
-    assert np.nonzero(is_red)[0].max() < np.nonzero(is_blue)[0].min()

@@ -1,4 +1,4 @@
-"""A model that comes back from its folder is the one that was evaluated, or it is refused."""
+"""A loaded model equals the evaluated one, or it is refused."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def _variants() -> list[ExperimentConfig]:
 
 
 def _trained(config: ExperimentConfig) -> tuple[TrainedModel, Recognition, Trainer | None]:
-    """A model of two steps, with what evaluates it."""
+    """Returns a model of two steps, its objective and its trainer."""
     seed_weights(config.seed)
     clip = load_clip(config.tower, config.pretrained)
     facts = tower_facts(clip)
@@ -89,7 +89,7 @@ def _trained(config: ExperimentConfig) -> tuple[TrainedModel, Recognition, Train
     _variants(),
     ids=lambda c: f"{c.method}-{c.context_tokens}-{c.ema}-{c.precision}",
 )
-def test_a_loaded_model_answers_as_the_evaluation_of_its_training_did(
+def test_a_loaded_model_repeats_the_evaluation_of_its_training(
     config: ExperimentConfig, tmp_path: Path
 ) -> None:
     trained, objective, trainer = _trained(config)
@@ -109,7 +109,7 @@ def test_a_loaded_model_answers_as_the_evaluation_of_its_training_did(
 
 
 @pytest.mark.parametrize("method", ["stop", "clip4clip"])
-def test_a_retrieval_model_embeds_as_its_evaluation_did(method: Method, tmp_path: Path) -> None:
+def test_a_loaded_retrieval_model_repeats_its_evaluation(method: Method, tmp_path: Path) -> None:
     config = replace(BASE, method=method, context_tokens=2)
     trained, _, _ = _trained(config)
     trained = replace(trained, classes=())
@@ -126,7 +126,7 @@ def test_a_retrieval_model_embeds_as_its_evaluation_did(method: Method, tmp_path
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained, _, _ = _trained(BASE)
     folder = tmp_path_factory.mktemp("run") / "model"
     trained.save(folder)
@@ -134,18 +134,18 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(kept: Path, tmp_path: Path) -> Path:
-    """A copy of a whole model, to do harm to."""
-    return Path(shutil.copytree(kept, tmp_path / "model"))
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy of a complete model, to damage it."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
-def test_a_model_lies_in_its_folder_whole_and_alone(kept: Path) -> None:
-    assert sorted(path.name for path in kept.iterdir()) == sorted(FILES)
-    assert [path.name for path in kept.parent.iterdir()] == ["model"]
-    assert find_model(kept.parent) == find_model(kept) == kept
+def test_a_saved_folder_has_all_files_and_nothing_else(saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == sorted(FILES)
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+    assert find_model(saved.parent) == find_model(saved) == saved
 
 
-def test_a_model_that_is_written_again_replaces_the_one_before(folder: Path) -> None:
+def test_saving_again_replaces_the_folder(folder: Path) -> None:
     (folder / "stray").write_text("left by a kill")
     record = read_record(folder)
     prompts = folder.parent / "prompts"
@@ -165,7 +165,7 @@ class _Evil:
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
-def test_a_pickle_by_the_name_of_safetensors_is_refused_and_does_not_run(
+def test_a_pickle_named_safetensors_is_refused_and_not_run(
     folder: Path, tmp_path: Path, kind: str
 ) -> None:
     evil = _Evil(tmp_path / "ran")
@@ -181,9 +181,7 @@ def test_a_pickle_by_the_name_of_safetensors_is_refused_and_does_not_run(
     assert not evil.target.exists()
 
 
-def test_a_config_that_asks_yaml_to_build_an_object_is_refused(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_config_with_yaml_tags_is_refused(folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "ran"
     (folder / CONFIG_FILE).write_text(f"method: !!python/object/apply:os.mkdir [{target}]")
     with pytest.raises(ValueError, match=r"config\.yaml cannot be read"):
@@ -209,9 +207,7 @@ def _edit(path: Path, change: Callable[[dict], object]) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*FILES} - {CARD}))
-def test_any_change_of_a_file_but_the_card_is_refused_until_it_is_said_to_be_wanted(
-    folder: Path, name: str
-) -> None:
+def test_any_change_of_a_file_except_the_card_is_refused(folder: Path, name: str) -> None:
     whole = (folder / name).read_bytes()
     for at in (len(whole) // 3, len(whole) - 2):
         (folder / name).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
@@ -225,10 +221,10 @@ def test_any_change_of_a_file_but_the_card_is_refused_until_it_is_said_to_be_wan
     TrainedModel.load(folder)
 
 
-def test_the_command_in_the_refusal_takes_a_change_that_was_wanted(folder: Path) -> None:
+def test_the_command_in_the_refusal_accepts_the_change(folder: Path) -> None:
     values = json.loads((folder / LABELS).read_text())
     (folder / LABELS).write_text(json.dumps(values))  # the same without line breaks
-    with pytest.raises(ValueError, match="copy its folder again") as refused:
+    with pytest.raises(ValueError, match="copy the whole folder again") as refused:
         TrainedModel.load(folder)
     subprocess.run(str(refused.value).split("`")[1], shell=True, check=True)
     TrainedModel.load(folder)
@@ -236,11 +232,11 @@ def test_the_command_in_the_refusal_takes_a_change_that_was_wanted(folder: Path)
 
 def test_other_weights_of_the_tower_are_refused(folder: Path) -> None:
     _edit(folder / PROVENANCE, lambda v: v.update(tower_fingerprint="0" * 16))
-    with pytest.raises(ValueError, match=r"other weights of tiny.*fingerprint is 0{16} there"):
+    with pytest.raises(ValueError, match=r"other weights of tiny.*needs .*0{16}.*, and found"):
         TrainedModel.load(folder)
 
 
-def test_other_tensors_than_the_config_builds_are_refused(folder: Path) -> None:
+def test_tensors_that_do_not_fit_the_config_are_refused(folder: Path) -> None:
     _edit(folder / CONFIG_FILE, lambda v: v.update(spatial_width=8))
     with pytest.raises(ValueError, match=r"prompts\.safetensors does not fit its config"):
         TrainedModel.load(folder)
@@ -258,7 +254,7 @@ def test_a_file_that_is_missing_or_empty_is_named(folder: Path, name: str, in_ru
     if in_run:
         (folder.parent / "result.json").write_text("{}")
     (folder / name).write_bytes(b"")
-    with pytest.raises(ValueError, match=rf"{folder / name} .* as a whole"):
+    with pytest.raises(ValueError, match=rf"{folder / name} .* the whole folder"):
         TrainedModel.load(folder.parent if in_run else folder)
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"{folder} has no {name}: copy") as refusal:
@@ -267,7 +263,7 @@ def test_a_file_that_is_missing_or_empty_is_named(folder: Path, name: str, in_ru
 
 
 @pytest.mark.parametrize(
-    ("there", "told"),
+    ("there", "message"),
     [
         ("", "there is no trained model"),
         ("result.json", "has no folder model/"),
@@ -275,15 +271,17 @@ def test_a_file_that_is_missing_or_empty_is_named(folder: Path, name: str, in_ru
         ("checkpoint_3/x", "is not finished"),
     ],
 )
-def test_a_folder_without_a_model_says_what_to_do(tmp_path: Path, there: str, told: str) -> None:
+def test_a_folder_without_a_model_is_refused_with_the_next_step(
+    tmp_path: Path, there: str, message: str
+) -> None:
     if there:
         (tmp_path / there).parent.mkdir(exist_ok=True)
         (tmp_path / there).write_text("{}")
-    with pytest.raises(FileNotFoundError, match=told):
+    with pytest.raises(FileNotFoundError, match=message):
         TrainedModel.load(tmp_path)
 
 
-def test_the_card_is_a_hub_card_with_what_was_measured(folder: Path) -> None:
+def test_the_card_has_the_metrics_in_the_format_of_the_hub(folder: Path) -> None:
     _, front, text = (folder / CARD).read_text().split("---\n", 2)
     values = yaml.safe_load(front)
     assert values["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
@@ -293,7 +291,7 @@ def test_the_card_is_a_hub_card_with_what_was_measured(folder: Path) -> None:
         assert part in text
 
 
-def test_measures_are_of_the_classes_that_were_measured(folder: Path, tmp_path: Path) -> None:
+def test_metrics_are_left_out_for_other_classes(folder: Path, tmp_path: Path) -> None:
     trained = TrainedModel.load(folder)
     trained.with_labels(["up", "down"]).save(tmp_path / "other")
     text = (tmp_path / "other" / CARD).read_text(encoding="utf-8")
@@ -320,10 +318,10 @@ def test_zero_shot_is_clip_with_the_labels_of_the_caller(
     torch.testing.assert_close(swapped, wanted.flip(1), rtol=0, atol=1e-6)
 
 
-def test_what_zero_shot_cannot_be_is_refused() -> None:
+def test_invalid_zero_shot_models_are_refused() -> None:
     with pytest.raises(ValueError, match="random weights"):
         TrainedModel.zero_shot("ViT-B-32", None, ["a"])
-    with pytest.raises(ValueError, match="a are there twice"):
+    with pytest.raises(ValueError, match="a are repeated"):
         TrainedModel.zero_shot("tiny", None, ["a", "a"])
     with pytest.raises(ValueError, match="a label is empty"):
         TrainedModel.zero_shot("tiny", None, ["a", " "])
@@ -331,36 +329,36 @@ def test_what_zero_shot_cannot_be_is_refused() -> None:
 
 def test_a_linear_probe_takes_no_other_labels() -> None:
     probe, _, _ = _trained(replace(BASE, method="linear-probe"))
-    with pytest.raises(ValueError, match="knows the classes of its training alone"):
+    with pytest.raises(ValueError, match="knows only the classes of its training"):
         probe.with_labels(["a"])
 
 
-def test_a_record_survives_its_files(kept: Path) -> None:
-    record = read_record(kept)
+def test_a_record_survives_a_round_trip(saved: Path) -> None:
+    record = read_record(saved)
     assert isinstance(record, ModelRecord)
     assert record.config == BASE
     assert record.preprocessing.decoder().frames == 3
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
-        (("walk", "walk "), "the labels walk are there twice"),
-        (("caf\u00e9", "cafe\u0301"), "the labels caf\u00e9 are there twice"),
+        (("walk", "walk "), "the labels walk are repeated"),
+        (("caf\u00e9", "cafe\u0301"), "the labels caf\u00e9 are repeated"),
         (("brush_hair", "brush hair"), "'brush_hair' and 'brush hair' become the same text"),
         (("Walk", "walk"), "'Walk' and 'walk' become the same text"),
         (("walk", "\u200b"), "a label is empty"),
     ],
 )
-def test_labels_that_clip_cannot_tell_apart_are_refused(labels: list[str], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_labels_that_clip_cannot_tell_apart_are_refused(labels: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         TrainedModel.zero_shot("tiny", None, labels)
     model = TrainedModel.zero_shot("tiny", None, ["run", "swim"])
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         model.with_labels(labels)
 
 
-def test_a_model_is_not_loaded_with_another_activation_than_it_was_trained_with(
+def test_a_model_is_not_loaded_with_another_activation(
     tmp_path: Path,
 ) -> None:
     openai_format.register_small(tmp_path)
@@ -369,11 +367,11 @@ def test_a_model_is_not_loaded_with_another_activation_than_it_was_trained_with(
     folder = tmp_path / "model"
     TrainedModel.zero_shot(openai_format.SMALL, str(weights), ["a", "b"]).save(folder)
     fingerprint = TrainedModel.load(folder).provenance.tower_fingerprint
-    # As it was written before the activation followed the weights.
+    # As older versions wrote it, without the activation.
     old = fingerprint.removesuffix("-quickgelu")
     assert old != fingerprint
     _edit(folder / PROVENANCE, lambda v: v.update(tower_fingerprint=old))
     with pytest.raises(
-        ValueError, match=r"was trained with GELU, and its weights .*train it again"
+        ValueError, match=r"was trained with GELU, and its tower .*QuickGELU .*train it again"
     ):
         TrainedModel.load(folder)

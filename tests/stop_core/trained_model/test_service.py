@@ -1,4 +1,4 @@
-"""A server answers as its model does, and a request gets no file, time or memory it should not."""
+"""A service answers as its model, and requests are limited in files, time and memory."""
 
 import base64
 import os
@@ -28,7 +28,7 @@ def model() -> TrainedModel:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Path]) -> Path:
-    """Two videos in the server's folder, one beside it, and links from one to the other."""
+    """Two videos in the server's folder, one outside, and links between them."""
     tmp_path = tmp_path_factory.mktemp("server")
     for number, name in enumerate(("videos/a.mp4", "videos/below/b.mp4", "secret.mp4")):
         write_video(tmp_path / name, seed=number)
@@ -45,7 +45,7 @@ def service(model: TrainedModel, folder: Path) -> Iterator[VideoService]:
     service.close()
 
 
-def test_a_path_its_bytes_and_its_frames_get_the_models_own_answer(
+def test_path_bytes_and_frames_get_the_answer_of_the_model(
     service: VideoService, folder: Path, model: TrainedModel
 ) -> None:
     frames = torch.from_numpy(decode_clip(folder / "a.mp4", 4, 32).frames)
@@ -74,11 +74,11 @@ def test_a_path_its_bytes_and_its_frames_get_the_models_own_answer(
         *("", ".", "below", "none.mp4", "a\0b", "x" * 5000, "/proc/self/environ"),
     ],
 )
-def test_a_path_that_leads_out_of_the_folder_and_one_to_nothing_get_one_answer(
+def test_paths_outside_the_folder_and_missing_ones_get_the_same_answer(
     service: VideoService, path: str
 ) -> None:
     (answer,) = service.answer([{"path": path}])
-    assert answer["error"] == "path names no file below the server's folder of videos"
+    assert answer["error"] == "path is not a file in the server's folder of videos"
     assert answer["label"] is None
 
 
@@ -90,7 +90,7 @@ def test_without_a_folder_no_path_is_read(model: TrainedModel, folder: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("request_", "told"),
+    ("request_", "message"),
     [
         ({}, "this one has none of them"),
         ({"path": "a.mp4", "video": "AAAA"}, "this one has path, video"),
@@ -102,11 +102,11 @@ def test_without_a_folder_no_path_is_read(model: TrainedModel, folder: Path) -> 
         ({"text": "a dog"}, "takes no text"),
     ],
 )
-def test_what_is_wrong_with_a_request_is_its_answer(
-    service: VideoService, request_: dict[str, Any], told: str
+def test_the_answer_to_an_invalid_request_is_its_error(
+    service: VideoService, request_: dict[str, Any], message: str
 ) -> None:
     bad, good = service.answer([request_, {"path": "a.mp4"}])
-    assert told in bad["error"]
+    assert message in bad["error"]
     assert good["error"] is None
 
 
@@ -117,10 +117,10 @@ def test_a_model_without_classes_embeds_videos_and_texts(folder: Path) -> None:
     service.close()
     assert text["embedding"] == model.embed_texts(["a dog"])[0].tolist()
     assert len(video["embedding"]) == 64
-    assert "1 to 2000 letters" in empty["error"]
+    assert "1 to 2000 characters" in empty["error"]
 
 
-def test_too_many_requests_or_no_class_asked_for_is_refused(service: VideoService) -> None:
+def test_too_many_requests_and_zero_classes_are_refused(service: VideoService) -> None:
     for requests, top in (([], 1), ([{}] * 5, 1), ([{}], 0)):
         with pytest.raises(RequestError):
             service.answer(requests, top)
@@ -142,6 +142,6 @@ def test_threads_do_not_get_each_others_answers(service: VideoService, folder: P
     assert [found[i] for i in range(len(names))] == [wanted[name] for name in names]
 
 
-def test_a_limit_that_is_no_limit_is_refused() -> None:
+def test_limits_must_be_positive() -> None:
     with pytest.raises(ValueError, match="video_bytes must be positive"):
         Limits(video_bytes=0)
