@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from stop_core.datasets import Task
@@ -93,9 +94,10 @@ class Distribution:
         """
         if self.values or self.step is None:
             return self.values
-        count = int((self.high - self.low) / self.step + 1e-9) + 1
+        # In decimals: in binary, 7 steps of 0.1 are more than 0.7, which Optuna then refuses.
+        low, high, step = (Decimal(str(x)) for x in (self.low, self.high, self.step))
         kind = int if self.is_whole else float
-        return tuple(kind(self.low + number * self.step) for number in range(count))
+        return tuple(kind(low + number * step) for number in range(int((high - low) / step) + 1))
 
 
 def check_possible(
