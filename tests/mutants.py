@@ -75,7 +75,8 @@ ELSEWHERE = {
     "shards": ["cache", "writing"],
     "containers": ["containers", "syntax"],
     "h264": ["h264", "syntax"],
-    "packets": ["packets", "syntax", "structures"],
+    "packets": ["packets", "look_at_packets", "syntax"],
+    "with_pyav": ["with_pyav", "look_at_packets"],
     "resize_weights": ["resizing"],
     "sample_settings": ["sample_settings", "sweep_distributions"],
     "sweep_draw": ["sweep_draw", "sweep_distributions"],
@@ -114,7 +115,11 @@ def main() -> int:
         )
         print(f"unchanged, the tests pass in {sum(seconds.values()):.0f} s", flush=True)
         found = pool.map(lambda m: outcome(trees, tests[m[0]], seconds[m[0]], *m), mutants)
-        counts = Counter(found)
+        counts: Counter[str] = Counter()
+        for number, one in enumerate(found, 1):
+            counts[one] += 1
+            if number % 25 == 0:
+                print(f"{number} of {len(mutants)}: {dict(counts)}", flush=True)
     counted = counts["caught"] + counts["survived"]
     share = counts["caught"] / max(1, counted)
     print(f"{dict(counts)}: {share:.1%} of {counted} caught, seed {options.seed}")

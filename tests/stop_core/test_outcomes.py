@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from stop_core.outcomes import read_outcomes
@@ -16,3 +17,49 @@ def test_predictions_that_cannot_be_read_are_named_with_what_to_do(
         file.write_bytes(content)
     with pytest.raises(OSError, match=rf"{file} .*; delete {tmp_path}/result.json and give"):
         read_outcomes([file], ["test/top1"])
+
+
+def _write(path: Path, **columns: list[object]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    pd.DataFrame(columns).to_parquet(path)
+    return path
+
+
+def test_gone_and_damaged_predictions_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="are missing"):
+        read_outcomes([tmp_path / "absent"], ["test/top1"])
+    (tmp_path / "damaged").write_bytes(b"x")
+    with pytest.raises(OSError, match="cannot be read"):
+        read_outcomes([tmp_path / "damaged"], ["test/top1"])
+
+
+def test_one_training_or_several_have_a_value_a_weight_and_a_group_a_video(tmp_path: Path) -> None:
+    files = [
+        _write(
+            tmp_path / f"{seed}" / "predictions.parquet",
+            video_id=["b", "a", "c"],
+            rank=[1, 6, 2 + seed],
+            label=[1, 0, 1],
+        )
+        for seed in range(2)
+    ]
+    for count in (1, 2):
+        found = read_outcomes(files[:count], ["test/top1", "test/top2", "test/mean_class"])
+        assert found["test/top1"].values_SM.tolist() == [[0, 1, 0]] * count
+        assert found["test/top2"].values_SM.tolist() == [[0, 1, 1], [0, 1, 0]][:count]
+        assert found["test/top1"].weights_M.tolist() == [1, 1, 1]
+        assert found["test/top1"].groups_M is None
+        groups = found["test/mean_class"].groups_M
+        assert groups is not None
+        assert groups.tolist() == [0, 1, 1]
+
+
+def test_trainings_with_other_numbers_of_queries_belong_to_no_row(tmp_path: Path) -> None:
+    files = []
+    for name, videos in (("one", ["a", "b", "b"]), ("two", ["a", "a", "b"])):
+        columns = {"video_id": videos, "rank": [1, 2, 3], "direction": ["t2v"] * 3}
+        files.append(_write(tmp_path / name / "predictions.parquet", **columns))
+    for measure in ("test/t2v_r1", "test/t2v_mean_rank"):
+        assert read_outcomes(files[:1], [measure])[measure].weights_M.tolist() == [1, 2]
+        with pytest.raises(ValueError, match=r"two.* and .*one.* not of the same test videos"):
+            read_outcomes(files, [measure])

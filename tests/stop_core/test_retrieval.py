@@ -262,3 +262,15 @@ def test_what_does_not_fit_is_refused(arguments: dict[str, object], message: str
 def test_more_or_fewer_hubs_than_videos_are_refused(k: int) -> None:
     with pytest.raises(ValueError, match=f"k is {k}; choose from 1 to the number of videos, 2"):
         qb_norm(SQUARE, SQUARE, k)
+
+
+def test_a_text_of_a_video_before_the_first_is_refused_like_one_behind_the_last() -> None:
+    for strange in (-1, -2, 2, 7):
+        with pytest.raises(ValueError, match=f"names video {strange};"):
+            retrieval_metrics(SQUARE, torch.tensor([0, strange]))
+
+
+def test_a_hub_is_the_nearest_video_alone_unless_more_are_asked_for() -> None:
+    bank, texts = _distinct(7, 4, 5), _distinct(6, 4, 6)
+    assert torch.equal(qb_norm(texts, bank), qb_norm(texts, bank, k=1))
+    assert not torch.equal(qb_norm(texts, bank), qb_norm(texts, bank, k=4))

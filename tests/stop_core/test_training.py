@@ -1,5 +1,6 @@
 """Laws of training: every clip once an epoch, one result for one seed, frozen means frozen."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from stop_core import training
 from stop_core.clip import FrozenClip, load_clip
 from stop_core.config import StopConfig
 from stop_core.datasets.clip import Task
@@ -326,7 +328,7 @@ def test_too_large_a_batch_says_how_many_clips_would_fit(
         return embed(frames, clips, epoch)
 
     monkeypatch.setattr(trainer.objective, "outputs", small_device)
-    told = f"--micro-batch {room} " if room else "not even one clip"
+    told = f"--micro-batch {room} " if room else "not even one clip of 3 frames"
     with pytest.raises(OutOfMemory, match=told):
         next(trainer.steps(0))
 
@@ -357,3 +359,28 @@ def test_the_average_follows_the_weights_and_gives_them_back() -> None:
     with trainer.average.in_place():
         assert torch.equal(weight, trainer.average.average[name])
     assert torch.equal(weight, trained)
+
+
+def test_each_step_has_the_epoch_and_the_random_numbers_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer, seen = _trainer(replace(CONFIG, epochs=3)), []
+    embed = trainer.objective.outputs
+
+    def note(frames, clips, epoch):  # type: ignore[no-untyped-def]
+        seen.append((epoch, torch.initial_seed()))
+        return embed(frames, clips, epoch)
+
+    monkeypatch.setattr(trainer.objective, "outputs", note)
+    _run(trainer)
+    epochs, seeds = zip(*seen, strict=True)
+    assert epochs == (0, 0, 0, 1, 1, 1, 2, 2, 2)
+    assert len(set(seeds)) == 9
+
+
+def test_no_two_parts_of_trainings_drop_out_alike() -> None:
+    seeds = set()
+    for case in itertools.product(range(4), range(12), range(6)):
+        training._seed_dropout(*case)
+        seeds.add(torch.initial_seed())
+    assert len(seeds) == 4 * 12 * 6

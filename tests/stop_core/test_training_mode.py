@@ -314,3 +314,32 @@ def test_a_signal_keeps_its_strength_through_layers_that_keep_variance(before_re
         strength = (out.relu() if before_relu else out).square().mean()
         assert strength.item() == pytest.approx(1, rel=0.1)
         assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("method", ["stop", "stop-temporal-vpt"])
+def test_a_half_that_is_turned_off_is_not_computed_and_has_no_gradient(
+    method: Method, make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    """A gradient of zero would let the weight decay shrink what is not used."""
+    for off, half in (({"eta": 0.0}, "temporal"), ({"n_s": 0}, "spatial")):
+        model = model_of(method, make_clip(), StopConfig(**{"n_s": 3} | off))
+        model.train()
+        model.encode_video(make_frames(0, 2, 3, model.image_size)).sum().backward()
+        for name, parameter in model.trainable().items():
+            assert (parameter.grad is None) == (f".{half}." in name), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_texts_are_trained_by_clip4clip_and_with_a_context_alone(
+    method: Method, make_clip: MakeClip
+) -> None:
+    assert model_of(method, make_clip(), StopConfig(n_s=3)).trains_text is (method == "clip4clip")
+    with_context = model_of(method, load_clip("tiny"), StopConfig())
+    with_context.learn_context(2)
+    assert with_context.trains_text is True
+
+
+@pytest.mark.parametrize("method", ["stop-temporal-vpt", "vpt-deep", "vpt-shallow"])
+def test_one_static_prompt_is_enough(method: Method, make_clip: MakeClip) -> None:
+    config = ExperimentConfig(method=method, stop=StopConfig(n_s=1), static_prompts=1)
+    assert any(1 in p.shape for p in build_method(config, make_clip(), 3).trainable().values())
