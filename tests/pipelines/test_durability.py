@@ -223,7 +223,9 @@ def test_closing_the_courier_delivers_once_more_and_does_not_wait_for_ever() -> 
 
 def _second_in(folder: Path, note: Callable[[str], None]) -> threading.Thread:
     def work() -> None:
-        with alone_in(folder):
+        with alone_in(folder), open_lock(folder / LOCK) as lock:
+            with pytest.raises(BlockingIOError):  # it may not be shared either
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             note("second")
 
     thread = threading.Thread(target=work)

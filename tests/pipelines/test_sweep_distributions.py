@@ -109,6 +109,8 @@ def test_seed_and_number_of_the_trial_decide_a_draw_and_nothing_else(algorithm: 
     assert _draw(space, 3) == trial.drawn
     assert _draw(space, 3, [trial]) == _draw(space, 3, [trial]) != trial.drawn
     assert _draw(space, 4) != trial.drawn
+    another = replace(trial, drawn=_draw(space, 5))
+    assert _draw(space, 3, [another]) != trial.drawn
     # As long as TPE begins with random draws, results do not matter.
     assert _draw(space, 3, [trial]) == _draw(space, 3, [other])
 

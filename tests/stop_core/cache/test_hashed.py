@@ -1,9 +1,11 @@
 """A file is hashed once on a machine, and again as soon as it may be another one."""
 
+import fcntl
 import json
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +134,23 @@ def test_each_folder_of_each_machine_has_its_own_list(
     (tmp_path / "link").symlink_to(tmp_path / "a")
     HashedFiles(tmp_path / "link").add(tmp_path / "link" / "file", "f" * 64)
     assert len(list(memory.iterdir())) == 4
+
+
+def test_one_process_of_a_machine_reads_and_the_others_wait(
+    shard: Path, reads: list[str], memory: Path
+) -> None:
+    sha256 = hash_file(shard)
+    HashedFiles(shard.parent).add(shard.parent, sha256)
+    (file,) = memory.iterdir()
+    waiting = threading.Thread(target=lambda: HashedFiles(shard.parent).has(shard, sha256))
+    with file.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        assert reads == []
+    waiting.join()
+    assert reads == ["shard"]
 
 
 @pytest.mark.parametrize("hindrance", ["a file", "a link", "another user"])
