@@ -1,4 +1,4 @@
-"""Guards that nothing should ever need, and whose loss no other test would notice."""
+"""Safeguards in the sources that no other test would miss."""
 
 import re
 from pathlib import Path

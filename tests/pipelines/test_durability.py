@@ -1,4 +1,4 @@
-"""Checkpoints, records and results survive whatever ends the process that writes them."""
+"""Checkpoints, records and folders survive an interruption of the process that writes them."""
 
 import errno
 import fcntl
@@ -21,7 +21,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What was synced and renamed, by its name, in order."""
+    """Records the names of the files that are flushed and renamed, in order."""
     made: list[tuple[str, str]] = []
     fsync, replace = os.fsync, os.replace
 
@@ -176,7 +176,7 @@ def test_a_refused_record_is_stored_whole_with_its_reason(tmp_path: Path) -> Non
     assert refused.read_text() == '{"kind": "k", "number": 7, "refused": "too long"}'
 
 
-def test_the_courier_waits_longer_after_each_failure_and_anew_after_a_success(
+def test_the_courier_backs_off_after_failures_and_resets_after_a_success(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waits: list[float | None] = []
@@ -198,7 +198,7 @@ def test_the_courier_waits_longer_after_each_failure_and_anew_after_a_success(
             return None
         problem = results.pop(0)
         if problem is not None and len(results) % 2:
-            raise problem  # of the disk that the records wait on
+            raise problem  # raised by a full disk
         return problem
 
     monkeypatch.setattr(threading.Event, "wait", wait)
@@ -233,7 +233,7 @@ def _second_in(folder: Path, note: Callable[[str], None]) -> threading.Thread:
     return thread
 
 
-def test_a_folder_is_one_process_alone_and_the_other_waits_and_says_so(
+def test_a_second_process_waits_for_the_folder_and_reports_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     order: list[str] = []
@@ -250,7 +250,7 @@ def test_a_folder_is_one_process_alone_and_the_other_waits_and_says_so(
     assert (tmp_path / LOCK).exists()
 
 
-def test_a_folder_is_free_again_after_a_failure_and_others_never_were_taken(
+def test_a_failure_releases_the_folder(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "one").mkdir()

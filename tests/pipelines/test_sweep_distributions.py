@@ -102,7 +102,7 @@ def test_settings_are_drawn_independently(drawn: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["random", "tpe"])
-def test_seed_and_number_of_the_trial_decide_a_draw_and_nothing_else(algorithm: Algorithm) -> None:
+def test_a_draw_depends_only_on_the_seed_and_the_number_of_the_trial(algorithm: Algorithm) -> None:
     space = replace(SPACE, algorithm=algorithm)
     trial = Trial(0, _draw(space, 3), 3, "finished", measures={"val/top1": 0.5})
     other = replace(trial, measures={"val/top1": 0.9})
@@ -137,7 +137,7 @@ def test_tpe_keeps_away_from_what_is_running() -> None:
     assert draws[0] != draws[1]
 
 
-def test_tpe_models_after_its_random_draws_and_those_alone(
+def test_only_tpe_uses_the_tpe_sampler_with_its_options(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[dict[str, Any]] = []
@@ -179,7 +179,7 @@ def test_a_point_is_taken_as_it_is_and_only_the_rest_drawn() -> None:
         assert found.items() >= point.items()
         assert list(found) == list(SPACE.search)
     whole = dict(found)
-    # A certain point is not drawn twice with one seed, and is drawn again with another.
+    # A fixed point is not repeated with the same seed, but is with another seed.
     assert draw(SPACE, whole, 7, [Trial(0, whole, 7)]) is None
     assert draw(SPACE, whole, 8, [Trial(0, whole, 7)]) == whole
 
@@ -206,8 +206,8 @@ def test_a_condition_decides_whether_a_setting_is_drawn() -> None:
     assert seen == {True, False}
 
 
-def test_what_does_not_go_together_is_drawn_again() -> None:
-    """Without patches and without gaps nothing is left of STOP to train."""
+def test_invalid_combinations_are_drawn_again() -> None:
+    """STOP without patches and without gaps has nothing to train."""
     nothing = Distribution((0.0, 4.0))
     space = SearchSpace(
         ("val/top1",), {"method": "stop"}, {"eta": nothing, "n_s": Distribution((0, 1))}

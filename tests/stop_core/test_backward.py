@@ -1,4 +1,4 @@
-"""A batch has one loss and one gradient, in however many parts it is embedded."""
+"""The loss and gradient of a batch do not depend on the size of its micro-batches."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ CLOSE = {"rtol": 0, "atol": 1e-12}
 
 
 class Toy(Objective):
-    """A map with dropout of its frames, shifted by what follows from the clip and the epoch."""
+    """A linear map with dropout whose outputs depend on the clip and the epoch."""
 
     chosen_by = "top1"
 
@@ -64,7 +64,7 @@ def seed(part: int) -> None:
 
 
 def wanted(toy: Toy, size: int) -> float:
-    """The loss, and the gradient by one graph of all parts."""
+    """Computes the loss and its gradient with a single graph for all parts."""
     frames, rows = frames_of(len(CLIPS)), []
     for part, start in enumerate(range(0, len(CLIPS), size)):
         seed(part)

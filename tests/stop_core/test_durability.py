@@ -1,4 +1,4 @@
-"""What is written is whole after any interruption, and on the disk before anything builds on it."""
+"""Files are whole after any interruption, and are flushed to disk before they are used."""
 
 import errno
 import fcntl
@@ -25,7 +25,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """The system calls that durability depends on, in their order; a sync with what is in it."""
+    """Records the system calls for durability in order, and the content at each fsync."""
     made: list[tuple[str, ...]] = []
     fsync, replace, link = os.fsync, os.replace, os.link
 
@@ -74,7 +74,7 @@ def test_a_file_is_synced_before_it_has_its_name_and_its_folder_after(
 
 
 def open_files() -> int:
-    """How many this process has."""
+    """Returns the number of file descriptors of this process."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
@@ -125,7 +125,7 @@ def test_a_failure_leaves_the_old_file_whole_and_nothing_else(
 
 
 def test_a_disk_that_is_full_for_the_system_leaves_the_old_file_whole(tmp_path: Path) -> None:
-    """A limit on the size of files, which fails as a full disk does: in the middle of a write."""
+    """A limit on the file size fails in the middle of a write, like a full disk."""
     path = tmp_path / "file"
     path.write_text(OLD)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -162,7 +162,7 @@ def test_of_two_new_files_the_first_stays_also_where_a_disk_has_no_links(
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Runs `work` in another process; its number."""
+    """Runs `work` in a forked process and returns its id."""
     child = os.fork()
     if child == 0:
         with suppress(BaseException):
@@ -187,7 +187,7 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> N
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         assert path.read_text() in (OLD, NEW)
-        # What is left of it has a name by which it is known.
+        # A leftover staging file can be recognized by its name.
         assert all(p == path or is_leftover(p) for p in tmp_path.iterdir())
 
 
@@ -210,7 +210,7 @@ def test_a_staging_file_is_the_users_own_and_hidden_from_readers_of_data(tmp_pat
     assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o640
 
 
-def test_one_process_alone_holds_a_lock_and_a_killed_one_holds_it_no_longer(
+def test_a_lock_excludes_other_processes_and_is_released_by_sigkill(
     tmp_path: Path,
 ) -> None:
     path, held = tmp_path / ".lock", tmp_path / "held"

@@ -1,4 +1,4 @@
-"""The average of the prompts is its equation, and leaves the trained weights alone."""
+"""The average of the prompts follows its equation and does not change the trained weights."""
 
 from collections.abc import Callable
 
@@ -31,7 +31,7 @@ def test_the_average_follows_its_equation(model: StaticPrompts, decay: float) ->
     assert not average.average[NAME].requires_grad
 
 
-def test_the_model_has_the_average_inside_of_the_context_alone(model: StaticPrompts) -> None:
+def test_the_model_has_the_average_only_inside_of_the_context(model: StaticPrompts) -> None:
     average = MovingAverage(model, 0.5)
     before = average.weights()[NAME]
     with torch.no_grad():

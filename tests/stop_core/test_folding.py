@@ -1,4 +1,4 @@
-"""A folded block is the block itself, whatever its norms, scales and biases are."""
+"""A folded block computes the same function as the block, for any norms, scales and biases."""
 
 import copy
 import itertools
@@ -17,7 +17,7 @@ KINDS = list(itertools.product((QuickGELU, nn.GELU), (None, 0.3)))
 
 @pytest.fixture(params=KINDS, ids=str)
 def block(request: pytest.FixtureRequest) -> ResidualAttentionBlock:
-    """A block of which no norm, scale or bias is what it would be before training."""
+    """Returns a block whose norms, scales and biases are not at their initial values."""
     activation, scale = request.param
     made = ResidualAttentionBlock(
         WIDTH, HEADS, ls_init_value=scale, act_layer=activation, norm_layer=LayerNorm
@@ -31,7 +31,7 @@ def block(request: pytest.FixtureRequest) -> ResidualAttentionBlock:
 
 
 def run(folded: FoldedBlock, tokens: Tensor) -> Tensor:
-    """The block, by the equations of a transformer."""
+    """Runs the folded block by the equations of a transformer."""
     normed = folded.norm_1(tokens)
     query = folded.query(normed)
     key, value = folded.key_value(normed).chunk(2, -1)
@@ -53,7 +53,7 @@ def test_output_and_gradient_are_those_of_the_block(block: ResidualAttentionBloc
     torch.testing.assert_close(ours.grad, plain.grad, rtol=0, atol=1e-12)
 
 
-def test_its_keys_are_those_of_its_key_weight(block: ResidualAttentionBlock) -> None:
+def test_key_weight_is_the_matrix_of_the_keys(block: ResidualAttentionBlock) -> None:
     folded = fold_block(block, torch.float64, None)
     x = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(1)).double()
     key = folded.key_value(x)[:, :WIDTH]

@@ -1,4 +1,4 @@
-"""The hand-written gradients are those that autograd takes of the plain equations, in float64."""
+"""The hand-written gradients equal those of autograd on the plain equations, in float64."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,12 +18,12 @@ def noise(seed: int, *shape: int) -> Tensor:
 
 
 def ones_at(chosen_BTN: Tensor) -> Tensor:
-    """r of the patches `chosen`."""
+    """Returns the mask r of the patches `chosen`."""
     return torch.zeros(B, T, P, dtype=torch.float64).scatter(2, chosen_BTN, 1.0)
 
 
 def choices(seed: int, n_s: int) -> Tensor:
-    """Other patches in every frame, in no order."""
+    """Returns different patches for each frame, in random order."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(B, T, P, generator=generator).argsort(-1)[..., :n_s]
 
@@ -31,11 +31,11 @@ def choices(seed: int, n_s: int) -> Tensor:
 def results(
     function: Callable[..., Tensor], inputs: Sequence[Tensor], learns: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The output, and the gradient of a sum over it that weighs every entry in another way."""
+    """Returns the output and the gradients of its sum with random weights."""
     own = [x.detach().requires_grad_(on) for x, on in zip(inputs, learns, strict=True)]
     out = function(*own)
     if out.requires_grad:
-        # A gradient that is not contiguous, as the blocks behind it may give.
+        # The gradient is not contiguous, because later blocks can produce such gradients.
         out.backward(noise(99, *reversed(out.shape)).permute(*reversed(range(out.ndim))))
     return out.detach(), [x.grad for x in own]
 
@@ -84,7 +84,7 @@ def test_differences_are_mapped_with_the_gradients_of_the_equation(frames: int, 
 
     def equation(h: Tensor, weight: Tensor, watching: Tensor) -> Tensor:
         d = h[:, 1:] - h[:, :-1]
-        # What watches the change trains its own matrix, and passes nothing on.
+        # The second map trains its own matrix and passes no gradient to h.
         return pick(d @ weight.T, d.detach() @ watching.T)
 
     learns = (True, True, True)

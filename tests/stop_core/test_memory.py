@@ -1,4 +1,4 @@
-"""A lack of memory is noticed as such, and no other failure is taken for one."""
+"""Out-of-memory errors are recognized, and other errors are passed on."""
 
 import gc
 import weakref
@@ -30,7 +30,7 @@ def test_other_failures_are_passed_on(problem: BaseException) -> None:
     assert raised.value is problem
 
 
-def test_what_was_computed_before_the_lack_is_let_go() -> None:
+def test_tensors_are_released_after_an_out_of_memory_error() -> None:
     seen: list[weakref.ref[torch.Tensor]] = []
 
     def work() -> None:

@@ -52,6 +52,22 @@ CASES = [
 ]
 
 
+DEFAULTS: dict[str, Any] = {
+    "n_s": 6, "alpha": 0.5, "beta": 1.0, "eta": 4.0, "max_prompts": 4, "spatial_width": 32,
+    "temporal_width": 32, "depth": None, "share": False, "attention": "frame",
+    "normalize": "per_frame", "selection": "ste", "difference": "prompted", "dropout": 0.0,
+    "method": "stop", "tower": "tiny", "pretrained": None, "static_prompts": 8,
+    "templates": ("default",), "context_tokens": 0, "frames": None, "segment_jitter": False,
+    "random_crop": False, "epochs": 10, "batch_size": 32, "learning_rate": 2e-3,
+    "spatial_rate": 0.5, "weight_decay": 0.01, "warmup_steps": 30, "clip_norm": 1.0, "ema": 0.0,
+    "precision": "fp32", "seed": 0,
+}  # fmt: skip
+
+
+def test_the_defaults_are_those_that_published_runs_were_trained_with() -> None:
+    assert ExperimentConfig().parameters() == DEFAULTS
+
+
 def test_every_setting_has_a_range_here() -> None:
     names = {field.name for kind in (StopConfig, ExperimentConfig) for field in fields(kind)}
     assert names == STOP.keys() | EXPERIMENT.keys() | OTHERS

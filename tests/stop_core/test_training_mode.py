@@ -1,4 +1,4 @@
-"""What prompting does in training: where it drops out, where gradients flow, how it starts."""
+"""Prompting in training mode: dropout, gradient flow, initial scales, float64 accumulation."""
 
 import math
 from collections.abc import Callable
@@ -88,7 +88,7 @@ def test_prompts_drop_out_at_their_rate_in_training_and_never_in_evaluation(
     assert abs(share - rate) < 5 * error + 1e-3
     kept = whole / (1 - rate)
     torch.testing.assert_close(trained[~dropped], kept[~dropped], rtol=1e-4, atol=1e-4)
-    # Each video, frame and channel drops out by itself, and in another way the next time.
+    # Dropout is independent for each video, frame and channel, and differs between calls.
     assert not torch.equal(dropped, prompts(layer).abs() <= 1e-5)
     for dim in range(dropped.ndim):
         assert (dropped != dropped.roll(1, dim)).any()
@@ -111,7 +111,7 @@ def model_of(method: Method, clip: FrozenClip, stop: StopConfig) -> VideoModel:
 @torch.no_grad()
 @pytest.mark.parametrize("method", WITH_DROPOUT)
 @pytest.mark.parametrize("half", [{"n_s": 0}, {"eta": 0.0}])
-def test_each_half_of_a_model_drops_out_in_training_alone(
+def test_each_half_of_a_model_drops_out_only_in_training(
     method: Method, half: dict[str, Any], make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     if method == "stop-temporal-vpt" and "eta" in half:
@@ -158,7 +158,7 @@ def test_choosing_patches_passes_no_gradient_to_the_tokens(selection: str) -> No
         made = getattr(found, name)
         if made.requires_grad:
             assert gradient(made, h) is None, name
-    # The filter learns from the straight-through estimate, and from nothing else.
+    # The filter learns only from the straight-through estimate.
     assert (gradient(found.h_s, layer.dynamics.down.weight) is not None) == (selection == "ste")
 
 
@@ -179,15 +179,13 @@ def test_counting_prompts_passes_no_gradient_to_the_tokens(selection: str, norma
     assert found.presence.requires_grad == learns
     for parameter in layer.change.parameters():
         assert (gradient(found.p_t, parameter) is not None) == learns
-    # How much the chosen patches weigh is how their choice is felt here.
+    # The weight of the chosen patches passes a gradient to the selection.
     assert (gradient(found.p_t, r) is not None) == learns
 
 
 @pytest.mark.parametrize("selection", ["ste", "hard"])
 @pytest.mark.parametrize("n_s", [0, 1, 3, PATCHES])
-def test_prompts_that_are_never_made_change_no_gradient(
-    n_s: int, selection: str, stir: Stir
-) -> None:
+def test_skipping_unused_prompts_changes_no_gradient(n_s: int, selection: str, stir: Stir) -> None:
     layer = SpatialPrompting(WIDTH, GRID, StopConfig(n_s=n_s, selection=selection))
     stir(layer)
     layer.double()
@@ -205,7 +203,7 @@ def test_prompts_that_are_never_made_change_no_gradient(
 
 
 def gradient(made: Tensor, of: Tensor) -> Tensor | None:
-    """None where there is no path from `of` to `made`, or nothing comes along it."""
+    """Returns the gradient of `made` to `of`, or None if there is none or it is zero."""
     if not made.requires_grad:
         return None
     found = torch.autograd.grad(made.square().sum(), of, retain_graph=True, allow_unused=True)[0]
@@ -231,7 +229,7 @@ def test_the_weights_of_gaps_are_rescaled_from_a_mean_in_float64(
 
 
 def scales_at_the_start(width: int, hidden: int, patches: int) -> dict[str, float]:
-    """The standard deviation of each tensor that is drawn, by its name; the others are zero."""
+    """Returns the standard deviation of each random tensor by name; all others start at zero."""
     linear = lambda inputs: 1 / math.sqrt(inputs)  # noqa: E731
     relu = lambda inputs: math.sqrt(2 / inputs)  # noqa: E731
     torchs_own = lambda inputs: 1 / math.sqrt(3 * inputs)  # noqa: E731
@@ -256,7 +254,7 @@ def scales_at_the_start(width: int, hidden: int, patches: int) -> dict[str, floa
     return own
 
 
-def test_stop_starts_at_the_scales_that_it_promises(make_clip: MakeClip) -> None:
+def test_stop_starts_at_the_documented_scales(make_clip: MakeClip) -> None:
     hidden = 24
     config = StopConfig(n_s=3, spatial_width=hidden, temporal_width=hidden, max_prompts=9)
     model = model_of("stop", make_clip(width=96, heads=2, layers=1), config)
@@ -268,14 +266,14 @@ def test_stop_starts_at_the_scales_that_it_promises(make_clip: MakeClip) -> None
             assert key == pytest.approx(1 / math.sqrt(3 * hidden), rel=0.15)
             assert value == pytest.approx(0.1 / math.sqrt(3 * hidden), rel=0.15)
         elif name in wanted:
-            # Few biases say little about the spread that they were drawn with.
+            # The spread of a few biases is a poor estimate.
             rel = 0.15 if parameter.numel() > 300 else 0.6
             assert parameter.std().item() == pytest.approx(wanted[name], rel=rel), name
         else:
             assert not parameter.any(), name
 
 
-def test_constants_start_at_the_scales_that_they_promise(make_clip: MakeClip) -> None:
+def test_static_prompts_start_at_the_documented_scales(make_clip: MakeClip) -> None:
     clip = make_clip(width=96, heads=2, grid=8)
     config = StopConfig(n_s=3, max_prompts=16)
     static = model_of("stop-static", clip, config)
@@ -317,10 +315,10 @@ def test_a_signal_keeps_its_strength_through_layers_that_keep_variance(before_re
 
 
 @pytest.mark.parametrize("method", ["stop", "stop-temporal-vpt"])
-def test_a_half_that_is_turned_off_is_not_computed_and_has_no_gradient(
+def test_a_disabled_half_is_not_computed_and_has_no_gradient(
     method: Method, make_clip: MakeClip, make_frames: MakeFrames
 ) -> None:
-    """A gradient of zero would let the weight decay shrink what is not used."""
+    """With a gradient of zero, weight decay would shrink the unused tensors."""
     for off, half in (({"eta": 0.0}, "temporal"), ({"n_s": 0}, "spatial")):
         model = model_of(method, make_clip(), StopConfig(**{"n_s": 3} | off))
         model.train()
@@ -330,7 +328,7 @@ def test_a_half_that_is_turned_off_is_not_computed_and_has_no_gradient(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_texts_are_trained_by_clip4clip_and_with_a_context_alone(
+def test_only_clip4clip_and_a_learned_context_train_texts(
     method: Method, make_clip: MakeClip
 ) -> None:
     assert model_of(method, make_clip(), StopConfig(n_s=3)).trains_text is (method == "clip4clip")

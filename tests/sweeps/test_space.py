@@ -1,4 +1,4 @@
-"""What a search space can draw, and the points that are certain before anything is drawn."""
+"""Search spaces: the values they contain, and the points that are fixed before sampling."""
 
 import itertools
 from decimal import Decimal
@@ -94,10 +94,10 @@ def test_lists_and_steps_are_listed_in_full_and_ranges_by_their_ends() -> None:
     more=st.integers(0, 9),
     step=st.sampled_from(["0.1", "0.3", "0.025", "1e-5", "7"]),
 )
-def test_what_is_listed_can_be_drawn_to_the_last_step(
+def test_a_distribution_contains_every_value_that_it_lists(
     low: int, steps: int, more: int, step: str
 ) -> None:
-    """More is a tenth of a step, by which the range is longer than its last step."""
+    """The range ends `more` tenths of a step after its last step."""
     first, each = Decimal(low) / 10, Decimal(step)
     high = first + each * (steps + Decimal(more) / 10)
     own = Distribution(low=float(first), high=float(high), step=float(each))
@@ -106,7 +106,7 @@ def test_what_is_listed_can_be_drawn_to_the_last_step(
 
 
 def _needs_two(point: dict[str, Any]) -> None:
-    """Stands for a setting that needs another: b only with an a above 1."""
+    """A setting that depends on another: b needs an a above 1."""
     if point.get("b") and point.get("a", 0) <= 1:
         raise ValueError("b needs a")
 
@@ -142,6 +142,9 @@ def test_the_longest_training_and_the_grace_of_asha_follow_from_what_can_be_draw
     assert _space(drawn, scheduler=Asha(4)).grace_period == 4
     assert _space(drawn, scheduler=Asha(20)).grace_period == 9
     assert Asha() == Asha(grace_period=1, reduction_factor=3)
+    plain = SearchSpace(("val/top1",), {}, {}, "random", None, None, 1, {}, (), 10)
+    assert SearchSpace(("val/top1",), {}, {}) == plain
+    assert Distribution() == Distribution((), False, 0, 0, None, False, False, ())
 
 
 WHEN = {
@@ -165,7 +168,7 @@ def test_a_setting_is_active_where_all_its_conditions_hold() -> None:
     assert both.complete({"eta": 1.0}) == {"eta": 1.0, "n_s": 3}
 
 
-def test_a_grid_multiplies_what_has_a_meaning() -> None:
+def test_a_grid_has_no_inactive_settings() -> None:
     wanted = [
         {"method": "stop", "eta": 0.0},
         {"method": "stop", "eta": 4.0, "max_prompts": 2},
@@ -198,7 +201,7 @@ def test_one_at_a_time_leaves_the_point_in_one_setting_and_has_it_once() -> None
     assert space.around["eta"] == 1.0
 
 
-def test_what_decides_of_a_point_are_settings_whose_conditions_can_hold() -> None:
+def test_a_point_is_decided_by_settings_whose_conditions_can_hold() -> None:
     space = _space(WHEN)
     for point, wanted in (
         ({"method": "stop", "eta": 4.0, "max_prompts": 2}, {}),

@@ -1,4 +1,4 @@
-"""A file is hashed once on a machine, and again as soon as it may be another one."""
+"""A machine hashes a file once, and again after any sign of a change."""
 
 import fcntl
 import json

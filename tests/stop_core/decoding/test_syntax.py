@@ -1,4 +1,4 @@
-"""Headers that are written by the standards are read for what they say."""
+"""Headers that are written by the standards are parsed correctly."""
 
 import re
 from pathlib import Path
@@ -113,7 +113,7 @@ drawn = st.fixed_dictionaries(
 
 @settings(deadline=None, max_examples=150)
 @given(drawn)
-def test_the_parameters_of_a_sequence_are_read_for_what_they_say(fields: dict[str, Any]) -> None:
+def test_sequence_parameters_are_parsed_correctly(fields: dict[str, Any]) -> None:
     stream = H264Stream(description(sequence(**fields)))
     assert stream.has_fields == (not fields["frames_only"])
     assert stream.is_shifted == bool(fields["crop"] and fields["crop"][0])
@@ -131,8 +131,8 @@ def test_the_parameters_of_a_sequence_are_read_for_what_they_say(fields: dict[st
 
 @settings(deadline=None, max_examples=40)
 @given(drawn, st.integers(2, 5))
-def test_parameters_that_are_cut_may_have_fields(fields: dict[str, Any], kept: int) -> None:
-    """The first bytes say nothing of them: the worst is thought."""
+def test_truncated_parameters_may_have_fields(fields: dict[str, Any], kept: int) -> None:
+    """The parser assumes fields if it cannot read the parameters."""
     assert H264Stream(description(sequence(**fields)[:kept])).has_fields
 
 
