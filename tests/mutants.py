@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def tests_of(module: Path) -> list[str]:
-    """Returns the mirrored test file, or the files of mutants.yaml, and the tests of all sources."""
+    """Returns the mirrored test file, or those of mutants.yaml, and the tests of all sources."""
     mirrored = ROOT / "tests" / module.with_name(f"test_{module.name}")
     names = LISTS["tests"].get(module.stem, [])
     found = [path for name in names for path in (ROOT / "tests").rglob(f"test_{name}.py")]

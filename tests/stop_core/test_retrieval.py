@@ -274,3 +274,14 @@ def test_a_hub_is_the_nearest_video_alone_unless_more_are_asked_for() -> None:
     bank, texts = _distinct(7, 4, 5), _distinct(6, 4, 6)
     assert torch.equal(qb_norm(texts, bank), qb_norm(texts, bank, k=1))
     assert not torch.equal(qb_norm(texts, bank), qb_norm(texts, bank, k=4))
+
+
+def test_the_temperatures_are_the_published_ones() -> None:
+    matrix, bank = _distinct(4, 4, 1), _distinct(5, 4, 2)
+    assert torch.equal(dual_softmax(matrix), dual_softmax(matrix, temperature=0.01))
+    assert torch.equal(qb_norm(matrix, bank), qb_norm(matrix, bank, temperature=1 / 20))
+    for rerank, temperature in (("dsl", 0.01), ("qb-norm", 1 / 20)):
+        options = {"rerank": rerank, "query_bank": bank if rerank == "qb-norm" else None}
+        assert retrieval_metrics(matrix, **options) == retrieval_metrics(  # type: ignore[arg-type]
+            matrix, **options, temperature=temperature
+        )
