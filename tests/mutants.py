@@ -83,7 +83,8 @@ def tests_of(module: Path) -> list[str]:
     """Returns the mirrored test file, or those of mutants.yaml, and the tests of all sources."""
     mirrored = ROOT / "tests" / module.with_name(f"test_{module.name}")
     names = LISTS["tests"].get(module.stem, [])
-    found = [path for name in names for path in (ROOT / "tests").rglob(f"test_{name}.py")]
+    room = ROOT / "tests" / module.parts[0]
+    found = [path for name in names for path in room.rglob(f"test_{name}.py")]
     found = found or [mirrored]
     if not found[0].exists():
         raise SystemExit(f"{module} has no {mirrored}; add it, or name its tests in mutants.yaml")

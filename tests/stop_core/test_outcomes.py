@@ -63,3 +63,13 @@ def test_trainings_with_other_numbers_of_queries_belong_to_no_row(tmp_path: Path
         assert read_outcomes(files[:1], [measure])[measure].weights_M.tolist() == [1, 2]
         with pytest.raises(ValueError, match=r"two.* and .*one.* not of the same test videos"):
             read_outcomes(files, [measure])
+
+
+@pytest.mark.parametrize("measure", ["test/top1", "test/t2v_r1", "test/mean_class"])
+def test_a_measure_without_its_column_is_refused_by_name(measure: str, tmp_path: Path) -> None:
+    file = _write(tmp_path / "one" / "predictions.parquet", video_id=["a"], label=[0])
+    with pytest.raises(ValueError, match=f"cannot tell {measure}: it has no column '"):
+        read_outcomes([file], [measure])
+    empty = _write(tmp_path / "two" / "predictions.parquet", video_id=["a"], split=["val"])
+    with pytest.raises(ValueError, match=r"no column|no rows of the test split"):
+        read_outcomes([empty], [measure])

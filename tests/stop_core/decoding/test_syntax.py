@@ -355,3 +355,16 @@ def test_the_frame_headers_of_av1_say_what_is_shown(
 def test_a_frame_of_av1_that_is_cut_behind_its_size_shows_nothing() -> None:
     assert pictures_in("av1", memoryview(obu(FRAME, SHOWN)[:2])) == 0
     assert pictures_in("av1", memoryview(b"\x32\xff\xff")) == 0
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_empty_units_are_skipped(length: int) -> None:
+    parameters = sequence(66, 1, False, [], 4, 2, [], True, None)
+    unit_ = (4).to_bytes(length, "big") + b"\x65idr"
+    for before in (0, 1, 3):
+        stream = H264Stream(description(parameters, length))
+        stream.look(0, bytes(length * before) + unit_)
+        assert (stream.beginnings, stream.has_only_pictures) == ([0], True)
+    plain = H264Stream(None)
+    plain.look(0, b"\0\0\1\0\0\1\x65idr")
+    assert plain.beginnings == [0]
