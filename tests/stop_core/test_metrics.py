@@ -181,5 +181,7 @@ def test_views_that_cannot_be_joined_are_refused() -> None:
 def test_the_first_strange_label_is_the_one_that_is_named() -> None:
     for strange in (-3, 4):
         labels = torch.tensor([0, strange, 9])
-        with pytest.raises(ValueError, match=f"label {strange} is not one of the 3 classes"):
+        with pytest.raises(
+            ValueError, match=f"label {strange} is not one of the 3 classes.* to 2$"
+        ):
             recognition_metrics(torch.zeros(3, 3), labels)

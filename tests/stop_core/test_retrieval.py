@@ -266,8 +266,10 @@ def test_more_or_fewer_hubs_than_videos_are_refused(k: int) -> None:
 
 def test_a_text_of_a_video_before_the_first_is_refused_like_one_behind_the_last() -> None:
     for strange in (-1, -2, 2, 7):
-        with pytest.raises(ValueError, match=f"names video {strange};"):
+        with pytest.raises(ValueError, match=f"names video {strange}; .*0 to 1$"):
             retrieval_metrics(SQUARE, torch.tensor([0, strange]))
+    with pytest.raises(ValueError, match="video 1 has no text"):
+        retrieval_metrics(torch.zeros(1, 3), torch.tensor([0]))
 
 
 def test_a_hub_is_the_nearest_video_alone_unless_more_are_asked_for() -> None:
