@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 export MLFLOW_DISABLE_TELEMETRY = true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos lint docs format bench clean
+.PHONY: help setup demo test mutants chaos lint docs format bench clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -26,6 +26,9 @@ demo: $(READY) ## Compare STOP with its baselines on the embedded data: a table 
 
 test: $(READY) ## Run all tests that this machine supports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+mutants: $(READY) ## Plant 300 faults in the core modules, and count those that the tests notice
+	$(BIN)/python tests/mutants.py
 
 chaos: $(READY) ## Interrupt all commands at random moments, 100 times, and compare the results
 	$(BIN)/python tests/pipelines/chaos_all.py --kills 100

@@ -66,6 +66,12 @@ def make_clip() -> MakeClip:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = CLIP(embed_dim, vision_cfg, text_cfg, quick_gelu=quick_gelu)
+            # A fresh tower's norms are identities and its biases zero: forgetting one would not
+            # show.
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.ndim == 1:
+                        parameter += 0.1 * torch.randn_like(parameter)
         pixels = {"size": size, "mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
         set_model_preprocess_cfg(model, pixels)
         return FrozenClip("small-vit", model.requires_grad_(False).eval(), _tokenize)

@@ -7,6 +7,7 @@ import torch
 from open_clip.model import CLIP, set_model_preprocess_cfg
 from torch import Tensor, nn
 
+from stop_core.clip import tower as towers
 from stop_core.clip.loading import FrozenClip
 from stop_core.clip.tower import FrozenTower
 from stop_core.model.stop import StopModel
@@ -210,3 +211,47 @@ def test_in_bfloat16_a_tower_is_close_to_float32_and_keeps_float32_tokens(
     assert video.dtype == logits.dtype == torch.float32
     torch.testing.assert_close(video, model.encode_video(frames), rtol=0, atol=0.03)
     torch.testing.assert_close(logits, model.logit_scale * video @ texts.T)
+
+
+def test_a_block_is_folded_once_and_again_only_when_it_has_changed(make_clip: MakeClip) -> None:
+    tower = FrozenTower("small-vit", make_clip().model.visual)
+    tokens = noise(0, 1, 4, tower.width)
+    before, _ = tower.run_block(0, tokens)
+    first = tower._folded(0, torch.float32)
+    assert tower._folded(0, torch.float32) is first
+    assert tower._folded(0, torch.float64) is not first
+    with torch.no_grad():
+        tower.blocks[0].ln_1.weight.mul_(2)
+    assert tower._folded(0, torch.float32) is not first
+    after, _ = tower.run_block(0, tokens)
+    torch.testing.assert_close(after, tower.blocks[0](tokens), **CLOSE)
+    assert not torch.equal(after, before)
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_products_are_in_the_type_of_autocast_where_the_processor_has_it(
+    has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(towers, "_cpu_has", lambda dtype: has_bfloat16)
+    for dtype in (torch.float32, torch.float64):
+        assert towers._compute_dtype(torch.zeros(1, dtype=dtype)) == dtype
+    with torch.autocast("cpu", torch.bfloat16):
+        found = towers._compute_dtype(torch.zeros(1))
+    assert found == (torch.bfloat16 if has_bfloat16 else torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_gradient_of_a_presence_is_that_of_scaling_the_last_values(dtype: torch.dtype) -> None:
+    value = noise(0, 2, 7, 5).to(dtype).requires_grad_()
+    presence = torch.ones(2, 3, dtype=torch.float32, requires_grad=True)
+    out = towers._scale_last(value, presence)
+    assert torch.equal(out, value)
+    direction = noise(1, 2, 7, 5).to(dtype)
+    out.backward(direction)
+    assert torch.equal(value.grad, direction)
+    wanted = (direction[:, 4:].double() * value.detach()[:, 4:].double()).sum(-1)
+    torch.testing.assert_close(
+        presence.grad.double(), wanted, rtol=0, atol=1e-5 if dtype == torch.float64 else 0.1
+    )
+    assert presence.grad.dtype == torch.float32
+    assert towers._scale_last(value, presence.detach()) is value

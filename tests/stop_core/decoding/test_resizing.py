@@ -42,3 +42,16 @@ def test_without_numba_the_pixels_are_the_same(monkeypatch: pytest.MonkeyPatch) 
     assert resizing._loops() is not None
     monkeypatch.setattr(resizing, "_loops", lambda: None)
     assert np.array_equal(clip_crop(frame, 32), compiled)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(24, 40), (40, 24), (31, 31), (90, 30), (20, 20)])
+def test_a_whole_frame_is_pillows_with_its_short_side_as_asked_for(rows: int, columns: int) -> None:
+    frames = np.stack([_noise(rows, columns, seed) for seed in range(2)])
+    shape = resizing.resized_shape(rows, columns, 20)
+    assert min(shape) == 20
+    out = np.zeros((2, *shape, 3), np.uint8)
+    assert resizing.resize_frames(frames, 20, out) is out
+    for frame, resized in zip(frames, resizing.resize_frames(frames, 20), strict=True):
+        wanted = Image.fromarray(frame).resize(shape[::-1], Image.Resampling.BICUBIC)
+        assert np.array_equal(resized, np.asarray(wanted))
+    assert np.array_equal(out, resizing.resize_frames(frames, 20))

@@ -174,3 +174,12 @@ def test_views_that_do_not_fit_are_refused() -> None:
         average_views(torch.zeros(2, 3), torch.tensor([0]), "logits")
     with pytest.raises(ValueError, match="choose 'probabilities' or 'logits'"):
         average_views(torch.zeros(2, 3), torch.tensor([0, 1]), "votes")  # type: ignore[arg-type]
+
+
+def test_the_first_strange_label_is_the_one_that_is_named() -> None:
+    for strange in (-3, 4):
+        labels = torch.tensor([0, strange, 9])
+        with pytest.raises(
+            ValueError, match=f"label {strange} is not one of the 3 classes.* to 2$"
+        ):
+            recognition_metrics(torch.zeros(3, 3), labels)

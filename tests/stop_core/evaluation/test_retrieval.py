@@ -262,3 +262,28 @@ def test_invalid_inputs_are_refused(arguments: dict[str, object], message: str) 
 def test_numbers_of_hubs_out_of_range_are_refused(k: int) -> None:
     with pytest.raises(ValueError, match=f"k is {k}; choose from 1 to the number of videos, 2"):
         qb_norm(SQUARE, SQUARE, k)
+
+
+def test_a_text_of_a_video_before_the_first_is_refused_like_one_behind_the_last() -> None:
+    for strange in (-1, -2, 2, 7):
+        with pytest.raises(ValueError, match=f"names video {strange}; .*0 to 1$"):
+            retrieval_metrics(SQUARE, torch.tensor([0, strange]))
+    with pytest.raises(ValueError, match="video 1 has no text"):
+        retrieval_metrics(torch.zeros(1, 3), torch.tensor([0]))
+
+
+def test_a_hub_is_the_nearest_video_alone_unless_more_are_asked_for() -> None:
+    bank, texts = _distinct(7, 4, 5), _distinct(6, 4, 6)
+    assert torch.equal(qb_norm(texts, bank), qb_norm(texts, bank, k=1))
+    assert not torch.equal(qb_norm(texts, bank), qb_norm(texts, bank, k=4))
+
+
+def test_the_temperatures_are_the_published_ones() -> None:
+    matrix, bank = _distinct(4, 4, 1), _distinct(5, 4, 2)
+    assert torch.equal(dual_softmax(matrix), dual_softmax(matrix, temperature=0.01))
+    assert torch.equal(qb_norm(matrix, bank), qb_norm(matrix, bank, temperature=1 / 20))
+    for rerank, temperature in (("dsl", 0.01), ("qb-norm", 1 / 20)):
+        options = {"rerank": rerank, "query_bank": bank if rerank == "qb-norm" else None}
+        assert retrieval_metrics(matrix, **options) == retrieval_metrics(  # type: ignore[arg-type]
+            matrix, **options, temperature=temperature
+        )

@@ -188,3 +188,8 @@ def test_holm_is_between_no_correction_and_bonferroni(p_values: list[float]) -> 
 def test_invalid_inputs_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match=r"shape|videos|one value per video"):
         make()  # type: ignore[operator]
+
+
+def test_where_all_resamples_agree_that_nothing_differs_p_is_one() -> None:
+    assert bootstrap_p(np.zeros(99)) == 1
+    assert bootstrap_p(np.ones(99)) == bootstrap_p(-np.ones(99)) == 2 / 100

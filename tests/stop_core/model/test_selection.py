@@ -134,3 +134,48 @@ def test_the_first_slots_of_a_gap_are_present_and_no_others(
 
 def _gradient(out: Tensor, of: Tensor) -> Tensor:
     return torch.autograd.grad(out.sum(), of)[0]
+
+
+def _slope(x: Tensor) -> Tensor:
+    """Returns the derivative of the sigmoid."""
+    return x.sigmoid() * (1 - x.sigmoid())
+
+
+@pytest.mark.parametrize("n_s", range(1, 7))
+def test_the_straight_through_gradient_is_that_of_a_step_between_the_last_and_the_next(
+    n_s: int,
+) -> None:
+    weight = torch.rand(2, 3, 6, generator=torch.Generator().manual_seed(n_s)).double()
+    weight[0, 0] = 0.5  # a frame whose patches are all alike has a step of width 1
+    ranked = weight.sort(-1, descending=True).values
+    step = (ranked[..., n_s - 1] + ranked[..., min(n_s, 5)])[..., None] / 2
+    width = 0.1 * (ranked[..., :1] - ranked[..., -1:])
+    width[0, 0] = 1
+    weight.requires_grad_()
+    direction = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(9)).double()
+    r = choose_patches(weight, n_s, straight_through=True)
+    found = torch.autograd.grad((r * direction).sum(), weight)[0]
+    wanted = direction * _slope((weight.detach() - step) / width) / width
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.5, 4.0])
+def test_the_gradient_of_a_slot_is_that_of_a_step_in_its_middle(eta: float) -> None:
+    change = torch.rand(2, 5, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    direction = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(1)).double()
+    presence = prompt_presence(change, eta, 3, soft=True)
+    found = torch.autograd.grad((presence * direction).sum(), change)[0]
+    slopes = [_slope(eta * change.detach() - slot - 0.5) for slot in range(3)]
+    wanted = (direction * eta * torch.stack(slopes, -1)).sum(-1)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("floor", [False, True])
+def test_the_gradient_of_min_max_treats_its_bounds_as_constants(floor: bool) -> None:
+    values = torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0], [0.0, 1e-9, 1.0]], requires_grad=True)
+    direction = torch.tensor([[1.0, -2.0, 3.0], [4.0, 5.0, -6.0], [7.0, 8.0, 9.0]])
+    rescaled = min_max(values, floor=floor)
+    found = torch.autograd.grad((rescaled * direction).sum(), values)[0]
+    spread = torch.tensor([[2.0], [1.0], [1.0]])  # values that are alike have the gradient of 1
+    torch.testing.assert_close(found, direction / spread)
+    assert rescaled[2, 1].item() == (0 if floor else pytest.approx(1e-9))

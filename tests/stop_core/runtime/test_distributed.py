@@ -9,11 +9,14 @@ from torch import Tensor
 
 from stop_core.runtime.distributed import (
     all_rows,
+    copy_from_first,
     gather_rows,
     gather_with_gradient,
     my_share,
     sum_gradients,
     sum_over_processes,
+    told_by_all,
+    told_by_first,
 )
 from tests.stop_core.processes import run_together
 
@@ -108,3 +111,14 @@ def test_uneven_shares_are_gathered_in_order_with_the_gradients_of_all_parts(
         assert torch.equal(held["numbers"], torch.arange(4) + 2**40)
         if len(expected):
             torch.testing.assert_close(held["gradient"], expected)
+
+
+def test_alone_a_process_tells_itself() -> None:
+    assert told_by_first("word") == "word"
+    assert told_by_all("word") == ["word"]
+    layer = torch.nn.Linear(2, 2)
+    before = layer.weight.detach().clone()
+    copy_from_first(layer.parameters())
+    sum_gradients(layer.parameters())
+    assert torch.equal(layer.weight, before)
+    assert layer.weight.grad is None

@@ -156,3 +156,14 @@ def test_bfloat16_is_not_float32(model: VideoModel) -> None:
     )
     # Without this difference the test above could pass on a CPU that ignores autocast.
     assert not torch.equal(exact, rounded)
+
+
+def test_probabilities_are_the_softmax_of_the_logits_and_have_no_gradient(
+    model: VideoModel,
+) -> None:
+    objective, frames = _recognition(model), MemoryClips().frames[:2]
+    found = objective.probabilities(frames)
+    assert found is not None
+    assert not found.requires_grad
+    torch.testing.assert_close(found, objective.outputs(frames, [0, 1], 0).detach().softmax(-1))
+    assert _retrieval(model).probabilities(frames) is None

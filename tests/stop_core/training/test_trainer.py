@@ -1,6 +1,7 @@
 """Laws of training: every clip once per epoch, one result per seed, frozen means frozen."""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from stop_core.runtime.memory import OutOfMemory
 from stop_core.runtime.seeding import seed_weights
 from stop_core.settings.experiment import METHODS, ExperimentConfig, Method
 from stop_core.settings.stop import StopConfig
+from stop_core.training import trainer as training
 from stop_core.training.objectives import Objective, Recognition, Retrieval
 from stop_core.training.trainer import DivergedError, Step, Trainer, epoch_batches, learning_rate_at
 from tests.stop_core.memory_clips import MemoryClips
@@ -315,8 +317,8 @@ def test_a_batch_that_is_too_large_is_refused_with_the_number_of_clips_that_fit(
         return embed(frames, clips, epoch)
 
     monkeypatch.setattr(trainer.objective, "outputs", small_device)
-    message = f"--micro-batch {room} " if room else "not even one clip"
-    with pytest.raises(OutOfMemory, match=message):
+    told = f"--micro-batch {room} " if room else "not even one clip of 3 frames"
+    with pytest.raises(OutOfMemory, match=told):
         next(trainer.steps(0))
 
 
@@ -346,3 +348,28 @@ def test_the_average_follows_the_weights_and_restores_them() -> None:
     with trainer.average.in_place():
         assert torch.equal(weight, trainer.average.average[name])
     assert torch.equal(weight, trained)
+
+
+def test_each_step_has_the_epoch_and_the_random_numbers_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer, seen = _trainer(replace(CONFIG, epochs=3)), []
+    embed = trainer.objective.outputs
+
+    def note(frames, clips, epoch):  # type: ignore[no-untyped-def]
+        seen.append((epoch, torch.initial_seed()))
+        return embed(frames, clips, epoch)
+
+    monkeypatch.setattr(trainer.objective, "outputs", note)
+    _run(trainer)
+    epochs, seeds = zip(*seen, strict=True)
+    assert epochs == (0, 0, 0, 1, 1, 1, 2, 2, 2)
+    assert len(set(seeds)) == 9
+
+
+def test_no_two_parts_of_trainings_drop_out_alike() -> None:
+    seeds = set()
+    for case in itertools.product(range(4), range(12), range(6)):
+        training._seed_dropout(*case)
+        seeds.add(torch.initial_seed())
+    assert len(seeds) == 4 * 12 * 6

@@ -1,0 +1,110 @@
+"""Each number of the settings is taken up to the ends of its range and refused just beyond them."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from stop_core.settings.experiment import METHODS, ExperimentConfig
+from stop_core.settings.stop import StopConfig
+
+NAN, INFINITE = float("nan"), float("inf")
+MOST = 4096
+
+# What is taken, and what is refused: both ends of a range, and values far beyond.
+STOP: dict[str, tuple[list[Any], list[Any]]] = {
+    "n_s": ([0, 1, MOST], [-1, MOST + 1, 2.0, True, NAN]),
+    "alpha": ([0.0, 1.0], [-1e-9, 1 + 1e-9, -7, 7, NAN]),
+    "beta": ([0.0, 1e9], [-1e-9, -7, INFINITE, NAN]),
+    "eta": ([0.0, 1e9], [-1e-9, -7, INFINITE, NAN]),
+    "max_prompts": ([1, MOST], [0, -1, MOST + 1, 1.0, True]),
+    "spatial_width": ([1, MOST], [0, -1, MOST + 1, 1.0, True]),
+    "temporal_width": ([1, MOST], [0, -1, MOST + 1, 1.0, True]),
+    "depth": ([None, 1, MOST], [0, -1, MOST + 1, 1.0, True]),
+    "dropout": ([0.0, 0.999], [-1e-9, 1.0, 7, NAN]),
+    "attention": (["joint", "frame"], ["video", ""]),
+    "normalize": (["per_frame", "none"], ["per_video", ""]),
+    "selection": (["ste", "hard"], ["soft", ""]),
+    "difference": (["prompted", "plain"], ["raw", ""]),
+}
+EXPERIMENT: dict[str, tuple[list[Any], list[Any]]] = {
+    "static_prompts": ([1, MOST], [0, -1, MOST + 1]),
+    "context_tokens": ([0, MOST], [-1, MOST + 1]),
+    "frames": ([None, 1, 1000], [0, -1]),
+    "epochs": ([0, 1, 10**6], [-1, -7, NAN, INFINITE]),
+    "batch_size": ([1, 10**6], [0, -1, NAN]),
+    "learning_rate": ([1e-9, 7.0], [0.0, -1e-9, NAN, INFINITE]),
+    "spatial_rate": ([1e-9, 7.0], [0.0, -1e-9, NAN, INFINITE]),
+    "weight_decay": ([0.0, 7.0], [-1e-9, NAN, INFINITE]),
+    "warmup_steps": ([0, 10**6], [-1, NAN]),
+    "clip_norm": ([1e-9, 7.0], [0.0, -1e-9, NAN, INFINITE]),
+    "ema": ([0.0, 0.999], [-1e-9, 1.0, 7.0, NAN]),
+    "seed": ([0, 10**9], [-1]),
+    "precision": (["fp32", "bf16"], ["fp16", ""]),
+    "method": (list(METHODS), ["Stop", ""]),
+}
+# Taken as they are, or checked with others: by tests of their own.
+OTHERS = {"stop", "tower", "pretrained", "templates", "segment_jitter", "random_crop", "share"}
+CASES = [
+    (kind, name, *values)
+    for kind, ranges in ((StopConfig, STOP), (ExperimentConfig, EXPERIMENT))
+    for name, values in ranges.items()
+]
+
+
+DEFAULTS: dict[str, Any] = {
+    "n_s": 6, "alpha": 0.5, "beta": 1.0, "eta": 4.0, "max_prompts": 4, "spatial_width": 32,
+    "temporal_width": 32, "depth": None, "share": False, "attention": "frame",
+    "normalize": "per_frame", "selection": "ste", "difference": "prompted", "dropout": 0.0,
+    "method": "stop", "tower": "tiny", "pretrained": None, "static_prompts": 8,
+    "templates": ("default",), "context_tokens": 0, "frames": None, "segment_jitter": False,
+    "random_crop": False, "epochs": 10, "batch_size": 32, "learning_rate": 2e-3,
+    "spatial_rate": 0.5, "weight_decay": 0.01, "warmup_steps": 30, "clip_norm": 1.0, "ema": 0.0,
+    "precision": "fp32", "seed": 0,
+}  # fmt: skip
+
+
+def test_the_defaults_are_those_that_published_runs_were_trained_with() -> None:
+    assert ExperimentConfig().parameters() == DEFAULTS
+
+
+def test_every_setting_has_a_range_here() -> None:
+    names = {field.name for kind in (StopConfig, ExperimentConfig) for field in fields(kind)}
+    assert names == STOP.keys() | EXPERIMENT.keys() | OTHERS
+
+
+@pytest.mark.parametrize(("kind", "name", "taken", "refused"), CASES, ids=[c[1] for c in CASES])
+def test_a_setting_is_taken_within_its_range_and_refused_by_name_beyond(
+    kind: type[Any], name: str, taken: list[Any], refused: list[Any]
+) -> None:
+    for value in taken:
+        assert getattr(replace(kind(), **{name: value}), name) == value
+    for value in refused:
+        with pytest.raises(ValueError, match=rf"^{name} ") as problem:
+            replace(kind(), **{name: value})
+        assert str(value) in str(problem.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stop_needs_one_of_its_halves_and_other_methods_neither(method: Any) -> None:
+    for n_s, eta in ((0, 0.0), (1, 0.0), (0, 0.5)):
+        experiment = {"method": method, "stop": StopConfig(n_s=n_s, eta=eta)}
+        if n_s == eta == 0 and method in ("stop", "stop-static"):
+            with pytest.raises(ValueError, match="n_s = 0 and eta = 0"):
+                ExperimentConfig(**experiment)
+        else:
+            assert ExperimentConfig(**experiment).stop.n_s == n_s
+
+
+def test_jitter_needs_frames_and_context_needs_a_method_that_reads_texts() -> None:
+    assert ExperimentConfig(segment_jitter=True, frames=1).segment_jitter
+    with pytest.raises(ValueError, match="segment_jitter needs frames"):
+        ExperimentConfig(segment_jitter=True)
+    for method in METHODS:
+        for tokens in (0, 1):
+            if method == "linear-probe" and tokens:
+                with pytest.raises(ValueError, match="context_tokens has no use"):
+                    ExperimentConfig(method=method, context_tokens=tokens)
+            else:
+                one = ExperimentConfig(method=method, context_tokens=tokens)
+                assert one.is_trained == (method != "zero-shot" or tokens == 1)

@@ -1,0 +1,34 @@
+"""Safeguards in the sources that no other test would miss."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# More axes than figures, and more marks than values.
+LAX_ZIPS = {
+    "zip(grid.flat, names,",
+    "zip(grid.flat, drawn.items(),",
+    "zip(sorted(set(shown)), names,",
+}
+CHANGE = {"ComparisonTable", "Progress", "RowStatistics", "Trial", "_Carve"}
+
+
+def test_dataclasses_are_frozen_but_for_those_that_change_by_design() -> None:
+    found = {
+        name
+        for room in ("stop_core", "pipelines", "sweeps")
+        for path in (ROOT / room).rglob("*.py")
+        for options, name in re.findall(r"@dataclass(.*)\nclass (\w+)", path.read_text())
+        if "frozen=True" not in options
+    }
+    assert found == CHANGE
+
+
+def test_a_zip_of_different_lengths_is_an_error_but_where_it_is_meant() -> None:
+    found = {
+        zipped
+        for room in ("stop_core", "pipelines", "sweeps")
+        for path in (ROOT / room).rglob("*.py")
+        for zipped in re.findall(r"(zip\(.*,) strict=False\)", path.read_text())
+    }
+    assert found == LAX_ZIPS
