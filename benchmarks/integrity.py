@@ -1,4 +1,4 @@
-"""What it costs to know that a cache is the one that its manifest describes.
+"""Measures the cost of comparing a cache with its manifest.
 
 Bytes that are read are exact counts. Times are of this process's processor time, which a busy
 machine disturbs less than the clock: one hash of every shard, as a training does it in the

@@ -55,7 +55,7 @@ class PreprocessBenchmark:
     size: int = 224
     """Edge of a frame, in pixels."""
     decoder: Decoder = "auto"
-    """Of preprocessing; the floor is decord's."""
+    """Decoder of preprocessing; the floor uses decord."""
     rows: tuple[int, ...] = ()
     """Measure the memory at these numbers of tiny clips, instead of speed."""
 
@@ -164,7 +164,7 @@ class _Watch(threading.Thread):
 
     @property
     def cpu(self) -> float:
-        """Of workers and decoding processes from the first clip on."""
+        """Returns the CPU seconds of workers and decoding processes since the first clip."""
         return sum(self._seconds.values())
 
     def run(self) -> None:

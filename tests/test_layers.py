@@ -21,7 +21,7 @@ ARROWS = {
         "model": "clip datasets settings",
         "evaluation": "model runtime",
         "training": "cache datasets evaluation model runtime settings storage",
-        "explain": "cache evaluation model runtime settings storage",
+        "explain": "cache decoding evaluation model runtime settings storage",
         "trained_model": (
             "cache clip datasets decoding evaluation model runtime settings storage tiny"
         ),
@@ -138,11 +138,23 @@ def test_a_public_name_is_defined_in_one_module() -> None:
     assert {name: where for name, where in homes.items() if len(where) > 1} == {}
 
 
+ACROSS = {
+    "stop_core/cache": "cache remote_cache",
+    "stop_core/datasets": "readers",
+    "stop_core/decoding": "fuzz grid structures",
+    "stop_core/settings": "ranges",
+    "pipelines": "chaos_all chaos_sweep chaos_train ray_job ray_nodes",
+    "pipelines/tables": "page",
+}
+"""Test files about several modules of a room."""
+
+
 def test_tests_mirror_the_modules() -> None:
-    """Every test file in a mirrored folder is named after a module of that folder."""
+    """A test file in a mirrored folder is named after a module of that folder."""
     for package in ARROWS:
         for test in sorted((ROOT / "tests" / package).rglob("test_*.py")):
-            folder = test.parent.relative_to(ROOT / "tests")
-            module = test.stem.removeprefix("test_")
-            known = {path.stem for path in (ROOT / folder).glob("*.py")}
-            assert any(module == one or module.startswith(f"{one}_") for one in known), test
+            folder = str(test.parent.relative_to(ROOT / "tests"))
+            name = test.stem.removeprefix("test_")
+            modules = {path.stem for path in (ROOT / folder).glob("*.py")}
+            known = any(name == one or name.startswith(f"{one}_") for one in modules)
+            assert known or name in ACROSS.get(folder, "").split(), test

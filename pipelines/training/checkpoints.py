@@ -28,10 +28,12 @@ from stop_core.training.run_state import read_progress
 from ..cli.console import say
 from ..cli.errors import RunError
 from ..cli.output import is_full
-from .task import CHECKPOINTS
 
 Write = Callable[[Path], None]
 SNAPSHOT = "checkpoint_manager_snapshot.json"
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints of a training without Ray Train, below the folder of the run. Ray Train
+writes its checkpoints into the folder of the run itself."""
 _STAGING = ".checkpoint_"
 
 

@@ -39,12 +39,13 @@ from ..tracking.environment import git_commit
 from ..tracking.queued_run import QueuedRun, UnnamedStoreError
 from ..tracking.store import open_experiment, tracking_uri
 from .check_fit import check_fit
+from .checkpoints import CHECKPOINTS
 from .failures import FAILURE_TAG, failures_recorded
 from .launch import TrainingHooks, train_in_process, train_on_ray
 from .progress_file import ProgressFile
 from .result import RESULT_VERSION, TrainingResult
 from .start_from import StartFrom
-from .task import CHECKPOINTS, FIGURES, PREDICTIONS, PROGRESS_FILE, WorkerTask
+from .task import FIGURES, PREDICTIONS, PROGRESS_FILE, WorkerTask
 
 _SECONDS_FOR_A_LOST_STORE = 10.0
 

@@ -12,9 +12,6 @@ from .start_from import StartFrom
 
 PREDICTIONS = "predictions.parquet"  # one row per clip (recognition) or query (retrieval)
 FIGURES = "figures"
-CHECKPOINTS = "checkpoints"
-"""Folder of the checkpoints of a training without Ray Train, below the folder of the run. Ray Train
-writes its checkpoints into the folder of the run itself."""
 PROGRESS_FILE = "progress.json"
 FATAL = "given_up.txt"
 """The reason why workers of Ray Train gave up; restarting them would fail in the same way."""

@@ -186,7 +186,7 @@ def test_several_writers_share_a_server_on_postgresql_and_an_object_store(
             monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", f"password of {user}")
             (finding,) = check_mlflow(tmp_path)
             assert finding.status == "ok", finding
-            # Each continues what the other began.
+            # Each continues the run of the other.
             TrackedRun.start(tmp_path, open_experiment(tmp_path, "shared a"), user).finish()
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # on a busy machine
         runs = _write_at_once(["a", "b"], tmp_path)

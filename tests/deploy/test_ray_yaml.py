@@ -20,7 +20,7 @@ def cluster(request: pytest.FixtureRequest) -> dict[str, Any]:
 def test_ray_accepts_the_cluster_file(cluster: dict[str, Any]) -> None:
     prepared = prepare_config(cluster)
     validate_config(prepared)
-    # What it then has are workers; a file that asks for none would wait for ever.
+    # The remaining nodes are workers; a file without any would wait for ever.
     assert sum(kind["min_workers"] for kind in prepared["available_node_types"].values()) > 0
 
 

@@ -1,4 +1,4 @@
-"""The script for Slurm, run with stand-ins for srun, scontrol, ray and python."""
+"""The script for Slurm, run with substitutes for srun, scontrol, ray and python."""
 
 import os
 import shutil
@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "deploy" / "slurm" / "stop.sbatch"
 
-# Each writes what it was called with to $LOG. srun runs the rest of its line here, ray stays until
-# it is killed, as `ray start --block` does.
+# Each writes its arguments to $LOG. srun runs the rest of its line here, ray stays until it is
+# killed, as `ray start --block` does.
 STAND_INS = {
     "srun": """
         echo "srun $*" >> "$LOG"

@@ -1,4 +1,4 @@
-"""cache.py tells what is in a cache, and what it exports is what the cache holds."""
+"""cache.py prints the contents of a cache, and exports equal the cache."""
 
 from pathlib import Path
 

@@ -45,7 +45,7 @@ def _serially(
     root: Path,
     timeout: float = 60,
 ) -> Iterator[Done]:
-    """Stands in for `decode_shards` where a test is not about Ray."""
+    """Replaces `decode_shards` in tests that are not about Ray."""
     for plan in plans:
         record = write_shard(plan, job.config, root, job.cache, timeout=timeout)
         yield Done(record.rows, len(record.failures))
@@ -235,7 +235,7 @@ def test_a_wrong_option_is_named_with_exit_code_2(
         parse(PreprocessConfig, options.split())
     assert caught.value.code == 2
     said = capsys.readouterr()
-    # The box that the message stands in may break a long line after a hyphen.
+    # The box of the message can break a long line after a hyphen.
     assert options.split()[0][:6] in said.err + said.out
 
 

@@ -160,7 +160,7 @@ def convolve(tokens: Array, grid: tuple[int, int], kernel: Array, bias: Array) -
 
 
 def softmax(scores: Array) -> Array:
-    """Of one row of scores."""
+    """Returns the softmax of one row of scores."""
     exponents = np.exp(scores - scores.max())
     return exponents / exponents.sum()
 

@@ -30,7 +30,7 @@ def test_a_still_is_the_same_picture_at_any_size() -> None:
     small, large = (draw_stills(32, Generator().manual_seed(SEED), pixels=p) for p in (32, 64))
     assert torch.equal(small.labels_NA, large.labels_NA)
     apart_NCHW = avg_pool2d(large.images_NCHW, 2) - small.images_NCHW
-    # The grain of 0.04 of a pixel, drawn anew at each size, in images from -1 to 1.
+    # Grain of 0.04, random at each size, in images from -1 to 1.
     assert apart_NCHW.std() == pytest.approx(2 * 0.04 * (1 + 1 / 4) ** 0.5, rel=0.1)
 
 

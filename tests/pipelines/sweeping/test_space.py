@@ -176,7 +176,7 @@ def test_a_grid_has_no_inactive_settings() -> None:
         {"method": "vpt-deep"},
     ]
     assert _space(WHEN, algorithm="grid").points() == wanted
-    # Beside free draws, what is marked as a grid is multiplied and the rest left open.
+    # With random sampling, grid settings are multiplied and the others are sampled.
     mixed = {**WHEN, "alpha": RANGE, "n_s": Distribution((1, 2))}
     assert _space(mixed, algorithm="random").points() == wanted
     assert _space({"alpha": RANGE}, algorithm="random").points() == [{}]

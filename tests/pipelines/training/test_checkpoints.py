@@ -10,13 +10,13 @@ import torch
 
 from pipelines.cli.errors import RunError
 from pipelines.training.checkpoints import (
+    CHECKPOINTS,
     SNAPSHOT,
     latest_checkpoint,
     list_checkpoints,
     move_damaged_aside,
     write_checkpoint,
 )
-from pipelines.training.task import CHECKPOINTS
 from stop_core.training.checkpoint import OPTIMIZER, Checkpoint
 from stop_core.training.run_state import Origin, RunProgress
 

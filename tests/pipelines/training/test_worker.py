@@ -15,9 +15,9 @@ from torch import Tensor
 from pipelines.cluster.resources import Resources
 from pipelines.tracking.queued_run import QueuedRun
 from pipelines.tracking.store import open_experiment, tracking_uri
-from pipelines.training.checkpoints import Write, list_checkpoints, move_damaged_aside
+from pipelines.training.checkpoints import CHECKPOINTS, Write, list_checkpoints, move_damaged_aside
 from pipelines.training.session import FolderSession, RayTrainSession
-from pipelines.training.task import CHECKPOINTS, FIGURES, WorkerTask
+from pipelines.training.task import FIGURES, WorkerTask
 from pipelines.training.worker import WorkerRun
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.training.checkpoint import BEST_PROMPTS

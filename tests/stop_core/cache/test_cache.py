@@ -1,4 +1,4 @@
-"""The cache as a whole: what goes in comes out, and nothing is lost, doubled or mixed."""
+"""The whole cache: every clip is stored once, unchanged and under its own name."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_frames_go_round_trip_and_pyarrow_reads_the_same(
             clip, row = clips[name], plain[name]
             decoded = decode_clip(hmdb51_root / clip.path, FRAMES, SIZE)
             assert np.array_equal(pixels.numpy(), decoded.frames)
-            # A cache of whole frames shows, by default, what one of crops holds.
+            # The default view of whole frames equals the crops of the other cache.
             whole = decode_clip(hmdb51_root / clip.path, FRAMES, SIZE, crop == "center").frames
             assert row["frames"] == whole.tobytes()
             assert (row["frame_height"], row["frame_width"]) == whole.shape[1:3]
@@ -257,7 +257,7 @@ def test_the_decoder_that_is_asked_for_serves_every_row(hmdb51_root: Path, tmp_p
         cache = tmp_path / decoder
         _make(cache, hmdb51_root, decoder=decoder)
         rows = pyarrow.dataset.dataset(cache / "data").to_table(columns=["decoder"])
-        # What decord may find other frames of, as in AVI, PyAV serves.
+        # PyAV decodes files for which decord can return other frames, such as AVI.
         assert all(served.startswith("PyAV") for served in rows["decoder"].to_pylist())
         assert CacheConfig.from_dict(json.loads(json.dumps(other.to_dict()))) == other
         assert f"--decoder {decoder}" in other.command("DIR")

@@ -1,4 +1,4 @@
-"""What is said of a file that is being written is true of the file that is there."""
+"""Hashes taken while a file is written are those of the finished file."""
 
 import tempfile
 from pathlib import Path

@@ -127,7 +127,7 @@ def test_of_two_commands_that_begin_the_same_both_go_on(
 def test_a_cache_that_another_command_has_just_begun_is_one(
     begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look for its job.json and the look at what else is there."""
+    """Interrupts between the two checks of the folder."""
     check = job._check_ours
 
     def after_the_other(*arguments: Any) -> None:

@@ -102,7 +102,7 @@ def test_files_written_anew_by_others_are_refused(
 
 
 def test_a_nullable_column_is_refused(tmp_path: Path) -> None:
-    # Definition levels stand before the values then.
+    # Definition levels then precede the values.
     table = pa.table({"frames": pa.array([b"abcd", b"efgh"], pa.binary(4))})
     pq.write_table(table, tmp_path / "s.parquet", compression="none", use_dictionary=False)
     with pytest.raises(ValueError, match="in pages of"):

@@ -1,4 +1,4 @@
-"""A cache on S3 or GCS is the one on disk, byte for byte; what is read of it is fetched once.
+"""A cache on S3 or GCS is the one on disk, byte for byte; each shard is fetched once.
 
 Against real servers in processes of their own: moto's for S3, and gcp-storage-emulator for GCS,
 where it is installed.

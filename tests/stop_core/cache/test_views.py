@@ -1,4 +1,4 @@
-"""A view is a part of what is cached, and what is random in it depends on seed, epoch and clip."""
+"""A view is a part of the cached frames; its random choices depend on seed, epoch and clip."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""DiDeMo: the descriptions of a video are one paragraph, wherever they stand in the file."""
+"""DiDeMo: the descriptions of a video form one paragraph, wherever they are in the file."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What every reader keeps to, whichever the dataset."""
+"""Laws of the readers of all datasets."""
 
 import re
 from collections.abc import Callable
@@ -105,7 +105,7 @@ def _annotations(root: Path) -> list[Path]:
 
 
 def _refusal(name: str, root: Path) -> str | None:
-    """What the reader says of a broken annotation; any other exception is a failure of the test."""
+    """Returns the message for a broken annotation; other exceptions fail the test."""
     try:
         DATASETS[name].read(root, 1)
     except (ValueError, FileNotFoundError) as error:

@@ -1,4 +1,4 @@
-"""Two classes that are one text are refused, and what a user may not have meant is said."""
+"""Classes with equal texts are refused, and possible mistakes are reported."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Something-Something V2: templates become classes, and what is test is said by the name."""
+"""Something-Something V2: templates become classes, and the name selects the test split."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""VATEX: ten English sentences a clip, and two protocols of what is tested."""
+"""VATEX: ten English sentences per clip, and two test protocols."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Damages video files at random and looks at what decoding makes of them.
+"""Damages video files at random and decodes them.
 
     python tests/stop_core/decoding/fuzz.py --count 2000 [FILE ...]
 
@@ -60,7 +60,7 @@ def write_seeds(folder: Path, width: int = 96, height: int = 64) -> list[Path]:
 
 
 def mutate(data: bytes, other: bytes, dice: random.Random) -> tuple[str, bytes]:
-    """Returns what was done, and the damaged bytes."""
+    """Returns the name of the change, and the damaged bytes."""
     changed = bytearray(data)
     kind = dice.choice(["flip", "header", "number", "cut", "zero", "move", "swap", "insert"])
     head = min(len(data), 2048)
@@ -136,7 +136,7 @@ def fuzz(
 
 
 def main() -> None:
-    """Prints what came of the mutants."""
+    """Prints the results of the mutants."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", type=Path, nargs="*", help="clips to damage (default: made ones)")
     parser.add_argument("--count", type=int, default=2000)

@@ -26,7 +26,7 @@ _LOST = "truncated|damaged|holds no frames|not a video"
 
 @dataclass(frozen=True)
 class Codec:
-    """Options of an encoder, and what can be combined with it."""
+    """Options of an encoder, and its possible combinations."""
 
     options: str
     containers: str
@@ -49,7 +49,7 @@ class Container:
 
 @dataclass(frozen=True)
 class Structure:
-    """Options of FFmpeg; "{sound}" stands for the container's encoder of sound."""
+    """Options of FFmpeg; "{sound}" is replaced by the container's audio encoder."""
 
     inputs: str = ""
     encode: str = ""
@@ -139,7 +139,7 @@ CONTAINERS = {
 _SOUND = "-f lavfi -i sine=d=1.6 -c:a {sound} -ac 1"
 STRUCTURES = {
     "whole": Structure(),
-    # Not in a transport stream: of so few packets FFmpeg itself does not see what they are.
+    # Not in a transport stream: FFmpeg cannot identify it from so few packets.
     "single": Structure(encode="-frames:v 1", containers=f"{_ISO} mkv mkv-live webm avi flv"),
     "three": Structure(encode="-frames:v 3"),
     "ntsc": Structure(encode="-vf setpts=N/(30000/1001)/TB -r 30000/1001"),

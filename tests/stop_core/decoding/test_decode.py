@@ -117,7 +117,7 @@ REFRESHED = {
 
 
 def _write(path: Path, kind: str, width: int = 96, height: int = 64, uneven: bool = False) -> Path:
-    """Writes 30 frames, each of which is told from the others by its brightness."""
+    """Writes 30 frames, each with a different brightness."""
     codec, pixels, options = (KINDS | REFRESHED)[kind]
     if codec not in av.codecs_available:
         pytest.skip(f"no encoder {codec} here")
@@ -239,7 +239,7 @@ def test_times_that_lead_to_no_picture_cost_nothing_but_time(tmp_path: Path) -> 
 def test_what_cannot_be_decoded_in_part_is_decoded_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if a stream needed something of what is passed over."""
+    """Simulates a stream that needs a skipped picture."""
     path = _write(tmp_path / "clip.mp4", "h264_closed_gops.mp4")
     every, index = all_frames(path), np.array([3, 13, 20], np.int32)
     video = PyavVideo(path)
@@ -254,7 +254,7 @@ def test_what_cannot_be_decoded_in_part_is_decoded_whole(
 
     monkeypatch.setattr(with_pyav._Wanted, "frames", failing)
     got = list(video.pictures(index))
-    assert [position for position, _ in got] == [0, 0, 1, 2]  # it began anew
+    assert [position for position, _ in got] == [0, 0, 1, 2]  # it started again
     assert all(np.array_equal(one[0], every[index[position]]) for position, one in got)
 
 

@@ -77,7 +77,7 @@ def test_times_in_the_order_of_storage(
 def test_a_beginning_amid_others(
     tmp_path: Path, suffix: str, options: dict[str, str], begin: str, decoder: Decoder
 ) -> None:
-    """As a cut without encoding anew, or a recording that is joined late, leaves it."""
+    """Like a cut without re-encoding, or a recording that starts in the middle."""
     source = write_video(tmp_path / "source.mp4", options=options)
     packets = packets_of(source)
     keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]

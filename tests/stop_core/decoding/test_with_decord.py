@@ -67,7 +67,7 @@ def test_every_frame_is_the_one_asked_for(
 
 
 def test_nothing_is_passed_over_where_the_stream_is_described_anew(tmp_path: Path) -> None:
-    """As in files that were joined: what a later key frame needs is not all in itself."""
+    """A joined file: a later key frame needs parameters from elsewhere."""
     path = _with_sound(
         write_video(tmp_path / "clip.mp4", "libx264", CLOSED, {}), tmp_path / "two.mp4"
     )

@@ -239,7 +239,7 @@ def test_nothing_that_a_library_prints_reaches_the_user(
         data = write_video(path).read_bytes()
         at = data.index(b"mdat") + 2000
         path.write_bytes(data[:at] + bytes(900) + data[at + 900 :])
-    capfd.readouterr()  # what encoders print
+    capfd.readouterr()  # output of encoders
     process = DecodeProcess(5, 32, decoder=decoder)
     (found,) = process.decode([path])
     process.close()

@@ -1,4 +1,4 @@
-"""Videos whose frames differ much from each other, and files of them put together anew."""
+"""Videos whose frames differ much from each other, and files that join them."""
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -110,7 +110,7 @@ def all_frames(path: Path) -> list[np.ndarray]:
 
 
 def assert_right(path: Path, frames: int, decoder: Decoder = "auto") -> str:
-    """Compares what is decoded with the same frames of a run through the whole file.
+    """Compares decoded frames with those of a decode of the whole file.
 
     Returns:
         Which decoder served.

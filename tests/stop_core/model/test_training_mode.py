@@ -308,7 +308,7 @@ def test_a_signal_keeps_its_strength_through_layers_that_keep_variance(before_re
         nn.init.constant_(layer.bias, 7.0)
         keep_variance(layer, before_relu=before_relu)
         out = layer(x)
-        # ReLU halves the mean square of what is symmetric about zero.
+        # ReLU halves the mean square of a symmetric distribution.
         strength = (out.relu() if before_relu else out).square().mean()
         assert strength.item() == pytest.approx(1, rel=0.1)
         assert not layer.bias.any()

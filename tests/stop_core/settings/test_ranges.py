@@ -11,7 +11,7 @@ from stop_core.settings.stop import StopConfig
 NAN, INFINITE = float("nan"), float("inf")
 MOST = 4096
 
-# What is taken, and what is refused: both ends of a range, and values far beyond.
+# Accepted and refused values: both ends of a range, and values far beyond.
 STOP: dict[str, tuple[list[Any], list[Any]]] = {
     "n_s": ([0, 1, MOST], [-1, MOST + 1, 2.0, True, NAN]),
     "alpha": ([0.0, 1.0], [-1e-9, 1 + 1e-9, -7, 7, NAN]),

@@ -1,4 +1,4 @@
-"""The tiny CLIPs are really pretrained, and their tokenizer knows what it does not know."""
+"""The tiny CLIPs are pretrained, and their tokenizer handles unknown words."""
 
 import hashlib
 import json

@@ -46,7 +46,7 @@ def test_the_model_has_the_average_only_inside_of_the_context(model: StaticPromp
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert torch.equal(model.prompts, trained)
-    # What is handed out are copies.
+    # The returned tensors are copies.
     average.weights()[NAME].zero_()
     assert torch.equal(average.average[NAME], before)
 

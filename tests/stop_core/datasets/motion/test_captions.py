@@ -1,4 +1,4 @@
-"""The captioned twin of the motion set: what its sentences say is what its videos show."""
+"""The motion set with captions: its sentences describe its videos."""
 
 from collections import Counter
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_clips_of_retrieval_have_captions_and_no_class(root: Path) -> None:
 
 
 def test_the_mover_is_of_the_colour_that_its_caption_names(root: Path) -> None:
-    # Blue and green tell purple from cyan, whatever stands still: only the mover differs in time.
+    # Blue and green distinguish purple from cyan: only the mover changes in time.
     clips = [c for c in read_captioned_motion(root, 1) if c.split == "test"]
     excess = {"purple": [], "cyan": []}
     for clip in clips:

@@ -1,4 +1,4 @@
-"""What the classes of the demonstration set mean, read off the pixels."""
+"""The classes of the demonstration set, checked in the pixels."""
 
 from dataclasses import replace
 
@@ -129,7 +129,7 @@ def test_a_hard_scene_shows_every_colour_as_often_and_its_squares_flicker() -> N
     assert frames.shape == (len(LABELS), 24, 64, 64, 3)
     moved = frames.amax(1) - frames.amin(1) > 64
     seen = moved.any(-1).double().mean((1, 2)) * UNITS**2
-    # Two squares of 8 units, less what stands before them or is hidden by the other one.
+    # Two squares of 8 units, without the parts that are hidden.
     assert 30 < seen.mean() <= 2 * 9**2
 
 

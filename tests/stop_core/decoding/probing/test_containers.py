@@ -89,7 +89,7 @@ def test_wherever_a_file_is_cut_all_pictures_are_there_or_it_is_refused(
         # Between two fragments nothing says that others follow.
         assert (clip.num_frames == FRAMES and cut >= max(ends)) or cut in boxes, cut
     if path.suffix in (".avi", ".mkv", ".webm"):
-        assert decoded  # what comes behind the pictures is an index
+        assert decoded  # an index follows the pictures
 
 
 @pytest.mark.parametrize("kind", [*_KINDS, ("clip.flv", "libx264", {})], ids=lambda kind: kind[0])

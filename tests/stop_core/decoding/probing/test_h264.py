@@ -18,7 +18,7 @@ SEI, IDR, SLICE = b"\x06sei", b"\x65idr", b"\x41slice"
 
 
 def _description(length: int) -> bytes:
-    """Of a sequence without fields: profile 66 ("baseline"), the rest as short as can be."""
+    """Returns a sequence without fields: profile 66 ("baseline"), with the shortest content."""
     return bytes([1, 66, 0, 30, 0xFC | (length - 1), 0xE1, 0, len(SPS)]) + SPS
 
 

@@ -1,4 +1,4 @@
-"""What packets say of their pictures, without being decoded."""
+"""Facts about pictures in their packets, without decoding."""
 
 from pathlib import Path
 from typing import get_args
@@ -61,7 +61,7 @@ def test_a_superframe_of_vp9_shows_what_its_frames_show() -> None:
         ([hidden, shown], 1),
         ([hidden, hidden, existing], 1),
         ([shown, shown], 2),
-        ([b"\xb1"], 1),  # of profile 3 the bits stand one place further down
+        ([b"\xb1"], 1),  # in profile 3 the bits are one position lower
         ([b"\xb2"], 0),
     ):
         packet = b"".join(frames)

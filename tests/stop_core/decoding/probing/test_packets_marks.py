@@ -21,7 +21,7 @@ PLAIN, HIDDEN = b"\x10picture", b"\x00picture"  # of VP8
 
 
 class Packet(bytes):
-    """What PyAV says of one."""
+    """Fields of a packet in PyAV."""
 
     pts: int | None = 0
     duration: int | None = 1
@@ -243,7 +243,7 @@ class _Frame(SimpleNamespace):
 def _frames(
     wanted: _Wanted, frames: list[tuple[int | None, bool]], codec: str = "mjpeg"
 ) -> tuple[list[int], list[Any]]:
-    """The numbers of the frames that come of packets of one frame each, and what was skipped."""
+    """Returns the numbers of the decoded frames, and the skipped packets."""
     context, modes = SimpleNamespace(skip_frame=None), []
 
     def packet(pts: int | None, is_key: bool) -> Any:

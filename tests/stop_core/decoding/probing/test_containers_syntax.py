@@ -211,11 +211,11 @@ def box(name: bytes, size: int, claimed: int | None = None, *, wide: bool = Fals
         # All that is claimed is there.
         ([(b"ftyp", 24, 24), (b"moov", 40, 40), (b"mdat", 99, 99)], 0),
         ([(b"ftyp", 24, 24), (b"mdat", 99, 99), (b"moov", 40, 40)], 0),
-        # The list of the pictures, or what is before it, ends behind the end.
+        # The list of pictures, or a box before it, extends beyond the end.
         ([(b"ftyp", 24, 24), (b"moov", 40, 50)], 74),
         ([(b"ftyp", 24, 24), (b"mdat", 99, 200)], 224),
         ([(b"moov", 40, 40), (b"moof", 30, 31)], 71),
-        # Behind the list only what lists more pictures is needed.
+        # After the list, only boxes that list more pictures are needed.
         ([(b"moov", 40, 40), (b"mdat", 99, 200)], 0),
         ([(b"moov", 40, 40), (b"free", 20, 21)], 0),
         # Up to the end of the file, or a length that cannot be.
