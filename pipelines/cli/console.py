@@ -75,7 +75,8 @@ def show_debug() -> None:
 
 def say(text: str) -> None:
     """Logs progress; as a warning or error if the text begins with "note:" or the like."""
-    _LOG.log(_LEVELS.get(text.partition(" ")[0], logging.INFO), text)
+    # Escaped here as well: a log file of the user must not receive control characters.
+    _LOG.log(_LEVELS.get(text.partition(" ")[0], logging.INFO), visible(text))
 
 
 def print_result(text: str = "") -> None:

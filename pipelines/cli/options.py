@@ -21,7 +21,7 @@ from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.storage.private import without_password
 
 from .closed_output import ending_with_reader
-from .console import set_verbosity
+from .console import say, set_verbosity
 from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError, explain_missing
 from .folders import named_file
 from .output import TRACKING_URI
@@ -221,4 +221,4 @@ def _flags(config_type: type[Any]) -> Iterator[str]:
 
 
 def _complain(problem: BaseException) -> None:
-    _LOG.error("error: %s", without_password(str(problem)) or type(problem).__name__)
+    say(f"error: {without_password(str(problem)) or type(problem).__name__}")
