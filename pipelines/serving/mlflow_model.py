@@ -33,7 +33,16 @@ _PROGRESS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 DIGEST = "stop.model_digest"
 # The packages that stop_core imports; a server does not need the others.
 _PACKAGES = (
-    *("mlflow", "torch", "torchvision", "open_clip_torch", "safetensors", "numpy", "pandas"),
+    *(
+        "mlflow",
+        "torch",
+        "torchvision",
+        "open_clip_torch",
+        "safetensors",
+        "numpy",
+        "pandas",
+        "scipy",
+    ),
     *("decord", "av", "numba", "pillow", "pyarrow", "pyyaml"),
 )
 
