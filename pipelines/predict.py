@@ -23,7 +23,7 @@ import tyro
 
 from stop_core.storage.escaping import in_line
 
-from .cli.console import print_result, say
+from .cli.console import print_result, warn
 from .cli.errors import RunError
 from .cli.options import run_command
 from .cli.output import default_output
@@ -126,7 +126,7 @@ def main(config: PredictConfig) -> list[dict[str, Any]]:
     if failed := [row for row in rows if row["error"] is not None]:
         reasons = Counter(row["error"] for row in failed).most_common(3)
         listed = "; ".join(f"{in_line(reason)}: {count}" for reason, count in reasons)
-        say(f"{len(failed)} of {len(rows)} videos failed ({listed})")
+        warn(f"{len(failed)} of {len(rows)} videos failed ({listed})")
         if len(failed) == len(rows):
             raise RunError("no video could be decoded: see the reasons above")
     return rows

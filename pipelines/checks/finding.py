@@ -51,7 +51,7 @@ def examined(about: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Fin
             about,
             f"{type(problem).__name__}: {one_line(problem)}",
             "this check itself failed: install the pinned packages again "
-            "(pip install --constraint constraints.txt --editable .), and run the doctor again",
+            "(make setup, or pip install 'stop-video[pipelines]'), and run the doctor again",
         )
 
 

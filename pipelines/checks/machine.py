@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stop_core.storage.private import is_private
 
+from ..cli.folders import CHECKOUT
 from ..cluster.session import LONGEST_TEMP_DIR
 from .finding import Finding, failure, ok, one_line, warn_if, warning
 
@@ -23,7 +24,11 @@ _LITTLE_DISK, _NO_DISK = 10 * _GIB, 1 * _GIB
 _RAY_STOPS_SPILLING = 0.95  # Ray's local_fs_capacity_threshold
 _FEW_FILES = 4096  # below this, Ray warns
 _OTHER_TMPDIR = f"set TMPDIR to a larger disk, with a path of at most {LONGEST_TEMP_DIR} bytes"
-_INSTALL = "pip install --constraint constraints.txt --editable ."
+_INSTALL = (
+    "pip install --constraint constraints.txt --editable '.[pipelines]'"
+    if CHECKOUT
+    else "pip install 'stop-video[pipelines]'"
+)
 
 
 def check_python() -> Iterator[Finding]:
@@ -44,7 +49,13 @@ def _check_packages() -> Iterator[Finding]:
     except PackageNotFoundError:
         yield warning("packages", "stop-video is not installed, only checked out", _INSTALL)
         return
-    needed = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    extras = [{"extra": name} for name in ("", "video", "pipelines")]
+    needed = [
+        one
+        for one in wanted
+        if one.name != "stop-video"
+        and (one.marker is None or any(one.marker.evaluate(extra) for extra in extras))
+    ]
     wrong = [problem for one in needed if (problem := _unmet(one.name, str(one.specifier)))]
     if wrong:
         yield failure("packages", "; ".join(wrong), f"run {_INSTALL}")

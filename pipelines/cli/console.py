@@ -79,6 +79,11 @@ def say(text: str) -> None:
     _LOG.log(_LEVELS.get(text.partition(" ")[0], logging.INFO), visible(text))
 
 
+def warn(text: str) -> None:
+    """Logs a problem that does not end the command; shown with --quiet as well."""
+    _LOG.warning("%s", visible(text))
+
+
 def print_result(text: str = "") -> None:
     """Prints part of a command's result on stdout; escapes control characters in it."""
     print(visible(text), flush=True)

@@ -31,7 +31,7 @@ from stop_core.storage.paths import StoragePath, storage_path
 from stop_core.storage.private import first_line
 from stop_core.storage.skeleton import skeleton_of
 
-from ..cli.console import print_result, say
+from ..cli.console import print_result, say, warn
 from ..cli.errors import RunError
 from ..cli.folder_lock import alone_in
 from ..cli.output import default_output
@@ -224,7 +224,7 @@ def _cache_clips(
             )
         params = {**asdict(config), "frames": frames, "size": size}
         if record.is_pending and (problem := record.send(manifest, params)):
-            say(
+            warn(
                 "the cache is complete, but it could not be recorded in MLflow "
                 f"({first_line(problem)}); the same command records it later, and decodes nothing"
             )

@@ -25,7 +25,7 @@ from stop_core.storage.names import inside
 from stop_core.training.checkpoint import check_whole
 from stop_core.training.run_state import read_progress
 
-from ..cli.console import say
+from ..cli.console import warn
 from ..cli.errors import RunError
 from ..cli.output import is_full
 
@@ -88,7 +88,7 @@ def latest_checkpoint(
             continue
         if states is None or read_progress(path).may_resume(states):
             return path
-        say(
+        warn(
             f"not resumed from {path.name}: the cache has changed since, and had not been "
             "verified then"
         )
@@ -114,7 +114,7 @@ def move_damaged_aside(run: Path) -> None:
                 "disk is failing, or move the folder elsewhere to train from the start"
             )
         aside = _move_aside(path)
-        say(f"{damage}: it is now {aside}, and the training resumes from {latest}")
+        warn(f"{damage}: it is now {aside}, and the training resumes from {latest}")
     if not _is_sound(run / SNAPSHOT):
         # Ray would raise. Without the list, the workers find the latest checkpoint themselves.
         _move_aside(run / SNAPSHOT)

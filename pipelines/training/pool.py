@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import ray
 
-from ..cli.console import reporting, say
+from ..cli.console import reporting, say, warn
 from ..cli.progress_bar import Pace
 from ..cluster.resources import Resources
 from ..cluster.room import room_for
@@ -77,7 +77,7 @@ def _outcome(reference: "ray.ObjectRef[TrainingResult]", label: str) -> Training
     try:
         result = ray.get(reference)
     except ray.exceptions.RayError as problem:
-        say(f"{label} failed: {root_cause(problem)}")
+        warn(f"{label} failed: {root_cause(problem)}")
         return root_cause(problem)
     names = ("val/top1", "test/top1", "val/t2v_r1", "test/t2v_r1")
     metrics = [f"{name} {result.metrics[name]:.4f}" for name in names if name in result.metrics]

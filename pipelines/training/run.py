@@ -29,7 +29,7 @@ from stop_core.trained_model.files import (
 from stop_core.trained_model.frames import preprocessing_of_cache
 from stop_core.training.run_state import Origin, read_origin, read_progress
 
-from ..cli.console import say
+from ..cli.console import warn
 from ..cli.errors import RunError
 from ..cli.folder_lock import alone_in
 from ..cli.output import results_folder
@@ -195,9 +195,9 @@ class TrainingRun:
             tracked.set_tags({"forked_from": self.start.checkpoint})
         problem = tracked.deliver()
         if isinstance(problem, UnnamedStoreError):
-            say(f"{problem}. Until then they wait in {tracked.outbox.folder}")
+            warn(f"{problem}. Until then they wait in {tracked.outbox.folder}")
         elif tracked.store != without_password(tracked.uri):
-            say(f"the records of this training go to {tracked.store}, which has its MLflow run")
+            warn(f"the records of this training go to {tracked.store}, which has its MLflow run")
 
     def _origin(self) -> Origin:
         return Origin(
@@ -296,10 +296,10 @@ def _deliver_last(tracked: QueuedRun) -> None:
     if problem and (waiting := tracked.outbox.waiting()):
         explains_itself = isinstance(problem, BlockingIOError | UnnamedStoreError)
         reason = str(problem) if explains_itself else explain_store_problem(tracked.store, problem)
-        say(
+        warn(
             f"{reason}. {len(waiting)} records wait in "
             f"{tracked.outbox.folder}, and the next training, table or sweep with the same "
             "--output delivers them"
         )
     if refused := tracked.outbox.refused():
-        say(f"the MLflow store has refused {len(refused)} records; see {refused[0].parent}")
+        warn(f"the MLflow store has refused {len(refused)} records; see {refused[0].parent}")
