@@ -33,7 +33,7 @@ _SIMPLE = str | int | float | bool | None
 
 def _no_truth_value(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("must be a number")
+        raise ValueError("must be a number; YAML reads yes, no, on and off as true or false")
     return value
 
 
@@ -335,7 +335,8 @@ class _Reader:
             if not ready:
                 names = list(waiting)
                 raise self.error(
-                    ("search", names[0]), f"the conditions of {' and '.join(names)} form a circle"
+                    ("search", names[0]),
+                    f"the conditions of {' and '.join(names)} depend on each other in a cycle",
                 )
             ordered |= ready
         return ordered

@@ -103,7 +103,7 @@ class CacheConfig:
         if config.most_clip_bytes > MOST_CLIP_BYTES:
             raise ValueError(
                 f"{where}: config: {config.frames} frames of size {config.size} make clips of over "
-                f"{MOST_CLIP_BYTES >> 20} MiB"
+                f"{MOST_CLIP_BYTES >> 20} MiB; lower --frames or --size"
             )
         return config
 

@@ -59,7 +59,7 @@ def _fetch(cache: StoragePath, entry: ShardEntry, folder: Path) -> None:
                 ) from error
             if hash_file(staging) != entry.sha256:
                 raise ValueError(
-                    f"the shard {source} is damaged, its hash is not the manifest's: delete it "
+                    f"the shard {source} is damaged: its hash differs from the manifest. Delete it "
                     "and run the same preprocess command"
                 )
         HashedFiles(folder).add(target, entry.sha256)

@@ -173,7 +173,7 @@ def read_csv_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, st
                 f"found {', '.join(header) or 'nothing'}"
             )
         if twice := [name for name in columns if list(header).count(name) > 1]:
-            raise ValueError(f"{path}, line 1: the column {twice[0]} is there twice; remove one")
+            raise ValueError(f"{path}, line 1: the column {twice[0]} appears twice; remove one")
         for row in reader:
             done = reader.line_num
             where = f"{path}, line {done}"

@@ -94,7 +94,7 @@ def average_views(
         ValueError: if the shapes do not fit, a clip has no view, or `average` is unknown.
     """
     if average not in ("probabilities", "logits"):
-        raise ValueError(f"average is {average!r}; choose 'probabilities' or 'logits'")
+        raise ValueError(f"average must be 'probabilities' or 'logits', got {average!r}")
     if logits_VN.ndim != 2 or clip_of_V.shape != logits_VN.shape[:1] or len(clip_of_V) == 0:
         raise ValueError(
             f"logits of shape {list(logits_VN.shape)} and clip numbers of shape "

@@ -166,7 +166,7 @@ class FramePooledModel(VideoModel):
 def check_frames(frames: Tensor, size: int) -> None:
     """Raises ValueError if `frames` is not uint8 [B, T, H, W, 3] with H = W = `size`."""
     if frames.dtype != torch.uint8:
-        raise ValueError(f"frames must be uint8 pixels, got {frames.dtype}")
+        raise ValueError(f"frames must be pixels from 0 to 255 as uint8, got {frames.dtype}")
     if frames.ndim != 5 or frames.shape[-1] != 3:
         raise ValueError(f"frames must be [B, T, H, W, 3], got shape {tuple(frames.shape)}")
     if frames.shape[2:4] != (size, size):

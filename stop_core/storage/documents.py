@@ -81,7 +81,7 @@ def read_text(path: StoragePath, most: int = MOST_JSON) -> str:
         require_file(path)
     size = path.stat().st_size
     if size > most:
-        raise ValueError(f"{path} has {size:,} bytes, and at most {most:,} are read")
+        raise ValueError(f"{path} is too large: {size:,} bytes, and the limit is {most:,}")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:

@@ -205,7 +205,8 @@ def find_model(where: Path) -> Path:
         )
     if (where / "checkpoints").is_dir() or any(where.glob("checkpoint_*")):
         raise FileNotFoundError(
-            f"the training in {where} is not finished: run the same command again to resume it"
+            f"the training in {where} is not finished: run its `stop train` command again to "
+            "resume it"
         )
     raise FileNotFoundError(
         f"there is no trained model at {where}: give the folder that `stop train` printed at its "

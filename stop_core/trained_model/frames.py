@@ -47,7 +47,8 @@ class Preprocessing:
         frames, side = self.decoded
         if frames * side * side * 3 > MOST_CLIP_BYTES:
             raise ValueError(
-                f"{frames} frames of {side} pixels make clips of over {MOST_CLIP_BYTES >> 20} MiB"
+                f"{frames} frames of {side} pixels make clips of over {MOST_CLIP_BYTES >> 20} MiB; "
+                "lower --frames"
             )
         View(self.frames, self.size).check(frames, side)
 

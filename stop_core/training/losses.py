@@ -75,7 +75,7 @@ def contrastive_loss(
         ids_B = (rank() << 32) + torch.arange(len(video_BD), device=video_BD.device)
     ids_G = all_rows(ids_B)
     if len(ids_G) == 0:
-        raise ValueError("no process has a pair; skip empty batches")
+        raise ValueError("the batch is empty on all processes: skip it")
     # At least float32, for the sums of the gradients. One message: the gradients of two could be
     # sent in a different order on another process.
     pairs_B2D = torch.cat([video_BD, text_BD], 1)

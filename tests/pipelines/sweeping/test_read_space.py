@@ -218,7 +218,7 @@ points_to_evaluate:
         (
             "search:\n  n_s: {choice: [1], when: {eta: 1}}\n  eta: {choice: [1], when: {n_s: 1}}",
             2,
-            "circle",
+            "in a cycle",
         ),
         ("algorithm: grid\nsearch:\n  n_s: {grid: [0]}\n  eta: {grid: [0]}", 2, "n_s 0, eta 0"),
         ("search:\n  n_s: {choice: [1]}\n  n_s: {choice: [2]}", 3, "already on line 2"),

@@ -86,7 +86,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         contrastive_loss(rows, rows[:1], 1.0)
     with pytest.raises(ValueError, match=r"ids have shape \[3\]"):
         contrastive_loss(rows, rows, 1.0, torch.zeros(3, dtype=torch.long))
-    with pytest.raises(ValueError, match="no process has a pair"):
+    with pytest.raises(ValueError, match="empty on all processes"):
         contrastive_loss(rows[:0], rows[:0], 1.0)
     with pytest.raises(ValueError, match=r"labels of shape \[3\]"):
         recognition_loss(rows, torch.zeros(3, dtype=torch.long), 3)
