@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipelines.motion_cache import motion_cache
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -78,18 +80,15 @@ def _run(installed: Path, folder: Path, *words: str) -> str:
 
 
 @pytest.mark.slow
-def test_installed_commands_find_spaces_tables_and_recipes_by_name(
-    installed: Path, tmp_path: Path
-) -> None:
+def test_installed_commands_find_spaces_and_tables_by_name(installed: Path, tmp_path: Path) -> None:
+    cache = str(motion_cache(tmp_path))
     stop = ("-m", "stop_pipelines.stop")
-    _run(installed, tmp_path, *stop, "preprocess", "--limit", "2", "--frames", "2")
     plan = _run(
-        installed, tmp_path, *stop, "sweep", "--space", "smoke", "--dry-run",
-        "--cache", "outputs/cache/motion",
-    )  # fmt: skip
+        installed, tmp_path, *stop, "sweep", "--space", "smoke", "--dry-run", "--cache", cache
+    )
     assert "n_s" in plan
     with pytest.raises(AssertionError, match="no-such"):
-        _run(installed, tmp_path, *stop, "benchmark", "--table", "no-such")
+        _run(installed, tmp_path, *stop, "benchmark", "--table", "no-such", "--cache", cache)
 
 
 def test_an_installed_run_records_the_version_and_no_strange_commit(

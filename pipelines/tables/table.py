@@ -19,7 +19,7 @@ from ..cli.output import results_folder
 from ..training.result import TrainingResult
 from ..training.run import TrainingRun
 from .published import PublishedRow
-from .statistics import RowStatistics, row_statistics
+from .row_statistics import RowStatistics, row_statistics
 
 TABLE_MEASURES: dict[Task, tuple[str, ...]] = {
     "recognition": ("val/top1", "test/top1", "test/top5", "test/mean_class"),

@@ -9,7 +9,7 @@ from stop_core.cache.config import CacheConfig
 from stop_core.cache.manifest import Manifest
 from stop_core.cache.views import View
 from stop_core.datasets import Split, refuse_twins
-from stop_core.datasets.soundness import one_sided
+from stop_core.datasets.list_checks import one_sided
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.paths import StoragePath
 

@@ -24,7 +24,7 @@ from stop_core.datasets.annotations import (
 )
 from stop_core.datasets.clip import Clip, Split, captioned_clip
 from stop_core.datasets.listing import Listing
-from stop_core.datasets.validation import carve_validation
+from stop_core.datasets.validation_split import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
 _LAYOUT = "train.json, val_1.json, train_ids.json, val_ids.json and the videos as v_<id>.mp4"

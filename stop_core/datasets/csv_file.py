@@ -13,7 +13,7 @@ from pathlib import Path
 from stop_core.datasets.annotations import find_annotation, read_csv_rows, safe_path
 from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split, Task, tidied
 from stop_core.datasets.listing import Listing, number_classes
-from stop_core.datasets.validation import carve_validation
+from stop_core.datasets.validation_split import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
 TABLE = "clips.csv"

@@ -15,7 +15,7 @@ from pathlib import Path
 from stop_core.datasets.annotations import class_label, require_root
 from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split
 from stop_core.datasets.listing import number_classes
-from stop_core.datasets.validation import carve_validation
+from stop_core.datasets.validation_split import carve_validation
 from stop_core.datasets.video_files import VideoFiles, video_key
 
 _LAYOUT = "train/<class>/*.mp4 and test/<class>/*.mp4, or <class>/*.mp4"

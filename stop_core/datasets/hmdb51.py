@@ -16,7 +16,7 @@ from pathlib import Path
 from stop_core.datasets.annotations import class_label, read_lines, require_folder, safe_name
 from stop_core.datasets.clip import NO_LABEL, Clip, Split
 from stop_core.datasets.listing import Listing, number_classes
-from stop_core.datasets.validation import carve_validation
+from stop_core.datasets.validation_split import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
 HMDB51_VIDEOS = "hmdb51_org"

@@ -27,7 +27,7 @@ from stop_core.datasets.annotations import (
 )
 from stop_core.datasets.clip import Clip, captioned_clip
 from stop_core.datasets.listing import Listing
-from stop_core.datasets.validation import carve_validation
+from stop_core.datasets.validation_split import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
 TEST = "MSRVTT_JSFUSION_test.csv"

@@ -24,7 +24,7 @@ from stop_core.datasets.annotations import (
 )
 from stop_core.datasets.clip import Clip, Split, tidied
 from stop_core.datasets.listing import Listing
-from stop_core.datasets.validation import carve_validation
+from stop_core.datasets.validation_split import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
 SSV2_VIDEOS = "20bn-something-something-v2"

@@ -21,7 +21,7 @@ from stop_core.datasets.annotations import (
 )
 from stop_core.datasets.clip import Clip, Split, tidied
 from stop_core.datasets.listing import Listing
-from stop_core.datasets.validation import carve_validation
+from stop_core.datasets.validation_split import carve_validation
 from stop_core.datasets.video_files import VideoFiles
 
 UCF101_VIDEOS = "UCF-101"

@@ -198,8 +198,8 @@ def storage_path(text: str | StoragePath) -> StoragePath:
     if (user and (scheme, user) != ("gs", "anonymous")) or without_password(text) != text:
         raise ValueError(
             "the URI contains credentials, which would be written to logs: use "
-            f"{scheme}://{key} and set the environment of the store (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            "GOOGLE_APPLICATION_CREDENTIALS)"
+            f"{scheme}://{key} and set the environment of the store (AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS)"
         )
     key = "/".join(part for part in key.split("/") if part)
     if not key:

@@ -290,8 +290,8 @@ def _read_tensors(path: Path) -> Mapping[str, Tensor]:
         return load_file(require_file(path))
     except (SafetensorError, ValueError) as problem:
         raise ValueError(
-            f"cannot read {path} as safetensors ({problem}); other formats are refused because they "
-            "can run code. Copy the whole folder of the model again"
+            f"cannot read {path} as safetensors ({problem}); other formats are refused because "
+            "they can run code. Copy the whole folder of the model again"
         ) from problem
 
 

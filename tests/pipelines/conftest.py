@@ -11,7 +11,7 @@ from pipelines.tracking.store import open_experiment
 from stop_core.datasets.motion.files import write_motion_dataset
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
-from tests.pipelines.motion_cache import write_cache
+from tests.caches import write_cache
 
 NewStore = Callable[[Path], str]
 
@@ -60,7 +60,9 @@ def small_motion_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_cache(small_motion_set: Path) -> Path:
     """The small motion set as a cache, with some of its training clips for validation."""
-    return write_cache("hmdb51", small_motion_set, small_motion_set.parent / "cache")
+    return write_cache(
+        "hmdb51", small_motion_set, small_motion_set.parent / "cache", frames=6, size=32
+    )
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def captioned_cache(hmdb51_root: Path, tmp_path: Path) -> Path:
     splits = {first: "train", second: "val", third: "test"}
     lines = [f"{p.relative_to(tmp_path)},{split},a {p.stem}" for p, split in splits.items()]
     (tmp_path / "clips.csv").write_text("\n".join(["path,split,caption", *lines]))
-    return write_cache("csv-captions", tmp_path, tmp_path / "captions", frames=2)
+    return write_cache("csv-captions", tmp_path, tmp_path / "captions", frames=2, size=32)
 
 
 @pytest.fixture(scope="session")

@@ -102,5 +102,5 @@ def test_setting_is_checked_with_the_one_that_it_depends_on(
     searched = {"frames": Distribution(frames), "segment_jitter": Distribution((False, True))}
     space = SearchSpace(("val/top1",), {}, searched)
     search = Search(space, "mine", 1, 0, tmp_path, tmp_path / "out", Resources())
-    with nullcontext() if fits else pytest.raises(ValueError, match="7 frames of a clip"):
+    with nullcontext() if fits else pytest.raises(ValueError, match="7 frames per clip"):
         search.check()

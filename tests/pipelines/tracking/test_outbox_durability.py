@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.cli.folder_lock import alone_in
 from pipelines.tracking.outbox import Courier, Outbox, Record, RefusedError
-from pipelines.training.checkpoints import keep, numbered
+from pipelines.training.checkpoints import list_checkpoints, write_checkpoint
 from stop_core.cache.files import LOCK
 from stop_core.storage.names import open_lock
 
@@ -49,20 +49,23 @@ def test_a_checkpoint_is_on_the_disk_with_all_its_files_before_it_has_its_name(
     run = tmp_path / "run"
     for number in range(2):
         calls.clear()
-        made = keep(run, _write)
+        made = write_checkpoint(run, _write)
         assert made == run / f"checkpoint_{number:06d}"
         files, staging = calls[:2], calls[2]
         assert sorted(files) == [("sync", "progress"), ("sync", "weights")]
         assert staging[0] == "sync"
         assert staging[1].startswith(".checkpoint_")
         assert calls[3:] == [("replace", made.name), ("sync", "run")]
-    assert [path.name for path in numbered(run)] == ["checkpoint_000000", "checkpoint_000001"]
-    assert sorted(run.iterdir()) == numbered(run)
+    assert [path.name for path in list_checkpoints(run)] == [
+        "checkpoint_000000",
+        "checkpoint_000001",
+    ]
+    assert sorted(run.iterdir()) == list_checkpoints(run)
     # Numbers only grow: what was removed does not come back under its name.
     for file in (run / "checkpoint_000000").iterdir():
         file.unlink()
     (run / "checkpoint_000000").rmdir()
-    assert keep(run, _write).name == "checkpoint_000002"
+    assert write_checkpoint(run, _write).name == "checkpoint_000002"
 
 
 @pytest.mark.parametrize("at", ["write", "fsync", "replace"])
@@ -70,7 +73,7 @@ def test_a_checkpoint_is_on_the_disk_with_all_its_files_before_it_has_its_name(
 def test_a_checkpoint_that_fails_leaves_the_one_before_and_no_half_of_its_own(
     problem: BaseException, at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = keep(tmp_path, _write)
+    before = write_checkpoint(tmp_path, _write)
 
     def fail(*arguments: object) -> None:
         raise problem
@@ -83,7 +86,7 @@ def test_a_checkpoint_that_fails_leaves_the_one_before_and_no_half_of_its_own(
     if at != "write":
         monkeypatch.setattr(os, at, fail)
     with pytest.raises(type(problem)) as failed:
-        keep(tmp_path, write)
+        write_checkpoint(tmp_path, write)
     if problem is FULL:
         assert str(tmp_path) in str(failed.value)
         assert "the disk is full" in str(failed.value)

@@ -11,7 +11,7 @@ from stop_core.datasets import Selection
 from stop_core.datasets.registry import DATASETS
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
-from tests.pipelines.motion_cache import write_cache
+from tests.caches import write_cache
 
 VIEW = ExperimentConfig(random_crop=True)
 FEW = ExperimentConfig(frames=3, segment_jitter=True)
@@ -77,7 +77,7 @@ def test_classes_in_only_one_split_and_a_missing_validation_split_are_remarked_o
     rows = [("train", "run"), ("train", "walk"), ("test", "walk"), ("test", "swim")]
     lines = [f"{video},{','.join(row)}" for video, row in zip(videos, rows, strict=False)]
     (hmdb51_root / "clips.csv").write_text("\n".join(["path,split,label", *lines]))
-    cache = write_cache("csv", hmdb51_root, hmdb51_root / "cache", frames=2)
+    cache = write_cache("csv", hmdb51_root, hmdb51_root / "cache", frames=2, size=32)
     assert remarks_on(ExperimentConfig(), cache) == [
         "there are no validation clips: the last epoch is tested, and not the best",
         "1 of 2 classes have clips in test and none in train: swim",

@@ -244,7 +244,7 @@ def test_products_are_in_the_type_of_autocast_where_the_processor_has_it(
 def test_the_gradient_of_a_presence_is_that_of_scaling_the_last_values(dtype: torch.dtype) -> None:
     value = noise(0, 2, 7, 5).to(dtype).requires_grad_()
     presence = torch.ones(2, 3, dtype=torch.float32, requires_grad=True)
-    out = towers._scale_last(value, presence)
+    out = towers._ScaleLast.apply(value, presence)
     assert torch.equal(out, value)
     direction = noise(1, 2, 7, 5).to(dtype)
     out.backward(direction)
@@ -254,4 +254,3 @@ def test_the_gradient_of_a_presence_is_that_of_scaling_the_last_values(dtype: to
         presence.grad.double(), wanted, rtol=0, atol=1e-5 if dtype == torch.float64 else 0.1
     )
     assert presence.grad.dtype == torch.float32
-    assert towers._scale_last(value, presence.detach()) is value

@@ -90,5 +90,5 @@ def test_what_is_there_twice_is_not_passed_over(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.json: 'v_a' is there twice in one object"):
         read_annotations(tmp_path / "a.json", dict)
     (tmp_path / "a.csv").write_text("path,label,label\na.mp4,walk,run\n")
-    with pytest.raises(ValueError, match=r"a\.csv, line 1: the column label is there twice"):
+    with pytest.raises(ValueError, match=r"a\.csv, line 1: the column label appears twice"):
         list(read_csv_rows(tmp_path / "a.csv", "path", "label"))

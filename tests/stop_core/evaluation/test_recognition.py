@@ -172,7 +172,7 @@ def test_views_that_do_not_fit_are_refused() -> None:
         average_views(torch.zeros(2, 3), torch.tensor([0, -1]), "logits")
     with pytest.raises(ValueError, match="do not fit"):
         average_views(torch.zeros(2, 3), torch.tensor([0]), "logits")
-    with pytest.raises(ValueError, match="choose 'probabilities' or 'logits'"):
+    with pytest.raises(ValueError, match="average must be 'probabilities' or 'logits'"):
         average_views(torch.zeros(2, 3), torch.tensor([0, 1]), "votes")  # type: ignore[arg-type]
 
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from stop_core.runtime.distributed import (
     all_rows,
+    broadcast_object,
     copy_from_first,
+    gather_objects,
     gather_rows,
     gather_with_gradient,
     my_share,
     sum_gradients,
     sum_over_processes,
-    told_by_all,
-    told_by_first,
 )
 from tests.stop_core.processes import run_together
 
@@ -114,8 +114,8 @@ def test_uneven_shares_are_gathered_in_order_with_the_gradients_of_all_parts(
 
 
 def test_alone_a_process_tells_itself() -> None:
-    assert told_by_first("word") == "word"
-    assert told_by_all("word") == ["word"]
+    assert broadcast_object("word") == "word"
+    assert gather_objects("word") == ["word"]
     layer = torch.nn.Linear(2, 2)
     before = layer.weight.detach().clone()
     copy_from_first(layer.parameters())

@@ -5,7 +5,6 @@ import fcntl
 import os
 import resource
 import signal
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from stop_core.cache.fetching import _alone
 from stop_core.cache.files import write_checked_json
 from stop_core.storage.atomic import appearing, is_leftover, sync, write_whole
 from stop_core.storage.names import create, open_lock
@@ -248,25 +246,6 @@ def test_opening_a_pipe_as_a_lock_neither_waits_nor_keeps_it_open(tmp_path: Path
     assert open_files() == before
     with pytest.raises(FileNotFoundError):
         open_lock(tmp_path / "absent" / ".lock")
-
-
-def test_a_shard_is_fetched_by_one_process_at_a_time(tmp_path: Path) -> None:
-    order: list[str] = []
-    begun = threading.Event()
-
-    def second() -> None:
-        begun.set()
-        with _alone(tmp_path / ".lock"):
-            order.append("second")
-
-    with _alone(tmp_path / ".lock"):
-        thread = threading.Thread(target=second)
-        thread.start()
-        begun.wait()
-        time.sleep(0.05)
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
 
 
 def test_scratch_files_in_use_stay_and_abandoned_ones_go(

@@ -58,5 +58,5 @@ def test_without_augmentation_training_and_evaluation_use_the_same_frames(
 
 
 def test_more_frames_or_pixels_than_are_cached_are_refused(cached: CachedClips) -> None:
-    with pytest.raises(ValueError, match=r"7 frames of a clip are wanted.*--frames 7"):
+    with pytest.raises(ValueError, match=r"7 frames per clip are needed.*--frames 7"):
         ShownClips(cached, ExperimentConfig(frames=7), SIZE)

@@ -18,7 +18,7 @@ from stop_core.datasets import (
     select_clips,
 )
 from stop_core.datasets.clip import class_words
-from stop_core.datasets.soundness import as_clip_reads, one_sided
+from stop_core.datasets.list_checks import as_clip_reads, one_sided
 
 ENCODE = open_clip.tokenizer.SimpleTokenizer().encode
 

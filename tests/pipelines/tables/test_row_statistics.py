@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.tables.statistics import row_statistics
+from pipelines.tables.row_statistics import row_statistics
 from pipelines.training.result import TrainingResult
 from stop_core.evaluation.statistics import bootstrap_p, exact_p, holm, interval, resampled_scores
 from stop_core.evaluation.stored_predictions import read_scores
@@ -115,5 +115,5 @@ def test_predictions_that_do_not_give_what_was_recorded_are_refused(tmp_path: Pa
 def test_rows_of_other_videos_are_refused_by_their_folder(tmp_path: Path) -> None:
     few = recognised(ExperimentConfig(), [True] * (VIDEOS - 1), tmp_path / "few")
     rows = {"base": _row(tmp_path, 0.5), "other": [few]}
-    with pytest.raises(ValueError, match=r"few.* not of the same"):
+    with pytest.raises(ValueError, match=r"few.* different"):
         row_statistics(rows, [TOP], "recognition", "base")
