@@ -25,7 +25,7 @@ demo: $(READY) ## Compare STOP with its baselines on the embedded data: a table 
 	$(BIN)/python pipelines/benchmark.py
 
 test: $(READY) ## Run all tests that this machine supports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 mutants: $(READY) ## Plant 300 faults in the core modules, and count those that the tests notice
 	$(BIN)/python tests/mutants.py

@@ -11,6 +11,15 @@ import pytest
 WriteVideo = Callable[..., Path]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files with slow tests first, so that no process is left with one at the end.
+
+    Needs `--no-loadscope-reorder`, without which xdist orders files by their number of tests.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keeps the list of known caches of this machine out of the tests."""

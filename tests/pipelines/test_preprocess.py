@@ -1,11 +1,8 @@
 """The command end to end: bad videos, interruptions, wrong options."""
 
 import fcntl
-import os
 import random
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -112,38 +109,6 @@ def test_the_next_command_names_a_tower_that_takes_the_frames(
     config = PreprocessConfig(dataset="motion", cache="c", size=size)
     last = summary(config, Manifest.load(small_cache)).splitlines()[-1]
     assert last.endswith(f"train.py --config sweeps/recipes/motion.yaml --cache c{tower}")
-
-
-@pytest.mark.slow
-def test_a_resumed_cache_equals_an_uninterrupted_one(
-    tmp_path: Path, write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipelines.preprocessing.make_cache.decode_shards", _serially)
-    root = _many_clips(tmp_path / "many", write_video)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    make_cache(_config(root, whole))
-
-    driver = subprocess.Popen(_command(root, killed), start_new_session=True)
-    while driver.poll() is None and not list(killed.glob("records/[!.]*.json")):
-        time.sleep(0.01)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    assert not (killed / "manifest.json").exists(), "the kill came too late to test anything"
-
-    make_cache(_config(root, killed))
-    assert files_below(killed) == files_below(whole)
-
-
-def _many_clips(root: Path, write_video: WriteVideo) -> Path:
-    """640 training clips: ten shards, of which a kill leaves some undone."""
-    first = write_video(root / "hmdb51_org/wave/film0_wave_f_cm_np1_fr_med_0.avi", frames=60)
-    names = [first.name] + [f"film{i}_wave_f_cm_np1_fr_med_0.avi" for i in range(1, 640)]
-    for name in names[1:]:
-        os.link(first, first.with_name(name))
-    splits = root / "testTrainMulti_7030_splits"
-    splits.mkdir()
-    (splits / "wave_test_split1.txt").write_text("".join(f"{name} 1 \n" for name in names))
-    return root
 
 
 @pytest.mark.slow

@@ -157,8 +157,9 @@ def test_messages_of_workers_are_in_their_log_files(local_ray: None) -> None:
         logging.getLogger("pipelines.worker").warning("a warning of a worker")
 
     ray.get(ray.remote(work).remote())
-    logs = (ray_temp_dir() / "session_latest" / "logs").glob("worker-*.err")
-    written = "".join(log.read_text() for log in logs)
+    # Not `session_latest`, which can be a Ray of another test process.
+    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    written = "".join(log.read_text() for log in logs.glob("worker-*.err"))
     assert "\nprogress of a worker\n" in written
     assert "\na warning of a worker\n" in written
 
