@@ -193,3 +193,22 @@ def test_the_folder_of_a_machine_is_the_one_that_is_named(
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert local_folder() == tmp_path / ".cache" / "stop-video"
+
+
+def test_a_file_that_changes_during_hashing_is_hashed_again(
+    memory: Path, shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256, reads = hash_file(shard), []
+
+    def change_once(path: Path) -> str:
+        reads.append(path)
+        if len(reads) == 1:
+            os.utime(path, ns=(1, 1))  # another writer, with the same content
+        return hash_file(path)
+
+    monkeypatch.setattr(hashed, "hash_file", change_once)
+    files = HashedFiles(shard.parent)
+    assert files.has(shard, sha256)
+    assert len(reads) == 2
+    assert files.has(shard, sha256)
+    assert len(reads) == 2

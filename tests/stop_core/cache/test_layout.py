@@ -135,3 +135,9 @@ def test_large_clips_make_small_row_groups() -> None:
     assert rows_per_group(_config(1, 9000)) == 1
     assert rows_per_group(_config(6, 64, crop="none")) == 14
     assert rows_per_group(_config(12, 224, compression="zstd")) == 1
+
+
+def test_the_metadata_describe_square_and_whole_frames() -> None:
+    for crop, shape in (("center", [2, 8, 8, 3]), ("none", [2, None, None, 3])):
+        metadata = shard_schema(_config(2, 8, crop=crop), "train-00000").metadata
+        assert json.loads(metadata[b"stop.frames_shape"]) == shape

@@ -79,3 +79,15 @@ def test_a_copy_of_a_map_that_was_used_computes_the_same() -> None:
     x = noise(2, 3, 8)
     out = linear(x)
     assert torch.equal(copy.deepcopy(linear)(x), out)
+
+
+def test_a_missing_operator_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*arguments: Tensor) -> Tensor:
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(frozen_linear, "_multiply", missing)
+    frozen_linear._can_pack.cache_clear()
+    try:
+        assert not frozen_linear._can_pack(torch.float32)
+    finally:
+        frozen_linear._can_pack.cache_clear()

@@ -475,3 +475,11 @@ def test_law_7_a_real_vit_keeps_the_laws(make_frames: MakeFrames) -> None:
     for video in range(2):
         wanted = encode_on_open_clips_blocks(model, frames, traces, video)
         assert error(together[video], array(wanted)) < 1e-5
+
+
+def test_a_model_is_built_with_the_given_or_the_default_settings() -> None:
+    config = StopConfig(n_s=3, max_prompts=2, spatial_width=4, temporal_width=4)
+    built = build_model("tiny", config=config)
+    assert built.config == config
+    assert build_model("tiny").config == StopConfig()
+    assert not built.checkpoint_activations  # costs time, so only on request

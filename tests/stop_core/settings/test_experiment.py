@@ -108,3 +108,9 @@ def test_method_with_both_halves_turned_off_is_refused(method: Method) -> None:
 def test_setting_out_of_range_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name):
         replace(ExperimentConfig(), **{name: value})
+
+
+def test_a_list_of_templates_from_yaml_becomes_a_tuple() -> None:
+    config = ExperimentConfig.from_parameters({"templates": ["a {}.", "the {}."], "epochs": 3})
+    assert config.templates == ("a {}.", "the {}.")
+    assert ExperimentConfig.from_parameters({"epochs": 3}).templates == ExperimentConfig().templates
