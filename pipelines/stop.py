@@ -3,7 +3,6 @@
 Only the given command is imported, so that `stop --help` is fast.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,8 @@ if not __package__:  # run as a file: PEP 366
 
 from .cli.closed_output import ending_with_reader
 from .cli.commands import GROUPS, commands
-from .cli.console import print_result
+from .cli.console import print_result, say
 from .cli.errors import EXIT_FAILURE, EXIT_USAGE, explain_missing
-
-_LOG = logging.getLogger(f"{__package__}.stop")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,14 +26,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             print_result(version() if name == "--version" else usage())
         sys.exit(0 if arguments else EXIT_USAGE)
     if name not in commands():
-        _LOG.error("error: %s", unknown(name))
+        say(f"error: {unknown(name)}")
         sys.exit(EXIT_USAGE)
     from .cli.options import run_command
 
     try:
         options, command = commands()[name].load()
     except ModuleNotFoundError as problem:
-        _LOG.error("error: %s", explain_missing(problem))
+        say(f"error: {explain_missing(problem)}")
         sys.exit(EXIT_FAILURE)
     run_command(options, command, arguments[1:], prog=f"stop {name}")
 

@@ -7,13 +7,11 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = _PACKAGE.parent
 """The folder that holds the packages: the root of a checkout, or site-packages."""
 
-SWEEPS = next(
-    folder for folder in (_PACKAGE / "sweeps", ROOT / "sweeps") if (folder / "tables").is_dir()
-)
-"""Search spaces, tables, recipes and published rows. A wheel has them inside its package."""
+CHECKOUT = _PACKAGE.name == "pipelines"
+"""Whether this is a checkout, whose entry points are files. A wheel renames the package."""
 
-CHECKOUT = (ROOT / "pyproject.toml").is_file()
-"""Whether this is a checkout, whose entry points are files, and not an installed wheel."""
+SWEEPS = (ROOT if CHECKOUT else _PACKAGE) / "sweeps"
+"""Search spaces, tables, recipes and published rows. A wheel has them inside its package."""
 
 
 def command(name: str) -> str:

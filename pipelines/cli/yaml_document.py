@@ -15,6 +15,8 @@ from stop_core.storage.documents import (
     shown_text,
 )
 
+from .folders import SWEEPS
+
 Where = tuple[str | int, ...]
 """The path of a value: names in mappings and positions in lists, from the outside in."""
 
@@ -39,7 +41,12 @@ class Document:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lines: dict[Where, int] = {}
-        text = read_text(path, MOST_YAML)
+        try:
+            text = read_text(path, MOST_YAML)
+        except OSError as problem:
+            raise OSError(
+                f"{path} cannot be read ({problem.strerror}); the files below {SWEEPS} are examples"
+            ) from problem
         try:
             root = compose_yaml(text)
             self.content: Any = parse_yaml(text)

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, PositiveInt, StrictBool, StrictInt, model_validator
 
 from ..cli.experiment_fields import FIELDS, build_experiment, closest, field_types, typed_value
-from ..cli.folders import SWEEPS
 from ..cli.yaml_document import Document, Section, Where
 from .space import (
     SWEEP_COSTS,
@@ -99,13 +98,7 @@ def read_space(path: Path) -> SearchSpace:
         ValueError: if the file is not one; the message names the file, the line and the remedy.
         OSError: if it cannot be read.
     """
-    try:
-        document = Document(path)
-    except OSError as problem:
-        raise OSError(
-            f"{path} cannot be read ({problem.strerror}); the files below {SWEEPS} are examples"
-        ) from problem
-    return _Reader(document).space()
+    return _Reader(Document(path)).space()
 
 
 class _Reader:

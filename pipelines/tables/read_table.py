@@ -8,7 +8,6 @@ from typing import Any
 from stop_core.storage.documents import shown
 
 from ..cli.experiment_fields import build_experiment
-from ..cli.folders import SWEEPS
 from ..cli.yaml_document import Document
 
 _NAMES = ("common", "rows", "baseline")
@@ -40,12 +39,7 @@ def read_table(path: Path, base: Mapping[str, Any] | None = None) -> Table:
             remedy.
         OSError: if it cannot be read.
     """
-    try:
-        document = Document(path)
-    except OSError as problem:
-        raise OSError(
-            f"{path} cannot be read ({problem.strerror}); the files below {SWEEPS} are examples"
-        ) from problem
+    document = Document(path)
     content = _mapping(document, (), document.content)
     if unknown := sorted(content.keys() - _NAMES):
         raise document.error((unknown[0],), f"{unknown[0]!r} is not one of {', '.join(_NAMES)}")

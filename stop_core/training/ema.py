@@ -32,8 +32,9 @@ class MovingAverage:
     def update(self, steps_done: int) -> None:
         """Adds the weights after `steps_done` steps to the average."""
         decay = min(self.decay, steps_done / (steps_done + 9))
+        weights = self.model.trainable() if self.average else {}
         for name, average in self.average.items():
-            average.lerp_(self.model.trainable()[name], 1 - decay)
+            average.lerp_(weights[name], 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
