@@ -163,7 +163,7 @@ class PyavVideo:
         container = open_file(self.path)
         stream = video_stream(container)
         stream.thread_count = 1
-        # Without this, FFmpeg conceals what it cannot decode.
+        # Without this, FFmpeg conceals corrupted pictures.
         stream.codec_context.options = {"err_detect": "explode"}
         # Without this, FFmpeg rounds a crop on the left.
         stream.codec_context.flags |= Flags.unaligned

@@ -1,6 +1,6 @@
 """SHA-256 of every file of a folder, in the format of `sha256sum`: `sha256sum -c SHA256SUMS`.
 
-They reveal damage and edits, not the origin: whoever can change a file can change its sum.
+They reveal corruption and edits, not the origin: write access to a file implies access to its sum.
 """
 
 from collections.abc import Collection

@@ -166,7 +166,7 @@ def test_the_packets_of_a_stream_say_where_pictures_are() -> None:
 
 
 def ebml(number: int, length: int) -> bytes:
-    """A number of EBML in so many bytes: as many zero bits, a one, and the number."""
+    """Encodes a number of EBML in N bytes: N - 1 zero bits, a one, and the number."""
     return ((1 << 7 * length) | number).to_bytes(length, "big")
 
 
