@@ -10,7 +10,8 @@ if not __package__:  # run as a file: PEP 366
     __package__ = "pipelines"
 
 from stop_core.cache.manifest import Manifest
-from stop_core.settings.experiment import METHODS, ExperimentConfig
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.methods import METHODS
 from stop_core.storage.paths import StoragePath
 
 from .cli.console import print_result, say

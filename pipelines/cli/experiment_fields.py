@@ -2,30 +2,26 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
-from stop_core.settings.experiment import ExperimentConfig, refuse_unlisted_tower
-from stop_core.settings.stop import StopConfig
+from stop_core.settings.experiment import (
+    ExperimentConfig,
+    refuse_unlisted_tower,
+    setting_types,
+)
 from stop_core.storage.documents import shown
-
-_HINTS = {**get_type_hints(StopConfig), **get_type_hints(ExperimentConfig)}
-FIELDS = {f.name for kind in (StopConfig, ExperimentConfig) for f in fields(kind)} - {"stop"}
 
 
 def build_experiment(values: Mapping[str, Any], origin: str = "") -> ExperimentConfig:
-    """Builds an experiment from settings by name, those of STOP among the others.
+    """Builds an experiment from settings by name, those of STOP and of the method too.
 
     Raises:
         ValueError: if a name is unknown or a value is out of range; names `origin`, if given.
     """
-    own = {f.name for f in fields(StopConfig)}
     try:
         typed = {name: typed_value(name, value) for name, value in values.items()}
-        others = {name: value for name, value in typed.items() if name not in own}
-        refuse_unlisted_tower(others.get("tower"), "the file")
-        stop = StopConfig(**{name: value for name, value in typed.items() if name in own})
-        return ExperimentConfig(stop=stop, **others)
+        refuse_unlisted_tower(typed.get("tower"), "the file")
+        return ExperimentConfig.from_names(typed)
     except (ValueError, TypeError) as problem:
         raise ValueError(f"{origin}: {problem}".removeprefix(": ")) from problem
 
@@ -36,9 +32,10 @@ def typed_value(name: str, value: Any) -> Any:
     Raises:
         ValueError: if there is no such setting, or the value has another type.
     """
-    if name not in FIELDS:
-        raise ValueError(f"there is no setting {name!r}; {closest(name, FIELDS)}")
-    kinds, origin = field_types(name), get_origin(_HINTS[name])
+    types = setting_types()
+    if name not in types:
+        raise ValueError(f"there is no setting {name!r}; {closest(name, types)}")
+    kinds, origin = field_types(name), get_origin(types[name])
     if value is None and type(None) in kinds:
         return None
     if origin is tuple:  # of texts; a single one need not be a list
@@ -61,7 +58,8 @@ def typed_value(name: str, value: Any) -> Any:
 
 def field_types(name: str) -> tuple[Any, ...]:
     """Returns the types that a setting can have; two for `int | None`."""
-    return get_args(_HINTS[name]) or (_HINTS[name],)
+    kind = setting_types()[name]
+    return get_args(kind) or (kind,)
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar, cast, get_type_hints
 import tyro
 
 from stop_core.settings.experiment import refuse_unlisted_tower
+from stop_core.settings.methods import option_types
 from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.storage.private import without_password
 
@@ -114,7 +115,10 @@ def from_mapping(config_type: type[_T], values: dict[str, Any], origin: str) -> 
     Raises:
         ValueError: if a name is unknown or a value is out of its range; names `origin`.
     """
-    remaining = dict(values)
+    own_options = values.keys() & option_types().keys()
+    remaining = {name: value for name, value in values.items() if name not in own_options}
+    if own_options:
+        remaining["options"] = [f"{name}={values[name]}" for name in sorted(own_options)]
     built = _build(config_type, remaining, origin)
     if remaining:
         raise ValueError(

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt, StrictBool, StrictInt, model_validator
 
-from ..cli.experiment_fields import FIELDS, build_experiment, closest, field_types, typed_value
+from stop_core.settings.experiment import setting_types
+
+from ..cli.experiment_fields import build_experiment, closest, field_types, typed_value
 from ..cli.yaml_document import Document, Section, Where
 from .space import (
     SWEEP_COSTS,
@@ -240,8 +242,9 @@ class _Reader:
         return typed[0] if isinstance(typed, tuple) and len(typed) == 1 else typed
 
     def _check_name(self, name: str, where: Where) -> None:
-        if name not in FIELDS:
-            raise self.error(where, f"there is no setting {name!r}; {closest(name, FIELDS)}")
+        if name not in setting_types():
+            hint = closest(name, setting_types())
+            raise self.error(where, f"there is no setting {name!r}; {hint}")
         if name == "seed":
             raise self.error(where, "the seed is an option of the sweep; use --seed")
 

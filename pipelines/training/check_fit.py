@@ -11,6 +11,7 @@ from stop_core.cache.views import View
 from stop_core.datasets import Split, refuse_twins
 from stop_core.datasets.list_checks import one_sided
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.methods import METHODS
 from stop_core.storage.paths import StoragePath
 
 if TYPE_CHECKING:  # torch and open_clip take seconds to import; a finished run needs neither
@@ -25,12 +26,13 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[Spl
     """
     from stop_core.clip.loading import check_name, tower_shape
 
-    if manifest.task == "retrieval" and config.method == "linear-probe":
+    reads_text = METHODS[config.method].reads_text
+    if manifest.task == "retrieval" and not reads_text:
         raise ValueError(
-            f"the method linear-probe learns classes, and {manifest.dataset} has captions instead; "
-            "choose another method"
+            f"the method {config.method} learns classes, and {manifest.dataset} has captions "
+            "instead; choose another method"
         )
-    if config.method != "linear-probe":  # it reads no class names
+    if reads_text:
         refuse_twins(manifest.class_names, manifest.class_words)
     if shape := tower_shape(config.tower):
         _check_shape(config, shape)

@@ -17,6 +17,7 @@ from stop_core.model.prompted import BlockInput, PromptedModel
 from stop_core.model.selection import choose_patches
 from stop_core.model.sequences import GapPrompts, VideoTokens, pack, pack_prompts
 from stop_core.model.temporal import TemporalPrompting, TemporalPrompts
+from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
 
 # Near zero, so that training starts at the frozen tower. Not zero, or the parameters that select
@@ -55,6 +56,14 @@ class TemporalWithStatic(PromptedModel):
             raise ValueError(f"static_prompts must be at least 1, got {prompts}")
         self.static_prompts = prompts
         super().__init__(clip, config)
+
+    @classmethod
+    def build(
+        cls, clip: FrozenClip, config: ExperimentConfig, classes: int
+    ) -> "TemporalWithStatic":
+        """Returns the method with the settings of an experiment."""
+        del classes
+        return cls(clip, config.stop, config.static_prompts)
 
     def make_layer(self) -> nn.Module:
         """Returns a new prompting layer."""

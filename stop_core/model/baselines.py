@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stop_core.clip.loading import FrozenClip
 from stop_core.model.sequences import pack
 from stop_core.model.video_model import FramePooledModel, VideoModel, check_frames
+from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import Attention
 
 
@@ -61,6 +62,12 @@ class LinearProbe(FramePooledModel):
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
 
+    @classmethod
+    def build(cls, clip: FrozenClip, config: ExperimentConfig, classes: int) -> "LinearProbe":
+        """Returns the method for `classes` classes."""
+        del config
+        return cls(clip, classes)
+
     def forward(self, frames: Tensor, text_embeddings: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> logits [B, N] of the classifier."""
         del text_embeddings
@@ -71,26 +78,30 @@ class LinearProbe(FramePooledModel):
 
 
 class StaticPrompts(VideoModel):
-    """Visual prompt tuning (VPT, Jia et al., ECCV 2022): the same prompts for every video.
+    """Visual prompt tuning (VPT-deep, Jia et al., ECCV 2022): the same prompts for every video.
 
-    With `deep`, `prompts` learned tokens at the input of every block replace those of the previous
-    block (VPT-deep). Otherwise they are inserted at the first block and carried through the tower
-    (VPT-shallow).
+    `prompts` learned tokens at the input of every block replace those of the previous block.
 
     Raises:
         ValueError: if `prompts` is below 1.
     """
 
-    def __init__(
-        self, clip: FrozenClip, prompts: int, attention: Attention, *, deep: bool = True
-    ) -> None:
+    deep = True
+
+    def __init__(self, clip: FrozenClip, prompts: int, attention: Attention) -> None:
         super().__init__(clip)
         if prompts < 1:
             raise ValueError(f"static_prompts must be at least 1, got {prompts}")
         self.attention: Attention = attention
-        blocks = self.tower.depth if deep else 1
+        blocks = self.tower.depth if self.deep else 1
         self.prompts = nn.Parameter(torch.empty(blocks, prompts, self.tower.width))
         nn.init.normal_(self.prompts, std=0.02)
+
+    @classmethod
+    def build(cls, clip: FrozenClip, config: ExperimentConfig, classes: int) -> "StaticPrompts":
+        """Returns the method with the settings of an experiment."""
+        del classes
+        return cls(clip, config.static_prompts, config.stop.attention)
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
@@ -107,3 +118,9 @@ class StaticPrompts(VideoModel):
                 index, packed, prompts_BSD, carry_prompts=carry, only_cls=index + 1 == depth
             )
         return self.embed_video(packed.view(frames.shape[0], -1, self.tower.width))
+
+
+class ShallowPrompts(StaticPrompts):
+    """VPT-shallow: the tokens are inserted at the first block and carried through the tower."""
+
+    deep = False

@@ -4,11 +4,9 @@ from dataclasses import replace
 
 from stop_core.clip.loading import FrozenClip, load_clip
 from stop_core.clip.pretrained import RANDOM
-from stop_core.model.ablations import StaticStop, TemporalWithStatic
-from stop_core.model.baselines import Clip4Clip, LinearProbe, StaticPrompts, ZeroShot
-from stop_core.model.stop import StopModel
 from stop_core.model.video_model import VideoModel
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.methods import METHODS
 
 
 def build_method(config: ExperimentConfig, clip: FrozenClip, classes: int) -> VideoModel:
@@ -17,23 +15,7 @@ def build_method(config: ExperimentConfig, clip: FrozenClip, classes: int) -> Vi
     Raises:
         ValueError: if the tower is unsupported, or the settings do not fit it.
     """
-    model: VideoModel
-    match config.method:
-        case "stop":
-            model = StopModel(clip, config.stop)
-        case "zero-shot":
-            model = ZeroShot(clip)
-        case "clip4clip":
-            model = Clip4Clip(clip)
-        case "linear-probe":
-            model = LinearProbe(clip, classes)
-        case "vpt-shallow" | "vpt-deep":
-            deep = config.method == "vpt-deep"
-            model = StaticPrompts(clip, config.static_prompts, config.stop.attention, deep=deep)
-        case "stop-static":
-            model = StaticStop(clip, config.stop)
-        case "stop-temporal-vpt":
-            model = TemporalWithStatic(clip, config.stop, config.static_prompts)
+    model: VideoModel = METHODS[config.method].load().build(clip, config, classes)
     if config.context_tokens:
         model.learn_context(config.context_tokens)
     return model

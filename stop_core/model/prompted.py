@@ -16,6 +16,7 @@ from stop_core.clip.loading import FrozenClip
 from stop_core.clip.tower import in_float32
 from stop_core.model.sequences import VideoTokens, pack, unpack
 from stop_core.model.video_model import VideoModel
+from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
 
 
@@ -57,6 +58,12 @@ class PromptedModel(VideoModel, ABC):
                 )
         layers = 1 if config.share else self.prompted_blocks
         self.prompting = nn.ModuleList(self.make_layer() for _ in range(layers))
+
+    @classmethod
+    def build(cls, clip: FrozenClip, config: ExperimentConfig, classes: int) -> "PromptedModel":
+        """Returns the method with the settings of an experiment."""
+        del classes
+        return cls(clip, config.stop)
 
     @abstractmethod
     def make_layer(self) -> nn.Module:

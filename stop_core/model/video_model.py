@@ -16,6 +16,7 @@ from stop_core.clip.loading import FrozenClip
 from stop_core.clip.tower import FrozenTower, in_float32
 from stop_core.model.learned_context import LearnedContext
 from stop_core.model.sequences import VideoTokens
+from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import Attention
 
 _TEXTS_AT_A_TIME = 256  # batch size of the text tower
@@ -37,6 +38,15 @@ class VideoModel(nn.Module, ABC):
         self.register_buffer("logit_scale", scale.detach().exp().clone(), persistent=False)
         self.logit_scale: Tensor
         self.context: LearnedContext | None = None
+
+    @classmethod
+    def build(cls, clip: FrozenClip, config: ExperimentConfig, classes: int) -> "VideoModel":
+        """Returns the method with the settings of an experiment, for `classes` classes.
+
+        Methods with settings override it; those of their own are `config.method_options`.
+        """
+        del config, classes
+        return cls(clip)
 
     @property
     def image_size(self) -> int:

@@ -4,28 +4,23 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_type_hints
 
 from stop_core.settings.class_templates import DEFAULT, check_templates, find_templates
+from stop_core.settings.methods import METHODS, as_words, option_types
 from stop_core.settings.stop import StopConfig
 from stop_core.storage.documents import build, shown
 
-Method = Literal[
-    "stop",
-    "zero-shot",
-    "clip4clip",
-    "linear-probe",
-    "vpt-shallow",
-    "vpt-deep",
-    "stop-static",
-    "stop-temporal-vpt",
-]
-METHODS: tuple[Method, ...] = get_args(Method)
 UNLISTED = ("hf-hub:", "local-dir:")
 """open_clip's prefixes for towers that it does not list."""
 # Settings that were added later. With these values they are not part of the hash, so that earlier
 # trainings are still found.
-_LATER: dict[str, Any] = {"frames": None, "segment_jitter": False, "random_crop": False}
+_LATER: dict[str, Any] = {
+    "frames": None,
+    "segment_jitter": False,
+    "random_crop": False,
+    "options": (),
+}
 
 
 @dataclass(frozen=True)
@@ -38,10 +33,13 @@ class ExperimentConfig:
         ValueError: if a field is out of its range; the message names the field.
     """
 
-    method: Method = "stop"
+    method: str = "stop"
     """stop; zero-shot, linear-probe, vpt-shallow, vpt-deep and clip4clip (fine-tunes both towers)
     are baselines; stop-static is STOP with constant prompts, stop-temporal-vpt its temporal half
     with the prompts of vpt-deep."""
+    options: tuple[str, ...] = ()
+    """Options that only this method has, as NAME=VALUE; docs/model.md lists them. In a file they
+    are written like all others."""
     tower: str = "tiny"
     """Any open_clip ViT, for example ViT-B-32-quickgelu; tiny (frames of 32 pixels, 16 patches) and
     tiny-64 (64 pixels, 64 patches) are included in this package."""
@@ -90,6 +88,8 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        # All of them, so that an option at its default is the same experiment as none.
+        object.__setattr__(self, "options", as_words(self.method_options))
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
         _check("ema", self.ema, 0 <= self.ema < 1, "must be at least 0, below 1")
@@ -100,10 +100,10 @@ class ExperimentConfig:
                 "zero-shot"
             )
         check_templates(self.templates)
-        if self.method == "linear-probe" and self.context_tokens > 0:
+        if self.context_tokens > 0 and not METHODS[self.method].reads_text:
             raise ValueError(
-                "context_tokens has no use for linear-probe, which reads no text; set it to 0, or "
-                "use the method zero-shot to train only context tokens"
+                f"context_tokens has no use for {self.method}, which reads no text; set it to 0, "
+                "or use the method zero-shot to train only context tokens"
             )
         if self.frames is not None:
             _check("frames", self.frames, self.frames >= 1, "must be at least 1")
@@ -124,7 +124,12 @@ class ExperimentConfig:
     @property
     def is_trained(self) -> bool:
         """Returns whether the method trains any weights, so that its result depends on the seed."""
-        return self.method != "zero-shot" or self.context_tokens > 0
+        return METHODS[self.method].trains or self.context_tokens > 0
+
+    @property
+    def method_options(self) -> Any:
+        """The options of the method, an object of its `Method.options`."""
+        return METHODS[self.method].parse_options(self.options)
 
     def for_dataset(self, dataset: str) -> "ExperimentConfig":
         """Returns a copy in which the name of a set of templates is replaced by its sentences.
@@ -141,14 +146,44 @@ class ExperimentConfig:
     def hash(self) -> str:
         """Returns twelve hex digits that identify the settings, except the seed."""
         values = asdict(replace(self, seed=0))
-        values = {k: v for k, v in values.items() if k not in _LATER or v != _LATER[k]}
+        later = dict(_LATER)
+        for part, kind in PARTS.items():
+            if part != "stop":  # it was added later, so its defaults are not part of the hash
+                usual = asdict(kind())
+                values[part] = {k: v for k, v in values[part].items() if v != usual[k]}
+                later[part] = {}
+        values = {k: v for k, v in values.items() if k not in later or v != later[k]}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def parameters(self) -> dict[str, Any]:
-        """Returns all fields by name, those of `stop` and the others in one mapping."""
+        """Returns all settings by name, in one mapping, with those of the parts and the method."""
         values = asdict(self)
-        return {**values.pop("stop"), **values}
+        del values["options"]
+        parts = [values.pop(name) for name in PARTS]
+        return {name: value for part in parts for name, value in part.items()} | {
+            **values,
+            **asdict(self.method_options),
+        }
+
+    @classmethod
+    def from_names(cls, values: Mapping[str, Any]) -> "ExperimentConfig":
+        """Builds a config from settings by name, those of the parts and of the method too.
+
+        Raises:
+            ValueError: if a name is unknown or a value is out of range.
+            TypeError: if a value has the wrong type.
+        """
+        given, chosen = dict(values), {}
+        for part, kind in PARTS.items():
+            own = {one.name for one in fields(kind)} & given.keys()
+            chosen[part] = kind(**{name: given.pop(name) for name in own})
+        own = {one.name for one in fields(cls)}
+        given["options"] = (
+            *given.get("options", ()),
+            *(f"{name}={given.pop(name)}" for name in sorted(given.keys() - own)),
+        )
+        return cls(**chosen, **given)
 
     @classmethod
     def from_parameters(cls, values: Mapping[str, Any]) -> "ExperimentConfig":
@@ -159,20 +194,29 @@ class ExperimentConfig:
         """
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
             raise ValueError(f"settings must be `name: value` lines, got {shown(values)}")
-        inner = {one.name for one in fields(StopConfig)}
-        outer = {one.name for one in fields(cls)} - {"stop"}
-        if unknown := sorted(values.keys() - inner - outer):
+        if unknown := sorted(values.keys() - setting_types().keys()):
             raise ValueError(f"there is no setting called {', '.join(unknown)}")
-        stop = {name: value for name, value in values.items() if name in inner}
-        others = {name: value for name, value in values.items() if name in outer}
-        if isinstance(sentences := others.get("templates"), list):
-            others["templates"] = tuple(sentences)
+        given = dict(values)
+        if isinstance(sentences := given.get("templates"), list):
+            given["templates"] = tuple(sentences)
         try:
-            config = cls(stop=StopConfig(**stop), **others)
+            config = cls.from_names(given)
         except TypeError as problem:
             raise ValueError(f"a setting has the wrong type: {problem}") from problem
         build(cls, asdict(config))  # checks the type of every field
         return config
+
+
+PARTS: dict[str, type[Any]] = {"stop": StopConfig}
+"""The fields of `ExperimentConfig` that are settings themselves. By name, theirs are not nested."""
+
+
+def setting_types() -> dict[str, Any]:
+    """Returns the types of all settings by name: those of the parts and of all methods too."""
+    own = get_type_hints(ExperimentConfig)
+    inner = {name: kind for part in PARTS.values() for name, kind in get_type_hints(part).items()}
+    others = {name: kind for name, kind in own.items() if name not in (*PARTS, "options")}
+    return {**inner, **others, **option_types()}
 
 
 def refuse_unlisted_tower(tower: str | None, origin: str) -> None:

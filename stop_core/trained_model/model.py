@@ -25,6 +25,7 @@ from stop_core.model.video_model import VideoModel
 from stop_core.runtime.precision import autocast
 from stop_core.runtime.seeding import seed_weights
 from stop_core.settings.experiment import UNLISTED, ExperimentConfig, refuse_unlisted_tower
+from stop_core.settings.methods import METHODS
 from stop_core.storage.checksums import SUMS
 from stop_core.storage.documents import require_file
 from stop_core.trained_model.card import render_card
@@ -165,10 +166,10 @@ class TrainedModel:
             ValueError: if it is a linear probe, or a label is empty, repeated, or the same text as
                 another one to CLIP.
         """
-        if self.config.method == "linear-probe":
+        if not METHODS[self.config.method].reads_text:
             raise ValueError(
-                "a linear probe knows only the classes of its training; leave the labels out, or "
-                "use a model of another method"
+                f"a model of the method {self.config.method} knows only the classes of its "
+                "training; leave the labels out, or use a model of another method"
             )
         classes = _checked_labels(self.model, labels, templates or self.config.templates)
         if classes == self.classes:

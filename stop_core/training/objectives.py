@@ -31,6 +31,7 @@ from stop_core.model.video_model import VideoModel
 from stop_core.runtime.precision import autocast
 from stop_core.settings.class_templates import class_sentences
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.methods import METHODS
 from stop_core.training.losses import contrastive_loss, recognition_loss
 
 
@@ -228,7 +229,7 @@ def make_objective(
         return Retrieval(model, config, clips, others)
     sentences = class_sentences(config.templates, manifest.class_words)
     texts = ClassTexts(model, sentences)
-    if config.method != "linear-probe":  # it does not use texts
+    if METHODS[config.method].reads_text:
         texts.refuse_twins(manifest.class_names)
     return Recognition(model, config, clips, texts)
 

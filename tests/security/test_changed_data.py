@@ -39,7 +39,7 @@ from stop_core.cache.integrity import BackgroundCheck, ChangedDataError
 from stop_core.cache.layout import open_writer, shard_schema
 from stop_core.cache.shards import plan_shards
 from stop_core.datasets import DATASETS, select_clips
-from stop_core.settings.experiment import ExperimentConfig, Method
+from stop_core.settings.experiment import ExperimentConfig
 from stop_core.training.run_state import LAST_PROMPTS, Origin, read_progress
 from tests.tools import curves
 
@@ -324,7 +324,7 @@ def test_a_training_on_changed_data_has_no_result_and_no_metrics(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["linear-probe", "zero-shot", "clip4clip"])
-def test_no_method_measures_changed_data(cache: Path, output: Path, method: Method) -> None:
+def test_no_method_measures_changed_data(cache: Path, output: Path, method: str) -> None:
     IN_THE_CONTENTS["bit flipped in labels"](cache, cache)
     config = replace(CONFIG, method=method, epochs=0 if method == "zero-shot" else 1)
     training = TrainingRun(config, cache, output)

@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stop_core.clip.loading import FrozenClip
-from stop_core.model.baselines import Clip4Clip, LinearProbe, StaticPrompts, ZeroShot
+from stop_core.model.baselines import (
+    Clip4Clip,
+    LinearProbe,
+    ShallowPrompts,
+    StaticPrompts,
+    ZeroShot,
+)
 from stop_core.model.stop import StopModel
 from stop_core.model.video_model import VideoModel
 from stop_core.settings.stop import Attention, StopConfig
@@ -83,7 +89,7 @@ def test_the_linear_probe_is_linear_in_frozen_features(
 def test_static_prompts_give_reversed_clips_the_same_embedding(
     deep: bool, attention: Attention, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
-    model = StaticPrompts(make_clip(), 3, attention, deep=deep)
+    model = (StaticPrompts if deep else ShallowPrompts)(make_clip(), 3, attention)
     stir(model, scale=1.0)
     frames = make_frames(0, 2, 5, model.image_size)
     forward, backward = model.encode_video(frames), model.encode_video(frames.flip(1))
@@ -111,7 +117,7 @@ def test_static_prompts_are_read_by_every_block(
 def test_static_prompts_are_open_clips_blocks_with_extra_tokens(
     deep: bool, attention: Attention, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
-    model = StaticPrompts(make_clip(layers=3), 3, attention, deep=deep)
+    model = (StaticPrompts if deep else ShallowPrompts)(make_clip(layers=3), 3, attention)
     assert len(model.prompts) == (3 if deep else 1)
     stir(model, scale=1.0)
     frames = make_frames(0, 2, 3, model.image_size)
@@ -228,7 +234,7 @@ def test_no_method_depends_on_the_batch_of_a_video(
         "clip4clip": lambda: Clip4Clip(clip),
         "linear probe": lambda: LinearProbe(clip, 3),
         "deep": lambda: StaticPrompts(clip, 2, "joint"),
-        "shallow": lambda: StaticPrompts(clip, 2, "joint", deep=False),
+        "shallow": lambda: ShallowPrompts(clip, 2, "joint"),
         "stop": lambda: StopModel(clip, StopConfig(n_s=2)),
     }
     model = models[method]().eval()

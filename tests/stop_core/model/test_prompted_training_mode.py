@@ -17,7 +17,8 @@ from stop_core.model.spatial import SpatialPrompting
 from stop_core.model.temporal import TemporalPrompting
 from stop_core.model.video_model import VideoModel
 from stop_core.model.volume import keep_variance
-from stop_core.settings.experiment import METHODS, ExperimentConfig, Method
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.methods import METHODS
 from stop_core.settings.stop import StopConfig
 
 MakeClip = Callable[..., FrozenClip]
@@ -25,7 +26,7 @@ MakeFrames = Callable[..., Tensor]
 Stir = Callable[..., None]
 
 WIDTH, GRID, PATCHES, B, T = 48, (4, 3), 12, 4, 5
-WITH_DROPOUT: list[Method] = ["stop", "stop-static", "stop-temporal-vpt"]
+WITH_DROPOUT: list[str] = ["stop", "stop-static", "stop-temporal-vpt"]
 CLOSE = {"rtol": 1e-12, "atol": 1e-11}
 
 
@@ -102,7 +103,7 @@ def test_without_dropout_training_computes_what_evaluation_does(
     assert torch.equal(prompts(layer.train()), prompts(layer.eval()))
 
 
-def model_of(method: Method, clip: FrozenClip, stop: StopConfig) -> VideoModel:
+def model_of(method: str, clip: FrozenClip, stop: StopConfig) -> VideoModel:
     torch.manual_seed(0)
     config = ExperimentConfig(method=method, stop=stop, static_prompts=3)
     return build_method(config, clip, 3)
@@ -112,7 +113,7 @@ def model_of(method: Method, clip: FrozenClip, stop: StopConfig) -> VideoModel:
 @pytest.mark.parametrize("method", WITH_DROPOUT)
 @pytest.mark.parametrize("half", [{"n_s": 0}, {"eta": 0.0}])
 def test_each_half_of_a_model_drops_out_only_in_training(
-    method: Method, half: dict[str, Any], make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
+    method: str, half: dict[str, Any], make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     if method == "stop-temporal-vpt" and "eta" in half:
         pytest.skip("its static prompts do not drop out")
@@ -127,7 +128,7 @@ def test_each_half_of_a_model_drops_out_only_in_training(
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "zero-shot"])
 def test_a_step_gives_every_prompt_a_gradient_and_clip_none(
-    method: Method, make_clip: MakeClip, make_frames: MakeFrames
+    method: str, make_clip: MakeClip, make_frames: MakeFrames
 ) -> None:
     model = model_of(method, make_clip(), StopConfig(n_s=3, dropout=0.3))
     model.train()
@@ -316,7 +317,7 @@ def test_a_signal_keeps_its_strength_through_layers_that_keep_variance(before_re
 
 @pytest.mark.parametrize("method", ["stop", "stop-temporal-vpt"])
 def test_a_disabled_half_is_not_computed_and_has_no_gradient(
-    method: Method, make_clip: MakeClip, make_frames: MakeFrames
+    method: str, make_clip: MakeClip, make_frames: MakeFrames
 ) -> None:
     """With a gradient of zero, weight decay would shrink the unused tensors."""
     for off, half in (({"eta": 0.0}, "temporal"), ({"n_s": 0}, "spatial")):
@@ -328,9 +329,7 @@ def test_a_disabled_half_is_not_computed_and_has_no_gradient(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_clip4clip_and_a_learned_context_train_texts(
-    method: Method, make_clip: MakeClip
-) -> None:
+def test_only_clip4clip_and_a_learned_context_train_texts(method: str, make_clip: MakeClip) -> None:
     assert model_of(method, make_clip(), StopConfig(n_s=3)).trains_text is (method == "clip4clip")
     with_context = model_of(method, load_clip("tiny"), StopConfig())
     with_context.learn_context(2)
@@ -338,6 +337,6 @@ def test_only_clip4clip_and_a_learned_context_train_texts(
 
 
 @pytest.mark.parametrize("method", ["stop-temporal-vpt", "vpt-deep", "vpt-shallow"])
-def test_one_static_prompt_is_enough(method: Method, make_clip: MakeClip) -> None:
+def test_one_static_prompt_is_enough(method: str, make_clip: MakeClip) -> None:
     config = ExperimentConfig(method=method, stop=StopConfig(n_s=1), static_prompts=1)
     assert any(1 in p.shape for p in build_method(config, make_clip(), 3).trainable().values())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stop_core.clip.loading import FrozenClip
 from stop_core.model.ablations import StaticStop, TemporalWithStatic
-from stop_core.model.baselines import LinearProbe, StaticPrompts, ZeroShot
+from stop_core.model.baselines import LinearProbe, ShallowPrompts, StaticPrompts, ZeroShot
 from stop_core.model.stop import StopModel
 from stop_core.model.video_model import VideoModel
 from stop_core.settings.stop import StopConfig
@@ -26,7 +26,7 @@ METHODS: dict[str, Callable[[FrozenClip], VideoModel]] = {
     "linear probe": lambda clip: LinearProbe(clip, 3),
     "static prompts, joint": lambda clip: StaticPrompts(clip, 2, "joint"),
     "static prompts, frame": lambda clip: StaticPrompts(clip, 2, "frame"),
-    "shallow prompts": lambda clip: StaticPrompts(clip, 2, "joint", deep=False),
+    "shallow prompts": lambda clip: ShallowPrompts(clip, 2, "joint"),
     "stop, static": lambda clip: StaticStop(clip, StopConfig(n_s=2)),
     "temporal with static": lambda clip: TemporalWithStatic(clip, StopConfig(temporal_width=4), 2),
 }

@@ -44,7 +44,16 @@ EXPERIMENT: dict[str, tuple[list[Any], list[Any]]] = {
     "method": (list(METHODS), ["Stop", ""]),
 }
 # Taken as they are, or checked with others: by tests of their own.
-OTHERS = {"stop", "tower", "pretrained", "templates", "segment_jitter", "random_crop", "share"}
+OTHERS = {
+    "stop",
+    "options",
+    "tower",
+    "pretrained",
+    "templates",
+    "segment_jitter",
+    "random_crop",
+    "share",
+}
 CASES = [
     (kind, name, *values)
     for kind, ranges in ((StopConfig, STOP), (ExperimentConfig, EXPERIMENT))

@@ -8,7 +8,7 @@ import torch
 
 from stop_core.clip.loading import FrozenClip
 from stop_core.model.methods import build_method
-from stop_core.settings.experiment import ExperimentConfig, Method
+from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import Attention, StopConfig
 from stop_core.trained_model.export import (
     export_program,
@@ -24,7 +24,7 @@ from stop_core.trained_model.model import TrainedModel, tower_facts
 MakeClip = Callable[..., FrozenClip]
 
 
-def _trained(clip: FrozenClip, method: Method, attention: Attention = "frame") -> TrainedModel:
+def _trained(clip: FrozenClip, method: str, attention: Attention = "frame") -> TrainedModel:
     stop = StopConfig(n_s=3, max_prompts=2, spatial_width=4, temporal_width=4, attention=attention)
     config = ExperimentConfig(method=method, stop=stop, templates=("{}",), static_prompts=2)
     facts = tower_facts(clip)
@@ -42,7 +42,7 @@ def test_a_loaded_program_equals_the_model(
     make_clip: MakeClip,
     stir: Callable[..., None],
     tmp_path: Path,
-    method: Method,
+    method: str,
     attention: Attention,
 ) -> None:
     trained = _trained(make_clip(layers=1), method, attention)

@@ -17,7 +17,8 @@ from stop_core.clip.loading import load_clip
 from stop_core.model.class_texts import ClassTexts
 from stop_core.model.methods import build_method
 from stop_core.runtime.seeding import seed_weights
-from stop_core.settings.experiment import METHODS, ExperimentConfig, Method
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.methods import METHODS
 from stop_core.settings.stop import StopConfig
 from stop_core.storage.checksums import write_sums
 from stop_core.tiny.shipped import TINY_TOWERS, TinyTower
@@ -57,7 +58,7 @@ CLIPS = MemoryClips()
 
 def _variants() -> list[ExperimentConfig]:
     plain = [replace(BASE, method=method) for method in METHODS]
-    text: list[Method] = ["stop", "zero-shot", "clip4clip"]
+    text: list[str] = ["stop", "zero-shot", "clip4clip"]
     return [
         *plain,
         *(replace(BASE, method=method, context_tokens=2) for method in text),
@@ -109,7 +110,7 @@ def test_a_loaded_model_repeats_the_evaluation_of_its_training(
 
 
 @pytest.mark.parametrize("method", ["stop", "clip4clip"])
-def test_a_loaded_retrieval_model_repeats_its_evaluation(method: Method, tmp_path: Path) -> None:
+def test_a_loaded_retrieval_model_repeats_its_evaluation(method: str, tmp_path: Path) -> None:
     config = replace(BASE, method=method, context_tokens=2)
     trained, _, _ = _trained(config)
     trained = replace(trained, classes=())

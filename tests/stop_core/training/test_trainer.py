@@ -19,7 +19,8 @@ from stop_core.model.video_model import VideoModel
 from stop_core.runtime.distributed import my_share, sum_gradients
 from stop_core.runtime.memory import OutOfMemory
 from stop_core.runtime.seeding import seed_weights
-from stop_core.settings.experiment import METHODS, ExperimentConfig, Method
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.methods import METHODS
 from stop_core.settings.stop import StopConfig
 from stop_core.training import trainer as training
 from stop_core.training.objectives import Objective, Recognition, Retrieval
@@ -93,7 +94,7 @@ def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:
 
 
 @pytest.mark.parametrize("method", TRAINED)
-def test_training_is_reproducible_and_moves_every_prompt_and_no_bit_of_clip(method: Method) -> None:
+def test_training_is_reproducible_and_moves_every_prompt_and_no_bit_of_clip(method: str) -> None:
     config, clip = replace(CONFIG, method=method, epochs=1), load_clip("tiny")
     original = copy.deepcopy(clip.model.state_dict())
     seed_weights(config.seed)
@@ -113,7 +114,7 @@ def test_training_is_reproducible_and_moves_every_prompt_and_no_bit_of_clip(meth
 
 
 @pytest.mark.parametrize("method", ["stop", "zero-shot", "vpt-deep", "clip4clip"])
-def test_context_tokens_are_trained_with_every_method_that_reads_texts(method: Method) -> None:
+def test_context_tokens_are_trained_with_every_method_that_reads_texts(method: str) -> None:
     config, clip = replace(CONFIG, method=method, context_tokens=3, epochs=1), load_clip("tiny")
     seed_weights(config.seed)
     before = build_method(config, load_clip("tiny"), 3).prompt_state_dict()
@@ -272,7 +273,7 @@ def test_a_gradient_is_clipped_to_clip_norm() -> None:
 
 
 @pytest.mark.parametrize("method", ["stop", "stop-static"])
-def test_checkpointing_activations_changes_no_bit(method: Method) -> None:
+def test_checkpointing_activations_changes_no_bit(method: str) -> None:
     config = replace(CONFIG, method=method, stop=replace(SMALL, dropout=0.5))
     ends = []
     for checkpoints in (False, True):
