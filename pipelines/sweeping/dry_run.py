@@ -37,6 +37,8 @@ class Speed:
     """Seconds to evaluate a clip."""
     start_seconds: float
     """Seconds to load the tower and the texts."""
+    captions: int = 0
+    """Number of captions of the training clips."""
 
 
 def print_plan(search: Search) -> None:
@@ -73,16 +75,18 @@ def _print_cost(search: Search, trials: list[Trial], count: int) -> None:
     start_ray()
     at_once = search.at_once()
     configs = [build_experiment(search.space.complete(t.drawn), t.name) for t in trials]
-    epochs = [one.epochs if one.is_trained else 0 for one in configs]
-    measured = trials[next((n for n, count in enumerate(epochs) if count), 0)]
+    trained = [one.is_trained and one.epochs > 0 for one in configs]
+    measured = trials[trained.index(True) if any(trained) else 0]
     speed = _measure(search, measured)
     counts = Manifest.load(search.cache).counts
-    steps = statistics.mean(
-        math.ceil(counts["train"] / one.batch_size) * count
-        for one, count in zip(configs, epochs, strict=True)
-    )
+    examples = {"one": counts["train"], "every": speed.captions}
+    lengths = [
+        one.lengths(examples[one.training.captions]) if is_trained else (1, 0)
+        for one, is_trained in zip(configs, trained, strict=True)
+    ]
+    steps = statistics.mean(total for _, total in lengths)
     # An evaluation after every epoch, and one of the chosen weights.
-    evaluations = statistics.mean(epochs) + 1
+    evaluations = statistics.mean(math.ceil(total / epoch) for epoch, total in lengths) + 1
     seconds = steps * speed.step_seconds + evaluations * counts["val"] * speed.clip_seconds
     total = (count * seconds + at_once * speed.start_seconds) / at_once
     print_result(
@@ -138,7 +142,8 @@ def _measure_here(task: TrialTask, trial: Trial) -> Speed:
     clip = load_clip(config.tower, config.pretrained)
     model = build_method(config, clip, len(cache.manifest.class_names)).to(device)
     splits = {
-        name: ShownClips(cache.split(name), config, model.image_size) for name in ("train", "val")
+        name: ShownClips(cache.split(name), config, model.image_size, is_trained=name == "train")
+        for name in ("train", "val")
     }
     objective = make_objective(model, config, cache.manifest, {**splits})
     loaded = time.perf_counter() - began
@@ -161,4 +166,5 @@ def _measure_here(task: TrialTask, trial: Trial) -> Speed:
     if device.type == "cuda":
         torch.cuda.synchronize()
     evaluated = (time.perf_counter() - began) / len(clips)
-    return Speed(statistics.median(steps[2:] or steps), evaluated, loaded)
+    captions = sum(map(len, cache.split("train").captions))
+    return Speed(statistics.median(steps[2:] or steps), evaluated, loaded, captions)

@@ -187,6 +187,10 @@ class _Reader:
         given = self.file.scheduler
         if given == "none":
             return None
+        if self.fixed.get("steps") is not None or "steps" in self.search:
+            raise self.error(
+                ("scheduler",), "asha compares trials by epochs; leave scheduler out, or steps"
+            )
         if given == "asha":
             return Asha()
         if not isinstance(given, dict) or list(given) != ["asha"]:

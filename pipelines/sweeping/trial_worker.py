@@ -88,7 +88,7 @@ def run_trial(config: dict[str, Any], task: TrialTask, keeper: ClipCache) -> Non
     if result.reused:  # another process may have finished the training in the meantime
         for row in result.curve:
             report(row)
-    epochs = training.config.epochs
+    epochs = len(result.curve) or training.config.epochs
     tune.report({**result.metrics, "epoch": epochs, "finished": 1})
 
 

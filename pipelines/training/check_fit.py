@@ -12,6 +12,7 @@ from stop_core.datasets import Split, refuse_twins
 from stop_core.datasets.list_checks import one_sided
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
+from stop_core.settings.training import TrainingOptions, names_side
 from stop_core.storage.paths import StoragePath
 
 if TYPE_CHECKING:  # torch and open_clip take seconds to import; a finished run needs neither
@@ -32,6 +33,7 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[Spl
             f"the method {config.method} learns classes, and {manifest.dataset} has captions "
             "instead; choose another method"
         )
+    _check_training(config, manifest)
     if reads_text:
         refuse_twins(manifest.class_names, manifest.class_words)
     if shape := tower_shape(config.tower):
@@ -57,6 +59,13 @@ def remarks_on(config: ExperimentConfig, cache: StoragePath) -> list[str]:
     remarks = []
     if not manifest.counts.get("val"):
         remarks.append("there are no validation clips: the last epoch is tested, and not the best")
+    if isinstance(cache, Path) and config.training.flip:
+        captions = FrameCache(cache).split("train").captions
+        if sided := sum(any(map(names_side, some)) for some in captions):
+            remarks.append(
+                f"flip leaves {sided} of {len(captions)} training clips as they are: they have "
+                "captions that name left or right"
+            )
     if isinstance(cache, Path) and manifest.task == "recognition":
         clips = {split: FrameCache(cache).split(split) for split in manifest.counts}
         remarks += one_sided(
@@ -66,6 +75,26 @@ def remarks_on(config: ExperimentConfig, cache: StoragePath) -> list[str]:
             }
         )
     return remarks
+
+
+def _check_training(config: ExperimentConfig, manifest: Manifest) -> None:
+    options, has_captions = config.training, manifest.task == "retrieval"
+    for name, suits in (
+        ("captions", has_captions),
+        ("label_smoothing", not has_captions),
+        ("mixup", not has_captions),
+    ):
+        if not suits and getattr(options, name) != getattr(TrainingOptions, name):
+            raise ValueError(
+                f"{name} is {getattr(options, name)}, but {manifest.dataset} is trained with "
+                f"{'captions' if has_captions else 'classes'}; leave {name} out"
+            )
+    sided = [name for name in manifest.class_words if names_side(name)] if options.flip else []
+    if sided:
+        raise ValueError(
+            f"flip would give clips wrong labels: {len(sided)} of {len(manifest.class_words)} "
+            f"classes name a side, for example {sided[0]!r}; leave flip out"
+        )
 
 
 def _check_view(config: ExperimentConfig, cache: CacheConfig, size: int) -> None:

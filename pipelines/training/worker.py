@@ -75,7 +75,12 @@ class WorkerRun:
         self.tower = tower_facts(clip)  # before training changes it
         self.model = prepare_model(task, clip, len(manifest.class_names), device)
         self.splits: dict[str, ShownClips] = {
-            split: ShownClips(self.cache.split(split), self.config, self.model.image_size)
+            split: ShownClips(
+                self.cache.split(split),
+                self.config,
+                self.model.image_size,
+                is_trained=split == "train",
+            )
             for split in wanted
             if manifest.counts.get(split)
         }
@@ -87,6 +92,7 @@ class WorkerRun:
         share = task.resources.micro_batch or -(-self.config.batch_size // world_size())
         self.objective.evaluation_batch = min(share, self.objective.evaluation_batch)
         self.trainer: Trainer | None = None
+        self.epochs = self.config.epochs
         if self.model.trainable() and self.config.epochs > 0:
             self.trainer = Trainer(
                 self.model,
@@ -97,6 +103,7 @@ class WorkerRun:
                 micro_batch=task.resources.micro_batch,
                 wants_pause=self._is_due_by_time,
             )
+            self.epochs = self.trainer.epochs
         self.progress = RunProgress()
         self.best_prompts = self.model.prompt_state_dict()
         first = rank() == 0
@@ -116,7 +123,7 @@ class WorkerRun:
         """Trains the remaining epochs, then evaluates the best epoch and reports the result."""
         try:
             if self.progress.final is None:
-                while self.trainer and self.progress.epochs_done < self.config.epochs:
+                while self.trainer and self.progress.epochs_done < self.epochs:
                     self.train_epoch(self.trainer)
                 self._finish()
         finally:
@@ -126,6 +133,7 @@ class WorkerRun:
     def train_epoch(self, trainer: Trainer) -> None:
         """Trains the remaining steps of the epoch, validates, and saves a checkpoint."""
         end = (self.progress.epochs_done + 1) * trainer.steps_per_epoch
+        end = min(end, trainer.total_steps)
         if self.progress.step < end:  # otherwise it was interrupted during validation
             self._train_until(end, trainer)
         self._end_epoch(trainer)
@@ -187,7 +195,7 @@ class WorkerRun:
             parts.append(f"best {best:.4f} (epoch {self.progress.best_epoch})")
         else:
             parts.append("no validation split")
-        return f"epoch {self.progress.epochs_done}/{self.config.epochs}: {', '.join(parts)}"
+        return f"epoch {self.progress.epochs_done}/{self.epochs}: {', '.join(parts)}"
 
     def _finish(self) -> None:
         """Evaluates the validation split and, only here, the test split with the best weights."""
@@ -222,7 +230,7 @@ class WorkerRun:
         logged |= {f"cost/{name}": value for name, value in self.progress.costs.items()}
         self.buffer.add(logged, self.progress.step)
         results = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
-        self._save({**metrics, "epoch": self.config.epochs, "finished": 1}, results)
+        self._save({**metrics, "epoch": self.epochs, "finished": 1}, results)
 
     def _draw(self, draw: Callable[[], None]) -> None:
         """Draws figures. A failure is recorded in the result, and does not stop the training."""
@@ -262,7 +270,7 @@ class WorkerRun:
             self._restore(checkpoint)
             self.buffer.report(
                 f"resuming {checkpoint.origin.run} after epoch {self.progress.epochs_done} of "
-                f"{self.config.epochs}, step {self.progress.step}: {folder}"
+                f"{self.epochs}, step {self.progress.step}: {folder}"
             )
             if folder != self.session.latest():
                 self.progress.final = None  # test again, so that this session reports a result

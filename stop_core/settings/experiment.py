@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_type_hints
@@ -9,6 +10,7 @@ from typing import Any, Literal, get_type_hints
 from stop_core.settings.class_templates import DEFAULT, check_templates, find_templates
 from stop_core.settings.methods import METHODS, as_words, option_types
 from stop_core.settings.stop import StopConfig
+from stop_core.settings.training import TrainingOptions
 from stop_core.storage.documents import build, shown
 
 UNLISTED = ("hf-hub:", "local-dir:")
@@ -65,7 +67,7 @@ class ExperimentConfig:
     """Train on a random square of each clip, a different one in each epoch, and evaluate the
     centre; for a cache with frames larger than the input of the tower."""
     epochs: int = 10
-    """Passes over the training clips."""
+    """Passes over the training clips, or over their captions with `captions` every."""
     batch_size: int = 32
     """Clips per optimizer step, summed over all workers."""
     learning_rate: float = 2e-3
@@ -73,13 +75,14 @@ class ExperimentConfig:
     spatial_rate: float = 0.5
     """Learning rate of the spatial prompting layers as a fraction of `learning_rate`."""
     weight_decay: float = 0.01
-    """Weight decay of AdamW, on all trainable tensors."""
+    """Weight decay of AdamW; `decay_biases` says on which tensors."""
     warmup_steps: int = 30
     """Steps of linear warm-up before the cosine decay to zero."""
     clip_norm: float = 1.0
     """Maximum norm of the gradient; a larger gradient is scaled down to it."""
     ema: float = 0.0
     """Decay of an exponential moving average of the weights, used in evaluation; 0: none."""
+    training: TrainingOptions = field(default_factory=TrainingOptions)
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: run the model under bfloat16 autocast; weights, losses and selections stay fp32."""
     seed: int = 0
@@ -120,6 +123,13 @@ class ExperimentConfig:
             _check(name, getattr(self, name), getattr(self, name) <= 4096, "must be at most 4096")
         for name in ("learning_rate", "spatial_rate", "clip_norm"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "must be positive")
+        for name, other in (("steps", "epochs"), ("warmup", "warmup_steps")):
+            chosen, usual = getattr(self.training, name), getattr(ExperimentConfig, other)
+            if chosen is not None and getattr(self, other) != usual:
+                raise ValueError(
+                    f"{name} is {chosen} and {other} is {getattr(self, other)}, two values for one "
+                    f"length; leave one out, or set {other} to its default, {usual}"
+                )
 
     @property
     def is_trained(self) -> bool:
@@ -130,6 +140,12 @@ class ExperimentConfig:
     def method_options(self) -> Any:
         """The options of the method, an object of its `Method.options`."""
         return METHODS[self.method].parse_options(self.options)
+
+    def lengths(self, examples: int) -> tuple[int, int]:
+        """Returns the steps of one epoch of `examples`, and those of the whole training."""
+        epoch = math.ceil(examples / self.batch_size)
+        steps = self.training.steps
+        return epoch, epoch * self.epochs if steps is None else steps
 
     def for_dataset(self, dataset: str) -> "ExperimentConfig":
         """Returns a copy in which the name of a set of templates is replaced by its sentences.
@@ -207,7 +223,7 @@ class ExperimentConfig:
         return config
 
 
-PARTS: dict[str, type[Any]] = {"stop": StopConfig}
+PARTS: dict[str, type[Any]] = {"stop": StopConfig, "training": TrainingOptions}
 """The fields of `ExperimentConfig` that are settings themselves. By name, theirs are not nested."""
 
 

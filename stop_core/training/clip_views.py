@@ -1,18 +1,23 @@
 """The frames of a split as a model gets them: cached clips through the view of an experiment.
 
-Training can use other frames and another crop of a clip in every epoch; evaluation always uses the
-middle frames of the segments and the centre crop.
+Training can use other frames, another crop and other colours of a clip in every epoch; evaluation
+always uses the middle frames of the segments and the centre crop.
 
-Shapes: B clips, T frames per clip for the model, S edge of its square input.
+Shapes: B examples, T frames per clip for the model, S edge of its square input.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from stop_core.cache import CachedClips, View
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.training import names_side
+from stop_core.training.augmentation import augment, mix, mixing
 
 
 class ShownClips:
@@ -20,18 +25,23 @@ class ShownClips:
 
     Args:
         clips: from the cache.
-        config: determines frames and crops.
+        config: determines frames, crops and augmentation.
         size: S, the image size of the model.
+        is_trained: whether it is the training split. Then its N examples are pairs of a clip and a
+            caption, all of them, if the experiment has `captions` every; otherwise they are clips.
 
     Raises:
         ValueError: if the experiment needs more frames or pixels than are cached.
     """
 
-    def __init__(self, clips: CachedClips, config: ExperimentConfig, size: int) -> None:
+    def __init__(
+        self, clips: CachedClips, config: ExperimentConfig, size: int, *, is_trained: bool = False
+    ) -> None:
         self._clips = clips
         self._config = config
-        self._size = size
+        self._has_pairs = is_trained and config.training.captions == "every"
         self._view = View(frames=config.frames, size=size)
+        self._epoch: int | None = None
         frames, _ = self._view.check(*clips.shape[:2])
         self.shape = (frames, size, size, 3)
         """Shape of the frames of one clip: T, S, S, 3."""
@@ -39,37 +49,73 @@ class ShownClips:
     def in_epoch(self, epoch: int) -> "ShownClips":
         """Returns the clips in the view of training in one epoch, counted from 0.
 
-        Random choices depend only on seed, epoch and clip, so they are the same after a resume and
-        for any batch size and number of processes.
+        Random choices depend only on seed, epoch and example, so they are the same after a resume
+        and for any batch size and number of processes.
         """
-        shown = ShownClips(self._clips, self._config, self._size)
+        shown = copy.copy(self)
+        shown._epoch = epoch
+        config = self._config
         shown._view = replace(
             self._view,
-            jitter=self._config.segment_jitter,
-            random_crop=self._config.random_crop,
-            seed=self._config.seed,
+            jitter=config.segment_jitter,
+            random_crop=config.random_crop,
+            seed=config.seed,
             epoch=epoch,
         )
         return shown
 
-    @property
+    @cached_property
+    def _pairs(self) -> list[tuple[int, int]]:
+        """The clip of each example, and the number of its caption (0 if examples are clips)."""
+        if not self._has_pairs:
+            return [(clip, 0) for clip in range(len(self._clips))]
+        captions = self._clips.captions
+        return [(clip, n) for clip, some in enumerate(captions) for n in range(len(some))]
+
+    @cached_property
     def labels(self) -> Tensor:
         """[N], int64."""
-        return self._clips.labels
+        return self._clips.labels[[clip for clip, _ in self._pairs]]
 
-    @property
+    @cached_property
     def video_ids(self) -> list[str]:
         """N video ids."""
-        return self._clips.video_ids
+        return [self._clips.video_ids[clip] for clip, _ in self._pairs]
 
-    @property
+    @cached_property
     def captions(self) -> list[tuple[str, ...]]:
-        """N tuples of captions."""
-        return self._clips.captions
+        """N tuples of captions: all of a clip, or the one of a pair."""
+        captions = self._clips.captions
+        return [captions[c][n : n + 1] for c, n in self._pairs] if self._has_pairs else captions
 
     def __len__(self) -> int:
-        return len(self._clips)
+        return len(self._pairs)
 
     def read(self, indices: Sequence[int]) -> Tensor:
-        """Returns the frames of these clips, uint8 [B, T, S, S, 3]."""
-        return self._clips.read(indices, self._view)
+        """Returns the frames of these examples, uint8 [B, T, S, S, 3]."""
+        options = self._config.training
+        is_changed = options.flip or options.randaugment or options.mixup
+        if self._epoch is None or not (self._has_pairs or is_changed):
+            return self._clips.read([self._pairs[index][0] for index in indices], self._view)
+        frames = torch.empty((len(indices), *self.shape), dtype=torch.uint8)
+        for row, index in enumerate(indices):
+            frames[row] = self._show(index, self._epoch)
+            if options.mixup:
+                partner, weight = mixing(index, len(self), self._config, self._epoch)
+                frames[row] = mix(frames[row], self._show(partner, self._epoch), weight)
+        return frames
+
+    def _show(self, index: int, epoch: int) -> Tensor:
+        """Returns the frames of one example as it is trained on in an epoch, before mixing."""
+        clip, caption = self._pairs[index]
+        # A clip that is shown with each of its captions in an epoch looks different every time.
+        showings = len(self._clips.captions[clip]) if self._has_pairs else 1
+        showing = epoch * showings + caption
+        frames_TSS3 = self._clips.read([clip], replace(self._view, epoch=showing))[0]
+        options = self._config.training
+        if not (options.flip or options.randaugment):
+            return frames_TSS3
+        # The mirror image of "from left to right" has another caption.
+        may_flip = options.flip and not any(map(names_side, self._clips.captions[clip]))
+        seed = self._config.seed, showing, clip
+        return augment(frames_TSS3, options, seed, may_flip=may_flip)

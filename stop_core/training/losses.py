@@ -14,33 +14,42 @@ from torch import Tensor
 from stop_core.runtime.distributed import all_rows, gather_with_gradient, rank
 
 
-def recognition_loss(logits_BN: Tensor, labels_B: Tensor, total: int) -> Tensor:
+def recognition_loss(
+    logits_BN: Tensor, targets: Tensor, total: int, smoothing: float = 0.0
+) -> Tensor:
     """Returns this share's part of the mean cross-entropy over a batch of `total` clips.
 
     Args:
         logits_BN: of the clips of this share, [B, N]; B can be 0.
-        labels_B: their true classes, [B].
+        targets: their true classes, [B], or the probabilities of all classes, [B, N].
         total: number of clips of the whole batch. Division by the size of the share would give the
             clips of a small share a larger weight.
+        smoothing: probability of the target that is spread evenly over all classes.
 
     Raises:
         ValueError: if the shapes do not fit, or the share is larger than the batch.
     """
-    if logits_BN.ndim != 2 or labels_B.shape != logits_BN.shape[:1]:
+    if logits_BN.ndim != 2 or targets.shape not in (logits_BN.shape[:1], logits_BN.shape):
         raise ValueError(
-            f"logits of shape {list(logits_BN.shape)} and labels of shape {list(labels_B.shape)} "
-            "do not fit; give [B, N] and [B]"
+            f"logits of shape {list(logits_BN.shape)} and labels of shape {list(targets.shape)} "
+            "do not fit; give [B, N] and [B], or [B, N] twice"
         )
-    if total < max(1, len(labels_B)):
+    if total < max(1, len(targets)):
         raise ValueError(
-            f"a share of {len(labels_B)} clips cannot be part of a batch of {total}; give the "
+            f"a share of {len(targets)} clips cannot be part of a batch of {total}; give the "
             "number of clips over all processes"
         )
-    return F.cross_entropy(logits_BN, labels_B, reduction="sum") / total
+    loss = F.cross_entropy(logits_BN, targets, reduction="sum", label_smoothing=smoothing)
+    return loss / total
 
 
 def contrastive_loss(
-    video_BD: Tensor, text_BD: Tensor, scale: Tensor | float, ids_B: Tensor | None = None
+    video_BD: Tensor,
+    text_BD: Tensor,
+    scale: Tensor | float,
+    ids_B: Tensor | None = None,
+    *,
+    positives: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Returns this share's part of the symmetric InfoNCE over the global batch (CLIP).
 
@@ -58,6 +67,8 @@ def contrastive_loss(
             with the same id, on any process, are positives of each other: the target of the
             cross-entropy is uniform over them, as in SupCon's L_out (Khosla et al., NeurIPS
             2020). Default: each row is its own only positive.
+        positives: instead of ids, the positives of each video among the texts of all processes,
+            and of each text among the videos, bool [B, G] each, in the order of the ranks.
 
     Raises:
         ValueError: if the shapes do not fit, here or between processes, or no process has a row.
@@ -71,6 +82,12 @@ def contrastive_loss(
         raise ValueError(
             f"ids have shape {list(ids_B.shape)}; give one for each of the {len(video_BD)} rows"
         )
+    if positives is not None and any(len(some) != len(video_BD) for some in positives):
+        found = [list(some.shape) for some in positives]
+        raise ValueError(
+            f"positives have shapes {found}; give one row for each of the {len(video_BD)} videos "
+            "and texts"
+        )
     if ids_B is None:  # a different id for every row of every process
         ids_B = (rank() << 32) + torch.arange(len(video_BD), device=video_BD.device)
     ids_G = all_rows(ids_B)
@@ -82,8 +99,10 @@ def contrastive_loss(
     pairs_B2D = pairs_B2D.to(torch.promote_types(pairs_B2D.dtype, torch.float32))
     own_video_BD, own_text_BD = pairs_B2D.chunk(2, 1)
     all_video_GD, all_text_GD = gather_with_gradient(pairs_B2D).chunk(2, 1)
-    positive_BG = (ids_B[:, None] == ids_G).to(pairs_B2D.dtype)
-    target_BG = positive_BG / positive_BG.sum(1, keepdim=True)
-    to_text = F.cross_entropy(scale * own_video_BD @ all_text_GD.T, target_BG, reduction="sum")
-    to_video = F.cross_entropy(scale * own_text_BD @ all_video_GD.T, target_BG, reduction="sum")
+    if positives is None:
+        same_BG = ids_B[:, None] == ids_G
+        positives = same_BG, same_BG
+    targets = [some.to(pairs_B2D) / some.sum(1, keepdim=True) for some in positives]
+    to_text = F.cross_entropy(scale * own_video_BD @ all_text_GD.T, targets[0], reduction="sum")
+    to_video = F.cross_entropy(scale * own_text_BD @ all_video_GD.T, targets[1], reduction="sum")
     return (to_text + to_video) / (2 * len(ids_G))

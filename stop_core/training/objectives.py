@@ -28,10 +28,12 @@ from stop_core.evaluation.retrieval import (
 from stop_core.evaluation.run_over import EVALUATION_BATCH, Clips, TextBank, device_of, run_over
 from stop_core.model.class_texts import ClassTexts
 from stop_core.model.video_model import VideoModel
+from stop_core.runtime.distributed import all_rows
 from stop_core.runtime.precision import autocast
 from stop_core.settings.class_templates import class_sentences
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
+from stop_core.training.augmentation import mixing
 from stop_core.training.losses import contrastive_loss, recognition_loss
 
 
@@ -108,8 +110,20 @@ class Recognition(Objective):
 
     def loss(self, outputs: Tensor, clips: Sequence[int], epoch: int, total: int) -> Tensor:
         """Returns this part's share of the mean cross-entropy."""
-        labels_B = self.clips.labels[list(clips)].to(outputs.device)
-        return recognition_loss(outputs, labels_B, total)
+        targets = self.clips.labels[list(clips)]
+        if self.config.training.mixup:
+            targets = self._mixed(clips, epoch)
+        smoothing = self.config.training.label_smoothing
+        return recognition_loss(outputs, targets.to(outputs.device), total, smoothing)
+
+    def _mixed(self, clips: Sequence[int], epoch: int) -> Tensor:
+        """Returns the probabilities of the classes of clips that mixup mixes, [B, C]."""
+        target_BC = torch.zeros(len(clips), len(self.texts))
+        for row, clip in enumerate(clips):
+            partner, weight = mixing(clip, len(self.clips), self.config, epoch)
+            target_BC[row, self.clips.labels[clip]] += weight
+            target_BC[row, self.clips.labels[partner]] += 1 - weight
+        return target_BC
 
     def measure(self, clips: Clips) -> Measured:
         """Returns the accuracies, and one row per clip."""
@@ -142,9 +156,12 @@ class Recognition(Objective):
 
 
 class Retrieval(Objective):
-    """Symmetric InfoNCE over the global batch; clips with the same caption are positives.
+    """Symmetric InfoNCE over the global batch.
 
-    Each epoch uses one caption of a clip, which depends only on seed, epoch and clip.
+    With `captions` one, an epoch uses one caption of a clip, which depends only on seed, epoch and
+    clip, and clips with the same caption are positives of each other. With every, `clips` are pairs
+    of a clip and a caption, and a text is a positive of a video if the annotation gives the video
+    that caption, whichever pair of the batch it comes from.
     """
 
     additive = False
@@ -156,6 +173,10 @@ class Retrieval(Objective):
         super().__init__(model, config, clips)
         every = [s for part in (clips, *others) for captions in part.captions for s in captions]
         self._number = {sentence: number for number, sentence in enumerate(dict.fromkeys(every))}
+        self._video = {video: n for n, video in enumerate(dict.fromkeys(clips.video_ids))}
+        self._texts_of: list[set[int]] = [set() for _ in self._video]
+        for video, captions in zip(clips.video_ids, clips.captions, strict=True):
+            self._texts_of[self._video[video]].update(self._number[s] for s in captions)
         self._bank = None if model.trains_text else TextBank(model, every)
         self._width = TextBank(model, ()).width if self._bank is None else self._bank.width
 
@@ -186,8 +207,25 @@ class Retrieval(Objective):
         del total  # the loss counts the rows of all processes
         video_BE, text_BE = outputs.chunk(2, 1)
         numbers = [self._number[self.caption(clip, epoch)] for clip in clips]
-        ids_B = torch.tensor(numbers, dtype=torch.long, device=outputs.device)
-        return contrastive_loss(video_BE, text_BE, self.model.logit_scale, ids_B)
+        texts_B = torch.tensor(numbers, dtype=torch.long, device=outputs.device)
+        scale = self.model.logit_scale
+        if self.config.training.captions == "one":
+            return contrastive_loss(video_BE, text_BE, scale, texts_B)
+        positives = self._positives(clips, texts_B)
+        return contrastive_loss(video_BE, text_BE, scale, positives=positives)
+
+    def _positives(self, clips: Sequence[int], texts_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the texts of the batch that describe each video, and the reverse, [B, G] each."""
+        videos_B = texts_B.new_tensor([self._video[self.clips.video_ids[clip]] for clip in clips])
+        videos_G, texts_G = all_rows(videos_B).tolist(), all_rows(texts_B).tolist()
+        known = self._texts_of
+        to_text = [[text in known[video] for text in texts_G] for video in videos_B.tolist()]
+        to_video = [[text in known[video] for video in videos_G] for text in texts_B.tolist()]
+        shape = len(clips), len(texts_G)
+        return (
+            texts_B.new_tensor(to_text, dtype=torch.bool).reshape(shape),
+            texts_B.new_tensor(to_video, dtype=torch.bool).reshape(shape),
+        )
 
     def measure(self, clips: Clips) -> Measured:
         """Returns the retrieval metrics in both directions, and one row per query."""

@@ -58,7 +58,9 @@ def epoch_batches(clips: int, config: ExperimentConfig, epoch: int) -> list[list
 
 def learning_rate_at(step: int, total_steps: int, config: ExperimentConfig) -> float:
     """Returns the rate of a step: cosine decay to zero after the last step, with linear warm-up."""
-    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    fraction = config.training.warmup
+    steps = config.warmup_steps if fraction is None else round(fraction * total_steps)
+    warmup = min(1.0, (step + 1) / steps) if steps else 1.0
     return config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / total_steps))
 
 
@@ -97,18 +99,20 @@ class Trainer:
         self.shown = shown or (lambda epoch: clips)
         self.micro_batch = micro_batch
         self.wants_pause = wants_pause
-        self.steps_per_epoch = math.ceil(len(clips) / config.batch_size)
+        self.steps_per_epoch, self.total_steps = config.lengths(len(clips))
         self.optimizer = _make_optimizer(model, config)
         self.average = MovingAverage(model, config.ema)
         self._device = device_of(model)
 
     @property
-    def total_steps(self) -> int:
-        """Number of steps of the whole training."""
-        return self.steps_per_epoch * self.config.epochs
+    def epochs(self) -> int:
+        """Number of passes over the clips; with `steps`, the last one can be incomplete."""
+        return math.ceil(self.total_steps / self.steps_per_epoch)
 
     def steps(self, first: int) -> Iterator[Step]:
         """Trains from step `first` (of the whole training, from 0) to the end of its epoch.
+
+        The epoch ends earlier if the training does.
 
         Raises:
             DivergedError: if the loss or its gradient is not finite; names the step and its clips.
@@ -117,7 +121,8 @@ class Trainer:
         """
         self.model.train()
         epoch, offset = divmod(first, self.steps_per_epoch)
-        batches = epoch_batches(len(self.clips), self.config, epoch)[offset:]
+        left = self.total_steps - first
+        batches = epoch_batches(len(self.clips), self.config, epoch)[offset:][:left]
         ended = time.perf_counter()
         shares = [list(my_share(batch)) for batch in batches]
         for step, (batch, read) in enumerate(
@@ -206,13 +211,25 @@ def _read_ahead(
 
 
 def _make_optimizer(model: VideoModel, config: ExperimentConfig) -> torch.optim.AdamW:
-    """Returns AdamW with a separate learning rate for the spatial prompting layers."""
-    spatial = [p for name, p in model.trainable().items() if ".spatial." in name]
-    others = [p for name, p in model.trainable().items() if ".spatial." not in name]
-    groups = [{"params": others, "share": 1.0}, {"params": spatial, "share": config.spatial_rate}]
+    """Returns AdamW with a separate learning rate for the spatial prompting layers.
+
+    Without `decay_biases`, biases and tensors of fewer than two dimensions have no weight decay.
+    """
+
+    def decays(name: str, parameter: Tensor) -> bool:
+        return options.decay_biases or not (name.endswith("bias") or parameter.ndim < 2)
+
+    options = config.training
+    groups = []
+    for is_spatial, share in ((False, 1.0), (True, config.spatial_rate)):
+        own = [(n, p) for n, p in model.trainable().items() if (".spatial." in n) == is_spatial]
+        for is_decayed, decay in ((True, config.weight_decay), (False, 0.0)):
+            if chosen := [p for n, p in own if decays(n, p) == is_decayed]:
+                groups.append({"params": chosen, "share": share, "weight_decay": decay})
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=config.learning_rate,
-        weight_decay=config.weight_decay,
+        betas=(options.adam_beta1, options.adam_beta2),
+        eps=options.adam_eps,
         fused=True,  # without it, dozens of small tensors cost a tenth of a step
     )

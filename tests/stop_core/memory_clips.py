@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stop_core.cache.views import View
+
 COLOURS = ("red", "green", "blue", "yellow")
 
 
@@ -15,6 +17,7 @@ class MemoryClips:
         generator = torch.Generator().manual_seed(seed)
         shape = (count, frames, size, size, 3)
         self.frames = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        self.shape = shape[1:]
         self.labels = torch.arange(count) % 3
         self.video_ids = [f"clip {number}" for number in range(count)]
         self.captions = [
@@ -25,5 +28,12 @@ class MemoryClips:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def read(self, indices: Sequence[int]) -> Tensor:
-        return self.frames[list(indices)]
+    def read(self, indices: Sequence[int], view: View | None = None) -> Tensor:
+        if view is None:
+            return self.frames[list(indices)]
+        frames, size = view.check(*self.shape[:2])
+        out = torch.empty(len(indices), frames, size, size, 3, dtype=torch.uint8)
+        for row, clip in enumerate(indices):
+            window = view.window(clip, (self.shape[0], self.shape[1], self.shape[2]))
+            window.copy(self.frames[clip].numpy(), out[row].numpy())
+        return out

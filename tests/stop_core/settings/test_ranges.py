@@ -7,6 +7,7 @@ import pytest
 
 from stop_core.settings.experiment import METHODS, ExperimentConfig
 from stop_core.settings.stop import StopConfig
+from stop_core.settings.training import TrainingOptions
 
 NAN, INFINITE = float("nan"), float("inf")
 MOST = 4096
@@ -27,6 +28,17 @@ STOP: dict[str, tuple[list[Any], list[Any]]] = {
     "selection": (["ste", "hard"], ["soft", ""]),
     "difference": (["prompted", "plain"], ["raw", ""]),
 }
+TRAINING: dict[str, tuple[list[Any], list[Any]]] = {
+    "captions": (["one", "every"], ["all", ""]),
+    "steps": ([None, 1, 10**6], [0, -1, NAN, INFINITE]),
+    "adam_beta1": ([0.0, 0.999], [-1e-9, 1.0, NAN]),
+    "adam_beta2": ([0.0, 0.9999], [-1e-9, 1.0, NAN]),
+    "adam_eps": ([1e-12, 1.0], [0.0, -1e-9, NAN, INFINITE]),
+    "warmup": ([None, 0.0, 1.0], [-1e-9, 1 + 1e-9, NAN]),
+    "randaugment": ([0, 1, 14], [-1, 15, NAN]),
+    "label_smoothing": ([0.0, 0.999], [-1e-9, 1.0, NAN]),
+    "mixup": ([0.0, 1e-3, 7.0], [-1e-9, NAN, INFINITE]),
+}
 EXPERIMENT: dict[str, tuple[list[Any], list[Any]]] = {
     "static_prompts": ([1, MOST], [0, -1, MOST + 1]),
     "context_tokens": ([0, MOST], [-1, MOST + 1]),
@@ -46,6 +58,7 @@ EXPERIMENT: dict[str, tuple[list[Any], list[Any]]] = {
 # Taken as they are, or checked with others: by tests of their own.
 OTHERS = {
     "stop",
+    "training",
     "options",
     "tower",
     "pretrained",
@@ -53,10 +66,17 @@ OTHERS = {
     "segment_jitter",
     "random_crop",
     "share",
+    "decay_biases",
+    "flip",
+    "randaugment_magnitude",
 }
 CASES = [
     (kind, name, *values)
-    for kind, ranges in ((StopConfig, STOP), (ExperimentConfig, EXPERIMENT))
+    for kind, ranges in (
+        (StopConfig, STOP),
+        (TrainingOptions, TRAINING),
+        (ExperimentConfig, EXPERIMENT),
+    )
     for name, values in ranges.items()
 ]
 
@@ -69,7 +89,9 @@ DEFAULTS: dict[str, Any] = {
     "templates": ("default",), "context_tokens": 0, "frames": None, "segment_jitter": False,
     "random_crop": False, "epochs": 10, "batch_size": 32, "learning_rate": 2e-3,
     "spatial_rate": 0.5, "weight_decay": 0.01, "warmup_steps": 30, "clip_norm": 1.0, "ema": 0.0,
-    "precision": "fp32", "seed": 0,
+    "precision": "fp32", "seed": 0, "captions": "one", "steps": None, "adam_beta1": 0.9,
+    "adam_beta2": 0.999, "adam_eps": 1e-8, "decay_biases": True, "warmup": None, "flip": False,
+    "randaugment": 0, "randaugment_magnitude": 9, "label_smoothing": 0.0, "mixup": 0.0,
 }  # fmt: skip
 
 
@@ -78,8 +100,9 @@ def test_the_defaults_are_those_that_published_runs_were_trained_with() -> None:
 
 
 def test_every_setting_has_a_range_here() -> None:
-    names = {field.name for kind in (StopConfig, ExperimentConfig) for field in fields(kind)}
-    assert names == STOP.keys() | EXPERIMENT.keys() | OTHERS
+    kinds = StopConfig, TrainingOptions, ExperimentConfig
+    names = {field.name for kind in kinds for field in fields(kind)}
+    assert names == STOP.keys() | TRAINING.keys() | EXPERIMENT.keys() | OTHERS
 
 
 @pytest.mark.parametrize(("kind", "name", "taken", "refused"), CASES, ids=[c[1] for c in CASES])
@@ -117,3 +140,21 @@ def test_jitter_needs_frames_and_context_needs_a_method_that_reads_texts() -> No
             else:
                 one = ExperimentConfig(method=method, context_tokens=tokens)
                 assert one.is_trained == (method != "zero-shot" or tokens == 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "other", "usual"),
+    [(TrainingOptions(steps=7), "epochs", 10), (TrainingOptions(warmup=0.0), "warmup_steps", 30)],
+)
+def test_a_length_is_given_once(options: TrainingOptions, other: str, usual: int) -> None:
+    assert ExperimentConfig(training=options, **{other: usual}).training == options
+    with pytest.raises(ValueError, match=rf"{other} is 0.*set {other} to its default, {usual}"):
+        ExperimentConfig(training=options, **{other: 0})
+
+
+@pytest.mark.parametrize("magnitude", [-1, 0, 10, 30, 31])
+def test_the_strength_of_randaugment_needs_operations(magnitude: int) -> None:
+    with pytest.raises(ValueError, match="randaugment_magnitude"):
+        TrainingOptions(randaugment_magnitude=magnitude)
+    if 0 <= magnitude <= 30:
+        assert TrainingOptions(randaugment=1, randaugment_magnitude=magnitude).randaugment == 1

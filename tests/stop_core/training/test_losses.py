@@ -1,6 +1,7 @@
 """Laws of the losses: their equations, and independence of the number of processes."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,23 @@ def _units(rows: int, seed: int) -> Tensor:
 
 def _slow_info_nce(video: Tensor, text: Tensor, scale: float, ids: list[int]) -> float:
     """The equation, one pair at a time."""
-    total = 0.0
-    for queries, candidates in ((video, text), (text, video)):
-        for query, own in zip(queries, ids, strict=True):
+    return slow_info_nce(video, text, scale, [[a == b for b in ids] for a in ids])
+
+
+def slow_info_nce(
+    video: Tensor, text: Tensor, scale: float, belongs: Sequence[Sequence[bool]]
+) -> float:
+    """The equation, one pair at a time; `belongs[i][j]`: whether text j is one of video i."""
+    total, count = 0.0, len(belongs)
+    for is_reverse, queries, candidates in ((False, video, text), (True, text, video)):
+        for i, query in enumerate(queries):
             likeness = [math.exp(scale * float(query @ candidate)) for candidate in candidates]
-            positives = [j for j, other in enumerate(ids) if other == own]
+            positives = [
+                j for j in range(count) if (belongs[j][i] if is_reverse else belongs[i][j])
+            ]
             for j in positives:
                 total -= math.log(likeness[j] / sum(likeness)) / len(positives)
-    return total / (2 * len(ids))
+    return total / (2 * count)
 
 
 @settings(max_examples=30, deadline=None)
@@ -63,6 +73,16 @@ def test_a_second_copy_of_every_pair_with_the_same_ids_adds_log_2() -> None:
     torch.testing.assert_close(twice, once + math.log(2))
 
 
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(1, 5), seed=st.integers(0, 99))
+def test_positives_can_differ_between_the_two_directions(count: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    belongs = (torch.rand(count, count, generator=generator) < 0.4) | torch.eye(count).bool()
+    video, text = _units(count, seed), _units(count, seed + 100)
+    loss = contrastive_loss(video, text, 3.0, positives=(belongs, belongs.T))
+    assert loss.item() == pytest.approx(slow_info_nce(video, text, 3.0, belongs.tolist()))
+
+
 def test_half_precision_embeddings_are_compared_in_float32() -> None:
     video, text = _units(4, 0).bfloat16(), _units(4, 1).bfloat16()
     found = contrastive_loss(video, text, 10)
@@ -80,12 +100,28 @@ def test_the_recognition_loss_is_the_mean_over_the_whole_batch() -> None:
     assert recognition_loss(logits[:0], labels[:0], 5).item() == 0
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_smoothed_and_mixed_labels_are_probabilities(smoothing: float) -> None:
+    logits = _units(4, 3) * 5
+    labels, other = torch.tensor([0, 2, 1, 4]), torch.tensor([1, 2, 3, 0])
+    own, partner = F.one_hot(labels, 5).double(), F.one_hot(other, 5).double()
+    for target in (own, 0.7 * own + 0.3 * partner):
+        smooth = (1 - smoothing) * target + smoothing / 5
+        expected = -(smooth * logits.log_softmax(1)).sum() / 4
+        torch.testing.assert_close(recognition_loss(logits, target, 4, smoothing), expected)
+    by_class = recognition_loss(logits, labels, 4, smoothing)
+    torch.testing.assert_close(by_class, recognition_loss(logits, own, 4, smoothing))
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     rows = torch.zeros(2, 3)
     with pytest.raises(ValueError, match=r"\[2, 3\] and texts of shape \[1, 3\]"):
         contrastive_loss(rows, rows[:1], 1.0)
     with pytest.raises(ValueError, match=r"ids have shape \[3\]"):
         contrastive_loss(rows, rows, 1.0, torch.zeros(3, dtype=torch.long))
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"positives have shapes \[\[2, 2\], \[1, 2\]\]"):
+        contrastive_loss(rows, rows, 1.0, positives=(mask, mask[:1]))
     with pytest.raises(ValueError, match="empty on all processes"):
         contrastive_loss(rows[:0], rows[:0], 1.0)
     with pytest.raises(ValueError, match=r"labels of shape \[3\]"):

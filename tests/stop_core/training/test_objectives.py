@@ -7,6 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stop_core.clip.loading import load_clip
 from stop_core.evaluation.run_over import TextBank
@@ -16,8 +17,12 @@ from stop_core.model.video_model import VideoModel
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
 from stop_core.settings.stop import StopConfig
+from stop_core.settings.training import TrainingOptions
+from stop_core.training.augmentation import mixing
+from stop_core.training.clip_views import ShownClips
 from stop_core.training.objectives import Objective, Recognition, Retrieval
 from tests.stop_core.memory_clips import MemoryClips
+from tests.stop_core.training.test_losses import slow_info_nce
 
 CONFIG = ExperimentConfig(stop=StopConfig(n_s=2, spatial_width=4, temporal_width=4))
 CLASSES = ("a red shape", "a green shape", "a blue shape")
@@ -64,6 +69,41 @@ def test_clips_with_the_same_caption_are_positives(model: VideoModel) -> None:
     different = Retrieval(model, CONFIG, clips, [])
     apart = different.loss(different.outputs(clips.read(chosen), chosen, 0), chosen, 0, 4)
     assert text_side < uniform + 0.1 < 4 * apart
+
+
+def test_with_every_caption_a_text_is_a_positive_of_each_video_that_it_describes(
+    model: VideoModel,
+) -> None:
+    config = replace(CONFIG, training=TrainingOptions(captions="every"))
+    clips = MemoryClips(5)
+    clips.captions = [("one", "two"), ("two",), ("three", "one"), ("four",), ("three",)]
+    pairs = ShownClips(clips, config, 32, is_trained=True)  # type: ignore[arg-type]
+    objective = Retrieval(model, config, pairs, [])
+    # Clip 0 twice; "two" of both its clips; and "one" of clip 2, which describes clip 0, too.
+    for batch in ([0, 1, 2, 4, 5], [1, 2, 6], [0, 6, 3], [5]):
+        texts = [pairs.captions[example][0] for example in batch]
+        videos = [int(pairs.video_ids[example].split()[1]) for example in batch]
+        belongs = [[text in clips.captions[video] for text in texts] for video in videos]
+        outputs = objective.outputs(pairs.read(batch), batch, 0)
+        video, text = outputs.detach().double().chunk(2, 1)
+        expected = slow_info_nce(video, text, float(model.logit_scale), belongs)
+        found = objective.loss(outputs, batch, 0, len(batch)).item()
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_targets_of_mixed_clips_are_the_weighted_labels_of_both(model: VideoModel) -> None:
+    options = TrainingOptions(mixup=0.5, label_smoothing=0.1)
+    config = replace(CONFIG, training=options)
+    objective, clips = _recognition(model, config), MemoryClips()
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+    batch, expected = [3, 0, 7, 4], 0.0
+    for row, clip in enumerate(batch):
+        partner, weight = mixing(clip, len(clips), config, 5)
+        for own, share in ((clip, weight), (partner, 1 - weight)):
+            label = clips.labels[own : own + 1]
+            term = F.cross_entropy(logits[row : row + 1], label, label_smoothing=0.1)
+            expected += share * term.item() / 9
+    assert objective.loss(logits, batch, 5, 9).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_every_sentence_is_encoded_once(model: VideoModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,9 @@ from stop_core.runtime.seeding import seed_weights
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
 from stop_core.settings.stop import StopConfig
+from stop_core.settings.training import TrainingOptions
 from stop_core.training import trainer as training
+from stop_core.training.clip_views import ShownClips
 from stop_core.training.objectives import Objective, Recognition, Retrieval
 from stop_core.training.trainer import DivergedError, Step, Trainer, epoch_batches, learning_rate_at
 from tests.stop_core.memory_clips import MemoryClips
@@ -30,6 +32,8 @@ from tests.stop_core.processes import run_together
 
 SMALL = StopConfig(n_s=3, max_prompts=2, spatial_width=4, temporal_width=4)
 CONFIG = ExperimentConfig(stop=SMALL, epochs=2, batch_size=4, warmup_steps=2)
+AUGMENTED = TrainingOptions(flip=True, randaugment=2, label_smoothing=0.1, mixup=0.5)
+PAIRS = TrainingOptions(captions="every", flip=True, randaugment=1)
 TRAINED = [method for method in METHODS if method != "zero-shot"]
 CLASSES = [["a red shape"], ["a green shape"], ["a blue shape"]]
 
@@ -41,13 +45,14 @@ def _trainer(
     clip: FrozenClip | None = None,
 ) -> Trainer:
     seed_weights(config.seed)
-    model, clips = build_method(config, clip or load_clip("tiny"), 3), MemoryClips()
+    model = build_method(config, clip or load_clip("tiny"), 3)
+    clips = ShownClips(MemoryClips(), config, 32, is_trained=True)  # type: ignore[arg-type]
     objective: Objective = (
         Recognition(model, config, clips, ClassTexts(model, CLASSES))
         if task == "recognition"
         else Retrieval(model, config, clips, [])
     )
-    return Trainer(model, config, clips, objective, micro_batch=micro_batch)
+    return Trainer(model, config, clips, objective, shown=clips.in_epoch, micro_batch=micro_batch)
 
 
 def _run(trainer: Trainer, first: int = 0, last: int | None = None) -> list[Step]:
@@ -91,6 +96,66 @@ def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[0] == pytest.approx(0.2)
     assert learning_rate_at(50, 50, config) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 1.0])
+def test_a_warmup_can_be_a_fraction_of_the_training(fraction: float) -> None:
+    share = replace(CONFIG, warmup_steps=30, training=TrainingOptions(warmup=fraction))
+    steps = replace(CONFIG, warmup_steps=round(50 * fraction))
+    for step in range(50):
+        assert learning_rate_at(step, 50, share) == learning_rate_at(step, 50, steps)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5, 6, 7])
+def test_a_training_has_exactly_its_steps_and_ends_its_schedule_there(steps: int) -> None:
+    options = TrainingOptions(steps=steps, warmup=0.0)
+    config = replace(CONFIG, epochs=10, warmup_steps=30, training=options, method="vpt-shallow")
+    trainer = _trainer(config)
+    assert trainer.epochs == math.ceil(steps / 3)
+    passes = [[step.step for step in trainer.steps(first)] for first in range(0, steps, 3)]
+    assert passes == [list(range(n, min(n + 3, steps))) for n in range(0, steps, 3)]
+    rates = [learning_rate_at(step, trainer.total_steps, config) for step in range(steps + 1)]
+    assert rates[0] == config.learning_rate
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    longer = replace(config, training=replace(options, steps=steps + 1))
+    assert learning_rate_at(steps, steps + 1, longer) > 0
+
+
+def test_an_epoch_of_pairs_has_every_caption_of_every_clip_once() -> None:
+    config, plain = replace(CONFIG, training=PAIRS), MemoryClips()
+    trainer = _trainer(config, "retrieval")
+    pairs = [(c, s) for c, some in zip(plain.video_ids, plain.captions, strict=True) for s in some]
+    assert trainer.steps_per_epoch == math.ceil(len(pairs) / config.batch_size)
+    assert isinstance(trainer.objective, Retrieval)
+    for epoch in (0, 1):
+        seen = [
+            (trainer.clips.video_ids[example], trainer.objective.caption(example, epoch))
+            for batch in epoch_batches(len(trainer.clips), config, epoch)
+            for example in batch
+        ]
+        assert sorted(seen) == sorted(pairs)
+    assert sum(step.clips for step in trainer.steps(0)) == len(pairs)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_biases_and_norms_can_be_left_out_of_the_weight_decay(method: str) -> None:
+    options = TrainingOptions(adam_beta1=0.8, adam_beta2=0.98, adam_eps=1e-6, decay_biases=False)
+    config = replace(CONFIG, method=method, weight_decay=0.2)
+    for chosen in (TrainingOptions(), options):
+        trainer = _trainer(replace(config, training=chosen))
+        groups = trainer.optimizer.param_groups
+        decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+        rate = {id(p): group["share"] for group in groups for p in group["params"]}
+        tensors = trainer.model.trainable()
+        assert sum(len(group["params"]) for group in groups) == len(tensors) == len(decay)
+        for name, tensor in tensors.items():
+            is_small = tensor.ndim < 2 or name.endswith("bias")
+            is_left_out = is_small and not chosen.decay_biases
+            assert decay[id(tensor)] == (0.0 if is_left_out else 0.2), name
+            assert rate[id(tensor)] == (config.spatial_rate if ".spatial." in name else 1.0)
+        for group in groups:
+            assert group["betas"] == (chosen.adam_beta1, chosen.adam_beta2)
+            assert group["eps"] == chosen.adam_eps
 
 
 @pytest.mark.parametrize("method", TRAINED)
@@ -177,14 +242,23 @@ def test_a_gradient_that_is_not_finite_ends_the_training_before_it_moves_a_weigh
     assert {number: float(values["step"]) for number, values in moments.items()} == steps
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_training_resumed_in_mid_epoch_ends_with_the_same_bits(ema: float) -> None:
-    config = replace(CONFIG, ema=ema, stop=replace(SMALL, dropout=0.5))
-    unbroken = _trainer(config)
+@pytest.mark.parametrize(
+    ("ema", "task", "options"),
+    [
+        (0.0, "recognition", TrainingOptions()),
+        (0.9, "recognition", replace(AUGMENTED, decay_biases=False)),
+        (0.0, "retrieval", PAIRS),
+    ],
+)
+def test_a_training_resumed_in_mid_epoch_ends_with_the_same_bits(
+    ema: float, task: Task, options: TrainingOptions
+) -> None:
+    config = replace(CONFIG, ema=ema, stop=replace(SMALL, dropout=0.5), training=options)
+    unbroken = _trainer(config, task)
     _run(unbroken, last=5)
-    before = _trainer(config)
-    _run(before, last=4)  # of three steps an epoch
-    after = _trainer(replace(config))
+    before = _trainer(config, task)
+    _run(before, last=4)  # of three steps an epoch, or five of pairs
+    after = _trainer(replace(config), task)
     torch.manual_seed(99)  # another process has another random state
     after.model.load_prompt_state_dict(before.model.prompt_state_dict())
     after.optimizer.load_state_dict(before.optimizer.state_dict())
@@ -194,12 +268,21 @@ def test_a_training_resumed_in_mid_epoch_ends_with_the_same_bits(ema: float) -> 
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("task", ["recognition", "retrieval"])
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("recognition", TrainingOptions()),
+        ("recognition", AUGMENTED),
+        ("retrieval", TrainingOptions()),
+        ("retrieval", PAIRS),
+    ],
+)
 @pytest.mark.parametrize("micro_batch", [1, 3])
 def test_micro_batches_give_the_loss_and_gradient_of_the_whole_batch(
-    task: Task, micro_batch: int
+    task: Task, options: TrainingOptions, micro_batch: int
 ) -> None:
-    whole, parts = (_gradient(_trainer(CONFIG, task, size)) for size in (None, micro_batch))
+    config = replace(CONFIG, training=options)
+    whole, parts = (_gradient(_trainer(config, task, size)) for size in (None, micro_batch))
     _assert_equal_gradients(parts, whole)
 
 
@@ -211,7 +294,7 @@ def _gradient(trainer: Trainer) -> Gradient:
     batch = epoch_batches(len(trainer.clips), trainer.config, 0)[0]
     share = list(my_share(batch))
     trainer.model.train()
-    loss, _ = trainer._backward(0, batch, share, trainer.clips.read(share))
+    loss, _ = trainer._backward(0, batch, share, trainer.shown(0).read(share))
     parameters = list(trainer.model.trainable().values())
     sum_gradients(parameters)
     parts = [p.grad.flatten() for p in parameters if p.grad is not None]
@@ -231,11 +314,16 @@ Shared = dict[str, tuple[Gradient, list[float]]]
 def _shared(rank: int) -> Shared:
     """Returns the first gradient and the loss curve of each task, retrieval in micro-batches."""
     del rank
-    kinds: tuple[tuple[Task, int | None], ...] = (("recognition", None), ("retrieval", 1))
+    kinds: tuple[tuple[str, Task, TrainingOptions, int | None], ...] = (
+        ("recognition", "recognition", TrainingOptions(), None),
+        ("augmented", "recognition", AUGMENTED, None),
+        ("retrieval", "retrieval", TrainingOptions(), 1),
+        ("pairs", "retrieval", PAIRS, 1),
+    )
     found: Shared = {}
-    for task, size in kinds:
-        trainer = _trainer(CONFIG, task, size)
-        found[task] = _gradient(trainer), [s.loss for s in _run(trainer, last=3)]
+    for name, task, options, size in kinds:
+        trainer = _trainer(replace(CONFIG, training=options), task, size)
+        found[name] = _gradient(trainer), [s.loss for s in _run(trainer, last=3)]
     return found
 
 

@@ -1,0 +1,26 @@
+"""Words that are wrong in a mirror are found, and no others."""
+
+import pytest
+
+from stop_core.settings.training import names_side
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Pushing [something] from left to right",
+        "turn left",
+        "a man on the RIGHT, in red",
+        "left_hand_wave",
+        "moving rightwards",
+        "the left-most cup",
+        "turning it counter-clockwise",
+    ],
+)
+def test_left_right_and_rotation_name_a_side(words: str) -> None:
+    assert names_side(words)
+
+
+@pytest.mark.parametrize("words", ["a bright cleft", "leftovers", "copyright", "up and down", ""])
+def test_other_words_name_none(words: str) -> None:
+    assert not names_side(words)

@@ -1,0 +1,105 @@
+"""Augmentation depends on its seed alone, treats all frames alike, and keeps uint8 pixels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.training import TrainingOptions
+from stop_core.training import augmentation
+from stop_core.training.augmentation import augment, mix, mixing
+
+SEEDS = [(0, epoch, clip) for epoch in range(4) for clip in range(8)]
+FLIP = TrainingOptions(flip=True)
+MIXED = ExperimentConfig(training=TrainingOptions(mixup=0.4))
+
+
+@pytest.fixture
+def frames() -> Tensor:
+    """A still clip: any change that differs between the frames shows."""
+    generator = torch.Generator().manual_seed(0)
+    frame = torch.randint(5, 15, (1, 24, 24, 3), generator=generator, dtype=torch.uint8) ** 2
+    return frame.expand(3, -1, -1, -1).contiguous()
+
+
+def test_half_of_the_clips_are_mirrored_and_none_that_must_not_be(frames: Tensor) -> None:
+    shown = [augment(frames, FLIP, seed, may_flip=True) for seed in SEEDS]
+    mirror = torch.from_numpy(np.ascontiguousarray(frames.numpy()[:, :, ::-1]))
+    is_mirrored = [torch.equal(one, mirror) for one in shown]
+    assert all(m or torch.equal(one, frames) for m, one in zip(is_mirrored, shown, strict=True))
+    assert len(SEEDS) / 4 < sum(is_mirrored) < len(SEEDS) * 3 / 4
+    assert all(torch.equal(augment(frames, FLIP, s, may_flip=False), frames) for s in SEEDS)
+
+
+@pytest.mark.parametrize("operations", [1, 2, 14])
+@pytest.mark.parametrize("magnitude", [1, 9, 30])
+def test_randaugment_treats_all_frames_alike_and_depends_on_its_seed_alone(
+    frames: Tensor, operations: int, magnitude: int
+) -> None:
+    options = TrainingOptions(randaugment=operations, randaugment_magnitude=magnitude)
+    before, state = frames.clone(), torch.get_rng_state()
+    shown = []
+    for seed in SEEDS:
+        one = augment(frames, options, seed, may_flip=False)
+        assert one.dtype == torch.uint8
+        assert one.shape == frames.shape
+        assert all(torch.equal(frame, one[0]) for frame in one)
+        torch.manual_seed(len(shown))
+        assert torch.equal(one, augment(frames, options, seed, may_flip=False))
+        shown.append(one)
+    assert len({one.numpy().tobytes() for one in shown}) >= 4
+    assert torch.equal(frames, before)
+    torch.set_rng_state(state)
+
+
+def test_drawing_an_augmentation_leaves_the_random_numbers_of_pytorch_alone(
+    frames: Tensor,
+) -> None:
+    """Dropout draws from them in another thread."""
+    state = torch.get_rng_state()
+    for seed in SEEDS:
+        augment(frames, TrainingOptions(flip=True, randaugment=3), seed, may_flip=True)
+        mixing(3, 10, MIXED, 1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_operation_changes_a_clip_more_at_a_larger_strength(frames: Tensor) -> None:
+    picture = frames.permute(0, 3, 1, 2)
+    low, high = augmentation._operations(0.0, 24), augmentation._operations(1.0, 24)
+    assert torch.equal(high[0](picture, 1), picture)
+    for number, (weak, strong) in enumerate(zip(low, high, strict=True)):
+        for sign in (1, -1):
+            near, far = (
+                (one(picture, sign).int() - picture.int()).abs().float().mean()
+                for one in (weak, strong)
+            )
+            assert (number == 0) == (far == 0), number
+            if number < 12:  # the last two have no strength
+                assert near <= far, number
+                assert near < 2, number
+
+
+def test_a_mixed_clip_is_the_weighted_mean_of_two_rounded(frames: Tensor) -> None:
+    other = 255 - frames
+    for weight in (0.0, 0.25, 0.5, 0.9, 1.0):
+        expected = weight * frames.double() + (1 - weight) * other.double()
+        found = mix(frames, other, weight)
+        assert found.dtype == torch.uint8
+        assert (found.double() - expected).abs().max() <= 0.5 + 1e-4
+    assert torch.equal(mix(frames, other, 1.0), frames)
+    assert torch.equal(mix(frames, other, 0.0), other)
+
+
+def test_the_partner_and_weight_of_mixup_depend_on_seed_epoch_and_example() -> None:
+    drawn = [mixing(example, 50, MIXED, epoch) for example in range(50) for epoch in range(40)]
+    assert drawn == [mixing(e, 50, MIXED, epoch) for e in range(50) for epoch in range(40)]
+    assert mixing(3, 50, MIXED, 2) != mixing(3, 50, replace(MIXED, seed=1), 2)
+    assert mixing(3, 50, MIXED, 2) == mixing(3, 50, replace(MIXED, batch_size=7), 2)
+    partners, weights = zip(*drawn, strict=True)
+    assert set(partners) == set(range(50))
+    # The mean and variance of Beta(a, a) are 1/2 and 1 / (4 (2 a + 1)).
+    assert np.mean(weights) == pytest.approx(0.5, abs=0.03)
+    assert np.var(weights) == pytest.approx(1 / (4 * 1.8), rel=0.1)
