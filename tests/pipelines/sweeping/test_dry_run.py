@@ -80,3 +80,34 @@ def test_dry_run_counts_planned_trials_and_lists_those_that_need_no_results(
     assert printed.count("trial-0") - printed.count("of trial-0") == shown
     assert (f"and {count - shown} more, which TPE draws" in printed) == (count > shown)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("fixed", "steps", "seconds"),
+    [
+        # Epochs of three captions: 6 steps, and evaluations after 3, after 6 and at the end.
+        ({"captions": "every", "epochs": 2}, 6, 6 * 10 + 3 * 20),
+        ({"captions": "every", "steps": 4}, 4, 4 * 10 + 3 * 20),
+        ({"steps": 4}, 4, 4 * 10 + 5 * 20),
+        ({"method": "zero-shot", "steps": 4}, 0, 20),
+    ],
+)
+def test_dry_run_counts_captions_and_steps(
+    fixed: dict[str, object],
+    steps: int,
+    seconds: int,
+    large_frames: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    searched = {"n_s": Distribution((1,))}
+    space = SearchSpace(("val/t2v_r1",), {"batch_size": 1, **fixed}, searched, "grid")
+    search = Search(space, "mine", None, 0, large_frames, tmp_path / "out", Resources())
+    monkeypatch.setattr(dry_run, "start_ray", lambda: None)
+    monkeypatch.setattr(Search, "at_once", lambda self: 1)
+    monkeypatch.setattr(dry_run, "_measure", lambda search, trial: Speed(10.0, 20.0, 0.0, 3))
+    print_plan(search)
+    printed = " ".join(capsys.readouterr().out.split())
+    duration = f"{seconds} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    assert f"a trial: about {steps} steps, {duration}; 1 trials" in printed

@@ -192,6 +192,9 @@ points_to_evaluate:
         (f"algorithm: grid\ntrials: 3\n{ONE}", 2, "leave trials out"),
         (f"algorithm: tpe\nseeds: 3\n{ONE}", 2, "--confirm"),
         (f"scheduler: hyperband\n{ONE}", 1, "none, asha"),
+        (f"scheduler: asha\nfixed: {{steps: 9}}\n{ONE}", 1, "leave scheduler out, or steps"),
+        ("scheduler: asha\nsearch:\n  steps: {choice: [9, 12]}", 1, "scheduler out, or steps"),
+        (f"fixed:\n  epochs: 5\n  steps: 9\n{ONE}", 1, "steps is 9 and epochs is 5"),
         (f"scheduler:\n  asha:\n    grace: 2\n{ONE}", 3, "grace_period"),
         (f"scheduler:\n  asha:\n    reduction_factor: 1\n{ONE}", 3, "greater than or equal to 2"),
         (

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from stop_core.datasets import Selection
 from stop_core.datasets.registry import DATASETS
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
+from stop_core.settings.training import TrainingOptions
 from tests.caches import write_cache
 
 VIEW = ExperimentConfig(random_crop=True)
@@ -32,6 +34,19 @@ def _manifest(
     return Manifest(2, config, "d" * 64, found, 0, "f" * 64, ())
 
 
+def _captioned() -> Manifest:
+    manifest = _manifest(names=())
+    config = replace(manifest.config, dataset="csv-captions", task="retrieval")
+    return replace(manifest, config=config)
+
+
+def _with(**options: Any) -> ExperimentConfig:
+    return ExperimentConfig(training=TrainingOptions(**options))
+
+
+FLIP = _with(flip=True)
+
+
 @pytest.mark.parametrize(
     ("experiment", "manifest", "message"),
     [
@@ -45,6 +60,14 @@ def _manifest(
         (ExperimentConfig(stop=StopConfig(n_s=17)), _manifest(), "only 16 patches"),
         (ExperimentConfig(), _manifest(names=("Walk", "walk")), "'Walk' and 'walk' become the"),
         (ExperimentConfig(), _manifest(names=("walk", "walk ")), "'walk' and 'walk ' become the"),
+        (
+            FLIP,
+            _manifest(names=("walk", "turn_left")),
+            "1 of 2 classes .*, for example 'turn left'",
+        ),
+        (_with(captions="every"), _manifest(), "captions is every, but hmdb51 .* with classes"),
+        (_with(mixup=0.2), _captioned(), "mixup is 0.2, but csv-captions .* with captions"),
+        (_with(label_smoothing=0.2), _captioned(), "label_smoothing is 0.2, but csv-captions"),
     ],
 )
 def test_an_unsuitable_cache_is_refused(
@@ -64,6 +87,8 @@ def test_an_unsuitable_cache_is_refused(
         (FEW, _manifest()),
         (ExperimentConfig(frames=2), _manifest()),
         (ExperimentConfig(method="linear-probe"), _manifest(names=("Walk", "walk"))),
+        (_with(flip=True, mixup=0.2, label_smoothing=0.1), _manifest()),
+        (_with(flip=True, captions="every", randaugment=2), _captioned()),
     ],
 )
 def test_a_suitable_cache_is_accepted(experiment: ExperimentConfig, manifest: Manifest) -> None:
@@ -84,3 +109,19 @@ def test_classes_in_only_one_split_and_a_missing_validation_split_are_remarked_o
         "1 of 2 classes have clips in train and none in test: run",
     ]
     assert remarks_on(ExperimentConfig(method="zero-shot"), cache) == []
+
+
+def test_clips_that_are_never_mirrored_are_counted(hmdb51_root: Path) -> None:
+    videos = [str(path.relative_to(hmdb51_root)) for path in sorted(hmdb51_root.glob("*/*/*.avi"))]
+    words = [
+        ("train", "a red shape"),
+        ("train", "it moves left"),
+        ("train", "up"),
+        ("val", "to the right"),
+    ]
+    lines = [f"{video},{','.join(row)}" for video, row in zip(videos, words, strict=False)]
+    (hmdb51_root / "clips.csv").write_text("\n".join(["path,split,caption", *lines]))
+    cache = write_cache("csv-captions", hmdb51_root, hmdb51_root / "cache", frames=2, size=32)
+    (remark,) = remarks_on(FLIP, cache)
+    assert remark.startswith("flip leaves 1 of 3 training clips as they are")
+    assert remarks_on(ExperimentConfig(), cache) == []

@@ -20,6 +20,7 @@ from pipelines.training.session import FolderSession, RayTrainSession
 from pipelines.training.task import FIGURES, WorkerTask
 from pipelines.training.worker import WorkerRun
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.training import TrainingOptions
 from stop_core.training.checkpoint import BEST_PROMPTS
 from stop_core.training.run_state import LAST_PROMPTS, PROGRESS, Origin, read_progress
 from tests.tools import Curves, curves
@@ -101,7 +102,20 @@ def _end_of(task: WorkerTask, folder: str = CHECKPOINTS) -> tuple[dict[str, np.n
 def reference(
     small_cache: Path, small_experiment: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> Reference:
-    config = replace(small_experiment, ema=0.5, frames=4, segment_jitter=True)
+    # Six steps, of which four are an epoch: the last epoch is incomplete.
+    options = TrainingOptions(
+        steps=6, warmup=0.2, flip=True, randaugment=1, mixup=0.4, decay_biases=False
+    )
+    config = replace(
+        small_experiment,
+        epochs=ExperimentConfig.epochs,
+        warmup_steps=ExperimentConfig.warmup_steps,
+        batch_size=10,
+        training=options,
+        ema=0.5,
+        frames=4,
+        segment_jitter=True,
+    )
     config = config.for_dataset("hmdb51")
     output = tmp_path_factory.mktemp("reference")
     open_experiment(output, "motion")
@@ -134,6 +148,16 @@ def task(reference: Reference, tmp_path: Path) -> WorkerTask:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take half of the time, and have tests of their own."""
     monkeypatch.setattr(WorkerRun, "_draw", lambda *arguments: None)
+
+
+@pytest.mark.slow
+def test_a_training_of_six_steps_is_validated_after_its_epoch_and_its_last_step(
+    reference: Reference,
+) -> None:
+    progress = read_progress(list_checkpoints(reference.task.folder / CHECKPOINTS)[-1])
+    assert (progress.step, progress.epochs_done) == (6, 2)
+    assert [row["epoch"] for row in progress.curve] == [1, 2]
+    assert [step for step, _ in reference.records["val/top1"]] == [4, 6]
 
 
 @pytest.mark.slow
@@ -201,7 +225,7 @@ def test_a_training_that_ray_train_began_resumes_without_it(
 def test_evaluation_batches_are_at_most_as_large_as_training_batches(
     task: WorkerTask, tmp_path: Path
 ) -> None:
-    for micro_batch, expected in ((None, 16), (3, 3)):
+    for micro_batch, expected in ((None, 10), (3, 3)):
         resources = Resources(micro_batch=micro_batch)
         run = WorkerRun(replace(task, resources=resources), FolderSession(tmp_path))
         assert run.objective.evaluation_batch == expected
