@@ -127,8 +127,8 @@ class ExperimentConfig:
             chosen, usual = getattr(self.training, name), getattr(ExperimentConfig, other)
             if chosen is not None and getattr(self, other) != usual:
                 raise ValueError(
-                    f"{name} is {chosen} and {other} is {getattr(self, other)}, two values for one "
-                    f"length; leave one out, or set {other} to its default, {usual}"
+                    f"{name} is {chosen} and {other} is {getattr(self, other)}, and both set the "
+                    f"same length; leave one out, or set {other} to its default, {usual}"
                 )
 
     @property

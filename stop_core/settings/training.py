@@ -19,8 +19,8 @@ class TrainingOptions:
     """Retrieval. one: an epoch shows every clip once, with one of its captions, another one in
     each epoch; every: an epoch shows every clip with each of its captions."""
     steps: int | None = None
-    """Optimizer steps of the whole training, instead of `epochs`; it is validated after each pass
-    over the training clips and after the last step."""
+    """Optimizer steps of the whole training, instead of `epochs`; validation follows each pass over
+    the training clips and the last step."""
     adam_beta1: float = 0.9
     """Decay of AdamW's mean of the gradients."""
     adam_beta2: float = 0.999
@@ -28,8 +28,8 @@ class TrainingOptions:
     adam_eps: float = 1e-8
     """AdamW's addend to the denominator."""
     decay_biases: bool = True
-    """Weight decay on all trainable tensors; False: not on biases, norms and other tensors of
-    fewer than two dimensions."""
+    """Weight decay on all trainable tensors; False: not on biases, norms and other tensors of fewer
+    than two dimensions."""
     warmup: float | None = None
     """Share of the training that is warm-up, from 0 to 1, instead of `warmup_steps`."""
     flip: bool = False
@@ -58,11 +58,7 @@ class TrainingOptions:
             ("adam_eps", 0 < self.adam_eps < infinite, "must be positive and finite"),
             ("warmup", self.warmup is None or 0 <= self.warmup <= 1, "must be from 0 to 1"),
             ("randaugment", 0 <= self.randaugment <= 14, "must be from 0 to 14"),
-            (
-                "randaugment_magnitude",
-                0 <= self.randaugment_magnitude <= 30,
-                "must be from 0 to 30",
-            ),
+            ("randaugment_magnitude", 0 <= self.randaugment_magnitude <= 30, "must be 0 to 30"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, fraction),
             ("mixup", 0 <= self.mixup < infinite, "must be finite and at least 0"),
         ):

@@ -20,7 +20,6 @@ from stop_core.settings.training import TrainingOptions
 # Last part of a seed: the draws of different purposes are independent of each other.
 _PIXELS, _MIXING = 1, 2
 
-
 _Operation = Callable[[Tensor, int], Tensor]
 
 

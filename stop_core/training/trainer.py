@@ -50,7 +50,7 @@ def _seed_dropout(seed: int, step: int, part: int) -> None:
 
 
 def epoch_batches(clips: int, config: ExperimentConfig, epoch: int) -> list[list[int]]:
-    """Returns the batches of an epoch: every clip once, in an order given by seed and epoch."""
+    """Returns the batches of an epoch: each clip (or pair) once, in an order by seed and epoch."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     order: list[int] = torch.randperm(clips, generator=generator).tolist()
     return [order[i : i + config.batch_size] for i in range(0, clips, config.batch_size)]
@@ -73,7 +73,7 @@ class Trainer:
     Args:
         model: its trainable tensors are optimised.
         config: settings of the training.
-        clips: the training split.
+        clips: the training split; with `captions` every, its pairs of a clip and a caption.
         objective: computes the loss.
         shown: returns the clips to read in an epoch, counted from 0; None: `clips` in every epoch.
         micro_batch: number of clips that a process embeds at a time; None: its share of a batch.
