@@ -43,25 +43,25 @@ def augment(
 def _operations(strength: float, edge: int) -> tuple[_Operation, ...]:
     """Returns the operations of RandAugment (Cubuk et al., NeurIPS 2020) at a strength up to 1.
 
-    The second argument of each is its direction, 1 or -1. The ranges are those of torchvision.
+    The second argument of each is its direction, 1 or -1. They are those of torchvision, whose
+    `RandAugment` cannot be given a generator.
     """
 
-    def move(
-        angle: float = 0, x: float = 0, y: float = 0, tilt_x: float = 0, tilt_y: float = 0
-    ) -> _Operation:
-        return lambda f, sign: F.affine(
-            f, sign * angle, [sign * round(x), sign * round(y)], 1.0, [sign * tilt_x, sign * tilt_y]
-        )
+    def shear(x: float, y: float) -> _Operation:
+        return lambda f, sign: F.affine(f, 0, [0, 0], 1.0, [sign * x, sign * y], center=[0, 0])
 
-    tilt, shift = math.degrees(math.atan(0.3 * strength)), 150 / 331 * edge * strength
+    def shift(x: int, y: int) -> _Operation:
+        return lambda f, sign: F.affine(f, 0, [sign * x, sign * y], 1.0, [0, 0])
+
+    tilt, pixels = math.degrees(math.atan(0.3 * strength)), int(150 / 331 * edge * strength)
     change = 0.9 * strength
     return (
         lambda f, sign: f,
-        move(tilt_x=tilt),
-        move(tilt_y=tilt),
-        move(x=shift),
-        move(y=shift),
-        move(angle=30 * strength),
+        shear(tilt, 0),
+        shear(0, tilt),
+        shift(pixels, 0),
+        shift(0, pixels),
+        lambda f, sign: F.rotate(f, sign * 30 * strength),
         lambda f, sign: F.adjust_brightness(f, 1 + sign * change),
         lambda f, sign: F.adjust_saturation(f, 1 + sign * change),
         lambda f, sign: F.adjust_contrast(f, 1 + sign * change),

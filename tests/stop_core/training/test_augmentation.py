@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import RandAugment
 
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.training import TrainingOptions
@@ -66,20 +67,23 @@ def test_drawing_an_augmentation_leaves_the_random_numbers_of_pytorch_alone(
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_every_operation_changes_a_clip_more_at_a_larger_strength(frames: Tensor) -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("magnitude", [1, 9, 21, 30])
+def test_the_operations_are_those_of_torchvision(frames: Tensor, magnitude: int, sign: int) -> None:
+    theirs = RandAugment()
     picture = frames.permute(0, 3, 1, 2)
-    low, high = augmentation._operations(0.0, 24), augmentation._operations(1.0, 24)
-    assert torch.equal(high[0](picture, 1), picture)
-    for number, (weak, strong) in enumerate(zip(low, high, strict=True)):
-        for sign in (1, -1):
-            near, far = (
-                (one(picture, sign).int() - picture.int()).abs().float().mean()
-                for one in (weak, strong)
-            )
-            assert (number == 0) == (far == 0), number
-            if number < 12:  # the last two have no strength
-                assert near <= far, number
-                assert near < 2, number
+    ours = augmentation._operations(magnitude / 30, 24)
+    for operation, (name, (strengths, is_signed)) in zip(
+        ours, theirs._AUGMENTATION_SPACE.items(), strict=True
+    ):
+        table = strengths(31, 24, 24)
+        strength = 0.0 if table is None else float(table[magnitude]) * (sign if is_signed else 1)
+        expected = theirs._apply_image_or_video_transform(
+            picture, name, strength, theirs.interpolation, theirs._fill
+        )
+        found = operation(picture, sign)
+        assert torch.equal(found, expected), name
+        assert torch.equal(found, picture) == (name == "Identity") or magnitude < 9, name
 
 
 def test_a_mixed_clip_is_the_weighted_mean_of_two_rounded(frames: Tensor) -> None:
