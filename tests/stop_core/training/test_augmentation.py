@@ -56,6 +56,23 @@ def test_randaugment_treats_all_frames_alike_and_depends_on_its_seed_alone(
     torch.set_rng_state(state)
 
 
+def test_all_operations_are_drawn_in_both_directions(frames: Tensor) -> None:
+    options = TrainingOptions(randaugment=1, randaugment_magnitude=30)
+    picture = frames.permute(0, 3, 1, 2)
+    operations = augmentation._operations(1.0, 24)
+    possible = [operation(picture, sign) for operation in operations for sign in (1, -1)]
+    wanted = {one.permute(0, 2, 3, 1).numpy().tobytes() for one in possible}
+    seeds = [(0, epoch, clip) for epoch in range(10) for clip in range(30)]
+    drawn = {augment(frames, options, seed, may_flip=True).numpy().tobytes() for seed in seeds}
+    assert drawn == wanted
+
+
+def test_views_pixels_and_partners_are_drawn_independently() -> None:
+    parts = [(), (augmentation._PIXELS,), (augmentation._MIXING,)]
+    draws = {np.random.default_rng((3, 1, 4, *part)).random() for part in parts}
+    assert len(draws) == len(parts)
+
+
 def test_drawing_an_augmentation_leaves_the_random_numbers_of_pytorch_alone(
     frames: Tensor,
 ) -> None:
@@ -69,20 +86,21 @@ def test_drawing_an_augmentation_leaves_the_random_numbers_of_pytorch_alone(
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("magnitude", [1, 9, 21, 30])
-def test_the_operations_are_those_of_torchvision(frames: Tensor, magnitude: int, sign: int) -> None:
-    theirs = RandAugment()
-    picture = frames.permute(0, 3, 1, 2)
-    ours = augmentation._operations(magnitude / 30, 24)
+def test_the_operations_are_those_of_torchvision(magnitude: int, sign: int) -> None:
+    theirs, generator = RandAugment(), torch.Generator().manual_seed(0)
+    picture = torch.randint(10, 240, (2, 3, 96, 96), generator=generator, dtype=torch.uint8)
+    ours = augmentation._operations(magnitude / 30, 96)
     for operation, (name, (strengths, is_signed)) in zip(
         ours, theirs._AUGMENTATION_SPACE.items(), strict=True
     ):
-        table = strengths(31, 24, 24)
+        table = strengths(31, 96, 96)
         strength = 0.0 if table is None else float(table[magnitude]) * (sign if is_signed else 1)
         expected = theirs._apply_image_or_video_transform(
             picture, name, strength, theirs.interpolation, theirs._fill
         )
         found = operation(picture, sign)
-        assert torch.equal(found, expected), name
+        # Theirs computes the strength in float32, which moves few pixels, or rounds by one.
+        assert ((found.int() - expected.int()).abs() > 1).float().mean() < 1e-3, name
         assert torch.equal(found, picture) == (name == "Identity") or magnitude < 9, name
 
 
