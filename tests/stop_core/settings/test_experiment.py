@@ -41,6 +41,16 @@ def test_settings_that_were_added_later_keep_the_hash_of_earlier_trainings() -> 
     assert ExperimentConfig().hash == hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@pytest.mark.parametrize(
+    ("examples", "epoch"), [(1, 1), (31, 1), (32, 1), (33, 2), (180_000, 5625)]
+)
+def test_a_training_has_its_steps_or_else_those_of_its_epochs(examples: int, epoch: int) -> None:
+    config = ExperimentConfig(epochs=3, batch_size=32)
+    assert config.lengths(examples) == (epoch, 3 * epoch)
+    options = TrainingOptions(steps=7)
+    assert ExperimentConfig(training=options).lengths(examples) == (epoch, 7)
+
+
 @pytest.fixture
 def templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Returns a copy of the file of templates that a test can edit."""
