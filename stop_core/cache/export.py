@@ -1,10 +1,6 @@
 """Exports parts of a cache for other programs, as Parquet or as one PNG file per frame."""
 
-import os
-import secrets
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +16,7 @@ from stop_core.cache.files import shard_path
 from stop_core.cache.integrity import check_contents, local_shards
 from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_COLUMN, shard_schema
 from stop_core.cache.manifest import Manifest, ShardEntry
+from stop_core.storage.atomic import appearing_folder
 from stop_core.storage.documents import read_batches
 from stop_core.storage.names import inside
 from stop_core.storage.paths import StoragePath
@@ -65,7 +62,9 @@ def export(
     folder = local_shards(cache, manifest, entries)
     check_contents(folder, entries)
     rows = _chosen(folder, entries, part, manifest.config)
-    with _appearing_folder(to) as staging:
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ValueError(f"{to} is not an empty folder: choose another --to")
+    with appearing_folder(to) as staging:
         count = (
             _write_parquet(rows, staging, codec) if kind == "parquet" else _write_png(rows, staging)
         )
@@ -135,17 +134,3 @@ def _write_png(rows: Iterator[tuple[str, pa.Table]], folder: Path) -> int:
                 Image.fromarray(frame).save(clip / f"{index:06d}.png")
             count += 1
     return count
-
-
-@contextmanager
-def _appearing_folder(path: Path) -> Iterator[Path]:
-    """Yields a staging folder that is renamed to `path` on success and removed on an error."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{path} is not an empty folder: choose another --to")
-    staging = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(4)}.tmp")
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-        os.replace(staging, path)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
