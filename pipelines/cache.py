@@ -21,8 +21,8 @@ from rich.table import Table
 
 from stop_core.cache import FrameCache, Manifest
 from stop_core.cache.export import Codec, Part, PartFormat, export
+from stop_core.cache.integrity import verify
 from stop_core.cache.summary import Summary, summarise
-from stop_core.cache.verification import verify
 from stop_core.datasets.registry import division
 from stop_core.explain.contact_sheet import draw_clips
 from stop_core.storage.atomic import appearing
@@ -63,9 +63,9 @@ class VerifyCommand:
         """
         path = storage_path(self.cache)
         checked = list(verify(path))
-        problems = [problem for problem in checked if problem is not None]
+        problems = list(filter(None, checked))
         for problem in problems:
-            print_result(problem.found)
+            print_result(problem)
         if problems:
             raise RunError(
                 f"{len(problems)} of {len(checked)} files of {self.cache} are damaged: delete them "

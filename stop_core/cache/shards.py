@@ -13,9 +13,11 @@ from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import (
     CACHE_FORMAT,
     CLIPS_PER_SHARD,
+    RETRY,
     read_checked_json,
     record_path,
     shard_path,
+    write_checked_json,
 )
 from stop_core.datasets import SPLITS, Clip, Split
 from stop_core.storage.atomic import hash_json
@@ -147,3 +149,25 @@ def _stamp(path: StoragePath) -> Stamp | None:
             raise  # the store does not answer: the source may exist
         return None
     return status.st_size, status.st_mtime_ns
+
+
+def begin_retry(cache: StoragePath, records: Sequence[ShardRecord]) -> None:
+    """Writes the hashes of the records that have retriable clips to `retry.json`, unless it exists.
+
+    A retry changes the record, even if every clip fails again. So until the manifest is written
+    and the file removed, no clip is retried twice, after an interruption or when Ray repeats a
+    task.
+    """
+    hashes = {r.name: hash_json(r.to_dict()) for r in records if r.has_retriable}
+    if hashes and not (cache / RETRY).is_file():
+        write_checked_json(cache / RETRY, {"records": hashes})
+
+
+def still_to_retry(cache: StoragePath, records: Sequence[ShardRecord]) -> frozenset[str]:
+    """Returns the names of the shards among `records` that `begin_retry` saw, and as they were."""
+    if not (cache / RETRY).is_file():
+        return frozenset()
+    begun = read_checked_json(cache / RETRY).get("records")
+    if not isinstance(begun, dict):
+        raise ValueError(f"{cache / RETRY} lists no records: delete it, and run the command again")
+    return frozenset(r.name for r in records if begun.get(r.name) == hash_json(r.to_dict()))

@@ -23,10 +23,9 @@ from stop_core.cache.layout import (
     rows_per_group,
     shard_schema,
 )
-from stop_core.cache.retrying import still_to_retry
-from stop_core.cache.shards import Failure, ShardPlan, ShardRecord
+from stop_core.cache.shards import Failure, ShardPlan, ShardRecord, still_to_retry
 from stop_core.datasets import Clip
-from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess
+from stop_core.decoding import DecodedClip, DecodeProcess
 from stop_core.decoding.process import DECODE_TIMEOUT
 from stop_core.storage.atomic import FileFollower, appearing, leave_memory
 from stop_core.storage.documents import MOST_TABLE, read_batches
@@ -46,9 +45,8 @@ def write_shard(
 
     A clip that is missing or cannot be decoded becomes a failure in the record. At most one row
     group of frames and one clip are in memory. A complete shard is not changed, so a worker that
-    outlives its driver cannot disturb a resumed run. If its failed clips are to be retried
-    (`retrying`), only they are decoded, and the rewritten file has the same bytes as if they had
-    been decoded the first time.
+    outlives its driver cannot disturb a resumed run. If its failed clips are to be retried, only
+    they are decoded, and the rewritten file has the bytes of a first attempt that succeeds.
 
     Args:
         plan: the clips.
@@ -121,14 +119,8 @@ def _all_rows(
 ) -> Iterator[_Row]:
     """Yields the rows of a shard in the plan's order: existing rows unchanged, the others decoded.
 
-    Args:
-        plan: the clips.
-        data_root: the folder that their paths are relative to.
-        found: the paths of the existing files.
-        decoder: decodes the clips without a row.
-        kept: existing rows, in the plan's order.
-        attempts: number of earlier failures by video id.
-        failures: clips without a row are appended here.
+    `found` are the paths of the existing files, `attempts` the numbers of earlier failures by video
+    id; clips without a row are appended to `failures`.
     """
     row = next(kept, None)
     old = {clip.video_id for clip in plan.clips} - set(attempts) if row is not None else set()
@@ -140,17 +132,16 @@ def _all_rows(
             yield row
             row = next(kept, None)
             continue
-        tried = attempts.get(clip.video_id, 0) + 1
-        if clip.path not in found:
-            failures.append(_failure(clip, "find", "no such file", tried))
-            continue
-        result, source = next(results), sources.popleft()
-        with source.closing:
-            if source.problem or isinstance(result, DecodeError):
-                reason = source.problem or str(result)
-                failures.append(_failure(clip, "decode", reason, tried))
+        stage, reason = "find", "no such file"
+        if clip.path in found:
+            result, source = next(results), sources.popleft()
+            source.closing.close()
+            if isinstance(result, DecodedClip) and not source.problem:
+                yield _Row(_small_columns(clip, result), result.frames)
                 continue
-        yield _Row(_small_columns(clip, result), result.frames)
+            stage, reason = "decode", source.problem or str(result)
+        tried = attempts.get(clip.video_id, 0) + 1
+        failures.append(Failure(clip.video_id, clip.path, clip.split, stage, reason, tried))
 
 
 def _read_rows(path: StoragePath, config: CacheConfig, rows: int) -> Iterator[_Row]:
@@ -178,7 +169,7 @@ def _decode_process(config: CacheConfig, timeout: float) -> DecodeProcess:
     wanted = DecodeProcess(
         config.frames, config.size, timeout, square, kept, config.decoder, hashed=True
     )
-    if _decoder is None or not _decoder.does_the_same(wanted):
+    if _decoder != wanted:
         _close_decoder()
         _decoder = wanted
     return _decoder
@@ -188,10 +179,6 @@ def _close_decoder() -> None:
     # A forked process inherits this variable, and must not close the parent's decoder.
     if _decoder is not None and _decoder.owner == os.getpid():
         _decoder.close()
-
-
-def _failure(clip: Clip, stage: str, error: str, attempts: int) -> Failure:
-    return Failure(clip.video_id, clip.path, clip.split, stage, error, attempts)
 
 
 def _write_rows(
@@ -235,22 +222,15 @@ def _one_value(frames: NDArray[np.uint8], kind: pa.DataType) -> pa.Array:
 
 
 def _small_columns(clip: Clip, decoded: DecodedClip) -> dict[str, Any]:
+    of_clip = ("video_id", "split", "label", "class_name", "captions")
+    of_video = (
+        *("frame_index", "frame_time", "num_frames", "fps", "duration", "width", "height"),
+        *("source_sha256", "decoder"),
+    )
     return {
-        "video_id": clip.video_id,
-        "split": clip.split,
-        "label": clip.label,
-        "class_name": clip.class_name,
-        "captions": list(clip.captions),
+        **{name: getattr(clip, name) for name in of_clip},
+        **{name: getattr(decoded, name) for name in of_video},
         FRAME_HEIGHT: decoded.frames.shape[1],
         FRAME_WIDTH: decoded.frames.shape[2],
-        "frame_index": decoded.frame_index.tolist(),
-        "frame_time": decoded.frame_time.tolist(),
-        "num_frames": decoded.num_frames,
-        "fps": decoded.fps,
-        "duration": decoded.duration,
-        "width": decoded.width,
-        "height": decoded.height,
         "source_path": clip.path,
-        "source_sha256": decoded.source_sha256,
-        "decoder": decoded.decoder,
     }

@@ -19,3 +19,14 @@ def test_an_annotation_lies_in_the_root_or_one_folder_down_and_once(tmp_path: Pa
     (tmp_path / "b.txt").touch()
     with pytest.raises(ValueError, match=r"b\.txt is there twice"):
         data.look_for("b.txt")
+
+
+def test_captions_are_tidied_and_kept_in_order(tmp_path: Path) -> None:
+    data, where = DataRoot(tmp_path, "much"), {"source": "s", "default": "v.mp4"}
+    captions = [" A  man\n runs. ", "", "He stops.", "He stops."]
+    data.add_captioned("here", "v", "train", captions, **where)
+    (clip,) = data.finish()
+    assert clip.captions == ("A man runs.", "He stops.", "He stops.")
+    assert (clip.path, clip.source, clip.label) == ("v.mp4", "s", -1)
+    with pytest.raises(ValueError, match="here: w has no caption"):
+        data.add_captioned("here", "w", "train", [" ", ""], **where)
