@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Literal
 
@@ -107,17 +108,14 @@ def _chosen(
 
 def _write_parquet(rows: Iterator[tuple[str, pa.Table]], folder: Path, codec: Codec) -> int:
     """Writes one file per shard, with the metadata of its schema; returns the number of rows."""
-    count, writer, current = 0, None, ""
-    for name, table in rows:
-        if writer is None or name != current:
-            if writer is not None:
-                writer.close()
-            path, current = inside(folder, f"{name}.parquet"), name
-            writer = pq.ParquetWriter(path, table.schema, compression=codec.upper())
-        writer.write_table(table)
-        count += len(table)
-    if writer is not None:
-        writer.close()
+    count = 0
+    for name, parts in groupby(rows, key=lambda row: row[0]):
+        _, first = next(parts)
+        path = inside(folder, f"{name}.parquet")
+        with pq.ParquetWriter(path, first.schema, compression=codec.upper()) as writer:
+            for table in chain([first], (table for _, table in parts)):
+                writer.write_table(table)
+                count += len(table)
     return count
 
 

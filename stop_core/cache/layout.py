@@ -15,6 +15,7 @@ reader opens the same files.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,7 @@ _GROUP_BYTES = 1 << 23
 _ZSTD_LEVEL = 3
 _LONGEST_PAGE_HEADER = 256
 _LENGTH_BYTES = 4
+_THREE_INTEGERS = re.compile(rb"\x15([\x80-\xff]*[\x00-\x7f])" * 3, re.DOTALL)
 
 
 def rows_per_group(config: CacheConfig) -> int:
@@ -204,15 +206,11 @@ def _page_sizes(header: bytes) -> tuple[int, int]:
     The header is a Thrift compact structure whose first three fields are 32-bit integers: page
     type, uncompressed size, compressed size. 0x15 begins each: next field, integer.
     """
-    values, at = [-1, -1, -1], 0
-    for i in range(3):
-        if at >= len(header) or header[at] != 0x15:
-            return -1, -1
-        at, shift, zigzag = at + 1, 0, 0
-        while at < len(header):
-            zigzag |= (header[at] & 0x7F) << shift
-            at, shift = at + 1, shift + 7
-            if header[at - 1] < 0x80:
-                break
-        values[i] = (zigzag >> 1) ^ -(zigzag & 1)
-    return values[1], values[2]
+    found = _THREE_INTEGERS.match(header)
+    if not found:
+        return -1, -1
+    zigzags = (
+        sum((byte & 0x7F) << 7 * i for i, byte in enumerate(part)) for part in found.groups()
+    )
+    _, raw, compressed = ((zigzag >> 1) ^ -(zigzag & 1) for zigzag in zigzags)
+    return raw, compressed

@@ -3,6 +3,8 @@
 Shapes: F frames of a cached clip, H rows and W columns of a frame.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +60,8 @@ class MappedShard:
         data = self._data[start : start + int(places.stored[k])]
         if places.compressed:
             # Decompression releases the GIL, so threads work in parallel.
-            try:
+            with _named(self._path):
                 page = _ZSTD.decompress(pa.py_buffer(data), places.prefix + length)
-            except (pa.ArrowException, OSError) as error:
-                raise _damaged(self._path, error) from error
             data = np.frombuffer(page, np.uint8)[places.prefix :]
         return data.reshape(self._shapes[k])
 
@@ -71,37 +71,33 @@ def _map(path: Path) -> NDArray[np.uint8]:
 
     Python's `mmap` keeps a descriptor per map; a process can have 1,024, a dataset more shards.
     """
-    try:
-        with pa.memory_map(str(require_file(path))) as file:
-            return np.frombuffer(file.read_buffer(), np.uint8)
-    except FileNotFoundError as error:
-        raise _gone(path) from error
+    with _named(path), pa.memory_map(str(require_file(path))) as file:
+        return np.frombuffer(file.read_buffer(), np.uint8)
 
 
 def read_columns(path: Path, rows: int, *names: str) -> list[list[Any]]:
     """Returns whole columns of a shard of `rows` rows; ValueError if it is missing or damaged."""
     schema = pa.schema([pa.field(name, COLUMNS[name], nullable=False) for name in names])
-    try:
+    with _named(path):
         table = read_parquet(path, schema, rows=rows)
-    except FileNotFoundError as error:
-        raise _gone(path) from error
-    except ValueError as error:
-        raise _damaged(path, error) from error
     return [table[name].to_pylist() for name in names]
 
 
 def read_footer(path: Path) -> pq.FileMetaData:
     """Returns the footer of a shard; ValueError if it is missing or damaged."""
-    try:
+    with _named(path):
         return pq.read_metadata(require_file(path))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Raises the errors of reading a shard as a ValueError with its name and the remedy."""
+    try:
+        yield
     except FileNotFoundError as error:
-        raise _gone(path) from error
-    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"the shard {path} is gone: {remedy(path)}") from error
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise _damaged(path, error) from error
-
-
-def _gone(path: Path) -> ValueError:
-    return ValueError(f"the shard {path} is gone: {remedy(path)}")
 
 
 def _damaged(path: Path, error: object) -> ValueError:
