@@ -39,7 +39,7 @@ class CacheConfig:
     crop: Crop
     """"center": square frames. "none": uncropped frames, for random crops in training."""
     compression: Compression
-    decoder: Decoder
+    decoder: Decoder = "auto"
 
     @classmethod
     def of(
@@ -94,8 +94,6 @@ class CacheConfig:
             ValueError: if a field is missing, unknown, of another type or out of its range; the
                 message begins with `where`.
         """
-        if isinstance(values, dict):
-            values = {"decoder": "auto"} | values
         config = build(cls, values, f"{where}, config")
         if config.most_clip_bytes > MOST_CLIP_BYTES:
             raise ValueError(
