@@ -1,6 +1,5 @@
 """Shards: the units of work, planned from the clip list, and written atomically."""
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -72,17 +71,6 @@ class ShardPlan:
         or removed changes it.
         """
         return hash_json([CACHE_FORMAT, DECODING, config.to_dict(), asdict(self), sources])
-
-    def to_json(self) -> str:
-        """Returns the plan as JSON, to send it to a worker."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "ShardPlan":
-        """Builds the plan from the result of `to_json`."""
-        values = json.loads(text)
-        clips = (Clip(**clip | {"captions": tuple(clip["captions"])}) for clip in values["clips"])
-        return cls(values["name"], values["split"], tuple(clips))
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,12 @@
 import atexit
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import record_path, shard_path, write_checked_json
@@ -61,9 +58,10 @@ def write_shard(
     # Read before decoding, so that a source that changes meanwhile is noticed by the next run.
     sources = plan.sources(data_root)
     identity = plan.identity(config, sources)
+    path, schema = shard_path(cache, plan.name), shard_schema(config, plan.name)
     there = ShardRecord.load(cache, plan.name)
     attempts: dict[str, int] = {}
-    kept: Iterator[_Row] = iter(())
+    kept: Iterator[pa.RecordBatch] = iter(())
     if there is not None and there.identity == identity:
         # The sources are unchanged, so earlier attempts count. The old record stays until the new
         # one replaces it. After an interruption between file and record their sizes differ, and
@@ -73,14 +71,13 @@ def write_shard(
             if not (there.has_retriable and still_to_retry(cache, [there])):
                 return there
             if there.rows:
-                kept = _read_rows(shard_path(cache, plan.name), config, there.rows)
+                kept = _read_rows(path, config, schema, there.rows)
     else:
         record_path(cache, plan.name).unlink(missing_ok=True)
-    path = shard_path(cache, plan.name)
     failures: list[Failure] = []
     decoder = _decode_process(config, timeout)
     found = {clip.path for clip, stamp in zip(plan.clips, sources, strict=True) if stamp}
-    rows = _all_rows(plan, data_root, found, decoder, kept, attempts, failures)
+    rows = _all_rows(plan, data_root, schema, found, decoder, kept, attempts, failures)
     first = next(rows, None)
     if first is None:
         path.unlink(missing_ok=True)
@@ -89,7 +86,6 @@ def write_shard(
         with appearing(path) as staging:
             # Pages of a file for an object store stay in memory for the upload.
             written = FileFollower(staging, leave=isinstance(path, Path))
-            schema = shard_schema(config, plan.name)
             count = _write_rows(staging, config, schema, chain([first], rows), written)
         if isinstance(path, Path):
             leave_memory(path)  # pages that were still being written before
@@ -100,25 +96,19 @@ def write_shard(
     return record
 
 
-@dataclass(frozen=True)
-class _Row:
-    small: dict[str, Any]
-    """All columns except the frames."""
-    frames: NDArray[np.uint8]
-    """[T, H, W, 3]; valid until a row group of further rows has been requested."""
-
-
 def _all_rows(
     plan: ShardPlan,
     data_root: StoragePath,
+    schema: pa.Schema,
     found: set[str],
     decoder: DecodeProcess,
-    kept: Iterator[_Row],
+    kept: Iterator[pa.RecordBatch],
     attempts: dict[str, int],
     failures: list[Failure],
-) -> Iterator[_Row]:
+) -> Iterator[pa.RecordBatch]:
     """Yields the rows of a shard in the plan's order: existing rows unchanged, the others decoded.
 
+    The frames of a row are valid until a row group of further rows has been requested.
     `found` are the paths of the existing files, `attempts` the numbers of earlier failures by video
     id; clips without a row are appended to `failures`.
     """
@@ -128,7 +118,7 @@ def _all_rows(
     sources: deque[LocalCopy] = deque()
     results = decoder.decode(local_files((data_root / path for path in wanted), sources))
     for clip in plan.clips:
-        if row is not None and row.small["video_id"] == clip.video_id:
+        if row is not None and row["video_id"][0].as_py() == clip.video_id:
             yield row
             row = next(kept, None)
             continue
@@ -137,24 +127,22 @@ def _all_rows(
             result, source = next(results), sources.popleft()
             source.closing.close()
             if isinstance(result, DecodedClip) and not source.problem:
-                yield _Row(_small_columns(clip, result), result.frames)
+                yield _row(clip, result, schema)
                 continue
             stage, reason = "decode", source.problem or str(result)
         tried = attempts.get(clip.video_id, 0) + 1
         failures.append(Failure(clip.video_id, clip.path, clip.split, stage, reason, tried))
 
 
-def _read_rows(path: StoragePath, config: CacheConfig, rows: int) -> Iterator[_Row]:
+def _read_rows(
+    path: StoragePath, config: CacheConfig, schema: pa.Schema, rows: int
+) -> Iterator[pa.RecordBatch]:
     """Yields the rows of a shard's file, with one row group in memory at a time."""
-    schema = shard_schema(config, path.name.removesuffix(".parquet"))
     most = MOST_TABLE + rows * config.most_clip_bytes
     with local_file(path) as local:
         at_once = rows_per_group(config)
         for batch in read_batches(local, schema, rows=rows, most=most, at_once=at_once):
-            frames = batch.column(FRAMES_COLUMN)
-            for i, small in enumerate(batch.drop_columns([FRAMES_COLUMN]).to_pylist()):
-                pixels = np.frombuffer(frames[i].as_buffer(), np.uint8)
-                yield _Row(small, pixels.reshape(-1, small[FRAME_HEIGHT], small[FRAME_WIDTH], 3))
+            yield from (batch.slice(k, 1) for k in range(len(batch)))
 
 
 _decoder: DecodeProcess | None = None
@@ -185,52 +173,33 @@ def _write_rows(
     path: Path,
     config: CacheConfig,
     schema: pa.Schema,
-    rows: Iterator[_Row],
+    rows: Iterator[pa.RecordBatch],
     written: FileFollower,
 ) -> int:
     """Writes the rows, one row group at a time, and returns their number."""
     most, count = rows_per_group(config), 0
     with open_writer(path, schema, config.compression) as writer:
         while group := list(islice(rows, most)):
-            writer.write_table(_row_group(group, schema), row_group_size=len(group))
+            writer.write_table(pa.Table.from_batches(group, schema), row_group_size=len(group))
             written.follow()
             count += len(group)
     written.follow()  # the footer
     return count
 
 
-def _row_group(rows: Sequence[_Row], schema: pa.Schema) -> pa.Table:
-    """Returns a row group whose frames are one chunk per row, without a copy."""
+def _row(clip: Clip, decoded: DecodedClip, schema: pa.Schema) -> pa.RecordBatch:
+    """Returns one row, without a copy of the frames."""
+    _, height, width, _ = decoded.frames.shape
+    values = {**vars(clip), **vars(decoded), "source_path": clip.path}
+    values |= {FRAME_HEIGHT: height, FRAME_WIDTH: width}
     kind = schema.field(FRAMES_COLUMN).type
-    frames = pa.chunked_array([_one_value(row.frames, kind) for row in rows], kind)
+    buffers = [None, pa.py_buffer(decoded.frames)]
+    if not pa.types.is_fixed_size_binary(kind):
+        buffers.insert(1, pa.py_buffer(np.array([0, decoded.frames.size], np.int32)))
     columns = [
-        frames
+        pa.Array.from_buffers(kind, 1, buffers)
         if field.name == FRAMES_COLUMN
-        else pa.array([row.small[field.name] for row in rows], field.type)
+        else pa.array([values[field.name]], field.type)
         for field in schema
     ]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _one_value(frames: NDArray[np.uint8], kind: pa.DataType) -> pa.Array:
-    """Returns an array with one binary value, of fixed or variable size."""
-    pixels = pa.py_buffer(frames)
-    if pa.types.is_fixed_size_binary(kind):
-        return pa.Array.from_buffers(kind, 1, [None, pixels])
-    ends = pa.py_buffer(np.array([0, frames.size], np.int32))
-    return pa.Array.from_buffers(kind, 1, [None, ends, pixels])
-
-
-def _small_columns(clip: Clip, decoded: DecodedClip) -> dict[str, Any]:
-    of_clip = ("video_id", "split", "label", "class_name", "captions")
-    of_video = (
-        *("frame_index", "frame_time", "num_frames", "fps", "duration", "width", "height"),
-        *("source_sha256", "decoder"),
-    )
-    return {
-        **{name: getattr(clip, name) for name in of_clip},
-        **{name: getattr(decoded, name) for name in of_video},
-        FRAME_HEIGHT: decoded.frames.shape[1],
-        FRAME_WIDTH: decoded.frames.shape[2],
-        "source_path": clip.path,
-    }
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
