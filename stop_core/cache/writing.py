@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,9 @@ from stop_core.storage.atomic import FileFollower, appearing, leave_memory
 from stop_core.storage.documents import MOST_TABLE, read_batches
 from stop_core.storage.local_copies import LocalCopy, local_files
 from stop_core.storage.paths import StoragePath, local_file
+
+_Row = dict[str, Any]
+"""The columns of a clip by name; `frames` is an array of one value."""
 
 
 def write_shard(
@@ -61,7 +65,7 @@ def write_shard(
     path, schema = shard_path(cache, plan.name), shard_schema(config, plan.name)
     there = ShardRecord.load(cache, plan.name)
     attempts: dict[str, int] = {}
-    kept: Iterator[pa.RecordBatch] = iter(())
+    kept: Iterator[_Row] = iter(())
     if there is not None and there.identity == identity:
         # The sources are unchanged, so earlier attempts count. The old record stays until the new
         # one replaces it. After an interruption between file and record their sizes differ, and
@@ -102,10 +106,10 @@ def _all_rows(
     schema: pa.Schema,
     found: set[str],
     decoder: DecodeProcess,
-    kept: Iterator[pa.RecordBatch],
+    kept: Iterator[_Row],
     attempts: dict[str, int],
     failures: list[Failure],
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[_Row]:
     """Yields the rows of a shard in the plan's order: existing rows unchanged, the others decoded.
 
     The frames of a row are valid until a row group of further rows has been requested.
@@ -118,7 +122,7 @@ def _all_rows(
     sources: deque[LocalCopy] = deque()
     results = decoder.decode(local_files((data_root / path for path in wanted), sources))
     for clip in plan.clips:
-        if row is not None and row["video_id"][0].as_py() == clip.video_id:
+        if row is not None and row["video_id"] == clip.video_id:
             yield row
             row = next(kept, None)
             continue
@@ -127,7 +131,7 @@ def _all_rows(
             result, source = next(results), sources.popleft()
             source.closing.close()
             if isinstance(result, DecodedClip) and not source.problem:
-                yield _row(clip, result, schema)
+                yield _row(clip, result, schema.field(FRAMES_COLUMN).type)
                 continue
             stage, reason = "decode", source.problem or str(result)
         tried = attempts.get(clip.video_id, 0) + 1
@@ -136,13 +140,15 @@ def _all_rows(
 
 def _read_rows(
     path: StoragePath, config: CacheConfig, schema: pa.Schema, rows: int
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[_Row]:
     """Yields the rows of a shard's file, with one row group in memory at a time."""
     most = MOST_TABLE + rows * config.most_clip_bytes
     with local_file(path) as local:
         at_once = rows_per_group(config)
         for batch in read_batches(local, schema, rows=rows, most=most, at_once=at_once):
-            yield from (batch.slice(k, 1) for k in range(len(batch)))
+            frames = batch.column(FRAMES_COLUMN)
+            for k, small in enumerate(batch.drop_columns([FRAMES_COLUMN]).to_pylist()):
+                yield small | {FRAMES_COLUMN: frames.slice(k, 1)}
 
 
 _decoder: DecodeProcess | None = None
@@ -173,33 +179,36 @@ def _write_rows(
     path: Path,
     config: CacheConfig,
     schema: pa.Schema,
-    rows: Iterator[pa.RecordBatch],
+    rows: Iterator[_Row],
     written: FileFollower,
 ) -> int:
     """Writes the rows, one row group at a time, and returns their number."""
     most, count = rows_per_group(config), 0
     with open_writer(path, schema, config.compression) as writer:
         while group := list(islice(rows, most)):
-            writer.write_table(pa.Table.from_batches(group, schema), row_group_size=len(group))
+            writer.write_table(_row_group(group, schema), row_group_size=len(group))
             written.follow()
             count += len(group)
     written.follow()  # the footer
     return count
 
 
-def _row(clip: Clip, decoded: DecodedClip, schema: pa.Schema) -> pa.RecordBatch:
-    """Returns one row, without a copy of the frames."""
+def _row_group(rows: list[_Row], schema: pa.Schema) -> pa.Table:
+    columns = [
+        pa.chunked_array([row[FRAMES_COLUMN] for row in rows], field.type)
+        if field.name == FRAMES_COLUMN
+        else pa.array([row[field.name] for row in rows], field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _row(clip: Clip, decoded: DecodedClip, kind: pa.DataType) -> _Row:
+    """Returns one row, with the frames as an array of one value of `kind`, without a copy."""
     _, height, width, _ = decoded.frames.shape
-    values = {**vars(clip), **vars(decoded), "source_path": clip.path}
-    values |= {FRAME_HEIGHT: height, FRAME_WIDTH: width}
-    kind = schema.field(FRAMES_COLUMN).type
     buffers = [None, pa.py_buffer(decoded.frames)]
     if not pa.types.is_fixed_size_binary(kind):
         buffers.insert(1, pa.py_buffer(np.array([0, decoded.frames.size], np.int32)))
-    columns = [
-        pa.Array.from_buffers(kind, 1, buffers)
-        if field.name == FRAMES_COLUMN
-        else pa.array([values[field.name]], field.type)
-        for field in schema
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    values = {**vars(clip), **vars(decoded), "source_path": clip.path}
+    sides = {FRAME_HEIGHT: height, FRAME_WIDTH: width}
+    return values | sides | {FRAMES_COLUMN: pa.Array.from_buffers(kind, 1, buffers)}
