@@ -157,13 +157,14 @@ def _at_least_one(**options: int | None) -> None:
 def _print_summary(summary: Summary, cache: str) -> None:
     manifest, config = summary.manifest, summary.manifest.config
     splits = tuple(manifest.counts)
+    size = sum(shard.file_bytes for shard in manifest.shards) / 1e6
     shown = f"{config.frames} frames of {config.size} px, "
     shown += "square" if config.crop == "center" else "whole (short side)"
     lines = [
         f"dataset      {division(manifest.dataset, manifest.fold)}",
         f"clips        {_counted(Counter(manifest.counts))}",
         f"frames       {shown}, compression {config.compression}",
-        f"size         {summary.data_bytes / 1e6:,.1f} MB in {len(manifest.shards)} shards",
+        f"size         {size:,.1f} MB in {len(manifest.shards)} shards",
         f"decoders     {_counted(summary.decoders)}",
         f"data hash    {manifest.data_hash[:12]}",
     ]

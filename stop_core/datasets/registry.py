@@ -82,7 +82,7 @@ def _read_motion_captions(root: Path) -> list[Clip]:
 # Common for videos of minutes that are described by a paragraph.
 _PARAGRAPH_FRAMES = 64
 
-_RECOGNITION = (
+_ALL = (
     Dataset("hmdb51", read_hmdb51, folds=3),
     Dataset("ucf101", read_ucf101, folds=3),
     Dataset("ssv2", read_ssv2),
@@ -91,13 +91,7 @@ _RECOGNITION = (
     Dataset("kinetics-val", read_kinetics_val),
     Dataset("folder", read_folder),
     Dataset("csv", partial(read_csv, task="recognition")),
-    Dataset(
-        "motion",
-        read_hmdb51,
-        frames=6,
-        size=32,
-        generate=_generate_motion,
-    ),
+    Dataset("motion", read_hmdb51, frames=6, size=32, generate=_generate_motion),
     Dataset(
         "motion-crowded",
         read_hmdb51,
@@ -105,8 +99,6 @@ _RECOGNITION = (
         size=32,
         generate=partial(_generate_motion, statics=8, movers=3, flickers=3, frames=24),
     ),
-)
-_RETRIEVAL = (
     Dataset("msrvtt", partial(read_msrvtt, training="9k"), "retrieval"),
     Dataset("msrvtt-7k", partial(read_msrvtt, training="7k"), "retrieval"),
     Dataset("activitynet", read_activitynet, "retrieval", frames=_PARAGRAPH_FRAMES),
@@ -125,8 +117,7 @@ _RETRIEVAL = (
         generate=_generate_motion_captions,
     ),
 )
-
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*_RECOGNITION, *_RETRIEVAL)}
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _ALL}
 
 
 def division(dataset: str, fold: int, between: str = ", fold ") -> str:

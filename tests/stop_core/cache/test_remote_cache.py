@@ -182,7 +182,8 @@ def test_what_is_not_there_is_named_by_its_uri(bucket: RemotePath) -> None:
         with skeleton_of(bucket / "videos") as root:
             DATASETS["hmdb51"].read(root, 1)
     nowhere = replace(bucket, key="no-such-bucket/cache")
-    config = CacheConfig("d", 1, 2, 16, None, (), ("train",), ("a",), "0" * 64)
+    clips = (None, (), ("train",), ("a",), "0" * 64, "recognition")
+    config = CacheConfig("d", 1, 2, 16, *clips, "center", "none")
     with pytest.raises(OSError, match=r"cannot write a cache to \w+://\S*no-such-bucket"):
         CacheJob.open(nowhere, config, [])
 
