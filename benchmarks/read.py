@@ -68,7 +68,18 @@ def write_cache(config: Config, folder: Path, compression: str, crop: str) -> Pa
     cache = folder / f"cache-{compression}-{crop}"
     clips = [Clip(f"{i}", f"{i}", "train", 0, "a", f"{i}") for i in range(config.clips)]
     made = CacheConfig(
-        *("bench", 1, config.frames, config.size, None, (), ("train",), ("a",), "0" * 64),
+        *(
+            "bench",
+            1,
+            config.frames,
+            config.size,
+            None,
+            (),
+            ("train",),
+            ("a",),
+            "0" * 64,
+            "recognition",
+        ),
         crop=crop,
         compression=compression,
     )

@@ -26,9 +26,9 @@ Resize = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 def numba_resize() -> Resize:
     """Returns the resize and crop that the decoding process uses."""
-    from stop_core.decoding.resizing import crop_frames
+    from stop_core.decoding.resizing import resize_frames
 
-    return lambda clip: crop_frames(clip, SIZE)
+    return lambda clip: resize_frames(clip, SIZE)
 
 
 def torchvision_resize() -> Resize:

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from stop_core.cache import FrameCache, Manifest
 from stop_core.cache.export import Codec, Part, PartFormat, export
+from stop_core.cache.integrity import verify
 from stop_core.cache.summary import Summary, summarise
-from stop_core.cache.verification import verify
 from stop_core.datasets.registry import division
 from stop_core.explain.contact_sheet import draw_clips
 from stop_core.storage.atomic import appearing
@@ -63,9 +63,9 @@ class VerifyCommand:
         """
         path = storage_path(self.cache)
         checked = list(verify(path))
-        problems = [problem for problem in checked if problem is not None]
+        problems = list(filter(None, checked))
         for problem in problems:
-            print_result(problem.found)
+            print_result(problem)
         if problems:
             raise RunError(
                 f"{len(problems)} of {len(checked)} files of {self.cache} are damaged: delete them "
@@ -157,13 +157,14 @@ def _at_least_one(**options: int | None) -> None:
 def _print_summary(summary: Summary, cache: str) -> None:
     manifest, config = summary.manifest, summary.manifest.config
     splits = tuple(manifest.counts)
+    size = sum(shard.file_bytes for shard in manifest.shards) / 1e6
     shown = f"{config.frames} frames of {config.size} px, "
     shown += "square" if config.crop == "center" else "whole (short side)"
     lines = [
         f"dataset      {division(manifest.dataset, manifest.fold)}",
         f"clips        {_counted(Counter(manifest.counts))}",
         f"frames       {shown}, compression {config.compression}",
-        f"size         {summary.data_bytes / 1e6:,.1f} MB in {len(manifest.shards)} shards",
+        f"size         {size:,.1f} MB in {len(manifest.shards)} shards",
         f"decoders     {_counted(summary.decoders)}",
         f"data hash    {manifest.data_hash[:12]}",
     ]

@@ -111,9 +111,9 @@ def main(config: IndexConfig) -> None:
 
 def _refuse_other_frames(cache: "FrameCache", how: "Preprocessing") -> None:
     # A video as a query is decoded as for the training; the index has to match.
-    found, size = cache.manifest, cache.manifest.size
+    found, size = cache.manifest.config, cache.manifest.config.size
     # The centre of a whole frame is the same crop if the short side equals the model's input.
-    square = found.config.crop == "center" or size == how.size
+    square = found.crop == "center" or size == how.size
     if (found.frames, size, square) == (*how.decoded, how.square):
         return
     frames, short_side = how.decoded

@@ -38,7 +38,7 @@ def summary(config: PreprocessConfig, manifest: Manifest) -> str:
     counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
     lines = [
         f"cached    {sum(manifest.counts.values())} clips of {manifest.dataset} ({counts}), "
-        f"{kind}, {manifest.frames} frames of {manifest.size} px"
+        f"{kind}, {manifest.config.frames} frames of {manifest.config.size} px"
     ]
     if manifest.failures:
         failures = read_failures(cache)

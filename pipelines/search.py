@@ -230,7 +230,7 @@ def _cached_frames(
 
     try:
         cache = FrameCache(_path(where, fetch))
-        view = View(frames=min(_FRAMES, cache.manifest.frames))
+        view = View(frames=min(_FRAMES, cache.manifest.config.frames))
         wanted = {video.split for video in videos}
         clips: dict[tuple[str, str], tuple[CachedClips, int]] = {
             (split, name): (cache.split(split), number)

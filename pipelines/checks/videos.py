@@ -136,8 +136,8 @@ def check_cache(cache: str) -> Iterator[Finding]:
         yield failure(about, one_line(problem), "run `stop cache verify` to check every file")
         return
     clips = ", ".join(f"{count} {split}" for split, count in counts.items())
-    manifest = frames.manifest
-    found = f"{cache}: {manifest.dataset}, {clips}, {manifest.frames} frames of {manifest.size} px"
+    manifest, config = frames.manifest, frames.manifest.config
+    found = f"{cache}: {config.dataset}, {clips}, {config.frames} frames of {config.size} px"
     found += f"; {manifest.failures} clips failed" if manifest.failures else ""
     advice = f"see {cache}/failures.parquet, and preprocess with --retry-failed"
     yield warn_if(manifest.failures > 0, about, found, advice)

@@ -6,13 +6,13 @@ Frames never pass through the driver: the task that decodes a shard also writes 
 few dozen bytes, so the driver's memory does not grow with the data.
 """
 
-import json
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 from stop_core.cache import CacheConfig, CacheJob, ShardPlan, write_shard
 from stop_core.decoding.process import DECODE_TIMEOUT
-from stop_core.storage.paths import StoragePath, storage_path
+from stop_core.storage.paths import StoragePath
 from stop_core.storage.private import first_line
 
 from ..cli.errors import RunError
@@ -47,15 +47,10 @@ def decode_shards(
     # retries the task of a failed worker or node three times. That is safe, because a shard is
     # written atomically, and a command tries no clip of it twice.
     records = ray.data.from_items(
-        [{"plan": plan.to_json()} for plan in plans], override_num_blocks=len(plans)
+        [{"plan": pickle.dumps(plan)} for plan in plans], override_num_blocks=len(plans)
     ).map(
-        cast(Callable[[dict[str, Any]], dict[str, Any]], write_shard_row),  # with fn_kwargs
-        fn_kwargs={
-            "config": json.dumps(job.config.to_dict()),
-            "data_root": str(data_root),
-            "cache": str(job.cache.resolve()),
-            "timeout": timeout,
-        },
+        cast(Callable[[dict[str, Any]], dict[str, Any]], write_shard_row),  # with fn_args
+        fn_args=(job.config, data_root, job.cache.resolve(), timeout),
         num_cpus=1,
     )
     try:
@@ -76,23 +71,16 @@ def decode_shards(
 
 def write_shard_row(
     row: dict[str, Any],
-    config: str,
-    data_root: str,
-    cache: str,
+    config: CacheConfig,
+    data_root: StoragePath,
+    cache: StoragePath,
     timeout: float,
 ) -> dict[str, Any]:
     """Makes one shard in a worker. A row carries its error, so that no error stops the chain."""
-    plan = ShardPlan.from_json(row["plan"])
+    plan: ShardPlan = pickle.loads(row["plan"])
     done = {"shard": plan.name, "clips": 0, "failures": 0, "error": ""}
-    cache_config = CacheConfig.from_dict(json.loads(config))
     try:
-        record = write_shard(
-            plan,
-            cache_config,
-            storage_path(data_root),
-            storage_path(cache),
-            timeout=timeout,
-        )
+        record = write_shard(plan, config, data_root, cache, timeout=timeout)
     except OSError as error:
         return done | {"error": str(error)}
     failures = sum(failure.stage == "decode" for failure in record.failures)

@@ -24,7 +24,7 @@ from stop_core.datasets import (
     remarks,
     select_clips,
 )
-from stop_core.decoding import LONGEST_SIDE, Decoder
+from stop_core.decoding import Decoder, most_bytes
 from stop_core.decoding.process import DECODE_TIMEOUT
 from stop_core.storage.escaping import in_line
 from stop_core.storage.paths import StoragePath, storage_path
@@ -118,8 +118,7 @@ class PreprocessConfig:
             raise ValueError(f"--splits needs at least one of {', '.join(SPLITS)}")
         storage_path(self.data_root or ""), storage_path(self.cache or "")  # or a ValueError
         frames, size = self.shape
-        longest = 1 if self.crop == "center" else LONGEST_SIDE
-        if frames * size * size * longest * 3 > MOST_CLIP_BYTES:
+        if most_bytes(frames, size, self.crop == "center") > MOST_CLIP_BYTES:
             raise ValueError(
                 f"--frames {frames} with --size {size} makes clips of over "
                 f"{MOST_CLIP_BYTES >> 20} MiB: choose smaller ones"

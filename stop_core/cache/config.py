@@ -1,13 +1,13 @@
 """The options of a frame cache: caches with equal options hold the same clips."""
 
 import shlex
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
 
 from stop_core.datasets import DATASETS, Clip, Dataset, Selection, Split, Task
-from stop_core.decoding import LONGEST_SIDE, Decoder
+from stop_core.decoding import Decoder, most_bytes
 from stop_core.storage.atomic import hash_json
 from stop_core.storage.documents import Name, Positive, Sha256, build
 
@@ -35,10 +35,10 @@ class CacheConfig:
     """By label; empty for retrieval."""
     clips_hash: Sha256
     """Hash of the whole clip list, which detects edited annotations."""
-    task: Task = "recognition"
-    crop: Crop = "center"
+    task: Task
+    crop: Crop
     """"center": square frames. "none": uncropped frames, for random crops in training."""
-    compression: Compression = "none"
+    compression: Compression
     decoder: Decoder = "auto"
 
     @classmethod
@@ -79,8 +79,7 @@ class CacheConfig:
     @property
     def most_clip_bytes(self) -> int:
         """Largest size of one clip's frames; the exact size if frames are square."""
-        longest = 1 if self.crop == "center" else LONGEST_SIDE
-        return self.frames * self.size * self.size * longest * 3
+        return most_bytes(self.frames, self.size, self.crop == "center")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields, ready for JSON; the decoder only where it is not the default."""
@@ -95,10 +94,6 @@ class CacheConfig:
             ValueError: if a field is missing, unknown, of another type or out of its range; the
                 message begins with `where`.
         """
-        if isinstance(values, dict):
-            values = {"decoder": "auto"} | values
-            if absent := [field.name for field in fields(cls) if field.name not in values]:
-                raise ValueError(f"{where}: config.{absent[0]}: it is missing")
         config = build(cls, values, f"{where}, config")
         if config.most_clip_bytes > MOST_CLIP_BYTES:
             raise ValueError(
@@ -132,14 +127,10 @@ class CacheConfig:
             parts.append("--data-root DIR")
         parts.append(f"--cache {shlex.quote(str(cache))} --fold {self.fold} --frames {self.frames}")
         parts.append(f"--size {self.size}")
-        if self.crop != "center":
-            parts.append(f"--crop {shlex.quote(self.crop)}")
-        if self.compression != "none":
-            parts.append(f"--compression {shlex.quote(self.compression)}")
-        if self.decoder != "auto":
-            parts.append(f"--decoder {shlex.quote(self.decoder)}")
-        if self.limit is not None:
-            parts.append(f"--limit {self.limit}")
+        usual = {"crop": "center", "compression": "none", "decoder": "auto", "limit": None}
+        for name, default in usual.items():
+            if (value := getattr(self, name)) != default:
+                parts.append(f"--{name} {shlex.quote(str(value))}")
         if self.classes:
             parts.append(f"--classes {shlex.join(self.classes)}")
         parts.append(f"--splits {shlex.join(self.splits)}")

@@ -1,11 +1,8 @@
 """Exports parts of a cache for other programs, as Parquet or as one PNG file per frame."""
 
-import os
-import secrets
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +17,7 @@ from stop_core.cache.files import shard_path
 from stop_core.cache.integrity import check_contents, local_shards
 from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_COLUMN, shard_schema
 from stop_core.cache.manifest import Manifest, ShardEntry
+from stop_core.storage.atomic import appearing_folder
 from stop_core.storage.documents import read_batches
 from stop_core.storage.names import inside
 from stop_core.storage.paths import StoragePath
@@ -65,7 +63,9 @@ def export(
     folder = local_shards(cache, manifest, entries)
     check_contents(folder, entries)
     rows = _chosen(folder, entries, part, manifest.config)
-    with _appearing_folder(to) as staging:
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ValueError(f"{to} is not an empty folder: choose another --to")
+    with appearing_folder(to) as staging:
         count = (
             _write_parquet(rows, staging, codec) if kind == "parquet" else _write_png(rows, staging)
         )
@@ -108,17 +108,14 @@ def _chosen(
 
 def _write_parquet(rows: Iterator[tuple[str, pa.Table]], folder: Path, codec: Codec) -> int:
     """Writes one file per shard, with the metadata of its schema; returns the number of rows."""
-    count, writer, current = 0, None, ""
-    for name, table in rows:
-        if writer is None or name != current:
-            if writer is not None:
-                writer.close()
-            path, current = inside(folder, f"{name}.parquet"), name
-            writer = pq.ParquetWriter(path, table.schema, compression=codec.upper())
-        writer.write_table(table)
-        count += len(table)
-    if writer is not None:
-        writer.close()
+    count = 0
+    for name, parts in groupby(rows, key=lambda row: row[0]):
+        _, first = next(parts)
+        path = inside(folder, f"{name}.parquet")
+        with pq.ParquetWriter(path, first.schema, compression=codec.upper()) as writer:
+            for table in chain([first], (table for _, table in parts)):
+                writer.write_table(table)
+                count += len(table)
     return count
 
 
@@ -135,17 +132,3 @@ def _write_png(rows: Iterator[tuple[str, pa.Table]], folder: Path) -> int:
                 Image.fromarray(frame).save(clip / f"{index:06d}.png")
             count += 1
     return count
-
-
-@contextmanager
-def _appearing_folder(path: Path) -> Iterator[Path]:
-    """Yields a staging folder that is renamed to `path` on success and removed on an error."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{path} is not an empty folder: choose another --to")
-    staging = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(4)}.tmp")
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-        os.replace(staging, path)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

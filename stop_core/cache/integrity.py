@@ -1,24 +1,28 @@
-"""Checks that the shards of a finished cache are those that its manifest lists.
+"""Checks that the files of a finished cache are those from when it was made.
 
-Sizes and footers are compared first, which takes milliseconds. Contents are hashed once per
-machine, during training in the background of the first epoch.
+A reader compares sizes and footers of shards with the manifest first, which takes milliseconds.
+Contents are hashed once per machine, during training in the background of the first epoch.
+`verify` hashes every file, and names all that differ.
 """
 
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.fetching import fetch_shards
-from stop_core.cache.files import shard_path
+from stop_core.cache.files import FAILURES, JOB, RECORDS, read_checked_json, record_path, shard_path
 from stop_core.cache.hashed import HashedFiles, stamp
 from stop_core.cache.layout import CONFIG_KEY, SHARD
-from stop_core.cache.manifest import Manifest, ShardEntry
+from stop_core.cache.manifest import Manifest, ShardEntry, read_job
 from stop_core.cache.mapping import read_footer, remedy
-from stop_core.storage.atomic import hash_json
+from stop_core.cache.shards import ShardRecord
+from stop_core.storage.atomic import hash_file, hash_json
+from stop_core.storage.documents import build
+from stop_core.storage.names import inside
 from stop_core.storage.paths import StoragePath
 
 _THREADS = 8
@@ -159,3 +163,68 @@ class BackgroundCheck:
                     "compared with the manifest: give the same command again"
                 )
             self._verified.add(entry)
+
+
+def verify(cache: StoragePath) -> Iterator[str]:
+    """Checks the manifest, then every file; yields a problem for each, empty if there is none.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no finished cache, or its manifest is damaged.
+    """
+    manifest = Manifest.load(cache)
+    yield ""
+    yield _job_problem(cache, manifest)
+    yield _hash_problem(cache / FAILURES, manifest.failures_sha256)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(
+            lambda entry: _hash_problem(shard_path(cache, entry.name), entry.sha256),
+            manifest.shards,
+        )
+    entries = {entry.name: entry for entry in manifest.shards}
+    # A shard without any cached clip has a record and no file.
+    records = (path.name for path in inside(cache, RECORDS).iterdir() if path.name[0] != ".")
+    failures, readable = 0, True
+    for name in sorted(entries.keys() | {name.removesuffix(".json") for name in records}):
+        problem, count = _record_problem(cache, name, entries.get(name))
+        failures, readable = failures + count, readable and not problem
+        yield problem
+    if readable and failures != manifest.failures:
+        yield (
+            f"{cache / RECORDS}: the records list {failures} failures and the manifest "
+            f"{manifest.failures}"
+        )
+
+
+def _job_problem(cache: StoragePath, manifest: Manifest) -> str:
+    path = cache / JOB
+    try:
+        config = read_job(cache)
+    except FileNotFoundError:
+        return f"{path}: it is gone"
+    except ValueError as error:
+        return str(error)
+    return "" if config == manifest.config else f"{path}: its options are not the manifest's"
+
+
+def _hash_problem(path: StoragePath, expected: str) -> str:
+    try:
+        found = hash_file(path)
+    except FileNotFoundError:
+        return f"{path}: it is gone"
+    except OSError as error:
+        return f"{path}: it cannot be read ({error})"
+    return "" if found == expected else f"{path}: its hash is not the one recorded"
+
+
+def _record_problem(cache: StoragePath, name: str, entry: ShardEntry | None) -> tuple[str, int]:
+    """Returns the problem of a record, if any, and the number of failures that it lists."""
+    path = record_path(cache, name)
+    try:
+        record = build(ShardRecord, read_checked_json(path), path)
+    except FileNotFoundError:
+        return f"{path}: it is gone", 0
+    except ValueError as error:
+        return str(error), 0
+    expected = (entry.rows, entry.file_bytes, entry.sha256) if entry else (0, 0, "")
+    fits = (record.rows, record.file_bytes, record.sha256) == expected
+    return "" if fits else f"{path}: it does not fit the manifest", len(record.failures)

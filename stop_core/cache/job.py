@@ -32,8 +32,14 @@ from stop_core.cache.files import (
     write_checked_json,
 )
 from stop_core.cache.manifest import Manifest, ShardEntry, read_job
-from stop_core.cache.retrying import begin_retry, still_to_retry
-from stop_core.cache.shards import Failure, ShardPlan, ShardRecord, plan_shards
+from stop_core.cache.shards import (
+    Failure,
+    ShardPlan,
+    ShardRecord,
+    begin_retry,
+    plan_shards,
+    still_to_retry,
+)
 from stop_core.datasets import Clip
 from stop_core.storage.atomic import appearing, hash_file, is_leftover
 from stop_core.storage.documents import read_parquet

@@ -15,7 +15,10 @@ reader opens the same files.
 """
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +60,7 @@ _GROUP_BYTES = 1 << 23
 _ZSTD_LEVEL = 3
 _LONGEST_PAGE_HEADER = 256
 _LENGTH_BYTES = 4
+_THREE_INTEGERS = re.compile(rb"\x15([\x80-\xff]*[\x00-\x7f])" * 3, re.DOTALL)
 
 
 def rows_per_group(config: CacheConfig) -> int:
@@ -102,29 +106,30 @@ def open_writer(path: Path, schema: pa.Schema, compression: str = "none") -> pq.
 
 @dataclass(frozen=True)
 class RowPlaces:
-    """Offsets and sizes of the frames of each row of a file, or of their compressed pages."""
+    """Where the frames of each row of a file are, or their compressed pages."""
 
-    start: NDArray[np.int64]
-    """[rows], bytes from the start of the file."""
-    length: NDArray[np.int64]
-    """[rows], bytes of the frames."""
-    stored: NDArray[np.int64]
-    """[rows], bytes to read from `start`: `length`, or the compressed page."""
+    start: list[int]
+    """Bytes from the start of the file."""
+    stored: list[int]
+    """Bytes to read from `start`: the frames, or the compressed page."""
     prefix: int
     """Bytes of a decompressed page before the frames."""
     compressed: bool
 
 
-def row_places(metadata: pq.FileMetaData, data: NDArray[np.uint8], where: Path) -> RowPlaces:
-    """Returns the offset and size of the frames of each row.
+def row_places(
+    metadata: pq.FileMetaData, data: NDArray[np.uint8], where: Path, lengths: Sequence[int]
+) -> RowPlaces:
+    """Returns the place of the frames of each row.
 
     Args:
         metadata: the footer of the file.
         data: the memory map of the file.
         where: the path, for messages.
+        lengths: bytes of the frames of each row that the file should have.
 
     Raises:
-        ValueError: if the column `frames` is not laid out as this module says.
+        ValueError: if the column `frames` does not have such rows, laid out as this module says.
     """
     names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     if FRAMES_COLUMN not in names:
@@ -133,69 +138,59 @@ def row_places(metadata: pq.FileMetaData, data: NDArray[np.uint8], where: Path) 
         )
     column = names.index(FRAMES_COLUMN)
     chunks = [metadata.row_group(g).column(column) for g in range(metadata.num_row_groups)]
-    fixed = metadata.schema.column(column).length  # 0 if each value has its own length
+    counts = [chunk.num_values for chunk in chunks]
+    if sum(counts) != len(lengths) or min(counts, default=0) < 0:
+        raise ValueError(
+            f"{where} holds {sum(counts)} rows, and the manifest says {len(lengths)}: preprocess "
+            "again into another --cache"
+        )
+    prefix = 0 if metadata.schema.column(column).length else _LENGTH_BYTES
     compressed = any(chunk.compression == "ZSTD" for chunk in chunks)
-    groups = [_group_places(chunk, data, fixed, compressed, where) for chunk in chunks]
-    start, length, stored = np.concatenate([np.empty((3, 0), np.int64), *groups], axis=1)
-    return RowPlaces(start, length, stored, 0 if fixed else _LENGTH_BYTES, compressed)
+    places = RowPlaces([], [], prefix, compressed)
+    rest = iter(lengths)
+    for chunk in chunks:
+        own = list(islice(rest, chunk.num_values))
+        if problem := _add_group(places, chunk, data, own):
+            raise ValueError(
+                f"{where}: the column {FRAMES_COLUMN!r} is {problem}, so its rows cannot be "
+                "mapped; was it rewritten by another program? Read it with pyarrow, or preprocess "
+                "again"
+            )
+    return places
 
 
-def _group_places(
-    chunk: pq.ColumnChunkMetaData,
-    data: NDArray[np.uint8],
-    fixed: int,
-    compressed: bool,
-    where: Path,
-) -> NDArray[np.int64]:
-    """Returns start, length and stored bytes of the rows of one row group, [3, rows]."""
-    rows = int(chunk.num_values)
-    header = data[chunk.data_page_offset : chunk.data_page_offset + _LONGEST_PAGE_HEADER]
-    page, stored = _page_sizes(header.tobytes())
-    end = int(chunk.data_page_offset + chunk.total_compressed_size)
-    problem = _problem(chunk, page, fixed, compressed)
-    if not problem and compressed:
-        return np.array([[end - stored], [page - (0 if fixed else _LENGTH_BYTES)], [stored]])
-    if not problem and fixed:
-        start = end - (rows - np.arange(rows, dtype=np.int64)) * fixed
-        return np.stack([start, np.full(rows, fixed), np.full(rows, fixed)])
-    if not problem:
-        places = _walk(data, end - page, end, rows)
-        if places is not None:
-            return places
-        problem = f"in pages of {page} bytes, not one of {rows} values with their lengths"
-    raise ValueError(
-        f"{where}: the column {FRAMES_COLUMN!r} is {problem}, so its rows cannot be mapped; "
-        "was it rewritten by another program? Read it with pyarrow, or preprocess again"
-    )
-
-
-def _problem(chunk: pq.ColumnChunkMetaData, page: int, fixed: int, compressed: bool) -> str:
-    """Returns why a column chunk cannot be mapped; empty if it can."""
-    rows = int(chunk.num_values)
-    if chunk.physical_type != ("FIXED_LEN_BYTE_ARRAY" if fixed else "BYTE_ARRAY"):
+def _add_group(
+    places: RowPlaces, chunk: pq.ColumnChunkMetaData, data: NDArray[np.uint8], lengths: list[int]
+) -> str:
+    """Adds the rows of a row group; returns why it cannot be mapped, empty if it can."""
+    rows, prefix, offset = len(lengths), places.prefix, int(chunk.data_page_offset)
+    page, stored = _page_sizes(data[offset : offset + _LONGEST_PAGE_HEADER].tobytes())
+    end = offset + int(chunk.total_compressed_size)
+    if chunk.physical_type != ("BYTE_ARRAY" if prefix else "FIXED_LEN_BYTE_ARRAY"):
         return f"stored as {chunk.physical_type}"
-    if chunk.compression != ("ZSTD" if compressed else "UNCOMPRESSED"):
+    if chunk.compression != ("ZSTD" if places.compressed else "UNCOMPRESSED"):
         return f"compressed with {chunk.compression}"
     if chunk.has_dictionary_page:
         return "coded with a dictionary"
-    if compressed and rows != 1:
+    if places.compressed and rows != 1:
         return f"compressed with ZSTD in row groups of {rows} rows, not one"
     # One page that holds exactly the values: no levels before them, no second page after.
-    if fixed and page != rows * fixed:
-        return f"in pages of {page} bytes, not one of {rows} x {fixed}"
+    if page != sum(lengths) + rows * prefix:
+        return f"in pages of {page} bytes, not one of {rows} values of {sum(lengths)} bytes"
+    if places.compressed:
+        starts, sizes = [end - stored], [stored]
+    else:
+        starts = [end - page + sum(lengths[:k]) + (k + 1) * prefix for k in range(rows)]
+        sizes = lengths
+    if min(starts, default=0) < 0 or end > len(data):
+        return "outside the file"
+    places.start.extend(starts)
+    places.stored.extend(sizes)
+    if prefix and not places.compressed:
+        found = [int.from_bytes(data[at - prefix : at].tobytes(), "little") for at in starts]
+        if found != lengths:
+            return "filled with values of other lengths than their frames have"
     return ""
-
-
-def _walk(data: NDArray[np.uint8], at: int, end: int, rows: int) -> NDArray[np.int64] | None:
-    """Follows the lengths that precede `rows` values; None unless they end at `end`."""
-    places = []
-    for _ in range(rows):
-        if not 0 < at <= end - _LENGTH_BYTES:
-            return None
-        length = int(data[at : at + _LENGTH_BYTES].view("<u4")[0])
-        places.append((at + _LENGTH_BYTES, length, length))
-        at += _LENGTH_BYTES + length
-    return np.array(places, np.int64).reshape(rows, 3).T if at == end else None
 
 
 def _page_sizes(header: bytes) -> tuple[int, int]:
@@ -204,15 +199,11 @@ def _page_sizes(header: bytes) -> tuple[int, int]:
     The header is a Thrift compact structure whose first three fields are 32-bit integers: page
     type, uncompressed size, compressed size. 0x15 begins each: next field, integer.
     """
-    values, at = [-1, -1, -1], 0
-    for i in range(3):
-        if at >= len(header) or header[at] != 0x15:
-            return -1, -1
-        at, shift, zigzag = at + 1, 0, 0
-        while at < len(header):
-            zigzag |= (header[at] & 0x7F) << shift
-            at, shift = at + 1, shift + 7
-            if header[at - 1] < 0x80:
-                break
-        values[i] = (zigzag >> 1) ^ -(zigzag & 1)
-    return values[1], values[2]
+    found = _THREE_INTEGERS.match(header)
+    if not found:
+        return -1, -1
+    zigzags = (
+        sum((byte & 0x7F) << 7 * i for i, byte in enumerate(part)) for part in found.groups()
+    )
+    _, raw, compressed = ((zigzag >> 1) ^ -(zigzag & 1) for zigzag in zigzags)
+    return raw, compressed

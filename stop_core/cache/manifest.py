@@ -58,16 +58,6 @@ class Manifest:
         return self.config.fold
 
     @property
-    def frames(self) -> int:
-        """F, cached frames of a clip."""
-        return self.config.frames
-
-    @property
-    def size(self) -> int:
-        """Short side of a frame, in pixels."""
-        return self.config.size
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         """Class names by label, in the dataset's spelling."""
         return self.config.class_names

@@ -3,6 +3,9 @@
 Shapes: F frames of a cached clip, H rows and W columns of a frame.
 """
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,6 @@ from stop_core.cache.manifest import ShardEntry
 from stop_core.storage.documents import read_parquet, require_file, shown_text
 
 _ZSTD = pa.Codec("zstd")
-_MOST_VALUES = 1 << 20
 
 
 class MappedShard:
@@ -30,38 +32,22 @@ class MappedShard:
 
     def __init__(self, path: Path, entry: ShardEntry, config: CacheConfig) -> None:
         self._path, self._data = path, _map(path)
-        footer = read_footer(path)
-        groups = (footer.row_group(number) for number in range(footer.num_row_groups))
-        # Checked before an array of that size is allocated.
-        if any(g.column(c).num_values > _MOST_VALUES for g in groups for c in range(g.num_columns)):
-            raise _damaged(path, f"a row group has over {_MOST_VALUES:,} values")
-        self._places = row_places(footer, self._data, path)
-        ends = self._places.start + self._places.stored
-        if (self._places.start < 0).any() or (ends > len(self._data)).any():
-            raise _damaged(path, "a row would be outside the file")
         self._shapes = [config.shape] * entry.rows
         if config.crop == "none":
             sides = zip(*read_columns(path, entry.rows, FRAME_HEIGHT, FRAME_WIDTH), strict=True)
             self._shapes = [(config.frames, height, width, 3) for height, width in sides]
-        expected = [int(np.prod(shape)) for shape in self._shapes]
-        if self._places.length.tolist() != expected:
-            raise ValueError(
-                f"{path} holds {len(self._places.length)} rows of {sum(self._places.length)} bytes "
-                f"in all, and the manifest says {entry.rows} of {sum(expected)}: preprocess again "
-                "into another --cache"
-            )
+        lengths = [math.prod(shape) for shape in self._shapes]
+        self._places = row_places(read_footer(path), self._data, path, lengths)
 
     def clip(self, k: int) -> NDArray[np.uint8]:
         """Returns the frames of row k, [F, H, W, 3]: a view of the map, or decompressed."""
         places = self._places
-        start, length = int(places.start[k]), int(places.length[k])
-        data = self._data[start : start + int(places.stored[k])]
+        data = self._data[places.start[k] : places.start[k] + places.stored[k]]
         if places.compressed:
             # Decompression releases the GIL, so threads work in parallel.
-            try:
-                page = _ZSTD.decompress(pa.py_buffer(data), places.prefix + length)
-            except (pa.ArrowException, OSError) as error:
-                raise _damaged(self._path, error) from error
+            with _named(self._path):
+                size = places.prefix + math.prod(self._shapes[k])
+                page = _ZSTD.decompress(pa.py_buffer(data), size)
             data = np.frombuffer(page, np.uint8)[places.prefix :]
         return data.reshape(self._shapes[k])
 
@@ -71,37 +57,33 @@ def _map(path: Path) -> NDArray[np.uint8]:
 
     Python's `mmap` keeps a descriptor per map; a process can have 1,024, a dataset more shards.
     """
-    try:
-        with pa.memory_map(str(require_file(path))) as file:
-            return np.frombuffer(file.read_buffer(), np.uint8)
-    except FileNotFoundError as error:
-        raise _gone(path) from error
+    with _named(path), pa.memory_map(str(require_file(path))) as file:
+        return np.frombuffer(file.read_buffer(), np.uint8)
 
 
 def read_columns(path: Path, rows: int, *names: str) -> list[list[Any]]:
     """Returns whole columns of a shard of `rows` rows; ValueError if it is missing or damaged."""
     schema = pa.schema([pa.field(name, COLUMNS[name], nullable=False) for name in names])
-    try:
+    with _named(path):
         table = read_parquet(path, schema, rows=rows)
-    except FileNotFoundError as error:
-        raise _gone(path) from error
-    except ValueError as error:
-        raise _damaged(path, error) from error
     return [table[name].to_pylist() for name in names]
 
 
 def read_footer(path: Path) -> pq.FileMetaData:
     """Returns the footer of a shard; ValueError if it is missing or damaged."""
-    try:
+    with _named(path):
         return pq.read_metadata(require_file(path))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Raises the errors of reading a shard as a ValueError with its name and the remedy."""
+    try:
+        yield
     except FileNotFoundError as error:
-        raise _gone(path) from error
-    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"the shard {path} is gone: {remedy(path)}") from error
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise _damaged(path, error) from error
-
-
-def _gone(path: Path) -> ValueError:
-    return ValueError(f"the shard {path} is gone: {remedy(path)}")
 
 
 def _damaged(path: Path, error: object) -> ValueError:

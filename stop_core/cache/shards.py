@@ -1,6 +1,5 @@
 """Shards: the units of work, planned from the clip list, and written atomically."""
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -13,9 +12,11 @@ from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import (
     CACHE_FORMAT,
     CLIPS_PER_SHARD,
+    RETRY,
     read_checked_json,
     record_path,
     shard_path,
+    write_checked_json,
 )
 from stop_core.datasets import SPLITS, Clip, Split
 from stop_core.storage.atomic import hash_json
@@ -70,17 +71,6 @@ class ShardPlan:
         or removed changes it.
         """
         return hash_json([CACHE_FORMAT, DECODING, config.to_dict(), asdict(self), sources])
-
-    def to_json(self) -> str:
-        """Returns the plan as JSON, to send it to a worker."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "ShardPlan":
-        """Builds the plan from the result of `to_json`."""
-        values = json.loads(text)
-        clips = (Clip(**clip | {"captions": tuple(clip["captions"])}) for clip in values["clips"])
-        return cls(values["name"], values["split"], tuple(clips))
 
 
 @dataclass(frozen=True)
@@ -147,3 +137,25 @@ def _stamp(path: StoragePath) -> Stamp | None:
             raise  # the store does not answer: the source may exist
         return None
     return status.st_size, status.st_mtime_ns
+
+
+def begin_retry(cache: StoragePath, records: Sequence[ShardRecord]) -> None:
+    """Writes the hashes of the records that have retriable clips to `retry.json`, unless it exists.
+
+    A retry changes the record, even if every clip fails again. So until the manifest is written
+    and the file removed, no clip is retried twice, after an interruption or when Ray repeats a
+    task.
+    """
+    hashes = {r.name: hash_json(r.to_dict()) for r in records if r.has_retriable}
+    if hashes and not (cache / RETRY).is_file():
+        write_checked_json(cache / RETRY, {"records": hashes})
+
+
+def still_to_retry(cache: StoragePath, records: Sequence[ShardRecord]) -> frozenset[str]:
+    """Returns the names of the shards among `records` that `begin_retry` saw, and as they were."""
+    if not (cache / RETRY).is_file():
+        return frozenset()
+    begun = read_checked_json(cache / RETRY).get("records")
+    if not isinstance(begun, dict):
+        raise ValueError(f"{cache / RETRY} lists no records: delete it, and run the command again")
+    return frozenset(r.name for r in records if begun.get(r.name) == hash_json(r.to_dict()))

@@ -26,8 +26,6 @@ class Summary:
     """Clips by decoder."""
     failures: Counter[str]
     """Failed clips by reason."""
-    data_bytes: int
-    """Size of all shard files."""
 
 
 def summarise(cache: StoragePath) -> Summary:
@@ -49,14 +47,7 @@ def summarise(cache: StoragePath) -> Summary:
             classes.setdefault(name, Counter())[entry.split] += 1
         captions[entry.split] += sum(map(len, sentences))
         decoders.update(served)
-    return Summary(
-        manifest,
-        classes,
-        captions,
-        decoders,
-        count_reasons(read_failures(cache)),
-        sum(entry.file_bytes for entry in manifest.shards),
-    )
+    return Summary(manifest, classes, captions, decoders, count_reasons(read_failures(cache)))
 
 
 def count_reasons(failures: Iterable[Failure]) -> Counter[str]:

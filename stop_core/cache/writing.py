@@ -3,15 +3,13 @@
 import atexit
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import record_path, shard_path, write_checked_json
@@ -23,15 +21,17 @@ from stop_core.cache.layout import (
     rows_per_group,
     shard_schema,
 )
-from stop_core.cache.retrying import still_to_retry
-from stop_core.cache.shards import Failure, ShardPlan, ShardRecord
+from stop_core.cache.shards import Failure, ShardPlan, ShardRecord, still_to_retry
 from stop_core.datasets import Clip
-from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess
+from stop_core.decoding import DecodedClip, DecodeProcess
 from stop_core.decoding.process import DECODE_TIMEOUT
 from stop_core.storage.atomic import FileFollower, appearing, leave_memory
 from stop_core.storage.documents import MOST_TABLE, read_batches
 from stop_core.storage.local_copies import LocalCopy, local_files
 from stop_core.storage.paths import StoragePath, local_file
+
+_Row = dict[str, Any]
+"""The columns of a clip by name; `frames` is an array of one value."""
 
 
 def write_shard(
@@ -46,9 +46,8 @@ def write_shard(
 
     A clip that is missing or cannot be decoded becomes a failure in the record. At most one row
     group of frames and one clip are in memory. A complete shard is not changed, so a worker that
-    outlives its driver cannot disturb a resumed run. If its failed clips are to be retried
-    (`retrying`), only they are decoded, and the rewritten file has the same bytes as if they had
-    been decoded the first time.
+    outlives its driver cannot disturb a resumed run. If its failed clips are to be retried, only
+    they are decoded, and the rewritten file has the bytes of a first attempt that succeeds.
 
     Args:
         plan: the clips.
@@ -63,6 +62,7 @@ def write_shard(
     # Read before decoding, so that a source that changes meanwhile is noticed by the next run.
     sources = plan.sources(data_root)
     identity = plan.identity(config, sources)
+    path, schema = shard_path(cache, plan.name), shard_schema(config, plan.name)
     there = ShardRecord.load(cache, plan.name)
     attempts: dict[str, int] = {}
     kept: Iterator[_Row] = iter(())
@@ -75,14 +75,13 @@ def write_shard(
             if not (there.has_retriable and still_to_retry(cache, [there])):
                 return there
             if there.rows:
-                kept = _read_rows(shard_path(cache, plan.name), config, there.rows)
+                kept = _read_rows(path, config, schema, there.rows)
     else:
         record_path(cache, plan.name).unlink(missing_ok=True)
-    path = shard_path(cache, plan.name)
     failures: list[Failure] = []
     decoder = _decode_process(config, timeout)
     found = {clip.path for clip, stamp in zip(plan.clips, sources, strict=True) if stamp}
-    rows = _all_rows(plan, data_root, found, decoder, kept, attempts, failures)
+    rows = _all_rows(plan, data_root, schema, found, decoder, kept, attempts, failures)
     first = next(rows, None)
     if first is None:
         path.unlink(missing_ok=True)
@@ -91,7 +90,6 @@ def write_shard(
         with appearing(path) as staging:
             # Pages of a file for an object store stay in memory for the upload.
             written = FileFollower(staging, leave=isinstance(path, Path))
-            schema = shard_schema(config, plan.name)
             count = _write_rows(staging, config, schema, chain([first], rows), written)
         if isinstance(path, Path):
             leave_memory(path)  # pages that were still being written before
@@ -102,17 +100,10 @@ def write_shard(
     return record
 
 
-@dataclass(frozen=True)
-class _Row:
-    small: dict[str, Any]
-    """All columns except the frames."""
-    frames: NDArray[np.uint8]
-    """[T, H, W, 3]; valid until a row group of further rows has been requested."""
-
-
 def _all_rows(
     plan: ShardPlan,
     data_root: StoragePath,
+    schema: pa.Schema,
     found: set[str],
     decoder: DecodeProcess,
     kept: Iterator[_Row],
@@ -121,14 +112,9 @@ def _all_rows(
 ) -> Iterator[_Row]:
     """Yields the rows of a shard in the plan's order: existing rows unchanged, the others decoded.
 
-    Args:
-        plan: the clips.
-        data_root: the folder that their paths are relative to.
-        found: the paths of the existing files.
-        decoder: decodes the clips without a row.
-        kept: existing rows, in the plan's order.
-        attempts: number of earlier failures by video id.
-        failures: clips without a row are appended here.
+    The frames of a row are valid until a row group of further rows has been requested.
+    `found` are the paths of the existing files, `attempts` the numbers of earlier failures by video
+    id; clips without a row are appended to `failures`.
     """
     row = next(kept, None)
     old = {clip.video_id for clip in plan.clips} - set(attempts) if row is not None else set()
@@ -136,34 +122,33 @@ def _all_rows(
     sources: deque[LocalCopy] = deque()
     results = decoder.decode(local_files((data_root / path for path in wanted), sources))
     for clip in plan.clips:
-        if row is not None and row.small["video_id"] == clip.video_id:
+        if row is not None and row["video_id"] == clip.video_id:
             yield row
             row = next(kept, None)
             continue
-        tried = attempts.get(clip.video_id, 0) + 1
-        if clip.path not in found:
-            failures.append(_failure(clip, "find", "no such file", tried))
-            continue
-        result, source = next(results), sources.popleft()
-        with source.closing:
-            if source.problem or isinstance(result, DecodeError):
-                reason = source.problem or str(result)
-                failures.append(_failure(clip, "decode", reason, tried))
+        stage, reason = "find", "no such file"
+        if clip.path in found:
+            result, source = next(results), sources.popleft()
+            source.closing.close()
+            if isinstance(result, DecodedClip) and not source.problem:
+                yield _row(clip, result, schema.field(FRAMES_COLUMN).type)
                 continue
-        yield _Row(_small_columns(clip, result), result.frames)
+            stage, reason = "decode", source.problem or str(result)
+        tried = attempts.get(clip.video_id, 0) + 1
+        failures.append(Failure(clip.video_id, clip.path, clip.split, stage, reason, tried))
 
 
-def _read_rows(path: StoragePath, config: CacheConfig, rows: int) -> Iterator[_Row]:
+def _read_rows(
+    path: StoragePath, config: CacheConfig, schema: pa.Schema, rows: int
+) -> Iterator[_Row]:
     """Yields the rows of a shard's file, with one row group in memory at a time."""
-    schema = shard_schema(config, path.name.removesuffix(".parquet"))
     most = MOST_TABLE + rows * config.most_clip_bytes
     with local_file(path) as local:
         at_once = rows_per_group(config)
         for batch in read_batches(local, schema, rows=rows, most=most, at_once=at_once):
             frames = batch.column(FRAMES_COLUMN)
-            for i, small in enumerate(batch.drop_columns([FRAMES_COLUMN]).to_pylist()):
-                pixels = np.frombuffer(frames[i].as_buffer(), np.uint8)
-                yield _Row(small, pixels.reshape(-1, small[FRAME_HEIGHT], small[FRAME_WIDTH], 3))
+            for k, small in enumerate(batch.drop_columns([FRAMES_COLUMN]).to_pylist()):
+                yield small | {FRAMES_COLUMN: frames.slice(k, 1)}
 
 
 _decoder: DecodeProcess | None = None
@@ -178,7 +163,7 @@ def _decode_process(config: CacheConfig, timeout: float) -> DecodeProcess:
     wanted = DecodeProcess(
         config.frames, config.size, timeout, square, kept, config.decoder, hashed=True
     )
-    if _decoder is None or not _decoder.does_the_same(wanted):
+    if _decoder != wanted:
         _close_decoder()
         _decoder = wanted
     return _decoder
@@ -188,10 +173,6 @@ def _close_decoder() -> None:
     # A forked process inherits this variable, and must not close the parent's decoder.
     if _decoder is not None and _decoder.owner == os.getpid():
         _decoder.close()
-
-
-def _failure(clip: Clip, stage: str, error: str, attempts: int) -> Failure:
-    return Failure(clip.video_id, clip.path, clip.split, stage, error, attempts)
 
 
 def _write_rows(
@@ -212,45 +193,22 @@ def _write_rows(
     return count
 
 
-def _row_group(rows: Sequence[_Row], schema: pa.Schema) -> pa.Table:
-    """Returns a row group whose frames are one chunk per row, without a copy."""
-    kind = schema.field(FRAMES_COLUMN).type
-    frames = pa.chunked_array([_one_value(row.frames, kind) for row in rows], kind)
+def _row_group(rows: list[_Row], schema: pa.Schema) -> pa.Table:
     columns = [
-        frames
+        pa.chunked_array([row[FRAMES_COLUMN] for row in rows], field.type)
         if field.name == FRAMES_COLUMN
-        else pa.array([row.small[field.name] for row in rows], field.type)
+        else pa.array([row[field.name] for row in rows], field.type)
         for field in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _one_value(frames: NDArray[np.uint8], kind: pa.DataType) -> pa.Array:
-    """Returns an array with one binary value, of fixed or variable size."""
-    pixels = pa.py_buffer(frames)
-    if pa.types.is_fixed_size_binary(kind):
-        return pa.Array.from_buffers(kind, 1, [None, pixels])
-    ends = pa.py_buffer(np.array([0, frames.size], np.int32))
-    return pa.Array.from_buffers(kind, 1, [None, ends, pixels])
-
-
-def _small_columns(clip: Clip, decoded: DecodedClip) -> dict[str, Any]:
-    return {
-        "video_id": clip.video_id,
-        "split": clip.split,
-        "label": clip.label,
-        "class_name": clip.class_name,
-        "captions": list(clip.captions),
-        FRAME_HEIGHT: decoded.frames.shape[1],
-        FRAME_WIDTH: decoded.frames.shape[2],
-        "frame_index": decoded.frame_index.tolist(),
-        "frame_time": decoded.frame_time.tolist(),
-        "num_frames": decoded.num_frames,
-        "fps": decoded.fps,
-        "duration": decoded.duration,
-        "width": decoded.width,
-        "height": decoded.height,
-        "source_path": clip.path,
-        "source_sha256": decoded.source_sha256,
-        "decoder": decoded.decoder,
-    }
+def _row(clip: Clip, decoded: DecodedClip, kind: pa.DataType) -> _Row:
+    """Returns one row, with the frames as an array of one value of `kind`, without a copy."""
+    _, height, width, _ = decoded.frames.shape
+    buffers = [None, pa.py_buffer(decoded.frames)]
+    if not pa.types.is_fixed_size_binary(kind):
+        buffers.insert(1, pa.py_buffer(np.array([0, decoded.frames.size], np.int32)))
+    values = {**vars(clip), **vars(decoded), "source_path": clip.path}
+    sides = {FRAME_HEIGHT: height, FRAME_WIDTH: width}
+    return values | sides | {FRAMES_COLUMN: pa.Array.from_buffers(kind, 1, buffers)}

@@ -14,18 +14,10 @@ are read; without an id list, all that have sentences.
 from collections.abc import Iterator
 from pathlib import Path
 
-from stop_core.datasets.annotations import (
-    find_annotation,
-    get_field,
-    look_for,
-    read_annotations,
-    require_root,
-    safe_name,
-)
-from stop_core.datasets.clip import Clip, Split, captioned_clip
-from stop_core.datasets.listing import Listing
+from stop_core.datasets.annotations import get_texts, read_annotations, safe_name
+from stop_core.datasets.clip import Clip, Split
+from stop_core.datasets.data_root import DataRoot
 from stop_core.datasets.validation_split import carve_validation
-from stop_core.datasets.video_files import VideoFiles
 
 _LAYOUT = "train.json, val_1.json, train_ids.json, val_ids.json and the videos as v_<id>.mp4"
 _LISTS: tuple[tuple[str, str, Split], ...] = (
@@ -35,43 +27,24 @@ _LISTS: tuple[tuple[str, str, Split], ...] = (
 
 
 def read_activitynet(root: Path) -> list[Clip]:
-    """Lists the training, validation and test clips.
-
-    Raises:
-        FileNotFoundError: if the root or a caption file is not there.
-        ValueError: if an annotation cannot be read, or a video is in both; the message names file
-            and entry.
-    """
-    require_root(root, _LAYOUT)
-    files = VideoFiles(root)
-    listing = Listing()
+    """Lists the training, validation and test clips."""
+    data = DataRoot(root, _LAYOUT)
     for captions, ids, split in _LISTS:
-        path = find_annotation(root, captions, layout=_LAYOUT)
-        for where, video_id, paragraph in _read_paragraphs(path, look_for(root, ids)):
-            file = files.named(video_id, video_id.removeprefix("v_")) or f"videos/{video_id}.mp4"
-            clip = captioned_clip(video_id, file, split, video_id, [paragraph], where)
-            listing.add(clip, where)
-    return carve_validation(listing.finish())
+        for where, v, paragraph in _read_paragraphs(data.find(captions), data.look_for(ids)):
+            names = {"default": f"videos/{v}.mp4", "other_name": v.removeprefix("v_")}
+            data.add_captioned(where, v, split, [paragraph], source=v, **names)
+    return carve_validation(data.finish())
 
 
 def _read_paragraphs(captions: Path, ids: Path | None) -> Iterator[tuple[str, str, str]]:
     """Yields location, id and joined sentences of each video."""
     videos = read_annotations(captions, dict)
-    for video_id in _chosen(videos, ids):
+    names = list(videos) if ids is None else read_annotations(ids, list)
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{ids}: expected a list of texts in JSON")
+    for video_id in filter(videos.__contains__, names):
         where = f"{captions}, entry {video_id}"
         safe_name(video_id, where)
         if not isinstance(videos[video_id], dict):
             raise ValueError(f"{where}: expected an object, found {videos[video_id]!r}")
-        sentences = get_field(videos[video_id], "sentences", list, where)
-        if not all(isinstance(sentence, str) for sentence in sentences):
-            raise ValueError(f"{where}: expected a list of texts, found {sentences!r}")
-        yield where, video_id, " ".join(sentences)
-
-
-def _chosen(videos: dict[str, object], ids: Path | None) -> list[str]:
-    if ids is None:
-        return list(videos)
-    names = read_annotations(ids, list)
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{ids}: expected a list of texts in JSON")
-    return [name for name in names if name in videos]
+        yield where, video_id, " ".join(get_texts(videos[video_id], "sentences", where))

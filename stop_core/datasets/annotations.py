@@ -1,4 +1,4 @@
-"""Finding, reading and checking annotation files, for the readers of all datasets.
+"""Reading and checking annotation files, for the readers of all datasets.
 
 Errors name file and line. `where` is always "<file>, line <number>", or the closest to
 it that the format allows; messages begin with it.
@@ -6,7 +6,6 @@ it that the format allows; messages begin with it.
 
 import csv
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,57 +22,6 @@ MOST_ANNOTATIONS = 1 << 28
 """Size limit in bytes of an annotation that is read as a whole."""
 _AFRESH = "unpack the annotation files afresh"
 _KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
-
-
-def require_root(root: Path, layout: str) -> None:
-    """Raises FileNotFoundError unless `root` is a folder; `layout` describes its expected files."""
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"the data root {root} is not a folder: give --data-root the folder that holds {layout}"
-        )
-
-
-def require_folder(root: Path, folder: str, layout: str) -> None:
-    """Raises FileNotFoundError unless `root` holds `folder`."""
-    require_root(root, layout)
-    if not (root / folder).is_dir():
-        raise FileNotFoundError(
-            f"{root} holds no folder {folder}: unpack the dataset so that {root} holds {layout}"
-        )
-
-
-def look_for(root: Path, *names: str) -> Path | None:
-    """Returns the annotation file in `root`, or in a folder just below it; None if there is none.
-
-    Args:
-        root: the data root.
-        names: possible names of the file; the first that exists is used.
-
-    Raises:
-        ValueError: if a name exists twice.
-    """
-    with os.scandir(root) as entries:
-        below = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
-    folders = [root, *(root / name for name in sorted(below))]
-    for name in names:
-        found = [folder / name for folder in folders if (folder / name).is_file()]
-        if len(found) > 1:
-            raise ValueError(f"{name} is there twice, as {found[0]} and {found[1]}: keep one")
-        if found:
-            return found[0]
-    return None
-
-
-def find_annotation(root: Path, *names: str, layout: str) -> Path:
-    """Like `look_for`, but raises FileNotFoundError if no such file exists."""
-    require_root(root, layout)
-    path = look_for(root, *names)
-    if path is None:
-        raise FileNotFoundError(
-            f"there is no {' or '.join(names)} in {root} or in a folder just below it: "
-            f"it should hold {layout}"
-        )
-    return path
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -155,6 +103,14 @@ def get_field(
             f"{where}: expected {_KINDS[kind]} {name!r}, found {shown(value)}; {_AFRESH}"
         )
     return value
+
+
+def get_texts(entry: dict[str, Any], name: str, where: str) -> list[str]:
+    """Returns a field of a JSON object that must be a list of texts, at least one."""
+    texts: list[str] = get_field(entry, name, list, where)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{where}: expected a list of texts, found {texts!r}")
+    return texts
 
 
 def read_csv_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:

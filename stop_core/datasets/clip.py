@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -33,20 +32,6 @@ class Clip:
     """The longer video that this clip was cut from; clips of one source stay in one split."""
     captions: tuple[str, ...] = ()
     """Sentences that describe the clip, in the annotation's order; never empty for retrieval."""
-
-
-def captioned_clip(
-    video_id: str, path: str, split: Split, source: str, captions: Iterable[str], where: str
-) -> Clip:
-    """Builds a clip of a retrieval dataset, with its captions `tidied`.
-
-    Raises:
-        ValueError: if there is no caption; the message begins with `where`.
-    """
-    tidy = tuple(filter(None, map(tidied, captions)))
-    if not tidy:
-        raise ValueError(f"{where}: {video_id} has no caption; unpack the annotation files afresh")
-    return Clip(video_id, path, split, NO_LABEL, "", source, tidy)
 
 
 def tidied(text: str) -> str:

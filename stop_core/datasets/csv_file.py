@@ -10,11 +10,11 @@ val, it is carved from training, by source.
 
 from pathlib import Path
 
-from stop_core.datasets.annotations import find_annotation, read_csv_rows, safe_path
+from stop_core.datasets.annotations import read_csv_rows, safe_path
 from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split, Task, tidied
-from stop_core.datasets.listing import Listing, number_classes
-from stop_core.datasets.validation_split import carve_validation
-from stop_core.datasets.video_files import VideoFiles
+from stop_core.datasets.data_root import DataRoot
+from stop_core.datasets.listing import number_classes
+from stop_core.datasets.validation_split import with_validation
 
 TABLE = "clips.csv"
 
@@ -22,27 +22,12 @@ TABLE = "clips.csv"
 def read_csv(root: Path, task: Task) -> list[Clip]:
     """Lists the videos of `clips.csv` in its order; labels index the sorted class names.
 
-    Args:
-        root: the folder that holds `clips.csv`, and to which its paths are relative.
-        task: "recognition" needs the column `label`, "retrieval" the column `caption`.
-
-    Raises:
-        FileNotFoundError: if the root or the table is not there.
-        ValueError: if a row cannot be read; the message names file and line.
+    For recognition it needs the column `label`, for retrieval the column `caption`.
     """
     column = "label" if task == "recognition" else "caption"
-    layout = f"{TABLE} with the columns path, split, {column}, and the videos"
-    clips = _read_rows(root, find_annotation(root, TABLE, layout=layout), column)
-    clips = clips if task == "retrieval" else number_classes(clips)
-    has_val = any(clip.split == "val" for clip in clips)
-    return clips if has_val else carve_validation(clips)
-
-
-def _read_rows(root: Path, table: Path, column: str) -> list[Clip]:
+    data = DataRoot(root, f"{TABLE} with the columns path, split, {column}, and the videos")
     split_of: dict[str, Split] = {split: split for split in SPLITS}
-    files = VideoFiles(root)
-    listing = Listing()
-    for where, row in read_csv_rows(table, "path", "split", column):
+    for where, row in read_csv_rows(data.find(TABLE), "path", "split", column):
         path = safe_path(row["path"], where)
         names = ("split", "label", "caption", "source")
         values = {name: tidied(row.get(name, "")) for name in names}
@@ -56,6 +41,7 @@ def _read_rows(root: Path, table: Path, column: str) -> list[Clip]:
         label = values["label"] if column == "label" else ""
         captions = tuple(filter(None, [values["caption"]]))
         source = values["source"] or path
-        clip = Clip(path, files.at(path), split, NO_LABEL, label, source, captions)
-        listing.add(clip, where, again="caption" in row)
-    return listing.finish()
+        clip = Clip(path, data.files.at(path), split, NO_LABEL, label, source, captions)
+        data.add(clip, where, again="caption" in row)
+    clips = data.finish()
+    return with_validation(clips if task == "retrieval" else number_classes(clips))

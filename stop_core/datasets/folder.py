@@ -12,24 +12,19 @@ that a clip was cut from.
 
 from pathlib import Path
 
-from stop_core.datasets.annotations import class_label, require_root
+from stop_core.datasets.annotations import class_label
 from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split
+from stop_core.datasets.data_root import DataRoot
 from stop_core.datasets.listing import number_classes
-from stop_core.datasets.validation_split import carve_validation
-from stop_core.datasets.video_files import VideoFiles, video_key
+from stop_core.datasets.validation_split import with_validation
+from stop_core.datasets.video_files import video_key
 
 _LAYOUT = "train/<class>/*.mp4 and test/<class>/*.mp4, or <class>/*.mp4"
 
 
 def read_folder(root: Path) -> list[Clip]:
-    """Lists the videos below a folder by class and name; labels index the sorted class names.
-
-    Raises:
-        FileNotFoundError: if the root is not there.
-        ValueError: if the layout is another one; the message names the wrong file.
-    """
-    require_root(root, _LAYOUT)
-    files = VideoFiles(root).paths
+    """Lists the videos below a folder by class and name; labels index the sorted class names."""
+    files = DataRoot(root, _LAYOUT).files.paths
     if not files:
         raise ValueError(f"there is no video below {root}: it should hold {_LAYOUT}")
     has_splits = (root / "train").is_dir()
@@ -37,7 +32,10 @@ def read_folder(root: Path) -> list[Clip]:
     clips: list[Clip] = []
     sources: dict[str, str] = {}
     for path in files:
-        _check_text(root, path)
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the name {path!r} below {root} is not in UTF-8: rename it") from None
         first, _, rest = path.partition("/")
         split = split_of.get(first) if has_splits else "train"
         class_name, _, name = (rest if has_splits else path).partition("/")
@@ -52,13 +50,4 @@ def read_folder(root: Path) -> list[Clip]:
         # a.mov and a.mp4 may be one video, and stay in one split.
         source = sources.setdefault(video_key(path), path)
         clips.append(Clip(path, path, split, NO_LABEL, label, source))
-    clips = number_classes(clips)
-    has_val = any(clip.split == "val" for clip in clips)
-    return clips if has_val else carve_validation(clips)
-
-
-def _check_text(root: Path, path: str) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"the name {path!r} below {root} is not in UTF-8: rename it") from None
+    return with_validation(number_classes(clips))

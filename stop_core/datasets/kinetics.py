@@ -13,11 +13,11 @@ validation from training by YouTube video.
 from collections.abc import Iterator
 from pathlib import Path
 
-from stop_core.datasets.annotations import find_annotation, read_csv_rows, require_root, safe_name
+from stop_core.datasets.annotations import read_csv_rows, safe_name
 from stop_core.datasets.clip import NO_LABEL, Clip, Split, tidied
-from stop_core.datasets.listing import Listing, number_classes
+from stop_core.datasets.data_root import DataRoot
+from stop_core.datasets.listing import number_classes
 from stop_core.datasets.validation_split import carve_validation
-from stop_core.datasets.video_files import VideoFiles
 
 _LAYOUT = (
     "annotations/ with train.csv, val.csv and test.csv, and the videos as "
@@ -27,12 +27,7 @@ _FILES = {"train": ("train",), "validation": ("val", "validate"), "test": ("test
 
 
 def read_kinetics(root: Path) -> list[Clip]:
-    """Lists the official training, validation and test clips; labels index the sorted classes.
-
-    Raises:
-        FileNotFoundError: if the root or a list is not there.
-        ValueError: if a list cannot be read, or gives no labels; the message names file and line.
-    """
+    """Lists the official training, validation and test clips; labels index the sorted classes."""
     return _read(root, {"train": "train", "validation": "val", "test": "test"})
 
 
@@ -43,21 +38,18 @@ def read_kinetics_val(root: Path) -> list[Clip]:
 
 def _read(root: Path, lists: dict[str, Split]) -> list[Clip]:
     """Lists the clips of `lists`, which maps official lists to splits."""
-    require_root(root, _LAYOUT)
-    files = VideoFiles(root)
-    listing = Listing()
+    data = DataRoot(root, _LAYOUT)
     for name, split in lists.items():
-        for where, youtube_id, video_id, class_name in _read_list(root, name):
-            path = files.named(video_id) or f"{_FILES[name][0]}/{class_name}/{video_id}.mp4"
-            clip = Clip(video_id, path, split, NO_LABEL, class_name, youtube_id)
-            listing.add(clip, where)
-    return number_classes(listing.finish())
+        stems = [f"{prefix}{file}" for file in _FILES[name] for prefix in ("", "kinetics_")]
+        path = data.find(*(f"{stem}.csv" for stem in stems))
+        for where, youtube_id, v, class_name in _read_list(path, name):
+            file = data.files.named(v) or f"{_FILES[name][0]}/{class_name}/{v}.mp4"
+            data.add(Clip(v, file, split, NO_LABEL, class_name, youtube_id), where)
+    return number_classes(data.finish())
 
 
-def _read_list(root: Path, name: str) -> Iterator[tuple[str, str, str, str]]:
+def _read_list(path: Path, name: str) -> Iterator[tuple[str, str, str, str]]:
     """Yields the location of each row, its YouTube id, video id and class."""
-    stems = [f"{prefix}{file}" for file in _FILES[name] for prefix in ("", "kinetics_")]
-    path = find_annotation(root, *(f"{stem}.csv" for stem in stems), layout=_LAYOUT)
     # The official test lists of 400 and 600 classes have no column for the label.
     columns = ("youtube_id", "time_start", "time_end", *(() if name == "test" else ("label",)))
     for where, row in read_csv_rows(path, *columns):

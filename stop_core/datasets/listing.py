@@ -20,7 +20,7 @@ class Listing:
 
     def __init__(self) -> None:
         self._clips: dict[str, Clip] = {}
-        self._values: dict[str, tuple[str, str, dict[str, str]]] = {}
+        self._places: dict[str, tuple[str, str, dict[str, str]]] = {}
         self._doubles: dict[str, str] = {}
 
     def finish(self) -> list[Clip]:
@@ -34,7 +34,9 @@ class Listing:
             )
         return list(self._clips.values())
 
-    def add(self, clip: Clip, where: str, *, again: bool = False, name: str = "") -> None:
+    def add(
+        self, clip: Clip, where: str, *, again: bool = False, name: str = "", unused: bool = False
+    ) -> None:
         """Adds a clip, or its captions to the clip of the same video.
 
         Args:
@@ -42,47 +44,22 @@ class Listing:
             where: its location in the annotation, for messages.
             again: whether one name can be listed several times, with a caption each time.
             name: the listed name, where the id of the clip is another one.
+            unused: whether the list has the clip in none of our splits; it is only compared.
 
         Raises:
             ValueError: if the video is listed already, and this is no further name of it.
         """
-        key = video_key(clip.video_id)
-        if self.is_new(clip, where, again=again, name=name):
-            self._clips[key] = clip
-        else:
-            first = self._clips[key]
-            self._clips[key] = replace(first, captions=first.captions + clip.captions)
-
-    def is_new(
-        self,
-        clip: Clip,
-        where: str,
-        *,
-        split: str | None = None,
-        again: bool = False,
-        name: str = "",
-    ) -> bool:
-        """Records where a video is listed; returns True for its first listing.
-
-        Args:
-            clip: as the list has it.
-            where: its place in the annotation.
-            split: the list's own word for a split that is none of ours.
-            again: as in `add`.
-            name: as in `add`.
-
-        Raises:
-            ValueError: if it is listed already, and this is no further name of it.
-        """
         key, name = video_key(clip.video_id), name or clip.video_id
-        values = {"split": split or clip.split, "class": clip.class_name}
+        values = {"split": "unused" if unused else clip.split, "class": clip.class_name}
         values["source"] = video_key(clip.source)
-        if key not in self._values:
-            self._values[key] = where, name, values
-            return True
-        first_where, first_name, first_values = self._values[key]
+        if key not in self._places:
+            self._places[key] = where, name, values
+            if not unused:
+                self._clips[key] = clip
+            return
+        first_where, first_name, first_values = self._places[key]
         called = "" if name == first_name else f" as {first_name}"
-        others = [name for name in values if values[name] != first_values[name]]
+        others = [field for field in values if values[field] != first_values[field]]
         if others or (name == first_name and not again):
             other = "".join(
                 f", with the {key} {first_values[key]!r} and not {values[key]!r}" for key in others
@@ -93,7 +70,9 @@ class Listing:
             )
         if called:
             self._doubles[name] = first_name
-        return False
+        if not unused:
+            first = self._clips[key]
+            self._clips[key] = replace(first, captions=first.captions + clip.captions)
 
 
 def number_classes(clips: Sequence[Clip]) -> list[Clip]:

@@ -13,10 +13,10 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from stop_core.datasets.annotations import find_annotation, read_lines, require_root, safe_name
-from stop_core.datasets.clip import Clip, Split, captioned_clip
-from stop_core.datasets.listing import Listing
-from stop_core.datasets.video_files import VideoFiles, video_key
+from stop_core.datasets.annotations import read_lines, safe_name
+from stop_core.datasets.clip import Clip, Split
+from stop_core.datasets.data_root import DataRoot
+from stop_core.datasets.video_files import video_key
 
 _FILES: tuple[tuple[str, Split], ...] = (
     ("LSMDC16_annos_training.csv", "train"),
@@ -28,43 +28,29 @@ _FIELDS = 6
 
 
 def read_lsmdc(root: Path) -> list[Clip]:
-    """Lists the training, validation and test clips.
-
-    Raises:
-        FileNotFoundError: if the root or an annotation file is not there.
-        ValueError: if a line cannot be read, or a clip is in two splits; the message names file
-            and line.
-    """
-    require_root(root, _LAYOUT)
-    files = VideoFiles(root)
-    listing = Listing()
+    """Lists the training, validation and test clips."""
+    data = DataRoot(root, _LAYOUT)
     for name, split in _FILES:
-        path = find_annotation(root, name, layout=_LAYOUT)
-        for clip, (where, sentences) in _read_sentences(path).items():
+        places: dict[str, str] = {}
+        sentences: dict[str, list[str]] = defaultdict(list)
+        for where, line in read_lines(data.find(name)):
+            fields = line.split("\t")
+            if len(fields) != _FIELDS:
+                raise ValueError(
+                    f"{where}: expected {_FIELDS} fields with tabs between, found {len(fields)}; "
+                    "unpack the annotation files afresh"
+                )
+            clip = safe_name(fields[0].strip(), where)
+            places.setdefault(clip, where)
+            sentences[clip].append(fields[-1])
+        for clip, where in places.items():
             movie = movie_of(video_key(clip))
-            file = files.named(clip) or f"{movie}/{clip}.avi"
-            listing.add(captioned_clip(clip, file, split, movie, sentences, where), where)
-    return listing.finish()
+            path = f"{movie}/{clip}.avi"
+            data.add_captioned(where, clip, split, sentences[clip], source=movie, default=path)
+    return data.finish()
 
 
 def movie_of(clip: str) -> str:
     """Returns the movie that a clip was cut from: the name without its two times."""
     time = r"\d\d\.\d\d\.\d\d\.\d+"
     return re.sub(rf"_{time}-{time}$", "", clip)
-
-
-def _read_sentences(path: Path) -> dict[str, tuple[str, list[str]]]:
-    """Returns where each clip is first listed, and its sentences."""
-    found: dict[str, tuple[str, list[str]]] = {}
-    sentences: dict[str, list[str]] = defaultdict(list)
-    for where, line in read_lines(path):
-        fields = line.split("\t")
-        if len(fields) != _FIELDS:
-            raise ValueError(
-                f"{where}: expected {_FIELDS} fields with tabs between, found {len(fields)}; "
-                "unpack the annotation files afresh"
-            )
-        clip = safe_name(fields[0].strip(), where)
-        sentences[clip].append(fields[-1])
-        found.setdefault(clip, (where, sentences[clip]))
-    return found

@@ -13,59 +13,39 @@ Validation is carved from training by YouTube address: several clips are cut fro
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 from stop_core.datasets.annotations import (
-    find_annotation,
     get_field,
     read_annotations,
     read_csv_rows,
     read_entries,
-    require_root,
     safe_name,
 )
-from stop_core.datasets.clip import Clip, captioned_clip
-from stop_core.datasets.listing import Listing
+from stop_core.datasets.clip import Clip, Split
+from stop_core.datasets.data_root import DataRoot
 from stop_core.datasets.validation_split import carve_validation
-from stop_core.datasets.video_files import VideoFiles
 
-TEST = "MSRVTT_JSFUSION_test.csv"
-MSRVTT_DATA = "MSRVTT_data.json"
+_TEST = "MSRVTT_JSFUSION_test.csv"
+_DATA = "MSRVTT_data.json"
 
 
 def read_msrvtt(root: Path, training: str) -> list[Clip]:
-    """Lists the training, validation and test clips.
-
-    Args:
-        root: the folder that holds the annotation files and the videos.
-        training: the size of the training list, "9k" or "7k".
-
-    Raises:
-        FileNotFoundError: if the root or an annotation file is not there.
-        ValueError: if an annotation cannot be read, or a video is in both lists; the message names
-            file and line or entry.
-    """
+    """Lists the training, validation and test clips; `training` is "9k" or "7k" clips."""
     train = f"MSRVTT_train.{training}.csv"
-    layout = f"{MSRVTT_DATA}, {train}, {TEST} and the videos as video0.mp4 and so on"
-    require_root(root, layout)
-    files = VideoFiles(root)
-    listing = Listing()
-
-    def read_list(name: str, *columns: str) -> Iterator[tuple[str, dict[str, str], str, str]]:
-        path = find_annotation(root, name, layout=layout)
-        for where, row in read_csv_rows(path, *columns):
-            video_id = safe_name(row["video_id"], where)
-            yield where, row, video_id, files.named(video_id) or f"videos/all/{video_id}.mp4"
-
-    captions, sources = _read_data(find_annotation(root, MSRVTT_DATA, layout=layout))
-    for where, _, v, path in read_list(train, "video_id"):
-        clip = captioned_clip(v, path, "train", sources.get(v, v), captions[v], where)
-        listing.add(clip, where)
-    for where, row, v, path in read_list(TEST, "video_id", "sentence"):
-        clip = captioned_clip(v, path, "test", sources.get(v, v), [row["sentence"]], where)
-        listing.add(clip, where)
-    return carve_validation(listing.finish())
+    data = DataRoot(root, f"{_DATA}, {train}, {_TEST} and the videos as video0.mp4 and so on")
+    captions, sources = _read_data(data.find(_DATA))
+    lists: tuple[tuple[Split, str, tuple[str, ...]], ...] = (
+        ("train", train, ("video_id",)),
+        ("test", _TEST, ("video_id", "sentence")),
+    )
+    for split, name, columns in lists:
+        for where, row in read_csv_rows(data.find(name), *columns):
+            v = safe_name(row["video_id"], where)
+            texts = captions[v] if split == "train" else [row["sentence"]]
+            source, path = sources.get(v, v), f"videos/all/{v}.mp4"
+            data.add_captioned(where, v, split, texts, source=source, default=path)
+    return carve_validation(data.finish())
 
 
 def _read_data(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:

@@ -18,10 +18,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from stop_core.datasets.annotations import find_annotation, read_lines, read_names, require_root
-from stop_core.datasets.clip import SPLITS, Clip, captioned_clip
-from stop_core.datasets.listing import Listing
-from stop_core.datasets.video_files import VideoFiles
+from stop_core.datasets.annotations import read_lines, read_names
+from stop_core.datasets.clip import SPLITS, Clip
+from stop_core.datasets.data_root import DataRoot
 from stop_core.storage.documents import require_file, shown_text
 
 PICKLED, OFFICIAL = "raw-captions.pkl", "AllVideoDescriptions.txt"
@@ -40,25 +39,15 @@ _LAYOUT = f"train_list.txt, val_list.txt, test_list.txt, {PICKLED} and the video
 
 
 def read_msvd(root: Path) -> list[Clip]:
-    """Lists the training, validation and test clips.
-
-    Raises:
-        FileNotFoundError: if the root or an annotation file is not there.
-        ValueError: if an annotation cannot be read, or a clip is listed twice; the message names
-            file and line.
-    """
-    require_root(root, _LAYOUT)
-    captions = _read_captions(find_annotation(root, PICKLED, OFFICIAL, layout=_LAYOUT))
-    files = VideoFiles(root)
-    listing = Listing()
+    """Lists the training, validation and test clips."""
+    data = DataRoot(root, _LAYOUT)
+    captions = _read_captions(data.find(PICKLED, OFFICIAL))
     for split in SPLITS:
-        path = find_annotation(root, f"{split}_list.txt", layout=_LAYOUT)
-        for where, name in read_names(path):
-            file = files.named(name) or f"YouTubeClips/{name}.avi"
-            source = re.sub(r"_\d+_\d+$", "", name)
-            clip = captioned_clip(name, file, split, source, captions.get(name, []), where)
-            listing.add(clip, where)
-    return listing.finish()
+        for where, name in read_names(data.find(f"{split}_list.txt")):
+            source, path = re.sub(r"_\d+_\d+$", "", name), f"YouTubeClips/{name}.avi"
+            texts = captions.get(name, [])
+            data.add_captioned(where, name, split, texts, source=source, default=path)
+    return data.finish()
 
 
 def _read_captions(path: Path) -> dict[str, list[str]]:

@@ -10,13 +10,13 @@ from stop_core.datasets.clip import Clip, Task
 from stop_core.datasets.csv_file import read_csv
 from stop_core.datasets.didemo import read_didemo
 from stop_core.datasets.folder import read_folder
-from stop_core.datasets.hmdb51 import HMDB51_FOLDS, read_hmdb51
+from stop_core.datasets.hmdb51 import read_hmdb51
 from stop_core.datasets.kinetics import read_kinetics, read_kinetics_val
 from stop_core.datasets.lsmdc import read_lsmdc
 from stop_core.datasets.msrvtt import read_msrvtt
 from stop_core.datasets.msvd import read_msvd
 from stop_core.datasets.ssv2 import read_ssv2, read_ssv2_val
-from stop_core.datasets.ucf101 import UCF101_FOLDS, read_ucf101
+from stop_core.datasets.ucf101 import read_ucf101
 from stop_core.datasets.vatex import read_vatex, read_vatex_1k5
 from stop_core.storage.documents import shown_text
 
@@ -35,8 +35,8 @@ class Dataset:
     """
 
     name: str
-    reader: Callable[[Path, int], list[Clip]]
-    """Lists the clips of a fold below a data root."""
+    reader: Callable[..., list[Clip]]
+    """Lists the clips below a data root; of a fold, its second argument, if there are several."""
     task: Task = "recognition"
     """recognition: a clip has a class. retrieval: a clip has captions."""
     folds: int = 1
@@ -55,13 +55,9 @@ class Dataset:
             ValueError: if an annotation is wrong; the message is one line of printable text.
         """
         try:
-            return self.reader(root, fold)
+            return self.reader(root, fold) if self.folds > 1 else self.reader(root)
         except ValueError as problem:
             raise ValueError(shown_text(problem, _LONGEST_MESSAGE)) from problem
-
-
-def _without_folds(read: Callable[[Path], list[Clip]]) -> Callable[[Path, int], list[Clip]]:
-    return lambda root, fold: read(root)
 
 
 def _generate_motion(root: Path, **difficulty: int) -> None:
@@ -80,28 +76,22 @@ def _generate_motion_captions(root: Path) -> None:
 def _read_motion_captions(root: Path) -> list[Clip]:
     from stop_core.datasets.motion.captions import read_captioned_motion
 
-    return read_captioned_motion(root, fold=1)
+    return read_captioned_motion(root)
 
 
 # Common for videos of minutes that are described by a paragraph.
 _PARAGRAPH_FRAMES = 64
 
-_RECOGNITION = (
-    Dataset("hmdb51", read_hmdb51, folds=HMDB51_FOLDS),
-    Dataset("ucf101", read_ucf101, folds=UCF101_FOLDS),
-    Dataset("ssv2", _without_folds(read_ssv2)),
-    Dataset("ssv2-val", _without_folds(read_ssv2_val)),
-    Dataset("kinetics", _without_folds(read_kinetics)),
-    Dataset("kinetics-val", _without_folds(read_kinetics_val)),
-    Dataset("folder", _without_folds(read_folder)),
-    Dataset("csv", _without_folds(partial(read_csv, task="recognition"))),
-    Dataset(
-        "motion",
-        read_hmdb51,
-        frames=6,
-        size=32,
-        generate=_generate_motion,
-    ),
+_ALL = (
+    Dataset("hmdb51", read_hmdb51, folds=3),
+    Dataset("ucf101", read_ucf101, folds=3),
+    Dataset("ssv2", read_ssv2),
+    Dataset("ssv2-val", read_ssv2_val),
+    Dataset("kinetics", read_kinetics),
+    Dataset("kinetics-val", read_kinetics_val),
+    Dataset("folder", read_folder),
+    Dataset("csv", partial(read_csv, task="recognition")),
+    Dataset("motion", read_hmdb51, frames=6, size=32, generate=_generate_motion),
     Dataset(
         "motion-crowded",
         read_hmdb51,
@@ -109,28 +99,25 @@ _RECOGNITION = (
         size=32,
         generate=partial(_generate_motion, statics=8, movers=3, flickers=3, frames=24),
     ),
-)
-_RETRIEVAL = (
-    Dataset("msrvtt", _without_folds(partial(read_msrvtt, training="9k")), "retrieval"),
-    Dataset("msrvtt-7k", _without_folds(partial(read_msrvtt, training="7k")), "retrieval"),
-    Dataset("activitynet", _without_folds(read_activitynet), "retrieval", frames=_PARAGRAPH_FRAMES),
-    Dataset("didemo", _without_folds(read_didemo), "retrieval", frames=_PARAGRAPH_FRAMES),
-    Dataset("vatex", _without_folds(read_vatex), "retrieval"),
-    Dataset("vatex-1k5", _without_folds(read_vatex_1k5), "retrieval"),
-    Dataset("lsmdc", _without_folds(read_lsmdc), "retrieval"),
-    Dataset("msvd", _without_folds(read_msvd), "retrieval"),
-    Dataset("csv-captions", _without_folds(partial(read_csv, task="retrieval")), "retrieval"),
+    Dataset("msrvtt", partial(read_msrvtt, training="9k"), "retrieval"),
+    Dataset("msrvtt-7k", partial(read_msrvtt, training="7k"), "retrieval"),
+    Dataset("activitynet", read_activitynet, "retrieval", frames=_PARAGRAPH_FRAMES),
+    Dataset("didemo", read_didemo, "retrieval", frames=_PARAGRAPH_FRAMES),
+    Dataset("vatex", read_vatex, "retrieval"),
+    Dataset("vatex-1k5", read_vatex_1k5, "retrieval"),
+    Dataset("lsmdc", read_lsmdc, "retrieval"),
+    Dataset("msvd", read_msvd, "retrieval"),
+    Dataset("csv-captions", partial(read_csv, task="retrieval"), "retrieval"),
     Dataset(
         "motion-captions",
-        _without_folds(_read_motion_captions),
+        _read_motion_captions,
         "retrieval",
         frames=6,
         size=32,
         generate=_generate_motion_captions,
     ),
 )
-
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (*_RECOGNITION, *_RETRIEVAL)}
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _ALL}
 
 
 def division(dataset: str, fold: int, between: str = ", fold ") -> str:

@@ -14,104 +14,80 @@ from pathlib import Path
 
 from stop_core.datasets.annotations import (
     class_label,
-    find_annotation,
     get_field,
     read_annotations,
     read_entries,
     read_lines,
-    require_root,
     safe_name,
 )
 from stop_core.datasets.clip import Clip, Split, tidied
-from stop_core.datasets.listing import Listing
+from stop_core.datasets.data_root import DataRoot
 from stop_core.datasets.validation_split import carve_validation
-from stop_core.datasets.video_files import VideoFiles
 
-SSV2_VIDEOS = "20bn-something-something-v2"
-
+_VIDEOS = "20bn-something-something-v2"
 _LAYOUT = (
-    f"{SSV2_VIDEOS}/<id>.webm and labels/ with labels.json, train.json, validation.json, test.json "
+    f"{_VIDEOS}/<id>.webm and labels/ with labels.json, train.json, validation.json, test.json "
     "and test-answers.csv"
 )
 
 
 def read_ssv2(root: Path) -> list[Clip]:
-    """Lists the official training, validation and test clips.
-
-    Raises:
-        FileNotFoundError: if the root or an annotation file is not there.
-        ValueError: if an annotation cannot be read; the message names file and line or entry.
-    """
-    reader = _Reader(root)
-    reader.read("train", "train")
-    reader.read("validation", "val")
-    reader.read_test()
-    return reader.listing.finish()
+    """Lists the official training, validation and test clips."""
+    return _read(root, {"train": "train", "validation": "val", "test": "test"})
 
 
 def read_ssv2_val(root: Path) -> list[Clip]:
     """Like `read_ssv2`, with the official validation clips as test; needs no test answers."""
-    reader = _Reader(root)
-    reader.read("train", "train")
-    reader.read("validation", "test")
-    return carve_validation(reader.listing.finish())
+    return carve_validation(_read(root, {"train": "train", "validation": "test"}))
 
 
-class _Reader:
-    """The labels, the files and the clips listed so far."""
-
-    def __init__(self, root: Path) -> None:
-        require_root(root, _LAYOUT)
-        self.root = root
-        path = self._annotation("labels")
-        # {"Holding something": "0", ...}, in the order of the numbers.
-        numbers = read_annotations(path, dict)
-        names = sorted(numbers, key=lambda name: (len(str(numbers[name])), str(numbers[name])))
-        self.labels = {class_label(name, str(path)): label for label, name in enumerate(names)}
-        if len(self.labels) < len(names):
-            twice = [name for name in names if tidied(name) != name]
-            raise ValueError(f"{path}: {twice[0]!r} is the name of another class too; remove it")
-        self.files = VideoFiles(root)
-        self.listing = Listing()
-
-    def read(self, name: str, split: Split) -> None:
-        """Lists the clips of `train` or `validation`."""
-        path = self._annotation(name)
+def _read(root: Path, lists: dict[str, Split]) -> list[Clip]:
+    """Lists the clips of `lists`, which maps official lists to splits."""
+    data = DataRoot(root, _LAYOUT)
+    labels = _read_labels(_find(data, "labels"))
+    for name, split in lists.items():
+        answers = _read_answers(data.find("test-answers.csv")) if name == "test" else None
+        path = _find(data, name)
         for where, entry in read_entries(path, read_annotations(path, list)):
-            template = get_field(entry, "template", str, where)
-            self._add(get_field(entry, "id", str, where), template, split, where)
+            if answers is None:
+                template = get_field(entry, "template", str, where)
+            v = get_field(entry, "id", str, where)
+            if answers is not None:
+                if v not in answers:
+                    raise ValueError(f"{where}: test-answers.csv has no line for the video {v}")
+                template = answers[v]
+            class_name = tidied(template.replace("[", "").replace("]", ""))
+            if class_name not in labels:
+                raise ValueError(f"{where}: labels.json does not have the class {class_name!r}")
+            safe_name(v, where)
+            file = data.files.named(v) or f"{_VIDEOS}/{v}.webm"
+            # The annotation does not say who filmed a clip, so it is its own source.
+            data.add(Clip(v, file, split, labels[class_name], class_name, source=v), where)
+    return data.finish()
 
-    def read_test(self) -> None:
-        """Lists the test clips, with their classes from the answers, `<id>;<class>` lines."""
-        path = find_annotation(self.root, "test-answers.csv", layout=_LAYOUT)
-        answers: dict[str, str] = {}
-        for where, line in read_lines(path):
-            video_id, separator, class_name = line.partition(";")
-            if not separator:
-                raise ValueError(f"{where}: expected '<id>;<class>', found {line!r}")
-            if answers.setdefault(video_id, class_name) != class_name:
-                raise ValueError(f"{where}: {video_id} has another class on a line above")
-        path = self._annotation("test")
-        for where, entry in read_entries(path, read_annotations(path, list)):
-            video_id = get_field(entry, "id", str, where)
-            if video_id not in answers:
-                raise ValueError(f"{where}: test-answers.csv has no line for the video {video_id}")
-            self._add(video_id, answers[video_id], "test", where)
 
-    def _add(self, video_id: str, template: str, split: Split, where: str) -> None:
-        class_name = tidied(template.replace("[", "").replace("]", ""))
-        if class_name not in self.labels:
-            raise ValueError(f"{where}: labels.json does not have the class {class_name!r}")
-        clip = Clip(
-            video_id=safe_name(video_id, where),
-            path=self.files.named(video_id) or f"{SSV2_VIDEOS}/{video_id}.webm",
-            split=split,
-            label=self.labels[class_name],
-            class_name=class_name,
-            source=video_id,  # the annotation does not say who filmed a clip
-        )
-        self.listing.add(clip, where)
+def _find(data: DataRoot, name: str) -> Path:
+    return data.find(f"{name}.json", f"something-something-v2-{name}.json")
 
-    def _annotation(self, name: str) -> Path:
-        names = (f"{name}.json", f"something-something-v2-{name}.json")
-        return find_annotation(self.root, *names, layout=_LAYOUT)
+
+def _read_labels(path: Path) -> dict[str, int]:
+    """Reads {"Holding something": "0", ...} into labels in the order of the numbers."""
+    numbers = read_annotations(path, dict)
+    names = sorted(numbers, key=lambda name: (len(str(numbers[name])), str(numbers[name])))
+    labels = {class_label(name, str(path)): label for label, name in enumerate(names)}
+    if len(labels) < len(names):
+        twice = [name for name in names if tidied(name) != name]
+        raise ValueError(f"{path}: {twice[0]!r} is the name of another class too; remove it")
+    return labels
+
+
+def _read_answers(path: Path) -> dict[str, str]:
+    """Reads `<id>;<class>` lines, the classes of the test clips."""
+    answers: dict[str, str] = {}
+    for where, line in read_lines(path):
+        video_id, separator, class_name = line.partition(";")
+        if not separator:
+            raise ValueError(f"{where}: expected '<id>;<class>', found {line!r}")
+        if answers.setdefault(video_id, class_name) != class_name:
+            raise ValueError(f"{where}: {video_id} has another class on a line above")
+    return answers

@@ -12,22 +12,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from stop_core.datasets.annotations import (
-    class_label,
-    find_annotation,
-    read_lines,
-    require_folder,
-    safe_name,
-)
+from stop_core.datasets.annotations import class_label, read_lines, safe_name
 from stop_core.datasets.clip import Clip, Split, tidied
-from stop_core.datasets.listing import Listing
+from stop_core.datasets.data_root import DataRoot
 from stop_core.datasets.validation_split import carve_validation
-from stop_core.datasets.video_files import VideoFiles
 
 UCF101_VIDEOS = "UCF-101"
 UCF101_SPLITS = "ucfTrainTestlist"
-UCF101_FOLDS = 3
-
 _LAYOUT = (
     f"{UCF101_VIDEOS}/<class>/*.avi and {UCF101_SPLITS}/ with classInd.txt, trainlist0<fold>.txt "
     "and testlist0<fold>.txt"
@@ -36,31 +27,23 @@ _LISTS: tuple[tuple[str, Split], ...] = (("trainlist", "train"), ("testlist", "t
 
 
 def read_ucf101(root: Path, fold: int) -> list[Clip]:
-    """Lists the training, validation and test clips of one fold; labels follow `classInd.txt`.
-
-    Raises:
-        FileNotFoundError: if the root, its videos or its lists are not there.
-        ValueError: if a line of a list cannot be read; the message names file and line.
-    """
-    require_folder(root, UCF101_VIDEOS, _LAYOUT)
-    labels = _read_labels(find_annotation(root, "classInd.txt", layout=_LAYOUT))
-    files = VideoFiles(root, UCF101_VIDEOS)
-    listing = Listing()
+    """Lists the training, validation and test clips of one fold; labels follow `classInd.txt`."""
+    data = DataRoot(root, _LAYOUT, UCF101_VIDEOS)
+    labels = _read_labels(data.find("classInd.txt"))
     for name, split in _LISTS:
-        path = find_annotation(root, f"{name}{fold:02d}.txt", layout=_LAYOUT)
-        for where, folder, file in _read_list(path, labels):
+        for where, folder, file in _read_list(data.find(f"{name}{fold:02d}.txt"), labels):
             class_name = tidied(folder)
             stem = PurePosixPath(file).stem
             clip = Clip(
                 video_id=f"{class_name}/{stem}",
-                path=files.at(f"{UCF101_VIDEOS}/{folder}/{file}"),
+                path=data.files.at(f"{UCF101_VIDEOS}/{folder}/{file}"),
                 split=split,
                 label=labels[class_name],
                 class_name=class_name,
                 source=video_group(stem, class_name),
             )
-            listing.add(clip, where, name=f"{class_name}/{file}")
-    return carve_validation(listing.finish())
+            data.add(clip, where, name=f"{class_name}/{file}")
+    return carve_validation(data.finish())
 
 
 def video_group(stem: str, class_name: str) -> str:

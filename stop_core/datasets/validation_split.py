@@ -9,12 +9,18 @@ they count as one, with the label that says so.
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from stop_core.datasets.clip import Clip
 
 FRACTION = 0.1
 SEED = 0
+
+
+def with_validation(clips: Sequence[Clip]) -> list[Clip]:
+    """Carves validation from training, unless there is a clip for validation."""
+    has_val = any(clip.split == "val" for clip in clips)
+    return list(clips) if has_val else carve_validation(clips)
 
 
 def carve_validation(
@@ -39,7 +45,7 @@ def carve_validation(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
-    carve = _Carve.of((clip for clip in clips if clip.split == "train"), fraction, seed)
+    carve = _Carve((clip for clip in clips if clip.split == "train"), fraction, seed)
     # Classes with few sources first: they have the least choice. One source for every class
     # before any class is filled up, so that a full class cannot take another's only chance.
     for label in sorted(carve.sources_of, key=lambda c: (len(carve.sources_of[c]), c)):
@@ -54,33 +60,25 @@ def carve_validation(
     ]
 
 
-@dataclass
 class _Carve:
     """The state of one carve: which sources have been chosen, and what each class has left."""
 
-    clips_of: dict[str, Counter[int]]
-    """source -> its training clips by class."""
-    sources_of: dict[int, list[str]]
-    """class -> its sources, in the seed's order."""
-    target: dict[int, int]
-    left: Counter[int]
-    moved: Counter[int] = field(default_factory=Counter)
-    chosen: set[str] = field(default_factory=set)
-
-    @classmethod
-    def of(cls, training: Iterable[Clip], fraction: float, seed: int) -> "_Carve":
-        clips_of: dict[str, Counter[int]] = defaultdict(Counter)
+    def __init__(self, training: Iterable[Clip], fraction: float, seed: int) -> None:
+        # source -> its training clips by class; class -> its sources, in the seed's order
+        self.clips_of: dict[str, Counter[int]] = defaultdict(Counter)
+        self.sources_of: dict[int, list[str]] = defaultdict(list)
+        self.left, self.moved = Counter[int](), Counter[int]()
+        self.chosen: set[str] = set()
         for clip in training:
-            clips_of[clip.source][clip.label] += 1
-        sources_of: dict[int, list[str]] = defaultdict(list)
-        for source in sorted(clips_of, key=lambda name: _rank(name, seed)):
-            for label in clips_of[source]:
-                sources_of[label].append(source)
-        left = Counter[int]()
-        for counts in clips_of.values():
-            left.update(counts)
-        target = {label: max(1, round(fraction * count)) for label, count in left.items()}
-        return cls(dict(clips_of), dict(sources_of), target, left)
+            self.clips_of[clip.source][clip.label] += 1
+            self.left[clip.label] += 1
+        # A hash, not random.shuffle: adding or removing one source leaves the order of the others.
+        for source in sorted(
+            self.clips_of, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+        ):
+            for label in self.clips_of[source]:
+                self.sources_of[label].append(source)
+        self.target = {label: max(1, round(fraction * n)) for label, n in self.left.items()}
 
     def give_one_source(self, label: int) -> None:
         """Moves one source of a class that has none yet, a small one where there is one."""
@@ -109,8 +107,3 @@ class _Carve:
         self.chosen.add(source)
         self.left.subtract(self.clips_of[source])
         self.moved.update(self.clips_of[source])
-
-
-def _rank(source: str, seed: int) -> str:
-    # A hash, not random.shuffle: adding or removing one source leaves the order of the others.
-    return hashlib.sha256(f"{seed}:{source}".encode()).hexdigest()

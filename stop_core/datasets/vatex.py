@@ -14,22 +14,20 @@ validation videos are the test: `read_vatex_1k5`, with
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from stop_core.datasets.annotations import (
-    find_annotation,
     get_field,
+    get_texts,
     read_annotations,
     read_entries,
     read_names,
-    require_root,
     safe_name,
 )
-from stop_core.datasets.clip import Clip, Split, captioned_clip
-from stop_core.datasets.listing import Listing
-from stop_core.datasets.video_files import VideoFiles, video_key
+from stop_core.datasets.clip import Clip, Split
+from stop_core.datasets.data_root import DataRoot
+from stop_core.datasets.video_files import video_key
 
 _FILES: dict[Split, str] = {
     "train": "vatex_training_v1.0.json",
@@ -39,20 +37,14 @@ _FILES: dict[Split, str] = {
 
 
 def read_vatex(root: Path) -> list[Clip]:
-    """Lists the official training, validation and public test clips.
-
-    Raises:
-        FileNotFoundError: if the root or an annotation file is not there.
-        ValueError: if an annotation cannot be read, or a video is in two splits; the message names
-            file and line or entry.
-    """
+    """Lists the official training, validation and public test clips."""
     return _read(root, "train", "val", "test")
 
 
 def read_vatex_1k5(root: Path) -> list[Clip]:
     """Like `read_vatex`, with the videos of `test_list.txt` as test in place of the public test."""
     clips = _read(root, "train", "val")
-    path = find_annotation(root, "test_list.txt", layout=f"{_FILES['train']}, {_FILES['val']}")
+    path = DataRoot(root, f"{_FILES['train']}, {_FILES['val']}").find("test_list.txt")
     validation = {clip.video_id for clip in clips if clip.split == "val"}
     chosen = set()
     for where, video_id in read_names(path):
@@ -63,23 +55,12 @@ def read_vatex_1k5(root: Path) -> list[Clip]:
 
 
 def _read(root: Path, *splits: Split) -> list[Clip]:
-    layout = f"{', '.join(_FILES[split] for split in splits)} and the videos"
-    require_root(root, layout)
-    files = VideoFiles(root)
-    listing = Listing()
+    data = DataRoot(root, f"{', '.join(_FILES[split] for split in splits)} and the videos")
     for split in splits:
-        for where, video_id, captions in _read_captions(
-            find_annotation(root, _FILES[split], layout=layout)
-        ):
-            path = files.named(video_id) or f"videos/{video_id}.mp4"
-            source = re.sub(r"_\d{6}_\d{6}$", "", video_key(video_id))
-            listing.add(captioned_clip(video_id, path, split, source, captions, where), where)
-    return listing.finish()
-
-
-def _read_captions(path: Path) -> Iterator[tuple[str, str, list[str]]]:
-    for where, entry in read_entries(path, read_annotations(path, list)):
-        captions = get_field(entry, "enCap", list, where)
-        if not all(isinstance(caption, str) for caption in captions):
-            raise ValueError(f"{where}: expected a list of texts, found {captions!r}")
-        yield where, safe_name(get_field(entry, "videoID", str, where), where), captions
+        path = data.find(_FILES[split])
+        for where, entry in read_entries(path, read_annotations(path, list)):
+            texts = get_texts(entry, "enCap", where)
+            v = safe_name(get_field(entry, "videoID", str, where), where)
+            source = re.sub(r"_\d{6}_\d{6}$", "", video_key(v))
+            data.add_captioned(where, v, split, texts, source=source, default=f"videos/{v}.mp4")
+    return data.finish()

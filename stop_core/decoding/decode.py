@@ -1,7 +1,6 @@
 """Decodes one clip."""
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +8,11 @@ from numpy.typing import NDArray
 
 from stop_core.decoding.clip import CannotOpen, DecodedClip, DecodeError, Decoder, segment_midpoints
 from stop_core.decoding.probing.containers import claimed_end
-from stop_core.decoding.resizing import crop_frames, resize_frames, resized_shape
+from stop_core.decoding.resizing import resize_frames, resized_shape
 from stop_core.decoding.with_decord import DecordVideo
 from stop_core.decoding.with_pyav import Miscounted, PyavVideo
 
-OpenVideo = DecordVideo | PyavVideo
-
-LONGEST_SIDE = 8
+_LONGEST_SIDE = 8
 """Largest ratio of the sides of an uncropped frame; a cache reserves address space for it."""
 
 
@@ -42,9 +39,7 @@ def decode_clip(
             cannot be decoded is never replaced by another one.
     """
     path = Path(path)
-    if out is None:
-        out = np.empty(most_bytes(frames, size, crop), np.uint8)
-    target = _Target(frames, size, crop, out)
+    room = np.empty(most_bytes(frames, size, crop), np.uint8) if out is None else out
     try:
         claimed = claimed_end(path)
         video = PyavVideo(path, claimed)
@@ -56,53 +51,38 @@ def decode_clip(
         raise DecodeError(str(error)) from error
     if decoder == "decord":
         with suppress(DecodeError):  # PyAV tries next, and gives the reason if it fails too
-            return _decode(DecordVideo(video), target)
+            return _decode(DecordVideo(video), frames, size, crop, room)
     try:
-        return _decode(video, target)
+        return _decode(video, frames, size, crop, room)
     except Miscounted:
         video.count()
-        return _decode(video, target)
+        return _decode(video, frames, size, crop, room)
 
 
 def most_bytes(frames: int, size: int, crop: bool) -> int:
-    """Returns the largest size in bytes of the frames of a clip."""
-    return frames * size * size * (1 if crop else LONGEST_SIDE) * 3
+    """Returns the largest size in bytes of the frames of a clip; the exact one of a crop."""
+    return frames * size * size * (1 if crop else _LONGEST_SIDE) * 3
 
 
-@dataclass(frozen=True)
-class _Target:
-    """The requested number and size of frames, and the buffer to write them to."""
-
-    frames: int
-    size: int
-    crop: bool
-    room: NDArray[np.uint8]
-
-    def take(self, rows: int, columns: int) -> NDArray[np.uint8]:
-        """Returns the part of the buffer for frames of this size, [T, H, W, 3]."""
-        height, width = self.size, self.size
-        if not self.crop:
-            if max(rows, columns) > LONGEST_SIDE * min(rows, columns):
-                raise DecodeError(f"frames of {columns} x {rows} pixels are too long to keep whole")
-            height, width = resized_shape(rows, columns, self.size)
-        return self.room[: self.frames * height * width * 3].reshape(-1, height, width, 3)
-
-
-def _decode(video: OpenVideo, target: _Target) -> DecodedClip:
-    index = segment_midpoints(video.num_frames, target.frames)
+def _decode(
+    video: DecordVideo | PyavVideo, frames: int, size: int, crop: bool, room: NDArray[np.uint8]
+) -> DecodedClip:
+    index = segment_midpoints(video.num_frames, frames)
     # Each frame is decoded once, even if a short video repeats it.
     wanted, inverse = np.unique(index, return_inverse=True)
     shape = (0, 0)
-    out = target.room
-    fit = crop_frames if target.crop else resize_frames
+    out = room
     for start, pictures in video.pictures(wanted):
         if start == 0:
-            shape = pictures.shape[1:3]
-            out = target.take(*shape)
-        elif pictures.shape[1:3] != shape and not target.crop:
+            rows, columns = shape = pictures.shape[1:3]
+            if not crop and max(shape) > _LONGEST_SIDE * min(shape):
+                raise DecodeError(f"frames of {columns} x {rows} pixels are too long to keep whole")
+            height, width = (size, size) if crop else resized_shape(rows, columns, size)
+            out = room[: frames * height * width * 3].reshape(-1, height, width, 3)
+        elif pictures.shape[1:3] != shape and not crop:
             raise DecodeError("damaged: the frames are not of one size")
-        fit(pictures, target.size, out[start : start + len(pictures)])
-    if len(wanted) < target.frames:
+        resize_frames(pictures, size, out[start : start + len(pictures)], crop=crop)
+    if len(wanted) < frames:
         out[:] = out[inverse]
     fps, times, duration = video.clock(index)
     return DecodedClip(

@@ -15,7 +15,6 @@ import json
 import math
 import mmap
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -24,6 +23,8 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,44 +44,29 @@ _MOST_KILLS = 5
 _ROOT = Path(__file__).resolve().parents[2]
 
 
+@dataclass
 class DecodeProcess:
     """A child process that decodes clips of one shape, and is replaced when it fails.
 
-    Args:
-        frames: T of every clip.
-        size: edge of the crop, in pixels.
-        timeout: seconds allowed per clip.
-        crop: False returns uncropped frames whose short side is `size`.
-        kept: number of yielded clips whose frames stay valid: the most recent ones.
-        decoder: the decoding library.
-        hashed: whether to compute the SHA-256 of every file, within the same deadline.
+    Two of them are equal if they have the same options and belong to the same process.
     """
 
-    def __init__(
-        self,
-        frames: int,
-        size: int,
-        timeout: float = DECODE_TIMEOUT,
-        crop: bool = True,
-        kept: int = 1,
-        decoder: Decoder = "auto",
-        hashed: bool = False,
-    ) -> None:
-        self.frames = frames
-        self.size = size
-        self.crop = crop
-        self.timeout = timeout
-        self.kept = kept
-        self.decoder = decoder
-        self.hashed = hashed
-        self.owner = os.getpid()
-        self._child: _Child | None = None
-        self._busy = False
-
-    def does_the_same(self, other: "DecodeProcess") -> bool:
-        """Returns whether `other` has the same options and belongs to the same process."""
-        options = ("frames", "size", "timeout", "crop", "kept", "decoder", "hashed", "owner")
-        return all(getattr(self, name) == getattr(other, name) for name in options)
+    frames: int
+    """T of every clip."""
+    size: int
+    """Edge of the crop, in pixels."""
+    timeout: float = DECODE_TIMEOUT
+    """Seconds allowed per clip."""
+    crop: bool = True
+    """False returns uncropped frames whose short side is `size`."""
+    kept: int = 1
+    """Number of yielded clips whose frames stay valid: the most recent ones."""
+    decoder: Decoder = "auto"
+    hashed: bool = False
+    """Whether to compute the SHA-256 of every file, within the same deadline."""
+    owner: int = field(default_factory=os.getpid, init=False)
+    _child: "_Child | None" = field(default=None, init=False, compare=False)
+    _busy: bool = field(default=False, init=False, compare=False)
 
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
         """Yields a clip or the reason of its failure for every path, in the order of `paths`.
@@ -173,15 +159,12 @@ class _Child:
             self.slots: NDArray[np.uint8] = np.frombuffer(room, np.uint8).reshape(slots, -1)
         else:
             self._memory, self.slots = before._memory, before.slots
-        requests, self._to_child = os.pipe()
-        self._from_child, replies = os.pipe()
-        self._buffer = b""
-        handed = (requests, replies, self._memory.fileno())
-        names = ("decoder", "frames", "size", "crop", "hashed", "timeout")
-        options = {name: getattr(wanted, name) for name in names} | {"slots": len(self.slots)}
+        self._connection, theirs = Pipe()
+        handed = (theirs.fileno(), self._memory.fileno())
+        options = {f.name: getattr(wanted, f.name) for f in fields(DecodeProcess) if f.init}
         words = [json.dumps(options), *map(str, handed)]
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
-        with tempfile.TemporaryFile() as stderr:
+        with theirs, tempfile.TemporaryFile() as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "stop_core.decoding.child", *words],
                 stdin=subprocess.DEVNULL,
@@ -192,14 +175,13 @@ class _Child:
                 # Ctrl-C in the terminal must reach the parent only.
                 start_new_session=True,
             )
-            os.close(requests)
-            os.close(replies)
+            theirs.close()
             self._await_start(stderr)
 
     def _await_start(self, stderr: IO[bytes]) -> None:
         self._deadline = time.monotonic() + _START_TIMEOUT
         try:
-            self._line()
+            self._message()
         except (EOFError, TimeoutError) as error:
             how = self.how_it_ended() if isinstance(error, EOFError) else "it does not answer"
             self.end()
@@ -211,14 +193,13 @@ class _Child:
     def request(self, path: Path, slot: int, timeout: float) -> None:
         """Sends a request and starts its deadline."""
         self._deadline = time.monotonic() + timeout
-        message = json.dumps({"path": str(path), "slot": slot}).encode() + b"\n"
         # `reply` raises EOFError if the child has exited.
-        with suppress(BrokenPipeError):
-            os.write(self._to_child, message)
+        with suppress(ConnectionError):
+            self._connection.send_bytes(json.dumps({"path": str(path), "slot": slot}).encode())
 
     def reply(self) -> dict[str, Any]:
         """Returns the answer; TimeoutError after the deadline, EOFError if the child has exited."""
-        answer: dict[str, Any] = json.loads(self._line())
+        answer: dict[str, Any] = json.loads(self._message())
         return answer
 
     def how_it_ended(self) -> str:
@@ -231,23 +212,18 @@ class _Child:
 
     def end(self) -> None:
         """Kills the process. The memory is freed when no array refers to it."""
-        for descriptor in (self._to_child, self._from_child):
-            os.close(descriptor)
+        self._connection.close()
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def _line(self) -> bytes:
-        while b"\n" not in self._buffer:
-            left = max(0.0, self._deadline - time.monotonic())
-            if not select.select([self._from_child], [], [], left)[0]:
-                raise TimeoutError
-            data = os.read(self._from_child, 1 << 16)
-            if not data:
-                raise EOFError
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
+    def _message(self) -> bytes:
+        if not self._connection.poll(max(0.0, self._deadline - time.monotonic())):
+            raise TimeoutError
+        try:
+            return self._connection.recv_bytes()
+        except OSError as error:  # it exited in the middle of a message
+            raise EOFError from error
 
 
 def _clip(values: dict[str, Any], room: NDArray[np.uint8], shape: list[int]) -> DecodedClip:

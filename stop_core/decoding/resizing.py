@@ -20,44 +20,49 @@ from stop_core.decoding.resize_weights import resize_weights
 _TALL = 1.9
 
 
-def crop_frames(
-    frames: NDArray[np.uint8], size: int, out: NDArray[np.uint8] | None = None
+def resize_frames(
+    frames: NDArray[np.uint8],
+    size: int,
+    out: NDArray[np.uint8] | None = None,
+    *,
+    crop: bool = True,
 ) -> NDArray[np.uint8]:
     """Resizes the short side to `size` (bicubic, antialiased) and crops the centre, as CLIP does.
 
     Args:
         frames: [N, rows, columns, 3].
-        size: edge of the crop.
+        size: pixels of the short side, and edge of the crop.
         out: where to write, [N, size, size, 3] (default: a new array).
+        crop: False keeps whole frames, [N, *resized_shape, 3].
 
     Returns:
         `out`: the same bytes as open_clip's evaluation transform before it normalises.
     """
-    height, width = resized_shape(frames.shape[1], frames.shape[2], size)
-    return _resize(frames, (height, width), (*center_corner(height, width, size), size, size), out)
-
-
-def resize_frames(
-    frames: NDArray[np.uint8], size: int, out: NDArray[np.uint8] | None = None
-) -> NDArray[np.uint8]:
-    """Resizes the short side to `size` as `crop_frames` does, without a crop.
-
-    Args:
-        frames: [N, rows, columns, 3].
-        size: pixels of the short side.
-        out: where to write, [N, *resized_shape, 3] (default: a new array).
-
-    Returns:
-        `out`.
-    """
-    height, width = resized_shape(frames.shape[1], frames.shape[2], size)
-    return _resize(frames, (height, width), (0, 0, height, width), out)
-
-
-def clip_crop(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Crops one frame as `crop_frames` does, [rows, columns, 3] -> [size, size, 3]."""
-    cropped: NDArray[np.uint8] = crop_frames(frame[None], size)[0]
-    return cropped
+    rows, columns = frames.shape[1:3]
+    height, width = shape = resized_shape(rows, columns, size)
+    top = left = 0
+    if crop:
+        top, left = center_corner(height, width, size)
+        height = width = size
+    if out is None:
+        out = np.empty((len(frames), height, width, 3), np.uint8)
+    # Pillow begins with the columns of tall pictures that shrink (from 2:1).
+    loops = _loops()
+    if loops is None or shape == (rows, columns) or rows > _TALL * columns:
+        for i, frame in enumerate(frames):
+            out[i] = _with_pillow(frame, shape)[top : top + height, left : left + width]
+        return out
+    across = resize_weights(columns, shape[1], left, width)
+    down = resize_weights(rows, shape[0], top, height)
+    first_row, end = int(down[0][0]), int(down[0][-1]) + down[1].shape[1]
+    last_row = min(rows, end)
+    # Rows after the last one are only multiplied by zero weights.
+    between = np.zeros((end - first_row, width, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        loops.along_rows(frame[first_row:last_row], *across, between[: last_row - first_row])
+        lines, target = between.reshape(-1, width * 3), out[i].reshape(height, width * 3)
+        loops.along_columns(lines, first_row, *down, target)
+    return out
 
 
 def resized_shape(rows: int, columns: int, size: int) -> tuple[int, int]:
@@ -69,41 +74,6 @@ def resized_shape(rows: int, columns: int, size: int) -> tuple[int, int]:
 def center_corner(rows: int, columns: int, size: int) -> tuple[int, int]:
     """Returns the first row and column of the centre crop of edge `size`, rounded as in CLIP."""
     return round((rows - size) / 2), round((columns - size) / 2)
-
-
-def _resize(
-    frames: NDArray[np.uint8],
-    shape: tuple[int, int],
-    box: tuple[int, int, int, int],
-    out: NDArray[np.uint8] | None,
-) -> NDArray[np.uint8]:
-    """Resizes to `shape` (height, width) and crops to `box` (top, left, height, width)."""
-    rows, columns = frames.shape[1:3]
-    top, left, box_height, box_width = box
-    if out is None:
-        out = np.empty((len(frames), box_height, box_width, 3), np.uint8)
-    # Pillow begins with the columns of tall pictures that shrink (from 2:1).
-    loops = _loops()
-    if loops is None or shape == (rows, columns) or rows > _TALL * columns:
-        for i, frame in enumerate(frames):
-            resized = _with_pillow(frame, shape)
-            out[i] = resized[top : top + box_height, left : left + box_width]
-        return out
-    across = resize_weights(columns, shape[1], left, box_width)
-    down = resize_weights(rows, shape[0], top, box_height)
-    first_row, end = int(down[0][0]), int(down[0][-1]) + down[1].shape[1]
-    last_row = min(rows, end)
-    # Rows after the last one are only multiplied by zero weights.
-    between = np.zeros((end - first_row, box_width, 3), np.uint8)
-    for i, frame in enumerate(frames):
-        loops.along_rows(frame[first_row:last_row], *across, between[: last_row - first_row])
-        loops.along_columns(
-            between.reshape(-1, box_width * 3),
-            first_row,
-            *down,
-            out[i].reshape(box_height, box_width * 3),
-        )
-    return out
 
 
 def _with_pillow(frame: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:

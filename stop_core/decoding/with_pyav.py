@@ -7,6 +7,7 @@ which is about half of them by default. The requested frames are the same with o
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,8 @@ class PyavVideo:
         """
         self._is_counted, self.can_skip = True, False
         with self._opened() as container:
-            try:
-                frames = self._all_frames(container)
-                self._shown = [(frame.pts, frame.duration or 0) for _, frame in frames]
-            except av.error.FFmpegError as error:
-                raise DecodeError("damaged: a packet that cannot be decoded") from error
+            frames = self._all_frames(container)
+            self._shown = [(frame.pts, frame.duration or 0) for _, frame in frames]
         found, packets = len(self._shown), len(self.packets.shown)
         if found < self.packets.least:
             raise DecodeError(f"damaged: {found} of {packets} frames can be decoded")
@@ -95,11 +93,8 @@ class PyavVideo:
     def first_frame(self) -> Any:
         """Returns PyAV's own frame; DecodeError if it cannot be decoded."""
         with self._opened() as container:
-            try:
-                for _, frame in self._all_frames(container):
-                    return frame
-            except av.error.FFmpegError as error:
-                raise DecodeError("damaged: a packet that cannot be decoded") from error
+            for _, frame in self._all_frames(container):
+                return frame
         raise DecodeError("damaged: no frame of it can be decoded")
 
     def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -115,22 +110,18 @@ class PyavVideo:
         if self.can_skip:
             wanted = _Wanted(self.packets.stamps, self.packets.beginnings, index)
         number = -1
-        with self._opened() as container:
-            try:
-                frames = wanted.frames(container) if wanted else self._all_frames(container)
-                for number, frame in frames:
-                    convert.notice(frame)
-                    if frame.is_corrupt:
-                        raise DecodeError("damaged: frames that cannot be decoded")
-                    if position < len(index) and number == index[position]:
-                        yield position, convert(frame)[None]
-                        position += 1
-                    # Otherwise decode the rest to check the number of frames.
-                    if position == len(index) and (wanted or self._is_counted):
-                        return
-            except av.error.FFmpegError as error:
-                if wanted is None:
-                    raise DecodeError("damaged: a packet that cannot be decoded") from error
+        with self._opened() as container, suppress(av.error.FFmpegError):  # of `wanted` only
+            frames = wanted.frames(container) if wanted else self._all_frames(container)
+            for number, frame in frames:
+                convert.notice(frame)
+                if frame.is_corrupt:
+                    raise DecodeError("damaged: frames that cannot be decoded")
+                if position < len(index) and number == index[position]:
+                    yield position, convert(frame)[None]
+                    position += 1
+                # Otherwise decode the rest to check the number of frames.
+                if position == len(index) and (wanted or self._is_counted):
+                    return
         if wanted is None:
             if number + 1 != self.num_frames:
                 raise Miscounted(f"damaged: {number + 1} of {self.num_frames} frames are there")
@@ -170,19 +161,22 @@ class PyavVideo:
         return container
 
     def _all_frames(self, container: Any) -> Iterator[tuple[int, Any]]:
-        """Yields every frame with its number, in presentation order."""
+        """Yields every frame with its number, in presentation order, or a DecodeError."""
         number = 0
-        for packet in container.demux(video_stream(container)):
-            try:
-                frames = packet.decode()
-            except av.error.FFmpegError:
-                # Frames before the first key frame refer to missing ones: not part of the video.
-                if self.packets.begins_amid and not number:
-                    continue
-                raise
-            for frame in frames:
-                yield number, frame
-                number += 1
+        try:
+            for packet in container.demux(video_stream(container)):
+                try:
+                    frames = packet.decode()
+                except av.error.FFmpegError:
+                    # Frames before the first key frame refer to missing ones: not of the video.
+                    if self.packets.begins_amid and not number:
+                        continue
+                    raise
+                for frame in frames:
+                    yield number, frame
+                    number += 1
+        except av.error.FFmpegError as error:
+            raise DecodeError("damaged: a packet that cannot be decoded") from error
 
 
 class _Wanted:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,18 @@ def appearing(path: StoragePath, *, new: bool = False, lasting: bool = True) -> 
             sync(path.parent)  # the new name is durable only when its folder is
     finally:
         staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def appearing_folder(path: Path) -> Iterator[Path]:
+    """Yields a staging folder that is renamed to `path` on success and removed on an error."""
+    staging = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(4)}{_STAGING}")
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        os.replace(staging, path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _link(staging: Path, path: Path) -> bool:

@@ -10,6 +10,7 @@ import re
 import reprlib
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -133,36 +134,29 @@ def parse_yaml(text: str) -> Any:
     node = compose_yaml(text)
     if node is None:
         return None
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_document(node)
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as problem:
-        # PyYAML raises the last four for a tag, such as !!int, on a value of another type.
-        mark = getattr(problem, "problem_mark", node.start_mark)
-        raise ValueError(
-            f"line {mark.line + 1}: this is not YAML: {shown_text(problem)}"
-        ) from problem
-    finally:
-        loader.dispose()
+    with _yaml_errors(node.start_mark.line):
+        return yaml.SafeLoader("").construct_document(node)
 
 
 def compose_yaml(text: str) -> yaml.Node | None:
     """Returns the nodes of a YAML text with their lines; raises the errors of `parse_yaml`."""
     if len(text) > MOST_YAML:
         raise ValueError(f"it has {len(text):,} characters, and at most {MOST_YAML:,} are read")
-    loader = None
-    try:
-        loader = _BoundedLoader(text)
-        node: yaml.Node | None = loader.get_single_node()
+    with _yaml_errors():
+        node: yaml.Node | None = _BoundedLoader(text).get_single_node()
         return node
-    except (yaml.YAMLError, ValueError) as problem:
+
+
+@contextmanager
+def _yaml_errors(line: int = 0) -> Iterator[None]:
+    try:
+        yield
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as problem:
+        # PyYAML raises the last four for a tag, such as !!int, on a value of another type.
         mark = getattr(problem, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
         reason = getattr(problem, "problem", None) or shown_text(problem)
-        raise ValueError(f"line {line}: this is not YAML: {reason}") from problem
-    finally:
-        if loader is not None:
-            loader.dispose()
+        line = mark.line if mark else line
+        raise ValueError(f"line {line + 1}: this is not YAML: {reason}") from problem
 
 
 class _BoundedLoader(yaml.SafeLoader):

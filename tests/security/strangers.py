@@ -20,7 +20,7 @@ from pipelines.training.run import TrainingRun
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, read_failures, write_shard
 from stop_core.cache.export import Part, export
 from stop_core.cache.files import MANIFEST
-from stop_core.cache.verification import verify
+from stop_core.cache.integrity import verify
 from stop_core.clip.loading import load_clip
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.model.methods import build_method

@@ -285,7 +285,7 @@ def test_predictions_of_hostile_names_are_separate_lines(
 def test_commands_to_paste_are_quoted_for_the_shell(tmp_path: Path) -> None:
     config = CacheConfig(
         dataset="motion", fold=1, frames=2, size=32, limit=None, classes=(), splits=("train",),
-        class_names=(), clips_hash="",
+        class_names=(), clips_hash="", task="recognition", crop="center", compression="none",
     )  # fmt: skip
     for text in [one for one in ALL if one and one.isascii() and "\0" not in one]:
         values: Any = {"dataset": text, "classes": (text,), "splits": (text,), "crop": text}

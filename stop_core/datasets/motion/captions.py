@@ -13,18 +13,17 @@ answer. The folder is written atomically, as in `files`.
 import csv
 import itertools
 import json
-import shutil
-import uuid
 from dataclasses import replace
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Generator
 
-from stop_core.datasets.clip import SPLITS, Clip, Split
-from stop_core.datasets.motion.files import PIXELS, encode_clip
+from stop_core.datasets.annotations import read_csv_rows, safe_path
+from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split
+from stop_core.datasets.data_root import DataRoot
+from stop_core.datasets.motion.files import CHUNK, PIXELS, encode_clip, seeded, write_set
 from stop_core.datasets.motion.scenes import (
     DIRECTIONS,
     MOVER_COLOURS,
@@ -33,14 +32,12 @@ from stop_core.datasets.motion.scenes import (
     render,
 )
 from stop_core.datasets.motion.shapes import COLOURS, SHAPES, jittered_colours
-from stop_core.storage.documents import parse_json, read_text, shown
 
 VIDEOS_FOLDER = "videos"
 CAPTIONS = "captions.csv"
 _ARGUMENTS = "motion_captions.json"
 _MOVER_SHAPES = ("circle", "square", "triangle")
 STORIES = tuple(itertools.product(TARGET_COLOURS, DIRECTIONS, MOVER_COLOURS, _MOVER_SHAPES))
-_CHUNK = 16
 _GENERATOR_VERSION = 1
 
 
@@ -56,101 +53,56 @@ def captions_of(story: tuple[str, str, str, str]) -> tuple[str, str]:
 def write_captioned_motion(root: Path, train: int, seed: int) -> None:
     """Writes `train` training clips, and one clip per story for validation and for test.
 
-    Returns at once where `root` holds the set of the same arguments.
-
     Raises:
-        ValueError: if `root` holds anything else, or `train` is below 1.
+        ValueError: as `write_set`; and if `train` is below 1.
     """
     if train < 1:
         raise ValueError(f"train must be at least 1, got {train}")
     arguments = {"train": train, "seed": seed, "generator_version": _GENERATOR_VERSION}
-    if root.exists():
-        _check_same(root, arguments)
-        return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    staging = root.with_name(f".{root.name}.{uuid.uuid4().hex}.staging")
-    try:
-        (staging / VIDEOS_FOLDER).mkdir(parents=True)
-        _write_all(staging, train, seed)
-        (staging / _ARGUMENTS).write_text(json.dumps(arguments) + "\n")
-        staging.rename(root)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    record, write = root / _ARGUMENTS, partial(_write_all, arguments=arguments)
+    write_set(record, "captioned motion clips", arguments, write)
 
 
-def read_captioned_motion(root: Path, fold: int) -> list[Clip]:
-    """Lists the clips of a set that `write_captioned_motion` wrote; there is one fold.
-
-    Raises:
-        FileNotFoundError: if there is none at `root`.
-    """
-    del fold
-    if not (root / CAPTIONS).is_file():
-        raise FileNotFoundError(f"{root} holds no {CAPTIONS}; give the folder of a captioned set")
-    sentences: dict[tuple[str, str], list[str]] = {}
-    with (root / CAPTIONS).open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            sentences.setdefault((row["video"], row["split"]), []).append(row["caption"])
-    return [
-        Clip(
-            video_id=Path(video).stem,
-            path=video,
-            split=cast(Split, split),
-            label=-1,
-            class_name="",
-            source=Path(video).stem,
-            captions=tuple(captions),
-        )
-        for (video, split), captions in sentences.items()
-    ]
+def read_captioned_motion(root: Path) -> list[Clip]:
+    """Lists the clips of a set that `write_captioned_motion` wrote."""
+    data = DataRoot(root, f"{CAPTIONS} and {VIDEOS_FOLDER}/*.mp4")
+    for where, row in read_csv_rows(data.find(CAPTIONS), "video", "split", "caption"):
+        path = safe_path(row["video"], where)
+        name, split, captions = Path(path).stem, cast(Split, row["split"]), (row["caption"],)
+        data.add(Clip(name, path, split, NO_LABEL, "", name, captions), where, again=True)
+    return data.finish()
 
 
-def _check_same(root: Path, arguments: dict[str, int]) -> None:
-    file = root / _ARGUMENTS
-    try:
-        found = parse_json(read_text(file)) if file.is_file() else "something else"
-    except ValueError as problem:
-        found = str(problem)
-    if found != arguments:
-        raise ValueError(
-            f"{root} holds {shown(found)}, not captioned motion clips of {arguments}; give another "
-            "folder, or move this one away yourself"
-        )
-
-
-def _write_all(staging: Path, train: int, seed: int) -> None:
+def _write_all(staging: Path, arguments: dict[str, int]) -> None:
+    (staging / VIDEOS_FOLDER).mkdir()
     # Split and story of every scene: stories in turn, so that all are equally frequent.
-    scenes = [("train", number % len(STORIES)) for number in range(train)]
+    scenes = [("train", number % len(STORIES)) for number in range(arguments["train"])]
     scenes += [(split, story) for split in SPLITS[1:] for story in range(len(STORIES))]
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the last bit must not depend on how many cores there are
-    try:
-        for first in range(0, len(scenes), _CHUNK):
-            stories = [story for _, story in scenes[first : first + _CHUNK]]
-            _write_chunk(staging, first, stories, seed)
-    finally:
-        torch.set_num_threads(before)
+    for first in range(0, len(scenes), CHUNK):
+        stories = [STORIES[story] for _, story in scenes[first : first + CHUNK]]
+        _write_chunk(staging, first, stories, arguments["seed"])
     with (staging / CAPTIONS).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("video", "split", "caption"))
         for number, (split, story) in enumerate(scenes):
             for caption in captions_of(STORIES[story]):
                 writer.writerow((_name(number), split, caption))
+    (staging / _ARGUMENTS).write_text(json.dumps(arguments) + "\n")
 
 
-def _write_chunk(staging: Path, first: int, stories: list[int], seed: int) -> None:
-    digest = sha256(f"motion-captions/{seed}/{first}".encode()).digest()
-    generator = Generator().manual_seed(int.from_bytes(digest[:7]))
-    chosen = [STORIES[story] for story in stories]
+def _write_chunk(
+    staging: Path, first: int, stories: list[tuple[str, str, str, str]], seed: int
+) -> None:
+    generator = seeded(f"motion-captions/{seed}/{first}")
     labels = [
         TARGET_COLOURS.index(marked) * len(DIRECTIONS) + DIRECTIONS.index(direction)
-        for marked, direction, _, _ in chosen
+        for marked, direction, _, _ in stories
     ]
-    colours_N = torch.tensor([COLOURS.index(colour) for _, _, colour, _ in chosen])
+    colours_N = torch.tensor([COLOURS.index(colour) for _, _, colour, _ in stories])
     scenes = replace(
         draw_scenes(torch.tensor(labels), generator),
         mover_colour_NVC=jittered_colours(colours_N, generator)[:, None],
-        mover_shape_NV=torch.tensor([[SHAPES.index(shape)] for *_, shape in chosen]),
+        mover_shape_NV=torch.tensor([[SHAPES.index(shape)] for *_, shape in stories]),
     )
     for number, frames_THWC in enumerate(render(scenes, PIXELS).numpy(), first):
         encode_clip(frames_THWC, staging / _name(number))

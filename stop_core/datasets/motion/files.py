@@ -10,13 +10,12 @@ bytes.
 """
 
 import json
-import shutil
-import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Generator
 
 from stop_core.datasets.motion.scenes import CLASSES, Difficulty, Scenes, draw_scenes, render
+from stop_core.storage.atomic import appearing_folder
 from stop_core.storage.documents import parse_json, read_text, shown
 
 PIXELS = 64
@@ -73,33 +73,53 @@ def write_motion_dataset(
     difficulty: Difficulty | None = None,
     workers: int = 2,
 ) -> None:
-    """Writes `train` and `test` clips, balanced over the classes, to the new folder `root`.
+    """Writes `train` and `test` clips, balanced over the classes, as `write_set` does.
 
-    Returns at once where `root` holds the set of the same arguments. Raises ValueError where it
-    holds anything else; an existing folder is never changed. `workers` is the number of threads
-    that encode.
+    `workers` is the number of threads that encode.
     """
     wanted = MotionArguments(train, test, seed, difficulty or Difficulty())
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    if _is_complete(root, wanted):
+    record, write = root / "motion.json", partial(_write_all, wanted=wanted, workers=workers)
+    write_set(record, "motion clips", wanted.to_dict(), write)
+
+
+def write_set(
+    record: Path, kind: str, arguments: dict[str, Any], write: Callable[[Path], None]
+) -> None:
+    """Writes a demonstration set atomically to a new folder, an existing one is never changed.
+
+    Args:
+        record: the file in the folder that holds its arguments.
+        kind: the kind of the set, for messages.
+        arguments: of the set; if the folder holds a set with them, nothing is written.
+        write: writes everything, the record as well, to a staging folder.
+
+    Raises:
+        ValueError: if the folder holds anything else.
+    """
+    root = record.parent
+    if _is_complete(record, kind, arguments):
         return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    staging = root.with_name(f".{root.name}.{uuid.uuid4().hex}.staging")
     try:
-        _write_all(staging, wanted, workers)
-        _publish(staging, root, wanted)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)  # already renamed on success
+        with _one_thread(), appearing_folder(root) as staging:
+            write(staging)
+    except OSError:
+        # Another process was faster: fine if it wrote the same set, else an error.
+        if not _is_complete(record, kind, arguments):
+            raise
+
+
+def seeded(text: str) -> Generator:
+    """Returns a random generator whose seed is a hash of `text`."""
+    return Generator().manual_seed(int.from_bytes(sha256(text.encode()).digest()[:7]))
 
 
 def chunk_scenes(chunk: int, wanted: MotionArguments) -> Scenes:
     """Returns the scenes of one chunk, which depend only on the arguments and `chunk`."""
     scene_ids = _scene_ids(chunk, wanted)
-    digest = sha256(f"motion/{wanted.seed}/{chunk}".encode()).digest()
-    generator = Generator().manual_seed(int.from_bytes(digest[:7]))
     labels_N = torch.tensor([i % len(CLASSES) for i in scene_ids])
-    return draw_scenes(labels_N, generator, wanted.difficulty)
+    return draw_scenes(labels_N, seeded(f"motion/{wanted.seed}/{chunk}"), wanted.difficulty)
 
 
 def clip_name(scene_id: int) -> str:
@@ -120,29 +140,19 @@ def encode_clip(frames_THWC: NDArray[np.uint8], path: Path) -> None:
         container.mux(stream.encode())
 
 
-def _is_complete(root: Path, wanted: MotionArguments) -> bool:
+def _is_complete(record: Path, kind: str, arguments: dict[str, Any]) -> bool:
     """Returns True for the wanted set, False if nothing exists; ValueError for anything else."""
+    root = record.parent
     if not root.exists() and not root.is_symlink():
         return False
     advice = "give another folder, or move this one away yourself"
     try:
-        found = parse_json(read_text(root / "motion.json"))
+        found = parse_json(read_text(record))
     except (OSError, ValueError):
-        raise ValueError(f"{root} exists and is no set of motion clips; {advice}") from None
-    if found != wanted.to_dict():
-        raise ValueError(
-            f"{root} holds motion clips of {shown(found)}, not {wanted.to_dict()}; {advice}"
-        )
+        raise ValueError(f"{root} exists and is no set of {kind}; {advice}") from None
+    if found != arguments:
+        raise ValueError(f"{root} holds {kind} of {shown(found)}, not {arguments}; {advice}")
     return True
-
-
-def _publish(staging: Path, root: Path, wanted: MotionArguments) -> None:
-    try:
-        staging.rename(root)
-    except OSError:
-        # Another process was faster: fine if it wrote the same set, else an error.
-        if not _is_complete(root, wanted):
-            raise
 
 
 def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
@@ -154,7 +164,7 @@ def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
     # several threads gained a sixth, and crashed once in continuous integration, in a process
     # that also ran Ray. Processes would have to be spawned, each importing torch again, and could
     # not be used from a notebook cell or standard input.
-    with _one_thread(), ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[None]] = deque()
         for chunk in chunks:
             frames_NTHWC = render(chunk_scenes(chunk, wanted), PIXELS).numpy()

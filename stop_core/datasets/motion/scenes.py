@@ -191,40 +191,25 @@ def _mover_coverage(scenes: Scenes, which: int, pixels: int) -> Tensor:
     """Where a mover is in every frame, [N, T, H, W]."""
     centre_NT2 = scenes.mover_centre_NVT2[:, which]
     frames = centre_NT2.shape[1]
-    mask = coverage(
-        scenes.mover_shape_NV[:, which].repeat_interleave(frames),
-        centre_NT2.flatten(0, 1),
-        scenes.mover_radius_NV[:, which].repeat_interleave(frames),
-        scenes.mover_angle_NV[:, which].repeat_interleave(frames),
-        pixels,
-        wrap=True,
+    shape, radius, angle = (
+        part_NV[:, which].repeat_interleave(frames)
+        for part_NV in (scenes.mover_shape_NV, scenes.mover_radius_NV, scenes.mover_angle_NV)
     )
+    mask = coverage(shape, centre_NT2.flatten(0, 1), radius, angle, pixels, wrap=True)
     return mask.view(-1, frames, pixels, pixels)
 
 
 def _static_coverage(scenes: Scenes, which: int, pixels: int) -> Tensor:
-    return coverage(
-        scenes.static_shape_NO[:, which],
-        scenes.static_centre_NO2[:, which],
-        scenes.static_radius_NO[:, which],
-        scenes.static_angle_NO[:, which],
-        pixels,
-        wrap=True,
-    )
+    shape, centre = scenes.static_shape_NO[:, which], scenes.static_centre_NO2[:, which]
+    radius, angle = scenes.static_radius_NO[:, which], scenes.static_angle_NO[:, which]
+    return coverage(shape, centre, radius, angle, pixels, wrap=True)
 
 
 def _square_coverage(centre_N2: Tensor, radius: float, pixels: int) -> Tensor:
     """Upright squares of a radius (half an edge is .85 of it), [N, H, W]."""
     ones = torch.ones(len(centre_N2))
     square = (ones * SHAPES.index("square")).long()
-    return coverage(
-        square,
-        centre_N2,
-        radius * ones,
-        0 * ones,
-        pixels,
-        wrap=True,
-    )
+    return coverage(square, centre_N2, radius * ones, 0 * ones, pixels, wrap=True)
 
 
 def _solid_shapes(count: int, generator: Generator) -> Tensor:

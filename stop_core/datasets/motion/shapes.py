@@ -106,15 +106,8 @@ def _check_pixels(pixels: int) -> None:
         raise ValueError(f"a canvas needs at least 8 pixels a side, got {pixels}; use 32 or 64")
 
 
-# Signed distances to the outline (negative inside), in the shape's own axes u and v, R its radius.
-
-
-def _circle(u: Tensor, v: Tensor, R: Tensor) -> Tensor:
-    return torch.hypot(u, v) - R
-
-
-def _square(u: Tensor, v: Tensor, R: Tensor) -> Tensor:
-    return torch.maximum(u.abs(), v.abs()) - 0.85 * R
+def _box(u: Tensor, v: Tensor, half_width: Tensor, half_height: Tensor) -> Tensor:
+    return torch.maximum(u.abs() - half_width, v.abs() - half_height)
 
 
 def _triangle(u: Tensor, v: Tensor, R: Tensor) -> Tensor:
@@ -122,27 +115,13 @@ def _triangle(u: Tensor, v: Tensor, R: Tensor) -> Tensor:
     return torch.maximum(v - 0.6 * R, slopes)
 
 
-def _cross(u: Tensor, v: Tensor, R: Tensor) -> Tensor:
-    return torch.minimum(_box(u, v, R, 0.33 * R), _box(u, v, 0.33 * R, R))
-
-
-def _ring(u: Tensor, v: Tensor, R: Tensor) -> Tensor:
-    return (torch.hypot(u, v) - 0.75 * R).abs() - 0.25 * R
-
-
-def _bar(u: Tensor, v: Tensor, R: Tensor) -> Tensor:
-    return _box(u, v, 1.15 * R, 0.33 * R)
-
-
-def _box(u: Tensor, v: Tensor, half_width: Tensor, half_height: Tensor) -> Tensor:
-    return torch.maximum(u.abs() - half_width, v.abs() - half_height)
-
-
+# Signed distances to the outline (negative inside), in the shape's own axes u and v, R its radius;
+# in the order of `SHAPES`.
 _DISTANCES: tuple[Callable[[Tensor, Tensor, Tensor], Tensor], ...] = (
-    _circle,
-    _square,
+    lambda u, v, R: torch.hypot(u, v) - R,
+    lambda u, v, R: torch.maximum(u.abs(), v.abs()) - 0.85 * R,
     _triangle,
-    _cross,
-    _ring,
-    _bar,
+    lambda u, v, R: torch.minimum(_box(u, v, R, 0.33 * R), _box(u, v, 0.33 * R, R)),
+    lambda u, v, R: (torch.hypot(u, v) - 0.75 * R).abs() - 0.25 * R,
+    lambda u, v, R: _box(u, v, 1.15 * R, 0.33 * R),
 )

@@ -22,7 +22,7 @@ def _write_manifest(
     cache: Path, task: Task = "recognition", splits: tuple[str, ...] = ("train",)
 ) -> None:
     """Writes the only file of a cache that is read before anything starts."""
-    config = CacheConfig("d", 1, 6, 32, None, (), splits, (), "0" * 64, task)
+    config = CacheConfig("d", 1, 6, 32, None, (), splits, (), "0" * 64, task, "center", "none")
     shards = tuple(ShardEntry(f"{split}-00000", split, 1, 1, "0" * 64) for split in splits)
     manifest = Manifest(CACHE_FORMAT, config, "", dict.fromkeys(splits, 1), 0, "0" * 64, shards)
     manifest = replace(manifest, data_hash=manifest.hash())

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,19 @@ from stop_core.cache.layout import RowPlaces, open_writer, row_places, rows_per_
 
 
 def _config(frames: int = 2, size: int = 3, **options: Any) -> CacheConfig:
-    config = CacheConfig("d", 1, frames, size, None, (), ("train",), ("a",), "0" * 64)
-    return replace(config, **options)
+    clips = (None, (), ("train",), ("a",), "0" * 64, "recognition")
+    return replace(CacheConfig("d", 1, frames, size, *clips, "center", "none"), **options)
 
 
-def _places(path: Path) -> tuple[RowPlaces, np.ndarray]:
+def _places(path: Path, lengths: Sequence[int]) -> tuple[RowPlaces, np.ndarray]:
     data = np.fromfile(path, np.uint8)
-    return row_places(pq.read_metadata(path), data, path), data
+    return row_places(pq.read_metadata(path), data, path, lengths), data
 
 
-def _mapped_rows(path: Path) -> list[bytes]:
-    places, data = _places(path)
+def _mapped_rows(path: Path, lengths: Sequence[int]) -> list[bytes]:
+    places, data = _places(path, lengths)
     rows = []
-    for start, length, stored in zip(places.start, places.length, places.stored, strict=True):
+    for start, length, stored in zip(places.start, lengths, places.stored, strict=True):
         page = data[start : start + stored].tobytes()
         if places.compressed:
             page = pa.decompress(page, places.prefix + length, "zstd", asbytes=True)[
@@ -64,8 +65,8 @@ def test_mapped_rows_are_pyarrows_rows(
                     lengths = [config.most_clip_bytes] * len(lengths)
                 values = [random.bytes(length) for length in lengths]
                 writer.write_table(_table(schema, values), row_group_size=len(values))
-        mapped = _mapped_rows(path)
         theirs = pq.read_table(path)["frames"].to_pylist()
+        mapped = _mapped_rows(path, list(map(len, theirs)))
     assert len(mapped) == sum(map(len, groups))
     assert mapped == theirs
 
@@ -98,7 +99,7 @@ def test_files_written_anew_by_others_are_refused(
     )
     pq.write_table(table, tmp_path / "s.parquet", write_batch_size=4, **options)
     with pytest.raises(ValueError, match=f"s.parquet: the column 'frames' is .*{found}"):
-        _places(tmp_path / "s.parquet")
+        _places(tmp_path / "s.parquet", [4 * 64 * 64 * 3] * 40)
 
 
 def test_a_nullable_column_is_refused(tmp_path: Path) -> None:
@@ -106,10 +107,10 @@ def test_a_nullable_column_is_refused(tmp_path: Path) -> None:
     table = pa.table({"frames": pa.array([b"abcd", b"efgh"], pa.binary(4))})
     pq.write_table(table, tmp_path / "s.parquet", compression="none", use_dictionary=False)
     with pytest.raises(ValueError, match="in pages of"):
-        _places(tmp_path / "s.parquet")
+        _places(tmp_path / "s.parquet", [4, 4])
     pq.write_table(pa.table({"x": [1]}), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="no column 'frames'"):
-        _places(tmp_path / "t.parquet")
+        _places(tmp_path / "t.parquet", [1])
 
 
 def test_values_of_several_lengths_in_several_pages_are_refused(tmp_path: Path) -> None:
@@ -118,8 +119,23 @@ def test_values_of_several_lengths_in_several_pages_are_refused(tmp_path: Path) 
     )
     options = {"compression": "none", "use_dictionary": False, "data_page_size": 4096}
     pq.write_table(table, tmp_path / "s.parquet", write_batch_size=4, **options)
-    with pytest.raises(ValueError, match="not one of 40 values with their lengths"):
-        _places(tmp_path / "s.parquet")
+    with pytest.raises(ValueError, match="not one of 40 values of 400000 bytes"):
+        _places(tmp_path / "s.parquet", [10_000] * 40)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "found"),
+    [([3, 5, 4], "other lengths"), ([4, 4], "holds 3 rows.* says 2"), ([4, 4, 5], "not one of 3")],
+)
+def test_rows_of_other_numbers_and_lengths_are_refused(
+    tmp_path: Path, lengths: list[int], found: str
+) -> None:
+    schema = shard_schema(_config(crop="none"), "train-00000")
+    with open_writer(tmp_path / "s.parquet", schema) as writer:
+        writer.write_table(_table(schema, [b"1234"] * 3))
+    assert _mapped_rows(tmp_path / "s.parquet", [4, 4, 4]) == [b"1234"] * 3
+    with pytest.raises(ValueError, match=found):
+        _places(tmp_path / "s.parquet", lengths)
 
 
 def test_metadata_says_how_to_read_the_bytes() -> None:

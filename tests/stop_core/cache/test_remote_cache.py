@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, hashed, read_failures, write_shard
-from stop_core.cache.verification import verify
+from stop_core.cache.integrity import verify
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.storage.atomic import hash_file
 from stop_core.storage.paths import RemotePath, StoragePath
@@ -114,7 +114,7 @@ def test_a_cache_made_on_a_store_from_a_store_is_the_local_one(
     remote = _make(bucket / "cache", bucket / "videos")
     assert _data(remote.cache) == _data(local.cache)
     assert [f.stage for f in read_failures(remote.cache)] == ["find", "decode"]
-    assert list(verify(remote.cache)) == [None] * 9
+    assert list(verify(remote.cache)) == [""] * 9
     with skeleton_of(bucket / "videos") as root:
         assert remote.pending(root) == []
         clips = select_clips(DATASETS["hmdb51"].read(root, 1)).clips
@@ -172,8 +172,7 @@ def test_shards_are_fetched_once_and_checked(
     shard.unlink()
     with pytest.raises(ValueError, match="is gone"):
         FrameCache(remote).split("train").read([0])
-    found = [problem.path for problem in verify(remote) if problem]
-    assert found == [str(shard)]
+    assert list(filter(None, verify(remote))) == [f"{shard}: it is gone"]
 
 
 def test_what_is_not_there_is_named_by_its_uri(bucket: RemotePath) -> None:
@@ -183,7 +182,8 @@ def test_what_is_not_there_is_named_by_its_uri(bucket: RemotePath) -> None:
         with skeleton_of(bucket / "videos") as root:
             DATASETS["hmdb51"].read(root, 1)
     nowhere = replace(bucket, key="no-such-bucket/cache")
-    config = CacheConfig("d", 1, 2, 16, None, (), ("train",), ("a",), "0" * 64)
+    clips = (None, (), ("train",), ("a",), "0" * 64, "recognition")
+    config = CacheConfig("d", 1, 2, 16, *clips, "center", "none")
     with pytest.raises(OSError, match=r"cannot write a cache to \w+://\S*no-such-bucket"):
         CacheJob.open(nowhere, config, [])
 

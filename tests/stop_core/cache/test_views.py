@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stop_core.cache import View
-from stop_core.decoding import clip_crop, segment_midpoints
+from stop_core.decoding import segment_midpoints
 from stop_core.decoding.resizing import resize_frames
 
 COUNTS = st.tuples(st.integers(1, 40), st.integers(1, 40)).map(sorted)
@@ -69,8 +69,8 @@ def test_chance_depends_on_seed_epoch_and_clip_alone_and_reaches_everything() ->
 @given(st.integers(8, 60), st.integers(8, 60), st.integers(4, 40))
 def test_the_centre_of_a_whole_frame_is_clips_crop(rows: int, columns: int, size: int) -> None:
     frame = _clip(1, rows, columns)[0]
-    whole = resize_frames(frame[None], size)
-    assert np.array_equal(_read(View(), whole)[0], clip_crop(frame, size))
+    whole = resize_frames(frame[None], size, crop=False)
+    assert np.array_equal(_read(View(), whole)[0], resize_frames(frame[None], size)[0])
 
 
 def test_a_view_shows_the_pixels_of_its_window() -> None:

@@ -1,4 +1,4 @@
-"""Names from annotations stay in their folder, and files are found where archives put them."""
+"""Names from annotations stay in their folder, and errors name file and line."""
 
 from pathlib import Path
 
@@ -7,8 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stop_core.datasets.annotations import (
-    find_annotation,
-    look_for,
     read_annotations,
     read_csv_rows,
     read_lines,
@@ -70,19 +68,6 @@ def test_broken_json_is_named_with_its_line(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"a\.json: expected a list"):
         read_annotations(path, list)
-
-
-def test_an_annotation_lies_in_the_root_or_one_folder_down_and_once(tmp_path: Path) -> None:
-    (tmp_path / "labels/deeper").mkdir(parents=True)
-    (tmp_path / "labels/deeper/a.txt").touch()
-    assert look_for(tmp_path, "a.txt") is None
-    with pytest.raises(FileNotFoundError, match=r"no a\.txt or b\.txt in .*: it should hold much"):
-        find_annotation(tmp_path, "a.txt", "b.txt", layout="much")
-    (tmp_path / "labels/b.txt").touch()
-    assert look_for(tmp_path, "a.txt", "b.txt") == tmp_path / "labels/b.txt"
-    (tmp_path / "b.txt").touch()
-    with pytest.raises(ValueError, match=r"b\.txt is there twice"):
-        look_for(tmp_path, "b.txt")
 
 
 def test_what_is_there_twice_is_not_passed_over(tmp_path: Path) -> None:

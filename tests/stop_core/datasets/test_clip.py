@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stop_core.datasets.clip import captioned_clip, class_words, tidied
+from stop_core.datasets.clip import class_words, tidied
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,3 @@ def test_what_looks_alike_becomes_equal(text: str) -> None:
     assert tidied(f" {text}\u200b\u2003") == tidy
     assert not set(tidy) & set("\u00a0\u200b\ufeff\t\u3000\x00\x07\ufe0f\u3164")
     assert "  " not in tidy
-
-
-def test_captions_are_tidied_and_kept_in_order() -> None:
-    captions = [" A  man\n runs. ", "", "He stops.", "He stops."]
-    clip = captioned_clip("v", "v.mp4", "train", "s", captions, "here")
-    assert clip.captions == ("A man runs.", "He stops.", "He stops.")
-    with pytest.raises(ValueError, match="here: v has no caption"):
-        captioned_clip("v", "v.mp4", "train", "s", [" ", ""], "here")

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stop_core.datasets import Clip, carve_validation
-from stop_core.datasets.clip import captioned_clip
+from stop_core.datasets import NO_LABEL, Clip, carve_validation
 
 # Class and source of every training clip; few sources, so that many are shared between classes.
 listings = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12)), min_size=1, max_size=80)
@@ -74,7 +73,7 @@ def test_about_a_tenth_goes_and_the_seed_decides_which() -> None:
 @given(st.lists(st.integers(0, 30), min_size=2, max_size=80), st.integers(0, 3))
 def test_clips_without_a_class_are_carved_by_source_too(sources: list[int], seed: int) -> None:
     clips = [
-        captioned_clip(f"v{i}", f"v{i}.mp4", "train", str(source), ["a caption"], "here")
+        Clip(f"v{i}", f"v{i}.mp4", "train", NO_LABEL, "", str(source), ("a caption",))
         for i, source in enumerate(sources)
     ]
     after = carve_validation(clips, seed=seed)

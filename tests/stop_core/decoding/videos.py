@@ -10,7 +10,8 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.container.core import Flags
 
-from stop_core.decoding import Decoder, clip_crop, decode_clip
+from stop_core.decoding import Decoder, decode_clip
+from stop_core.decoding.resizing import resize_frames
 
 FRAMES = 50
 CLOSED = {"x264-params": "keyint=10:scenecut=0:bframes=3:b-adapt=0"}
@@ -118,7 +119,7 @@ def assert_right(path: Path, frames: int, decoder: Decoder = "auto") -> str:
     every = all_frames(path)
     clip = decode_clip(path, frames, 32, decoder=decoder)
     assert clip.num_frames == len(every)
-    crops = np.stack([clip_crop(frame, 32) for frame in every]).astype(int)
+    crops = resize_frames(np.stack(every), 32).astype(int)
     for frame, index in zip(clip.frames, clip.frame_index, strict=True):
         distance = np.abs(crops - frame).mean((1, 2, 3))
         assert distance.argmin() == index

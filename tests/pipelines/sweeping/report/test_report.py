@@ -40,7 +40,8 @@ def search(tmp_path: Path) -> Search:
 
 
 def _search(folder: Path) -> Search:
-    config = CacheConfig("d", 1, 6, 32, None, (), ("train",), (), "0" * 64, "recognition")
+    clips = (None, (), ("train",), (), "0" * 64, "recognition")
+    config = CacheConfig("d", 1, 6, 32, *clips, "center", "none")
     shards = (ShardEntry("train-00000", "train", 1, 1, "0" * 64),)
     manifest = Manifest(CACHE_FORMAT, config, "", {"train": 1}, 0, "0" * 64, shards)
     manifest = replace(manifest, data_hash=manifest.hash())

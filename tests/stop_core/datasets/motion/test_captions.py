@@ -24,7 +24,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_validation_and_test_tell_every_story_once(root: Path) -> None:
-    clips = read_captioned_motion(root, 1)
+    clips = read_captioned_motion(root)
     assert Counter(clip.split for clip in clips) == {"train": 40, "val": 96, "test": 96}
     told = {captions_of(story) for story in STORIES}
     assert len({sentence for pair in told for sentence in pair}) == 2 * len(STORIES) == 192
@@ -35,7 +35,7 @@ def test_validation_and_test_tell_every_story_once(root: Path) -> None:
 
 
 def test_clips_of_retrieval_have_captions_and_no_class(root: Path) -> None:
-    selection = select_clips(read_captioned_motion(root, 1), limit=5)
+    selection = select_clips(read_captioned_motion(root), limit=5)
     assert selection.class_names == ()
     assert Counter(clip.split for clip in selection.clips) == {"train": 5, "val": 5, "test": 5}
     for clip in selection.clips:
@@ -46,7 +46,7 @@ def test_clips_of_retrieval_have_captions_and_no_class(root: Path) -> None:
 
 def test_the_mover_is_of_the_colour_that_its_caption_names(root: Path) -> None:
     # Blue and green distinguish purple from cyan: only the mover changes in time.
-    clips = [c for c in read_captioned_motion(root, 1) if c.split == "test"]
+    clips = [c for c in read_captioned_motion(root) if c.split == "test"]
     excess = {"purple": [], "cyan": []}
     for clip in clips:
         colour = clip.captions[0].split()[-4]

@@ -141,14 +141,14 @@ def test_an_interrupted_run_leaves_nothing_and_the_next_one_is_whole(
 def test_of_two_writers_of_one_set_both_succeed(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish = files._publish
+    encode = files.encode_clip
 
-    def be_late(staging: Path, target: Path, wanted: MotionArguments) -> None:
-        monkeypatch.setattr(files, "_publish", publish)
-        write(target)
-        publish(staging, target, wanted)
+    def be_overtaken(frames: np.ndarray, path: Path) -> None:
+        monkeypatch.setattr(files, "encode_clip", encode)
+        write(tmp_path / "set")
+        encode(frames, path)
 
-    monkeypatch.setattr(files, "_publish", be_late)
+    monkeypatch.setattr(files, "encode_clip", be_overtaken)
     assert digests(write(tmp_path / "set")) == digests(root)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
