@@ -73,13 +73,14 @@ class Document:
             first = problem.errors(include_url=False)[0]
         where = (*where, *first["loc"])
         names = [step for step in where if isinstance(step, str) and step != "[key]"]
+        name, got = names[-1] if names else "the file", shown(first["input"])
         reason = first["msg"].removeprefix("Value error, ")
-        reason = f"{reason[:1].lower()}{reason[1:]}, got {shown(first['input'])}"
+        message = f"{name}: {reason[:1].lower()}{reason[1:]}, got {got}"
         if first["type"] == "extra_forbidden":
-            raise self.error(where, f"{names[-1]!r} is not one of {', '.join(kind.model_fields)}")
-        if first["type"] in ("model_type", "dict_type"):
-            reason = f"must be `name: value` lines, got {shown(first['input'])}"
-        raise self.error(where, f"{names[-1] if names else 'the file'}: {reason}")
+            message = f"{name!r} is not one of {', '.join(kind.model_fields)}"
+        if first["type"] in ("model_type", "dict_type", "invalid_key") or where[-1:] == ("[key]",):
+            message = f"{name} must be `name: value` lines, got {got}"
+        raise self.error(where, message)
 
     def _walk(self, node: yaml.Node, where: Where) -> None:
         self._lines.setdefault(where, node.start_mark.line + 1)

@@ -15,7 +15,16 @@ from .table import ComparisonTable
 
 Mark = Literal["", "best", "second"]
 
-HEADINGS = {
+_HEADINGS = {
+    "method": "method",
+    "trainable_parameters": "trainable",
+    "interval": "95% interval",
+    "difference": "difference",
+    "difference_interval": "its interval",
+    "p_holm": "p",
+    "step_seconds": "ms/step",
+    "memory_megabytes": "MB",
+    "seeds": "seeds",
     "val_top1": "val top-1",
     "test_top1": "test top-1",
     "test_top5": "top-5",
@@ -130,23 +139,10 @@ def _names(measures: Sequence[str]) -> list[str]:
 
 def _columns(table: ComparisonTable, frame: pd.DataFrame) -> list[Column]:
     validation, primary, *others = _names(table.measures)
-    columns = [
-        Column("method", "method"),
-        Column("trainable_parameters", "trainable"),
-        Column(validation, HEADINGS[validation]),
-        Column(primary, HEADINGS[primary]),
-        Column("interval", "95% interval"),
-    ]
-    if len(table.experiments) > 1:
-        columns += [
-            Column("difference", "difference"),
-            Column("difference_interval", "its interval"),
-            Column("p_holm", "p"),
-        ]
-    columns += [Column(name, HEADINGS[name]) for name in others]
-    if frame["step_seconds"].notna().any():
-        columns += [Column("step_seconds", "ms/step"), Column("memory_megabytes", "MB")]
-    return [*columns, Column("seeds", "seeds")]
+    compared = ("difference", "difference_interval", "p_holm") if len(table.experiments) > 1 else ()
+    costs = ("step_seconds", "memory_megabytes") if frame["step_seconds"].notna().any() else ()
+    names = ["method", "trainable_parameters", validation, primary, "interval"]
+    return [Column(n, _HEADINGS[n]) for n in (*names, *compared, *others, *costs, "seeds")]
 
 
 def _marks(frame: pd.DataFrame, measure: str) -> dict[int, Mark]:
@@ -167,27 +163,18 @@ def _text(row: dict[str, Any], name: str, table: ComparisonTable) -> str:
     match name:
         case "method":
             return str(value) if ours else f"{value}\u00a0†"
-        case "trainable_parameters" if pd.isna(value):
-            return ""
-        case "trainable_parameters":
-            return f"{value:,.0f}" if ours else f"{value / 1e6:g} M"
         case "interval":
-            primary = _names(table.tested)[0]
-            return _interval(row[f"{primary}_low"], row[f"{primary}_high"])
+            return _interval(row, _names(table.tested)[0], "")
+        case "difference_interval":
+            return _interval(row, "difference", "+")
         case "difference" if ours and row["method"] == table.baseline:
             return "baseline"
-        case "difference":
-            return "" if pd.isna(value) else _minus(f"{100 * value:+.1f}")
-        case "difference_interval":
-            return _interval(row["difference_low"], row["difference_high"], "+")
-        case "p_holm":
-            return _p(value)
-        case "step_seconds":
-            return "" if pd.isna(value) else f"{1000 * value:.0f}"
-        case "memory_megabytes":
-            return "" if pd.isna(value) else f"{value:,.0f}"
         case "seeds":
             return _seeds(row, table) if ours else ""
+        case "trainable_parameters" if not ours and pd.notna(value):
+            return f"{value / 1e6:g} M"
+    if name in _NUMBERS:
+        return "" if pd.isna(value) else _NUMBERS[name](value)
     mean, factor = row[f"{name}_mean"], 1 if name.endswith("rank") else 100
     if pd.isna(mean):
         empty = not ours or (name.startswith("val") and bool(row["seeds"]))
@@ -196,20 +183,24 @@ def _text(row: dict[str, Any], name: str, table: ComparisonTable) -> str:
     return f"{factor * mean:.1f}" + ("" if pd.isna(spread) else f" ± {factor * spread:.1f}")
 
 
-def _interval(low: float, high: float, sign: str = "") -> str:
+def _p(value: float) -> str:
+    return "<.001" if value < 0.001 else "1" if value >= 0.9995 else f"{value:.3f}"[1:]
+
+
+_NUMBERS: dict[str, Callable[[float], str]] = {
+    "trainable_parameters": "{:,.0f}".format,
+    "difference": lambda value: f"{100 * value:+.1f}".replace("-", "−"),
+    "p_holm": _p,
+    "step_seconds": lambda value: f"{1000 * value:.0f}",
+    "memory_megabytes": "{:,.0f}".format,
+}
+
+
+def _interval(row: dict[str, Any], name: str, sign: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
     if pd.isna(low):
         return ""
-    return _minus(f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]")
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
-
-
-def _p(value: float | None) -> str:
-    if value is None or pd.isna(value):
-        return ""
-    return "<.001" if value < 0.001 else "1" if value >= 0.9995 else f"{value:.3f}"[1:]
+    return f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]".replace("-", "−")
 
 
 def _seeds(row: dict[str, Any], table: ComparisonTable) -> str:
@@ -220,7 +211,7 @@ def _seeds(row: dict[str, Any], table: ComparisonTable) -> str:
 def _notes(table: ComparisonTable, frame: pd.DataFrame) -> list[Note]:
     """Returns the notes that a reader needs to interpret the numbers."""
     results = [result for _, result in table.all_results()]
-    videos = next((row.videos for row in table.statistics.values()), 0)
+    videos = next((row["test_videos"] for row in table.statistics.values()), 0)
     several = any(len(row) > 1 for row in table.results.values())
     over = f"{videos:,} test videos" + (" and the seeds" if several else "")
     notes = [Note("Mean ± standard deviation over seeds.")] if several else []

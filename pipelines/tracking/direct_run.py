@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow import MlflowClient
 
 from stop_core.storage.atomic import write_whole
@@ -97,15 +98,13 @@ class TrackedRun(RunRecords):
         """Stores a mapping as a JSON artifact."""
         self.log_text(json.dumps(values, indent=2, default=str), name)
 
-    def log_table(self, columns: Mapping[str, list[Any]], name: str) -> None:
+    def log_table(self, table: pd.DataFrame, name: str) -> None:
         """Stores a table that the UI shows as one; replaces an earlier one."""
-        held = {file.path for file in self.client.list_artifacts(self.run_id)}
-        if name not in held:
-            self.client.log_table(self.run_id, dict(columns), name)
-            return
-        # A second log_table would append the same rows again.
-        rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        self.log_json({"columns": list(columns), "data": rows}, name)
+        if name in {file.path for file in self.client.list_artifacts(self.run_id)}:
+            # A second log_table would append the same rows again.
+            self.log_text(table.to_json(orient="split", index=False, double_precision=15), name)
+        else:
+            self.client.log_table(self.run_id, table, name)
 
     @contextmanager
     def ended(self) -> Iterator[None]:

@@ -119,10 +119,6 @@ class QueuedRun(RunRecords):
     def _put(self, record: Record) -> None:
         self.outbox.put(record)
 
-    def log_dataset(self, name: str, data_hash: str) -> None:
-        """Records the dataset of the run."""
-        self._put({"kind": "dataset", "name": name, "data_hash": data_hash})
-
     def remove_tags(self, *names: str) -> None:
         """Removes tags; a name that is not set is ignored."""
         self._put({"kind": "untag", "names": names})

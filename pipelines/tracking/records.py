@@ -28,6 +28,10 @@ class RunRecords:
         params = {name: str(value)[:LONGEST_PARAM] for name, value in values.items()}
         self._put({"kind": "params", "values": params})
 
+    def log_dataset(self, name: str, data_hash: str) -> None:
+        """Records the dataset of the run."""
+        self._put({"kind": "dataset", "name": name, "data_hash": data_hash})
+
     def set_tags(self, values: Mapping[str, Any]) -> None:
         """Sets tags; replaces those of the same name."""
         self._put({"kind": "tags", "values": {k: str(v) for k, v in values.items()}})

@@ -31,8 +31,7 @@ from pipelines.cli.errors import RunError
 from pipelines.cli.options import run, spell_out
 from pipelines.predict import _print_table
 from pipelines.sweeping.report.figure_style import label, value_text
-from pipelines.tables.formats import markdown, page, print_sheet
-from pipelines.tables.latex import latex
+from pipelines.tables.formats import latex, markdown, page, print_sheet
 from pipelines.tables.sheet import Cell, Column, Note, Sheet
 from stop_core.cache import CacheConfig
 from stop_core.explain import training_figures

@@ -77,8 +77,7 @@ class Report:
         for inner, pattern in ((REPORT_FIGURES, "*.png"), (PARETO, "*.yaml")):
             for path in sorted((folder / inner).glob(pattern)):
                 tracked.log_file(path, inner)
-        frame = result.trials.astype(object).where(result.trials.notna(), None)
-        tracked.log_table({str(name): frame[name].tolist() for name in frame}, "trials.json")
+        tracked.log_table(result.trials, "trials.json")
         values = {f"best/{o}": result.best.value(o) for o in self.space.objectives}
         tracked.log_metrics({name: value for name, value in values.items() if value is not None})
         tracked.set_tags({"best_trial": result.best.name, "trials": len(self.trials.all)})

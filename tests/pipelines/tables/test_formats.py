@@ -11,10 +11,8 @@ import pytest
 from rich.console import Console
 
 from pipelines.cli.folders import SWEEPS
-from pipelines.tables.formats import markdown, page, print_sheet
-from pipelines.tables.latex import latex
+from pipelines.tables.formats import latex, markdown, page, print_sheet, write_files
 from pipelines.tables.published import read_published
-from pipelines.tables.publishing import write_files
 from pipelines.tables.sheet import PUBLISHED_NOTE, Sheet, make_sheet
 from pipelines.tables.table import ComparisonTable
 from stop_core.settings.experiment import ExperimentConfig

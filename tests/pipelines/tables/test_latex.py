@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.tables.latex import MATHS, escape, latex
-from pipelines.tables.publishing import write_files
+from pipelines.tables.formats import latex, write_files
+from pipelines.tables.latex import MATHS, escape
 from pipelines.tables.sheet import Cell, Column, Sheet, make_sheet
 from tests.pipelines.tables.test_formats import recognition, retrieval
 

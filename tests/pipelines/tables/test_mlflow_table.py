@@ -10,8 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipelines.tables.mlflow_table import NOTE, track
-from pipelines.tables.publishing import publish_table
+from pipelines.tables.mlflow_table import NOTE, publish_table, track
 from pipelines.tables.table import ComparisonTable
 from pipelines.tracking.direct_run import TrackedRun
 from pipelines.tracking.store import open_experiment, tracking_uri

@@ -106,8 +106,8 @@ class _Records:
         assert path.is_file()
         self.files.add(path.name)
 
-    def log_table(self, columns: dict[str, list[Any]], name: str) -> None:
-        self.values |= columns
+    def log_table(self, table: pd.DataFrame, name: str) -> None:
+        self.values |= table.to_dict("list")
 
     def log_metrics(self, values: dict[str, float]) -> None:
         self.values |= values
