@@ -1,24 +1,20 @@
 """Escapes text for LaTeX, in characters that every LaTeX can typeset."""
 
+import re
 import unicodedata
 
-MATHS = {
-    "α": r"\alpha", "β": r"\beta", "γ": r"\gamma", "δ": r"\delta", "ε": r"\varepsilon",
-    "ζ": r"\zeta", "η": r"\eta", "θ": r"\theta", "ι": r"\iota", "κ": r"\kappa", "λ": r"\lambda",
-    "μ": r"\mu", "ν": r"\nu", "ξ": r"\xi", "π": r"\pi", "ρ": r"\rho", "ς": r"\varsigma",
-    "σ": r"\sigma", "τ": r"\tau", "υ": r"\upsilon", "φ": r"\varphi", "χ": r"\chi", "ψ": r"\psi",
-    "ω": r"\omega", "ϑ": r"\vartheta", "ϕ": r"\phi", "ϵ": r"\epsilon",
-    "Γ": r"\Gamma", "Δ": r"\Delta", "Θ": r"\Theta", "Λ": r"\Lambda", "Ξ": r"\Xi", "Π": r"\Pi",
-    "Σ": r"\Sigma", "Υ": r"\Upsilon", "Φ": r"\Phi", "Ψ": r"\Psi", "Ω": r"\Omega",
-    "≤": r"\le", "≥": r"\ge", "≠": r"\ne", "≈": r"\approx", "≪": r"\ll", "≫": r"\gg",
-    "∼": r"\sim", "≡": r"\equiv", "∝": r"\propto", "±": r"\pm", "∓": r"\mp", "×": r"\times",
-    "÷": r"\div", "·": r"\cdot", "⋅": r"\cdot", "∘": r"\circ", "⊕": r"\oplus", "⊗": r"\otimes",
-    "←": r"\leftarrow", "→": r"\rightarrow", "↔": r"\leftrightarrow", "⇒": r"\Rightarrow",
-    "↑": r"\uparrow", "↓": r"\downarrow", "∞": r"\infty", "∈": r"\in", "∪": r"\cup", "∩": r"\cap",
-    "⊂": r"\subset", "⊆": r"\subseteq", "∅": r"\emptyset", "∀": r"\forall", "∃": r"\exists",
-    "∂": r"\partial", "∇": r"\nabla", "∑": r"\sum", "∏": r"\prod", "∫": r"\int", "√": r"\surd",
-    "†": r"\dagger", "‡": r"\ddagger", "•": r"\bullet", "<": "<", ">": ">", "|": "|", "−": "-",
-}  # fmt: skip
+_NAMES = """
+α alpha  β beta  γ gamma  δ delta  ε varepsilon  ζ zeta  η eta  θ theta  ι iota  κ kappa  λ lambda
+μ mu  ν nu  ξ xi  π pi  ρ rho  ς varsigma  σ sigma  τ tau  υ upsilon  φ varphi  χ chi  ψ psi
+ω omega  ϑ vartheta  ϕ phi  ϵ epsilon  Γ Gamma  Δ Delta  Θ Theta  Λ Lambda  Ξ Xi  Π Pi  Σ Sigma
+Υ Upsilon  Φ Phi  Ψ Psi  Ω Omega  ≤ le  ≥ ge  ≠ ne  ≈ approx  ≪ ll  ≫ gg  ∼ sim  ≡ equiv  ∝ propto
+± pm  ∓ mp  × times  ÷ div  · cdot  ⋅ cdot  ∘ circ  ⊕ oplus  ⊗ otimes  ← leftarrow  → rightarrow
+↔ leftrightarrow  ⇒ Rightarrow  ↑ uparrow  ↓ downarrow  ∞ infty  ∈ in  ∪ cup  ∩ cap  ⊂ subset
+⊆ subseteq  ∅ emptyset  ∀ forall  ∃ exists  ∂ partial  ∇ nabla  ∑ sum  ∏ prod  ∫ int  √ surd
+† dagger  ‡ ddagger  • bullet
+"""
+MATHS = {letter: rf"\{name}" for letter, name in re.findall(r"(\S) (\w+)", _NAMES)}
+MATHS |= {"<": "<", ">": ">", "|": "|", "−": "-"}
 """Characters that are written as mathematics, between dollars."""
 _TEXT = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
