@@ -15,11 +15,12 @@ from ..cli.errors import RunError
 from ..cli.experiment_fields import build_experiment
 from ..cluster.session import start_ray
 from ..training.failures import root_cause
+from .results import print_table
 from .sample_settings import planned, sample_settings
 from .search import Search
+from .space import short
 from .trial_worker import TrialTask
 from .trials import Trial
-from .wording import print_table, short
 
 _STEPS = 6
 """Measured steps; the first two warm up."""

@@ -42,7 +42,7 @@ from ..tracking.store import open_experiment, tracking_uri
 from ..training.result import RESULT_VERSION
 from .space import SWEEP_COSTS, SWEEP_MEASURES, SearchSpace, check_possible, is_minimised
 from .trial_worker import TrialTask, run_trial
-from .trials import State, Trial, Trials
+from .trials import ENDS, Trial, Trials
 from .tune import Driver, Failures, NotedAsha
 
 # A trial of several workers only waits for them. Reserving a CPU for it would leave too few for the
@@ -272,8 +272,7 @@ class Search:
 
     def _line(self, driver: Driver) -> str:
         objective, trials = self.space.objectives[0], driver.trials
-        states: tuple[State, ...] = ("finished", "stopped early", "failed")
-        counts = ", ".join(f"{len(trials.in_state(state))} {state}" for state in states)
+        counts = ", ".join(f"{len(trials.in_state(state))} {state}" for state in ENDS)
         line = f"{len(trials.ended())} of {driver.most} trials ended ({counts})"
         if ranked := trials.ranked(objective):
             word = "least" if is_minimised(objective) else "best"

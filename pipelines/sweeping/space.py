@@ -29,6 +29,16 @@ def is_minimised(objective: str) -> bool:
     return objective in SWEEP_COSTS or objective.endswith("_rank")
 
 
+def short(value: Any) -> str:
+    """Returns a value with at most four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def describe_settings(drawn: Mapping[str, Any]) -> str:
+    """Returns the settings of a trial on one line."""
+    return ", ".join(f"{name} {short(value)}" for name, value in drawn.items())
+
+
 @dataclass(frozen=True)
 class Condition:
     """Holds if another setting has one of `values`, or is strictly between two bounds."""
@@ -37,6 +47,13 @@ class Condition:
     values: tuple[Any, ...] = ()
     above: float | None = None
     below: float | None = None
+
+    def __str__(self) -> str:
+        if self.values:
+            return f"{self.setting} in {list(self.values)}"
+        bounds = (("above", self.above), ("below", self.below))
+        words = (f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+        return f"{self.setting} {' and '.join(words)}"
 
     def holds(self, settings: Mapping[str, Any]) -> bool:
         """Returns whether it holds; it never does if the other setting is itself left out."""
@@ -73,6 +90,14 @@ class Distribution:
     is_whole: bool = False
     when: tuple[Condition, ...] = ()
     """All of them must hold, or the setting keeps its default."""
+
+    def __str__(self) -> str:
+        if self.values:
+            return ("grid " if self.is_grid else "choice ") + ", ".join(map(short, self.values))
+        whole = "a whole number " if self.is_whole else ""
+        step = f" in steps of {self.step:g}" if self.step else ""
+        scale = " on a logarithmic scale" if self.log else ""
+        return f"{whole}from {self.low:g} to {self.high:g}{step}{scale}"
 
     def examples(self) -> tuple[Any, ...]:
         """Returns every value of a list, or the two ends of a range."""

@@ -19,8 +19,7 @@ from ..cluster.resources import Resources
 from ..training.checkpoints import latest_checkpoint
 from ..training.launch import TrainingHooks
 from ..training.run import TrainingRun
-from .space import SearchSpace
-from .wording import describe_settings
+from .space import SearchSpace, describe_settings
 
 FAILURE_KEY = "failure"
 """Name of the reason in the report of a trial that failed."""

@@ -30,7 +30,7 @@ from pipelines.cli import console as console_module
 from pipelines.cli.errors import RunError
 from pipelines.cli.options import run, spell_out
 from pipelines.predict import _print_table
-from pipelines.sweeping.report.figure_style import label, value_text
+from pipelines.sweeping.report.figures import label, value_text
 from pipelines.tables.formats import latex, markdown, page, print_sheet
 from pipelines.tables.sheet import Cell, Column, Note, Sheet
 from stop_core.cache import CacheConfig
