@@ -7,16 +7,10 @@ the trial. So a sweep that was interrupted draws the same settings as one that w
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
@@ -113,14 +107,14 @@ def _ask(
     return drawn
 
 
-def _suggest(asked: optuna.Trial, name: str, distribution: Distribution) -> Any:
+def _suggest(asked: optuna.trial.BaseTrial, name: str, distribution: Distribution) -> Any:
     if distribution.values:
         return asked.suggest_categorical(name, distribution.values)
-    suggest: Callable[..., Any] = (
-        asked.suggest_int if distribution.is_whole else asked.suggest_float
-    )
-    step = distribution.step or (1 if distribution.is_whole else None)
-    return suggest(name, distribution.low, distribution.high, step=step, log=distribution.log)
+    low, high, log = distribution.low, distribution.high, distribution.log
+    if distribution.is_whole:
+        step = int(distribution.step or 1)
+        return asked.suggest_int(name, int(low), int(high), step=step, log=log)
+    return asked.suggest_float(name, low, high, step=distribution.step, log=log)
 
 
 def _sampler(space: SearchSpace, seed: int, number: int, attempt: int) -> BaseSampler:
@@ -154,22 +148,16 @@ def _frozen(
         state = TrialState.COMPLETE
     if not several:
         curve = {int(row["epoch"]): row[objectives[0]] for row in trial.curve}
+    drawn = optuna.trial.FixedTrial(trial.drawn)  # collects the distributions
+    for name in trial.drawn:
+        _suggest(drawn, name, space.search[name])
     return optuna.trial.create_trial(
         state=state,
         values=values if state == TrialState.COMPLETE else None,
         params=trial.drawn,
-        distributions={name: _for_optuna(space.search[name]) for name in trial.drawn},
+        distributions=drawn.distributions,
         intermediate_values=curve,
     )
-
-
-def _for_optuna(distribution: Distribution) -> BaseDistribution:
-    low, high, step = distribution.low, distribution.high, distribution.step
-    if distribution.values:
-        return CategoricalDistribution(distribution.values)
-    if distribution.is_whole:
-        return IntDistribution(int(low), int(high), log=distribution.log, step=int(step or 1))
-    return FloatDistribution(low, high, log=distribution.log, step=step)
 
 
 def _is_valid(space: SearchSpace, drawn: dict[str, Any]) -> bool:

@@ -183,5 +183,5 @@ class Trials:
         values = [[one.value(o) for o in objectives] for one in ranked]
         losses_PO = np.array(values, dtype=float).reshape(-1, len(objectives)) * signs
         worse_PPO = losses_PO[:, None] - losses_PO
-        dominated_P = ((worse_PPO >= 0).all(-1) & (worse_PPO > 0).any(-1)).any(1)
+        dominated_P = ((worse_PPO >= 0).all(-1) & (worse_PPO > 0).any(-1)).any(-1)
         return [ranked[number] for number in np.flatnonzero(~dominated_P)]
