@@ -90,7 +90,7 @@ class SweepConfig:
     def checked_space(self) -> SearchSpace:
         """Reads the space; raises a ValueError if it does not fit the other options."""
         space = read_space(named_file(self.space))
-        if self.trials and space.algorithm in ("grid", "one-at-a-time"):
+        if self.trials and space.is_listed:
             raise ValueError(
                 f"trials is {self.trials}, but {self.space} is searched by {space.algorithm}, "
                 "which tries every point; leave --trials out, or remove values from the space"

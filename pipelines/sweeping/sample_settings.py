@@ -37,7 +37,7 @@ def planned(space: SearchSpace, trials: int | None, seed: int) -> list[tuple[dic
         seed: seed of the first training of every point.
     """
     draws, points = trials or space.trials or 1, space.points()
-    if space.algorithm in ("grid", "one-at-a-time"):
+    if space.is_listed:
         return [(point, seed + more) for point in points for more in range(space.seeds)]
     if space.points_to_evaluate:
         free: list[dict[str, Any]] = [{}] * max(0, draws - len(space.points_to_evaluate))

@@ -10,6 +10,8 @@ from stop_core.datasets import Task
 from stop_core.settings.experiment import ExperimentConfig
 
 Algorithm = Literal["grid", "random", "tpe", "one-at-a-time"]
+LISTED: tuple[Algorithm, ...] = ("grid", "one-at-a-time")
+"""Algorithms that try every point, and draw none."""
 
 SWEEP_MEASURES: dict[Task, tuple[str, ...]] = {
     "recognition": ("val/top1", "val/top5", "val/mean_class"),
@@ -193,6 +195,11 @@ class SearchSpace:
     """Points that are tried first; settings that a point leaves open are drawn."""
     startup_trials: int = 10
     """Random draws before TPE begins to model."""
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether every point is tried, and none is drawn."""
+        return self.algorithm in LISTED
 
     @property
     def longest(self) -> int:

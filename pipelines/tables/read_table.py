@@ -42,19 +42,20 @@ def read_table(path: Path, base: Mapping[str, Any] | None = None) -> Table:
         OSError: if it cannot be read.
     """
     document = Document(path)
-    file = document.validate(_File, (), document.content or {})
+    file = document.validate(_File, document.content or {})
     common = {**(base or {}), **(file.common or {})}
     rows = {}
     for title, own in (file.rows or {}).items():
         where = f"{path}: row {title!r}"
         rows[title] = _resolved({**common, **(own or {})}, where)
         build_experiment(rows[title], where)
-    if not rows:
-        raise document.error(("rows",), "rows is empty; give at least one row")
+    with document.at("rows"):
+        if not rows:
+            raise ValueError("rows is empty; give at least one row")
     baseline = file.baseline if "baseline" in file.model_fields_set else next(iter(rows))
-    if not isinstance(baseline, str) or baseline not in rows:
-        message = f"baseline is {baseline!r}, but the rows are {', '.join(rows)}"
-        raise document.error(("baseline",), message)
+    with document.at("baseline"):
+        if not isinstance(baseline, str) or baseline not in rows:
+            raise ValueError(f"baseline is {baseline!r}, but the rows are {', '.join(rows)}")
     return Table(rows, common, baseline)
 
 
