@@ -23,9 +23,6 @@ from .space import SearchSpace, describe_settings
 
 FAILURE_KEY = "failure"
 """Name of the reason in the report of a trial that failed."""
-# Seconds that Tune waits for a stopped trial to end, which can be sending its last epoch to MLflow.
-# After that, the process is discarded with everything that it has loaded.
-_PATIENCE = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "30"}
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,9 @@ def run_trial(config: dict[str, Any], task: TrialTask, keeper: ClipCache) -> Non
         task: the shared part of the sweep.
         keeper: the tower of this process.
     """
-    for name, value in _PATIENCE.items():
-        os.environ.setdefault(name, value)
+    # Seconds that Tune waits for a stopped trial, which can be sending its last epoch to MLflow.
+    # After that, it discards the process with everything that the process has loaded.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "30")
     training = task.training(config["drawn"], config["seed"])
     objective, last = task.space.objectives[0], config["noted"]
 

@@ -137,14 +137,6 @@ class Trials:
         """Writes the state of a trial to disk."""
         write_whole(self.folder / f"{trial.name}.json", json.dumps(asdict(trial), indent=1))
 
-    def unfinished(self) -> list[Trial]:
-        """Returns the trials that have started and not ended."""
-        return self.in_state("running")
-
-    def ended(self) -> list[Trial]:
-        """Returns the trials that have finished, were stopped early, or failed."""
-        return self.in_state(*ENDS)
-
     def in_state(self, *states: State) -> list[Trial]:
         """Returns the trials in any of the states."""
         return [trial for trial in self.all if trial.state in states]

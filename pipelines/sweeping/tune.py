@@ -18,7 +18,7 @@ from ..training.failures import root_cause
 from .sample_settings import planned, sample_settings
 from .space import Asha, is_minimised
 from .trial_worker import FAILURE_KEY, TrialTask
-from .trials import State, Trial, Trials
+from .trials import ENDS, State, Trial, Trials
 
 
 class Driver(Searcher):
@@ -46,7 +46,7 @@ class Driver(Searcher):
         self.plan = planned(task.space, count, seed)
         self.exhausted = False
         self._ended = ended
-        self._waiting = trials.unfinished()
+        self._waiting = trials.in_state("running")
         self._by_tune_id: dict[str, Trial] = {}
 
     @property
@@ -58,7 +58,7 @@ class Driver(Searcher):
     def is_done(self) -> bool:
         """Whether every trial has ended."""
         drawn = len(self.trials.all) >= len(self.plan) or self.exhausted
-        return drawn and not self.trials.unfinished()
+        return drawn and not self.trials.in_state("running")
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Returns the next trial: an interrupted one, or else a new one."""
@@ -190,7 +190,7 @@ class NotedAsha(ASHAScheduler):
             reduction_factor=asha.reduction_factor,
         )
         self._driver = driver
-        for trial in driver.trials.ended():
+        for trial in driver.trials.in_state(*ENDS):
             self._replay(None, SimpleNamespace(trial_id=trial.name), trial)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:

@@ -57,7 +57,7 @@ def print_sheet(sheet: Sheet, console: Console) -> None:
     narrow = sheet.narrowed(ON_SCREEN, fits)
     console.print(_rich(narrow))
     notes = [note.text for note in narrow.notes]
-    if omitted := [one.heading for one in sheet.columns if one not in narrow.columns]:
+    if omitted := [h for name, h in sheet.columns.items() if name not in narrow.columns]:
         notes.append(f"Not shown, because the terminal is too narrow: {', '.join(omitted)}.")
     for note in notes:
         console.print(note, style="dim")
@@ -68,20 +68,17 @@ def _rich(sheet: Sheet) -> RichTable:
         title=sheet.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
         pad_edge=False, show_edge=False,
     )  # fmt: skip
-    for column in sheet.columns:
-        shown.add_column(
-            column.heading,
-            justify="left" if column.is_text else "right",
-            no_wrap=not column.is_text,
-            max_width=_WIDEST_METHOD if column.is_text else None,
-        )
-    for cells in sheet.ours:
-        shown.add_row(*(Text(cell.text, style=_STYLES[cell.mark]) for cell in cells))
+    method, *numbers = sheet.columns.values()
+    shown.add_column(method, max_width=_WIDEST_METHOD)
+    for heading in numbers:
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in sheet.ours:
+        shown.add_row(*(Text(row[n].text, style=_STYLES[row[n].mark]) for n in sheet.columns))
     if sheet.published:
         shown.add_section()
         shown.add_row(Text(PUBLISHED_NOTE, style="italic"))
-        for cells in sheet.published:
-            shown.add_row(*(Text(cell.text, style="dim") for cell in cells))
+        for row in sheet.published:
+            shown.add_row(*(Text(row[name].text, style="dim") for name in sheet.columns))
     return shown
 
 
@@ -119,9 +116,6 @@ def _parts(text: str) -> tuple[str, str]:
 
 def _paper_width(sheet: Sheet) -> float:
     """Returns the approximate width of the table, in characters."""
-    rows = [[column.heading for column in sheet.columns]]
-    rows += [[cell.text for cell in cells] for cells in (*sheet.ours, *sheet.published)]
-    return sum(
-        1.7 + max(len(text.replace(" ± ", "")) for text in column)
-        for column in zip(*rows, strict=True)
-    )
+    rows = [*sheet.ours, *sheet.published]
+    texts = {n: [h, *(row[n].text for row in rows)] for n, h in sheet.columns.items()}
+    return sum(1.7 + max(len(t.replace(" ± ", "")) for t in column) for column in texts.values())

@@ -71,9 +71,7 @@ def publish_table(table: ComparisonTable, tracked: TrackedRun) -> None:
 
 def _description(sheet: Sheet, view: str) -> str:
     """Returns the text of the run's page: the columns that fit on it, and links to the rest."""
-    for column in sheet.columns:
-        if column.name not in _ON_PAGE:
-            sheet = sheet.without(column.name)
+    sheet = sheet.without(*(sheet.columns.keys() - _ON_PAGE))
     return (
         f"{markdown(sheet)}\nAll columns: `table.html` and `table.csv` among the artifacts. "
         f"The runs below this one are the cells: [see them grouped by row]({view})."

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress
 from typing import Any, Literal
 
 import pandas as pd
@@ -55,19 +54,6 @@ PUBLISHED_NOTE = "published, not ours: other code, budget and rule of selection"
 
 
 @dataclass(frozen=True)
-class Column:
-    """The name and heading of a column."""
-
-    name: str
-    heading: str
-
-    @property
-    def is_text(self) -> bool:
-        """Whether it has texts, aligned to the left, and no numbers."""
-        return self.name == "method"
-
-
-@dataclass(frozen=True)
 class Cell:
     """The text of one cell, and its rank in its column."""
 
@@ -84,25 +70,26 @@ class Note:
     """The column that it explains; empty: the whole table."""
 
 
+Row = dict[str, Cell]
+"""The cells of a row by the name of their column."""
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A table of texts, which every format renders in its own way."""
 
     title: str
-    columns: list[Column]
-    ours: list[list[Cell]]
-    published: list[list[Cell]]
+    columns: dict[str, str]
+    """Headings by name. The first column has texts, aligned to the left; the others numbers."""
+    ours: list[Row]
+    published: list[Row]
     notes: list[Note] = field(default_factory=list)
 
-    def without(self, name: str) -> "Sheet":
-        """Returns the sheet without one column and its notes."""
-        shown = [column.name != name for column in self.columns]
-        ours, published = (
-            [list(compress(row, shown)) for row in rows] for rows in (self.ours, self.published)
-        )
-        columns = list(compress(self.columns, shown))
-        notes = [note for note in self.notes if note.about != name]
-        return Sheet(self.title, columns, ours, published, notes)
+    def without(self, *names: str) -> "Sheet":
+        """Returns the sheet without some columns and their notes."""
+        columns = {name: self.columns[name] for name in self.columns if name not in names}
+        notes = [note for note in self.notes if note.about not in names]
+        return replace(self, columns=columns, notes=notes)
 
     def narrowed(self, order: Sequence[str], fits: "Callable[[Sheet], bool]") -> "Sheet":
         """Returns the sheet without as many of these columns, in this order, as it takes to fit."""
@@ -119,13 +106,13 @@ def make_sheet(table: ComparisonTable) -> Sheet:
     frame = table.frame()
     columns = _columns(table, frame)
     marks = {measure: _marks(frame, measure) for measure in _names(table.tested)}
-    rows: dict[str, list[list[Cell]]] = {"ours": [], "published": []}
+    rows: dict[str, list[Row]] = {"ours": [], "published": []}
     records: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
     for number, row in enumerate(records):
-        cells = [
-            Cell(in_line(_text(row, name, table)), marks.get(name, {}).get(number, ""))
-            for name in (column.name for column in columns)
-        ]
+        cells = {
+            name: Cell(in_line(_text(row, name, table)), marks.get(name, {}).get(number, ""))
+            for name in columns
+        }
         rows[row["kind"]].append(cells)
     notes = [replace(note, text=in_line(note.text)) for note in _notes(table, frame)]
     unit = "in percent" if table.task == "recognition" else "in percent (MnR: mean rank, from 1)"
@@ -137,12 +124,12 @@ def _names(measures: Sequence[str]) -> list[str]:
     return [measure.replace("/", "_") for measure in measures]
 
 
-def _columns(table: ComparisonTable, frame: pd.DataFrame) -> list[Column]:
+def _columns(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, str]:
     validation, primary, *others = _names(table.measures)
     compared = ("difference", "difference_interval", "p_holm") if len(table.experiments) > 1 else ()
     costs = ("step_seconds", "memory_megabytes") if frame["step_seconds"].notna().any() else ()
     names = ["method", "trainable_parameters", validation, primary, "interval"]
-    return [Column(n, _HEADINGS[n]) for n in (*names, *compared, *others, *costs, "seeds")]
+    return {n: _HEADINGS[n] for n in (*names, *compared, *others, *costs, "seeds")}
 
 
 def _marks(frame: pd.DataFrame, measure: str) -> dict[int, Mark]:

@@ -18,9 +18,9 @@ from stop_core.storage.names import inside
 from stop_core.storage.private import without_password
 
 from ..cli.output import TRACKING_URI
+from .direct_run import MetricPoint, RunRecords, write_record
 from .environment import environment
 from .outbox import Outbox, Record, RefusedError
-from .records import MetricPoint, RunRecords, write_record
 from .store import (
     KEY,
     RUN_ID,

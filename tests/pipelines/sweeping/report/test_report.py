@@ -97,7 +97,7 @@ def test_confirmation_stays_in_the_report_and_names_its_trial(search: Search) ->
 def test_command_for_the_best_settings_uses_the_resources_of_the_sweep(search: Search) -> None:
     trials, result = _results(search, (0.5, 1.0))
     text = Report(search, trials, result, "").write().read_text()
-    line = next(line for line in text.splitlines() if "train.py --config /" in line)
+    line = next(line for line in text.splitlines() if "--output" in line)
     config = parse(TrainConfig, shlex.split(line)[2:])
     assert (config.output, config.resources) == (search.output, search.resources)
     assert config.experiment.stop.n_s == 1
