@@ -32,7 +32,7 @@ from .figures import (
 )
 
 REPORT = "report.md"
-FIGURES = "figures"
+REPORT_FIGURES = "figures"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Report:
         objective, best = space.objectives[0], self.result.best
         tables = sensitivity(search, trials) if space.around else {}
         found = None if space.around else importances(search, trials)
-        folder = search.folder / FIGURES
+        folder = search.folder / REPORT_FIGURES
         folder.mkdir(exist_ok=True)
         for name, figure in self._figures(tables, found).items():
             with appearing(folder / f"{name}.png") as staging:
@@ -104,7 +104,7 @@ class Report:
             tracked.log_file(folder / name)
         if self.confirmed is not None:
             tracked.log_file(folder / CONFIRMATION)
-        for inner, pattern in ((FIGURES, "*.png"), (PARETO, "*.yaml")):
+        for inner, pattern in ((REPORT_FIGURES, "*.png"), (PARETO, "*.yaml")):
             for path in sorted((folder / inner).glob(pattern)):
                 tracked.log_file(path, inner)
         tracked.log_table(result.trials, "trials.json")
