@@ -1,6 +1,7 @@
 """report.md of a sweep: its space, its best settings, their reliability, and how to continue."""
 
 import math
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,11 +90,12 @@ class Report:
             train=" ".join([command("train"), *train]),
             command=self.command,
             # With grids, a draw is one trial of every point.
-            more=2 * math.ceil(len(trials.all) / len(space.points())),
+            more=0 if space.is_listed else 2 * math.ceil(len(trials.all) / len(space.points())),
             settings=describe_settings,
             short=short,
         )
-        write_whole(search.folder / REPORT, text)
+        # Paragraphs that a report does not have leave empty lines.
+        write_whole(search.folder / REPORT, re.sub(r"\n{3,}", "\n\n", text).lstrip())
         return search.folder / REPORT
 
     def publish(self, tracked: TrackedRun) -> None:
