@@ -140,13 +140,8 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
 
     It is the only part of a sweep that reads the test split, after the settings are chosen. Returns
     a row per seed: the confirmed trial, its validation and its test metrics. For no seeds, returns
-    the last confirmation in the folder of the sweep; None if there is none.
-
-    Args:
-        search: the sweep.
-        result: its result.
-        seeds: number of seeds.
-        parent: MLflow run id of the sweep.
+    the last confirmation in the folder of the sweep; None if there is none. `parent` is the MLflow
+    run id of the sweep.
 
     Raises:
         RunError: if a retraining fails; the message gives the reason.

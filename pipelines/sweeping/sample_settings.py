@@ -31,10 +31,8 @@ _STATES = {
 def planned(space: SearchSpace, trials: int | None, seed: int) -> list[tuple[dict[str, Any], int]]:
     """Returns a point and a seed for every trial; settings that a point leaves open are drawn.
 
-    Args:
-        space: the search space.
-        trials: number of draws (of every point of a grid); None: the number of the space.
-        seed: seed of the first training of every point.
+    `trials` is the number of draws (of every point of a grid), by default that of the space; `seed`
+    is that of the first training of every point.
     """
     draws, points = trials or space.trials or 1, space.points()
     if space.is_listed:
@@ -50,14 +48,9 @@ def sample_settings(
 ) -> dict[str, Any] | None:
     """Returns the searched settings of the next trial; None if there are no new ones.
 
-    Settings that were tried with this seed are drawn again, and so are settings that do not fit
-    each other. A point to evaluate that was drawn before by chance is replaced by a free draw.
-
-    Args:
-        space: the search space.
-        point: the settings that are not drawn.
-        seed: seed of the trial.
-        trials: all trials that were drawn before.
+    The settings of `point` are not drawn; `trials` are all those that were drawn before. Settings
+    that were tried with this seed are drawn again, and so are settings that do not fit each other.
+    A point to evaluate that was drawn before by chance is replaced by a free draw.
     """
     tried = [trial.drawn for trial in trials if trial.seed == seed]
     for attempt in range(_ATTEMPTS):
@@ -75,14 +68,7 @@ def study_of(
     sampler: BaseSampler | None = None,
     objectives: tuple[str, ...] = (),
 ) -> optuna.Study:
-    """Returns the trials as a study of Optuna, for sampling and importances.
-
-    Args:
-        space: the search space.
-        trials: trials of the study.
-        sampler: sampler of the study.
-        objectives: the objectives; default: those of the space.
-    """
+    """Returns the trials as a study of Optuna, by default with all objectives of the space."""
     objectives = objectives or space.objectives
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(

@@ -205,12 +205,9 @@ class Search:
             courier.close()
 
     def driver(self, trials: Trials, run_id: str, courier: Courier | None = None) -> Driver:
-        """Returns the part that gives Tune the next trial.
+        """Returns the part that gives Tune the next trial; `run_id` is the sweep's in MLflow.
 
-        Args:
-            trials: the trials on disk.
-            run_id: MLflow run id of the sweep.
-            courier: sends the records of a trial that has ended.
+        The courier sends the records of a trial that has ended.
         """
 
         def ended(trial: Trial) -> None:

@@ -140,11 +140,7 @@ def check_possible(
     A setting can depend on another one: segment_jitter needs frames. So the point is built with the
     defaults of the settings that are drawn, and then with each value of each of them.
 
-    Args:
-        build: raises a ValueError for settings that do not fit each other.
-        point: settings of a trial by name.
-        around: values of the other settings, if they are not drawn.
-        search: the searched settings.
+    `around` has the values of the other settings, if they are not drawn from `search`.
 
     Raises:
         ValueError: that of `build` for the point with the defaults.

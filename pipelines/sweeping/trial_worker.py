@@ -52,10 +52,8 @@ class TrialTask:
 def run_trial(config: dict[str, Any], task: TrialTask, keeper: ClipCache) -> None:
     """Trains or resumes one trial; reports every epoch and the end to Tune.
 
-    Args:
-        config: name, drawn settings and seed of the trial, and its number of recorded epochs.
-        task: the shared part of the sweep.
-        keeper: the tower of this process.
+    `config` has the name, drawn settings and seed of the trial, and its number of recorded epochs;
+    `keeper` has the tower of this process.
     """
     # Seconds that Tune waits for a stopped trial, which can be sending its last epoch to MLflow.
     # After that, it discards the process with everything that the process has loaded.

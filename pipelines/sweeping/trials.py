@@ -112,11 +112,9 @@ class TriedSettings:
 
 
 class Trials:
-    """All trials of a sweep, including those of earlier runs of the same command.
+    """All trials of a sweep in its folder, including those of earlier runs of the same command.
 
-    Args:
-        folder: folder of the sweep.
-        seeds: trainings of every point.
+    Every point has as many trainings as there are `seeds`.
     """
 
     def __init__(self, folder: Path, seeds: int = 1) -> None:

@@ -24,12 +24,8 @@ from .trials import ENDS, State, Trial, Trials
 class Driver(Searcher):
     """Gives Tune the next trial, and records its epochs and its end.
 
-    Args:
-        task: the shared part of the sweep.
-        trials: the trials on disk.
-        count: number of trials in the end; None: the number of the space.
-        seed: seed of the sweep.
-        ended: is called for every trial that has ended, before its end is written to disk.
+    There are `count` trials in the end, by default the number of the space. `ended` is called for
+    every trial that has ended, before its end is written to disk.
     """
 
     def __init__(

@@ -32,13 +32,10 @@ def read_table(path: Path, base: Mapping[str, Any] | None = None) -> Table:
     A row can have `n_s: all` (the number of patches of its tower) and `static_prompts: matched` (as
     many as have the trainable parameters of STOP with the row's other settings).
 
-    Args:
-        path: the YAML file.
-        base: defaults for the common settings of the file; an ablation gets the row of STOP.
+    `base` has defaults for the common settings of the file; an ablation gets the row of STOP.
 
     Raises:
-        ValueError: if the file is not a table; the message names the file, the line or row, and the
-            remedy.
+        ValueError: if the file is not a table; names the file, the line or row, and the remedy.
         OSError: if it cannot be read.
     """
     document = Document(path)

@@ -83,11 +83,8 @@ def _panels(
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """Yields a figure with panels in rows of four, and the shared style for the `with`.
 
-    Args:
-        count: number of panels.
-        width: width of the figure in inches.
-        height: height of a row of panels in inches; labels and a title take half an inch more.
-        vertical: measure on the vertical axis, if it has one.
+    Sizes are in inches, of the whole figure and of a row of panels; labels and a title take half an
+    inch more. `vertical` is the measure on the vertical axis, if it has one.
     """
     columns = min(4, count)
     rows = math.ceil(count / columns)
