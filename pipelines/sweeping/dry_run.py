@@ -12,7 +12,6 @@ from stop_core.cache.manifest import Manifest
 
 from ..cli.console import print_result
 from ..cli.errors import RunError
-from ..cli.experiment_fields import build_experiment
 from ..cluster.session import start_ray
 from ..training.failures import root_cause
 from .results import print_table
@@ -73,7 +72,7 @@ def print_plan(search: Search) -> None:
 def _print_cost(search: Search, trials: list[Trial], count: int) -> None:
     start_ray()
     at_once = search.at_once()
-    configs = [build_experiment(search.space.complete(t.drawn), t.name) for t in trials]
+    configs = [search.space.experiment(trial.drawn) for trial in trials]
     epochs = [one.epochs if one.is_trained else 0 for one in configs]
     measured = trials[next((n for n, count in enumerate(epochs) if count), 0)]
     speed = _measure(search, measured)

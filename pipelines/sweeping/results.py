@@ -9,13 +9,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.escaping import csv_text
 
 from ..cli.console import console, print_result, say
 from ..cli.errors import RunError
-from ..cli.experiment_fields import build_experiment
 from ..cluster.session import start_ray
 from ..tracking.queued_run import QueuedRun
 from ..training.pool import Job, run_all
@@ -74,12 +72,6 @@ def _write_front(search: Search, front: list[TriedSettings]) -> None:
             path.unlink()
 
 
-def experiment_of(search: Search, trial: Trial) -> ExperimentConfig:
-    """Returns the whole experiment of a trial."""
-    settings = {**search.space.complete(trial.drawn), "seed": trial.seed}
-    return build_experiment(settings, trial.name)
-
-
 def print_trials(search: Search, result: SweepResult) -> None:
     """Prints the table of the trials, best first."""
     frame, seeds = result.trials, search.space.seeds
@@ -109,7 +101,7 @@ def print_table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]])
 
 
 def _row(search: Search, trial: Trial) -> dict[str, Any]:
-    settings = experiment_of(search, trial).parameters()
+    settings = search.space.experiment(trial.drawn, trial.seed, trial.name).parameters()
     # A setting whose conditions do not hold was not searched in this trial.
     drawn = {name: settings[name] if name in trial.drawn else "-" for name in search.space.search}
     measured = {**(trial.curve[-1] if trial.curve else {}), **trial.measures}
@@ -131,8 +123,8 @@ def _row(search: Search, trial: Trial) -> dict[str, Any]:
 
 
 def _as_yaml(search: Search, trial: Trial) -> str:
-    settings = {"cache": str(search.cache), **experiment_of(search, trial).parameters()}
-    return yaml.safe_dump(settings, sort_keys=False)
+    experiment = search.space.experiment(trial.drawn, trial.seed, trial.name)
+    return yaml.safe_dump({"cache": str(search.cache), **experiment.parameters()}, sort_keys=False)
 
 
 def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.DataFrame | None:
@@ -150,7 +142,7 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
     if not seeds:
         frame = pd.read_csv(file) if file.is_file() else pd.DataFrame()
         return frame if "trial" in frame else None
-    best = experiment_of(search, result.best.first)
+    best = search.space.experiment(result.best.drawn)
     first = search.seed + search.space.seeds
     jobs = [
         Job(

@@ -14,7 +14,6 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from ..cli.experiment_fields import build_experiment
 from .space import Distribution, SearchSpace, is_minimised
 from .trials import Trial
 
@@ -148,7 +147,7 @@ def _frozen(
 
 def _is_valid(space: SearchSpace, drawn: dict[str, Any]) -> bool:
     try:
-        build_experiment(space.complete(drawn))
+        space.experiment(drawn)
     except ValueError:
         return False
     return True

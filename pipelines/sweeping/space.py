@@ -9,6 +9,8 @@ from typing import Any, Literal
 from stop_core.datasets import Task
 from stop_core.settings.experiment import ExperimentConfig
 
+from ..cli.experiment_fields import build_experiment
+
 Algorithm = Literal["grid", "random", "tpe", "one-at-a-time"]
 LISTED: tuple[Algorithm, ...] = ("grid", "one-at-a-time")
 """Algorithms that try every point, and draw none."""
@@ -216,6 +218,16 @@ class SearchSpace:
     def complete(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the settings of a trial by name: the fixed and the drawn ones."""
         return {**self.fixed, **drawn}
+
+    def experiment(
+        self, drawn: Mapping[str, Any], seed: int = 0, origin: str = "this trial"
+    ) -> ExperimentConfig:
+        """Returns the experiment of a trial.
+
+        Raises:
+            ValueError: if the settings do not fit each other; names `origin`.
+        """
+        return build_experiment({**self.complete(drawn), "seed": seed}, origin)
 
     def active(self, name: str, drawn: Mapping[str, Any]) -> bool:
         """Returns whether the setting is drawn, given the settings that were drawn before."""

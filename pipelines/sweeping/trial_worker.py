@@ -14,7 +14,6 @@ from stop_core.storage.paths import StoragePath
 from stop_core.training.run_state import read_progress
 
 from ..cli.errors import RunError
-from ..cli.experiment_fields import build_experiment
 from ..cluster.resources import Resources
 from ..training.checkpoints import latest_checkpoint
 from ..training.launch import TrainingHooks
@@ -44,8 +43,7 @@ class TrialTask:
         Raises:
             ValueError: if the settings do not fit each other, the data or the tower.
         """
-        settings = {**self.space.complete(drawn), "seed": seed}
-        experiment = build_experiment(settings, "this trial")
+        experiment = self.space.experiment(drawn, seed)
         return TrainingRun(experiment, self.cache, self.output, test=False, sweep=self.sweep)
 
 

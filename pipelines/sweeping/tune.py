@@ -13,7 +13,6 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from ..cli.experiment_fields import build_experiment
 from ..training.failures import root_cause
 from .sample_settings import planned, sample_settings
 from .space import Asha, is_minimised
@@ -200,8 +199,7 @@ class NotedAsha(ASHAScheduler):
         if result.get(FAILURE_KEY) or result["finished"] or result["epoch"] in epochs:
             return TrialScheduler.CONTINUE
         action = super().on_trial_result(tune_controller, trial, result)
-        settings = self._driver.task.space.complete(recorded.drawn)
-        is_last = result["epoch"] >= build_experiment(settings, "this trial").epochs
+        is_last = result["epoch"] >= self._driver.task.space.experiment(recorded.drawn).epochs
         if action != TrialScheduler.STOP or is_last:
             return TrialScheduler.CONTINUE
         self._driver.stop(recorded.number, result)
