@@ -123,7 +123,6 @@ class TrackedRun(RunRecords):
         experiment_id: str,
         name: str,
         *,
-        parent: str | None = None,
         tags: Mapping[str, str] | None = None,
         run_id: str | None = None,
     ) -> "TrackedRun":
@@ -134,7 +133,7 @@ class TrackedRun(RunRecords):
         if run_id is not None and find_run(client, run_id):
             client.update_run(run_id, status="RUNNING")
             return cls(uri, run_id)
-        tracked = cls(uri, create_run(client, experiment_id, name, run_tags(name, tags, parent)))
+        tracked = cls(uri, create_run(client, experiment_id, name, run_tags(name, tags)))
         tracked.log_json(environment(), "environment.json")
         return tracked
 
@@ -168,14 +167,8 @@ class TrackedRun(RunRecords):
     def log_metrics(self, values: Mapping[str, float]) -> None:
         """Records the results of the run; the same numbers again add nothing."""
         held = self.client.get_run(self.run_id).data.metrics
-        new = {name: value for name, value in values.items() if held.get(name) != value}
-        self.log_points([(0, new)])
-
-    def log_points(self, points: list[tuple[int, Mapping[str, float]]]) -> None:
-        """Records numbers at several steps in one call."""
-        now = now_ms()
-        timed = [(step, now, {k: float(v) for k, v in values.items()}) for step, values in points]
-        self._put({"kind": "points", "points": timed})
+        new = {name: float(value) for name, value in values.items() if held.get(name) != value}
+        self._put({"kind": "points", "points": [(0, now_ms(), new)]})
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Stores a copy of a file as an artifact."""

@@ -21,16 +21,8 @@ from ..results import BEST, CONFIRMATION, PARETO, TRIALS, SweepResult
 from ..search import Search
 from ..space import describe_settings, short
 from ..trials import ENDS, Trials, TriedSettings
+from . import figures
 from .analysis import FEW_PER_SETTING, Importances, importances, sensitivity
-from .figures import (
-    draw_curves,
-    draw_front,
-    draw_history,
-    draw_importances,
-    draw_parallel,
-    draw_sensitivity,
-    draw_slices,
-)
 
 REPORT = "report.md"
 REPORT_FIGURES = "figures"
@@ -125,18 +117,18 @@ class Report:
         self, tables: dict[str, pd.DataFrame], found: Importances | None
     ) -> dict[str, Figure]:
         space, trials, best = self.search.space, self.trials, self.result.best
-        objective, figures = space.objectives[0], {}
+        objective, drawn = space.objectives[0], {}
         if self.result.front:
-            figures["pareto"] = draw_front(space, trials.points(), self.result.front)
+            drawn["pareto"] = figures.draw_front(space, trials.points(), self.result.front)
         if space.around:
-            return figures | {"sensitivity": draw_sensitivity(space, tables)}
+            return drawn | {"sensitivity": figures.draw_sensitivity(space, tables)}
         if found:
-            figures["importances"] = draw_importances(found, objective)
+            drawn["importances"] = figures.draw_importances(found, objective)
         shown = trials.measured(objective)
         if space.scheduler:
-            figures["curves"] = draw_curves(space, shown, best)
-        return figures | {
-            "slices": draw_slices(space, shown, best),
-            "parallel": draw_parallel(space, self._measured(), best),
-            "history": draw_history(space, shown, trials.ranked(objective)),
+            drawn["curves"] = figures.draw_curves(space, shown, best)
+        return drawn | {
+            "slices": figures.draw_slices(space, shown, best),
+            "parallel": figures.draw_parallel(space, self._measured(), best),
+            "history": figures.draw_history(space, shown, trials.ranked(objective)),
         }

@@ -186,7 +186,9 @@ def test_a_failed_training_stays_a_child_of_its_table_without_a_row(
     results = _results(tmp_path)
     tracked = _publish(output, results, "failed")
     experiment = open_experiment(output, "motion")
-    failed = TrackedRun.start(output, experiment, "failed", parent=tracked.run_id)
+    failed = TrackedRun.start(
+        output, experiment, "failed", tags={"mlflow.parentRunId": tracked.run_id}
+    )
     failed.finish("FAILED")
     _publish(output, results, "failed")
     children = {child.info.run_id: child for child in _children(tracked.client, tracked.run_id)}
