@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -147,19 +148,15 @@ def check_possible(
     Raises:
         ValueError: that of `build` for the point with the defaults.
     """
-
-    def fails(settings: dict[str, Any]) -> ValueError | None:
-        try:
-            build(settings)
-        except ValueError as problem:
-            return problem
-        return None
-
-    if problem := fails({**around, **point}):
+    try:
+        build({**around, **point})
+    except ValueError:
         others = [name for name in search if name not in point and not around]
-        points = ({**point, name: value} for name in others for value in search[name].examples())
-        if all(fails(one) for one in points):
-            raise problem
+        for other in ({name: value} for name in others for value in search[name].examples()):
+            with suppress(ValueError):
+                build({**point, **other})
+                return
+        raise
 
 
 @dataclass(frozen=True)
