@@ -140,9 +140,9 @@ def _gather_cells(table: ComparisonTable, tracked: TrackedRun, parent: Run) -> N
         # Two rows can have the same training. Its run is the cell of the first row.
         own = find_run(client, result.run_id) if result.run_id not in shown else None
         if own and own.data.tags.get(MLFLOW_PARENT_RUN_ID) in (None, parent.info.run_id):
-            client.set_tag(own.info.run_id, MLFLOW_PARENT_RUN_ID, parent.info.run_id)
-            client.set_tag(own.info.run_id, _ROW, title)
-            _drop_tags(client, own, _STALE)
+            run = TrackedRun(tracked.uri, result.run_id)
+            run.set_tags({MLFLOW_PARENT_RUN_ID: parent.info.run_id, _ROW: title})
+            run.remove_tags(_STALE)
             shown.add(result.run_id)
             continue
         copy = copies.get((title, result.config_hash, str(result.seed), result.run_id))
@@ -162,14 +162,9 @@ def _gather_cells(table: ComparisonTable, tracked: TrackedRun, parent: Run) -> N
         # A failed training was never a cell. It stays a child of the run that started it.
         was_cell = _ROW in child.data.tags or child.info.status == "FINISHED"
         if was_cell and child.info.run_id not in shown:
-            client.set_tag(child.info.run_id, _STALE, f"replaced in the table {parent.info.run_id}")
-            _drop_tags(client, child, MLFLOW_PARENT_RUN_ID, _ROW)
-
-
-def _drop_tags(client: MlflowClient, run: Run, *names: str) -> None:
-    for name in names:
-        if name in run.data.tags:
-            client.delete_tag(run.info.run_id, name)
+            run = TrackedRun(tracked.uri, child.info.run_id)
+            run.set_tags({_STALE: f"replaced in the table {parent.info.run_id}"})
+            run.remove_tags(MLFLOW_PARENT_RUN_ID, _ROW)
 
 
 def _started_copy(client: MlflowClient, parent: Run, title: str, result: TrainingResult) -> Run:

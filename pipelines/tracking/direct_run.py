@@ -54,6 +54,10 @@ class RunRecords:
         """Sets tags; replaces those of the same name."""
         self._put({"kind": "tags", "values": {k: str(v) for k, v in values.items()}})
 
+    def remove_tags(self, *names: str) -> None:
+        """Removes tags; a name that is not set is ignored."""
+        self._put({"kind": "untag", "names": names})
+
     def log_text(self, text: str, name: str) -> None:
         """Stores a text as an artifact."""
         self._put({"kind": "text", "text": text, "name": name})

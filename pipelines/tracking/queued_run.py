@@ -119,10 +119,6 @@ class QueuedRun(RunRecords):
     def _put(self, record: Record) -> None:
         self.outbox.put(record)
 
-    def remove_tags(self, *names: str) -> None:
-        """Removes tags; a name that is not set is ignored."""
-        self._put({"kind": "untag", "names": names})
-
     def log_points(self, points: list[MetricPoint]) -> None:
         """Records numbers at their steps and times.
 
