@@ -16,5 +16,5 @@ setup(
         *(f"stop_pipelines.{name}" for name in data),
     ],
     package_dir={"stop_pipelines": "pipelines", "stop_pipelines.sweeps": "sweeps"},
-    package_data={"": ["*.yaml", "*.csv", "*.json", "*.safetensors", "*.mp4"]},
+    package_data={"": ["*.yaml", "*.csv", "*.json", "*.safetensors", "*.mp4", "*.jinja"]},
 )

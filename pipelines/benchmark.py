@@ -22,9 +22,8 @@ from .cli.output import default_output
 from .cluster.resources import Resources
 from .cluster.session import start_ray
 from .preprocessing.find_cache import find_cache
-from .tables.mlflow_table import track
+from .tables.mlflow_table import publish_table, track
 from .tables.published import read_published
-from .tables.publishing import publish_table
 from .tables.read_table import Table, read_table
 from .tables.table import ComparisonTable
 from .tracking.queued_run import deliver_waiting

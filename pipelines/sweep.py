@@ -14,11 +14,10 @@ from .cli.options import run_command, spell_out
 from .cli.output import default_output
 from .cluster.resources import Resources
 from .preprocessing.find_cache import find_cache
-from .sweeping.confirm import confirm
 from .sweeping.dry_run import print_plan
 from .sweeping.read_space import read_space
 from .sweeping.report.report import REPORT, Report
-from .sweeping.results import SweepResult, print_trials, write_results
+from .sweeping.results import SweepResult, confirm, print_trials, write_results
 from .sweeping.search import Search
 from .sweeping.space import SearchSpace
 from .tracking.queued_run import deliver_waiting
@@ -91,7 +90,7 @@ class SweepConfig:
     def checked_space(self) -> SearchSpace:
         """Reads the space; raises a ValueError if it does not fit the other options."""
         space = read_space(named_file(self.space))
-        if self.trials and space.algorithm in ("grid", "one-at-a-time"):
+        if self.trials and space.is_listed:
             raise ValueError(
                 f"trials is {self.trials}, but {self.space} is searched by {space.algorithm}, "
                 "which tries every point; leave --trials out, or remove values from the space"

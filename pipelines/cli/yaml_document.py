@@ -1,5 +1,7 @@
 """A YAML file that remembers the line of each of its values."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +19,9 @@ from stop_core.storage.documents import (
 
 from .folders import SWEEPS
 
-Where = tuple[str | int, ...]
-"""The path of a value: names in mappings and positions in lists, from the outside in."""
+
+class PlacedError(ValueError):
+    """A value in a file is wrong; the message names file and line."""
 
 
 class Section(BaseModel):
@@ -40,7 +43,7 @@ class Document:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lines: dict[Where, int] = {}
+        self._lines: dict[tuple[str | int, ...], int] = {}
         try:
             text = read_text(path, MOST_YAML)
         except OSError as problem:
@@ -55,13 +58,23 @@ class Document:
         if root is not None:
             self._walk(root, ())
 
-    def error(self, where: Where, message: str) -> ValueError:
-        """Returns an error that names the file and the line of the value, or of its parent."""
-        while where not in self._lines and where:
-            where = where[:-1]
-        return ValueError(f"{self.path}, line {self._lines.get(where, 1)}: {shown_text(message)}")
+    @contextmanager
+    def at(self, *where: str | int) -> Iterator[None]:
+        """Makes a ValueError in the body name the file, and the line of this value or its parent.
 
-    def validate(self, kind: type[_S], where: Where, value: Any) -> _S:
+        `where` has names in mappings and positions in lists. The innermost place of an error holds.
+        """
+        try:
+            yield
+        except PlacedError:
+            raise
+        except ValueError as problem:
+            while where not in self._lines and where:
+                where = where[:-1]
+            line = self._lines.get(where, 1)
+            raise PlacedError(f"{self.path}, line {line}: {shown_text(problem)}") from problem
+
+    def validate(self, kind: type[_S], value: Any, *where: str | int) -> _S:
         """Returns the value at `where` as a model.
 
         Raises:
@@ -73,15 +86,17 @@ class Document:
             first = problem.errors(include_url=False)[0]
         where = (*where, *first["loc"])
         names = [step for step in where if isinstance(step, str) and step != "[key]"]
+        name, got = names[-1] if names else "the file", shown(first["input"])
         reason = first["msg"].removeprefix("Value error, ")
-        reason = f"{reason[:1].lower()}{reason[1:]}, got {shown(first['input'])}"
+        message = f"{name}: {reason[:1].lower()}{reason[1:]}, got {got}"
         if first["type"] == "extra_forbidden":
-            raise self.error(where, f"{names[-1]!r} is not one of {', '.join(kind.model_fields)}")
-        if first["type"] in ("model_type", "dict_type"):
-            reason = f"must be `name: value` lines, got {shown(first['input'])}"
-        raise self.error(where, f"{names[-1] if names else 'the file'}: {reason}")
+            message = f"{name!r} is not one of {', '.join(kind.model_fields)}"
+        if first["type"] in ("model_type", "dict_type", "invalid_key") or where[-1:] == ("[key]",):
+            message = f"{name} must be `name: value` lines, got {got}"
+        with self.at(*where):
+            raise ValueError(message)
 
-    def _walk(self, node: yaml.Node, where: Where) -> None:
+    def _walk(self, node: yaml.Node, where: tuple[str | int, ...]) -> None:
         self._lines.setdefault(where, node.start_mark.line + 1)
         if isinstance(node, yaml.SequenceNode):
             for number, item in enumerate(node.value):

@@ -12,14 +12,14 @@ from stop_core.cache.manifest import Manifest
 
 from ..cli.console import print_result
 from ..cli.errors import RunError
-from ..cli.experiment_fields import build_experiment
 from ..cluster.session import start_ray
 from ..training.failures import root_cause
+from .results import print_table
 from .sample_settings import planned, sample_settings
 from .search import Search
+from .space import short
 from .trial_worker import TrialTask
 from .trials import Trial
-from .wording import print_table, short
 
 _STEPS = 6
 """Measured steps; the first two warm up."""
@@ -74,7 +74,7 @@ def print_plan(search: Search) -> None:
 def _print_cost(search: Search, trials: list[Trial], count: int) -> None:
     start_ray()
     at_once = search.at_once()
-    configs = [build_experiment(search.space.complete(t.drawn), t.name) for t in trials]
+    configs = [search.space.experiment(trial.drawn) for trial in trials]
     trained = [one.is_trained and one.epochs > 0 for one in configs]
     measured = trials[trained.index(True) if any(trained) else 0]
     speed = _measure(search, measured)

@@ -1,27 +1,32 @@
-"""The results of a sweep: the table of its trials, and the best settings for `train.py`."""
+"""The results of a sweep: the table of its trials, its best settings, and their confirmation."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.escaping import csv_text
 
-from ..cli.experiment_fields import build_experiment
+from ..cli.console import console, print_result, say
+from ..cli.errors import RunError
+from ..cluster.session import start_ray
 from ..tracking.queued_run import QueuedRun
+from ..training.pool import Job, run_all
+from ..training.result import TrainingResult
+from ..training.run import TrainingRun
 from .search import Search
-from .space import SWEEP_COSTS, is_minimised
+from .space import SWEEP_COSTS, is_minimised, short
 from .trials import Trial, Trials, TriedSettings
-from .wording import print_table, short
 
 TRIALS = "trials.csv"
 BEST = "best.yaml"
 PARETO = "pareto"
+CONFIRMATION = "confirmation.csv"
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,6 @@ def _write_front(search: Search, front: list[TriedSettings]) -> None:
             path.unlink()
 
 
-def experiment_of(search: Search, trial: Trial) -> ExperimentConfig:
-    """Returns the whole experiment of a trial."""
-    settings = {**search.space.complete(trial.drawn), "seed": trial.seed}
-    return build_experiment(settings, trial.name)
-
-
 def print_trials(search: Search, result: SweepResult) -> None:
     """Prints the table of the trials, best first."""
     frame, seeds = result.trials, search.space.seeds
@@ -89,8 +88,20 @@ def print_trials(search: Search, result: SweepResult) -> None:
     print_table(f"trials, {order}best first (validation data)", names, rows)
 
 
+def print_table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table with a column for each of the names."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console(160).print(table)
+
+
 def _row(search: Search, trial: Trial) -> dict[str, Any]:
-    settings = experiment_of(search, trial).parameters()
+    settings = search.space.experiment(trial.drawn, trial.seed, trial.name).parameters()
     # A setting whose conditions do not hold was not searched in this trial.
     drawn = {name: settings[name] if name in trial.drawn else "-" for name in search.space.search}
     measured = {**(trial.curve[-1] if trial.curve else {}), **trial.measures}
@@ -112,5 +123,53 @@ def _row(search: Search, trial: Trial) -> dict[str, Any]:
 
 
 def _as_yaml(search: Search, trial: Trial) -> str:
-    settings = {"cache": str(search.cache), **experiment_of(search, trial).parameters()}
-    return yaml.safe_dump(settings, sort_keys=False)
+    experiment = search.space.experiment(trial.drawn, trial.seed, trial.name)
+    return yaml.safe_dump({"cache": str(search.cache), **experiment.parameters()}, sort_keys=False)
+
+
+def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.DataFrame | None:
+    """Retrains the best settings on seeds that the search has not used, and tests them.
+
+    It is the only part of a sweep that reads the test split, after the settings are chosen. Returns
+    a row per seed: the confirmed trial, its validation and its test metrics. For no seeds, returns
+    the last confirmation in the folder of the sweep; None if there is none. `parent` is the MLflow
+    run id of the sweep.
+
+    Raises:
+        RunError: if a retraining fails; the message gives the reason.
+    """
+    file = search.folder / CONFIRMATION
+    if not seeds:
+        frame = pd.read_csv(file) if file.is_file() else pd.DataFrame()
+        return frame if "trial" in frame else None
+    best = search.space.experiment(result.best.drawn)
+    first = search.seed + search.space.seeds
+    jobs = [
+        Job(
+            TrainingRun(replace(best, seed=seed), search.cache, search.output),
+            f"best of {search.title}, seed {seed}",
+        )
+        for seed in range(first, first + seeds)
+    ]
+    if any(job.training.remembered() is None for job in jobs):
+        start_ray()
+    say(f"retraining {result.best.name} on {seeds} other seeds, then testing it")
+    outcomes = run_all(jobs, search.resources, parent)
+    if failures := [one for one in outcomes if isinstance(one, str)]:
+        raise RunError(
+            f"{len(failures)} of {seeds} retrainings failed: {failures[0]}; run the same command "
+            "to try them again"
+        )
+    frame = pd.DataFrame(
+        [
+            {"trial": result.best.name, "seed": one.seed, **one.metrics}
+            for one in outcomes
+            if isinstance(one, TrainingResult)
+        ]
+    )
+    write_whole(file, csv_text(frame))
+    for name in map(str, frame):
+        if "/" in name:
+            mean, spread = frame[name].mean(), frame[name].std(ddof=1)
+            print_result(f"  {name:<18} {mean:.4f}" + (f" ± {spread:.4f}" if seeds > 1 else ""))
+    return frame

@@ -7,20 +7,13 @@ the trial. So a sweep that was interrupted draws the same settings as one that w
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from ..cli.experiment_fields import build_experiment
 from .space import Distribution, SearchSpace, is_minimised
 from .trials import Trial
 
@@ -37,13 +30,11 @@ _STATES = {
 def planned(space: SearchSpace, trials: int | None, seed: int) -> list[tuple[dict[str, Any], int]]:
     """Returns a point and a seed for every trial; settings that a point leaves open are drawn.
 
-    Args:
-        space: the search space.
-        trials: number of draws (of every point of a grid); None: the number of the space.
-        seed: seed of the first training of every point.
+    `trials` is the number of draws (of every point of a grid), by default that of the space; `seed`
+    is that of the first training of every point.
     """
     draws, points = trials or space.trials or 1, space.points()
-    if space.algorithm in ("grid", "one-at-a-time"):
+    if space.is_listed:
         return [(point, seed + more) for point in points for more in range(space.seeds)]
     if space.points_to_evaluate:
         free: list[dict[str, Any]] = [{}] * max(0, draws - len(space.points_to_evaluate))
@@ -56,14 +47,9 @@ def sample_settings(
 ) -> dict[str, Any] | None:
     """Returns the searched settings of the next trial; None if there are no new ones.
 
-    Settings that were tried with this seed are drawn again, and so are settings that do not fit
-    each other. A point to evaluate that was drawn before by chance is replaced by a free draw.
-
-    Args:
-        space: the search space.
-        point: the settings that are not drawn.
-        seed: seed of the trial.
-        trials: all trials that were drawn before.
+    The settings of `point` are not drawn; `trials` are all those that were drawn before. Settings
+    that were tried with this seed are drawn again, and so are settings that do not fit each other.
+    A point to evaluate that was drawn before by chance is replaced by a free draw.
     """
     tried = [trial.drawn for trial in trials if trial.seed == seed]
     for attempt in range(_ATTEMPTS):
@@ -81,14 +67,7 @@ def study_of(
     sampler: BaseSampler | None = None,
     objectives: tuple[str, ...] = (),
 ) -> optuna.Study:
-    """Returns the trials as a study of Optuna, for sampling and importances.
-
-    Args:
-        space: the search space.
-        trials: trials of the study.
-        sampler: sampler of the study.
-        objectives: the objectives; default: those of the space.
-    """
+    """Returns the trials as a study of Optuna, by default with all objectives of the space."""
     objectives = objectives or space.objectives
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(
@@ -113,14 +92,14 @@ def _ask(
     return drawn
 
 
-def _suggest(asked: optuna.Trial, name: str, distribution: Distribution) -> Any:
+def _suggest(asked: optuna.trial.BaseTrial, name: str, distribution: Distribution) -> Any:
     if distribution.values:
         return asked.suggest_categorical(name, distribution.values)
-    suggest: Callable[..., Any] = (
-        asked.suggest_int if distribution.is_whole else asked.suggest_float
-    )
-    step = distribution.step or (1 if distribution.is_whole else None)
-    return suggest(name, distribution.low, distribution.high, step=step, log=distribution.log)
+    low, high, log = distribution.low, distribution.high, distribution.log
+    if distribution.is_whole:
+        step = int(distribution.step or 1)
+        return asked.suggest_int(name, int(low), int(high), step=step, log=log)
+    return asked.suggest_float(name, low, high, step=distribution.step, log=log)
 
 
 def _sampler(space: SearchSpace, seed: int, number: int, attempt: int) -> BaseSampler:
@@ -154,27 +133,21 @@ def _frozen(
         state = TrialState.COMPLETE
     if not several:
         curve = {int(row["epoch"]): row[objectives[0]] for row in trial.curve}
+    drawn = optuna.trial.FixedTrial(trial.drawn)  # collects the distributions
+    for name in trial.drawn:
+        _suggest(drawn, name, space.search[name])
     return optuna.trial.create_trial(
         state=state,
         values=values if state == TrialState.COMPLETE else None,
         params=trial.drawn,
-        distributions={name: _for_optuna(space.search[name]) for name in trial.drawn},
+        distributions=drawn.distributions,
         intermediate_values=curve,
     )
 
 
-def _for_optuna(distribution: Distribution) -> BaseDistribution:
-    low, high, step = distribution.low, distribution.high, distribution.step
-    if distribution.values:
-        return CategoricalDistribution(distribution.values)
-    if distribution.is_whole:
-        return IntDistribution(int(low), int(high), log=distribution.log, step=int(step or 1))
-    return FloatDistribution(low, high, log=distribution.log, step=step)
-
-
 def _is_valid(space: SearchSpace, drawn: dict[str, Any]) -> bool:
     try:
-        build_experiment(space.complete(drawn))
+        space.experiment(drawn)
     except ValueError:
         return False
     return True

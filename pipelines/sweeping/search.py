@@ -42,14 +42,13 @@ from ..tracking.store import open_experiment, tracking_uri
 from ..training.result import RESULT_VERSION
 from .space import SWEEP_COSTS, SWEEP_MEASURES, SearchSpace, check_possible, is_minimised
 from .trial_worker import TrialTask, run_trial
-from .trials import State, Trial, Trials
+from .trials import ENDS, Trial, Trials
 from .tune import Driver, Failures, NotedAsha
 
 # A trial of several workers only waits for them. Reserving a CPU for it would leave too few for the
 # workers on a small machine, and Tune refuses to reserve nothing.
 _WAITING = {"memory": 64.0 * 2**20}
 _LONG_TRIAL = 600.0  # seconds in which no trial ends, although all is well
-_QUIET = {"RAY_AIR_NEW_OUTPUT": "0"}  # otherwise Tune prints where its temporary files are
 
 
 @dataclass(frozen=True)
@@ -183,10 +182,10 @@ class Search:
             if driver.is_done:
                 say(f"{self.name}: all {len(trials.all)} trials have ended before")
                 return
-            for name, value in _QUIET.items():
-                os.environ.setdefault(name, value)
+            # Otherwise Tune prints where its temporary files are.
+            os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
             start_ray()
-            ended, started = len(trials.ended()), len(trials.unfinished())
+            ended, started = len(trials.in_state(*ENDS)), len(trials.in_state("running"))
             say(
                 f"{self.name}: {driver.most} trials by {self.space.algorithm}"
                 f"{' and ASHA' if self.space.scheduler else ''}, seed {self.seed}"
@@ -195,7 +194,7 @@ class Search:
             )
             pace = Pace(shortest_pause=_LONG_TRIAL)
             with reporting(
-                lambda: self._line(driver) + pace.left(len(trials.ended()), driver.most)
+                lambda: self._line(driver) + pace.left(len(trials.in_state(*ENDS)), driver.most)
             ):
                 self._tuner(driver).fit()
             if not driver.is_done:  # Tune catches Ctrl-C, and returns
@@ -206,12 +205,9 @@ class Search:
             courier.close()
 
     def driver(self, trials: Trials, run_id: str, courier: Courier | None = None) -> Driver:
-        """Returns the part that gives Tune the next trial.
+        """Returns the part that gives Tune the next trial; `run_id` is the sweep's in MLflow.
 
-        Args:
-            trials: the trials on disk.
-            run_id: MLflow run id of the sweep.
-            courier: sends the records of a trial that has ended.
+        The courier sends the records of a trial that has ended.
         """
 
         def ended(trial: Trial) -> None:
@@ -272,9 +268,8 @@ class Search:
 
     def _line(self, driver: Driver) -> str:
         objective, trials = self.space.objectives[0], driver.trials
-        states: tuple[State, ...] = ("finished", "stopped early", "failed")
-        counts = ", ".join(f"{len(trials.in_state(state))} {state}" for state in states)
-        line = f"{len(trials.ended())} of {driver.most} trials ended ({counts})"
+        counts = ", ".join(f"{len(trials.in_state(state))} {state}" for state in ENDS)
+        line = f"{len(trials.in_state(*ENDS))} of {driver.most} trials ended ({counts})"
         if ranked := trials.ranked(objective):
             word = "least" if is_minimised(objective) else "best"
             line += f", {word} {objective} {ranked[0].value(objective):.4f} ({ranked[0].name})"

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -9,7 +10,11 @@ from typing import Any, Literal
 from stop_core.datasets import Task
 from stop_core.settings.experiment import ExperimentConfig
 
+from ..cli.experiment_fields import build_experiment
+
 Algorithm = Literal["grid", "random", "tpe", "one-at-a-time"]
+LISTED: tuple[Algorithm, ...] = ("grid", "one-at-a-time")
+"""Algorithms that try every point, and draw none."""
 
 SWEEP_MEASURES: dict[Task, tuple[str, ...]] = {
     "recognition": ("val/top1", "val/top5", "val/mean_class"),
@@ -29,6 +34,16 @@ def is_minimised(objective: str) -> bool:
     return objective in SWEEP_COSTS or objective.endswith("_rank")
 
 
+def short(value: Any) -> str:
+    """Returns a value with at most four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def describe_settings(drawn: Mapping[str, Any]) -> str:
+    """Returns the settings of a trial on one line."""
+    return ", ".join(f"{name} {short(value)}" for name, value in drawn.items())
+
+
 @dataclass(frozen=True)
 class Condition:
     """Holds if another setting has one of `values`, or is strictly between two bounds."""
@@ -37,6 +52,13 @@ class Condition:
     values: tuple[Any, ...] = ()
     above: float | None = None
     below: float | None = None
+
+    def __str__(self) -> str:
+        if self.values:
+            return f"{self.setting} in {list(self.values)}"
+        bounds = (("above", self.above), ("below", self.below))
+        words = (f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+        return f"{self.setting} {' and '.join(words)}"
 
     def holds(self, settings: Mapping[str, Any]) -> bool:
         """Returns whether it holds; it never does if the other setting is itself left out."""
@@ -73,6 +95,14 @@ class Distribution:
     is_whole: bool = False
     when: tuple[Condition, ...] = ()
     """All of them must hold, or the setting keeps its default."""
+
+    def __str__(self) -> str:
+        if self.values:
+            return ("grid " if self.is_grid else "choice ") + ", ".join(map(short, self.values))
+        whole = "a whole number " if self.is_whole else ""
+        step = f" in steps of {self.step:g}" if self.step else ""
+        scale = " on a logarithmic scale" if self.log else ""
+        return f"{whole}from {self.low:g} to {self.high:g}{step}{scale}"
 
     def examples(self) -> tuple[Any, ...]:
         """Returns every value of a list, or the two ends of a range."""
@@ -113,28 +143,20 @@ def check_possible(
     A setting can depend on another one: segment_jitter needs frames. So the point is built with the
     defaults of the settings that are drawn, and then with each value of each of them.
 
-    Args:
-        build: raises a ValueError for settings that do not fit each other.
-        point: settings of a trial by name.
-        around: values of the other settings, if they are not drawn.
-        search: the searched settings.
+    `around` has the values of the other settings, if they are not drawn from `search`.
 
     Raises:
         ValueError: that of `build` for the point with the defaults.
     """
-
-    def fails(settings: dict[str, Any]) -> ValueError | None:
-        try:
-            build(settings)
-        except ValueError as problem:
-            return problem
-        return None
-
-    if problem := fails({**around, **point}):
+    try:
+        build({**around, **point})
+    except ValueError:
         others = [name for name in search if name not in point and not around]
-        points = ({**point, name: value} for name in others for value in search[name].examples())
-        if all(fails(one) for one in points):
-            raise problem
+        for other in ({name: value} for name in others for value in search[name].examples()):
+            with suppress(ValueError):
+                build({**point, **other})
+                return
+        raise
 
 
 @dataclass(frozen=True)
@@ -170,6 +192,11 @@ class SearchSpace:
     """Random draws before TPE begins to model."""
 
     @property
+    def is_listed(self) -> bool:
+        """Whether every point is tried, and none is drawn."""
+        return self.algorithm in LISTED
+
+    @property
     def longest(self) -> int:
         """Epochs of the longest training that can be drawn."""
         return int(max(self.possible("epochs")))
@@ -188,6 +215,16 @@ class SearchSpace:
     def complete(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the settings of a trial by name: the fixed and the drawn ones."""
         return {**self.fixed, **drawn}
+
+    def experiment(
+        self, drawn: Mapping[str, Any], seed: int = 0, origin: str = "this trial"
+    ) -> ExperimentConfig:
+        """Returns the experiment of a trial.
+
+        Raises:
+            ValueError: if the settings do not fit each other; names `origin`.
+        """
+        return build_experiment({**self.complete(drawn), "seed": seed}, origin)
 
     def active(self, name: str, drawn: Mapping[str, Any]) -> bool:
         """Returns whether the setting is drawn, given the settings that were drawn before."""

@@ -14,19 +14,14 @@ from stop_core.storage.paths import StoragePath
 from stop_core.training.run_state import read_progress
 
 from ..cli.errors import RunError
-from ..cli.experiment_fields import build_experiment
 from ..cluster.resources import Resources
 from ..training.checkpoints import latest_checkpoint
 from ..training.launch import TrainingHooks
 from ..training.run import TrainingRun
-from .space import SearchSpace
-from .wording import describe_settings
+from .space import SearchSpace, describe_settings
 
 FAILURE_KEY = "failure"
 """Name of the reason in the report of a trial that failed."""
-# Seconds that Tune waits for a stopped trial to end, which can be sending its last epoch to MLflow.
-# After that, the process is discarded with everything that it has loaded.
-_PATIENCE = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "30"}
 
 
 @dataclass(frozen=True)
@@ -48,21 +43,19 @@ class TrialTask:
         Raises:
             ValueError: if the settings do not fit each other, the data or the tower.
         """
-        settings = {**self.space.complete(drawn), "seed": seed}
-        experiment = build_experiment(settings, "this trial")
+        experiment = self.space.experiment(drawn, seed)
         return TrainingRun(experiment, self.cache, self.output, test=False, sweep=self.sweep)
 
 
 def run_trial(config: dict[str, Any], task: TrialTask, keeper: ClipCache) -> None:
     """Trains or resumes one trial; reports every epoch and the end to Tune.
 
-    Args:
-        config: name, drawn settings and seed of the trial, and its number of recorded epochs.
-        task: the shared part of the sweep.
-        keeper: the tower of this process.
+    `config` has the name, drawn settings and seed of the trial, and its number of recorded epochs;
+    `keeper` has the tower of this process.
     """
-    for name, value in _PATIENCE.items():
-        os.environ.setdefault(name, value)
+    # Seconds that Tune waits for a stopped trial, which can be sending its last epoch to MLflow.
+    # After that, it discards the process with everything that the process has loaded.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "30")
     training = task.training(config["drawn"], config["seed"])
     objective, last = task.space.objectives[0], config["noted"]
 

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.documents import Number, Whole, build, parse_json, read_text
 from stop_core.storage.names import inside
@@ -21,6 +23,8 @@ from stop_core.storage.names import inside
 from .space import SWEEP_COSTS, is_minimised
 
 State = Literal["running", "finished", "stopped early", "failed"]
+ENDS: tuple[State, ...] = ("finished", "stopped early", "failed")
+"""States in which a trial has ended."""
 
 
 @dataclass
@@ -108,11 +112,9 @@ class TriedSettings:
 
 
 class Trials:
-    """All trials of a sweep, including those of earlier runs of the same command.
+    """All trials of a sweep in its folder, including those of earlier runs of the same command.
 
-    Args:
-        folder: folder of the sweep.
-        seeds: trainings of every point.
+    Every point has as many trainings as there are `seeds`.
     """
 
     def __init__(self, folder: Path, seeds: int = 1) -> None:
@@ -133,17 +135,13 @@ class Trials:
         """Writes the state of a trial to disk."""
         write_whole(self.folder / f"{trial.name}.json", json.dumps(asdict(trial), indent=1))
 
-    def unfinished(self) -> list[Trial]:
-        """Returns the trials that have started and not ended."""
-        return self.in_state("running")
-
-    def ended(self) -> list[Trial]:
-        """Returns the trials that have finished, were stopped early, or failed."""
-        return self.in_state("finished", "stopped early", "failed")
-
     def in_state(self, *states: State) -> list[Trial]:
         """Returns the trials in any of the states."""
         return [trial for trial in self.all if trial.state in states]
+
+    def measured(self, objective: str) -> list[Trial]:
+        """Returns the trials that have measured the objective, in any state."""
+        return [trial for trial in self.all if trial.value(objective) is not None]
 
     def points(self) -> list[TriedSettings]:
         """Returns the settings that have finished with all their seeds, in order of the draws."""
@@ -165,17 +163,15 @@ class Trials:
         return [point for _, point in scored]
 
     def front(self, objectives: tuple[str, ...]) -> list[TriedSettings]:
-        """Returns the Pareto front: the finished settings that no others dominate."""
+        """Returns the Pareto front: the finished settings that no others dominate.
+
+        Settings dominate others if they are worse in no objective, and better in at least one.
+        """
         ranked = self.ranked(objectives[0])
-        return [one for one in ranked if not any(_dominates(o, one, objectives) for o in ranked)]
-
-
-def _dominates(better: TriedSettings, worse: TriedSettings, objectives: tuple[str, ...]) -> bool:
-    """Returns whether the first is worse in no objective, and better in at least one."""
-    gains = []
-    for objective in objectives:
-        first, second = better.value(objective), worse.value(objective)
-        if first is None or second is None:
-            return False
-        gains.append((second - first) if is_minimised(objective) else (first - second))
-    return min(gains) >= 0 and max(gains) > 0
+        signs = [1 if is_minimised(objective) else -1 for objective in objectives]
+        # What was not measured is NaN, which is neither worse nor better.
+        values = [[one.value(o) for o in objectives] for one in ranked]
+        losses_PO = np.array(values, dtype=float).reshape(-1, len(objectives)) * signs
+        worse_PPO = losses_PO[:, None] - losses_PO
+        dominated_P = ((worse_PPO >= 0).all(-1) & (worse_PPO > 0).any(-1)).any(-1)
+        return [ranked[number] for number in np.flatnonzero(~dominated_P)]

@@ -13,23 +13,18 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from ..cli.experiment_fields import build_experiment
 from ..training.failures import root_cause
 from .sample_settings import planned, sample_settings
 from .space import Asha, is_minimised
 from .trial_worker import FAILURE_KEY, TrialTask
-from .trials import State, Trial, Trials
+from .trials import ENDS, State, Trial, Trials
 
 
 class Driver(Searcher):
     """Gives Tune the next trial, and records its epochs and its end.
 
-    Args:
-        task: the shared part of the sweep.
-        trials: the trials on disk.
-        count: number of trials in the end; None: the number of the space.
-        seed: seed of the sweep.
-        ended: is called for every trial that has ended, before its end is written to disk.
+    There are `count` trials in the end, by default the number of the space. `ended` is called for
+    every trial that has ended, before its end is written to disk.
     """
 
     def __init__(
@@ -46,7 +41,7 @@ class Driver(Searcher):
         self.plan = planned(task.space, count, seed)
         self.exhausted = False
         self._ended = ended
-        self._waiting = trials.unfinished()
+        self._waiting = trials.in_state("running")
         self._by_tune_id: dict[str, Trial] = {}
 
     @property
@@ -58,7 +53,7 @@ class Driver(Searcher):
     def is_done(self) -> bool:
         """Whether every trial has ended."""
         drawn = len(self.trials.all) >= len(self.plan) or self.exhausted
-        return drawn and not self.trials.unfinished()
+        return drawn and not self.trials.in_state("running")
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Returns the next trial: an interrupted one, or else a new one."""
@@ -190,7 +185,7 @@ class NotedAsha(ASHAScheduler):
             reduction_factor=asha.reduction_factor,
         )
         self._driver = driver
-        for trial in driver.trials.ended():
+        for trial in driver.trials.in_state(*ENDS):
             self._replay(None, SimpleNamespace(trial_id=trial.name), trial)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -204,8 +199,7 @@ class NotedAsha(ASHAScheduler):
         if result.get(FAILURE_KEY) or result["finished"] or result["epoch"] in epochs:
             return TrialScheduler.CONTINUE
         action = super().on_trial_result(tune_controller, trial, result)
-        settings = self._driver.task.space.complete(recorded.drawn)
-        is_last = result["epoch"] >= build_experiment(settings, "this trial").epochs
+        is_last = result["epoch"] >= self._driver.task.space.experiment(recorded.drawn).epochs
         if action != TrialScheduler.STOP or is_last:
             return TrialScheduler.CONTINUE
         self._driver.stop(recorded.number, result)

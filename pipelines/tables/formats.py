@@ -1,38 +1,50 @@
-"""Renders a sheet for the terminal, as Markdown and as HTML.
+"""Renders a sheet for the terminal, and as Markdown, HTML and LaTeX by the templates here.
 
-pandas' `Styler` is not used here: it has no terminal or Markdown output, does not escape all that
+pandas' `Styler` is not used: it has no terminal or Markdown output, does not escape all that
 a title can contain, and has no groups of rows.
 """
 
 import html
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from stop_core.storage.escaping import in_markdown
+from stop_core.storage.atomic import write_whole
+from stop_core.storage.escaping import csv_text, in_markdown
 
-from .sheet import ON_SCREEN, PUBLISHED_NOTE, Cell, Column, Sheet
+from ..cli.templates import rendered
+from .latex import escape
+from .sheet import ON_PAPER, ON_SCREEN, PUBLISHED_NOTE, Sheet
+from .table import ComparisonTable
 
 _STYLES = {"": "", "best": "bold", "second": "underline"}
-OURS = ", among our rows only."
 _WIDEST_METHOD = 36  # characters; a longer title takes two lines
-_STYLE_SHEET = """
-body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem; color: #1a1a1a; background: #fff; }
-table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }
-caption { text-align: left; font-weight: 600; padding-bottom: .5rem; }
-th, td { padding: .25rem .55rem; text-align: right; white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
-th { border-bottom: 1px solid; font-weight: 600; }
-.text { text-align: left; position: sticky; left: 0; background: inherit; }
-tr { background: #fff; }
-tr.block td { text-align: left; font-style: italic; border-top: 1px solid; color: #555; }
-tr.published td { color: #555; }
-tbody tr:hover { background: #f3f5f8; }
-.notes { max-width: 60rem; color: #444; font-size: 13px; }
-""".strip()
+_PAPER = 120  # characters of scriptsize in the width of a page of two columns
+_SPREAD = re.compile(r"([\d.]+) ± ([\d.]+)")
+
+
+def write_files(table: ComparisonTable, sheet: Sheet) -> list[Path]:
+    """Writes the table in every format, and returns the files.
+
+    `table.csv` has every number, unrounded; the other formats are for readers.
+    """
+    label = re.sub(r"[^a-z0-9]+", "-", f"{table.name}-{table.dataset}".lower())
+    texts = {
+        "table.csv": csv_text(table.frame()),
+        "table.md": markdown(sheet),
+        "table.tex": latex(sheet, label),
+        "table.html": page(sheet),
+    }
+    table.folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_whole(table.folder / name, text)
+    return [table.folder / name for name in texts]
 
 
 def print_sheet(sheet: Sheet, console: Console) -> None:
@@ -45,7 +57,7 @@ def print_sheet(sheet: Sheet, console: Console) -> None:
     narrow = sheet.narrowed(ON_SCREEN, fits)
     console.print(_rich(narrow))
     notes = [note.text for note in narrow.notes]
-    if omitted := [one.heading for one in sheet.columns if one not in narrow.columns]:
+    if omitted := [h for name, h in sheet.columns.items() if name not in narrow.columns]:
         notes.append(f"Not shown, because the terminal is too narrow: {', '.join(omitted)}.")
     for note in notes:
         console.print(note, style="dim")
@@ -56,88 +68,54 @@ def _rich(sheet: Sheet) -> RichTable:
         title=sheet.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
         pad_edge=False, show_edge=False,
     )  # fmt: skip
-    for column in sheet.columns:
-        shown.add_column(
-            column.heading,
-            justify="left" if column.is_text else "right",
-            no_wrap=not column.is_text,
-            max_width=_WIDEST_METHOD if column.is_text else None,
-        )
-    for cells in sheet.ours:
-        shown.add_row(*(Text(cell.text, style=_STYLES[cell.mark]) for cell in cells))
+    method, *numbers = sheet.columns.values()
+    shown.add_column(method, max_width=_WIDEST_METHOD)
+    for heading in numbers:
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in sheet.ours:
+        shown.add_row(*(Text(row[n].text, style=_STYLES[row[n].mark]) for n in sheet.columns))
     if sheet.published:
         shown.add_section()
         shown.add_row(Text(PUBLISHED_NOTE, style="italic"))
-        for cells in sheet.published:
-            shown.add_row(*(Text(cell.text, style="dim") for cell in cells))
+        for row in sheet.published:
+            shown.add_row(*(Text(row[name].text, style="dim") for name in sheet.columns))
     return shown
 
 
 def markdown(sheet: Sheet) -> str:
     """Renders Markdown: best in bold, second in italics, because Markdown cannot underline."""
-    around = {"": "", "best": "**", "second": "*"}
-
-    def line(cells: Sequence[Cell]) -> str:
-        texts = (in_markdown(cell.text) for cell in cells)
-        marked = (f"{around[c.mark]}{t}{around[c.mark]}" for c, t in zip(cells, texts, strict=True))
-        return "| " + " | ".join(marked) + " |"
-
-    lines = [
-        f"**{in_markdown(sheet.title)}**",
-        "",
-        line([Cell(column.heading) for column in sheet.columns]),
-    ]
-    lines.append("|" + "|".join("---" if c.is_text else "---:" for c in sheet.columns) + "|")
-    lines += [line(cells) for cells in sheet.ours]
-    if sheet.published:
-        lines.append(line([Cell(PUBLISHED_NOTE, "second"), *[Cell("")] * (len(sheet.columns) - 1)]))
-        lines += [line(cells) for cells in sheet.published]
-    notes = [
-        *(in_markdown(note.text) for note in sheet.notes),
-        f"Best in bold, second in italics{OURS}",
-    ]
-    return "\n".join([*lines, "", *(f"{note}  " for note in notes), ""])
+    return _by_template("md", in_markdown, sheet)
 
 
 def page(sheet: Sheet) -> str:
     """Renders a page of HTML that needs no other file."""
-    columns = sheet.columns
-    body = [_html_row(cells, columns, "ours") for cells in sheet.ours]
-    if sheet.published:
-        across = f'<td colspan="{len(columns)}">{html.escape(PUBLISHED_NOTE)}</td>'
-        body.append(f'<tr class="block">{across}</tr>')
-        body += [_html_row(cells, columns, "published") for cells in sheet.published]
-    head = "".join(f"<th{_class(c)}>{html.escape(c.heading)}</th>" for c in columns)
-    notes = [*(note.text for note in sheet.notes), f"Best in bold, second underlined{OURS}"]
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            f"<title>{html.escape(sheet.title)}</title>",
-            f"<style>{_STYLE_SHEET}</style></head><body>",
-            f"<table><caption>{html.escape(sheet.title)}</caption>",
-            f"<thead><tr>{head}</tr></thead>",
-            "<tbody>",
-            *body,
-            "</tbody></table>",
-            '<div class="notes">',
-            *(f"<p>{html.escape(note)}</p>" for note in notes),
-            "</div></body></html>",
-            "",
-        ]
-    )
+    return _by_template("html", html.escape, sheet)
 
 
-def _html_row(cells: Sequence[Cell], columns: Sequence[Column], kind: str) -> str:
-    around: dict[str, Callable[[str], str]] = {
-        "": str, "best": lambda text: f"<b>{text}</b>", "second": lambda text: f"<u>{text}</u>"
-    }  # fmt: skip
-    texts = "".join(
-        f"<td{_class(column)}>{around[cell.mark](html.escape(cell.text))}</td>"
-        for cell, column in zip(cells, columns, strict=True)
-    )
-    return f'<tr class="{kind}">{texts}</tr>'
+def latex(sheet: Sheet, label: str) -> str:
+    r"""Renders a float over both columns of a page, for which \usepackage{booktabs} is enough.
+
+    Columns that do not fit are omitted in the order of ON_PAPER; `table.csv` has them.
+    """
+    sheet = sheet.narrowed(ON_PAPER, lambda sheet: _paper_width(sheet) <= _PAPER)
+    text = _by_template("tex", escape, sheet, label=label, parts=_parts)
+    # LaTeX would read them as an option of the rule or row above.
+    return re.sub(r"^(?= *[\[*])", "{}", text, flags=re.MULTILINE)
 
 
-def _class(column: Column) -> str:
-    return ' class="text"' if column.is_text else ""
+def _by_template(kind: str, escape: Callable[[str], str], sheet: Sheet, **values: Any) -> str:
+    template = Path(__file__).with_name(f"table.{kind}.jinja")
+    return rendered(template, escape, sheet=sheet, published=PUBLISHED_NOTE, **values)
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """Returns the mean and the spread of a cell; for other cells, the whole text and nothing."""
+    found = _SPREAD.fullmatch(text)
+    return (found[1], found[2]) if found else (text, "")
+
+
+def _paper_width(sheet: Sheet) -> float:
+    """Returns the approximate width of the table, in characters."""
+    rows = [*sheet.ours, *sheet.published]
+    texts = {n: [h, *(row[n].text for row in rows)] for n, h in sheet.columns.items()}
+    return sum(1.7 + max(len(t.replace(" ± ", "")) for t in column) for column in texts.values())

@@ -12,23 +12,17 @@ from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from stop_core.datasets.registry import division
-from stop_core.settings.experiment import ExperimentConfig
 
+from ..cli.console import console, print_result
 from ..tracking.direct_run import TrackedRun
-from ..tracking.store import (
-    LONGEST_PARAM,
-    dataset_input,
-    find_run,
-    open_experiment,
-    run_tags,
-)
+from ..tracking.store import find_run, open_experiment, run_tags
 from ..training.result import TrainingResult
-from .formats import markdown
-from .sheet import Sheet
+from .formats import markdown, print_sheet, write_files
+from .sheet import Sheet, make_sheet
 from .table import ComparisonTable
 
 NOTE = "mlflow.note.content"  # the description of a run in the UI
@@ -36,6 +30,7 @@ _ROW = "row"
 _STALE = "stale"
 _IDENTITY = (_ROW, "config_hash", "seed", "training_run")  # tags of a copy
 _MOST_CHILDREN = 10_000
+_WIDTH = 120  # characters, where the output is a file or a pipe
 _ON_PAGE = {"method", "test_top1", "test_t2v_r1", "interval", "difference", "p_holm", "seeds"}
 
 
@@ -49,17 +44,20 @@ def track(table: ComparisonTable, output: Path) -> TrackedRun:
         f"table {table.name}: {division(table.dataset, table.fold)}",
         {"kind": "table", "dataset": table.dataset, "data_hash": table.data_hash},
     )
-    data = dataset_input(table.dataset, table.data_hash)
-    tracked.client.log_inputs(tracked.run_id, [data])
+    tracked.log_dataset(table.dataset, table.data_hash)
     return tracked
 
 
-def record(table: ComparisonTable, sheet: Sheet, files: list[Path], tracked: TrackedRun) -> None:
-    """Records a table: its files, its numbers, its description, and its cells as children."""
-    frame = table.frame()
+def publish_table(table: ComparisonTable, tracked: TrackedRun) -> None:
+    """Prints the table, writes its files, and records it in its run, with its cells as children."""
+    sheet, frame = make_sheet(table), table.frame()
+    print_result()
+    print_sheet(sheet, console(_WIDTH))
+    print_result()
+    files = write_files(table, sheet)
     for file in files:
         tracked.log_file(file)
-    tracked.log_table({str(name): frame[name].tolist() for name in frame}, "table.json")
+    tracked.log_table(frame, "table.json")
     tracked.log_metrics(_chart_metrics(table, frame))
     tracked.log_params({"rows": len(table.experiments), "dataset": table.dataset,
                         "fold": table.fold})  # fmt: skip
@@ -67,14 +65,13 @@ def record(table: ComparisonTable, sheet: Sheet, files: list[Path], tracked: Tra
     view = _share_view(table, tracked.client, parent)
     # A tag, unlike a parameter, can change: the same rows can get another baseline.
     tracked.set_tags({NOTE: _description(sheet, view), "baseline": table.baseline})
-    _gather_cells(table, tracked.client, parent)
+    _gather_cells(table, tracked, parent)
+    print_result(f"the table in {', '.join(file.name for file in files)}: {table.folder}")
 
 
 def _description(sheet: Sheet, view: str) -> str:
     """Returns the text of the run's page: the columns that fit on it, and links to the rest."""
-    for column in sheet.columns:
-        if column.name not in _ON_PAGE:
-            sheet = sheet.without(column.name)
+    sheet = sheet.without(*(sheet.columns.keys() - _ON_PAGE))
     return (
         f"{markdown(sheet)}\nAll columns: `table.html` and `table.csv` among the artifacts. "
         f"The runs below this one are the cells: [see them grouped by row]({view})."
@@ -128,8 +125,9 @@ def _chart_metrics(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, flo
     }
 
 
-def _gather_cells(table: ComparisonTable, client: MlflowClient, parent: Run) -> None:
+def _gather_cells(table: ComparisonTable, tracked: TrackedRun, parent: Run) -> None:
     """Makes each cell a child of the table, once; a replaced cell is no longer one."""
+    client = tracked.client
     children = client.search_runs(
         [parent.info.experiment_id],
         f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'",
@@ -142,40 +140,36 @@ def _gather_cells(table: ComparisonTable, client: MlflowClient, parent: Run) -> 
         # Two rows can have the same training. Its run is the cell of the first row.
         own = find_run(client, result.run_id) if result.run_id not in shown else None
         if own and own.data.tags.get(MLFLOW_PARENT_RUN_ID) in (None, parent.info.run_id):
-            client.set_tag(own.info.run_id, MLFLOW_PARENT_RUN_ID, parent.info.run_id)
-            client.set_tag(own.info.run_id, _ROW, title)
-            _drop_tags(client, own, _STALE)
+            run = TrackedRun(tracked.uri, result.run_id)
+            run.set_tags({MLFLOW_PARENT_RUN_ID: parent.info.run_id, _ROW: title})
+            run.remove_tags(_STALE)
             shown.add(result.run_id)
             continue
-        config = next(one for one in table.experiments[title] if one.seed == result.seed)
         copy = copies.get((title, result.config_hash, str(result.seed), result.run_id))
-        if copy is None or copy.info.status != "FINISHED":
-            copy = _copy(client, parent, title, result, config, copy)
-        shown.add(copy.info.run_id)
+        cell = copy or _started_copy(client, parent, title, result)
+        if cell.info.status != "FINISHED":
+            config = next(one for one in table.experiments[title] if one.seed == result.seed)
+            metrics = result.metrics.items()
+            measures = {name.replace("val/", "val_best/"): value for name, value in metrics}
+            measures |= {f"cost/{name}": value for name, value in result.costs.items()}
+            written = TrackedRun(tracked.uri, cell.info.run_id)
+            written.log_params(config.parameters())
+            written.log_metrics(measures)
+            written.log_dataset(result.dataset, result.data_hash)
+            written.finish()
+        shown.add(cell.info.run_id)
     for child in children:
         # A failed training was never a cell. It stays a child of the run that started it.
         was_cell = _ROW in child.data.tags or child.info.status == "FINISHED"
         if was_cell and child.info.run_id not in shown:
-            client.set_tag(child.info.run_id, _STALE, f"replaced in the table {parent.info.run_id}")
-            _drop_tags(client, child, MLFLOW_PARENT_RUN_ID, _ROW)
+            run = TrackedRun(tracked.uri, child.info.run_id)
+            run.set_tags({_STALE: f"replaced in the table {parent.info.run_id}"})
+            run.remove_tags(MLFLOW_PARENT_RUN_ID, _ROW)
 
 
-def _drop_tags(client: MlflowClient, run: Run, *names: str) -> None:
-    for name in names:
-        if name in run.data.tags:
-            client.delete_tag(run.info.run_id, name)
-
-
-def _copy(
-    client: MlflowClient,
-    parent: Run,
-    title: str,
-    result: TrainingResult,
-    config: ExperimentConfig,
-    begun: Run | None,
-) -> Run:
-    """Returns a child with the settings and measures of a training that has another parent."""
-    run = begun or client.create_run(
+def _started_copy(client: MlflowClient, parent: Run, title: str, result: TrainingResult) -> Run:
+    """Returns a child for the settings and measures of a training that has another parent."""
+    return client.create_run(
         parent.info.experiment_id,
         tags={
             **run_tags(f"{title}, seed {result.seed}", None, parent.info.run_id),
@@ -191,14 +185,3 @@ def _copy(
             f"curves and files. Its folder: {result.folder}",
         },
     )
-    when = run.info.start_time
-    measures = {name.replace("val/", "val_best/"): value for name, value in result.metrics.items()}
-    measures |= {f"cost/{name}": value for name, value in result.costs.items()}
-    params = [
-        Param(name, str(value)[:LONGEST_PARAM]) for name, value in config.parameters().items()
-    ]
-    metrics = [Metric(name, value, when, 0) for name, value in measures.items()]
-    client.log_batch(run.info.run_id, metrics=metrics, params=params)
-    client.log_inputs(run.info.run_id, [dataset_input(result.dataset, result.data_hash)])
-    client.set_terminated(run.info.run_id)
-    return run

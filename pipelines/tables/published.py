@@ -13,6 +13,7 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 PERCENT = (
     "top1", "top5", "mean_class",
@@ -40,6 +41,16 @@ class PublishedRow:
     def title(self) -> str:
         """The method and its venue."""
         return f"{self.method} ({self.venue})" if self.venue else self.method
+
+    def columns(self) -> dict[str, Any]:
+        """Returns the columns of a comparison table that a published row fills."""
+        return {
+            "kind": "published",
+            "method": self.title,
+            "source": self.source,
+            "trainable_parameters": self.parameters,
+            **{f"{name.replace('/', '_')}_mean": value for name, value in self.measures.items()},
+        }
 
 
 def read_published(path: Path) -> list[PublishedRow]:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stop_core.storage.documents import shown
-
 from ..cli.experiment_fields import build_experiment
-from ..cli.yaml_document import Document
+from ..cli.yaml_document import Document, Section
 
-_NAMES = ("common", "rows", "baseline")
+
+class _File(Section):
+    common: dict[str, Any] | None = None
+    rows: dict[str, dict[str, Any] | None] | None = None
+    baseline: Any = None
 
 
 @dataclass(frozen=True)
@@ -30,43 +32,28 @@ def read_table(path: Path, base: Mapping[str, Any] | None = None) -> Table:
     A row can have `n_s: all` (the number of patches of its tower) and `static_prompts: matched` (as
     many as have the trainable parameters of STOP with the row's other settings).
 
-    Args:
-        path: the YAML file.
-        base: defaults for the common settings of the file; an ablation gets the row of STOP.
+    `base` has defaults for the common settings of the file; an ablation gets the row of STOP.
 
     Raises:
-        ValueError: if the file is not a table; the message names the file, the line or row, and the
-            remedy.
+        ValueError: if the file is not a table; names the file, the line or row, and the remedy.
         OSError: if it cannot be read.
     """
     document = Document(path)
-    content = _mapping(document, (), document.content)
-    if unknown := sorted(content.keys() - _NAMES):
-        raise document.error((unknown[0],), f"{unknown[0]!r} is not one of {', '.join(_NAMES)}")
-    common = {**(base or {}), **_mapping(document, ("common",), content.get("common"))}
+    file = document.validate(_File, document.content or {})
+    common = {**(base or {}), **(file.common or {})}
     rows = {}
-    for title, values in _mapping(document, ("rows",), content.get("rows")).items():
+    for title, own in (file.rows or {}).items():
         where = f"{path}: row {title!r}"
-        own = _mapping(document, ("rows", title), values)
-        rows[title] = _resolved({**common, **own}, where)
+        rows[title] = _resolved({**common, **(own or {})}, where)
         build_experiment(rows[title], where)
-    if not rows:
-        raise document.error(("rows",), "rows is empty; give at least one row")
-    baseline = content.get("baseline", next(iter(rows)))
-    if not isinstance(baseline, str) or baseline not in rows:
-        message = f"baseline is {baseline!r}, but the rows are {', '.join(rows)}"
-        raise document.error(("baseline",), message)
+    with document.at("rows"):
+        if not rows:
+            raise ValueError("rows is empty; give at least one row")
+    baseline = file.baseline if "baseline" in file.model_fields_set else next(iter(rows))
+    with document.at("baseline"):
+        if not isinstance(baseline, str) or baseline not in rows:
+            raise ValueError(f"baseline is {baseline!r}, but the rows are {', '.join(rows)}")
     return Table(rows, common, baseline)
-
-
-def _mapping(document: Document, where: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """Returns the mapping at `where`; empty if it is absent."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        what = repr(where[-1]) if where else "the file"
-        raise document.error(where, f"{what} must be `name: value` lines, got {shown(value)}")
-    return value
 
 
 def _resolved(values: dict[str, Any], where: str) -> dict[str, Any]:

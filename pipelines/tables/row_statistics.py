@@ -1,8 +1,8 @@
 """Statistics of a table's rows from their per-video predictions: intervals and tests."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,31 +20,19 @@ from stop_core.evaluation.stored_predictions import read_scores
 from ..training.result import TrainingResult
 from ..training.task import PREDICTIONS
 
-Interval = tuple[float, float]
-
-
-@dataclass
-class RowStatistics:
-    """Statistics of one row; its tests compare the primary measure with the baseline."""
-
-    videos: int
-    intervals: dict[str, Interval] = field(default_factory=dict)
-    """95% interval of the mean over seeds, by measure."""
-    difference: float | None = None
-    """Mean of the row minus that of the baseline; None for the baseline itself."""
-    difference_interval: Interval | None = None
-    p: float | None = None
-    p_holm: float | None = None
-    """p, corrected for all comparisons of the table by Holm's method."""
-
 
 def row_statistics(
     rows: Mapping[str, Sequence[TrainingResult]],
     measures: Sequence[str],
     task: Task,
     baseline: str,
-) -> dict[str, RowStatistics]:
-    """Returns the statistics of every row that has results.
+) -> dict[str, dict[str, Any]]:
+    """Returns the statistics of every row that has results, by the names of the table's columns.
+
+    `test_videos` is a count; `<measure>_low` and `_high` bound the 95% interval of the mean over
+    seeds. The rows other than the baseline are compared with it by the primary measure:
+    `difference`, `difference_low`, `difference_high`, `p`, and `p_holm`, which is corrected for all
+    comparisons of the table by Holm's method.
 
     Args:
         rows: results by the title of the row.
@@ -57,38 +45,41 @@ def row_statistics(
             videos; the message names the folder.
         OSError: if the predictions of a result are missing.
     """
-    titles = [title for title, results in rows.items() if results]
-    if not titles:
+    scores = {title: _scores(results, measures) for title, results in rows.items() if results}
+    if not scores:
         return {}
-    scores = {title: _scores(rows[title], measures) for title in titles}
+    primary = measures[0]
     # Refuses rows of different videos: they are read like the seeds of one row.
-    read_scores([Path(rows[title][0].folder) / PREDICTIONS for title in titles], [measures[0]])
-    videos = len(scores[titles[0]][measures[0]].weights_M)
-    statistics = {title: RowStatistics(videos) for title in titles}
+    read_scores([Path(rows[title][0].folder) / PREDICTIONS for title in scores], [primary])
     # All at once, so that all rows and measures have the same videos in a resample.
-    cells = [(title, measure) for title in titles for measure in measures]
+    cells = [(title, measure) for title in scores for measure in measures]
     resamples = resampled_scores([scores[title][measure] for title, measure in cells])
     resampled = dict(zip(cells, resamples, strict=True))
+    videos = len(next(iter(scores.values()))[primary].weights_M)
+    columns: dict[str, dict[str, Any]] = {title: {"test_videos": videos} for title in scores}
     for title, measure in cells:
         low, high = interval(resampled[title, measure])
-        # Scaling up the spread of few seeds can leave the range of a share.
-        statistics[title].intervals[measure] = (
-            (low, high) if measure.endswith("rank") else (max(0.0, low), min(1.0, high))
-        )
-    if baseline in titles:
-        primary = measures[0]
-        others = [title for title in titles if title != baseline]
+        if not measure.endswith("rank"):
+            # Scaling up the spread of few seeds can leave the range of a share.
+            low, high = max(0.0, low), min(1.0, high)
+        name = measure.replace("/", "_")
+        columns[title] |= {f"{name}_low": low, f"{name}_high": high}
+    if baseline in scores:
+        others = [title for title in scores if title != baseline]
         for title in others:
-            row, ours, theirs = statistics[title], scores[title][primary], scores[baseline][primary]
+            ours, theirs = scores[title][primary], scores[baseline][primary]
             difference_R = resampled[title, primary] - resampled[baseline, primary]
-            row.difference = float(np.mean(ours.scores())) - float(np.mean(theirs.scores()))
-            row.difference_interval = interval(difference_R)
+            low, high = interval(difference_R)
             is_exact = task == "recognition"
-            row.p = exact_p(ours, theirs) if is_exact else bootstrap_p(difference_R)
-        adjusted = holm([statistics[title].p or 0.0 for title in others])
-        for title, p in zip(others, adjusted, strict=True):
-            statistics[title].p_holm = p
-    return statistics
+            columns[title] |= {
+                "difference": float(np.mean(ours.scores())) - float(np.mean(theirs.scores())),
+                "difference_low": low,
+                "difference_high": high,
+                "p": exact_p(ours, theirs) if is_exact else bootstrap_p(difference_R),
+            }
+        for title, p in zip(others, holm([columns[t]["p"] for t in others]), strict=True):
+            columns[title]["p_holm"] = p
+    return columns
 
 
 def _scores(results: Sequence[TrainingResult], measures: Sequence[str]) -> dict[str, VideoScores]:

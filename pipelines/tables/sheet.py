@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress
 from typing import Any, Literal
 
 import pandas as pd
@@ -15,7 +14,16 @@ from .table import ComparisonTable
 
 Mark = Literal["", "best", "second"]
 
-HEADINGS = {
+_HEADINGS = {
+    "method": "method",
+    "trainable_parameters": "trainable",
+    "interval": "95% interval",
+    "difference": "difference",
+    "difference_interval": "its interval",
+    "p_holm": "p",
+    "step_seconds": "ms/step",
+    "memory_megabytes": "MB",
+    "seeds": "seeds",
     "val_top1": "val top-1",
     "test_top1": "test top-1",
     "test_top5": "top-5",
@@ -46,19 +54,6 @@ PUBLISHED_NOTE = "published, not ours: other code, budget and rule of selection"
 
 
 @dataclass(frozen=True)
-class Column:
-    """The name and heading of a column."""
-
-    name: str
-    heading: str
-
-    @property
-    def is_text(self) -> bool:
-        """Whether it has texts, aligned to the left, and no numbers."""
-        return self.name == "method"
-
-
-@dataclass(frozen=True)
 class Cell:
     """The text of one cell, and its rank in its column."""
 
@@ -75,25 +70,26 @@ class Note:
     """The column that it explains; empty: the whole table."""
 
 
+Row = dict[str, Cell]
+"""The cells of a row by the name of their column."""
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A table of texts, which every format renders in its own way."""
 
     title: str
-    columns: list[Column]
-    ours: list[list[Cell]]
-    published: list[list[Cell]]
+    columns: dict[str, str]
+    """Headings by name. The first column has texts, aligned to the left; the others numbers."""
+    ours: list[Row]
+    published: list[Row]
     notes: list[Note] = field(default_factory=list)
 
-    def without(self, name: str) -> "Sheet":
-        """Returns the sheet without one column and its notes."""
-        shown = [column.name != name for column in self.columns]
-        ours, published = (
-            [list(compress(row, shown)) for row in rows] for rows in (self.ours, self.published)
-        )
-        columns = list(compress(self.columns, shown))
-        notes = [note for note in self.notes if note.about != name]
-        return Sheet(self.title, columns, ours, published, notes)
+    def without(self, *names: str) -> "Sheet":
+        """Returns the sheet without some columns and their notes."""
+        columns = {name: self.columns[name] for name in self.columns if name not in names}
+        notes = [note for note in self.notes if note.about not in names]
+        return replace(self, columns=columns, notes=notes)
 
     def narrowed(self, order: Sequence[str], fits: "Callable[[Sheet], bool]") -> "Sheet":
         """Returns the sheet without as many of these columns, in this order, as it takes to fit."""
@@ -110,13 +106,13 @@ def make_sheet(table: ComparisonTable) -> Sheet:
     frame = table.frame()
     columns = _columns(table, frame)
     marks = {measure: _marks(frame, measure) for measure in _names(table.tested)}
-    rows: dict[str, list[list[Cell]]] = {"ours": [], "published": []}
+    rows: dict[str, list[Row]] = {"ours": [], "published": []}
     records: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
     for number, row in enumerate(records):
-        cells = [
-            Cell(in_line(_text(row, name, table)), marks.get(name, {}).get(number, ""))
-            for name in (column.name for column in columns)
-        ]
+        cells = {
+            name: Cell(in_line(_text(row, name, table)), marks.get(name, {}).get(number, ""))
+            for name in columns
+        }
         rows[row["kind"]].append(cells)
     notes = [replace(note, text=in_line(note.text)) for note in _notes(table, frame)]
     unit = "in percent" if table.task == "recognition" else "in percent (MnR: mean rank, from 1)"
@@ -128,25 +124,12 @@ def _names(measures: Sequence[str]) -> list[str]:
     return [measure.replace("/", "_") for measure in measures]
 
 
-def _columns(table: ComparisonTable, frame: pd.DataFrame) -> list[Column]:
+def _columns(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, str]:
     validation, primary, *others = _names(table.measures)
-    columns = [
-        Column("method", "method"),
-        Column("trainable_parameters", "trainable"),
-        Column(validation, HEADINGS[validation]),
-        Column(primary, HEADINGS[primary]),
-        Column("interval", "95% interval"),
-    ]
-    if len(table.experiments) > 1:
-        columns += [
-            Column("difference", "difference"),
-            Column("difference_interval", "its interval"),
-            Column("p_holm", "p"),
-        ]
-    columns += [Column(name, HEADINGS[name]) for name in others]
-    if frame["step_seconds"].notna().any():
-        columns += [Column("step_seconds", "ms/step"), Column("memory_megabytes", "MB")]
-    return [*columns, Column("seeds", "seeds")]
+    compared = ("difference", "difference_interval", "p_holm") if len(table.experiments) > 1 else ()
+    costs = ("step_seconds", "memory_megabytes") if frame["step_seconds"].notna().any() else ()
+    names = ["method", "trainable_parameters", validation, primary, "interval"]
+    return {n: _HEADINGS[n] for n in (*names, *compared, *others, *costs, "seeds")}
 
 
 def _marks(frame: pd.DataFrame, measure: str) -> dict[int, Mark]:
@@ -167,27 +150,18 @@ def _text(row: dict[str, Any], name: str, table: ComparisonTable) -> str:
     match name:
         case "method":
             return str(value) if ours else f"{value}\u00a0†"
-        case "trainable_parameters" if pd.isna(value):
-            return ""
-        case "trainable_parameters":
-            return f"{value:,.0f}" if ours else f"{value / 1e6:g} M"
         case "interval":
-            primary = _names(table.tested)[0]
-            return _interval(row[f"{primary}_low"], row[f"{primary}_high"])
+            return _interval(row, _names(table.tested)[0], "")
+        case "difference_interval":
+            return _interval(row, "difference", "+")
         case "difference" if ours and row["method"] == table.baseline:
             return "baseline"
-        case "difference":
-            return "" if pd.isna(value) else _minus(f"{100 * value:+.1f}")
-        case "difference_interval":
-            return _interval(row["difference_low"], row["difference_high"], "+")
-        case "p_holm":
-            return _p(value)
-        case "step_seconds":
-            return "" if pd.isna(value) else f"{1000 * value:.0f}"
-        case "memory_megabytes":
-            return "" if pd.isna(value) else f"{value:,.0f}"
         case "seeds":
             return _seeds(row, table) if ours else ""
+        case "trainable_parameters" if not ours and pd.notna(value):
+            return f"{value / 1e6:g} M"
+    if name in _NUMBERS:
+        return "" if pd.isna(value) else _NUMBERS[name](value)
     mean, factor = row[f"{name}_mean"], 1 if name.endswith("rank") else 100
     if pd.isna(mean):
         empty = not ours or (name.startswith("val") and bool(row["seeds"]))
@@ -196,20 +170,24 @@ def _text(row: dict[str, Any], name: str, table: ComparisonTable) -> str:
     return f"{factor * mean:.1f}" + ("" if pd.isna(spread) else f" ± {factor * spread:.1f}")
 
 
-def _interval(low: float, high: float, sign: str = "") -> str:
+def _p(value: float) -> str:
+    return "<.001" if value < 0.001 else "1" if value >= 0.9995 else f"{value:.3f}"[1:]
+
+
+_NUMBERS: dict[str, Callable[[float], str]] = {
+    "trainable_parameters": "{:,.0f}".format,
+    "difference": lambda value: f"{100 * value:+.1f}".replace("-", "−"),
+    "p_holm": _p,
+    "step_seconds": lambda value: f"{1000 * value:.0f}",
+    "memory_megabytes": "{:,.0f}".format,
+}
+
+
+def _interval(row: dict[str, Any], name: str, sign: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
     if pd.isna(low):
         return ""
-    return _minus(f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]")
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
-
-
-def _p(value: float | None) -> str:
-    if value is None or pd.isna(value):
-        return ""
-    return "<.001" if value < 0.001 else "1" if value >= 0.9995 else f"{value:.3f}"[1:]
+    return f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]".replace("-", "−")
 
 
 def _seeds(row: dict[str, Any], table: ComparisonTable) -> str:
@@ -220,7 +198,7 @@ def _seeds(row: dict[str, Any], table: ComparisonTable) -> str:
 def _notes(table: ComparisonTable, frame: pd.DataFrame) -> list[Note]:
     """Returns the notes that a reader needs to interpret the numbers."""
     results = [result for _, result in table.all_results()]
-    videos = next((row.videos for row in table.statistics.values()), 0)
+    videos = next((row["test_videos"] for row in table.statistics.values()), 0)
     several = any(len(row) > 1 for row in table.results.values())
     over = f"{videos:,} test videos" + (" and the seeds" if several else "")
     notes = [Note("Mean ± standard deviation over seeds.")] if several else []

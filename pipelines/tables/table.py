@@ -19,7 +19,7 @@ from ..cli.output import results_folder
 from ..training.result import TrainingResult
 from ..training.run import TrainingRun
 from .published import PublishedRow
-from .row_statistics import RowStatistics, row_statistics
+from .row_statistics import row_statistics
 
 TABLE_MEASURES: dict[Task, tuple[str, ...]] = {
     "recognition": ("val/top1", "test/top1", "test/top5", "test/mean_class"),
@@ -49,7 +49,8 @@ class ComparisonTable:
     """Title of the row that the others are compared with; default: the first."""
     published: Sequence[PublishedRow] = ()
     results: dict[str, list[TrainingResult]] = field(default_factory=dict)
-    statistics: dict[str, RowStatistics] = field(default_factory=dict)
+    statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Intervals and tests of the rows that have results, by column."""
 
     def __post_init__(self) -> None:
         self.baseline = self.baseline or next(iter(self.experiments))
@@ -66,10 +67,8 @@ class ComparisonTable:
         manifest: Manifest,
         trainings: Mapping[str, Sequence[TrainingRun]],
         output: Path,
-        *,
         name: str = "table",
-        baseline: str = "",
-        published: Sequence[PublishedRow] = (),
+        **options: Any,
     ) -> "ComparisonTable":
         """Returns the table before its rows are filled; its folder is named after their identity.
 
@@ -79,19 +78,11 @@ class ComparisonTable:
         # The name of a training covers everything that its numbers depend on.
         rows = {title: [run.name for run in runs] for title, runs in trainings.items()}
         identity = hashlib.sha256(json.dumps([manifest.data_hash, rows]).encode()).hexdigest()[:8]
-        return cls(
-            dataset=manifest.dataset,
-            fold=manifest.fold,
-            data_hash=manifest.data_hash,
-            experiments={title: [run.config for run in runs] for title, runs in trainings.items()},
-            folder=results_folder(
-                output / "tables", manifest.dataset, manifest.fold, f"{name}-{identity}"
-            ),
-            task=manifest.task,
-            name=name,
-            baseline=baseline,
-            published=published,
-        )
+        dataset, fold = manifest.dataset, manifest.fold
+        folder = results_folder(output / "tables", dataset, fold, f"{name}-{identity}")
+        experiments = {title: [run.config for run in runs] for title, runs in trainings.items()}
+        options |= {"task": manifest.task, "name": name}
+        return cls(dataset, fold, manifest.data_hash, experiments, folder, **options)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -136,8 +127,8 @@ class ComparisonTable:
         Shares are from 0 to 1. Published rows come last; their `kind` is "published".
         """
         ours = [self._row(title) for title in self.experiments]
-        columns = list(ours[0])
-        return pd.DataFrame([*ours, *map(self._published, self.published)], columns=columns)
+        theirs = [row.columns() for row in self.published]
+        return pd.DataFrame([*ours, *theirs], columns=list(ours[0]))
 
     def complain_about(self, reasons: list[str]) -> None:
         """Raises RunError if trainings failed; call it when everything else is done."""
@@ -152,16 +143,16 @@ class ComparisonTable:
         return [(title, result) for title, row in self.results.items() for result in row]
 
     def _row(self, title: str) -> dict[str, Any]:
+        """Returns the columns of one of our rows; None where there are no results."""
         results = self.results[title]
+        trainable = int(results[0].metrics["trainable_parameters"]) if results else None
         row: dict[str, Any] = {
             "kind": "ours",
             "method": title,
             "source": "",
-            "trainable_parameters": None,
+            "trainable_parameters": trainable,
             "seeds": " ".join(str(result.seed) for result in results),
         }
-        if results:
-            row["trainable_parameters"] = int(results[0].metrics["trainable_parameters"])
         for measure in self.measures:
             values = [r.metrics[measure] for r in results if measure in r.metrics]
             name = measure.replace("/", "_")
@@ -169,43 +160,17 @@ class ComparisonTable:
             row |= {f"{name}_mean": _mean(values), f"{name}_std": deviation}
         for cost in TABLE_COSTS:
             row[cost] = _mean([r.costs[cost] for r in results if cost in r.costs])
-        commits = sorted({result.git_commit[:12] for result in results})
+        bounds = [f"{m.replace('/', '_')}_{end}" for m in self.tested for end in ("low", "high")]
+        compared = ("difference", "difference_low", "difference_high", "p", "p_holm")
         return {
             **row,
-            **self._statistics(title),
+            **dict.fromkeys(("test_videos", *bounds)),
+            "baseline": self.baseline,
+            **dict.fromkeys(compared),
             "config_hash": self.experiments[title][0].hash,
             "data_hash": self.data_hash[:12],
-            "git_commit": " ".join(commits),
-        }
-
-    def _statistics(self, title: str) -> dict[str, Any]:
-        """Returns intervals and tests; None for a row without results."""
-        row = self.statistics.get(title, RowStatistics(0))
-        columns: dict[str, Any] = {"test_videos": row.videos or None}
-        for measure in self.tested:
-            low, high = row.intervals.get(measure, (None, None))
-            name = measure.replace("/", "_")
-            columns |= {f"{name}_low": low, f"{name}_high": high}
-        low, high = row.difference_interval or (None, None)
-        return {
-            **columns,
-            "baseline": self.baseline,
-            "difference": row.difference,
-            "difference_low": low,
-            "difference_high": high,
-            "p": row.p,
-            "p_holm": row.p_holm,
-        }
-
-    @staticmethod
-    def _published(row: PublishedRow) -> dict[str, Any]:
-        measures = {f"{m.replace('/', '_')}_mean": value for m, value in row.measures.items()}
-        return {
-            "kind": "published",
-            "method": row.title,
-            "source": row.source,
-            "trainable_parameters": row.parameters,
-            **measures,
+            "git_commit": " ".join(sorted({result.git_commit[:12] for result in results})),
+            **self.statistics.get(title, {}),
         }
 
 

@@ -1,23 +1,115 @@
-"""An MLflow run that is written to the store directly, without an outbox."""
+"""An MLflow run that is written to the store directly, and the records that any run is made of."""
 
 import json
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
 
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.documents import read_text
+from stop_core.storage.names import inside
 
 from .environment import environment
-from .outbox import Record
-from .records import RunRecords, now_ms, write_record
-from .store import KEY, RUN_ID, create_run, find_run, run_tags, tracking_uri
+from .outbox import Record, RefusedError
+from .store import (
+    KEY,
+    LONGEST_PARAM,
+    MOST_METRICS,
+    RUN_ID,
+    create_run,
+    dataset_input,
+    find_run,
+    run_tags,
+    tracking_uri,
+)
 
 _KEY_FILE = "mlflow_run_key"
+MetricPoint = tuple[int, int, dict[str, float]]
+"""Step, milliseconds since 1970, values by name."""
+
+
+class RunRecords:
+    """The records of one run. A subclass writes them to the store, or queues them."""
+
+    def _put(self, record: Record) -> None:
+        raise NotImplementedError
+
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Records parameters. Recording the same values again is no error."""
+        params = {name: str(value)[:LONGEST_PARAM] for name, value in values.items()}
+        self._put({"kind": "params", "values": params})
+
+    def log_dataset(self, name: str, data_hash: str) -> None:
+        """Records the dataset of the run."""
+        self._put({"kind": "dataset", "name": name, "data_hash": data_hash})
+
+    def set_tags(self, values: Mapping[str, Any]) -> None:
+        """Sets tags; replaces those of the same name."""
+        self._put({"kind": "tags", "values": {k: str(v) for k, v in values.items()}})
+
+    def remove_tags(self, *names: str) -> None:
+        """Removes tags; a name that is not set is ignored."""
+        self._put({"kind": "untag", "names": names})
+
+    def log_text(self, text: str, name: str) -> None:
+        """Stores a text as an artifact."""
+        self._put({"kind": "text", "text": text, "name": name})
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Ends the run; status is FINISHED, FAILED or KILLED."""
+        self._put({"kind": "end", "status": status, "time": now_ms()})
+
+
+def now_ms() -> int:
+    """Returns the time in milliseconds since 1970, as MLflow counts it."""
+    return int(time.time() * 1000)
+
+
+def write_record(client: MlflowClient, run_id: str, record: Record, folder: Path) -> None:
+    """Writes a record to the store; files are relative to `folder`.
+
+    Raises:
+        RefusedError: if a file is outside of `folder`, or no longer exists.
+        Exception: of SQLAlchemy, requests and MLflow.
+    """
+    match record["kind"]:
+        case "params":
+            params = [Param(name, value) for name, value in record["values"].items()]
+            client.log_batch(run_id, params=params)
+        case "dataset":
+            client.log_inputs(run_id, [dataset_input(record["name"], record["data_hash"])])
+        case "tags":
+            client.log_batch(run_id, tags=[RunTag(*item) for item in record["values"].items()])
+        case "untag":
+            for name in client.get_run(run_id).data.tags.keys() & set(record["names"]):
+                client.delete_tag(run_id, name)
+        case "points":
+            metrics = [
+                Metric(name, value, time_ms, step)
+                for step, time_ms, values in record["points"]
+                for name, value in values.items()
+            ]
+            for start in range(0, len(metrics), MOST_METRICS):
+                client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
+        case "text":
+            client.log_text(run_id, record["text"], record["name"])
+        case "file":
+            try:
+                path = inside(folder, record["name"])
+            except ValueError as problem:  # the folder was written by someone else
+                raise RefusedError(str(problem)) from problem
+            if not path.exists():
+                raise RefusedError(f"{path} is no longer there")
+            client.log_artifact(run_id, str(path), record["artifact_folder"])
+        case "end":
+            client.set_terminated(run_id, record["status"], record["time"])
 
 
 class TrackedRun(RunRecords):
@@ -35,7 +127,6 @@ class TrackedRun(RunRecords):
         experiment_id: str,
         name: str,
         *,
-        parent: str | None = None,
         tags: Mapping[str, str] | None = None,
         run_id: str | None = None,
     ) -> "TrackedRun":
@@ -46,7 +137,7 @@ class TrackedRun(RunRecords):
         if run_id is not None and find_run(client, run_id):
             client.update_run(run_id, status="RUNNING")
             return cls(uri, run_id)
-        tracked = cls(uri, create_run(client, experiment_id, name, run_tags(name, tags, parent)))
+        tracked = cls(uri, create_run(client, experiment_id, name, run_tags(name, tags)))
         tracked.log_json(environment(), "environment.json")
         return tracked
 
@@ -80,14 +171,8 @@ class TrackedRun(RunRecords):
     def log_metrics(self, values: Mapping[str, float]) -> None:
         """Records the results of the run; the same numbers again add nothing."""
         held = self.client.get_run(self.run_id).data.metrics
-        new = {name: value for name, value in values.items() if held.get(name) != value}
-        self.log_points([(0, new)])
-
-    def log_points(self, points: list[tuple[int, Mapping[str, float]]]) -> None:
-        """Records numbers at several steps in one call."""
-        now = now_ms()
-        timed = [(step, now, {k: float(v) for k, v in values.items()}) for step, values in points]
-        self._put({"kind": "points", "points": timed})
+        new = {name: float(value) for name, value in values.items() if held.get(name) != value}
+        self._put({"kind": "points", "points": [(0, now_ms(), new)]})
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Stores a copy of a file as an artifact."""
@@ -97,15 +182,13 @@ class TrackedRun(RunRecords):
         """Stores a mapping as a JSON artifact."""
         self.log_text(json.dumps(values, indent=2, default=str), name)
 
-    def log_table(self, columns: Mapping[str, list[Any]], name: str) -> None:
+    def log_table(self, table: pd.DataFrame, name: str) -> None:
         """Stores a table that the UI shows as one; replaces an earlier one."""
-        held = {file.path for file in self.client.list_artifacts(self.run_id)}
-        if name not in held:
-            self.client.log_table(self.run_id, dict(columns), name)
-            return
-        # A second log_table would append the same rows again.
-        rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        self.log_json({"columns": list(columns), "data": rows}, name)
+        if name in {file.path for file in self.client.list_artifacts(self.run_id)}:
+            # A second log_table would append the same rows again.
+            self.log_text(table.to_json(orient="split", index=False, double_precision=15), name)
+        else:
+            self.client.log_table(self.run_id, table, name)
 
     @contextmanager
     def ended(self) -> Iterator[None]:

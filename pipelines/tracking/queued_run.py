@@ -18,9 +18,9 @@ from stop_core.storage.names import inside
 from stop_core.storage.private import without_password
 
 from ..cli.output import TRACKING_URI
+from .direct_run import MetricPoint, RunRecords, write_record
 from .environment import environment
 from .outbox import Outbox, Record, RefusedError
-from .records import MetricPoint, RunRecords, write_record
 from .store import (
     KEY,
     RUN_ID,
@@ -118,14 +118,6 @@ class QueuedRun(RunRecords):
 
     def _put(self, record: Record) -> None:
         self.outbox.put(record)
-
-    def log_dataset(self, name: str, data_hash: str) -> None:
-        """Records the dataset of the run."""
-        self._put({"kind": "dataset", "name": name, "data_hash": data_hash})
-
-    def remove_tags(self, *names: str) -> None:
-        """Removes tags; a name that is not set is ignored."""
-        self._put({"kind": "untag", "names": names})
 
     def log_points(self, points: list[MetricPoint]) -> None:
         """Records numbers at their steps and times.

@@ -14,7 +14,7 @@ import torch
 
 from stop_core.training.trainer import Step
 
-from ..tracking.records import MetricPoint
+from ..tracking.direct_run import MetricPoint
 from .progress_file import ProgressFile
 
 STEPS_BETWEEN_POINTS = 20

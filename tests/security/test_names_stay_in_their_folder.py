@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 
 from pipelines.cli.errors import RunError
 from pipelines.inference.model_choice import ModelChoice
+from pipelines.tracking.direct_run import write_record
 from pipelines.tracking.outbox import RefusedError
-from pipelines.tracking.records import write_record
 from pipelines.training.run import TrainingRun
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, Manifest, write_shard
 from stop_core.cache.export import Part, export

@@ -30,10 +30,9 @@ from pipelines.cli import console as console_module
 from pipelines.cli.errors import RunError
 from pipelines.cli.options import run, spell_out
 from pipelines.predict import _print_table
-from pipelines.sweeping.report.figure_style import label, value_text
-from pipelines.tables.formats import markdown, page, print_sheet
-from pipelines.tables.latex import latex
-from pipelines.tables.sheet import Cell, Column, Note, Sheet
+from pipelines.sweeping.report.figures import label, value_text
+from pipelines.tables.formats import latex, markdown, page, print_sheet
+from pipelines.tables.sheet import Cell, Note, Sheet
 from stop_core.cache import CacheConfig
 from stop_core.explain import training_figures
 from stop_core.explain.contact_sheet import Strip, draw_contact_sheet
@@ -155,8 +154,8 @@ def test_terminal_tables_interpret_no_markup(terminal: Callable[[object], str]) 
 def _sheet(text: str) -> Sheet:
     """Returns a sheet as `make_sheet` does, with every text in one line."""
     shown = in_line(text)
-    columns = [Column("method", "method"), Column("test_top1", "top-1")]
-    row = [Cell(shown, "best"), Cell("61.5 ± 0.2")]
+    columns = {"method": "method", "test_top1": "top-1"}
+    row = {"method": Cell(shown, "best"), "test_top1": Cell("61.5 ± 0.2")}
     return Sheet(shown, columns, [row], [row], [Note(shown)])
 
 

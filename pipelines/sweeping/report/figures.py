@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -18,10 +19,41 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from stop_core.storage.escaping import in_figure
+
 from ..space import Distribution, SearchSpace, is_minimised
 from ..trials import State, Trial, TriedSettings
 from .analysis import Importances
-from .figure_style import BLUE, GREY, ORANGE, PAGE, label, new_figure, value_text
+
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # distinct to the colour-blind, and in print
+PAGE = 7.0  # inches across the two columns of a paper
+_STYLE: dict[Any, Any] = {  # matplotlib types its keys as a literal of some 300 names
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+_SYMBOLS = {"n_s": "$N_s$", "alpha": r"$\alpha$", "beta": r"$\beta$", "eta": r"$\eta$"}
+
+
+def label(name: str) -> str:
+    """Returns the label of a setting or a measure, with the symbols of the paper."""
+    if name in _SYMBOLS:
+        return _SYMBOLS[name]
+    split, _, measure = name.rpartition("/")
+    words = in_figure(measure).replace("_", " ")
+    return f"{'validation ' if split == 'val' else ''}{words}"
+
+
+def value_text(value: Any) -> str:
+    """Returns the tick label of a value; None blocks or frames means all of them."""
+    return "all" if value is None else in_figure(str(value))
+
 
 _MARKS: dict[State, dict[str, Any]] = {
     "stopped early": {"facecolors": "none", "edgecolors": GREY, "linewidths": 0.8},
@@ -46,24 +78,30 @@ def _draw_trials(
 
 
 @contextmanager
-def _panels(count: int, height: float, objective: str) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Yields a figure with panels in rows of four, whose vertical axis is the objective."""
+def _panels(
+    count: int, width: float, height: float, vertical: str = ""
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Yields a figure with panels in rows of four, and the shared style for the `with`.
+
+    Sizes are in inches, of the whole figure and of a row of panels; labels and a title take half an
+    inch more. `vertical` is the measure on the vertical axis, if it has one.
+    """
     columns = min(4, count)
     rows = math.ceil(count / columns)
-    with new_figure(PAGE, 0.5 + height * rows) as figure:
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width, 0.5 + height * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for axes in list(grid.flat)[count:]:
             axes.set_visible(False)
         for axes in grid[:, 0]:
-            axes.set_ylabel(label(objective))
+            axes.set_ylabel(label(vertical))
         yield figure, list(grid.flat)[:count]
 
 
 def draw_importances(found: Importances, objective: str) -> Figure:
     """Draws a bar per setting with its interval, and one for interactions."""
     table = found.table[::-1]
-    with new_figure(PAGE / 2, 0.94 + 0.24 * len(table)) as figure:
-        axes = figure.subplots()
+    with _panels(1, PAGE / 2, 0.44 + 0.24 * len(table)) as (figure, (axes,)):
         names = [label(name) for name in table["setting"]]
         middle = table["importance"]
         axes.barh("together,\nor noise", found.rest, color=GREY, height=0.6)
@@ -82,7 +120,7 @@ def draw_importances(found: Importances, objective: str) -> Figure:
 def draw_slices(space: SearchSpace, trials: Sequence[Trial], best: TriedSettings) -> Figure:
     """Draws the objective against each searched setting, with a mark per trial."""
     objective = space.objectives[0]
-    with _panels(len(space.search), 1.55, objective) as (figure, panels):
+    with _panels(len(space.search), PAGE, 1.55, objective) as (figure, panels):
         for axes, (name, distribution) in zip(panels, space.search.items(), strict=True):
             place = _places(name, distribution)
             _draw_trials(axes, [one for one in trials if name in one.drawn], place, objective)
@@ -139,8 +177,7 @@ def draw_parallel(
     low, high = np.percentile(values, [10, 100])
     scale = Normalize(low, high if high > low else low + 1e-9)
     colours = ScalarMappable(scale, "viridis_r" if is_minimised(objective) else "viridis")
-    with new_figure(PAGE, 3.0) as figure:
-        axes = figure.subplots()
+    with _panels(1, PAGE, 2.5) as (figure, (axes,)):
         axes.grid(visible=False)
         for one in sorted(points, key=lambda point: point.name == best.name):
             heights = [
@@ -198,8 +235,7 @@ def draw_history(
 ) -> Figure:
     """Draws the value of each trial in the order of the draws, and the best point so far."""
     objective = space.objectives[0]
-    with new_figure(PAGE / 2, 2.3) as figure:
-        axes = figure.subplots()
+    with _panels(1, PAGE / 2, 1.8, objective) as (figure, (axes,)):
         _draw_trials(axes, trials, lambda trial: trial.number, objective)
         ended = sorted((one.trials[-1].number, _value(one, objective)) for one in points)
         pick = np.minimum if is_minimised(objective) else np.maximum
@@ -209,7 +245,7 @@ def draw_history(
             where="post", color=ORANGE, label=text,
         )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="trial", ylabel=label(objective))
+        axes.set_xlabel("trial")
         figure.legend(loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.0)
     return figure
 
@@ -217,8 +253,7 @@ def draw_history(
 def draw_curves(space: SearchSpace, trials: Sequence[Trial], best: TriedSettings) -> Figure:
     """Draws the objective by epoch, with a cross where the scheduler stopped a trial."""
     objective = space.objectives[0]
-    with new_figure(PAGE / 2, 2.3) as figure:
-        axes = figure.subplots()
+    with _panels(1, PAGE / 2, 1.8, objective) as (figure, (axes,)):
         for one in sorted(trials, key=lambda trial: trial in best.trials):
             is_best = one in best.trials
             epochs = [row["epoch"] for row in one.curve if objective in row]
@@ -228,7 +263,7 @@ def draw_curves(space: SearchSpace, trials: Sequence[Trial], best: TriedSettings
             if one.state == "stopped early" and epochs:
                 axes.plot(epochs[-1], values[-1], "x", color="black", ms=4)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="epoch", ylabel=label(objective))
+        axes.set_xlabel("epoch")
         axes.set_title("orange: the best; crosses: stopped by ASHA", loc="left")
     return figure
 
@@ -238,9 +273,9 @@ def draw_front(
 ) -> Figure:
     """Draws the first objective against each other one, and a line through the Pareto front."""
     first, *others = space.objectives
-    with new_figure(min(PAGE, 3.5 * len(others)), 2.6) as figure:
-        grid = figure.subplots(1, len(others), squeeze=False, sharey=True)
-        for axes, other in zip(grid[0], others, strict=True):
+    width = min(PAGE, 3.5 * len(others))
+    with _panels(len(others), width, 2.1, first) as (figure, panels):
+        for axes, other in zip(panels, others, strict=True):
             axes.scatter(
                 [_value(one, other) for one in finished], [_value(one, first) for one in finished],
                 s=16, c=GREY, label="finished",
@@ -253,20 +288,23 @@ def draw_front(
                     xytext=(4, 4), textcoords="offset points", fontsize=7,
                 )  # fmt: skip
             axes.set_xlabel(label(other))
-        grid[0, 0].set_ylabel(label(first))
-        grid[0, 0].legend(loc="best")
+        panels[0].legend(loc="best")
     return figure
 
 
-def draw_sensitivity(space: SearchSpace, found: dict[str, pd.DataFrame], note: str) -> Figure:
+def draw_sensitivity(space: SearchSpace, found: dict[str, pd.DataFrame]) -> Figure:
     """Draws a panel per setting: mean over the seeds, its interval, and a dot per seed."""
     objective = space.objectives[0]
+    interval = "95% bootstrap over the validation videos, one seed"
+    if space.seeds > 1:
+        interval = f"95% interval of the mean (Student, {space.seeds} seeds, dots)"
     drawn = {name: table for name, table in found.items() if len(table)}
-    with _panels(len(drawn), 1.9, objective) as (figure, panels):
+    with _panels(len(drawn), PAGE, 1.9, objective) as (figure, panels):
         for axes, (name, table) in zip(panels, drawn.items(), strict=True):
             _draw_curve(axes, name, table, space.around[name])
         if not is_minimised(objective):  # a share; Student's interval has no upper bound
             panels[0].set_ylim(top=min(panels[0].get_ylim()[1], 1.0))
+        note = f"band: {interval}; dotted: the value while other settings vary"
         figure.suptitle(note, fontsize=8, x=0.01, ha="left")
     return figure
 

@@ -26,7 +26,7 @@ def test_trials_survive_a_round_trip_to_disk(tmp_path: Path) -> None:
     trials.save(first)
     again = Trials(tmp_path)
     assert again.all == [first, second]
-    assert [one.name for one in again.unfinished()] == ["trial-0000", "trial-0001"]
+    assert [one.name for one in again.in_state("running")] == ["trial-0000", "trial-0001"]
 
 
 def test_repeated_epoch_changes_nothing() -> None:

@@ -11,10 +11,8 @@ import pytest
 from rich.console import Console
 
 from pipelines.cli.folders import SWEEPS
-from pipelines.tables.formats import markdown, page, print_sheet
-from pipelines.tables.latex import latex
+from pipelines.tables.formats import latex, markdown, page, print_sheet, write_files
 from pipelines.tables.published import read_published
-from pipelines.tables.publishing import write_files
 from pipelines.tables.sheet import PUBLISHED_NOTE, Sheet, make_sheet
 from pipelines.tables.table import ComparisonTable
 from stop_core.settings.experiment import ExperimentConfig
@@ -53,15 +51,14 @@ def retrieval(folder: Path) -> ComparisonTable:
 
 def test_best_and_second_are_chosen_among_our_rows_by_rounded_numbers(tmp_path: Path) -> None:
     sheet = make_sheet(recognition(tmp_path))
-    primary = [column.name for column in sheet.columns].index("test_top1")
-    cells = [(row[primary].text, row[primary].mark) for row in sheet.ours]
+    cells = [(row["test_top1"].text, row["test_top1"].mark) for row in sheet.ours]
     assert cells == [("50.0", "second"), ("80.0 ± 7.1", "best"), ("30.0", "")]
-    validation = [column.name for column in sheet.columns].index("val_top1")
-    assert {row[validation].mark for row in sheet.ours} == {""}, "validation is not ranked"
+    assert {row["val_top1"].mark for row in sheet.ours} == {""}, "validation is not ranked"
     sheet = make_sheet(retrieval(tmp_path))
-    assert {cell.mark for row in sheet.published for cell in row} == {""}
-    rank = [column.name for column in sheet.columns].index("test_t2v_mean_rank")
-    assert [row[rank].mark for row in sheet.ours] == ["second", "best"], "a small rank is good"
+    assert {cell.mark for row in sheet.published for cell in row.values()} == {""}
+    assert [row["test_t2v_mean_rank"].mark for row in sheet.ours] == ["second", "best"], (
+        "a small rank is good"
+    )
 
 
 def test_published_rows_are_marked_in_every_format(tmp_path: Path) -> None:
@@ -96,7 +93,7 @@ def test_markdown_and_html_have_every_cell(tmp_path: Path) -> None:
     assert {len(row) for row in cells} == {len(sheet.columns)}
     parser = _Cells()
     parser.feed(page(sheet))
-    assert parser.cells == [cell.text for row in sheet.ours for cell in row]
+    assert parser.cells == [cell.text for row in sheet.ours for cell in row.values()]
     assert "**80.0 ± 7.1**" in markdown(sheet)
     assert "<b>80.0 ± 7.1</b>" in page(sheet)
     assert r"\textbf{80.0}" in latex(sheet, "x")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.tables.latex import MATHS, escape, latex
-from pipelines.tables.publishing import write_files
-from pipelines.tables.sheet import Cell, Column, Sheet, make_sheet
+from pipelines.tables.formats import latex, write_files
+from pipelines.tables.latex import MATHS, escape
+from pipelines.tables.sheet import Cell, Sheet, make_sheet
 from tests.pipelines.tables.test_formats import recognition, retrieval
 
 TITLES = (
@@ -22,10 +22,10 @@ TITLES = (
 
 
 def _sheet() -> Sheet:
-    rows = [[Cell(title, mark), Cell("80.0 ± 7.1", mark)] for title in TITLES
-            for mark in ("", "best", "second")]  # fmt: skip
-    columns = [Column("method", "method"), Column("test_top1", "[%]")]
-    return Sheet("α ≤ 2", columns, rows, [[Cell("[1]\u00a0†"), Cell("")]])
+    rows = [{"method": Cell(title, mark), "test_top1": Cell("80.0 ± 7.1", mark)}
+            for title in TITLES for mark in ("", "best", "second")]  # fmt: skip
+    published = {"method": Cell("[1]\u00a0†"), "test_top1": Cell("")}
+    return Sheet("α ≤ 2", {"method": "method", "test_top1": "[%]"}, rows, [published])
 
 
 def test_maths_commands_show_their_characters() -> None:

@@ -10,8 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipelines.tables.mlflow_table import NOTE, track
-from pipelines.tables.publishing import publish_table
+from pipelines.tables.mlflow_table import NOTE, publish_table, track
 from pipelines.tables.table import ComparisonTable
 from pipelines.tracking.direct_run import TrackedRun
 from pipelines.tracking.store import open_experiment, tracking_uri
@@ -187,7 +186,9 @@ def test_a_failed_training_stays_a_child_of_its_table_without_a_row(
     results = _results(tmp_path)
     tracked = _publish(output, results, "failed")
     experiment = open_experiment(output, "motion")
-    failed = TrackedRun.start(output, experiment, "failed", parent=tracked.run_id)
+    failed = TrackedRun.start(
+        output, experiment, "failed", tags={"mlflow.parentRunId": tracked.run_id}
+    )
     failed.finish("FAILED")
     _publish(output, results, "failed")
     children = {child.info.run_id: child for child in _children(tracked.client, tracked.run_id)}

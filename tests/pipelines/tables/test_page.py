@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipelines.tables.mlflow_table import track
-from pipelines.tables.publishing import publish_table
+from pipelines.tables.mlflow_table import publish_table, track
 from pipelines.tables.table import ComparisonTable
 from pipelines.tracking.store import tracking_uri
 from stop_core.settings.experiment import ExperimentConfig

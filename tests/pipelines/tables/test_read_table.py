@@ -105,8 +105,8 @@ def test_the_baseline_is_a_row_by_default_the_first(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("rows: {a: }\ncolumns: []\n", "line 2: 'columns' is not one of common, rows, baseline"),
-        ("common: {epochs: 3}\nrows: [a]\n", r"line 2: 'rows' must be .* lines, got \['a'\]"),
-        ("rows:\n  a: 4\n", "line 2: 'a' must be .* lines, got 4"),
+        ("common: {epochs: 3}\nrows: [a]\n", r"line 2: rows must be .* lines, got \['a'\]"),
+        ("rows:\n  a: 4\n", "line 2: a must be .* lines, got 4"),
         ("common: {epochs: 3}\n", "rows is empty"),
         ("- a\n", "line 1: the file must be"),
     ],

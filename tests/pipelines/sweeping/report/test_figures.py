@@ -28,7 +28,7 @@ def test_curve_has_a_point_per_value_and_a_line_at_the_held_one(
         {"value": pd.Series(values, dtype=object), "mean": [0.5, 0.6, 0.7],
          "low": 0.4, "high": 0.8, "values": [[0.5, 0.5]] * 3}
     )  # fmt: skip
-    (axes, *_) = draw_sensitivity(space, {"depth": table}, "a note").axes
+    (axes, *_) = draw_sensitivity(space, {"depth": table}).axes
     dotted, curve = axes.lines[:2]
     assert len(curve.get_xdata()) == 3
     assert dotted.get_linestyle() == ":"

@@ -14,9 +14,16 @@ import yaml
 
 from pipelines.cli.options import parse
 from pipelines.cluster.resources import Resources
-from pipelines.sweeping.confirm import CONFIRMATION, confirm
 from pipelines.sweeping.report.report import REPORT, Report
-from pipelines.sweeping.results import BEST, PARETO, TRIALS, SweepResult, write_results
+from pipelines.sweeping.results import (
+    BEST,
+    CONFIRMATION,
+    PARETO,
+    TRIALS,
+    SweepResult,
+    confirm,
+    write_results,
+)
 from pipelines.sweeping.search import Search
 from pipelines.sweeping.space import Asha, Distribution, SearchSpace
 from pipelines.sweeping.trials import Trial, Trials
@@ -77,20 +84,21 @@ def test_confirmation_stays_in_the_report_and_names_its_trial(search: Search) ->
     assert confirm(search, result, 0, "") is None
     frame = pd.DataFrame({"trial": ["trial-0000"] * 2, "seed": [1, 2], "test/top1": [0.5, 0.7]})
     frame.to_csv(search.folder / CONFIRMATION, index=False)
-    report = Report(search, trials, result, "")
     kept = confirm(search, result, 0, "")
     assert kept is not None
-    assert "| test/top1 | 0.6000 |" in report._confirmation(kept)
-    assert "not confirmed" not in report._confirmation(kept)
-    report.trials, report.result = _results(search, (0.5, 1.0), (0.6, 0.9))
-    assert "settings of trial-0000, which was the best before" in report._confirmation(kept)
-    assert "those of trial-0001 are not confirmed" in report._confirmation(kept)
+    text = Report(search, trials, result, "", kept).write().read_text()
+    assert "| test/top1 | 0.6000 |" in text
+    assert "not confirmed" not in text
+    trials, result = _results(search, (0.5, 1.0), (0.6, 0.9))
+    text = Report(search, trials, result, "", kept).write().read_text()
+    assert "settings of trial-0000, which was the best before" in text
+    assert "those of trial-0001 are not confirmed" in text
 
 
 def test_command_for_the_best_settings_uses_the_resources_of_the_sweep(search: Search) -> None:
     trials, result = _results(search, (0.5, 1.0))
-    text = Report(search, trials, result, "")._next_steps()
-    line = next(line for line in text.splitlines() if "train.py" in line)
+    text = Report(search, trials, result, "").write().read_text()
+    line = next(line for line in text.splitlines() if "--output" in line)
     config = parse(TrainConfig, shlex.split(line)[2:])
     assert (config.output, config.resources) == (search.output, search.resources)
     assert config.experiment.stop.n_s == 1
@@ -107,8 +115,8 @@ class _Records:
         assert path.is_file()
         self.files.add(path.name)
 
-    def log_table(self, columns: dict[str, list[Any]], name: str) -> None:
-        self.values |= columns
+    def log_table(self, table: pd.DataFrame, name: str) -> None:
+        self.values |= table.to_dict("list")
 
     def log_metrics(self, values: dict[str, float]) -> None:
         self.values |= values
@@ -287,4 +295,4 @@ def test_command_for_more_draws_counts_draws_per_grid_point(search: Search) -> N
     search = replace(search, space=replace(SPACE, search=grid, trials=3))
     search.folder.mkdir(parents=True)
     trials, result = _results(search, *[(0.5, 1.0)] * 6)  # three draws of two points
-    assert Report(search, trials, result, "")._next_steps().count("--trials 6") == 1
+    assert Report(search, trials, result, "").write().read_text().count("--trials 6") == 1
