@@ -6,7 +6,7 @@
 import ast
 import re
 import tokenize
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,19 +25,21 @@ LIMITS = {
 SOURCES = ("stop_core", "pipelines", "tests", "benchmarks", "tools")
 
 
-def texts(path: Path) -> Iterator[str]:
-    """Yields the docstrings of a file, of its attributes too, and its comments."""
+@cache
+def texts(path: Path) -> list[str]:
+    """Returns the docstrings of a file, of its attributes too, and its comments."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(body := getattr(node, "body", None), list):
             for one in body:
                 if isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant):
-                    yield str(one.value.value)
+                    found.append(str(one.value.value))
     with path.open("rb") as source:
-        for token in tokenize.tokenize(source.readline):
-            if token.type == tokenize.COMMENT:
-                yield token.string
+        tokens = tokenize.tokenize(source.readline)
+        return found + [one.string for one in tokens if one.type == tokenize.COMMENT]
 
 
+@cache
 def counts(folders: tuple[str, ...] = SOURCES) -> dict[str, float]:
     """Returns how often each pattern occurs per 10,000 words."""
     files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 Floats = NDArray[np.float64]
 
@@ -145,6 +144,8 @@ def exact_p(first: VideoScores, second: VideoScores) -> float:
     Raises:
         ValueError: if the rows have different numbers of videos, or values other than 0 and 1.
     """
+    from scipy.stats import binom  # takes half a second to import, and a training needs none of it
+
     if first.values_SM.shape[1] != second.values_SM.shape[1]:
         raise ValueError("only rows over the same videos can be compared")
     for row in (first, second):

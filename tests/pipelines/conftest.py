@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cluster.resources import Resources
 from pipelines.cluster.session import start_ray
 from pipelines.tracking.store import open_experiment
+from pipelines.training.pool import Job
+from pipelines.training.result import TrainingResult
 from stop_core.datasets.motion.files import write_motion_dataset
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
@@ -30,6 +33,17 @@ def local_ray() -> Iterator[None]:
     start_ray()
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def trained_here(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains the jobs of a pool in this process, as each worker imports torch and MLflow first."""
+    import ray
+
+    def train(job: Job, resources: Resources, parent: str) -> "ray.ObjectRef[TrainingResult]":
+        return ray.put(job.training.train(resources, parent, job.label, in_process=True))
+
+    monkeypatch.setattr("pipelines.training.pool._submit", train)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from stop_core.settings.experiment import ExperimentConfig
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trained_here")
 def test_a_table_runs_only_the_missing_trainings(
     small_cache: Path,
     small_experiment: ExperimentConfig,

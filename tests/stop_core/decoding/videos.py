@@ -2,6 +2,8 @@
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ CLOSED = {"x264-params": "keyint=10:scenecut=0:bframes=3:b-adapt=0"}
 OPEN = {"x264-params": "keyint=10:scenecut=0:bframes=3:b-adapt=0:open-gop=1"}
 REFRESHED = {"x264-params": "keyint=10:scenecut=0:intra-refresh=1:bframes=0"}
 PLAIN = {"x264-params": "keyint=10:scenecut=0:bframes=0"}
+_WRITTEN: dict[object, bytes] = {}  # encoding takes longer than most tests
 
 
 def write_video(
@@ -31,6 +34,10 @@ def write_video(
 
     With a bitstream filter as `splitter`, what it makes of a packet is stored as several.
     """
+    key = (path.suffix, codec, repr(options), repr(container_options), splitter)
+    if key in _WRITTEN:
+        path.write_bytes(_WRITTEN[key])
+        return path
     random = np.random.default_rng(0)
     squares = random.integers(0, 256, (3, 4, 3), np.uint8)
     with av.open(str(path), "w", options=container_options or {}) as container:
@@ -47,6 +54,7 @@ def write_video(
             packets = stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))
             container.mux(_split(packets, stream, splitter))
         container.mux(_split(stream.encode(), stream, splitter))
+    _WRITTEN[key] = path.read_bytes()
     return path
 
 
@@ -106,6 +114,13 @@ def change_box(data: bytes, names: list[bytes], change: Callable[[bytes], bytes]
 
 def all_frames(path: Path) -> list[np.ndarray]:
     """The pictures of a run through the whole file, [rows, columns, 3] each."""
+    with path.open("rb") as file:
+        return _decoded(path, file_digest(file, "sha256").hexdigest())
+
+
+@lru_cache(maxsize=4)
+def _decoded(path: Path, digest: str) -> list[np.ndarray]:
+    del digest  # a test may change a file
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
