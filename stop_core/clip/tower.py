@@ -151,12 +151,26 @@ class FrozenTower(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         mixed = mixed.transpose(1, 2).flatten(2)
         out = residual + block.out(mixed)
-        hidden = block.fc(block.norm_2(out).to(dtype))
-        out = out + block.proj(block.activation(hidden))
+        out = out + self.feed_forward(index, out)
         if prompts_SXD is None or not carry_prompts:
             return out, None
         out_SND, out_SXD = out.split([tokens_SND.shape[1], prompts_SXD.shape[1]], dim=1)
         return out_SND, out_SXD
+
+    def attend(self, index: int, tokens_SND: Tensor) -> Tensor:
+        """Returns the output of block `index`'s attention, without the residual, [S, N, D]."""
+        dtype = _compute_dtype(tokens_SND)
+        block = self._folded(index, dtype)
+        parts = block.qkv(block.norm_1(tokens_SND).to(dtype)).chunk(3, -1)
+        heads = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]
+        mixed = F.scaled_dot_product_attention(*heads)
+        return block.out(mixed.transpose(1, 2).flatten(2))
+
+    def feed_forward(self, index: int, tokens_SND: Tensor) -> Tensor:
+        """Returns the output of block `index`'s MLP, without the residual, [S, N, D]."""
+        dtype = _compute_dtype(tokens_SND)
+        block = self._folded(index, dtype)
+        return block.proj(block.activation(block.fc(block.norm_2(tokens_SND).to(dtype))))
 
     def _folded(self, index: int, dtype: torch.dtype) -> FoldedBlock:
         """Returns block `index` in its folded form: cached, and rebuilt if its weights changed."""

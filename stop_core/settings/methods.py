@@ -9,6 +9,12 @@ from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from stop_core.settings.method_options import (
+    AimOptions,
+    LoraOptions,
+    SequenceOptions,
+    StAdapterOptions,
+)
 from stop_core.settings.registry import Registry
 
 _TRUTH = {"true": True, "false": False}
@@ -71,8 +77,37 @@ for _method in (
     ),
     Method(
         "clip4clip",
-        "stop_core.model.baselines:Clip4Clip",
+        "stop_core.model.tuned:Clip4Clip",
         "both towers fine-tuned, frame embeddings averaged (Luo et al., Neurocomputing 2022)",
+    ),
+    Method(
+        "clip4clip-seqtransf",
+        "stop_core.model.tuned:SequenceTransformer",
+        "CLIP4Clip with a transformer over the frames (Luo et al., Neurocomputing 2022)",
+        SequenceOptions,
+    ),
+    Method(
+        "vifi-clip",
+        "stop_core.model.tuned:VifiClip",
+        "both towers fine-tuned (ViFi-CLIP, Rasheed et al., CVPR 2023)",
+    ),
+    Method(
+        "lora",
+        "stop_core.model.tuned:LoraClip",
+        "updates of low rank in the attention (LoRA, Hu et al., ICLR 2022)",
+        LoraOptions,
+    ),
+    Method(
+        "st-adapter",
+        "stop_core.model.adapters:StAdapter",
+        "convolutional adapters between the blocks (Pan et al., NeurIPS 2022)",
+        StAdapterOptions,
+    ),
+    Method(
+        "aim",
+        "stop_core.model.adapters:Aim",
+        "adapters and attention over time in the blocks (AIM, Yang et al., ICLR 2023)",
+        AimOptions,
     ),
     Method(
         "linear-probe",
