@@ -62,6 +62,8 @@ class StaticPrompts(VideoModel):
         super().__init__(clip)
         if prompts < 1:
             raise ValueError(f"static_prompts must be at least 1, got {prompts}")
+        if attention == "global":
+            raise ValueError("attention global is for STOP and its ablations; give frame or joint")
         self.attention: Attention = attention
         blocks = self.tower.depth if self.deep else 1
         self.prompts = nn.Parameter(torch.empty(blocks, prompts, self.tower.width))

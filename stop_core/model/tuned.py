@@ -46,9 +46,8 @@ class TunedClip(VideoModel):
     def encode_frames(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> frame embeddings [B, T, E], not normalised."""
         check_frames(frames, self.image_size)
-        mean, std = self.tower.mean, self.tower.std
-        pixels = frames.flatten(0, 1).to(mean.device).permute(0, 3, 1, 2).float().div(255)
-        embeddings: Tensor = self.clip.encode_image((pixels - mean) / std)  # type: ignore[operator]
+        pixels = self.tower.normalise(frames.flatten(0, 1))
+        embeddings: Tensor = self.clip.encode_image(pixels)  # type: ignore[operator]
         by_video_BTE: Tensor = embeddings.unflatten(0, frames.shape[:2])
         return by_video_BTE
 

@@ -11,9 +11,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from stop_core.settings.method_options import (
     AimOptions,
+    DglOptions,
     LoraOptions,
+    MapleOptions,
+    PublishedOptions,
     SequenceOptions,
     StAdapterOptions,
+    VopOptions,
 )
 from stop_core.settings.registry import Registry
 
@@ -41,6 +45,8 @@ class Method:
     """Whether it compares videos with texts. If not, it knows only the classes of its training."""
     trains: bool = True
     """Whether it trains weights, apart from context tokens."""
+    prompts_text: bool = False
+    """Whether its texts have learned tokens, so that they cannot have context tokens too."""
 
     def load(self) -> Any:
         """Imports and returns the class of the model."""
@@ -124,6 +130,34 @@ for _method in (
         "vpt-deep",
         "stop_core.model.baselines:StaticPrompts",
         "static prompts at every block (VPT, Jia et al., ECCV 2022)",
+    ),
+    Method(
+        "maple",
+        "stop_core.model.coupled:Maple",
+        "coupled deep prompts in both towers (MaPLe, Khattak et al., CVPR 2023)",
+        MapleOptions,
+        prompts_text=True,
+    ),
+    Method(
+        "vop",
+        "stop_core.model.coupled:Vop",
+        "deep prompts by frame position or context, and in texts (VoP, Huang et al., CVPR 2023)",
+        VopOptions,
+        prompts_text=True,
+    ),
+    Method(
+        "dgl",
+        "stop_core.model.coupled:Dgl",
+        "global and frame prompts, coupled with text prompts (DGL, Yang et al., AAAI 2024)",
+        DglOptions,
+        prompts_text=True,
+    ),
+    Method(
+        "stop-published",
+        "stop_core.model.published:StopPublished",
+        "the published code of STOP (zhoujiahuan1991/CVPR2025-STOP)",
+        PublishedOptions,
+        prompts_text=True,
     ),
     Method("stop-static", "stop_core.model.ablations:StaticStop", "STOP with constant prompts"),
     Method(
