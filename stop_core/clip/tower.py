@@ -77,10 +77,17 @@ class FrozenTower(nn.Module):
 
         Pixels are normalised on the tower's device, so that frames are transferred as bytes.
         """
+        return self.embed_pixels(self.normalise(frames))
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """uint8 frames [F, H, W, 3] -> pixels as the tower takes them, [F, 3, H, W]."""
         pixels = frames.to(self.mean.device).permute(0, 3, 1, 2).float().div(255)
-        normalised = (pixels - self.mean) / self.std
+        return (pixels - self.mean) / self.std
+
+    def embed_pixels(self, pixels_F3HW: Tensor) -> Tensor:
+        """Normalised pixels -> tokens [F, 1 + P, D], with gradients to the pixels."""
         # Under autocast the patches are embedded in its type; the residual stream is float32.
-        return cast(Tensor, self.visual._embeds(normalised)).float()
+        return cast(Tensor, self.visual._embeds(pixels_F3HW)).float()
 
     @torch.no_grad()
     def cls_attention(self, index: int, cls_BCD: Tensor, h_BTPD: Tensor) -> Tensor:
@@ -145,18 +152,103 @@ class FrozenTower(nn.Module):
             key, value = block.key_value(seen).chunk(2, -1)
         if presence_SX is not None and presence_SX.requires_grad:
             value = cast(Tensor, _ScaleLast.apply(value, presence_SX))
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
-        )
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        mixed = mixed.transpose(1, 2).flatten(2)
-        out = residual + block.out(mixed)
-        hidden = block.fc(block.norm_2(out).to(dtype))
-        out = out + block.proj(block.activation(hidden))
+        out = self._finish(index, residual, block.out(self._mix(query, key, value, mask)))
         if prompts_SXD is None or not carry_prompts:
             return out, None
         out_SND, out_SXD = out.split([tokens_SND.shape[1], prompts_SXD.shape[1]], dim=1)
         return out_SND, out_SXD
+
+    def run_global_block(
+        self,
+        index: int,
+        global_BGD: Tensor,
+        tokens_SND: Tensor,
+        prompts_SXD: Tensor | None = None,
+        presence_SX: Tensor | None = None,
+        *,
+        carry_prompts: bool = False,
+        only_global: bool = False,
+        parallel: nn.Module | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Runs block `index` on global tokens and the tokens of single frames, S = B * T.
+
+        Global tokens attend to each other and to all tokens of their video; a frame attends to
+        itself and to the global tokens (DGL, Yang et al., AAAI 2024). Prompts are those of
+        `run_block`. The output of `parallel` is added to that of the MLP; it sees the same tokens,
+        before their norm.
+
+        Returns the global tokens, [B, G, D]; the frames' tokens, [S, N, D], unchanged with
+        `only_global`; and the prompts, [S, X, D], with `carry_prompts`, else None.
+        """
+        dtype = _compute_dtype(tokens_SND)
+        block = self._folded(index, dtype)
+        videos, frames = len(global_BGD), len(tokens_SND) // len(global_BGD)
+        count = tokens_SND.shape[1]
+        all_SLD = tokens_SND if prompts_SXD is None else torch.cat([tokens_SND, prompts_SXD], 1)
+        query, key, value = block.qkv(block.norm_1(all_SLD).to(dtype)).chunk(3, -1)
+        global_query, global_key, global_value = block.qkv(
+            block.norm_1(global_BGD).to(dtype)
+        ).chunk(3, -1)
+        frame_mask = global_mask = None
+        if presence_SX is not None:
+            if presence_SX.requires_grad:
+                value = cast(Tensor, _ScaleLast.apply(value, presence_SX))
+            present_SL = F.pad(presence_SX.detach() > 0.5, (count, 0), value=True)
+            front = global_BGD.shape[1]
+            frame_mask = F.pad(present_SL, (front, 0), value=True)[:, None, None]
+            by_video = present_SL.reshape(videos, -1)
+            global_mask = F.pad(by_video, (front, 0), value=True)[:, None, None]
+
+        def with_global(of_global: Tensor, of_frames: Tensor) -> Tensor:
+            expanded = of_global[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
+            return torch.cat([expanded, of_frames], dim=1)
+
+        def over_video(of_global: Tensor, of_frames: Tensor) -> Tensor:
+            return torch.cat([of_global, of_frames.reshape(videos, -1, self.width)], dim=1)
+
+        mixed = self._mix(
+            global_query, over_video(global_key, key), over_video(global_value, value), global_mask
+        )
+        out_BGD = self._finish(index, global_BGD, block.out(mixed), parallel)
+        if only_global:
+            return out_BGD, tokens_SND, None
+        if not carry_prompts:
+            query, all_SLD = query[:, :count], tokens_SND
+        mixed = self._mix(
+            query, with_global(global_key, key), with_global(global_value, value), frame_mask
+        )
+        out_SLD = self._finish(index, all_SLD, block.out(mixed), parallel)
+        carried = out_SLD[:, count:] if carry_prompts and prompts_SXD is not None else None
+        return out_BGD, out_SLD[:, :count], carried
+
+    def attend(self, index: int, tokens_SND: Tensor) -> Tensor:
+        """Returns the output of block `index`'s attention, without the residual, [S, N, D]."""
+        dtype = _compute_dtype(tokens_SND)
+        block = self._folded(index, dtype)
+        query, key, value = block.qkv(block.norm_1(tokens_SND).to(dtype)).chunk(3, -1)
+        return block.out(self._mix(query, key, value, None))
+
+    def feed_forward(self, index: int, tokens_SND: Tensor) -> Tensor:
+        """Returns the output of block `index`'s MLP, without the residual, [S, N, D]."""
+        dtype = _compute_dtype(tokens_SND)
+        block = self._folded(index, dtype)
+        return block.proj(block.activation(block.fc(block.norm_2(tokens_SND).to(dtype))))
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention in all heads of [S, L, D], before the output projection."""
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def _finish(
+        self, index: int, residual: Tensor, attended: Tensor, parallel: nn.Module | None = None
+    ) -> Tensor:
+        """Returns the output of block `index` from its input and its attention's output."""
+        out = residual + attended
+        mlp = self.feed_forward(index, out)
+        return out + mlp if parallel is None else out + mlp + parallel(out)
 
     def _folded(self, index: int, dtype: torch.dtype) -> FoldedBlock:
         """Returns block `index` in its folded form: cached, and rebuilt if its weights changed."""

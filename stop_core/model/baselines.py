@@ -4,49 +4,19 @@ Shapes: B videos, T frames, P patches per frame, D channels of the tower, E of t
 N classes, S static prompts per block.
 """
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stop_core.clip.loading import FrozenClip
 from stop_core.model.sequences import pack
-from stop_core.model.video_model import FramePooledModel, VideoModel, check_frames
+from stop_core.model.video_model import FramePooledModel, VideoModel
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import Attention
 
 
 class ZeroShot(FramePooledModel):
     """Frozen CLIP, frame embeddings averaged (Radford et al., ICML 2021): nothing is trained."""
-
-
-class Clip4Clip(VideoModel):
-    """Both towers of CLIP fine-tuned, frame embeddings averaged.
-
-    This is CLIP4Clip with mean pooling (Luo et al., Neurocomputing 2022). It trains a copy of the
-    CLIP, which other models can share. The temperature stays frozen, as in every method here.
-    """
-
-    def __init__(self, clip: FrozenClip) -> None:
-        super().__init__(FrozenClip(clip.name, copy.deepcopy(clip.model), clip.tokenize))
-        for name, parameter in self.clip.named_parameters():
-            parameter.requires_grad_(name not in ("logit_scale", "logit_bias"))
-
-    @property
-    def trains_text(self) -> bool:
-        """True: the text tower is trained too."""
-        return True
-
-    def encode_video(self, frames: Tensor) -> Tensor:
-        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
-        check_frames(frames, self.image_size)
-        # open_clip's own forward: the blocks of `tower` compute no gradients of their weights.
-        mean, std = self.tower.mean, self.tower.std
-        pixels = frames.flatten(0, 1).to(mean.device).permute(0, 3, 1, 2).float().div(255)
-        embeddings: Tensor = self.clip.encode_image((pixels - mean) / std, normalize=True)  # type: ignore[operator]
-        by_video_BTE = embeddings.unflatten(0, frames.shape[:2])
-        return F.normalize(by_video_BTE.mean(1), dim=-1)
 
 
 class LinearProbe(FramePooledModel):
@@ -92,6 +62,8 @@ class StaticPrompts(VideoModel):
         super().__init__(clip)
         if prompts < 1:
             raise ValueError(f"static_prompts must be at least 1, got {prompts}")
+        if attention == "global":
+            raise ValueError("attention global is for STOP and its ablations; give frame or joint")
         self.attention: Attention = attention
         blocks = self.tower.depth if self.deep else 1
         self.prompts = nn.Parameter(torch.empty(blocks, prompts, self.tower.width))

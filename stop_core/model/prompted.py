@@ -28,6 +28,14 @@ class BlockInput(NamedTuple):
     presence: Tensor | None = None  # [S, X] 1 for a prompt, 0 for an empty slot
 
 
+class _State(NamedTuple):
+    """The tokens between two blocks that belong to no patch and no CLS."""
+
+    prompts: Tensor | None
+    presence: Tensor | None
+    global_BGD: Tensor | None
+
+
 Prompting = Callable[[int, VideoTokens], BlockInput]
 
 
@@ -56,6 +64,13 @@ class PromptedModel(VideoModel, ABC):
                 raise ValueError(
                     f"{name} must be at most {largest}, {limit} of {clip.name}; got {value}"
                 )
+        self.global_tokens: nn.Parameter | None = None
+        if config.attention == "global":
+            # They start as the CLS token, nearly, so that the tower can use them at once.
+            size = tower.image_size
+            cls_D = tower.embed(torch.zeros(1, size, size, 3, dtype=torch.uint8))[0, 0]
+            noise = 0.02 * torch.randn(config.global_tokens, tower.width)
+            self.global_tokens = nn.Parameter(cls_D + noise)
         layers = 1 if config.share else self.prompted_blocks
         self.prompting = nn.ModuleList(self.make_layer() for _ in range(layers))
 
@@ -84,19 +99,23 @@ class PromptedModel(VideoModel, ABC):
 
     def encode_with(self, prompting: Prompting, frames: Tensor) -> Tensor:
         """Returns video embeddings, [B, E], with `prompting` in place of `prompt`."""
-        tower, attention = self.tower, self.config.attention
-        tokens = self.first_tokens(frames, attention)
-        prompts: Tensor | None = None
-        presence: Tensor | None = None
+        tower = self.tower
+        tokens = self.first_tokens(frames, self.config.attention)
+        state = _State(None, None, None)
+        if self.global_tokens is not None:
+            state = _State(None, None, self.global_tokens.expand(len(frames), -1, -1))
         for index in range(tower.depth):
             if self.checkpoint_activations and torch.is_grad_enabled():
-                out, prompts, presence = checkpoint(
-                    self._block, prompting, index, tokens, prompts, presence, use_reentrant=False
+                out, *carried = checkpoint(
+                    self._block, prompting, index, tokens, *state, use_reentrant=False
                 )
             else:
-                out, prompts, presence = self._block(prompting, index, tokens, prompts, presence)
+                out, *carried = self._block(prompting, index, tokens, *state)
+            state = _State(*carried)
             if index + 1 < tower.depth:
                 tokens = unpack(out, tokens)
+        if state.global_BGD is not None:
+            return self.embed_video(state.global_BGD[:, :1])
         return self.embed_video(out.view(frames.shape[0], -1, tower.width))
 
     def _block(
@@ -106,8 +125,9 @@ class PromptedModel(VideoModel, ABC):
         tokens: VideoTokens,
         prompts: Tensor | None,
         presence: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Runs one block with the prompting at its input; returns tokens, prompts, presence."""
+        global_BGD: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Runs one block with the prompting at its input; returns its tokens and the next state."""
         if index < self.prompted_blocks:
             # In float32: bfloat16 would change up to 2% of the selected patches.
             with in_float32(tokens.h):
@@ -115,11 +135,13 @@ class PromptedModel(VideoModel, ABC):
         else:
             given = BlockInput(pack(tokens, self.config.attention), prompts, presence)
         last = index + 1 == self.tower.depth
-        out, carried = self.tower.run_block(
-            index,
-            *given,
-            # The next block replaces the prompts, or there is no next block.
-            carry_prompts=self.prompted_blocks <= index + 1 and not last,
-            only_cls=last,  # the embedding is computed from the CLS tokens only
-        )
-        return out, carried, given.presence
+        # Otherwise the next block replaces the prompts, or there is no next block.
+        carry = self.prompted_blocks <= index + 1 and not last
+        # The embedding is computed from the CLS tokens only, or from the global ones.
+        if global_BGD is None:
+            out, carried = self.tower.run_block(index, *given, carry_prompts=carry, only_cls=last)
+        else:
+            global_BGD, out, carried = self.tower.run_global_block(
+                index, global_BGD, *given, carry_prompts=carry, only_global=last
+            )
+        return out, carried, given.presence, global_BGD

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stop_core.clip.loading import FrozenClip
 from stop_core.clip.tower import FrozenTower, in_float32
-from stop_core.model.learned_context import LearnedContext
+from stop_core.model.learned_context import LearnedContext, PromptedTexts
 from stop_core.model.sequences import VideoTokens
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import Attention
@@ -37,7 +37,7 @@ class VideoModel(nn.Module, ABC):
         scale: Tensor = clip.model.logit_scale  # type: ignore[assignment]
         self.register_buffer("logit_scale", scale.detach().exp().clone(), persistent=False)
         self.logit_scale: Tensor
-        self.context: LearnedContext | None = None
+        self.context: PromptedTexts | None = None
 
     @classmethod
     def build(cls, clip: FrozenClip, config: ExperimentConfig, classes: int) -> "VideoModel":
@@ -72,8 +72,11 @@ class VideoModel(nn.Module, ABC):
         """Adds `tokens` learned context tokens to every text (CoOp), which are trainable.
 
         Raises:
-            ValueError: if the text tower does not support them, or not as many.
+            ValueError: if the text tower does not support them, or not as many, or the method has
+                prompts of its own in its texts.
         """
+        if self.context is not None:
+            raise ValueError("this method has learned tokens in its texts: set context_tokens to 0")
         self.context = LearnedContext(self._clip, tokens).to(self.logit_scale.device)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:

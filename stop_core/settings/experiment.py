@@ -22,6 +22,7 @@ _LATER: dict[str, Any] = {
     "segment_jitter": False,
     "random_crop": False,
     "options": (),
+    "global_tokens": 4,
 }
 
 
@@ -103,10 +104,12 @@ class ExperimentConfig:
                 "zero-shot"
             )
         check_templates(self.templates)
-        if self.context_tokens > 0 and not METHODS[self.method].reads_text:
+        method = METHODS[self.method]
+        if self.context_tokens > 0 and (method.prompts_text or not method.reads_text):
+            why = "reads no text" if not method.reads_text else "has learned tokens in its texts"
             raise ValueError(
-                f"context_tokens has no use for {self.method}, which reads no text; set it to 0, "
-                "or use the method zero-shot to train only context tokens"
+                f"context_tokens has no use for {self.method}, which {why}; set it to 0, or use "
+                "the method zero-shot to train only context tokens"
             )
         if self.frames is not None:
             _check("frames", self.frames, self.frames >= 1, "must be at least 1")
@@ -164,10 +167,12 @@ class ExperimentConfig:
         values = asdict(replace(self, seed=0))
         later = dict(_LATER)
         for part, kind in PARTS.items():
-            if part != "stop":  # it was added later, so its defaults are not part of the hash
-                usual = asdict(kind())
-                values[part] = {k: v for k, v in values[part].items() if v != usual[k]}
-                later[part] = {}
+            # Parts other than that of STOP were added later themselves.
+            usual = _LATER if part == "stop" else {**asdict(kind())}
+            values[part] = {
+                k: v for k, v in values[part].items() if k not in usual or v != usual[k]
+            }
+            later[part] = {}
         values = {k: v for k, v in values.items() if k not in later or v != later[k]}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

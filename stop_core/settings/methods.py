@@ -9,6 +9,16 @@ from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from stop_core.settings.method_options import (
+    AimOptions,
+    DglOptions,
+    LoraOptions,
+    MapleOptions,
+    PublishedOptions,
+    SequenceOptions,
+    StAdapterOptions,
+    VopOptions,
+)
 from stop_core.settings.registry import Registry
 
 _TRUTH = {"true": True, "false": False}
@@ -35,6 +45,8 @@ class Method:
     """Whether it compares videos with texts. If not, it knows only the classes of its training."""
     trains: bool = True
     """Whether it trains weights, apart from context tokens."""
+    prompts_text: bool = False
+    """Whether its texts have learned tokens, so that they cannot have context tokens too."""
 
     def load(self) -> Any:
         """Imports and returns the class of the model."""
@@ -71,8 +83,37 @@ for _method in (
     ),
     Method(
         "clip4clip",
-        "stop_core.model.baselines:Clip4Clip",
+        "stop_core.model.tuned:Clip4Clip",
         "both towers fine-tuned, frame embeddings averaged (Luo et al., Neurocomputing 2022)",
+    ),
+    Method(
+        "clip4clip-seqtransf",
+        "stop_core.model.tuned:SequenceTransformer",
+        "CLIP4Clip with a transformer over the frames (Luo et al., Neurocomputing 2022)",
+        SequenceOptions,
+    ),
+    Method(
+        "vifi-clip",
+        "stop_core.model.tuned:VifiClip",
+        "both towers fine-tuned (ViFi-CLIP, Rasheed et al., CVPR 2023)",
+    ),
+    Method(
+        "lora",
+        "stop_core.model.tuned:LoraClip",
+        "updates of low rank in the attention (LoRA, Hu et al., ICLR 2022)",
+        LoraOptions,
+    ),
+    Method(
+        "st-adapter",
+        "stop_core.model.adapters:StAdapter",
+        "convolutional adapters between the blocks (Pan et al., NeurIPS 2022)",
+        StAdapterOptions,
+    ),
+    Method(
+        "aim",
+        "stop_core.model.adapters:Aim",
+        "adapters and attention over time in the blocks (AIM, Yang et al., ICLR 2023)",
+        AimOptions,
     ),
     Method(
         "linear-probe",
@@ -89,6 +130,34 @@ for _method in (
         "vpt-deep",
         "stop_core.model.baselines:StaticPrompts",
         "static prompts at every block (VPT, Jia et al., ECCV 2022)",
+    ),
+    Method(
+        "maple",
+        "stop_core.model.coupled:Maple",
+        "coupled deep prompts in both towers (MaPLe, Khattak et al., CVPR 2023)",
+        MapleOptions,
+        prompts_text=True,
+    ),
+    Method(
+        "vop",
+        "stop_core.model.coupled:Vop",
+        "deep prompts by frame position or context, and in texts (VoP, Huang et al., CVPR 2023)",
+        VopOptions,
+        prompts_text=True,
+    ),
+    Method(
+        "dgl",
+        "stop_core.model.coupled:Dgl",
+        "global and frame prompts, coupled with text prompts (DGL, Yang et al., AAAI 2024)",
+        DglOptions,
+        prompts_text=True,
+    ),
+    Method(
+        "stop-published",
+        "stop_core.model.published:StopPublished",
+        "the published code of STOP (zhoujiahuan1991/CVPR2025-STOP)",
+        PublishedOptions,
+        prompts_text=True,
     ),
     Method("stop-static", "stop_core.model.ablations:StaticStop", "STOP with constant prompts"),
     Method(

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-Attention = Literal["joint", "frame"]
+Attention = Literal["joint", "frame", "global"]
 Normalize = Literal["per_frame", "none"]
 SelectionMode = Literal["ste", "hard"]
 Difference = Literal["prompted", "plain"]
@@ -37,7 +37,11 @@ class StopConfig:
     share: bool = False
     """Share one set of prompting weights among all prompted blocks, instead of one set each."""
     attention: Attention = "frame"
-    """frame: each frame separately, embeddings averaged; joint: one CLS attends to all frames."""
+    """frame: each frame separately, embeddings averaged; joint: one CLS attends to all frames;
+    global: learned tokens attend to all frames and every frame to them, as in the published code;
+    the first is the video."""
+    global_tokens: int = 4
+    """Number of learned tokens, for attention global."""
     normalize: Normalize = "per_frame"
     """per_frame: A, M and W^t are rescaled to [0, 1] within a video; none: as in the paper."""
     selection: SelectionMode = "ste"
@@ -48,7 +52,14 @@ class StopConfig:
     """Dropout at the end of both prompters; at least 0 and below 1."""
 
     def __post_init__(self) -> None:
-        for name in ("n_s", "max_prompts", "spatial_width", "temporal_width", "depth"):
+        for name in (
+            "n_s",
+            "max_prompts",
+            "spatial_width",
+            "temporal_width",
+            "depth",
+            "global_tokens",
+        ):
             value, least = getattr(self, name), 0 if name == "n_s" else 1
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not (whole and least <= value <= _MOST) and (name, value) != ("depth", None):

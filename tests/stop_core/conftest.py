@@ -19,7 +19,7 @@ MakeClip = Callable[..., FrozenClip]
 MakeFrames = Callable[..., Tensor]
 Stir = Callable[..., None]
 
-_VOCABULARY, _CONTEXT = 32, 8
+_VOCABULARY, _CONTEXT = 32, 16
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -106,9 +106,10 @@ def stir() -> Stir:
 
 
 def _tokenize(texts: Sequence[str]) -> Tensor:
-    """Gives each letter an id, and the last place the largest: open_clip pools a text there."""
+    """Gives each letter an id behind a start, and the end the largest: open_clip pools there."""
     ids = torch.zeros(len(texts), _CONTEXT, dtype=torch.long)
     for row, text in zip(ids, texts, strict=True):
-        letters = [1 + ord(letter) % (_VOCABULARY - 2) for letter in text[: _CONTEXT - 1]]
-        row[: len(letters) + 1] = torch.tensor([*letters, _VOCABULARY - 1])
+        letters = [1 + ord(letter) % (_VOCABULARY - 3) for letter in text[: _CONTEXT - 2]]
+        ids_of_text = [_VOCABULARY - 2, *letters, _VOCABULARY - 1]
+        row[: len(ids_of_text)] = torch.tensor(ids_of_text)
     return ids

@@ -254,3 +254,44 @@ def test_the_gradient_of_a_presence_is_that_of_scaling_the_last_values(dtype: to
         presence.grad.double(), wanted, rtol=0, atol=1e-5 if dtype == torch.float64 else 0.1
     )
     assert presence.grad.dtype == torch.float32
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prompts", [0, 3])
+def test_global_tokens_see_the_video_and_every_frame_sees_them(
+    tower: FrozenTower, prompts: int
+) -> None:
+    videos, frames, tokens, count, width = 2, 3, 4, 2, tower.width
+    global_BGD, packed = noise(0, videos, count, width), noise(1, videos * frames, tokens, width)
+    given = noise(2, videos * frames, prompts, width) if prompts else None
+    presence = (noise(3, videos * frames, prompts) > 0).float() if prompts else None
+    found = tower.run_global_block(
+        0, global_BGD, packed, given, presence, carry_prompts=bool(given is not None)
+    )
+    block = tower.blocks[0]
+
+    def attend(query: Tensor, seen: Tensor) -> Tensor:
+        """One sequence through open_clip's block, as queries that see other tokens."""
+        normed = block.ln_1(seen)[None]
+        mixed = block.attn(block.ln_1(query)[None], normed, normed, need_weights=False)[0][0]
+        out = query + block.ls_1(mixed)
+        return out + block.ls_2(block.mlp(block.ln_2(out)))
+
+    for video in range(videos):
+        everything = [global_BGD[video]]
+        for frame in range(frames):
+            index = video * frames + frame
+            present = [packed[index]]
+            if given is not None and presence is not None:
+                present.append(given[index][presence[index] > 0.5])
+            everything += present
+            seen = torch.cat([global_BGD[video], *present])
+            torch.testing.assert_close(found[1][index], attend(packed[index], seen), **CLOSE)
+            if given is not None:
+                assert found[2] is not None
+                torch.testing.assert_close(found[2][index], attend(given[index], seen), **CLOSE)
+        wanted = attend(global_BGD[video], torch.cat(everything))
+        torch.testing.assert_close(found[0][video], wanted, **CLOSE)
+    alone = tower.run_global_block(0, global_BGD, packed, given, presence, only_global=True)
+    torch.testing.assert_close(alone[0], found[0], **CLOSE)
+    assert alone[1] is packed

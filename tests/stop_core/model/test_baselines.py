@@ -10,15 +10,12 @@ from torch import Tensor
 
 from stop_core.clip.loading import FrozenClip
 from stop_core.model.baselines import (
-    Clip4Clip,
     LinearProbe,
     ShallowPrompts,
     StaticPrompts,
     ZeroShot,
 )
-from stop_core.model.stop import StopModel
-from stop_core.model.video_model import VideoModel
-from stop_core.settings.stop import Attention, StopConfig
+from stop_core.settings.stop import Attention
 
 MakeClip = Callable[..., FrozenClip]
 MakeFrames = Callable[..., Tensor]
@@ -141,105 +138,3 @@ def test_static_prompts_are_open_clips_blocks_with_extra_tokens(
 def test_static_prompts_below_one_are_refused_by_name(make_clip: MakeClip) -> None:
     with pytest.raises(ValueError, match=r"static_prompts.*0"):
         StaticPrompts(make_clip(), 0, "joint")
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("frames", [1, 3])
-def test_clip4clip_before_its_first_step_is_zero_shot_clip(
-    frames: int, make_clip: MakeClip, make_frames: MakeFrames
-) -> None:
-    clip = make_clip(quick_gelu=True)
-    model, plain = Clip4Clip(clip), ZeroShot(clip)
-    clips = make_frames(0, 3, frames, model.image_size)
-    torch.testing.assert_close(model.encode_video(clips), plain.encode_video(clips), **CLOSE)
-    texts = plain.encode_text(["left", "right"])
-    torch.testing.assert_close(model.encode_text(["left", "right"]), texts, **CLOSE)
-    torch.testing.assert_close(model(clips, texts), plain(clips, texts), rtol=0, atol=1e-4)
-
-
-def fine_tune(model: VideoModel, frames: Tensor, steps: int = 2) -> None:
-    """Runs steps of training in which the texts are embedded again, as in the trainer."""
-    optimizer = torch.optim.AdamW(model.train().trainable().values(), lr=1e-3)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        logits = model(frames, model.encode_text(["left", "right", "up"]))
-        F.cross_entropy(logits, torch.arange(len(frames)) % 3).backward()
-        optimizer.step()
-    model.eval()
-
-
-def test_clip4clip_trains_both_towers_and_not_the_temperature(
-    make_clip: MakeClip, make_frames: MakeFrames
-) -> None:
-    model = Clip4Clip(make_clip())
-    fine_tune(model, make_frames(0, 3, 2, model.image_size), steps=1)
-    trained = model.trainable()
-    everything = {name for name, _ in model.clip.named_parameters()}
-    assert {name.removeprefix("clip.") for name in trained} == everything - {"logit_scale"}
-    for name, parameter in trained.items():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
-def test_clip4clip_changes_no_bit_of_the_shared_clip(
-    make_clip: MakeClip, make_frames: MakeFrames
-) -> None:
-    clip = make_clip()
-    other, model = ZeroShot(clip), Clip4Clip(clip)
-    frames = make_frames(0, 3, 2, model.image_size)
-    frozen = {name: value.clone() for name, value in clip.model.state_dict().items()}
-    videos, texts = other.encode_video(frames), other.encode_text(["left", "right"])
-    fine_tune(model, frames)
-    for name, value in clip.model.state_dict().items():
-        assert torch.equal(value, frozen[name]), name
-    assert not any(parameter.requires_grad for parameter in clip.model.parameters())
-    assert torch.equal(other.encode_video(frames), videos)
-    assert torch.equal(other.encode_text(["left", "right"]), texts)
-
-
-@torch.no_grad()
-def test_clip4clip_uses_its_current_weights(make_clip: MakeClip, make_frames: MakeFrames) -> None:
-    model, other = Clip4Clip(make_clip(seed=0)), Clip4Clip(make_clip(seed=1))
-    frames = make_frames(0, 3, 2, model.image_size)
-    before = other.encode_video(frames)
-    with torch.enable_grad():
-        fine_tune(model, frames)
-    # Another model with this checkpoint gives the same result.
-    other.load_prompt_state_dict(model.prompt_state_dict())
-    assert torch.equal(other.encode_video(frames), model.encode_video(frames))
-    assert torch.equal(other.encode_text(["a", "b"]), model.encode_text(["a", "b"]))
-    assert (other.encode_video(frames) - before).abs().max() > 1e-3
-    # open_clip's own encoders on these weights, without anything that was folded earlier.
-    trained = FrozenClip("trained", model.clip, model._clip.tokenize)
-    wanted = [encode_images(trained, video).mean(0) for video in frames]
-    averaged = F.normalize(torch.stack(wanted), dim=-1)
-    torch.testing.assert_close(model.encode_video(frames), averaged, **CLOSE)
-
-
-def test_clip4clip_refuses_the_same_frames_as_other_methods(make_clip: MakeClip) -> None:
-    with pytest.raises(ValueError, match=r"5x5.*12x12"):
-        Clip4Clip(make_clip()).encode_video(torch.zeros(1, 2, 5, 5, 3, dtype=torch.uint8))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(
-    "method", ["zero shot", "clip4clip", "linear probe", "deep", "shallow", "stop"]
-)
-def test_no_method_depends_on_the_batch_of_a_video(
-    method: str, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
-) -> None:
-    clip = make_clip()
-    models = {
-        "zero shot": lambda: ZeroShot(clip),
-        "clip4clip": lambda: Clip4Clip(clip),
-        "linear probe": lambda: LinearProbe(clip, 3),
-        "deep": lambda: StaticPrompts(clip, 2, "joint"),
-        "shallow": lambda: ShallowPrompts(clip, 2, "joint"),
-        "stop": lambda: StopModel(clip, StopConfig(n_s=2)),
-    }
-    model = models[method]().eval()
-    stir(model, scale=0.05)
-    frames = make_frames(0, 4, 3, model.image_size)
-    together = model.encode_video(frames)
-    alone = torch.cat([model.encode_video(video[None]) for video in frames])
-    torch.testing.assert_close(together, alone, **CLOSE)

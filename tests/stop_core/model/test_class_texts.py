@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from stop_core.clip.loading import FrozenClip, load_clip
-from stop_core.model.baselines import Clip4Clip, ZeroShot
+from stop_core.model.baselines import ZeroShot
 from stop_core.model.class_texts import ClassTexts
+from stop_core.model.tuned import Clip4Clip
 
 SENTENCES = [["a red circle", "a photo of a red circle"], ["a bar", "a photo of a bar"]]
 

@@ -15,6 +15,7 @@ from stop_core.model.learned_context import LearnedContext
 from stop_core.model.methods import build_method
 from stop_core.model.spatial import SpatialPrompting
 from stop_core.model.temporal import TemporalPrompting
+from stop_core.model.tuned import TunedClip
 from stop_core.model.video_model import VideoModel
 from stop_core.model.volume import keep_variance
 from stop_core.settings.experiment import ExperimentConfig
@@ -128,23 +129,27 @@ def test_each_half_of_a_model_drops_out_only_in_training(
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "zero-shot"])
 def test_a_step_gives_every_prompt_a_gradient_and_clip_none(
-    method: str, make_clip: MakeClip, make_frames: MakeFrames
+    method: str, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
     model = model_of(method, make_clip(), StopConfig(n_s=3, dropout=0.3))
+    if not method.startswith("stop"):  # adapters start at zero, so that one side has no gradient
+        stir(model)
     model.train()
     logits = model(make_frames(0, 3, 4, model.image_size), model.encode_text(["a", "b", "c"]))
     nn.functional.cross_entropy(logits, torch.arange(3)).backward()
     trainable = {id(parameter): name for name, parameter in model.trainable().items()}
     assert trainable
     for name, parameter in model.named_parameters():
-        if id(parameter) in trainable:
+        if name.startswith("pixels.choice."):
+            assert parameter.grad is None  # as in the published code
+        elif id(parameter) in trainable:
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
             assert parameter.grad.any(), name
         else:
             assert parameter.grad is None, name
             assert not parameter.requires_grad, name
-    frozen = method != "clip4clip"
+    frozen = not isinstance(model, TunedClip)
     clips_own = {id(parameter) for parameter in model.clip.parameters()}
     assert (clips_own & trainable.keys() == set()) == frozen
 
@@ -329,8 +334,16 @@ def test_a_disabled_half_is_not_computed_and_has_no_gradient(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_clip4clip_and_a_learned_context_train_texts(method: str, make_clip: MakeClip) -> None:
-    assert model_of(method, make_clip(), StopConfig(n_s=3)).trains_text is (method == "clip4clip")
+def test_only_a_tuned_clip_and_a_learned_context_train_texts(
+    method: str, make_clip: MakeClip
+) -> None:
+    model = model_of(method, make_clip(), StopConfig(n_s=3))
+    if model.context is not None:
+        assert model.trains_text
+        with pytest.raises(ValueError, match="set context_tokens to 0"):
+            model.learn_context(2)
+        return
+    assert model.trains_text is isinstance(model, TunedClip)
     with_context = model_of(method, load_clip("tiny"), StopConfig())
     with_context.learn_context(2)
     assert with_context.trains_text is True

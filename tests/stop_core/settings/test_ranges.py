@@ -23,7 +23,8 @@ STOP: dict[str, tuple[list[Any], list[Any]]] = {
     "temporal_width": ([1, MOST], [0, -1, MOST + 1, 1.0, True]),
     "depth": ([None, 1, MOST], [0, -1, MOST + 1, 1.0, True]),
     "dropout": ([0.0, 0.999], [-1e-9, 1.0, 7, NAN]),
-    "attention": (["joint", "frame"], ["video", ""]),
+    "global_tokens": ([1, MOST], [0, -1, MOST + 1, 1.0, True]),
+    "attention": (["joint", "frame", "global"], ["video", ""]),
     "normalize": (["per_frame", "none"], ["per_video", ""]),
     "selection": (["ste", "hard"], ["soft", ""]),
     "difference": (["prompted", "plain"], ["raw", ""]),
@@ -70,6 +71,7 @@ OTHERS = {
     "flip",
     "randaugment_magnitude",
 }
+WITHOUT_CONTEXT = ("linear-probe", "maple", "vop", "dgl", "stop-published")
 CASES = [
     (kind, name, *values)
     for kind, ranges in (
@@ -84,6 +86,7 @@ CASES = [
 DEFAULTS: dict[str, Any] = {
     "n_s": 6, "alpha": 0.5, "beta": 1.0, "eta": 4.0, "max_prompts": 4, "spatial_width": 32,
     "temporal_width": 32, "depth": None, "share": False, "attention": "frame",
+    "global_tokens": 4,
     "normalize": "per_frame", "selection": "ste", "difference": "prompted", "dropout": 0.0,
     "method": "stop", "tower": "tiny", "pretrained": None, "static_prompts": 8,
     "templates": ("default",), "context_tokens": 0, "frames": None, "segment_jitter": False,
@@ -134,7 +137,7 @@ def test_jitter_needs_frames_and_context_needs_a_method_that_reads_texts() -> No
         ExperimentConfig(segment_jitter=True)
     for method in METHODS:
         for tokens in (0, 1):
-            if method == "linear-probe" and tokens:
+            if tokens and method in WITHOUT_CONTEXT:
                 with pytest.raises(ValueError, match="context_tokens has no use"):
                     ExperimentConfig(method=method, context_tokens=tokens)
             else:
