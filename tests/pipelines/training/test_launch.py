@@ -73,5 +73,5 @@ def test_the_recorded_reason_is_the_error_of_the_training(
     monkeypatch.setattr(worker, "WorkerRun", run)
     task: Any = SimpleNamespace(folder=tmp_path)
     (tmp_path / FATAL).write_text("of an earlier run of the command")
-    with pytest.raises(RunError, match="^a shard is not as it was made$"):
+    with pytest.raises(RunError, match=r"^a shard is not as it was made$"):
         train_on_ray(task, Resources(workers=2, restarts=restarts), TrainingHooks())
