@@ -73,8 +73,8 @@ def main(config: IndexConfig) -> None:
     from stop_core.cache import FrameCache
     from stop_core.storage.atomic import hash_json
     from stop_core.storage.paths import storage_path
-    from stop_core.trained_model.identity import embedding_identity
     from stop_core.trained_model.index import IndexInfo, write_index
+    from stop_core.trained_model.model import embedding_identity
 
     from .inference.job import VideoJob
     from .inference.video_list import list_cached, list_videos

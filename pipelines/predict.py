@@ -84,7 +84,7 @@ class PredictConfig:
 
 def main(config: PredictConfig) -> list[dict[str, Any]]:
     """Predicts, and prints or writes the rows."""
-    from stop_core.trained_model.identity import answer_identity
+    from stop_core.trained_model.model import answer_identity
 
     from .inference.job import VideoJob
     from .inference.video_list import list_videos
@@ -143,7 +143,7 @@ def _write(
     import pyarrow.parquet as pq
 
     from stop_core.storage.atomic import appearing
-    from stop_core.trained_model.identity import answer_identity
+    from stop_core.trained_model.model import answer_identity
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:

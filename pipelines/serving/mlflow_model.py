@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mlflow.types.schema import Array, Object, Property
 
 from stop_core.storage.private import first_line, without_password
 from stop_core.trained_model.files import FILES, ModelRecord, read_record
-from stop_core.trained_model.service import ARTIFACT, KINDS, OPTIONS
+from stop_core.trained_model.service import ARTIFACT, KINDS, ServiceOptions
 
 from ..cli.errors import RunError
 from ..cli.folders import ROOT
@@ -89,7 +90,9 @@ def _arguments(folder: Path) -> Iterator[dict[str, Any]]:
             "artifacts": {ARTIFACT: str(folder)},
             "code_paths": [str(code)],
             "signature": signature(record),
-            "model_config": OPTIONS,  # otherwise MLflow ignores the options of a server
+            "model_config": asdict(
+                ServiceOptions()
+            ),  # otherwise MLflow ignores the options of a server
             "pip_requirements": requirements(),
             "metadata": {DIGEST: digest(folder), "run": record.provenance.run},
         }

@@ -24,13 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stop_core.storage.atomic import appearing, hash_json
-from stop_core.storage.documents import (
-    build,
-    parse_json,
-    read_parquet,
-    shown,
-    shown_text,
-)
+from stop_core.storage.documents import build, parse_json, read_parquet, shown, shown_text
 
 INDEX_FORMAT = 2
 EMBEDDINGS = "embeddings.parquet"
@@ -53,14 +47,6 @@ class IndexInfo:
     """The model, as `ModelChoice.to_dict` returns it."""
     cache: str | None
     """The frame cache that the videos are clips of."""
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One result of a search."""
-
-    row: int
-    score: float
 
 
 class SearchIndex:
@@ -113,11 +99,11 @@ class SearchIndex:
                 "out to use the model of the index, or make another index with this one"
             )
 
-    def nearest(self, query_E: NDArray[np.float32], most: int) -> list[Hit]:
-        """Returns the `most` videos with the largest cosine to the query; ties in index order."""
+    def nearest(self, query_E: NDArray[np.float32], most: int) -> list[tuple[int, float]]:
+        """Returns row and cosine of the `most` videos that are nearest; ties in index order."""
         score_M = self.embeddings_ME @ query_E
         order = np.argsort(-score_M, kind="stable")[:most]
-        return [Hit(int(row), float(score_M[row])) for row in order]
+        return [(int(row), float(score_M[row])) for row in order]
 
 
 def write_index(folder: Path, rows: pa.Table, info: IndexInfo) -> None:

@@ -8,9 +8,10 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +26,7 @@ from stop_core.model.video_model import VideoModel
 from stop_core.runtime.precision import autocast
 from stop_core.runtime.seeding import seed_weights
 from stop_core.settings.experiment import UNLISTED, ExperimentConfig, refuse_unlisted_tower
+from stop_core.storage.atomic import hash_json
 from stop_core.storage.checksums import SUMS
 from stop_core.storage.documents import require_file
 from stop_core.trained_model.card import render_card
@@ -41,9 +43,12 @@ from stop_core.trained_model.files import (
 )
 from stop_core.trained_model.frames import Preprocessing
 
+# The settings that inference depends on; the others only describe the training.
+_SETTINGS = ("method", "tower", "static_prompts", "context_tokens", "precision")
+
 
 @dataclass(frozen=True)
-class TrainedModel:
+class TrainedModel(ModelRecord):
     """A model with everything that inference needs, in evaluation mode and without gradients.
 
     Its outputs equal those of the evaluation at the end of its training, in the same precision, up
@@ -51,11 +56,6 @@ class TrainedModel:
     """
 
     model: VideoModel
-    config: ExperimentConfig
-    classes: tuple[ClassLabel, ...]
-    """In the order of the logits; empty for a retrieval model."""
-    preprocessing: Preprocessing
-    provenance: Provenance
 
     @classmethod
     def load(
@@ -101,7 +101,7 @@ class TrainedModel:
             model.load_prompt_state_dict(tensors)
         except ValueError as problem:
             raise ValueError(f"{found / PROMPTS} does not fit its config: {problem}") from problem
-        return cls._ready(model, record, device)
+        return cls(**vars(record), model=model.to(device).eval())
 
     @classmethod
     def zero_shot(
@@ -135,20 +135,13 @@ class TrainedModel:
         clip = load_clip(tower, pretrained)
         facts = tower_facts(clip)
         model = build_method(config, clip, len(labels))
-        record = ModelRecord(
+        return cls(
             config=config,
             classes=_checked_labels(model, labels, config.templates),
             preprocessing=Preprocessing(frames, model.image_size, facts.mean, facts.std),
             provenance=Provenance(facts.fingerprint),
+            model=model.to(device).eval(),
         )
-        return cls._ready(model, record, device)
-
-    @classmethod
-    def _ready(
-        cls, model: VideoModel, record: ModelRecord, device: torch.device | str
-    ) -> "TrainedModel":
-        model = model.to(device).eval()
-        return cls(model, record.config, record.classes, record.preprocessing, record.provenance)
 
     def with_labels(
         self, labels: Sequence[str], templates: tuple[str, ...] | None = None
@@ -184,11 +177,6 @@ class TrainedModel:
     def device(self) -> torch.device:
         """Device of the model; frames can be on any."""
         return self.model.logit_scale.device
-
-    @property
-    def record(self) -> ModelRecord:
-        """The model without its tensors."""
-        return ModelRecord(self.config, self.classes, self.preprocessing, self.provenance)
 
     @torch.no_grad()
     def embed_videos(self, frames: Tensor) -> Tensor:
@@ -254,8 +242,9 @@ class TrainedModel:
         Raises:
             OSError: if it cannot be written.
         """
-        tensors = self.model.prompt_state_dict()
-        write_model(folder, self.record, partial(save_file, tensors), render_card(self.record))
+        write_model(
+            folder, self, partial(save_file, self.model.prompt_state_dict()), render_card(self)
+        )
 
 
 def keep_model(folder: Path, record: ModelRecord, prompts: Path) -> None:
@@ -274,15 +263,41 @@ def tower_facts(clip: FrozenClip) -> TowerFacts:
 
 
 def _facts(tower: str, clip: nn.Module) -> TowerFacts:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(clip.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    mean, std = (tuple(getattr(clip.visual, f"image_{name}")) for name in ("mean", "std"))
-    size = int(clip.visual.image_size[0])  # type: ignore[index, union-attr]
+    visual: Any = clip.visual
     unsaid = unsaid_activation(tower, clip)
-    fingerprint = digest.hexdigest()[:16] + (f"-{unsaid}" if unsaid else "")
-    return TowerFacts(fingerprint, mean, std, size)
+    weights = {f"{k} {v.dtype} {tuple(v.shape)}": v for k, v in clip.state_dict().items()}
+    fingerprint = _hash(weights)[:16] + (f"-{unsaid}" if unsaid else "")
+    mean, std = tuple(visual.image_mean), tuple(visual.image_std)
+    return TowerFacts(fingerprint, mean, std, int(visual.image_size[0]))
+
+
+def embedding_identity(trained: TrainedModel) -> str:
+    """Returns 16 hex digits that are equal if two models give the same embeddings.
+
+    They are a hash of weights, settings and preprocessing.
+    """
+    prompts = trained.model.prompt_state_dict()
+    values = [
+        {name: getattr(trained.config, name) for name in _SETTINGS} | asdict(trained.config.stop),
+        asdict(trained.preprocessing),
+        trained.provenance.tower_fingerprint,
+        _hash({f"{name} {tuple(tensor.shape)}": tensor for name, tensor in prompts.items()}),
+    ]
+    return hash_json(values)[:16]
+
+
+def answer_identity(trained: TrainedModel) -> str:
+    """Returns 16 hex digits that are equal if two models give the same predictions."""
+    classes = [asdict(label) for label in trained.classes]
+    return hash_json([embedding_identity(trained), classes])[:16]
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _read_tensors(path: Path) -> Mapping[str, Tensor]:

@@ -29,14 +29,7 @@ KINDS = ("path", "video", "frames", "text")
 
 ARTIFACT = "trained_model"
 """Name of the trained model among the artifacts of an MLflow model."""
-OPTIONS: dict[str, Any] = {
-    "video_folder": None,
-    "device": "auto",
-    "max_requests": 16,
-    "max_video_mib": 64,
-    "decode_seconds": 20.0,
-}
-"""Options of a server and their defaults; docs/serving.md explains them."""
+_MOST_CHARACTERS = 2000
 
 
 class RequestError(ValueError):
@@ -44,49 +37,40 @@ class RequestError(ValueError):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of a request. The HTTP server in front has to limit the bytes of a request."""
+class ServiceOptions:
+    """Options of a server. The HTTP server in front has to limit the bytes of a request."""
 
-    requests: int = 16
+    video_folder: str | None = None
+    """Requests can name files inside it; None refuses every path."""
+    device: str = "auto"
+    max_requests: int = 16
     """Requests in one call."""
-    video_bytes: int = 64 << 20
-    """Bytes of an encoded video."""
+    max_video_mib: float = 64
+    """Size of an encoded video, in MiB."""
     decode_seconds: float = 20.0
     """Deadline for one video; after it the decoding process is killed."""
-    text_letters: int = 2000
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+        for name in ("max_requests", "max_video_mib", "decode_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
 
 class VideoService:
-    """A loaded model and a decoding process. Thread-safe.
+    """A loaded model and a decoding process. Thread-safe."""
 
-    Args:
-        model: the trained model.
-        folder: requests can name files inside it; None refuses every path.
-        limits: of a request.
-    """
-
-    def __init__(
-        self, model: TrainedModel, folder: Path | None = None, limits: Limits | None = None
-    ) -> None:
+    def __init__(self, model: TrainedModel, options: ServiceOptions) -> None:
         self.model = model
-        self.folder = folder.resolve(strict=True) if folder is not None else None
-        self.limits = limits or Limits()
-        self._decoder = model.preprocessing.decoder(self.limits.decode_seconds)
+        self.folder = Path(options.video_folder).resolve(True) if options.video_folder else None
+        self.options = options
+        self._decoder = model.preprocessing.decoder(options.decode_seconds)
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:
         """Folds the weights and starts the decoder, so that the first request is fast."""
         how = self.model.preprocessing
         frames = torch.zeros(1, how.frames, how.size, how.size, 3, dtype=torch.uint8)
-        if self.model.classes:
-            self.model.class_probabilities(frames)
-        else:
-            self.model.embed_videos(frames)
+        (self.model.logits if self.model.classes else self.model.embed_videos)(frames)
         # The file does not exist; the process starts and reports that.
         list(self._decoder.decode([Path("/nonexistent")]))
 
@@ -110,10 +94,10 @@ class VideoService:
         Raises:
             RequestError: if there are no requests, or too many, or `top` is below 1.
         """
-        if not 1 <= len(requests) <= self.limits.requests:
+        if not 1 <= len(requests) <= self.options.max_requests:
             raise RequestError(
                 f"found {len(requests)} rows with one of {', '.join(KINDS)}; send from 1 to "
-                f"{self.limits.requests}"
+                f"{self.options.max_requests}"
             )
         if top < 1:
             raise RequestError(f"top is {top}; ask for at least 1 class")
@@ -146,8 +130,8 @@ class VideoService:
     def _text(self, value: str) -> str:
         if self.model.classes:
             raise RequestError("this model has classes and takes no text; send a video")
-        if not value.strip() or len(value) > self.limits.text_letters:
-            raise RequestError(f"text must have 1 to {self.limits.text_letters} characters")
+        if not value.strip() or len(value) > _MOST_CHARACTERS:
+            raise RequestError(f"text must have 1 to {_MOST_CHARACTERS} characters")
         return value
 
     def _frames(self, kind: str, value: str) -> Tensor:
@@ -155,8 +139,9 @@ class VideoService:
         if kind == "path":
             return self._decoded(self._allowed(value))
         # Checked before decoding: base64 has four characters for three bytes.
-        if len(value) > 4 * (self.limits.video_bytes // 3 + 1):
-            raise RequestError(f"{kind} is longer than {self.limits.video_bytes} bytes")
+        most = int(self.options.max_video_mib * (1 << 20))
+        if len(value) > 4 * (most // 3 + 1):
+            raise RequestError(f"{kind} is longer than {most} bytes")
         data = _from_base64(kind, value)
         if kind == "frames":
             how = self.model.preprocessing
