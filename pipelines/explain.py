@@ -79,8 +79,7 @@ class ExplainConfig:
 
 def main(config: ExplainConfig) -> None:
     """Draws both and prints their paths."""
-    from stop_core.explain.figure import draw_explanation
-    from stop_core.explain.film import write_film
+    from stop_core.explain.figure import draw_explanation, write_film
     from stop_core.explain.training_figures import save_figure
 
     explained = explain_video(config, config.model.found(config.output).load())
