@@ -1,10 +1,4 @@
-"""Inspects, verifies and exports a frame cache.
-
-python pipelines/cache.py info   DIR             # its clips, size and failures
-python pipelines/cache.py verify DIR             # hashes of all files
-python pipelines/cache.py export DIR --to OUT    # clips as plain Parquet or PNG files
-python pipelines/cache.py sheet  DIR             # a picture of some clips
-"""
+"""Inspects, verifies, exports and plots a frame cache."""
 
 import sys
 from collections import Counter
@@ -33,15 +27,16 @@ from .cli.console import console, print_result
 from .cli.errors import RunError
 from .cli.options import run_command
 
-Directory = Annotated[str, tyro.conf.Positional]
+
+@dataclass(frozen=True)
+class _OnCache:
+    cache: Annotated[str, tyro.conf.Positional]
+    """Folder of a finished cache, or its s3:// or gs:// URI."""
 
 
 @dataclass(frozen=True)
-class InfoCommand:
+class InfoCommand(_OnCache):
     """Print the contents of a cache: clips by split and class, size on disk, failures by reason."""
-
-    cache: Directory
-    """Folder of a finished cache, or its s3:// or gs:// URI."""
 
     def run(self) -> None:
         """Prints the summary."""
@@ -49,11 +44,8 @@ class InfoCommand:
 
 
 @dataclass(frozen=True)
-class VerifyCommand:
+class VerifyCommand(_OnCache):
     """Compare every file of a cache with its hash; exit code 1 if a file is damaged."""
-
-    cache: Directory
-    """Folder of a finished cache, or its s3:// or gs:// URI."""
 
     def run(self) -> None:
         """Prints the name of every damaged file.
@@ -76,11 +68,9 @@ class VerifyCommand:
 
 
 @dataclass(frozen=True)
-class ExportCommand:
+class ExportCommand(_OnCache):
     """Write clips of a cache for other programs, atomically, to a new folder."""
 
-    cache: Directory
-    """Folder of a finished cache, or its s3:// or gs:// URI."""
     to: Path
     """The folder to make."""
     format: PartFormat = "parquet"
@@ -105,11 +95,9 @@ class ExportCommand:
 
 
 @dataclass(frozen=True)
-class SheetCommand:
+class SheetCommand(_OnCache):
     """Draw a contact sheet: some clips, spread evenly over a split, with some frames of each."""
 
-    cache: Directory
-    """Folder of a finished cache, or its s3:// or gs:// URI."""
     to: Path = Path("sheet.png")
     """The image file to write."""
     split: str = "train"

@@ -1,10 +1,4 @@
-"""Embeds videos into an index, to search them by texts and by other videos.
-
-    stop index videos/ --checkpoint outputs/runs/NAME
-    stop index --cache outputs/cache/msrvtt --splits test --checkpoint outputs/runs/NAME
-
-After an interruption, the same command resumes. Later, it adds new videos of a folder.
-"""
+"""Embeds videos into an index, to search them by texts and by other videos."""
 
 import shlex
 import sys

@@ -1,11 +1,4 @@
-"""Predicts the most probable labels of videos, with a trained model or with CLIP.
-
-    stop predict clip.mp4 --checkpoint outputs/runs/NAME
-    stop predict videos/ --checkpoint outputs/runs/NAME --to predictions.parquet
-    stop predict clip.mp4 --tower ViT-B-32-quickgelu --pretrained openai --labels running jumping
-
-After an interruption, the same command resumes: finished videos are not repeated.
-"""
+"""Predicts the most probable labels of videos, with a trained model or with CLIP."""
 
 import json
 import sys
@@ -108,10 +101,9 @@ def main(config: PredictConfig) -> list[dict[str, Any]]:
     rows = [
         {
             "video": row["video"],
-            "label": row["labels"][0] if row["labels"] else None,
-            "probability": row["probabilities"][0] if row["labels"] else None,
-            "labels": row["labels"] or [],
-            "probabilities": row["probabilities"] or [],
+            "label": next(iter(row["labels"] or ()), None),
+            "probability": next(iter(row["probabilities"] or ()), None),
+            **{name: row[name] or [] for name in ("labels", "probabilities")},
             "error": row["error"],
         }
         for row in done.to_pylist()

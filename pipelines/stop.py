@@ -11,10 +11,9 @@ if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __package__ = "pipelines"
 
-from .cli.closed_output import ending_with_reader
 from .cli.commands import GROUPS, commands
-from .cli.console import print_result, say
-from .cli.errors import EXIT_FAILURE, EXIT_USAGE, explain_missing
+from .cli.console import ending_with_reader, print_result, say
+from .cli.errors import EXIT_USAGE
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,14 +27,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name not in commands():
         say(f"error: {unknown(name)}")
         sys.exit(EXIT_USAGE)
-    from .cli.options import run_command
+    from .cli.options import parse, run
 
-    try:
-        options, command = commands()[name].load()
-    except ModuleNotFoundError as problem:
-        say(f"error: {explain_missing(problem)}")
-        sys.exit(EXIT_FAILURE)
-    run_command(options, command, arguments[1:], prog=f"stop {name}")
+    def command() -> None:
+        options, body = commands()[name].load()
+        body(parse(options, arguments[1:], prog=f"stop {name}"))
+
+    run(command)
 
 
 def usage() -> str:

@@ -1,6 +1,9 @@
 """Output of the commands: results on stdout; progress and diagnostics by `logging` on stderr."""
 
 import logging
+import os
+import select
+import signal
 import sys
 import threading
 import time
@@ -14,6 +17,8 @@ from stop_core.storage.private import without_password
 if TYPE_CHECKING:
     from rich.console import Console
 
+UNREAD = 128 + signal.SIGPIPE
+"""The exit code of a program that is terminated by SIGPIPE."""
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_LOOKS = 1.0
 _LEVELS = {"note:": logging.WARNING, "warning:": logging.WARNING, "error:": logging.ERROR}
@@ -142,3 +147,33 @@ def console(width: int | None = None, *, stderr: bool = False) -> "Console":
 
     terminal = Literal()
     return terminal if terminal.is_terminal else Literal(width)
+
+
+@contextmanager
+def ending_with_reader() -> Iterator[None]:
+    """Exits with `UNREAD` and no message if stdout or stderr is closed by its reader.
+
+    The default action of SIGPIPE is not used: it would also terminate a process whose network
+    connection breaks.
+    """
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:  # `>&-` leaves none
+                sys.stdout.flush()
+    except BrokenPipeError:
+        streams = filter(None, (sys.stdout, sys.stderr))
+        unread = [stream for stream in streams if _is_unread(stream.fileno())]
+        if not unread:  # another pipe or a socket broke: a failure like any other
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in unread:  # Python flushes both again when it exits
+            os.dup2(nowhere, stream.fileno())
+        sys.exit(UNREAD)
+
+
+def _is_unread(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors and hang-ups are always reported
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

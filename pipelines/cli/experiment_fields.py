@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from stop_core.settings.experiment import ExperimentConfig, refuse_unlisted_tower
@@ -10,7 +9,7 @@ from stop_core.settings.stop import StopConfig
 from stop_core.storage.documents import shown
 
 _HINTS = {**get_type_hints(StopConfig), **get_type_hints(ExperimentConfig)}
-FIELDS = {f.name for kind in (StopConfig, ExperimentConfig) for f in fields(kind)} - {"stop"}
+FIELDS = _HINTS.keys() - {"stop"}
 
 
 def build_experiment(values: Mapping[str, Any], origin: str = "") -> ExperimentConfig:
@@ -19,13 +18,10 @@ def build_experiment(values: Mapping[str, Any], origin: str = "") -> ExperimentC
     Raises:
         ValueError: if a name is unknown or a value is out of range; names `origin`, if given.
     """
-    own = {f.name for f in fields(StopConfig)}
     try:
         typed = {name: typed_value(name, value) for name, value in values.items()}
-        others = {name: value for name, value in typed.items() if name not in own}
-        refuse_unlisted_tower(others.get("tower"), "the file")
-        stop = StopConfig(**{name: value for name, value in typed.items() if name in own})
-        return ExperimentConfig(stop=stop, **others)
+        refuse_unlisted_tower(typed.get("tower"), "the file")
+        return ExperimentConfig.from_parameters(typed)
     except (ValueError, TypeError) as problem:
         raise ValueError(f"{origin}: {problem}".removeprefix(": ")) from problem
 

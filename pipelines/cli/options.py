@@ -20,8 +20,7 @@ from stop_core.settings.experiment import refuse_unlisted_tower
 from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.storage.private import without_password
 
-from .closed_output import ending_with_reader
-from .console import say, set_verbosity
+from .console import ending_with_reader, say, set_verbosity
 from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError, explain_missing
 from .folders import named_file
 from .output import TRACKING_URI

@@ -4,9 +4,12 @@ import atexit
 import logging
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from stop_core.storage.private import first_line, private_folder
@@ -15,7 +18,6 @@ from ..cli.console import is_verbose, show_debug
 from ..cli.errors import RunError
 from ..cli.folders import ROOT
 from ..cli.output import TRACKING_URI, given_store
-from .exit_notice import notify_of_exit
 from .ray_token import keep_token_private
 
 _LONGEST_REASON = 200  # characters; it may contain a log
@@ -32,6 +34,11 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths are the same in a trial as outside of it
 }
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_KILLED = (
+    "error: the process was ended from outside of Python: it was killed, or Ray on this machine "
+    "was (its log is in {}/session_latest/logs; a machine that is short of memory is the "
+    "usual reason). Finished work is kept; run the same command again to resume"
+)
 _SECONDS_FOR_A_HEAD = 30.0  # it may be starting; Ray itself tries for 15 minutes
 
 
@@ -176,3 +183,41 @@ def _runtime_env() -> dict[str, object] | None:
     # The workers of a running cluster do not inherit the environment of this process.
     store = {TRACKING_URI: server} if (server := given_store()) else {}
     return {"env_vars": {"PYTHONPATH": python_path, **_SETTINGS, **store}, **level}
+
+
+@cache
+def notify_of_exit(sessions: str) -> None:
+    """Starts a process that prints a message if this one ends without running its exit handlers.
+
+    If its node is lost, Ray ends a driver from native code by `_exit`: no exception, no message.
+
+    Args:
+        sessions: the folder of Ray's sessions, which contains the logs.
+    """
+    # It reads until a line comes or this process is gone; an interrupt does not reach it.
+    watcher = subprocess.Popen(
+        ["/bin/sh", "-c", 'read line || echo "$0" >&2', _KILLED.format(sessions)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def end() -> None:
+        assert watcher.stdin is not None
+        with suppress(OSError):
+            watcher.stdin.write(b"a clean end\n")
+            watcher.stdin.close()
+        watcher.wait()
+
+    atexit.register(end)
+
+
+def quiet_ray_data() -> None:
+    """Turns off the output of Ray Data about its executions; `ProgressBar` shows progress."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # It warns that the bars are off, and reports the end of every execution.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

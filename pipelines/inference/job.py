@@ -22,7 +22,6 @@ from ..cli.errors import RunError
 from ..cli.folder_lock import alone_in
 from ..cli.progress_bar import Done, ProgressBar
 from ..cli.video_options import WorkerOptions
-from ..cluster.ray_data import quiet
 from .video_list import Video
 from .worker import SCHEMAS, VideoWorker, Work
 
@@ -92,13 +91,13 @@ class VideoJob:
             worker.close()
 
     def _ray(self, pending: Sequence[Video], workers: WorkerOptions) -> Iterator[dict[str, Any]]:
-        from ..cluster.session import start_ray
+        from ..cluster.session import quiet_ray_data, start_ray
 
         start_ray()
+        quiet_ray_data()
         import ray
         import ray.exceptions
 
-        quiet(ray.data.DataContext.get_current())
         share = workers.gpus_per_worker or float(self.work.model.gpu)
         resources = cast(Any, ray).cluster_resources()  # it has no types
         count = workers.workers or as_many_as_fit(resources, share)

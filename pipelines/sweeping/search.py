@@ -32,8 +32,7 @@ from ..cli.console import reporting, say
 from ..cli.errors import RunError
 from ..cli.folder_lock import alone_in
 from ..cli.progress_bar import Pace
-from ..cluster.resources import Resources
-from ..cluster.room import room_for
+from ..cluster.resources import Resources, room_for
 from ..cluster.session import start_ray
 from ..tracking.direct_run import TrackedRun
 from ..tracking.outbox import Courier

@@ -7,8 +7,7 @@ import ray
 
 from ..cli.console import reporting, say, warn
 from ..cli.progress_bar import Pace
-from ..cluster.resources import Resources
-from ..cluster.room import room_for
+from ..cluster.resources import Resources, room_for
 from .failures import root_cause
 from .result import TrainingResult
 from .run import TrainingRun

@@ -144,16 +144,9 @@ def versions() -> dict[str, str]:
 def write_model(
     folder: Path, record: ModelRecord, write_prompts: Callable[[Path], object], card: str
 ) -> None:
-    """Writes `folder` atomically, and replaces an existing one.
+    """Writes `folder` atomically, and replaces an existing one; raises OSError if that fails.
 
-    Args:
-        folder: of the model.
-        record: all except the tensors.
-        write_prompts: writes the trained tensors, as safetensors, to a path.
-        card: the text of the model card.
-
-    Raises:
-        OSError: if it cannot be written.
+    `write_prompts` writes the trained tensors, as safetensors, to a path.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
