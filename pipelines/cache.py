@@ -48,11 +48,7 @@ class VerifyCommand(_OnCache):
     """Compare every file of a cache with its hash; exit code 1 if a file is damaged."""
 
     def run(self) -> None:
-        """Prints the name of every damaged file.
-
-        Raises:
-            RunError: if a file is damaged, with the command that repairs the cache.
-        """
+        """Prints every damaged file; raises RunError with the command that repairs the cache."""
         path = storage_path(self.cache)
         checked = list(verify(path))
         problems = [problem for problem in checked if problem is not None]

@@ -70,11 +70,7 @@ class ExplainConfig:
 
 
 def main(config: ExplainConfig) -> None:
-    """Decodes the video twice, for the model and for the figures; draws both and prints them.
-
-    Raises:
-        ValueError: if the video cannot be decoded, or the model cannot be traced.
-    """
+    """Decodes the video twice, for the model and for the figures; draws both."""
     import torch
 
     from stop_core.explain.explanation import best_answers, explain

@@ -50,11 +50,9 @@ _OTHERS.addFilter(lambda record: record.name.partition(".")[0] != _PACKAGE.name)
 
 
 def set_verbosity(level: int) -> None:
-    """Sets which messages a process shows on stderr.
+    """Sets which messages of this project a process shows on stderr.
 
-    Args:
-        level: of the messages of this project. DEBUG also shows INFO of other libraries, of which
-            only warnings and errors are shown otherwise.
+    DEBUG also shows INFO of other libraries, of which only warnings and errors are shown otherwise.
     """
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
@@ -100,9 +98,8 @@ def reporting(
 ) -> Iterator[None]:
     """Logs progress while the body of the `with` runs.
 
-    Args:
-        describe: returns a line, which is logged every few seconds if it has changed.
-        events: returns the lines that are new since its last call, which are logged at once.
+    `describe` returns a line, which is logged every few seconds if it has changed; `events` the
+    lines that are new since its last call, which are logged at once.
     """
     stop = threading.Event()
 

@@ -10,11 +10,7 @@ class RunError(RuntimeError):
 
 
 def explain_missing(problem: ModuleNotFoundError) -> RunError:
-    """Returns the message for a package that is part of an extra of the installation.
-
-    Raises:
-        ModuleNotFoundError: `problem`, if the module is part of this project.
-    """
+    """Returns the message for a package of an extra; raises `problem` for our own modules."""
     package = (problem.name or "").partition(".")[0]
     if not package or package.startswith(("stop_", "pipelines")):
         raise problem

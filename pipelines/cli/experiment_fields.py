@@ -15,8 +15,7 @@ FIELDS = _HINTS.keys() - {"stop"}
 def build_experiment(values: Mapping[str, Any], origin: str = "") -> ExperimentConfig:
     """Builds an experiment from settings by name, those of STOP among the others.
 
-    Raises:
-        ValueError: if a name is unknown or a value is out of range; names `origin`, if given.
+    Raises ValueError, with `origin`, if a name is unknown or a value is out of range.
     """
     try:
         typed = {name: typed_value(name, value) for name, value in values.items()}
@@ -29,8 +28,7 @@ def build_experiment(values: Mapping[str, Any], origin: str = "") -> ExperimentC
 def typed_value(name: str, value: Any) -> Any:
     """Returns the value in the type of the setting: 4 becomes 4.0 for a float.
 
-    Raises:
-        ValueError: if there is no such setting, or the value has another type.
+    Raises ValueError if there is no such setting, or the value has another type.
     """
     if name not in FIELDS:
         raise ValueError(f"there is no setting {name!r}; {closest(name, FIELDS)}")

@@ -34,18 +34,12 @@ Ray's workers and of other libraries."""
 
 
 def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | None = None) -> _T:
-    """Reads the command line into `config_type`, a frozen dataclass.
+    """Reads the command line into `config_type`, a frozen dataclass whose docstrings are the help.
 
-    `--config FILE` gives defaults in YAML; every other option overrides it. `--verbose` and
-    `--quiet` set the level of the messages on stderr. Bad usage, which includes a ValueError of
-    the dataclass, is reported in one sentence and exits with 2.
-
-    Args:
-        config_type: the dataclass; its docstrings are the help.
-            Its static method `default_file`, if it has one, returns the file to use in place of
-            `--config` for given arguments, or None.
-        argv: the arguments; default: those of this process.
-        prog: the name of the command in the help; default: that of this process.
+    `--config FILE` gives defaults in YAML; every other option overrides it. Without it, the static
+    method `default_file` of the dataclass, if there is one, can name a file for given arguments.
+    `--verbose` and `--quiet` set the level of the messages on stderr. Bad usage, which includes a
+    ValueError of the dataclass, is reported in one sentence and exits with 2.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -110,8 +104,7 @@ def run(main: Callable[[], object]) -> NoReturn:
 def from_mapping(config_type: type[_T], values: dict[str, Any], origin: str) -> _T:
     """Builds a (nested) dataclass from flat `values`, as the command line names its fields.
 
-    Raises:
-        ValueError: if a name is unknown or a value is out of its range; names `origin`.
+    Raises ValueError, with `origin`, if a name is unknown or a value is out of its range.
     """
     remaining = dict(values)
     built = _build(config_type, remaining, origin)
@@ -135,10 +128,7 @@ def flatten(config: Any) -> dict[str, Any]:
 def spell_out(config: Any, always: Sequence[str] = (), never: Sequence[str] = ()) -> list[str]:
     """Returns the words of a command line for `config`: the options that differ from the default.
 
-    Args:
-        config: a dataclass that `parse` reads.
-        always: fields to include even at their default.
-        never: fields to leave out.
+    The fields in `always` are included even at their default, those in `never` are left out.
     """
     usual = flatten(type(config)())
     words = []

@@ -76,11 +76,7 @@ class Pace:
     """Estimates the time left, from finished work only.
 
     The estimate changes only when work finishes. If nothing finishes for much longer than before,
-    the length of the pause is reported instead.
-
-    Args:
-        shortest_pause: seconds; shorter pauses are not reported.
-        clock: returns seconds.
+    and for `shortest_pause` seconds, the length of the pause is reported instead.
     """
 
     def __init__(
@@ -96,9 +92,7 @@ class Pace:
     def left(self, done: float, total: float) -> str:
         """Returns ", about 0:12:30 left", or the pause; "" while there is no rate yet.
 
-        Args:
-            done: finished work. Call this method every few seconds.
-            total: all of the work.
+        Call it every few seconds with the finished work and all of it.
         """
         now = self._clock()
         # Workers start before the first work is finished; `done` falls when one is restarted.

@@ -45,8 +45,7 @@ _SECONDS_FOR_A_HEAD = 30.0  # it may be starting; Ray itself tries for 15 minute
 def start_ray() -> None:
     """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine only; idempotent.
 
-    Raises:
-        RunError: if Ray does not start or the cluster does not answer.
+    Raises RunError if Ray does not start or the cluster does not answer.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -102,10 +101,9 @@ def _temp_dir() -> str:
 
 
 def await_head(address: str, seconds: float) -> None:
-    """Waits until a Ray head answers at `host:port`; other forms of an address are left to Ray.
+    """Waits for a Ray head at `host:port`; other forms of an address are left to Ray.
 
-    Raises:
-        RunError: if none answers in time.
+    Raises RunError if none answers in time.
     """
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
@@ -190,9 +188,7 @@ def notify_of_exit(sessions: str) -> None:
     """Starts a process that prints a message if this one ends without running its exit handlers.
 
     If its node is lost, Ray ends a driver from native code by `_exit`: no exception, no message.
-
-    Args:
-        sessions: the folder of Ray's sessions, which contains the logs.
+    `sessions` is the folder of Ray's sessions, which contains the logs.
     """
     # It reads until a line comes or this process is gone; an interrupt does not reach it.
     watcher = subprocess.Popen(

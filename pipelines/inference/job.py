@@ -29,12 +29,7 @@ _MOST_A_PART = 64
 
 
 class VideoJob:
-    """One task for many videos, and the folder of its finished parts.
-
-    Args:
-        folder: of the parts; each model and kind of output needs a separate one.
-        work: the task for each video.
-    """
+    """One task for many videos, and the folder of its finished parts, one folder per task."""
 
     def __init__(self, folder: Path, work: Work) -> None:
         self.folder = folder.resolve()
@@ -51,9 +46,7 @@ class VideoJob:
     ) -> pa.Table:
         """Processes the unfinished videos; returns the row of every video, in their order.
 
-        Raises:
-            ValueError: if workers reserve GPUs that the model does not use.
-            RunError: if a part cannot be written, or workers fail repeatedly.
+        Raises RunError if a part cannot be written, or workers fail repeatedly.
         """
         if workers.gpus_per_worker and not self.work.model.gpu:
             raise ValueError(
@@ -143,11 +136,7 @@ def row_numbers(done: pa.Table) -> tuple[dict[Video, int], set[Video]]:
 
 
 def as_many_as_fit(resources: dict[str, float], share: float) -> int:
-    """Returns the number of workers: one per CPU, as far as each gets its share of a GPU.
-
-    Raises:
-        RunError: if there are resources for none.
-    """
+    """Returns the number of workers: one per CPU, as far as each gets its share of a GPU."""
     fit = resources.get("CPU", 1.0)
     if share:
         fit = min(fit, resources.get("GPU", 0.0) / share)

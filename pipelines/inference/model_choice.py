@@ -69,11 +69,7 @@ class ModelChoice:
     def found(self, output: Path) -> "ModelChoice":
         """Returns the choice with absolute paths, for any process; downloads a run.
 
-        Args:
-            output: folder of the training runs and the MLflow store.
-
-        Raises:
-            RunError: if the options name no model, or the run has none.
+        `output` has the training runs and the MLflow store. Raises RunError if there is no model.
         """
         if not self.is_given:
             raise RunError(
@@ -95,9 +91,7 @@ class ModelChoice:
     def load(self) -> "TrainedModel":
         """Loads a choice that `found` returned.
 
-        Raises:
-            RunError: if a GPU is wanted and there is none.
-            ValueError, OSError: if the model cannot be loaded.
+        Raises RunError if there is no GPU for it, ValueError or OSError if it cannot be loaded.
         """
         import torch
 
@@ -132,11 +126,7 @@ class ModelChoice:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelChoice":
-        """Reads a value of `to_dict`.
-
-        Raises:
-            ValueError: if it is invalid, or names a tower that open_clip does not list.
-        """
+        """Reads a value of `to_dict`; raises ValueError if it is invalid or its tower unlisted."""
         choice = build(cls, values, "the model")
         refuse_unlisted_tower(choice.tower, "the index")
         return choice
@@ -145,11 +135,8 @@ class ModelChoice:
 def _folder(checkpoint: Path, output: Path) -> Path:
     """Returns the folder itself, or that of the run with this name or beginning of a name.
 
-    Of runs with the same data, method and seed, the newest is taken and printed.
-
-    Raises:
-        RunError: if no finished and tested training has this name, or several with different data,
-            method or seed.
+    Of runs with the same data, method and seed, the newest is taken and printed. Raises RunError if
+    no finished and tested training has this name, or several with different ones.
     """
     from stop_core.evaluation.stored_predictions import RESULT
 

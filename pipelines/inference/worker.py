@@ -78,11 +78,7 @@ class VideoWorker:
         self.cache = FrameCache(work.cache) if work.cache is not None else None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Writes the rows of a part; an error of the storage is returned in `error`.
-
-        Args:
-            row: `path` of the file to write, and `videos`.
-        """
+        """Writes the rows of `videos` to `path`; an error of the storage is returned in `error`."""
         videos = [Video(**values) for values in row["videos"]]
         done = {"path": row["path"], "videos": len(videos), "failures": 0, "error": ""}
         try:

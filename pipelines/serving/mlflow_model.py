@@ -116,10 +116,7 @@ def register(folder: Path, output: Path, name: str, alias: str | None) -> str:
     """Logs the model to the MLflow run of its training and registers it; returns the version.
 
     Registering the same model again, also after an interruption, returns the same version. The
-    alias then points to it.
-
-    Raises:
-        RunError: if the store refuses it.
+    alias then points to it. Raises RunError if the store refuses it.
     """
     client = MlflowClient(tracking_uri(output))
     try:

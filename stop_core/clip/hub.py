@@ -14,13 +14,8 @@ _TIMEOUT = 3.0  # seconds
 def hub_file(repository: str, *names: str, wanted: str, advice: str) -> Path:
     """Returns the path of the first of `names` that a repository has.
 
-    A file in the cache of huggingface_hub is used as it is, so that no network is needed.
-
-    Args:
-        repository: on the Hugging Face Hub.
-        names: of files in the repository, the preferred one first.
-        wanted: the purpose of the file, for the error message.
-        advice: what to type after a download by hand, for the error message.
+    A file in the cache of huggingface_hub is used as it is, so that no network is needed. `wanted`
+    (the purpose of the file) and `advice` (after a download by hand) are for the error message.
 
     Raises:
         OSError: if the repository has none of them, or the hub does not answer within a few

@@ -105,10 +105,8 @@ def unsaid_activation(name: str, model: nn.Module) -> str:
 def tower_shape(name: str) -> TowerShape | None:
     """Returns the shape of the vision tower called `name`, from its configuration.
 
-    None for a model that is not in open_clip's list ("hf-hub:...", "local-dir:...").
-
-    Raises:
-        ValueError: if there is no such tower, or it is not a vision transformer.
+    None for a model that is not in open_clip's list ("hf-hub:...", "local-dir:..."). Raises
+    ValueError if there is no such tower, or it is not a vision transformer.
     """
     if tiny := TINY_TOWERS.get(name):
         return _shape_of(name, {"vision_cfg": vision_config(tiny), "text_cfg": {}})
@@ -118,9 +116,7 @@ def tower_shape(name: str) -> TowerShape | None:
 def check_name(name: str, pretrained: str | None) -> None:
     """Refuses a tower or weights that cannot be used, before a download or decoding starts.
 
-    Raises:
-        ValueError: as `find_source`, or if the tower is not a vision transformer.
-        OSError: if a weights file cannot be read.
+    Raises OSError or ValueError as `find_source`, or if the tower is not a vision transformer.
     """
     if name in TINY_TOWERS:
         if pretrained not in (None, RANDOM):

@@ -105,11 +105,7 @@ def find_source(name: str, pretrained: str | None) -> ClipSource:
 
 
 def fetch(name: str, tag: str) -> Path:
-    """Returns the weights file of an open_clip tag, which is downloaded at first use.
-
-    Raises:
-        OSError: if it is not cached and cannot be downloaded; the message says what to type.
-    """
+    """Returns the weights file of an open_clip tag, which is downloaded at first use."""
     repository, _, file = get_pretrained_cfg(name, tag)["hf_hub"].rpartition("/")
     return hub_file(
         repository,
@@ -120,11 +116,7 @@ def fetch(name: str, tag: str) -> Path:
 
 
 def model_config(name: str) -> dict[str, Any]:
-    """Returns open_clip's configuration of the architecture called `name`.
-
-    Raises:
-        ValueError: if there is none; the message suggests similar names.
-    """
+    """Returns open_clip's configuration of an architecture; raises ValueError if unknown."""
     config: dict[str, Any] | None = open_clip.get_model_config(name)
     if config is not None:
         return config
@@ -326,11 +318,7 @@ def _tag_of(name: str, path: Path) -> str | None:
 
 
 def _only_settings(name: str, path: Path) -> Settings:
-    """Returns the settings of a plain file, if the tower allows only one choice.
-
-    Raises:
-        ValueError: otherwise; the message lists the options.
-    """
+    """Returns the settings of a plain file; raises ValueError if the tower allows several."""
     if _is_openai(path.resolve(), *_state(path)):
         return replace(_name_settings(name), quick_gelu=True)
     tags = open_clip.list_pretrained_tags_by_model(name)

@@ -33,10 +33,8 @@ class FrozenTower(nn.Module):
     """A frozen open_clip vision transformer whose blocks take extra prompt tokens.
 
     Prompt tokens are keys and values of the other tokens. Their own output is computed only on
-    request, since the next block often replaces it.
-
-    Raises:
-        ValueError: if the tower is not a CLIP vision transformer with a CLS token.
+    request, since the next block often replaces it. Raises ValueError if the tower is not a CLIP
+    vision transformer with a CLS token.
     """
 
     def __init__(self, name: str, visual: nn.Module) -> None:

@@ -130,11 +130,9 @@ def _draw_row(
 
 
 def write_film(explanation: Explanation, path: Path) -> None:
-    """Writes the film atomically, in the format of the ending of `path`.
+    """Writes the film atomically, in the format of the ending of `path`, .mp4 or .gif.
 
-    Raises:
-        ValueError: if the ending is neither .mp4 nor .gif.
-        OSError: if it cannot be written.
+    Raises ValueError for another ending, OSError if it cannot be written.
     """
     if path.suffix.lower() not in ENDINGS:
         raise ValueError(f"a film is written as .mp4 or .gif, got {path.name}")
@@ -284,12 +282,8 @@ def outline(axes: Axes, chosen_P: NDArray[np.bool_], side: int, width: float) ->
 def draw_gaps(axes: Axes, explanation: Explanation, until: int | None = None) -> None:
     """Draws the curve of W^t over the gaps, and the N_t prompts of each, on one scale.
 
-    The scale counts prompts: a gap gets eta * W^t of them, rounded up, and at most K.
-
-    Args:
-        axes: x is the frame number, from 0.
-        explanation: the source.
-        until: gaps after this frame are drawn faintly; default: none.
+    The scale counts prompts: a gap gets eta * W^t of them, rounded up, and at most K. Gaps after
+    the frame `until` are drawn faintly.
     """
     config, gaps = explanation.config, len(explanation.W_t_G)
     most = config.max_prompts

@@ -31,9 +31,7 @@ class PromptStats:
     def metrics(self, most: int, before: "PromptStats | None") -> dict[str, float]:
         """Returns metrics named `prompts/...`, as far as the clips have gaps and regions.
 
-        Args:
-            most: K, the largest number of prompts in a gap.
-            before: the statistics of an earlier epoch.
+        `most` is K, the largest number of prompts in a gap; `before` is of an earlier epoch.
         """
         metrics: dict[str, float] = {}
         if self.counts_CLG.numel():
@@ -73,10 +71,7 @@ def observe(model: VideoModel, config: ExperimentConfig, clips: Clips) -> Prompt
 class PromptMonitor:
     """Stores the prompt statistics of the last epoch, and the prompts per gap of all epochs.
 
-    Args:
-        model: the model in training.
-        config: its settings.
-        clips: the split that a few fixed clips are taken from.
+    A few fixed clips of the split `clips` are observed.
     """
 
     def __init__(self, model: VideoModel, config: ExperimentConfig, clips: Clips) -> None:
@@ -137,10 +132,7 @@ class PromptMonitor:
     ) -> None:
         """Writes an explanation of each fixed clip, if the model can be traced.
 
-        Args:
-            folder: of the figures.
-            probabilities: frames [1, T, S, S, 3] -> [1, C]; None without classes.
-            class_names: C names.
+        `probabilities` maps frames [1, T, S, S, 3] to [1, C], or to None without classes.
         """
         if not isinstance(self.model, Traceable):
             return

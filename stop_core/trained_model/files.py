@@ -178,8 +178,7 @@ def write_model(
 def find_model(where: Path) -> Path:
     """Returns the model's folder: `where` itself, or the one inside a training run.
 
-    Raises:
-        FileNotFoundError: if there is no complete model; the message gives the next command.
+    Raises FileNotFoundError with the next command if there is no complete model.
     """
     needed = [name for name in FILES if name != CARD]
     for folder in (where, where / MODEL):
@@ -217,9 +216,7 @@ def _retraining(run: Path) -> str:
 def read_record(folder: Path) -> ModelRecord:
     """Reads a model without its tensors, and compares all files with their checksums.
 
-    Raises:
-        OSError: if a file cannot be read.
-        ValueError: if a file is damaged or of another version; the message names it.
+    Raises OSError or ValueError if a file is missing, damaged or of another version.
     """
     record = ModelRecord(
         provenance=_read(folder / PROVENANCE, parse_json, _provenance),

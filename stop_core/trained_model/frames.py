@@ -62,12 +62,7 @@ class Preprocessing:
         return _ModelDecoder(self, timeout)
 
     def decode(self, path: Path) -> DecodedClip:
-        """Decodes one video.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it cannot be decoded.
-        """
+        """Decodes one video; raises FileNotFoundError or ValueError if it cannot be decoded."""
         if not path.is_file():
             raise FileNotFoundError(f"there is no video {path}")
         process = self.decoder()
@@ -118,8 +113,7 @@ def preprocessing_of_cache(
     Args:
         cached: frames of a clip, pixels of their short side, and the crop of the cache.
         shown: frames of the model's input, None for all, and the pixels of their edge.
-        mean: of the tower.
-        std: of the tower.
+        mean, std: of the tower.
     """
     count, short_side, crop = cached
     frames, size = shown[0] or count, shown[1]

@@ -52,9 +52,7 @@ class IndexInfo:
 class SearchIndex:
     """A finished index, read into memory: 2 kB a video for ViT-B/32.
 
-    Raises:
-        FileNotFoundError: if there is none at `folder`.
-        ValueError: if it is damaged, or has another version.
+    Raises FileNotFoundError if there is none, ValueError if it is damaged or of another version.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -87,11 +85,7 @@ class SearchIndex:
         self.folder = folder
 
     def check(self, identity: str) -> None:
-        """Refuses queries that were embedded by another model.
-
-        Raises:
-            ValueError: if `identity` is not that of the model that made the index.
-        """
+        """Raises ValueError if queries with this `identity` were embedded by another model."""
         if identity != self.info.identity:
             raise ValueError(
                 f"the index {self.folder} was made with the model {self.info.identity}, and its "
@@ -109,10 +103,7 @@ class SearchIndex:
 def write_index(folder: Path, rows: pa.Table, info: IndexInfo) -> None:
     """Writes an index, and replaces an existing one. The embeddings are written last.
 
-    Args:
-        folder: of the index.
-        rows: `error`, `embedding` and other columns to store for each video.
-        info: metadata.
+    `rows` has the columns `error`, `embedding` and others to store for each video.
     """
     is_good = rows["error"].is_null()
     bad = rows.filter(pc.invert(is_good)).drop_columns(["embedding"])

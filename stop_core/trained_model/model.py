@@ -148,11 +148,8 @@ class TrainedModel(ModelRecord):
     ) -> "TrainedModel":
         """Returns the same model with other classes, as CLIP's text tower reads their names.
 
-        The metrics of the training are left out: they do not apply to other classes.
-
-        Args:
-            labels: names of classes.
-            templates: sentences with {} for the class; default: those of the training.
+        The metrics of the training are left out: they do not apply to other classes. `templates`
+        are sentences with {} for the class (default: those of the training).
 
         Raises:
             ValueError: if it is a linear probe, or a label is empty, repeated, or the same text as
@@ -213,20 +210,12 @@ class TrainedModel(ModelRecord):
         return logits_BC.float()
 
     def class_probabilities(self, frames: Tensor) -> Tensor:
-        """uint8 frames [B, T, S, S, 3] -> probabilities [B, C]: the softmax of the logits.
-
-        Raises:
-            ValueError: as `logits`.
-        """
+        """uint8 frames [B, T, S, S, 3] -> probabilities [B, C], the softmax of `logits`."""
         return self.logits(frames).softmax(-1)
 
     @cached_property
     def class_embeddings(self) -> Tensor:
-        """Embeddings of the classes' sentences, [C, E], computed at first use.
-
-        Raises:
-            ValueError: if the model has no classes.
-        """
+        """Embeddings of the sentences, [C, E]; raises ValueError if there are no classes."""
         if not self.classes:
             raise ValueError(
                 "this model was trained on captions and has no classes; use embed_videos and "
@@ -237,11 +226,7 @@ class TrainedModel(ModelRecord):
             return texts.embeddings()
 
     def save(self, folder: Path) -> None:
-        """Writes the model's folder atomically, and replaces an existing one.
-
-        Raises:
-            OSError: if it cannot be written.
-        """
+        """Writes the model's folder atomically, and replaces an existing one."""
         write_model(
             folder, self, partial(save_file, self.model.prompt_state_dict()), render_card(self)
         )
