@@ -24,8 +24,8 @@ from typing import Any
 from ray import tune
 
 from stop_core.cache.manifest import Manifest
+from stop_core.clip.loading import ClipCache
 from stop_core.clip.pretrained import weights_fingerprint
-from stop_core.clip.shared import ClipCache
 from stop_core.storage.paths import StoragePath
 
 from ..cli.console import reporting, say

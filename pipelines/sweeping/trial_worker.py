@@ -9,7 +9,7 @@ from typing import Any, cast
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from stop_core.clip.shared import ClipCache
+from stop_core.clip.loading import ClipCache
 from stop_core.storage.paths import StoragePath
 from stop_core.training.run_state import read_progress
 

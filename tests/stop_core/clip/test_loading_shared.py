@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from stop_core.clip import shared
-from stop_core.clip.loading import load_clip
-from stop_core.clip.shared import ClipCache
+from stop_core.clip.loading import ClipCache, load_clip
 from stop_core.model.methods import build_method
 from stop_core.runtime.seeding import seed_weights
 from stop_core.settings.experiment import ExperimentConfig
