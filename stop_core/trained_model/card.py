@@ -21,7 +21,7 @@ _CARD = """\
 
 # {title}
 
-The method `{method}` on the CLIP tower {tower}. It {purpose}. The method STOP is by Liu et al. \
+The method `{config.method}` on the CLIP tower {tower}. It {purpose}. The method STOP is by Liu et al. \
 (CVPR 2025, [arXiv 2503.15973](https://arxiv.org/abs/2503.15973)); this is an independent \
 implementation.
 
@@ -31,9 +31,10 @@ implementation.
 
 ## Input and output
 
-{frames} frames of a video, uint8 RGB, [B, {frames}, {size}, {size}, 3]: {of_them}the middles of \
-{frames} equal segments, resized to a short side of {short_side} pixels (bicubic, antialiased), \
-cropped to the centre. The model itself subtracts the mean {mean} and divides by {std}.
+{how.frames} frames of a video, uint8 RGB, [B, {how.frames}, {how.size}, {how.size}, 3]: \
+{of_them}the middles of {how.frames} equal segments, resized to a short side of {short_side} \
+pixels (bicubic, antialiased), cropped to the centre. The model itself subtracts the mean \
+{how.mean} and divides by {how.std}.
 
 {classes}## Usage
 
@@ -65,14 +66,14 @@ also depends on the terms of the dataset.
 """
 
 
-def tower_licence(tower: str, pretrained: str | None) -> tuple[str, str]:
+def _licence(tower: str, pretrained: str) -> tuple[str, str]:
     """Returns the licence of a tower's weights, and where to read it."""
     if tower in TINY_TOWERS:
         return "Apache-2.0", "pretrained by this project on pictures that it renders itself"
     if pretrained == "random":
         return "none", "the weights are random"
     for beginning, licence in _LICENCES.items():
-        if (pretrained or "").lower().startswith(beginning):
+        if pretrained.lower().startswith(beginning):
             return licence
     return "unknown", "see the page that the weights come from"
 
@@ -82,22 +83,19 @@ def render_card(record: ModelRecord) -> str:
     config, how = record.config, record.preprocessing
     count, short_side = how.decoded
     front_matter = yaml.safe_dump(_front_matter(record), sort_keys=False, allow_unicode=True)
-    licence, licence_source = tower_licence(config.tower, config.pretrained)
+    licence, licence_source = _licence(config.tower, config.pretrained or "")
     return _CARD.format(
         front_matter=visible(front_matter).strip(),
         title=in_markdown(f"{config.method} on {record.provenance.dataset or 'no data'}"),
-        method=config.method,
+        config=config,
+        how=how,
         tower=in_markdown(f"{config.tower} ({config.pretrained or 'its own weights'})"),
         purpose=f"recognises {len(record.classes)} classes of videos"
         if record.classes
         else "embeds videos and sentences in one space, to find either by the other",
         metrics=_metrics(record),
-        frames=how.frames,
-        size=how.size,
         of_them=f"of the middles of {count} equal segments, " if count != how.frames else "",
         short_side=short_side,
-        mean=how.mean,
-        std=how.std,
         classes=_classes(record),
         call="model.class_probabilities(frames)  # [1, classes]"
         if record.classes
@@ -111,25 +109,25 @@ def render_card(record: ModelRecord) -> str:
 
 def _front_matter(record: ModelRecord) -> dict[str, object]:
     config, origin = record.config, record.provenance
+    task = "video-classification" if record.classes else "feature-extraction"
     values: dict[str, object] = {
         "library_name": "stop-video",
-        "pipeline_tag": "video-classification" if record.classes else "feature-extraction",
+        "pipeline_tag": task,
         "tags": ["video", "clip", "prompt-tuning", config.method],
         "license": "other",
         "license_name": "see-below",
     }
+    metrics = [
+        {"type": name, "name": name, "value": value}
+        for name, value in sorted(origin.metrics.items())
+        if "/" in name
+    ]
     if origin.dataset:
         values["datasets"] = [origin.dataset]
-        metrics = [
-            {"type": name, "name": name, "value": value}
-            for name, value in sorted(origin.metrics.items())
-            if "/" in name
-        ]
-        if metrics:
-            data = {"type": origin.dataset, "name": division(origin.dataset, origin.fold)}
-            task = {"type": values["pipeline_tag"]}
-            results = [{"task": task, "dataset": data, "metrics": metrics}]
-            values["model-index"] = [{"name": origin.run, "results": results}]
+    if origin.dataset and metrics:
+        data = {"type": origin.dataset, "name": division(origin.dataset, origin.fold)}
+        results = [{"task": {"type": task}, "dataset": data, "metrics": metrics}]
+        values["model-index"] = [{"name": origin.run, "results": results}]
     return values
 
 
@@ -195,11 +193,10 @@ def _limits(record: ModelRecord) -> str:
         "not use it to decide about people.",
     ]
     if record.classes:
-        lines.insert(
-            0,
+        lines[:0] = [
             "- It knows only its classes: a video of anything else is given one of them, and the "
-            "probabilities are not calibrated.",
-        )
+            "probabilities are not calibrated."
+        ]
     if record.config.tower in TINY_TOWERS:
         lines.append("- The tiny tower knows rendered shapes, and nothing of real videos.")
     return "\n".join(lines)
