@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from stop_core.settings.experiment import ExperimentConfig, refuse_unlisted_tower
@@ -9,18 +10,22 @@ from stop_core.settings.stop import StopConfig
 from stop_core.storage.documents import shown
 
 _HINTS = {**get_type_hints(StopConfig), **get_type_hints(ExperimentConfig)}
-FIELDS = _HINTS.keys() - {"stop"}
+FIELDS = {f.name for kind in (StopConfig, ExperimentConfig) for f in fields(kind)} - {"stop"}
 
 
 def build_experiment(values: Mapping[str, Any], origin: str = "") -> ExperimentConfig:
     """Builds an experiment from settings by name, those of STOP among the others.
 
-    Raises ValueError, with `origin`, if a name is unknown or a value is out of range.
+    Raises:
+        ValueError: if a name is unknown or a value is out of range; names `origin`, if given.
     """
+    own = {f.name for f in fields(StopConfig)}
     try:
         typed = {name: typed_value(name, value) for name, value in values.items()}
-        refuse_unlisted_tower(typed.get("tower"), "the file")
-        return ExperimentConfig.from_parameters(typed)
+        others = {name: value for name, value in typed.items() if name not in own}
+        refuse_unlisted_tower(others.get("tower"), "the file")
+        stop = StopConfig(**{name: value for name, value in typed.items() if name in own})
+        return ExperimentConfig(stop=stop, **others)
     except (ValueError, TypeError) as problem:
         raise ValueError(f"{origin}: {problem}".removeprefix(": ")) from problem
 
@@ -28,7 +33,8 @@ def build_experiment(values: Mapping[str, Any], origin: str = "") -> ExperimentC
 def typed_value(name: str, value: Any) -> Any:
     """Returns the value in the type of the setting: 4 becomes 4.0 for a float.
 
-    Raises ValueError if there is no such setting, or the value has another type.
+    Raises:
+        ValueError: if there is no such setting, or the value has another type.
     """
     if name not in FIELDS:
         raise ValueError(f"there is no setting {name!r}; {closest(name, FIELDS)}")
