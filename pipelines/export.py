@@ -16,6 +16,7 @@ if not __package__:  # run as a file: PEP 366
     __package__ = "pipelines"
 
 from stop_core.evaluation.stored_predictions import RESULT
+from stop_core.storage.atomic import appearing_folder
 from stop_core.trained_model.files import CARD, LABELS, PREPROCESSING, PROVENANCE, find_model
 
 from .cli.console import print_result, say
@@ -109,20 +110,13 @@ def _export(folder: Path, config: ExportConfig) -> None:
     out = config.out or _default_parent(config) / "exports" / config.to
     if out.exists():
         raise FileExistsError(f"{out} exists: choose another --out, or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # A random name, so that no one can have put a link there.
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    staging = scratch / out.name
-    try:
+    with appearing_folder(out) as staging:
         if config.to == "mlflow":
             from .serving.mlflow_model import save_mlflow_model
 
             save_mlflow_model(folder, staging)
         else:
             _write_program(folder, config, staging)
-        staging.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     print_result(f"exported to {out}")
     if config.to == "mlflow":
         print_result(

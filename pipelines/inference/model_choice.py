@@ -1,12 +1,12 @@
 """Selects the model of a command: a folder, an MLflow run, or CLIP without training."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stop_core.settings.experiment import UNLISTED, refuse_unlisted_tower
+from stop_core.storage.atomic import appearing_folder
 from stop_core.storage.documents import build
 from stop_core.storage.names import inside, is_the_name_of_a_file
 from stop_core.storage.private import first_line
@@ -215,12 +215,10 @@ def _downloaded(run: str, output: Path) -> Path:
     from ..tracking.store import is_missing, tracking_uri
 
     uri = tracking_uri(output)
-    staging = folder.with_name(f".{run}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     try:
-        MlflowClient(uri).download_artifacts(run, _ARTIFACT, str(staging))
-        (staging / _ARTIFACT).replace(folder)
+        with appearing_folder(folder) as staging:
+            downloaded = MlflowClient(uri).download_artifacts(run, _ARTIFACT, str(staging.parent))
+            Path(downloaded).rename(staging)
     except (MlflowException, OSError) as problem:
         if isinstance(problem, MlflowException) and not is_missing(problem):
             raise RunError(explain_store_problem(uri, problem)) from problem
@@ -229,6 +227,4 @@ def _downloaded(run: str, output: Path) -> Path:
             f"({first_line(problem)}); give the id of a finished training of that store, or "
             "--checkpoint"
         ) from problem
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return folder

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +50,19 @@ def appearing(path: StoragePath, *, new: bool = False, lasting: bool = True) -> 
             sync(path.parent)  # the new name is durable only when its folder is
     finally:
         staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def appearing_folder(path: Path) -> Iterator[Path]:
+    """Yields a staging path for a folder, which is renamed to the new `path` on a clean exit."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A random name, so that no one can have put a link there.
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_STAGING, dir=path.parent))
+    try:
+        yield scratch / path.name
+        os.replace(scratch / path.name, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _link(staging: Path, path: Path) -> bool:

@@ -15,9 +15,7 @@ fast.
 
 import importlib.metadata
 import json
-import os
 import platform
-import secrets
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -32,7 +30,7 @@ from stop_core.datasets import class_words
 from stop_core.evaluation.stored_predictions import RESULT
 from stop_core.settings.class_templates import class_sentences
 from stop_core.settings.experiment import ExperimentConfig
-from stop_core.storage.atomic import appearing, write_whole
+from stop_core.storage.atomic import appearing, appearing_folder, write_whole
 from stop_core.storage.checksums import SUMS, check_sums, write_sums
 from stop_core.storage.documents import (
     Number,
@@ -148,9 +146,7 @@ def write_model(
 
     `write_prompts` writes the trained tensors, as safetensors, to a path.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with appearing_folder(folder) as staging:
         staging.mkdir()
         with appearing(staging / PROMPTS) as prompts:
             write_prompts(prompts)
@@ -170,9 +166,6 @@ def write_model(
         write_sums(staging, without=[CARD])
         if inside(folder.parent, folder.name).exists():  # a rename replaces no folder
             shutil.rmtree(folder)
-        os.replace(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def find_model(where: Path) -> Path:
