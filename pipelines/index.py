@@ -4,7 +4,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -12,16 +12,19 @@ if not __package__:  # run as a file: PEP 366
 
 import tyro
 
+from stop_core.cache import FrameCache
+from stop_core.storage.atomic import hash_json
+from stop_core.storage.paths import storage_path
+from stop_core.trained_model.frames import Preprocessing
+from stop_core.trained_model.index import IndexInfo, write_index
+
 from .cli.console import print_result
 from .cli.errors import RunError
 from .cli.options import run_command
 from .cli.output import default_output
 from .cli.video_options import DecodeOptions, WorkerOptions
 from .inference.model_choice import ModelChoice
-
-if TYPE_CHECKING:
-    from stop_core.cache import FrameCache
-    from stop_core.trained_model.frames import Preprocessing
+from .inference.video_list import list_cached, list_videos
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,9 @@ class IndexConfig:
 
 def main(config: IndexConfig) -> None:
     """Makes or updates the index."""
-    from stop_core.cache import FrameCache
-    from stop_core.storage.atomic import hash_json
-    from stop_core.storage.paths import storage_path
-    from stop_core.trained_model.index import IndexInfo, write_index
     from stop_core.trained_model.model import embedding_identity
 
     from .inference.job import VideoJob
-    from .inference.video_list import list_cached, list_videos
     from .inference.worker import Work
 
     choice = config.model.found(config.output)
@@ -103,7 +101,7 @@ def main(config: IndexConfig) -> None:
     print_result(f'next    stop search "what to find" --index {shlex.quote(str(config.folder))}')
 
 
-def _refuse_other_frames(cache: "FrameCache", how: "Preprocessing") -> None:
+def _refuse_other_frames(cache: FrameCache, how: Preprocessing) -> None:
     # A video as a query is decoded as for the training; the index has to match.
     found, size = cache.manifest, cache.manifest.size
     # The centre of a whole frame is the same crop if the short side equals the model's input.

@@ -15,6 +15,10 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from stop_core.cache import FrameCache, View
+from stop_core.decoding import DecodeProcess
+from stop_core.explain.contact_sheet import Strip, draw_contact_sheet
+from stop_core.storage.atomic import appearing
 from stop_core.storage.escaping import in_line
 from stop_core.storage.paths import RemotePath, StoragePath, local_file, storage_path
 from stop_core.trained_model.index import SearchIndex
@@ -24,9 +28,9 @@ from .cli.errors import RunError
 from .cli.options import run_command
 from .cli.output import default_output
 from .inference.model_choice import ModelChoice
+from .inference.video_list import short_names
 
 if TYPE_CHECKING:
-    from stop_core.decoding import DecodeProcess
     from stop_core.trained_model.model import TrainedModel
 
 _FRAMES, _PIXELS = 6, 160  # of a video on the sheet
@@ -142,11 +146,6 @@ def _nearest_texts(
 
 def _draw(config: SearchConfig, index: SearchIndex, hits: list[tuple[int, float]]) -> None:
     """Draws the contact sheet; a video that is gone has an empty row with the reason."""
-    from stop_core.explain.contact_sheet import Strip, draw_contact_sheet
-    from stop_core.storage.atomic import appearing
-
-    from .inference.video_list import short_names
-
     rows = [index.videos[row] for row, _ in hits]
     names = short_names([row["video"] for row in rows])
     strips = [
@@ -169,9 +168,6 @@ def _frames(
     index: SearchIndex, rows: list[dict[str, Any]], fetch: bool
 ) -> list[NDArray[np.uint8] | str]:
     """Returns some frames of each video, or the reason why there are none."""
-    from stop_core.cache import FrameCache, View
-    from stop_core.decoding import DecodeProcess
-
     where = index.info.cache
     if where is None:
         with closing(DecodeProcess(_FRAMES, _PIXELS)) as process:
@@ -193,7 +189,7 @@ def _frames(
         return [f"has no frames ({problem})"] * len(rows)
 
 
-def _decoded(process: "DecodeProcess", name: str, fetch: bool) -> NDArray[np.uint8] | str:
+def _decoded(process: DecodeProcess, name: str, fetch: bool) -> NDArray[np.uint8] | str:
     try:
         with local_file(_path(name, fetch)) as path:
             (clip,) = process.decode([path])

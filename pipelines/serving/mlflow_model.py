@@ -34,24 +34,15 @@ _PROGRESS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 DIGEST = "stop.model_digest"
 # The packages that stop_core imports; a server does not need the others.
 _PACKAGES = (
-    *(
-        "mlflow",
-        "torch",
-        "torchvision",
-        "open_clip_torch",
-        "safetensors",
-        "numpy",
-        "pandas",
-        "scipy",
-    ),
-    *("decord", "av", "numba", "pillow", "pyarrow", "pyyaml"),
+    "mlflow torch torchvision open_clip_torch safetensors numpy pandas scipy "
+    "decord av numba pillow pyarrow pyyaml"
 )
 
 
 def requirements() -> list[str]:
     """Returns the packages of a server, in the versions that are installed here."""
     found = []
-    for name in _PACKAGES:
+    for name in _PACKAGES.split():
         try:
             found.append(f"{name}=={importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:

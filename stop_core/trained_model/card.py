@@ -22,8 +22,8 @@ _CARD = """\
 # {title}
 
 The method `{config.method}` on the CLIP tower {tower}. It {purpose}. The method STOP is by \
-Liu et al. (CVPR 2025, [arXiv 2503.15973](https://arxiv.org/abs/2503.15973)); this is an independent \
-implementation.
+Liu et al. (CVPR 2025, [arXiv 2503.15973](https://arxiv.org/abs/2503.15973)); this is an \
+independent implementation.
 
 ## Metrics
 

@@ -284,6 +284,6 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path, fails: bool) -> No
     found = [path.relative_to(tmp_path) for path in sorted((tmp_path / "new").rglob("*"))]
     assert found == ([] if fails else [Path("new/folder"), Path("new/folder/file")])
     if not fails:
-        with pytest.raises(OSError), appearing_folder(folder) as staging:
+        with pytest.raises(OSError, match="not empty"), appearing_folder(folder) as staging:
             staging.mkdir()
         assert (folder / "file").exists()
