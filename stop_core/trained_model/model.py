@@ -148,8 +148,11 @@ class TrainedModel(ModelRecord):
     ) -> "TrainedModel":
         """Returns the same model with other classes, as CLIP's text tower reads their names.
 
-        The metrics of the training are left out: they do not apply to other classes. `templates`
-        are sentences with {} for the class (default: those of the training).
+        The metrics of the training are left out: they do not apply to other classes.
+
+        Args:
+            labels: names of classes.
+            templates: sentences with {} for the class; default: those of the training.
 
         Raises:
             ValueError: if it is a linear probe, or a label is empty, repeated, or the same text as
