@@ -162,7 +162,6 @@ def _write_program(folder: Path, config: ExportConfig, out: Path) -> None:
         say(f"the model was trained and measured in {trained.config.precision}; exporting float32")
     say("exporting; this takes half a minute to several minutes")
     program, model = export_program(trained)
-    out.mkdir()
     save = save_onnx if config.to == "onnx" else save_program
     exported = save(program, out / _PROGRAM[config.to])
     found = largest_difference(exported, model, trained.preprocessing)

@@ -174,7 +174,7 @@ def _frames(
             return [_decoded(process, row["video"], fetch) for row in rows]
     try:
         cache = FrameCache(_path(where, fetch))
-        view = View(frames=min(_FRAMES, cache.manifest.frames))
+        view = View(frames=min(_FRAMES, cache.manifest.config.frames))
         splits = {row["split"] for row in rows} & cache.manifest.counts.keys()
         clips = {split: cache.split(split) for split in splits}
         found: list[NDArray[np.uint8] | str] = []

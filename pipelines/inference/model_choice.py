@@ -217,8 +217,7 @@ def _downloaded(run: str, output: Path) -> Path:
     uri = tracking_uri(output)
     try:
         with appearing_folder(folder) as staging:
-            downloaded = MlflowClient(uri).download_artifacts(run, _ARTIFACT, str(staging.parent))
-            Path(downloaded).rename(staging)
+            MlflowClient(uri).download_artifacts(run, _ARTIFACT, str(staging))
     except (MlflowException, OSError) as problem:
         if isinstance(problem, MlflowException) and not is_missing(problem):
             raise RunError(explain_store_problem(uri, problem)) from problem

@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,15 +53,14 @@ def appearing(path: StoragePath, *, new: bool = False, lasting: bool = True) -> 
 
 @contextmanager
 def appearing_folder(path: Path) -> Iterator[Path]:
-    """Yields a staging path for a folder, which is renamed to the new `path` on a clean exit."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A random name, so that no one can have put a link there.
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_STAGING, dir=path.parent))
+    """Yields a staging folder that is renamed to `path` on success and removed on an error."""
+    staging = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(4)}{_STAGING}")
+    staging.mkdir(parents=True)
     try:
-        yield scratch / path.name
-        os.replace(scratch / path.name, path)
+        yield staging
+        os.replace(staging, path)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _link(staging: Path, path: Path) -> bool:

@@ -147,7 +147,6 @@ def write_model(
     `write_prompts` writes the trained tensors, as safetensors, to a path.
     """
     with appearing_folder(folder) as staging:
-        staging.mkdir()
         with appearing(staging / PROMPTS) as prompts:
             write_prompts(prompts)
         settings = {  # YAML has no tuples
