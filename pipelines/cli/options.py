@@ -21,7 +21,7 @@ from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.storage.private import without_password
 
 from .console import ending_with_reader, say, set_verbosity
-from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError, explain_missing
+from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError
 from .folders import named_file
 from .output import TRACKING_URI
 from .store_problem import explain_store_problem
@@ -87,13 +87,16 @@ def run(main: Callable[[], object]) -> NoReturn:
         _complain(problem)
         sys.exit(EXIT_FAILURE)
     except ModuleNotFoundError as problem:
-        _complain(explain_missing(problem))
+        package = (problem.name or "").partition(".")[0]
+        if not package or package.startswith(("stop_", "pipelines")):  # our own mistake
+            raise
+        _complain(f"{package} is not installed: run pip install 'stop-video[pipelines]'")
         sys.exit(EXIT_FAILURE)
     except Exception as problem:
         if type(problem).__module__.partition(".")[0] != "mlflow":
             raise
         uri = os.environ.get(TRACKING_URI) or "sqlite:///OUTPUT/mlflow.db"
-        _complain(RunError(explain_store_problem(uri, problem)))
+        _complain(explain_store_problem(uri, problem))
         sys.exit(EXIT_FAILURE)
     except KeyboardInterrupt:
         _LOG.error("interrupted; run the same command again to resume from what is complete")
@@ -209,5 +212,5 @@ def _flags(config_type: type[Any]) -> Iterator[str]:
             yield from _flags(cast(type[Any], kind))
 
 
-def _complain(problem: BaseException) -> None:
+def _complain(problem: BaseException | str) -> None:
     say(f"error: {without_password(str(problem)) or type(problem).__name__}")

@@ -39,7 +39,7 @@ class ProgressBar:
 
         class Left(progress.ProgressColumn):
             def render(column, task: progress.Task) -> Text:
-                return Text(self._left().lstrip(", "))
+                return Text(self._pace.left(self.clips, self.total).lstrip(", "))
 
         columns = (
             progress.TextColumn("decoding"),
@@ -60,10 +60,7 @@ class ProgressBar:
 
     def _line(self) -> str:
         counts = f"decoded {self.clips} of {self.total} clips, {self.failures} failed"
-        return counts + self._left()
-
-    def _left(self) -> str:
-        return self._pace.left(self.clips, self.total)
+        return counts + self._pace.left(self.clips, self.total)
 
 
 def duration(seconds: float) -> str:

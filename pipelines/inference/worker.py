@@ -97,20 +97,18 @@ class VideoWorker:
         rows: list[dict[str, Any]] = []
         waiting: list[dict[str, Any]] = []
         batch = np.empty((_BATCH, *self.shape), np.uint8)
-        for video, found in self._frames(videos):
+        for number, (video, found) in enumerate(self._frames(videos), 1):
             row = {**asdict(video), "video": video.name, "error": None}
             del row["name"]
             rows.append(row)
             if isinstance(found, str):
                 row["error"] = found
-                continue
-            batch[len(waiting)] = found
-            waiting.append(row)
-            if len(waiting) == _BATCH:
-                self._answer(waiting, batch)
+            else:
+                batch[len(waiting)] = found
+                waiting.append(row)
+            if waiting and (len(waiting) == _BATCH or number == len(videos)):
+                self._answer(waiting, batch[: len(waiting)])
                 waiting = []
-        if waiting:
-            self._answer(waiting, batch[: len(waiting)])
         return rows
 
     def close(self) -> None:
