@@ -107,7 +107,10 @@ def _export(folder: Path, config: ExportConfig) -> None:
     if config.register is not None:
         _register(folder, config, config.register)
         return
-    out = config.out or _default_parent(config) / "exports" / config.to
+    checkpoint, parent = config.model.checkpoint, config.output
+    if checkpoint is not None and (find_model(checkpoint).parent / RESULT).is_file():
+        parent = find_model(checkpoint).parent  # the training run
+    out = config.out or parent / "exports" / config.to
     if out.exists():
         raise FileExistsError(f"{out} exists: choose another --out, or remove it")
     with appearing_folder(out) as staging:
@@ -122,14 +125,6 @@ def _export(folder: Path, config: ExportConfig) -> None:
         print_result(
             f"serve it: mlflow models serve --env-manager local -m {shlex.quote(str(out))}"
         )
-
-
-def _default_parent(config: ExportConfig) -> Path:
-    if config.model.checkpoint is not None:
-        parent = find_model(config.model.checkpoint).parent
-        if (parent / RESULT).is_file():  # a training run
-            return parent
-    return config.output
 
 
 def _register(folder: Path, config: ExportConfig, name: str) -> None:

@@ -110,7 +110,7 @@ def _is_in_process(config: TrainConfig) -> bool:
         return config.in_process
     resources = config.resources
     return (
-        resources.one_worker and not resources.gpus_per_worker and "RAY_ADDRESS" not in os.environ
+        resources.workers == 1 and not resources.gpus_per_worker and "RAY_ADDRESS" not in os.environ
     )
 
 

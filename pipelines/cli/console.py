@@ -160,17 +160,14 @@ def ending_with_reader() -> Iterator[None]:
             if sys.stdout is not None:  # `>&-` leaves none
                 sys.stdout.flush()
     except BrokenPipeError:
-        streams = filter(None, (sys.stdout, sys.stderr))
-        unread = [stream for stream in streams if _is_unread(stream.fileno())]
+        poll = select.poll()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            poll.register(stream.fileno(), 0)  # errors and hang-ups are always reported
+        closed = select.POLLERR | select.POLLHUP
+        unread = [descriptor for descriptor, event in poll.poll(0) if event & closed]
         if not unread:  # another pipe or a socket broke: a failure like any other
             raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in unread:  # Python flushes both again when it exits
-            os.dup2(nowhere, stream.fileno())
+        for descriptor in unread:  # Python flushes both again when it exits
+            os.dup2(nowhere, descriptor)
         sys.exit(UNREAD)
-
-
-def _is_unread(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, 0)  # errors and hang-ups are always reported
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -59,11 +59,6 @@ class Resources:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
     @property
-    def one_worker(self) -> bool:
-        """Returns whether a training fits into a single Ray task."""
-        return self.workers == 1
-
-    @property
     def fewest_workers(self) -> int:
         """Returns the number of workers that are needed to start."""
         return self.workers if self.min_workers is None else self.min_workers

@@ -156,7 +156,11 @@ def _folder(checkpoint: Path, output: Path) -> Path:
         result = TrainingResult.load(folder)
         if result is None:
             unfit.append(f"{folder.name} is not finished: it has no {RESULT}")
-        elif not _is_tested(result.metrics):
+        # `--epochs 0` evaluates untrained prompts; a zero-shot model has nothing to train. Trials
+        # of a sweep are not tested.
+        elif (
+            result.metrics.get("trainable_parameters") and result.metrics.get("best_epoch") == 0
+        ) or not any(name.startswith("test/") for name in result.metrics):
             unfit.append(f"{folder.name} was not trained (--epochs 0), or not tested")
         else:
             key = result.data_hash, result.method, result.seed
@@ -182,15 +186,6 @@ def _listed(lines: Sequence[str]) -> str:
     """Returns lines for the end of a message."""
     more = [f"and {len(lines) - _MOST_LISTED} more"] if len(lines) > _MOST_LISTED else []
     return "".join(f"\n  {line}" for line in [*lines[:_MOST_LISTED], *more])
-
-
-def _is_tested(metrics: dict[str, float]) -> bool:
-    """Whether a run was trained, and evaluated on the test split. Trials of a sweep are not.
-
-    `--epochs 0` evaluates untrained prompts. A zero-shot model has nothing to train.
-    """
-    untrained = metrics.get("trainable_parameters") and metrics.get("best_epoch") == 0
-    return not untrained and any(name.startswith("test/") for name in metrics)
 
 
 def _absolute(text: str) -> str:

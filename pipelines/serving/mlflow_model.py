@@ -114,7 +114,11 @@ def register(folder: Path, output: Path, name: str, alias: str | None) -> str:
         version = _registered(client, name, digest(folder)) or _register(
             client, folder, output, name
         )
-        _add_to_outputs(client, version)
+        run = find_run(client, version.run_id or "")
+        model = str(version.source).removeprefix("models:/")
+        outputs = run.outputs.model_outputs if run and run.outputs else []
+        if run and model not in {output.model_id for output in outputs}:
+            client.log_outputs(run.info.run_id, [LoggedModelOutput(model, step=0)])
         if alias:
             client.set_registered_model_alias(name, alias, version.version)
     except MlflowException as problem:
@@ -157,15 +161,6 @@ def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> Mo
         if _registered(client, name, tags[DIGEST]) is None:
             client.delete_logged_model(logged.model_id)
         raise
-
-
-def _add_to_outputs(client: MlflowClient, version: ModelVersion) -> None:
-    """Adds the model to the outputs of the run that trained it, unless it is there."""
-    run = find_run(client, version.run_id or "")
-    model = str(version.source).removeprefix("models:/")
-    outputs = run.outputs.model_outputs if run and run.outputs else []
-    if run and model not in {output.model_id for output in outputs}:
-        client.log_outputs(run.info.run_id, [LoggedModelOutput(model, step=0)])
 
 
 @contextmanager

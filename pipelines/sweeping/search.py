@@ -245,7 +245,7 @@ class Search:
         own = {"CPU": worker.cpus_per_worker, "GPU": worker.gpus_per_worker}
         asha = self.space.scheduler
         return tune.Tuner(
-            tune.with_resources(trial, own if worker.one_worker else _WAITING),
+            tune.with_resources(trial, own if worker.workers == 1 else _WAITING),
             tune_config=tune.TuneConfig(
                 search_alg=driver,
                 scheduler=NotedAsha(driver, asha) if asha else None,

@@ -74,7 +74,7 @@ def run_trial(config: dict[str, Any], task: TrialTask, keeper: ClipCache) -> Non
 
     for row in _stored_curve(training):  # epochs that the driver has not recorded
         report(row)
-    alone = task.resources.one_worker
+    alone = task.resources.workers == 1
     hooks = (
         TrainingHooks(report, keeper) if alone else TrainingHooks(callbacks=(_Epochs(objective),))
     )

@@ -57,7 +57,7 @@ def run_all(jobs: list[Job], resources: Resources, parent: str) -> list[Training
 def _submit(job: Job, resources: Resources, parent: str) -> "ray.ObjectRef[TrainingResult]":
     """Starts a training: in a Ray task, or for several workers under Ray Train."""
     # A task that only waits for the workers of Ray Train reserves none of their CPUs.
-    one = resources.one_worker
+    one = resources.workers == 1
     task = _train.options(
         num_cpus=resources.cpus_per_worker if one else 0,
         num_gpus=resources.gpus_per_worker if one else 0,
@@ -69,7 +69,7 @@ def _submit(job: Job, resources: Resources, parent: str) -> "ray.ObjectRef[Train
 
 @ray.remote
 def _train(job: Job, resources: Resources, parent: str) -> TrainingResult:
-    return job.training.train(resources, parent, job.label, in_process=resources.one_worker)
+    return job.training.train(resources, parent, job.label, in_process=resources.workers == 1)
 
 
 def _outcome(reference: "ray.ObjectRef[TrainingResult]", label: str) -> TrainingResult | str:

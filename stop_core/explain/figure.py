@@ -82,7 +82,13 @@ def draw_explanation(explanation: Explanation) -> Figure:
             "change in a gap\nand its prompts:\nthe curve is $\\eta W^t$,\nrounded up",
         )
     left, width = _LEFT + strip + 0.45, _RIGHT - 0.45
-    draw_scale(page.place(left, below - 0.25 - _GAP, width, 0.12))
+    scale = page.place(left, below - 0.25 - _GAP, width, 0.12)  # of all maps, for all frames
+    scale.imshow(np.linspace(0, 1, 256)[None], cmap=_HEAT, aspect="auto", extent=(0, 1, 0, 1))
+    scale.set(xticks=(0, 1), yticks=[])
+    scale.set_xticklabels(("0", "most, in this video"), fontsize=9, color=_GREY)
+    scale.xaxis.get_ticklabels()[1].set_horizontalalignment("right")
+    scale.tick_params(length=0, pad=3)
+    scale.spines[:].set_visible(False)
     if explanation.answers:
         page.write(left, _HEAD - 0.16, "prediction", fontsize=12, color=_GREY)
         tall = min(0.62 * max(len(explanation.answers), 3), height - _HEAD - _FOOT)
@@ -182,23 +188,18 @@ def _scene(explanation: Explanation, frame: int) -> Figure:
         figure.text(0.71, 0.845, "prediction", fontsize=12, color=_GREY)
         draw_answers(figure.add_axes((0.71, 0.335, 0.26, 0.5)), explanation, 13)
     if len(explanation.W_t_G):
-        _timeline(figure, explanation, frame)
+        figure.text(0.03, 0.19, "$W^t,\\, N^t$", fontsize=17, color=_INK)
+        text = "change in a gap,\nand its prompts"
+        figure.text(0.03, 0.125, text, fontsize=9.5, color=_GREY, linespacing=1.2)
+        axes = figure.add_axes((0.15, 0.075, 0.82, 0.215))
+        draw_gaps(axes, explanation, until=frame)
+        axes.axvline(frame, color=_INK, lw=1.2, zorder=4)
+        axes.plot([frame], [-0.2], marker="^", color=_INK, ms=8, clip_on=False, zorder=5)
+        frames = len(explanation.pictures_THWC)
+        axes.set_xlim(-0.5, frames - 0.5)
+        axes.set_xticks(range(frames), [str(number + 1) for number in range(frames)])
+        axes.tick_params(axis="x", pad=7)
     return figure
-
-
-def _timeline(figure: Figure, explanation: Explanation, frame: int) -> None:
-    figure.text(0.03, 0.19, "$W^t,\\, N^t$", fontsize=17, color=_INK)
-    text = "change in a gap,\nand its prompts"
-    figure.text(0.03, 0.125, text, fontsize=9.5, color=_GREY, linespacing=1.2)
-    axes = figure.add_axes((0.15, 0.075, 0.82, 0.215))
-    draw_gaps(axes, explanation, until=frame)
-    axes.axvline(frame, color=_INK, lw=1.2, zorder=4)
-    axes.plot([frame], [-0.2], marker="^", color=_INK, ms=8, clip_on=False, zorder=5)
-    frames = len(explanation.pictures_THWC)
-    axes.set_xlim(-0.5, frames - 0.5)
-    axes.set_xticks(range(frames))
-    axes.set_xticklabels([str(number + 1) for number in range(frames)])
-    axes.tick_params(axis="x", pad=7)
 
 
 def _square(figure: Figure, left: float, bottom: float, height: float) -> Axes:
@@ -332,16 +333,6 @@ def draw_answers(axes: Axes, explanation: Explanation, size: float) -> None:
         percent = f"{answer.probability:.0%}" if answer.probability >= 0.01 else "<1%"
         axes.text(1, row + 0.53, percent, fontsize=size, color=_INK,
                   weight=weight, ha="right", va="bottom")  # fmt: skip
-
-
-def draw_scale(axes: Axes) -> None:
-    """Draws the colours of the maps, from 0 to the greatest value of all frames."""
-    axes.imshow(np.linspace(0, 1, 256)[None], cmap=_HEAT, aspect="auto", extent=(0, 1, 0, 1))
-    axes.set(xticks=(0, 1), yticks=[])
-    axes.set_xticklabels(("0", "most, in this video"), fontsize=9, color=_GREY)
-    axes.xaxis.get_ticklabels()[1].set_horizontalalignment("right")
-    axes.tick_params(length=0, pad=3)
-    axes.spines[:].set_visible(False)
 
 
 def shortened(text: str, longest: int) -> str:

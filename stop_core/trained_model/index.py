@@ -64,7 +64,12 @@ class SearchIndex:
             )
         try:
             schema = pq.read_schema(path)
-            self.info, digest = _info(schema.metadata or {})
+            values = parse_json((schema.metadata or {}).get(_INFO, b"null").decode())
+            version = values.pop("format_version", None) if isinstance(values, dict) else None
+            if shown(version) != str(INDEX_FORMAT):  # True would be equal to 1
+                raise ValueError(f"it has version {shown(version)}, not {INDEX_FORMAT}")
+            digest = values.pop(_DIGEST, None)
+            self.info = build(IndexInfo, values)
             vector = schema.field("embedding").type if "embedding" in schema.names else None
             if not isinstance(vector, pa.FixedSizeListType) or vector.value_type != pa.float32():
                 raise ValueError(f"its column embedding is {vector}")
@@ -125,12 +130,3 @@ def write_index(folder: Path, rows: pa.Table, info: IndexInfo) -> None:
 def _digest(info: IndexInfo, videos: list[dict[str, Any]], vectors: NDArray[np.float32]) -> str:
     """Returns a hash of everything that a search reads."""
     return hash_json([vars(info), videos, hashlib.sha256(vectors.tobytes()).hexdigest()])
-
-
-def _info(metadata: dict[bytes, bytes]) -> tuple[IndexInfo, object]:
-    values = parse_json(metadata.get(_INFO, b"null").decode())
-    version = values.pop("format_version", None) if isinstance(values, dict) else None
-    if shown(version) != str(INDEX_FORMAT):  # True would be equal to 1
-        raise ValueError(f"it has version {shown(version)}, and this program reads {INDEX_FORMAT}")
-    digest = values.pop(_DIGEST, None)
-    return build(IndexInfo, values), digest

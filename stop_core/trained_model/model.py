@@ -87,7 +87,13 @@ class TrainedModel(ModelRecord):
             record = replace(record, config=replace(record.config, tower=tower))
         else:
             refuse_unlisted_tower(record.config.tower, f"the model {found}")
-        tensors = _read_tensors(found / PROMPTS)
+        try:
+            tensors = load_file(require_file(found / PROMPTS))
+        except (SafetensorError, ValueError) as problem:
+            raise ValueError(
+                f"cannot read {found / PROMPTS} as safetensors ({problem}); other formats are "
+                "refused because they can run code. Copy the whole folder of the model again"
+            ) from problem
 
         def accept(name: str, clip: nn.Module) -> None:
             _refuse_other_tower(found, record, _facts(name, clip))
@@ -286,16 +292,6 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _read_tensors(path: Path) -> Mapping[str, Tensor]:
-    try:
-        return load_file(require_file(path))
-    except (SafetensorError, ValueError) as problem:
-        raise ValueError(
-            f"cannot read {path} as safetensors ({problem}); other formats are refused because "
-            "they can run code. Copy the whole folder of the model again"
-        ) from problem
 
 
 def _refuse_other_tower(folder: Path, record: ModelRecord, found: TowerFacts) -> None:

@@ -108,7 +108,11 @@ class VideoService:
         try:
             kind, value = _only(request)
             if kind == "text":
-                return self._embedding(self.model.embed_texts([self._text(value)]))
+                if self.model.classes:
+                    raise RequestError("this model has classes and takes no text; send a video")
+                if not value.strip() or len(value) > _MOST_CHARACTERS:
+                    raise RequestError(f"text must have 1 to {_MOST_CHARACTERS} characters")
+                return self._embedding(self.model.embed_texts([value]))
             frames = self._frames(kind, value)
         except RequestError as problem:
             empty = ("label", "probability", "top") if self.model.classes else ("embedding",)
@@ -126,13 +130,6 @@ class VideoService:
     @staticmethod
     def _embedding(embedding_1E: Tensor) -> dict[str, Any]:
         return {"embedding": embedding_1E[0].cpu().tolist(), "error": None}
-
-    def _text(self, value: str) -> str:
-        if self.model.classes:
-            raise RequestError("this model has classes and takes no text; send a video")
-        if not value.strip() or len(value) > _MOST_CHARACTERS:
-            raise RequestError(f"text must have 1 to {_MOST_CHARACTERS} characters")
-        return value
 
     def _frames(self, kind: str, value: str) -> Tensor:
         """Returns uint8 frames, [1, T, S, S, 3]."""
