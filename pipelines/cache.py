@@ -15,7 +15,7 @@ from rich.table import Table
 
 from stop_core.cache import FrameCache, Manifest
 from stop_core.cache.export import Codec, Part, PartFormat, export
-from stop_core.cache.summary import Summary, summarise
+from stop_core.cache.summary import summarise
 from stop_core.cache.verification import verify
 from stop_core.datasets.registry import division
 from stop_core.explain.contact_sheet import draw_clips
@@ -40,7 +40,33 @@ class InfoCommand(_OnCache):
 
     def run(self) -> None:
         """Prints the summary."""
-        _print_summary(summarise(storage_path(self.cache)), self.cache)
+        summary = summarise(storage_path(self.cache))
+        manifest, config = summary.manifest, summary.manifest.config
+        splits = tuple(manifest.counts)
+        shown = f"{config.frames} frames of {config.size} px, "
+        shown += "square" if config.crop == "center" else "whole (short side)"
+        lines = [
+            f"dataset      {division(manifest.dataset, manifest.fold)}",
+            f"clips        {_counted(Counter(manifest.counts))}",
+            f"frames       {shown}, compression {config.compression}",
+            f"size         {summary.data_bytes / 1e6:,.1f} MB in {len(manifest.shards)} shards",
+            f"decoders     {_counted(summary.decoders)}",
+            f"data hash    {manifest.data_hash[:12]}",
+        ]
+        if any(summary.captions.values()):
+            lines.append(f"captions     {_counted(summary.captions)}")
+        if manifest.failures:
+            lines.append(f"failed       {manifest.failures}: see {self.cache}/failures.parquet")
+            failures = summary.failures.most_common()
+            lines += [f"    {count:6} {in_line(reason)}" for reason, count in failures]
+        print_result("\n".join(lines))
+        if summary.classes:
+            table = Table("class", *splits, box=None)
+            for column in table.columns[1:]:
+                column.justify = "right"
+            for name, counts in summary.classes.items():
+                table.add_row(name, *(str(counts[split]) for split in splits))
+            console().print(table)
 
 
 @dataclass(frozen=True)
@@ -136,35 +162,6 @@ def _at_least_one(**options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
-
-
-def _print_summary(summary: Summary, cache: str) -> None:
-    manifest, config = summary.manifest, summary.manifest.config
-    splits = tuple(manifest.counts)
-    shown = f"{config.frames} frames of {config.size} px, "
-    shown += "square" if config.crop == "center" else "whole (short side)"
-    lines = [
-        f"dataset      {division(manifest.dataset, manifest.fold)}",
-        f"clips        {_counted(Counter(manifest.counts))}",
-        f"frames       {shown}, compression {config.compression}",
-        f"size         {summary.data_bytes / 1e6:,.1f} MB in {len(manifest.shards)} shards",
-        f"decoders     {_counted(summary.decoders)}",
-        f"data hash    {manifest.data_hash[:12]}",
-    ]
-    if any(summary.captions.values()):
-        lines.append(f"captions     {_counted(summary.captions)}")
-    if manifest.failures:
-        lines.append(f"failed       {manifest.failures}: see {cache}/failures.parquet")
-        failures = summary.failures.most_common()
-        lines += [f"    {count:6} {in_line(reason)}" for reason, count in failures]
-    print_result("\n".join(lines))
-    if summary.classes:
-        table = Table("class", *splits, box=None)
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for name, counts in summary.classes.items():
-            table.add_row(name, *(str(counts[split]) for split in splits))
-        console().print(table)
 
 
 def _counted(counts: Counter[str]) -> str:

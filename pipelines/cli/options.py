@@ -43,10 +43,15 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        config_file, level, arguments = _take_common_options(arguments)
-        set_verbosity(level)
+        common = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        common.add_argument("--config", type=Path)
+        verbosity = common.add_mutually_exclusive_group()
+        for option, level in (("--verbose", logging.DEBUG), ("--quiet", logging.WARNING)):
+            verbosity.add_argument(option, dest="level", action="store_const", const=level)
+        given, arguments = common.parse_known_args(arguments)
+        set_verbosity(given.level or logging.INFO)
         default_file = getattr(config_type, "default_file", lambda arguments: None)
-        config_file = config_file or default_file(arguments)
+        config_file = given.config or default_file(arguments)
         default = (
             _from_yaml(config_type, named_file(config_file, "recipes")) if config_file else None
         )
@@ -181,17 +186,6 @@ def _from_yaml(config_type: type[_T], path: Path) -> _T:
     normal = {str(name).replace("-", "_"): value for name, value in values.items()}
     refuse_unlisted_tower(str(normal.get("tower")), f"--config {path}")
     return from_mapping(config_type, normal, f"--config {path}")
-
-
-def _take_common_options(arguments: list[str]) -> tuple[Path | None, int, list[str]]:
-    """Returns the file of `--config`, the level of messages, and the other arguments."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", type=Path)
-    verbosity = parser.add_mutually_exclusive_group()
-    for option, level in (("--verbose", logging.DEBUG), ("--quiet", logging.WARNING)):
-        verbosity.add_argument(option, dest="level", action="store_const", const=level)
-    given, rest = parser.parse_known_args(arguments)
-    return given.config, given.level or logging.INFO, rest
 
 
 def _spell_out_flags(config_type: type[Any], arguments: Sequence[str]) -> list[str]:

@@ -59,7 +59,19 @@ def start_ray() -> None:
     await_head(os.environ.get("RAY_ADDRESS", ""), _SECONDS_FOR_A_HEAD)
     try:
         notify_of_exit(str(ray_temp_dir()))
-        _connect()
+        alone = "RAY_ADDRESS" not in os.environ
+        if alone:
+            _listen_on_loopback()
+        ray.init(
+            address="local" if alone else None,
+            # With the dashboard: Train asks its state service who is alive.
+            include_dashboard=True if alone else None,
+            # Workers report progress through files, and failures through exceptions.
+            log_to_driver=is_verbose(),
+            logging_level=logging.INFO if is_verbose() else logging.ERROR,
+            runtime_env=_runtime_env(),
+            _temp_dir=str(ray_temp_dir()) if alone else None,
+        )
     except Exception as problem:  # of many types: after 30 s Ray raises a bare Exception
         where = os.environ.get("RAY_ADDRESS")
         failure = f"Ray at {where} cannot be reached" if where else "Ray does not start here"
@@ -73,6 +85,8 @@ def start_ray() -> None:
         raise RunError(
             f"{failure} ({reason}): {advice}, then run the same command again"
         ) from problem
+    if not is_verbose():  # Ray's own exit handler waits half a second for output of the workers
+        atexit.register(ray.shutdown)
 
 
 def long_temp_dir() -> str | None:
@@ -132,26 +146,6 @@ def _greet(host: str, port: int) -> None:
         # An HTTP/2 server, and so gRPC, begins with a frame of its settings, which is of type 4.
         if connection.recv(9)[3:4] != b"\x04":
             raise ConnectionError("another program listens there")
-
-
-def _connect() -> None:
-    import ray
-
-    alone = "RAY_ADDRESS" not in os.environ
-    if alone:
-        _listen_on_loopback()
-    ray.init(
-        address="local" if alone else None,
-        # With the dashboard: Train asks its state service who is alive.
-        include_dashboard=True if alone else None,
-        # Workers report progress through files, and failures through exceptions.
-        log_to_driver=is_verbose(),
-        logging_level=logging.INFO if is_verbose() else logging.ERROR,
-        runtime_env=_runtime_env(),
-        _temp_dir=str(ray_temp_dir()) if alone else None,
-    )
-    if not is_verbose():  # Ray's own exit handler waits half a second for output of the workers
-        atexit.register(ray.shutdown)
 
 
 def _listen_on_loopback() -> None:
