@@ -66,8 +66,7 @@ def load_clip(
 
     Args:
         name: "tiny", "tiny-64", or any model name that open_clip knows.
-        pretrained: an open_clip tag, a local file or folder of weights, or "random": see
-            `stop_core.clip.pretrained`. None for the tiny towers, which have their own.
+        pretrained: see `stop_core.clip.pretrained`; None for the tiny towers.
         accept: called with the name and the model before the tokenizer is loaded; raises to refuse.
 
     Raises:

@@ -68,13 +68,9 @@ class TrainedModel(ModelRecord):
         """Loads a model from its folder, or from the folder of its training run.
 
         The CLIP tower is loaded as for the training: by open_clip's tag, or from the same file.
-        Only safetensors, JSON and YAML without tags are read, so no code of the folder runs.
-
-        Args:
-            folder: on this machine.
-            device: of the model.
-            tower: "hf-hub:..." or "local-dir:..." of a model that was trained on such a tower.
-                A folder can come from anyone, so the tower that it names is not trusted.
+        Only safetensors, JSON and YAML without tags are read, so no code of the folder runs. A
+        folder can come from anyone, so a tower "hf-hub:..." or "local-dir:..." that it names is not
+        trusted: `tower` has to name it again.
 
         Raises:
             FileNotFoundError: if there is no model, or one of its files is missing.
@@ -123,16 +119,14 @@ class TrainedModel(ModelRecord):
         """Returns CLIP without training, with classes by name: the mean of the frame embeddings.
 
         Args:
-            tower: "tiny", "tiny-64", or any open_clip ViT.
-            pretrained: see `stop_core.clip.pretrained`; None for the tiny ones.
+            tower, pretrained: as for `load_clip`.
             labels: names of classes; empty for embeddings only.
             frames: T, frames of a clip.
             templates: sentences with {} for the class, or the name of a set for any dataset.
             device: of the model.
 
         Raises:
-            ValueError: if the tower is unknown or unsupported, or has no weights, or a label is
-                empty, repeated, or the same text as another one to CLIP.
+            ValueError: as `load_clip` and `with_labels`.
             OSError: if the weights cannot be read or downloaded.
         """
         config = ExperimentConfig(
@@ -189,10 +183,7 @@ class TrainedModel(ModelRecord):
         """uint8 frames [B, T, S, S, 3] -> float32 embeddings [B, E], L2-normalised.
 
         T can differ from the training, but only that was measured. A linear probe embeds as CLIP
-        without training does.
-
-        Raises:
-            ValueError: if the frames have another type or shape.
+        without training does. Raises ValueError if the frames have another type or shape.
         """
         frames = frames.to(self.device)
         with autocast(self.config, self.device):
@@ -209,8 +200,7 @@ class TrainedModel(ModelRecord):
     def logits(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, S, S, 3] -> float32 logits [B, C].
 
-        Raises:
-            ValueError: if the model has no classes, or the frames have another type or shape.
+        Raises ValueError if there are no classes, or the frames have another type or shape.
         """
         text_CE = self.class_embeddings
         frames = frames.to(self.device)

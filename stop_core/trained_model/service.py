@@ -81,15 +81,14 @@ class VideoService:
     def answer(self, requests: Sequence[Mapping[str, Any]], top: int = 5) -> list[dict[str, Any]]:
         """Returns the answer to every request, in order; `error` is None or the reason.
 
+        With classes it has `label`, `probability` and a list of the `top` most probable classes;
+        without, `embedding`: E numbers of length 1, to be compared by their dot product.
+
         Args:
             requests: each holds one of "path", "video" (URL-safe base64 of a video file),
                 "frames" (URL-safe base64 of uint8 [T, S, S, 3]) or, for a model without classes,
                 "text". A value of None counts as absent.
-            top: number of classes in an answer, the most probable ones.
-
-        Returns:
-            With classes: `label`, `probability` and `top`, a list of both. Without: `embedding`,
-            E numbers of length 1, to be compared by their dot product.
+            top: number of classes in an answer.
 
         Raises:
             RequestError: if there are no requests, or too many, or `top` is below 1.
