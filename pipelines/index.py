@@ -69,8 +69,7 @@ def main(config: IndexConfig) -> None:
     """Makes or updates the index."""
     from stop_core.trained_model.model import embedding_identity
 
-    from .inference.job import VideoJob
-    from .inference.worker import Work
+    from .inference.job import VideoJob, Work
 
     choice = config.model.found(config.output)
     trained = replace(choice, gpu=False).load()  # this machine may have no GPU

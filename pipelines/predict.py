@@ -80,8 +80,7 @@ def main(config: PredictConfig) -> list[dict[str, Any]]:
     """Predicts, and prints or writes the rows."""
     from stop_core.trained_model.model import answer_identity
 
-    from .inference.job import VideoJob
-    from .inference.worker import Work
+    from .inference.job import VideoJob, Work
 
     videos = list_videos(config.videos)
     choice = config.model.found(config.output)

@@ -78,18 +78,15 @@ class SearchConfig:
         if self.top < 1:
             raise ValueError(f"--top must be at least 1, got {self.top}")
 
-    @property
-    def folder(self) -> Path:
-        """Folder of the index."""
-        return self.index or self.output / "index"
-
 
 def main(config: SearchConfig) -> list[dict[str, Any]]:
     """Searches and prints the results."""
     from stop_core.trained_model.model import embedding_identity
 
     choice = config.model
-    index = SearchIndex(config.folder) if config.texts is None or not choice.is_given else None
+    index = None
+    if config.texts is None or not choice.is_given:
+        index = SearchIndex(config.index or config.output / "index")
     if index and not choice.is_given:  # the model of the index, on the device of this command
         choice = replace(ModelChoice.from_dict(index.info.model), gpu=choice.gpu)
     trained = choice.found(config.output).load()

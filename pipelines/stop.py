@@ -57,19 +57,13 @@ def usage() -> str:
 
 def version() -> str:
     """Returns the installed version of this package, and of those that affect its numbers."""
-    from contextlib import suppress
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
+    from .tracking.environment import installed_version
 
-    try:
-        own = installed("stop-video")
-    except PackageNotFoundError:
-        own = "(not installed: running from a checkout)"
-    parts = [f"stop {own}", f"Python {'.'.join(map(str, sys.version_info[:3]))}"]
-    for name in ("torch", "open_clip_torch", "ray", "mlflow"):
-        with suppress(PackageNotFoundError):
-            parts.append(f"{name} {installed(name)}")
-    return ", ".join(parts)
+    own = installed_version("stop-video") or "(not installed: running from a checkout)"
+    found = {"stop": own, "Python": ".".join(map(str, sys.version_info[:3]))}
+    packages = ("torch", "open_clip_torch", "ray", "mlflow")
+    found |= {name: version for name in packages if (version := installed_version(name))}
+    return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
 def unknown(name: str) -> str:

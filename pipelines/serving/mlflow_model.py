@@ -1,7 +1,6 @@
 """A trained model as an MLflow model: signature, requirements, and registration."""
 
 import hashlib
-import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -27,6 +26,7 @@ from stop_core.trained_model.service import ARTIFACT, KINDS, ServiceOptions
 
 from ..cli.errors import RunError
 from ..cli.folders import ROOT
+from ..tracking.environment import installed_version
 from ..tracking.store import find_run, open_experiment, tracking_uri
 
 SCRIPT = Path(__file__).with_name("served_model.py")
@@ -41,13 +41,8 @@ _PACKAGES = (
 
 def requirements() -> list[str]:
     """Returns the packages of a server, in the versions that are installed here."""
-    found = []
-    for name in _PACKAGES.split():
-        try:
-            found.append(f"{name}=={importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue  # decord has no wheels for some processors
-    return found
+    installed = {name: installed_version(name) for name in _PACKAGES.split()}
+    return [f"{name}=={version}" for name, version in installed.items() if version]
 
 
 def signature(record: ModelRecord) -> ModelSignature:

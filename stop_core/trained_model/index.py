@@ -31,10 +31,14 @@ EMBEDDINGS = "embeddings.parquet"
 INDEX_FAILURES = "failures.parquet"
 _INFO = b"stop.index"
 _DIGEST = "sha256"
-_COLUMNS = {
-    **{name: pa.string() for name in ("video", "split")},
-    **{name: pa.int64() for name in ("size", "mtime_ns", "number")},
+VIDEO_COLUMNS = {
+    "video": pa.string(),
+    "size": pa.int64(),
+    "mtime_ns": pa.int64(),
+    "split": pa.string(),
+    "number": pa.int64(),
 }
+"""The columns that identify a version of a video."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,11 @@ class SearchIndex:
             vector = schema.field("embedding").type if "embedding" in schema.names else None
             if not isinstance(vector, pa.FixedSizeListType) or vector.value_type != pa.float32():
                 raise ValueError(f"its column embedding is {vector}")
-            there = [name for name in _COLUMNS if name == "video" or name in schema.names]
-            wanted = [pa.field(name, _COLUMNS[name], nullable=False) for name in there]
-            wanted.append(pa.field("embedding", vector, nullable=False))
+            wanted = [
+                pa.field(name, kind, nullable=False)
+                for name, kind in {**VIDEO_COLUMNS, "embedding": vector}.items()
+                if name == "video" or name in schema.names
+            ]
             table = read_parquet(path, pa.schema(wanted))
             flat = table["embedding"].combine_chunks().flatten().to_numpy()
             self.embeddings_ME: NDArray[np.float32] = flat.reshape(len(table), vector.list_size)
