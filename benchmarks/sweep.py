@@ -57,7 +57,7 @@ def start(tower: str, classes: int, load) -> None:  # type: ignore[no-untyped-de
 
 def main(options: SweepBenchmark) -> None:
     """Prints both times and their ratio."""
-    from stop_core.clip.shared import ClipCache
+    from stop_core.clip.loading import ClipCache
 
     program = _NEW.format(tower=options.tower, classes=options.classes)
     new = [

@@ -1,10 +1,4 @@
-"""Inspects, verifies and exports a frame cache.
-
-python pipelines/cache.py info   DIR             # its clips, size and failures
-python pipelines/cache.py verify DIR             # hashes of all files
-python pipelines/cache.py export DIR --to OUT    # clips as plain Parquet or PNG files
-python pipelines/cache.py sheet  DIR             # a picture of some clips
-"""
+"""Inspects, verifies, exports and plots a frame cache."""
 
 import sys
 from collections import Counter
@@ -22,7 +16,7 @@ from rich.table import Table
 from stop_core.cache import FrameCache, Manifest
 from stop_core.cache.export import Codec, Part, PartFormat, export
 from stop_core.cache.integrity import verify
-from stop_core.cache.summary import Summary, summarise
+from stop_core.cache.summary import summarise
 from stop_core.datasets.registry import division
 from stop_core.explain.contact_sheet import draw_clips
 from stop_core.storage.atomic import appearing
@@ -33,34 +27,55 @@ from .cli.console import console, print_result
 from .cli.errors import RunError
 from .cli.options import run_command
 
-Directory = Annotated[str, tyro.conf.Positional]
+
+@dataclass(frozen=True)
+class _OnCache:
+    cache: Annotated[str, tyro.conf.Positional]
+    """Folder of a finished cache, or its s3:// or gs:// URI."""
 
 
 @dataclass(frozen=True)
-class InfoCommand:
+class InfoCommand(_OnCache):
     """Print the contents of a cache: clips by split and class, size on disk, failures by reason."""
-
-    cache: Directory
-    """Folder of a finished cache, or its s3:// or gs:// URI."""
 
     def run(self) -> None:
         """Prints the summary."""
-        _print_summary(summarise(storage_path(self.cache)), self.cache)
+        summary = summarise(storage_path(self.cache))
+        manifest, config = summary.manifest, summary.manifest.config
+        splits = tuple(manifest.counts)
+        data_bytes = sum(shard.file_bytes for shard in manifest.shards)
+        shown = f"{config.frames} frames of {config.size} px, "
+        shown += "square" if config.crop == "center" else "whole (short side)"
+        lines = [
+            f"dataset      {division(manifest.dataset, manifest.fold)}",
+            f"clips        {_counted(Counter(manifest.counts))}",
+            f"frames       {shown}, compression {config.compression}",
+            f"size         {data_bytes / 1e6:,.1f} MB in {len(manifest.shards)} shards",
+            f"decoders     {_counted(summary.decoders)}",
+            f"data hash    {manifest.data_hash[:12]}",
+        ]
+        if any(summary.captions.values()):
+            lines.append(f"captions     {_counted(summary.captions)}")
+        if manifest.failures:
+            lines.append(f"failed       {manifest.failures}: see {self.cache}/failures.parquet")
+            failures = summary.failures.most_common()
+            lines += [f"    {count:6} {in_line(reason)}" for reason, count in failures]
+        print_result("\n".join(lines))
+        if summary.classes:
+            table = Table("class", *splits, box=None)
+            for column in table.columns[1:]:
+                column.justify = "right"
+            for name, counts in summary.classes.items():
+                table.add_row(name, *(str(counts[split]) for split in splits))
+            console().print(table)
 
 
 @dataclass(frozen=True)
-class VerifyCommand:
+class VerifyCommand(_OnCache):
     """Compare every file of a cache with its hash; exit code 1 if a file is damaged."""
 
-    cache: Directory
-    """Folder of a finished cache, or its s3:// or gs:// URI."""
-
     def run(self) -> None:
-        """Prints the name of every damaged file.
-
-        Raises:
-            RunError: if a file is damaged, with the command that repairs the cache.
-        """
+        """Prints every damaged file; raises RunError with the command that repairs the cache."""
         path = storage_path(self.cache)
         checked = list(verify(path))
         problems = list(filter(None, checked))
@@ -76,11 +91,9 @@ class VerifyCommand:
 
 
 @dataclass(frozen=True)
-class ExportCommand:
+class ExportCommand(_OnCache):
     """Write clips of a cache for other programs, atomically, to a new folder."""
 
-    cache: Directory
-    """Folder of a finished cache, or its s3:// or gs:// URI."""
     to: Path
     """The folder to make."""
     format: PartFormat = "parquet"
@@ -105,11 +118,9 @@ class ExportCommand:
 
 
 @dataclass(frozen=True)
-class SheetCommand:
+class SheetCommand(_OnCache):
     """Draw a contact sheet: some clips, spread evenly over a split, with some frames of each."""
 
-    cache: Directory
-    """Folder of a finished cache, or its s3:// or gs:// URI."""
     to: Path = Path("sheet.png")
     """The image file to write."""
     split: str = "train"
@@ -152,36 +163,6 @@ def _at_least_one(**options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
-
-
-def _print_summary(summary: Summary, cache: str) -> None:
-    manifest, config = summary.manifest, summary.manifest.config
-    splits = tuple(manifest.counts)
-    size = sum(shard.file_bytes for shard in manifest.shards) / 1e6
-    shown = f"{config.frames} frames of {config.size} px, "
-    shown += "square" if config.crop == "center" else "whole (short side)"
-    lines = [
-        f"dataset      {division(manifest.dataset, manifest.fold)}",
-        f"clips        {_counted(Counter(manifest.counts))}",
-        f"frames       {shown}, compression {config.compression}",
-        f"size         {size:,.1f} MB in {len(manifest.shards)} shards",
-        f"decoders     {_counted(summary.decoders)}",
-        f"data hash    {manifest.data_hash[:12]}",
-    ]
-    if any(summary.captions.values()):
-        lines.append(f"captions     {_counted(summary.captions)}")
-    if manifest.failures:
-        lines.append(f"failed       {manifest.failures}: see {cache}/failures.parquet")
-        failures = summary.failures.most_common()
-        lines += [f"    {count:6} {in_line(reason)}" for reason, count in failures]
-    print_result("\n".join(lines))
-    if summary.classes:
-        table = Table("class", *splits, box=None)
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for name, counts in summary.classes.items():
-            table.add_row(name, *(str(counts[split]) for split in splits))
-        console().print(table)
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -1,8 +1,4 @@
-"""Checks an installation and suggests fixes.
-
-stop doctor
-stop doctor --cache outputs/cache/hmdb51 --json
-"""
+"""Checks an installation and suggests fixes."""
 
 import json
 import sys

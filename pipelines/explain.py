@@ -1,13 +1,9 @@
-"""Draws the regions, maps, prompts and prediction of a trained STOP for one video.
-
-stop explain clip.mp4 --checkpoint outputs/runs/NAME
-stop explain clip.mp4 --checkpoint outputs/runs/NAME --to talk/clip.gif
-"""
+"""Draws the regions, maps, prompts and prediction of a trained STOP for one video."""
 
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -21,10 +17,6 @@ from .cli.console import print_result
 from .cli.options import run_command
 from .cli.output import default_output
 from .inference.model_choice import ModelChoice
-
-if TYPE_CHECKING:
-    from stop_core.explain.explanation import Explanation
-    from stop_core.trained_model.model import TrainedModel
 
 _FILMS = (".mp4", ".gif")
 
@@ -78,41 +70,23 @@ class ExplainConfig:
 
 
 def main(config: ExplainConfig) -> None:
-    """Draws both and prints their paths."""
-    from stop_core.explain.figure import draw_explanation
-    from stop_core.explain.film import write_film
-    from stop_core.explain.training_figures import save_figure
-
-    explained = explain_video(config, config.model.found(config.output).load())
-    for answer in explained.answers:
-        print_result(f"{answer.probability:7.1%}  {in_line(answer.label)}")
-    picture = config.film.with_suffix(".png")
-    save_figure(draw_explanation(explained), picture)
-    print_result(f"picture: {picture}")
-    write_film(explained, config.film)
-    print_result(f"film: {config.film}")
-
-
-def explain_video(config: ExplainConfig, trained: "TrainedModel") -> "Explanation":
-    """Decodes the video twice, for the model and for the figures, and traces the model on it.
-
-    Raises:
-        ValueError: if the video cannot be decoded, or the model cannot be traced.
-    """
+    """Decodes the video twice, for the model and for the figures; draws both."""
     import torch
 
-    from stop_core.explain.explanation import Answer, best_answers, explain
+    from stop_core.explain.explanation import best_answers, explain
+    from stop_core.explain.figure import draw_explanation, write_film
+    from stop_core.explain.training_figures import save_figure
 
+    trained = config.model.found(config.output).load()
     how = trained.preprocessing
     short_side = how.short_side and round(how.short_side * config.pixels / how.size)
     larger = replace(how, size=config.pixels, short_side=short_side)
     # Both have the same frames, and the same square of them.
     clip, pictures = how.decode(config.video), larger.decode(config.video)
     frames = torch.from_numpy(clip.frames)
-    answers: tuple[Answer, ...] = ()
-    if trained.labels:
-        answers = best_answers(trained.class_probabilities(frames[None])[0], trained.labels)
-    return explain(
+    labels = trained.labels or ()
+    answers = best_answers(trained.class_probabilities(frames[None])[0], labels) if labels else ()
+    explained = explain(
         trained.model,
         trained.config,
         frames,
@@ -123,6 +97,13 @@ def explain_video(config: ExplainConfig, trained: "TrainedModel") -> "Explanatio
         times_T=clip.frame_time,
         truth=config.truth,
     )
+    for answer in explained.answers:
+        print_result(f"{answer.probability:7.1%}  {in_line(answer.label)}")
+    picture = config.film.with_suffix(".png")
+    save_figure(draw_explanation(explained), picture)
+    print_result(f"picture: {picture}")
+    write_film(explained, config.film)
+    print_result(f"film: {config.film}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ if not __package__:  # run as a file: PEP 366
     __package__ = "pipelines"
 
 from stop_core.evaluation.stored_predictions import RESULT
+from stop_core.storage.atomic import appearing_folder
 from stop_core.trained_model.files import CARD, LABELS, PREPROCESSING, PROVENANCE, find_model
 
 from .cli.console import print_result, say
@@ -106,36 +107,24 @@ def _export(folder: Path, config: ExportConfig) -> None:
     if config.register is not None:
         _register(folder, config, config.register)
         return
-    out = config.out or _default_parent(config) / "exports" / config.to
+    checkpoint, parent = config.model.checkpoint, config.output
+    if checkpoint is not None and (find_model(checkpoint).parent / RESULT).is_file():
+        parent = find_model(checkpoint).parent  # the training run
+    out = config.out or parent / "exports" / config.to
     if out.exists():
         raise FileExistsError(f"{out} exists: choose another --out, or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # A random name, so that no one can have put a link there.
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    staging = scratch / out.name
-    try:
+    with appearing_folder(out) as staging:
         if config.to == "mlflow":
             from .serving.mlflow_model import save_mlflow_model
 
             save_mlflow_model(folder, staging)
         else:
             _write_program(folder, config, staging)
-        staging.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     print_result(f"exported to {out}")
     if config.to == "mlflow":
         print_result(
             f"serve it: mlflow models serve --env-manager local -m {shlex.quote(str(out))}"
         )
-
-
-def _default_parent(config: ExportConfig) -> Path:
-    if config.model.checkpoint is not None:
-        parent = find_model(config.model.checkpoint).parent
-        if (parent / RESULT).is_file():  # a training run
-            return parent
-    return config.output
 
 
 def _register(folder: Path, config: ExportConfig, name: str) -> None:
@@ -168,7 +157,6 @@ def _write_program(folder: Path, config: ExportConfig, out: Path) -> None:
         say(f"the model was trained and measured in {trained.config.precision}; exporting float32")
     say("exporting; this takes half a minute to several minutes")
     program, model = export_program(trained)
-    out.mkdir()
     save = save_onnx if config.to == "onnx" else save_program
     exported = save(program, out / _PROGRAM[config.to])
     found = largest_difference(exported, model, trained.preprocessing)

@@ -1,16 +1,10 @@
-"""Embeds videos into an index, to search them by texts and by other videos.
-
-    stop index videos/ --checkpoint outputs/runs/NAME
-    stop index --cache outputs/cache/msrvtt --splits test --checkpoint outputs/runs/NAME
-
-After an interruption, the same command resumes. Later, it adds new videos of a folder.
-"""
+"""Embeds videos into an index, to search them by texts and by other videos."""
 
 import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -18,16 +12,19 @@ if not __package__:  # run as a file: PEP 366
 
 import tyro
 
+from stop_core.cache import FrameCache
+from stop_core.storage.atomic import hash_json
+from stop_core.storage.paths import storage_path
+from stop_core.trained_model.frames import Preprocessing
+from stop_core.trained_model.index import IndexInfo, write_index
+
 from .cli.console import print_result
 from .cli.errors import RunError
 from .cli.options import run_command
 from .cli.output import default_output
 from .cli.video_options import DecodeOptions, WorkerOptions
 from .inference.model_choice import ModelChoice
-
-if TYPE_CHECKING:
-    from stop_core.cache import FrameCache
-    from stop_core.trained_model.frames import Preprocessing
+from .inference.video_list import list_cached, list_videos
 
 
 @dataclass(frozen=True)
@@ -70,15 +67,9 @@ class IndexConfig:
 
 def main(config: IndexConfig) -> None:
     """Makes or updates the index."""
-    from stop_core.cache import FrameCache
-    from stop_core.storage.atomic import hash_json
-    from stop_core.storage.paths import storage_path
-    from stop_core.trained_model.identity import embedding_identity
-    from stop_core.trained_model.index import IndexInfo, write_index
+    from stop_core.trained_model.model import embedding_identity
 
-    from .inference.job import VideoJob
-    from .inference.video_list import list_cached, list_videos
-    from .inference.worker import Work
+    from .inference.job import VideoJob, Work
 
     choice = config.model.found(config.output)
     trained = replace(choice, gpu=False).load()  # this machine may have no GPU
@@ -109,7 +100,7 @@ def main(config: IndexConfig) -> None:
     print_result(f'next    stop search "what to find" --index {shlex.quote(str(config.folder))}')
 
 
-def _refuse_other_frames(cache: "FrameCache", how: "Preprocessing") -> None:
+def _refuse_other_frames(cache: FrameCache, how: Preprocessing) -> None:
     # A video as a query is decoded as for the training; the index has to match.
     found, size = cache.manifest.config, cache.manifest.config.size
     # The centre of a whole frame is the same crop if the short side equals the model's input.

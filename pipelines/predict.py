@@ -1,11 +1,4 @@
-"""Predicts the most probable labels of videos, with a trained model or with CLIP.
-
-    stop predict clip.mp4 --checkpoint outputs/runs/NAME
-    stop predict videos/ --checkpoint outputs/runs/NAME --to predictions.parquet
-    stop predict clip.mp4 --tower ViT-B-32-quickgelu --pretrained openai --labels running jumping
-
-After an interruption, the same command resumes: finished videos are not repeated.
-"""
+"""Predicts the most probable labels of videos, with a trained model or with CLIP."""
 
 import json
 import sys
@@ -13,14 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __package__ = "pipelines"
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tyro
 
+from stop_core.storage.atomic import appearing
 from stop_core.storage.escaping import in_line
 
 from .cli.console import print_result, warn
@@ -29,9 +25,7 @@ from .cli.options import run_command
 from .cli.output import default_output
 from .cli.video_options import DecodeOptions, WorkerOptions
 from .inference.model_choice import ModelChoice
-
-if TYPE_CHECKING:
-    from stop_core.trained_model.model import TrainedModel
+from .inference.video_list import list_videos, short_names
 
 PredictionFormat = Literal["table", "jsonl", "parquet"]
 _ENDINGS: dict[str, PredictionFormat] = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
@@ -84,11 +78,9 @@ class PredictConfig:
 
 def main(config: PredictConfig) -> list[dict[str, Any]]:
     """Predicts, and prints or writes the rows."""
-    from stop_core.trained_model.identity import answer_identity
+    from stop_core.trained_model.model import answer_identity
 
-    from .inference.job import VideoJob
-    from .inference.video_list import list_videos
-    from .inference.worker import Work
+    from .inference.job import VideoJob, Work
 
     videos = list_videos(config.videos)
     choice = config.model.found(config.output)
@@ -101,23 +93,25 @@ def main(config: PredictConfig) -> list[dict[str, Any]]:
         )
     top = min(config.top, len(trained.labels))
     work = Work(choice, "labels", top, config.decoding.decode_timeout)
-    folder = config.output / "predictions" / f"{answer_identity(trained)}-top{top}"
+    identity = answer_identity(trained)
+    folder = config.output / "predictions" / f"{identity}-top{top}"
     done = VideoJob(folder, work).run(
         videos, config.workers, retry_failed=config.decoding.retry_failed
     )
     rows = [
         {
             "video": row["video"],
-            "label": row["labels"][0] if row["labels"] else None,
-            "probability": row["probabilities"][0] if row["labels"] else None,
-            "labels": row["labels"] or [],
-            "probabilities": row["probabilities"] or [],
+            "label": next(iter(row["labels"] or ()), None),
+            "probability": next(iter(row["probabilities"] or ()), None),
+            **{name: row[name] or [] for name in ("labels", "probabilities")},
             "error": row["error"],
         }
         for row in done.to_pylist()
     ]
     if config.to is not None:
-        _write(rows, config.to, config.form, trained)
+        origin = {"model": identity, "run": trained.provenance.run}
+        origin |= {"method": trained.config.method, "tower": trained.config.tower}
+        _write(rows, config.to, config.form, origin)
         print_result(f"wrote {len(rows)} rows to {config.to}")
     elif config.form == "jsonl":
         print_result(_json_lines(rows))
@@ -137,14 +131,8 @@ def _json_lines(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _write(
-    rows: list[dict[str, Any]], path: Path, form: PredictionFormat, trained: "TrainedModel"
+    rows: list[dict[str, Any]], path: Path, form: PredictionFormat, origin: dict[str, str]
 ) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from stop_core.storage.atomic import appearing
-    from stop_core.trained_model.identity import answer_identity
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:
         if form == "jsonl":
@@ -159,20 +147,13 @@ def _write(
                 pa.field("probabilities", pa.list_(pa.float64())),
                 pa.field("error", pa.string()),
             ],
-            metadata={
-                "stop.model": answer_identity(trained),
-                "stop.run": trained.provenance.run,
-                "stop.method": trained.config.method,
-                "stop.tower": trained.config.tower,
-            },
+            metadata={f"stop.{name}": value for name, value in origin.items()},
         )
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), staging)
 
 
 def _print_table(rows: Sequence[dict[str, Any]], given: Sequence[str]) -> None:
     """Prints one line per label, with the name of the video in the first."""
-    from .inference.video_list import short_names
-
     names = [in_line(name) for name in short_names([row["video"] for row in rows], given)]
     width = max(map(len, names))
     for name, row in zip(names, rows, strict=True):

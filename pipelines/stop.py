@@ -11,10 +11,9 @@ if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __package__ = "pipelines"
 
-from .cli.closed_output import ending_with_reader
 from .cli.commands import GROUPS, commands
-from .cli.console import print_result, say
-from .cli.errors import EXIT_FAILURE, EXIT_USAGE, explain_missing
+from .cli.console import ending_with_reader, print_result, say
+from .cli.errors import EXIT_USAGE
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,14 +27,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name not in commands():
         say(f"error: {unknown(name)}")
         sys.exit(EXIT_USAGE)
-    from .cli.options import run_command
+    from .cli.options import parse, run
 
-    try:
-        options, command = commands()[name].load()
-    except ModuleNotFoundError as problem:
-        say(f"error: {explain_missing(problem)}")
-        sys.exit(EXIT_FAILURE)
-    run_command(options, command, arguments[1:], prog=f"stop {name}")
+    def command() -> None:
+        options, body = commands()[name].load()
+        body(parse(options, arguments[1:], prog=f"stop {name}"))
+
+    run(command)
 
 
 def usage() -> str:
@@ -59,19 +57,13 @@ def usage() -> str:
 
 def version() -> str:
     """Returns the installed version of this package, and of those that affect its numbers."""
-    from contextlib import suppress
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
+    from .tracking.environment import installed_version
 
-    try:
-        own = installed("stop-video")
-    except PackageNotFoundError:
-        own = "(not installed: running from a checkout)"
-    parts = [f"stop {own}", f"Python {'.'.join(map(str, sys.version_info[:3]))}"]
-    for name in ("torch", "open_clip_torch", "ray", "mlflow"):
-        with suppress(PackageNotFoundError):
-            parts.append(f"{name} {installed(name)}")
-    return ", ".join(parts)
+    own = installed_version("stop-video") or "(not installed: running from a checkout)"
+    found = {"stop": own, "Python": ".".join(map(str, sys.version_info[:3]))}
+    packages = ("torch", "open_clip_torch", "ray", "mlflow")
+    found |= {name: version for name in packages if (version := installed_version(name))}
+    return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
 def unknown(name: str) -> str:

@@ -16,7 +16,7 @@ from .cli.console import print_result, reporting, say
 from .cli.folders import SWEEPS
 from .cli.options import run_command
 from .cli.output import default_output
-from .cluster.resources import Resources
+from .cluster.resources import Resources, room_for
 from .preprocessing.find_cache import find_cache
 from .tracking.queued_run import deliver_waiting
 from .tracking.store import ui_command
@@ -93,7 +93,6 @@ def main(config: TrainConfig) -> TrainingResult:
             say(f"note: {remark}")
         in_process = _is_in_process(config)
         if not in_process:
-            from .cluster.room import room_for
             from .cluster.session import start_ray
 
             start_ray()
@@ -111,7 +110,7 @@ def _is_in_process(config: TrainConfig) -> bool:
         return config.in_process
     resources = config.resources
     return (
-        resources.one_worker and not resources.gpus_per_worker and "RAY_ADDRESS" not in os.environ
+        resources.workers == 1 and not resources.gpus_per_worker and "RAY_ADDRESS" not in os.environ
     )
 
 

@@ -1,6 +1,9 @@
 """Output of the commands: results on stdout; progress and diagnostics by `logging` on stderr."""
 
 import logging
+import os
+import select
+import signal
 import sys
 import threading
 import time
@@ -14,6 +17,8 @@ from stop_core.storage.private import without_password
 if TYPE_CHECKING:
     from rich.console import Console
 
+UNREAD = 128 + signal.SIGPIPE
+"""The exit code of a program that is terminated by SIGPIPE."""
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_LOOKS = 1.0
 _LEVELS = {"note:": logging.WARNING, "warning:": logging.WARNING, "error:": logging.ERROR}
@@ -45,11 +50,9 @@ _OTHERS.addFilter(lambda record: record.name.partition(".")[0] != _PACKAGE.name)
 
 
 def set_verbosity(level: int) -> None:
-    """Sets which messages a process shows on stderr.
+    """Sets which messages of this project a process shows on stderr.
 
-    Args:
-        level: of the messages of this project. DEBUG also shows INFO of other libraries, of which
-            only warnings and errors are shown otherwise.
+    DEBUG also shows INFO of other libraries, of which only warnings and errors are shown otherwise.
     """
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
@@ -95,9 +98,8 @@ def reporting(
 ) -> Iterator[None]:
     """Logs progress while the body of the `with` runs.
 
-    Args:
-        describe: returns a line, which is logged every few seconds if it has changed.
-        events: returns the lines that are new since its last call, which are logged at once.
+    `describe` returns a line, which is logged every few seconds if it has changed; `events` the
+    lines that are new since its last call, which are logged at once.
     """
     stop = threading.Event()
 
@@ -142,3 +144,30 @@ def console(width: int | None = None, *, stderr: bool = False) -> "Console":
 
     terminal = Literal()
     return terminal if terminal.is_terminal else Literal(width)
+
+
+@contextmanager
+def ending_with_reader() -> Iterator[None]:
+    """Exits with `UNREAD` and no message if stdout or stderr is closed by its reader.
+
+    The default action of SIGPIPE is not used: it would also terminate a process whose network
+    connection breaks.
+    """
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:  # `>&-` leaves none
+                sys.stdout.flush()
+    except BrokenPipeError:
+        poll = select.poll()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            poll.register(stream.fileno(), 0)  # errors and hang-ups are always reported
+        closed = select.POLLERR | select.POLLHUP
+        unread = [descriptor for descriptor, event in poll.poll(0) if event & closed]
+        if not unread:  # another pipe or a socket broke: a failure like any other
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in unread:  # Python flushes both again when it exits
+            os.dup2(nowhere, descriptor)
+        sys.exit(UNREAD)

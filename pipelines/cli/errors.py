@@ -7,15 +7,3 @@ EXIT_INTERRUPTED = 130
 
 class RunError(RuntimeError):
     """A failure whose message says what happened and what to do next."""
-
-
-def explain_missing(problem: ModuleNotFoundError) -> RunError:
-    """Returns the message for a package that is part of an extra of the installation.
-
-    Raises:
-        ModuleNotFoundError: `problem`, if the module is part of this project.
-    """
-    package = (problem.name or "").partition(".")[0]
-    if not package or package.startswith(("stop_", "pipelines")):
-        raise problem
-    return RunError(f"{package} is not installed: run pip install 'stop-video[pipelines]'")

@@ -21,9 +21,8 @@ from stop_core.settings.methods import option_types
 from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.storage.private import without_password
 
-from .closed_output import ending_with_reader
-from .console import say, set_verbosity
-from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError, explain_missing
+from .console import ending_with_reader, say, set_verbosity
+from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError
 from .folders import named_file
 from .output import TRACKING_URI
 from .store_problem import explain_store_problem
@@ -36,25 +35,24 @@ Ray's workers and of other libraries."""
 
 
 def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | None = None) -> _T:
-    """Reads the command line into `config_type`, a frozen dataclass.
+    """Reads the command line into `config_type`, a frozen dataclass whose docstrings are the help.
 
-    `--config FILE` gives defaults in YAML; every other option overrides it. `--verbose` and
-    `--quiet` set the level of the messages on stderr. Bad usage, which includes a ValueError of
-    the dataclass, is reported in one sentence and exits with 2.
-
-    Args:
-        config_type: the dataclass; its docstrings are the help.
-            Its static method `default_file`, if it has one, returns the file to use in place of
-            `--config` for given arguments, or None.
-        argv: the arguments; default: those of this process.
-        prog: the name of the command in the help; default: that of this process.
+    `--config FILE` gives defaults in YAML; every other option overrides it. Without it, the static
+    method `default_file` of the dataclass, if there is one, can name a file for given arguments.
+    `--verbose` and `--quiet` set the level of the messages on stderr. Bad usage, which includes a
+    ValueError of the dataclass, is reported in one sentence and exits with 2.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        config_file, level, arguments = _take_common_options(arguments)
-        set_verbosity(level)
+        common = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        common.add_argument("--config", type=Path)
+        verbosity = common.add_mutually_exclusive_group()
+        for option, level in (("--verbose", logging.DEBUG), ("--quiet", logging.WARNING)):
+            verbosity.add_argument(option, dest="level", action="store_const", const=level)
+        given, arguments = common.parse_known_args(arguments)
+        set_verbosity(given.level or logging.INFO)
         default_file = getattr(config_type, "default_file", lambda arguments: None)
-        config_file = config_file or default_file(arguments)
+        config_file = given.config or default_file(arguments)
         default = (
             _from_yaml(config_type, named_file(config_file, "recipes")) if config_file else None
         )
@@ -95,13 +93,16 @@ def run(main: Callable[[], object]) -> NoReturn:
         _complain(problem)
         sys.exit(EXIT_FAILURE)
     except ModuleNotFoundError as problem:
-        _complain(explain_missing(problem))
+        package = (problem.name or "").partition(".")[0]
+        if not package or package.startswith(("stop_", "pipelines")):  # our own mistake
+            raise
+        _complain(f"{package} is not installed: run pip install 'stop-video[pipelines]'")
         sys.exit(EXIT_FAILURE)
     except Exception as problem:
         if type(problem).__module__.partition(".")[0] != "mlflow":
             raise
         uri = os.environ.get(TRACKING_URI) or "sqlite:///OUTPUT/mlflow.db"
-        _complain(RunError(explain_store_problem(uri, problem)))
+        _complain(explain_store_problem(uri, problem))
         sys.exit(EXIT_FAILURE)
     except KeyboardInterrupt:
         _LOG.error("interrupted; run the same command again to resume from what is complete")
@@ -112,8 +113,7 @@ def run(main: Callable[[], object]) -> NoReturn:
 def from_mapping(config_type: type[_T], values: dict[str, Any], origin: str) -> _T:
     """Builds a (nested) dataclass from flat `values`, as the command line names its fields.
 
-    Raises:
-        ValueError: if a name is unknown or a value is out of its range; names `origin`.
+    Raises ValueError, with `origin`, if a name is unknown or a value is out of its range.
     """
     own_options = values.keys() & option_types().keys()
     remaining = {name: value for name, value in values.items() if name not in own_options}
@@ -140,10 +140,7 @@ def flatten(config: Any) -> dict[str, Any]:
 def spell_out(config: Any, always: Sequence[str] = (), never: Sequence[str] = ()) -> list[str]:
     """Returns the words of a command line for `config`: the options that differ from the default.
 
-    Args:
-        config: a dataclass that `parse` reads.
-        always: fields to include even at their default.
-        never: fields to leave out.
+    The fields in `always` are included even at their default, those in `never` are left out.
     """
     usual = flatten(type(config)())
     words = []
@@ -195,17 +192,6 @@ def _from_yaml(config_type: type[_T], path: Path) -> _T:
     return from_mapping(config_type, normal, f"--config {path}")
 
 
-def _take_common_options(arguments: list[str]) -> tuple[Path | None, int, list[str]]:
-    """Returns the file of `--config`, the level of messages, and the other arguments."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", type=Path)
-    verbosity = parser.add_mutually_exclusive_group()
-    for option, level in (("--verbose", logging.DEBUG), ("--quiet", logging.WARNING)):
-        verbosity.add_argument(option, dest="level", action="store_const", const=level)
-    given, rest = parser.parse_known_args(arguments)
-    return given.config, given.level or logging.INFO, rest
-
-
 def _spell_out_flags(config_type: type[Any], arguments: Sequence[str]) -> list[str]:
     """Rewrites `--check` as `--check True`, the form that tyro is set to read."""
     flags = {f"--{name.replace('_', '-')}" for name in _flags(config_type)}
@@ -224,5 +210,5 @@ def _flags(config_type: type[Any]) -> Iterator[str]:
             yield from _flags(cast(type[Any], kind))
 
 
-def _complain(problem: BaseException) -> None:
+def _complain(problem: BaseException | str) -> None:
     say(f"error: {without_password(str(problem)) or type(problem).__name__}")

@@ -34,8 +34,7 @@ def results_folder(parent: Path, dataset: str, fold: int, rest: str) -> Path:
 def given_store() -> str:
     """Returns the MLflow store of MLFLOW_TRACKING_URI; empty if it is not set.
 
-    Raises:
-        RunError: if a URI that MLflow reads contains a password, which would end up in logs.
+    Raises RunError if a URI that MLflow reads contains a password, which would end up in logs.
     """
     for name in (TRACKING_URI, "MLFLOW_REGISTRY_URI"):
         uri = os.environ.get(name, "")

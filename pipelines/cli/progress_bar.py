@@ -39,7 +39,7 @@ class ProgressBar:
 
         class Left(progress.ProgressColumn):
             def render(column, task: progress.Task) -> Text:
-                return Text(self._left().lstrip(", "))
+                return Text(self._pace.left(self.clips, self.total).lstrip(", "))
 
         columns = (
             progress.TextColumn("decoding"),
@@ -60,10 +60,7 @@ class ProgressBar:
 
     def _line(self) -> str:
         counts = f"decoded {self.clips} of {self.total} clips, {self.failures} failed"
-        return counts + self._left()
-
-    def _left(self) -> str:
-        return self._pace.left(self.clips, self.total)
+        return counts + self._pace.left(self.clips, self.total)
 
 
 def duration(seconds: float) -> str:
@@ -76,11 +73,7 @@ class Pace:
     """Estimates the time left, from finished work only.
 
     The estimate changes only when work finishes. If nothing finishes for much longer than before,
-    the length of the pause is reported instead.
-
-    Args:
-        shortest_pause: seconds; shorter pauses are not reported.
-        clock: returns seconds.
+    and for `shortest_pause` seconds, the length of the pause is reported instead.
     """
 
     def __init__(
@@ -96,9 +89,7 @@ class Pace:
     def left(self, done: float, total: float) -> str:
         """Returns ", about 0:12:30 left", or the pause; "" while there is no rate yet.
 
-        Args:
-            done: finished work. Call this method every few seconds.
-            total: all of the work.
+        Call it every few seconds with the finished work and all of it.
         """
         now = self._clock()
         # Workers start before the first work is finished; `done` falls when one is restarted.

@@ -4,7 +4,6 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Iterator
 
 from stop_core.storage.private import first_line, without_password
 
@@ -36,7 +35,9 @@ def diagnosis(uri: str, problem: BaseException) -> tuple[str, str]:
 
 def _reason(uri: str, problem: BaseException) -> tuple[str, str]:
     """Returns the reason of a failure, and advice."""
-    chain = list(_chain(problem))
+    chain = [problem]  # and its causes: libraries wrap errors several times
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
     for one in chain:
         match one:
             case socket.gaierror():
@@ -93,10 +94,3 @@ def _reason(uri: str, problem: BaseException) -> tuple[str, str]:
             "Give a URI such as http://HOST:5000 or sqlite:////FOLDER/mlflow.db",
         )
     return first_line(problem), "See that the database is up, and that the URI is right"
-
-
-def _chain(problem: BaseException | None) -> Iterator[BaseException]:
-    """Yields an error and its causes: libraries wrap errors several times."""
-    while problem is not None:
-        yield problem
-        problem = problem.__cause__ or problem.__context__

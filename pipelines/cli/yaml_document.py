@@ -36,9 +36,7 @@ _S = TypeVar("_S", bound=Section)
 class Document:
     """The content of a YAML file, and the lines of its values.
 
-    Raises:
-        ValueError: if the file is not YAML or has a name twice; the message names file and line.
-        OSError: if it cannot be read.
+    Raises OSError if it cannot be read, ValueError with the line if it is not YAML.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,8 +75,7 @@ class Document:
     def validate(self, kind: type[_S], value: Any, *where: str | int) -> _S:
         """Returns the value at `where` as a model.
 
-        Raises:
-            ValueError: if it does not fit; names file, line, value and the expected values.
+        Raises ValueError with file, line, value and the expected values if it does not fit.
         """
         try:
             return kind.model_validate(value)

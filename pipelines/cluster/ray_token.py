@@ -25,10 +25,8 @@ def _usual_folder() -> Path:
 def keep_token_private(create: bool) -> None:
     """Makes the file of Ray's token private; creates one if there is none and `create` is set.
 
-    Call it before Ray starts: Ray would write the file readable for all.
-
-    Raises:
-        RunError: if another user owns the file or its folder, or it is a link.
+    Call it before Ray starts: Ray would write the file readable for all. Raises RunError if another
+    user owns the file or its folder, or it is a link.
     """
     disabled = os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled"
     if disabled or os.environ.get("RAY_AUTH_TOKEN"):

@@ -1,10 +1,18 @@
-"""Options of a training that do not affect its result: workers, devices, memory, checkpoints."""
+"""Options of a training that do not affect its result, and how many trainings have room at once."""
 
+import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..cli.console import say
+from ..cli.errors import RunError
+
 if TYPE_CHECKING:  # Ray Train takes seconds
     from ray.train import ScalingConfig
+
+_SECONDS_FOR_NODES_TO_JOIN = 60.0  # after a node failed, or a cluster was started
 
 
 @dataclass(frozen=True)
@@ -51,11 +59,6 @@ class Resources:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
     @property
-    def one_worker(self) -> bool:
-        """Returns whether a training fits into a single Ray task."""
-        return self.workers == 1
-
-    @property
     def fewest_workers(self) -> int:
         """Returns the number of workers that are needed to start."""
         return self.workers if self.min_workers is None else self.min_workers
@@ -74,3 +77,36 @@ class Resources:
             use_gpu=self.gpus_per_worker > 0,
             resources_per_worker=per_worker,
         )
+
+
+def room_for(resources: Resources) -> int:
+    """Returns how many trainings fit into the cluster at once.
+
+    Waits a minute for nodes that are joining; raises RunError if not even one fits then.
+    """
+    import ray
+
+    deadline = time.monotonic() + (_SECONDS_FOR_NODES_TO_JOIN if "RAY_ADDRESS" in os.environ else 0)
+    said = False
+    cluster_resources: Callable[[], dict[str, float]] = ray.cluster_resources
+    while (room := _room(resources, have := cluster_resources())) < 1:
+        problem = (
+            f"a training needs {resources.fewest_workers} x {resources.cpus_per_worker:g} CPUs and "
+            f"{resources.fewest_workers} x {resources.gpus_per_worker:g} GPUs, and the cluster has "
+            f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}"
+        )
+        if time.monotonic() >= deadline:
+            raise RunError(f"{problem}; lower --workers, --cpus-per-worker or --gpus-per-worker")
+        if not said:
+            say(f"{problem}; waiting {_SECONDS_FOR_NODES_TO_JOIN:.0f} s for nodes to join")
+            said = True
+        time.sleep(1.0)
+    return room
+
+
+def _room(resources: Resources, have: dict[str, float]) -> int:
+    workers = resources.fewest_workers
+    fits = [have.get("CPU", 0) / (workers * resources.cpus_per_worker)]
+    if resources.gpus_per_worker:
+        fits.append(have.get("GPU", 0) / (workers * resources.gpus_per_worker))
+    return int(min(fits))

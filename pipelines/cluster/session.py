@@ -4,9 +4,12 @@ import atexit
 import logging
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from stop_core.storage.private import first_line, private_folder
@@ -15,7 +18,6 @@ from ..cli.console import is_verbose, show_debug
 from ..cli.errors import RunError
 from ..cli.folders import ROOT
 from ..cli.output import TRACKING_URI, given_store
-from .exit_notice import notify_of_exit
 from .ray_token import keep_token_private
 
 _LONGEST_REASON = 200  # characters; it may contain a log
@@ -32,14 +34,18 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths are the same in a trial as outside of it
 }
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_KILLED = (
+    "error: the process was ended from outside of Python: it was killed, or Ray on this machine "
+    "was (its log is in {}/session_latest/logs; a machine that is short of memory is the "
+    "usual reason). Finished work is kept; run the same command again to resume"
+)
 _SECONDS_FOR_A_HEAD = 30.0  # it may be starting; Ray itself tries for 15 minutes
 
 
 def start_ray() -> None:
     """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine only; idempotent.
 
-    Raises:
-        RunError: if Ray does not start or the cluster does not answer.
+    Raises RunError if Ray does not start or the cluster does not answer.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -53,7 +59,19 @@ def start_ray() -> None:
     await_head(os.environ.get("RAY_ADDRESS", ""), _SECONDS_FOR_A_HEAD)
     try:
         notify_of_exit(str(ray_temp_dir()))
-        _connect()
+        alone = "RAY_ADDRESS" not in os.environ
+        if alone:
+            _listen_on_loopback()
+        ray.init(
+            address="local" if alone else None,
+            # With the dashboard: Train asks its state service who is alive.
+            include_dashboard=True if alone else None,
+            # Workers report progress through files, and failures through exceptions.
+            log_to_driver=is_verbose(),
+            logging_level=logging.INFO if is_verbose() else logging.ERROR,
+            runtime_env=_runtime_env(),
+            _temp_dir=str(ray_temp_dir()) if alone else None,
+        )
     except Exception as problem:  # of many types: after 30 s Ray raises a bare Exception
         where = os.environ.get("RAY_ADDRESS")
         failure = f"Ray at {where} cannot be reached" if where else "Ray does not start here"
@@ -67,6 +85,8 @@ def start_ray() -> None:
         raise RunError(
             f"{failure} ({reason}): {advice}, then run the same command again"
         ) from problem
+    if not is_verbose():  # Ray's own exit handler waits half a second for output of the workers
+        atexit.register(ray.shutdown)
 
 
 def long_temp_dir() -> str | None:
@@ -95,10 +115,9 @@ def _temp_dir() -> str:
 
 
 def await_head(address: str, seconds: float) -> None:
-    """Waits until a Ray head answers at `host:port`; other forms of an address are left to Ray.
+    """Waits for a Ray head at `host:port`; other forms of an address are left to Ray.
 
-    Raises:
-        RunError: if none answers in time.
+    Raises RunError if none answers in time.
     """
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
@@ -129,26 +148,6 @@ def _greet(host: str, port: int) -> None:
             raise ConnectionError("another program listens there")
 
 
-def _connect() -> None:
-    import ray
-
-    alone = "RAY_ADDRESS" not in os.environ
-    if alone:
-        _listen_on_loopback()
-    ray.init(
-        address="local" if alone else None,
-        # With the dashboard: Train asks its state service who is alive.
-        include_dashboard=True if alone else None,
-        # Workers report progress through files, and failures through exceptions.
-        log_to_driver=is_verbose(),
-        logging_level=logging.INFO if is_verbose() else logging.ERROR,
-        runtime_env=_runtime_env(),
-        _temp_dir=str(ray_temp_dir()) if alone else None,
-    )
-    if not is_verbose():  # Ray's own exit handler waits half a second for output of the workers
-        atexit.register(ray.shutdown)
-
-
 def _listen_on_loopback() -> None:
     """Makes a Ray of this machine listen on loopback only.
 
@@ -176,3 +175,39 @@ def _runtime_env() -> dict[str, object] | None:
     # The workers of a running cluster do not inherit the environment of this process.
     store = {TRACKING_URI: server} if (server := given_store()) else {}
     return {"env_vars": {"PYTHONPATH": python_path, **_SETTINGS, **store}, **level}
+
+
+@cache
+def notify_of_exit(sessions: str) -> None:
+    """Starts a process that prints a message if this one ends without running its exit handlers.
+
+    If its node is lost, Ray ends a driver from native code by `_exit`: no exception, no message.
+    `sessions` is the folder of Ray's sessions, which contains the logs.
+    """
+    # It reads until a line comes or this process is gone; an interrupt does not reach it.
+    watcher = subprocess.Popen(
+        ["/bin/sh", "-c", 'read line || echo "$0" >&2', _KILLED.format(sessions)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def end() -> None:
+        assert watcher.stdin is not None
+        with suppress(OSError):
+            watcher.stdin.write(b"a clean end\n")
+            watcher.stdin.close()
+        watcher.wait()
+
+    atexit.register(end)
+
+
+def quiet_ray_data() -> None:
+    """Turns off the output of Ray Data about its executions; `ProgressBar` shows progress."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # It warns that the bars are off, and reports the end of every execution.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

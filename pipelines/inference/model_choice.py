@@ -1,12 +1,12 @@
 """Selects the model of a command: a folder, an MLflow run, or CLIP without training."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stop_core.settings.experiment import UNLISTED, refuse_unlisted_tower
+from stop_core.storage.atomic import appearing_folder
 from stop_core.storage.documents import build
 from stop_core.storage.names import inside, is_the_name_of_a_file
 from stop_core.storage.private import first_line
@@ -69,11 +69,7 @@ class ModelChoice:
     def found(self, output: Path) -> "ModelChoice":
         """Returns the choice with absolute paths, for any process; downloads a run.
 
-        Args:
-            output: folder of the training runs and the MLflow store.
-
-        Raises:
-            RunError: if the options name no model, or the run has none.
+        `output` has the training runs and the MLflow store. Raises RunError if there is no model.
         """
         if not self.is_given:
             raise RunError(
@@ -95,9 +91,7 @@ class ModelChoice:
     def load(self) -> "TrainedModel":
         """Loads a choice that `found` returned.
 
-        Raises:
-            RunError: if a GPU is wanted and there is none.
-            ValueError, OSError: if the model cannot be loaded.
+        Raises RunError if there is no GPU for it, ValueError or OSError if it cannot be loaded.
         """
         import torch
 
@@ -132,11 +126,7 @@ class ModelChoice:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelChoice":
-        """Reads a value of `to_dict`.
-
-        Raises:
-            ValueError: if it is invalid, or names a tower that open_clip does not list.
-        """
+        """Reads a value of `to_dict`; raises ValueError if it is invalid or its tower unlisted."""
         choice = build(cls, values, "the model")
         refuse_unlisted_tower(choice.tower, "the index")
         return choice
@@ -145,11 +135,8 @@ class ModelChoice:
 def _folder(checkpoint: Path, output: Path) -> Path:
     """Returns the folder itself, or that of the run with this name or beginning of a name.
 
-    Of runs with the same data, method and seed, the newest is taken and printed.
-
-    Raises:
-        RunError: if no finished and tested training has this name, or several with different data,
-            method or seed.
+    Of runs with the same data, method and seed, the newest is taken and printed. Raises RunError if
+    no finished and tested training has this name, or several with different ones.
     """
     from stop_core.evaluation.stored_predictions import RESULT
 
@@ -169,7 +156,11 @@ def _folder(checkpoint: Path, output: Path) -> Path:
         result = TrainingResult.load(folder)
         if result is None:
             unfit.append(f"{folder.name} is not finished: it has no {RESULT}")
-        elif not _is_tested(result.metrics):
+        # `--epochs 0` evaluates untrained prompts; a zero-shot model has nothing to train. Trials
+        # of a sweep are not tested.
+        elif (
+            result.metrics.get("trainable_parameters") and result.metrics.get("best_epoch") == 0
+        ) or not any(name.startswith("test/") for name in result.metrics):
             unfit.append(f"{folder.name} was not trained (--epochs 0), or not tested")
         else:
             key = result.data_hash, result.method, result.seed
@@ -197,15 +188,6 @@ def _listed(lines: Sequence[str]) -> str:
     return "".join(f"\n  {line}" for line in [*lines[:_MOST_LISTED], *more])
 
 
-def _is_tested(metrics: dict[str, float]) -> bool:
-    """Whether a run was trained, and evaluated on the test split. Trials of a sweep are not.
-
-    `--epochs 0` evaluates untrained prompts. A zero-shot model has nothing to train.
-    """
-    untrained = metrics.get("trainable_parameters") and metrics.get("best_epoch") == 0
-    return not untrained and any(name.startswith("test/") for name in metrics)
-
-
 def _absolute(text: str) -> str:
     """Returns the absolute path of a file; other texts, such as sentences, are unchanged."""
     path = Path(text)
@@ -228,12 +210,9 @@ def _downloaded(run: str, output: Path) -> Path:
     from ..tracking.store import is_missing, tracking_uri
 
     uri = tracking_uri(output)
-    staging = folder.with_name(f".{run}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     try:
-        MlflowClient(uri).download_artifacts(run, _ARTIFACT, str(staging))
-        (staging / _ARTIFACT).replace(folder)
+        with appearing_folder(folder) as staging:
+            MlflowClient(uri).download_artifacts(run, _ARTIFACT, str(staging))
     except (MlflowException, OSError) as problem:
         if isinstance(problem, MlflowException) and not is_missing(problem):
             raise RunError(explain_store_problem(uri, problem)) from problem
@@ -242,6 +221,4 @@ def _downloaded(run: str, output: Path) -> Path:
             f"({first_line(problem)}); give the id of a finished training of that store, or "
             "--checkpoint"
         ) from problem
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return folder

@@ -17,8 +17,7 @@ from stop_core.storage.private import first_line
 
 from ..cli.errors import RunError
 from ..cli.progress_bar import Done
-from ..cluster.ray_data import quiet
-from ..cluster.session import start_ray
+from ..cluster.session import quiet_ray_data, start_ray
 
 
 def decode_shards(
@@ -42,7 +41,7 @@ def decode_shards(
     import ray
     import ray.exceptions
 
-    quiet(ray.data.DataContext.get_current())
+    quiet_ray_data()
     # One block per plan: each task writes one shard, and reports it as soon as it is on disk. Ray
     # retries the task of a failed worker or node three times. That is safe, because a shard is
     # written atomically, and a command tries no clip of it twice.

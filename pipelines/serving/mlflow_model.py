@@ -1,13 +1,13 @@
 """A trained model as an MLflow model: signature, requirements, and registration."""
 
 import hashlib
-import importlib.metadata
 import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from mlflow.types.schema import Array, Object, Property
 
 from stop_core.storage.private import first_line, without_password
 from stop_core.trained_model.files import FILES, ModelRecord, read_record
-from stop_core.trained_model.service import ARTIFACT, KINDS, OPTIONS
+from stop_core.trained_model.service import ARTIFACT, KINDS, ServiceOptions
 
 from ..cli.errors import RunError
 from ..cli.folders import ROOT
+from ..tracking.environment import installed_version
 from ..tracking.store import find_run, open_experiment, tracking_uri
 
 SCRIPT = Path(__file__).with_name("served_model.py")
@@ -33,29 +34,15 @@ _PROGRESS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 DIGEST = "stop.model_digest"
 # The packages that stop_core imports; a server does not need the others.
 _PACKAGES = (
-    *(
-        "mlflow",
-        "torch",
-        "torchvision",
-        "open_clip_torch",
-        "safetensors",
-        "numpy",
-        "pandas",
-        "scipy",
-    ),
-    *("decord", "av", "numba", "pillow", "pyarrow", "pyyaml"),
+    "mlflow torch torchvision open_clip_torch safetensors numpy pandas scipy "
+    "decord av numba pillow pyarrow pyyaml"
 )
 
 
 def requirements() -> list[str]:
     """Returns the packages of a server, in the versions that are installed here."""
-    found = []
-    for name in _PACKAGES:
-        try:
-            found.append(f"{name}=={importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue  # decord has no wheels for some processors
-    return found
+    installed = {name: installed_version(name) for name in _PACKAGES.split()}
+    return [f"{name}=={version}" for name, version in installed.items() if version]
 
 
 def signature(record: ModelRecord) -> ModelSignature:
@@ -89,7 +76,9 @@ def _arguments(folder: Path) -> Iterator[dict[str, Any]]:
             "artifacts": {ARTIFACT: str(folder)},
             "code_paths": [str(code)],
             "signature": signature(record),
-            "model_config": OPTIONS,  # otherwise MLflow ignores the options of a server
+            "model_config": asdict(
+                ServiceOptions()
+            ),  # otherwise MLflow ignores the options of a server
             "pip_requirements": requirements(),
             "metadata": {DIGEST: digest(folder), "run": record.provenance.run},
         }
@@ -113,17 +102,18 @@ def register(folder: Path, output: Path, name: str, alias: str | None) -> str:
     """Logs the model to the MLflow run of its training and registers it; returns the version.
 
     Registering the same model again, also after an interruption, returns the same version. The
-    alias then points to it.
-
-    Raises:
-        RunError: if the store refuses it.
+    alias then points to it. Raises RunError if the store refuses it.
     """
     client = MlflowClient(tracking_uri(output))
     try:
         version = _registered(client, name, digest(folder)) or _register(
             client, folder, output, name
         )
-        _add_to_outputs(client, version)
+        run = find_run(client, version.run_id or "")
+        model = str(version.source).removeprefix("models:/")
+        outputs = run.outputs.model_outputs if run and run.outputs else []
+        if run and model not in {output.model_id for output in outputs}:
+            client.log_outputs(run.info.run_id, [LoggedModelOutput(model, step=0)])
         if alias:
             client.set_registered_model_alias(name, alias, version.version)
     except MlflowException as problem:
@@ -166,15 +156,6 @@ def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> Mo
         if _registered(client, name, tags[DIGEST]) is None:
             client.delete_logged_model(logged.model_id)
         raise
-
-
-def _add_to_outputs(client: MlflowClient, version: ModelVersion) -> None:
-    """Adds the model to the outputs of the run that trained it, unless it is there."""
-    run = find_run(client, version.run_id or "")
-    model = str(version.source).removeprefix("models:/")
-    outputs = run.outputs.model_outputs if run and run.outputs else []
-    if run and model not in {output.model_id for output in outputs}:
-        client.log_outputs(run.info.run_id, [LoggedModelOutput(model, step=0)])
 
 
 @contextmanager

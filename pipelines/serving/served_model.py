@@ -4,7 +4,6 @@ MLflow copies this file into the model that it logs, together with `stop_core` a
 the trained model. A server does not have `pipelines`, so nothing of it is imported here.
 """
 
-from pathlib import Path
 from typing import Any, cast
 
 import mlflow
@@ -13,14 +12,9 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
+from stop_core.storage.documents import build
 from stop_core.trained_model.model import TrainedModel
-from stop_core.trained_model.service import (
-    ARTIFACT,
-    OPTIONS,
-    Limits,
-    RequestError,
-    VideoService,
-)
+from stop_core.trained_model.service import ARTIFACT, RequestError, ServiceOptions, VideoService
 
 
 class ServedModel(PythonModel):
@@ -28,22 +22,12 @@ class ServedModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Loads the model and warms it up."""
-        options = {**OPTIONS, **(context.model_config or {})}
-        if unknown := sorted(options.keys() - OPTIONS.keys()):
-            raise ValueError(f"unknown option {unknown[0]}; the options are {', '.join(OPTIONS)}")
-        device = options["device"]
+        options = build(ServiceOptions, context.model_config or {}, "the options of the server")
+        device = options.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        folder = options["video_folder"]
-        self.service = VideoService(
-            TrainedModel.load(context.artifacts[ARTIFACT], device),
-            Path(folder) if folder else None,
-            Limits(
-                requests=int(options["max_requests"]),
-                video_bytes=int(options["max_video_mib"]) << 20,
-                decode_seconds=float(options["decode_seconds"]),
-            ),
-        )
+        model = TrainedModel.load(context.artifacts[ARTIFACT], device)
+        self.service = VideoService(model, options)
         self.service.warm_up()
 
     def predict(

@@ -24,16 +24,15 @@ from typing import Any
 from ray import tune
 
 from stop_core.cache.manifest import Manifest
+from stop_core.clip.loading import ClipCache
 from stop_core.clip.pretrained import weights_fingerprint
-from stop_core.clip.shared import ClipCache
 from stop_core.storage.paths import StoragePath
 
 from ..cli.console import reporting, say
 from ..cli.errors import RunError
 from ..cli.folder_lock import alone_in
 from ..cli.progress_bar import Pace
-from ..cluster.resources import Resources
-from ..cluster.room import room_for
+from ..cluster.resources import Resources, room_for
 from ..cluster.session import start_ray
 from ..tracking.direct_run import TrackedRun
 from ..tracking.outbox import Courier
@@ -242,7 +241,7 @@ class Search:
         own = {"CPU": worker.cpus_per_worker, "GPU": worker.gpus_per_worker}
         asha = self.space.scheduler
         return tune.Tuner(
-            tune.with_resources(trial, own if worker.one_worker else _WAITING),
+            tune.with_resources(trial, own if worker.workers == 1 else _WAITING),
             tune_config=tune.TuneConfig(
                 search_alg=driver,
                 scheduler=NotedAsha(driver, asha) if asha else None,

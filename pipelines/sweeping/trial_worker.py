@@ -9,7 +9,7 @@ from typing import Any, cast
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from stop_core.clip.shared import ClipCache
+from stop_core.clip.loading import ClipCache
 from stop_core.storage.paths import StoragePath
 from stop_core.training.run_state import read_progress
 
@@ -67,7 +67,7 @@ def run_trial(config: dict[str, Any], task: TrialTask, keeper: ClipCache) -> Non
 
     for row in _stored_curve(training):  # epochs that the driver has not recorded
         report(row)
-    alone = task.resources.one_worker
+    alone = task.resources.workers == 1
     hooks = (
         TrainingHooks(report, keeper) if alone else TrainingHooks(callbacks=(_Epochs(objective),))
     )

@@ -22,7 +22,7 @@ def git_commit() -> str:
         return commit + ("+changes" if _git("status", "--porcelain", "-uno") else "")
     if given := os.environ.get("STOP_GIT_COMMIT"):
         return given
-    version = _version(_DISTRIBUTION)
+    version = installed_version(_DISTRIBUTION)
     return f"{_DISTRIBUTION} {version}" if version else "unknown"
 
 
@@ -32,7 +32,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in _PACKAGES if (found := installed_version(name))},
     }
 
 
@@ -46,7 +46,7 @@ def _is_checkout() -> bool:
     return ours and _git("ls-files", "--error-unmatch", "pyproject.toml") is not None
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     """Returns None if it is not installed: decord has no wheels for some processors."""
     try:
         return importlib.metadata.version(package)

@@ -18,7 +18,7 @@ from ..cluster.resources import Resources
 from .task import FATAL, WorkerTask
 
 if TYPE_CHECKING:
-    from stop_core.clip.shared import ClipCache
+    from stop_core.clip.loading import ClipCache
 
 
 @dataclass(frozen=True)

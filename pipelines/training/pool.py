@@ -7,8 +7,7 @@ import ray
 
 from ..cli.console import reporting, say, warn
 from ..cli.progress_bar import Pace
-from ..cluster.resources import Resources
-from ..cluster.room import room_for
+from ..cluster.resources import Resources, room_for
 from .failures import root_cause
 from .result import TrainingResult
 from .run import TrainingRun
@@ -58,7 +57,7 @@ def run_all(jobs: list[Job], resources: Resources, parent: str) -> list[Training
 def _submit(job: Job, resources: Resources, parent: str) -> "ray.ObjectRef[TrainingResult]":
     """Starts a training: in a Ray task, or for several workers under Ray Train."""
     # A task that only waits for the workers of Ray Train reserves none of their CPUs.
-    one = resources.one_worker
+    one = resources.workers == 1
     task = _train.options(
         num_cpus=resources.cpus_per_worker if one else 0,
         num_gpus=resources.gpus_per_worker if one else 0,
@@ -70,7 +69,7 @@ def _submit(job: Job, resources: Resources, parent: str) -> "ray.ObjectRef[Train
 
 @ray.remote
 def _train(job: Job, resources: Resources, parent: str) -> TrainingResult:
-    return job.training.train(resources, parent, job.label, in_process=resources.one_worker)
+    return job.training.train(resources, parent, job.label, in_process=resources.workers == 1)
 
 
 def _outcome(reference: "ray.ObjectRef[TrainingResult]", label: str) -> TrainingResult | str:

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from stop_core.cache import FrameCache
 from stop_core.cache.integrity import ChangedDataError
-from stop_core.clip.loading import load_clip
-from stop_core.clip.shared import ClipCache
+from stop_core.clip.loading import ClipCache, load_clip
 from stop_core.datasets import Split
 from stop_core.explain.prompt_monitor import PromptMonitor
 from stop_core.explain.training_figures import confusion, save_figure

@@ -6,7 +6,6 @@ agrees with open_clip's block up to float32 rounding.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
 
@@ -22,19 +21,34 @@ from stop_core.clip.frozen_linear import FrozenLinear
 _QUICK = 1.702  # QuickGELU(x) = x * sigmoid(1.702 x) = SiLU(1.702 x) / 1.702
 
 
-@dataclass(frozen=True)
 class FoldedBlock:
-    """The linear maps of one block, for inputs that are normalised without affine."""
+    """The linear maps of one block, for inputs that are normalised without affine.
 
-    width: int
-    eps_1: float
-    eps_2: float
-    qkv: FrozenLinear
-    out: FrozenLinear
-    fc: FrozenLinear
-    activation: Callable[[Tensor], Tensor]
-    proj: FrozenLinear
-    made_from: object  # identifies the weights that were folded
+    The constants of `block` are folded into its matrices, in `dtype`; `made_from` identifies the
+    weights that were folded.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, block: ResidualAttentionBlock, dtype: torch.dtype, made_from: object
+    ) -> None:
+        attention, mlp = block.attn, block.mlp
+        self.width = int(attention.embed_dim)
+        self.eps_1, self.eps_2 = float(block.ln_1.eps), float(block.ln_2.eps)
+        self.activation = cast(Callable[[Tensor], Tensor], mlp.gelu)
+        self.made_from = made_from
+        fc = _after_norm(block.ln_2, mlp.c_fc.weight, mlp.c_fc.bias)
+        proj = _before_scale(block.ls_2, mlp.c_proj.weight, mlp.c_proj.bias)
+        if isinstance(mlp.gelu, QuickGELU):
+            self.activation = F.silu
+            fc = (_QUICK * fc[0], _QUICK * fc[1])
+            proj = (proj[0] / _QUICK, proj[1])
+        out = _before_scale(block.ls_1, attention.out_proj.weight, attention.out_proj.bias)
+        qkv = _after_norm(block.ln_1, attention.in_proj_weight, attention.in_proj_bias)
+        self.qkv, self.out, self.fc, self.proj = (
+            FrozenLinear(*(part.to(dtype).contiguous() for part in weight_and_bias))
+            for weight_and_bias in (qkv, out, fc, proj)
+        )
 
     def norm_1(self, tokens: Tensor) -> Tensor:
         """The layer norm before the attention, without its affine map."""
@@ -58,36 +72,6 @@ class FoldedBlock:
     def key_weight(self) -> Tensor:
         """The matrix of the keys, [D, D]."""
         return self.qkv.weight[self.width : 2 * self.width]
-
-
-@torch.no_grad()
-def fold_block(block: ResidualAttentionBlock, dtype: torch.dtype, made_from: object) -> FoldedBlock:
-    """Folds the constants of `block` into its matrices, in `dtype`."""
-    attention, mlp = block.attn, block.mlp
-    qkv = _after_norm(block.ln_1, attention.in_proj_weight, attention.in_proj_bias)
-    out = _before_scale(block.ls_1, attention.out_proj.weight, attention.out_proj.bias)
-    fc = _after_norm(block.ln_2, mlp.c_fc.weight, mlp.c_fc.bias)
-    proj = _before_scale(block.ls_2, mlp.c_proj.weight, mlp.c_proj.bias)
-    activation = cast(Callable[[Tensor], Tensor], mlp.gelu)
-    if isinstance(mlp.gelu, QuickGELU):
-        activation = F.silu
-        fc = (_QUICK * fc[0], _QUICK * fc[1])
-        proj = (proj[0] / _QUICK, proj[1])
-
-    def ready(weight_and_bias: tuple[Tensor, Tensor]) -> FrozenLinear:
-        return FrozenLinear(*(part.to(dtype).contiguous() for part in weight_and_bias))
-
-    return FoldedBlock(
-        width=int(attention.embed_dim),
-        eps_1=float(block.ln_1.eps),
-        eps_2=float(block.ln_2.eps),
-        qkv=ready(qkv),
-        out=ready(out),
-        fc=ready(fc),
-        activation=activation,
-        proj=ready(proj),
-        made_from=made_from,
-    )
 
 
 def _after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

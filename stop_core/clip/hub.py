@@ -12,19 +12,10 @@ _TIMEOUT = 3.0  # seconds
 
 
 def hub_file(repository: str, *names: str, wanted: str, advice: str) -> Path:
-    """Returns the path of the first of `names` that a repository has.
+    """Returns the path of the first of `names` that a repository has: cached, else downloaded.
 
-    A file in the cache of huggingface_hub is used as it is, so that no network is needed.
-
-    Args:
-        repository: on the Hugging Face Hub.
-        names: of files in the repository, the preferred one first.
-        wanted: the purpose of the file, for the error message.
-        advice: what to type after a download by hand, for the error message.
-
-    Raises:
-        OSError: if the repository has none of them, or the hub does not answer within a few
-            seconds.
+    Raises OSError if it has none of them, or the hub does not answer within a few seconds; the
+    message has `wanted` (the purpose of the file) and `advice` (after a download by hand).
     """
     for name in names:
         cached = huggingface_hub.try_to_load_from_cache(repository, name)

@@ -1,11 +1,12 @@
 """Loads a frozen CLIP: any open_clip ViT, or a tiny one that is part of this package."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any, cast
 
 import open_clip
+import torch
 from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
 from open_clip.transformer import QuickGELU, VisionTransformer
@@ -65,8 +66,7 @@ def load_clip(
 
     Args:
         name: "tiny", "tiny-64", or any model name that open_clip knows.
-        pretrained: an open_clip tag, a local file or folder of weights, or "random": see
-            `stop_core.clip.pretrained`. None for the tiny towers, which have their own.
+        pretrained: see `stop_core.clip.pretrained`; None for the tiny towers.
         accept: called with the name and the model before the tokenizer is loaded; raises to refuse.
 
     Raises:
@@ -95,6 +95,50 @@ def load_clip(
     return FrozenClip(name, model.requires_grad_(False).eval(), _tokenizer(name, source.config))
 
 
+@dataclass(frozen=True)
+class SharedClip(FrozenClip):
+    """A frozen CLIP that caches the embeddings of each batch of texts."""
+
+    embedded: dict[bytes, Tensor] = field(default_factory=dict)
+
+    def encode_tokens(self, tokens_NL: Tensor) -> Tensor:
+        """Returns the embeddings [N, E] of token ids [N, L], computed once."""
+        tokens_NL = tokens_NL.cpu().contiguous()
+        key = tokens_NL.numpy().tobytes()
+        if key not in self.embedded:
+            with torch.no_grad():
+                self.embedded[key] = super().encode_tokens(tokens_NL)
+        return self.embedded[key]
+
+
+class ClipCache:
+    """Loads a CLIP once and shares it with the following trainings; holds one CLIP at a time.
+
+    A training must not depend on earlier trainings of its process. So a cache hit sets PyTorch's
+    random state to that after loading, and another seed loads again, since a tower without
+    pretrained weights is random. A pickled copy is empty.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[str, str | None, int] | None = None
+        self._cached: tuple[SharedClip, Tensor] | None = None
+
+    def load(self, name: str, pretrained: str | None) -> FrozenClip:
+        """Returns the result of `load_clip`; its weights must not be changed."""
+        key = (name, pretrained, torch.initial_seed())
+        if self._cached is None or self._key != key:
+            self._cached = None  # memory for two large towers is not required
+            clip = load_clip(name, pretrained)
+            shared = SharedClip(clip.name, clip.model, clip.tokenize)
+            self._key, self._cached = key, (shared, torch.get_rng_state())
+        shared, state = self._cached
+        torch.set_rng_state(state)
+        return shared
+
+    def __reduce__(self) -> tuple[type["ClipCache"], tuple[()]]:
+        return ClipCache, ()
+
+
 def unsaid_activation(name: str, model: nn.Module) -> str:
     """Returns "quickgelu" if the model has QuickGELU and its name says GELU, else ""."""
     listed = open_clip.get_model_config(name) if name in open_clip.list_models() else {}
@@ -105,10 +149,8 @@ def unsaid_activation(name: str, model: nn.Module) -> str:
 def tower_shape(name: str) -> TowerShape | None:
     """Returns the shape of the vision tower called `name`, from its configuration.
 
-    None for a model that is not in open_clip's list ("hf-hub:...", "local-dir:...").
-
-    Raises:
-        ValueError: if there is no such tower, or it is not a vision transformer.
+    None for a model that is not in open_clip's list ("hf-hub:...", "local-dir:..."). Raises
+    ValueError if there is no such tower, or it is not a vision transformer.
     """
     if tiny := TINY_TOWERS.get(name):
         return _shape_of(name, {"vision_cfg": vision_config(tiny), "text_cfg": {}})
@@ -118,9 +160,7 @@ def tower_shape(name: str) -> TowerShape | None:
 def check_name(name: str, pretrained: str | None) -> None:
     """Refuses a tower or weights that cannot be used, before a download or decoding starts.
 
-    Raises:
-        ValueError: as `find_source`, or if the tower is not a vision transformer.
-        OSError: if a weights file cannot be read.
+    Raises OSError or ValueError as `find_source`, or if the tower is not a vision transformer.
     """
     if name in TINY_TOWERS:
         if pretrained not in (None, RANDOM):

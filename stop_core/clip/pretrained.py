@@ -30,6 +30,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from stop_core.clip.hub import hub_file
 from stop_core.clip.weights import read_weights
 from stop_core.settings.experiment import UNLISTED
+from stop_core.storage.atomic import hash_file
 from stop_core.storage.documents import parse_json, read_text, shown_text
 from stop_core.tiny.shipped import TINY_TOWERS
 
@@ -105,11 +106,7 @@ def find_source(name: str, pretrained: str | None) -> ClipSource:
 
 
 def fetch(name: str, tag: str) -> Path:
-    """Returns the weights file of an open_clip tag, which is downloaded at first use.
-
-    Raises:
-        OSError: if it is not cached and cannot be downloaded; the message says what to type.
-    """
+    """Returns the weights file of an open_clip tag, which is downloaded at first use."""
     repository, _, file = get_pretrained_cfg(name, tag)["hf_hub"].rpartition("/")
     return hub_file(
         repository,
@@ -120,11 +117,7 @@ def fetch(name: str, tag: str) -> Path:
 
 
 def model_config(name: str) -> dict[str, Any]:
-    """Returns open_clip's configuration of the architecture called `name`.
-
-    Raises:
-        ValueError: if there is none; the message suggests similar names.
-    """
+    """Returns open_clip's configuration of an architecture; raises ValueError if unknown."""
     config: dict[str, Any] | None = open_clip.get_model_config(name)
     if config is not None:
         return config
@@ -206,7 +199,14 @@ def _listed(name: str, pretrained: str | None) -> ClipSource:
         said = _tag_settings(name, stated)
     else:
         said = replace(known or _name_settings(name), quick_gelu=_ACTIVATIONS[stated])
-    _refuse_contradiction(name, pretrained, said, known)
+    named = _name_settings(name)
+    for other, source in ((known, "the file"), (named if named.quick_gelu else None, "the tower")):
+        if other is not None and other.quick_gelu != said.quick_gelu:
+            kinds = ("GELU", "QuickGELU")
+            raise ValueError(
+                f"--tower {name} --pretrained {pretrained} says {kinds[said.quick_gelu]}, and "
+                f"{source} is of a model with {kinds[other.quick_gelu]}; leave one of them out"
+            )
     return ClipSource(config, said, file=path)
 
 
@@ -326,11 +326,7 @@ def _tag_of(name: str, path: Path) -> str | None:
 
 
 def _only_settings(name: str, path: Path) -> Settings:
-    """Returns the settings of a plain file, if the tower allows only one choice.
-
-    Raises:
-        ValueError: otherwise; the message lists the options.
-    """
+    """Returns the settings of a plain file; raises ValueError if the tower allows several."""
     if _is_openai(path.resolve(), *_state(path)):
         return replace(_name_settings(name), quick_gelu=True)
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -347,19 +343,6 @@ def _only_settings(name: str, path: Path) -> Settings:
     return possible.pop()
 
 
-def _refuse_contradiction(
-    name: str, pretrained: str, said: Settings, known: Settings | None
-) -> None:
-    named = _name_settings(name)
-    for other, source in ((known, "the file"), (named if named.quick_gelu else None, "the tower")):
-        if other is not None and other.quick_gelu != said.quick_gelu:
-            kinds = ("GELU", "QuickGELU")
-            raise ValueError(
-                f"--tower {name} --pretrained {pretrained} says {kinds[said.quick_gelu]}, and "
-                f"{source} is of a model with {kinds[other.quick_gelu]}; leave one of them out"
-            )
-
-
 def _state(path: Path) -> tuple[int, int]:
     found = path.stat()
     return found.st_size, found.st_mtime_ns
@@ -372,8 +355,7 @@ def _digest(path: Path) -> str:
 @lru_cache
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     """Cached: the dozens of trainings of a table read an unchanged file once."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return hash_file(path)
 
 
 @lru_cache

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from stop_core.clip.folded_block import FoldedBlock, fold_block
+from stop_core.clip.folded_block import FoldedBlock
 
 # open_clip's modules are untyped, hence the casts in this file.
 
@@ -33,10 +33,8 @@ class FrozenTower(nn.Module):
     """A frozen open_clip vision transformer whose blocks take extra prompt tokens.
 
     Prompt tokens are keys and values of the other tokens. Their own output is computed only on
-    request, since the next block often replaces it.
-
-    Raises:
-        ValueError: if the tower is not a CLIP vision transformer with a CLS token.
+    request, since the next block often replaces it. Raises ValueError if the tower is not a CLIP
+    vision transformer with a CLS token.
     """
 
     def __init__(self, name: str, visual: nn.Module) -> None:
@@ -258,7 +256,7 @@ class FrozenTower(nn.Module):
         state = tuple((p.data_ptr(), p._version) for p in block.parameters())
         folded = self._folded_blocks.get((index, dtype))
         if folded is None or folded.made_from != state:
-            folded = fold_block(block, dtype, state)
+            folded = FoldedBlock(block, dtype, state)
             self._folded_blocks[index, dtype] = folded
         return folded
 

@@ -42,11 +42,7 @@ class Weights:
     """Whether the file has the extra numbers of OpenAI's own files, whose models use QuickGELU."""
 
     def copy_into(self, model: nn.Module, name: str) -> None:
-        """Copies the tensors into `model`, the tower called `name`.
-
-        Raises:
-            OSError: if a tensor is missing, unexpected or of another shape.
-        """
+        """Copies the tensors into `model`, called `name`; raises OSError if one does not fit."""
         wanted, found = model.state_dict(), dict(self.tensors)
         # A scalar in some files, a list of one number in others.
         if {"logit_scale"} <= wanted.keys() & found.keys() and found["logit_scale"].numel() == 1:
@@ -68,11 +64,7 @@ class Weights:
 
 
 def read_weights(path: Path) -> Weights:
-    """Reads the tensors of a weights file.
-
-    Raises:
-        OSError: if it is damaged or contains anything but tensors.
-    """
+    """Reads a weights file; raises OSError if it is damaged or contains anything but tensors."""
     try:
         state = _read(path)
     except Exception as problem:  # these readers raise a dozen types for a damaged file

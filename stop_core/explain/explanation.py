@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -85,18 +84,13 @@ def explain(
     times_T: NDArray[np.float32] | None = None,
     truth: str | None = None,
 ) -> Explanation:
-    """Traces a model on one clip.
+    """Traces a model, such as STOP, on one clip.
 
     Args:
-        model: a model that can be traced, such as STOP.
-        config: its settings.
+        model, config: the model and its settings.
         frames_TSSC: the input of the model, uint8.
-        title: heading of the figures.
         block: number of the prompted block, from 1; default: the last one.
-        answers: the most probable classes, best first.
-        pictures_THWC: the same frames at another size, to draw on; default: `frames_TSSC`.
-        times_T: seconds of each frame.
-        truth: the true class.
+        pictures_THWC: default: `frames_TSSC`. The other arguments are fields of `Explanation`, too.
 
     Raises:
         ValueError: if the model has no such prompts, or no such block.
@@ -121,12 +115,12 @@ def explain(
         blocks=len(traces),
         pictures_THWC=frames_TSSC.numpy() if pictures_THWC is None else pictures_THWC,
         times_T=times_T,
-        A_TP=_array(one.A[0]),
-        M_TP=_array(one.M[0]),
-        W_s_TP=_array(one.W_s[0]),
+        A_TP=one.A[0].float().cpu().numpy(),
+        M_TP=one.M[0].float().cpu().numpy(),
+        W_s_TP=one.W_s[0].float().cpu().numpy(),
         chosen_TP=one.r[0].bool().cpu().numpy(),
-        W_t_G=_array(one.W_t[0]),
-        N_t_G=one.N_t[0].to(torch.int64).cpu().numpy(),
+        W_t_G=one.W_t[0].float().cpu().numpy(),
+        N_t_G=one.N_t[0].long().cpu().numpy(),
         answers=tuple(answers),
         truth=truth,
     )
@@ -141,8 +135,3 @@ def best_answers(
         Answer(labels[number], value)
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
     )
-
-
-def _array(values: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = values.float().cpu().numpy()
-    return array

@@ -11,8 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from stop_core.explain.panels import outline, per_pixel, show_picture
-from stop_core.explain.prompt_stats import PromptStats
+from stop_core.explain.figure import outline, per_pixel, show_picture
 from stop_core.storage.atomic import appearing
 from stop_core.storage.escaping import in_figure
 
@@ -53,7 +52,9 @@ def confusion(counts_NN: Tensor, names: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def regions(frames_CTHWC: Tensor, stats: PromptStats, names: Sequence[str]) -> Figure:
+def regions(
+    frames_CTHWC: Tensor, regions_CLTP: Tensor, counts_CLG: Tensor, names: Sequence[str]
+) -> Figure:
     """Draws the chosen patches on the frames of each clip, and the prompts in the gaps.
 
     The brightness of a patch is the share of the prompted blocks that chose it; it is outlined if
@@ -63,7 +64,7 @@ def regions(frames_CTHWC: Tensor, stats: PromptStats, names: Sequence[str]) -> F
     shown = min(frames, _MOST_FRAMES)  # the first ones: only neighbours have a gap between them
     figure = Figure(figsize=(1.7 * shown, 1.85 * clips + 0.8), layout="constrained")
     grid = figure.subplots(clips, shown, squeeze=False)
-    share_CTP = stats.regions_CLTP.double().mean(1).numpy()
+    share_CTP = regions_CLTP.double().mean(1).numpy()
     side = math.isqrt(share_CTP.shape[-1])
     small = {"fontsize": 8, "ha": "center"}
     for clip in range(clips):
@@ -74,7 +75,7 @@ def regions(frames_CTHWC: Tensor, stats: PromptStats, names: Sequence[str]) -> F
             show_picture(axes, picture / 255 * (0.45 + 0.55 * light))
             outline(axes, share_P >= 0.5, side, 1.0)
             if frame + 1 < shown:
-                count = stats.counts_CLG[clip, :, frame].double().mean()
+                count = counts_CLG[clip, :, frame].double().mean()
                 axes.text(
                     1.04, 0.5, f"{count:.1f}", va="center", zorder=5, **small,
                     bbox={"boxstyle": "round,pad=0.2", "fc": "#ffd166", "ec": "none"},

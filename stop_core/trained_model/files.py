@@ -15,9 +15,7 @@ fast.
 
 import importlib.metadata
 import json
-import os
 import platform
-import secrets
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -32,7 +30,7 @@ from stop_core.datasets import class_words
 from stop_core.evaluation.stored_predictions import RESULT
 from stop_core.settings.class_templates import class_sentences
 from stop_core.settings.experiment import ExperimentConfig
-from stop_core.storage.atomic import appearing, write_whole
+from stop_core.storage.atomic import appearing, appearing_folder, write_whole
 from stop_core.storage.checksums import SUMS, check_sums, write_sums
 from stop_core.storage.documents import (
     Number,
@@ -144,21 +142,11 @@ def versions() -> dict[str, str]:
 def write_model(
     folder: Path, record: ModelRecord, write_prompts: Callable[[Path], object], card: str
 ) -> None:
-    """Writes `folder` atomically, and replaces an existing one.
+    """Writes `folder` atomically, and replaces an existing one; raises OSError if that fails.
 
-    Args:
-        folder: of the model.
-        record: all except the tensors.
-        write_prompts: writes the trained tensors, as safetensors, to a path.
-        card: the text of the model card.
-
-    Raises:
-        OSError: if it cannot be written.
+    `write_prompts` writes the trained tensors, as safetensors, to a path.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        staging.mkdir()
+    with appearing_folder(folder) as staging:
         with appearing(staging / PROMPTS) as prompts:
             write_prompts(prompts)
         settings = {  # YAML has no tuples
@@ -177,16 +165,12 @@ def write_model(
         write_sums(staging, without=[CARD])
         if inside(folder.parent, folder.name).exists():  # a rename replaces no folder
             shutil.rmtree(folder)
-        os.replace(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def find_model(where: Path) -> Path:
     """Returns the model's folder: `where` itself, or the one inside a training run.
 
-    Raises:
-        FileNotFoundError: if there is no complete model; the message gives the next command.
+    Raises FileNotFoundError with the next command if there is no complete model.
     """
     needed = [name for name in FILES if name != CARD]
     for folder in (where, where / MODEL):
@@ -224,9 +208,7 @@ def _retraining(run: Path) -> str:
 def read_record(folder: Path) -> ModelRecord:
     """Reads a model without its tensors, and compares all files with their checksums.
 
-    Raises:
-        OSError: if a file cannot be read.
-        ValueError: if a file is damaged or of another version; the message names it.
+    Raises OSError or ValueError if a file is missing, damaged or of another version.
     """
     record = ModelRecord(
         provenance=_read(folder / PROVENANCE, parse_json, _provenance),

@@ -62,12 +62,7 @@ class Preprocessing:
         return _ModelDecoder(self, timeout)
 
     def decode(self, path: Path) -> DecodedClip:
-        """Decodes one video.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it cannot be decoded.
-        """
+        """Decodes one video; raises FileNotFoundError or ValueError if it cannot be decoded."""
         if not path.is_file():
             raise FileNotFoundError(f"there is no video {path}")
         process = self.decoder()
@@ -88,23 +83,21 @@ class _ModelDecoder(DecodeProcess):
         self._how = how
 
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
-        for found in super().decode(paths):
-            yield found if isinstance(found, DecodeError) else self._select(found)
-
-    def _select(self, clip: DecodedClip) -> DecodedClip:
-        how = self._how
-        if clip.frames.shape == (how.frames, how.size, how.size, 3):
-            return clip
-        count, height, width, _ = clip.frames.shape
-        window = View(how.frames, how.size).window(0, (count, height, width))
-        out = np.empty((how.frames, how.size, how.size, 3), np.uint8)
-        window.copy(clip.frames, out)
-        return replace(
-            clip,
-            frames=out,
-            frame_index=clip.frame_index[window.index],
-            frame_time=clip.frame_time[window.index],
-        )
+        how, shape = self._how, (self._how.frames, self._how.size, self._how.size, 3)
+        for clip in super().decode(paths):
+            if isinstance(clip, DecodeError) or clip.frames.shape == shape:
+                yield clip
+                continue
+            count, height, width, _ = clip.frames.shape
+            window = View(how.frames, how.size).window(0, (count, height, width))
+            out = np.empty(shape, np.uint8)
+            window.copy(clip.frames, out)
+            yield replace(
+                clip,
+                frames=out,
+                frame_index=clip.frame_index[window.index],
+                frame_time=clip.frame_time[window.index],
+            )
 
 
 def preprocessing_of_cache(
@@ -118,8 +111,7 @@ def preprocessing_of_cache(
     Args:
         cached: frames of a clip, pixels of their short side, and the crop of the cache.
         shown: frames of the model's input, None for all, and the pixels of their edge.
-        mean: of the tower.
-        std: of the tower.
+        mean, std: of the tower.
     """
     count, short_side, crop = cached
     frames, size = shown[0] or count, shown[1]

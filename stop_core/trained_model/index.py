@@ -24,23 +24,21 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stop_core.storage.atomic import appearing, hash_json
-from stop_core.storage.documents import (
-    build,
-    parse_json,
-    read_parquet,
-    shown,
-    shown_text,
-)
+from stop_core.storage.documents import build, parse_json, read_parquet, shown, shown_text
 
 INDEX_FORMAT = 2
 EMBEDDINGS = "embeddings.parquet"
 INDEX_FAILURES = "failures.parquet"
 _INFO = b"stop.index"
 _DIGEST = "sha256"
-_COLUMNS = {
-    **{name: pa.string() for name in ("video", "split")},
-    **{name: pa.int64() for name in ("size", "mtime_ns", "number")},
+VIDEO_COLUMNS = {
+    "video": pa.string(),
+    "size": pa.int64(),
+    "mtime_ns": pa.int64(),
+    "split": pa.string(),
+    "number": pa.int64(),
 }
+"""The columns that identify a version of a video."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +53,10 @@ class IndexInfo:
     """The frame cache that the videos are clips of."""
 
 
-@dataclass(frozen=True)
-class Hit:
-    """One result of a search."""
-
-    row: int
-    score: float
-
-
 class SearchIndex:
     """A finished index, read into memory: 2 kB a video for ViT-B/32.
 
-    Raises:
-        FileNotFoundError: if there is none at `folder`.
-        ValueError: if it is damaged, or has another version.
+    Raises FileNotFoundError if there is none, ValueError if it is damaged or of another version.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,13 +68,20 @@ class SearchIndex:
             )
         try:
             schema = pq.read_schema(path)
-            self.info, digest = _info(schema.metadata or {})
+            values = parse_json((schema.metadata or {}).get(_INFO, b"null").decode())
+            version = values.pop("format_version", None) if isinstance(values, dict) else None
+            if shown(version) != str(INDEX_FORMAT):  # True would be equal to 1
+                raise ValueError(f"it has version {shown(version)}, not {INDEX_FORMAT}")
+            digest = values.pop(_DIGEST, None)
+            self.info = build(IndexInfo, values)
             vector = schema.field("embedding").type if "embedding" in schema.names else None
             if not isinstance(vector, pa.FixedSizeListType) or vector.value_type != pa.float32():
                 raise ValueError(f"its column embedding is {vector}")
-            there = [name for name in _COLUMNS if name == "video" or name in schema.names]
-            wanted = [pa.field(name, _COLUMNS[name], nullable=False) for name in there]
-            wanted.append(pa.field("embedding", vector, nullable=False))
+            wanted = [
+                pa.field(name, kind, nullable=False)
+                for name, kind in {**VIDEO_COLUMNS, "embedding": vector}.items()
+                if name == "video" or name in schema.names
+            ]
             table = read_parquet(path, pa.schema(wanted))
             flat = table["embedding"].combine_chunks().flatten().to_numpy()
             self.embeddings_ME: NDArray[np.float32] = flat.reshape(len(table), vector.list_size)
@@ -101,11 +96,7 @@ class SearchIndex:
         self.folder = folder
 
     def check(self, identity: str) -> None:
-        """Refuses queries that were embedded by another model.
-
-        Raises:
-            ValueError: if `identity` is not that of the model that made the index.
-        """
+        """Raises ValueError if queries with this `identity` were embedded by another model."""
         if identity != self.info.identity:
             raise ValueError(
                 f"the index {self.folder} was made with the model {self.info.identity}, and its "
@@ -113,20 +104,17 @@ class SearchIndex:
                 "out to use the model of the index, or make another index with this one"
             )
 
-    def nearest(self, query_E: NDArray[np.float32], most: int) -> list[Hit]:
-        """Returns the `most` videos with the largest cosine to the query; ties in index order."""
+    def nearest(self, query_E: NDArray[np.float32], most: int) -> list[tuple[int, float]]:
+        """Returns row and cosine of the `most` videos that are nearest; ties in index order."""
         score_M = self.embeddings_ME @ query_E
         order = np.argsort(-score_M, kind="stable")[:most]
-        return [Hit(int(row), float(score_M[row])) for row in order]
+        return [(int(row), float(score_M[row])) for row in order]
 
 
 def write_index(folder: Path, rows: pa.Table, info: IndexInfo) -> None:
     """Writes an index, and replaces an existing one. The embeddings are written last.
 
-    Args:
-        folder: of the index.
-        rows: `error`, `embedding` and other columns to store for each video.
-        info: metadata.
+    `rows` has the columns `error`, `embedding` and others to store for each video.
     """
     is_good = rows["error"].is_null()
     bad = rows.filter(pc.invert(is_good)).drop_columns(["embedding"])
@@ -148,12 +136,3 @@ def write_index(folder: Path, rows: pa.Table, info: IndexInfo) -> None:
 def _digest(info: IndexInfo, videos: list[dict[str, Any]], vectors: NDArray[np.float32]) -> str:
     """Returns a hash of everything that a search reads."""
     return hash_json([vars(info), videos, hashlib.sha256(vectors.tobytes()).hexdigest()])
-
-
-def _info(metadata: dict[bytes, bytes]) -> tuple[IndexInfo, object]:
-    values = parse_json(metadata.get(_INFO, b"null").decode())
-    version = values.pop("format_version", None) if isinstance(values, dict) else None
-    if shown(version) != str(INDEX_FORMAT):  # True would be equal to 1
-        raise ValueError(f"it has version {shown(version)}, and this program reads {INDEX_FORMAT}")
-    digest = values.pop(_DIGEST, None)
-    return build(IndexInfo, values), digest

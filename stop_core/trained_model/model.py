@@ -8,9 +8,10 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +27,7 @@ from stop_core.runtime.precision import autocast
 from stop_core.runtime.seeding import seed_weights
 from stop_core.settings.experiment import UNLISTED, ExperimentConfig, refuse_unlisted_tower
 from stop_core.settings.methods import METHODS
+from stop_core.storage.atomic import hash_json
 from stop_core.storage.checksums import SUMS
 from stop_core.storage.documents import require_file
 from stop_core.trained_model.card import render_card
@@ -42,9 +44,12 @@ from stop_core.trained_model.files import (
 )
 from stop_core.trained_model.frames import Preprocessing
 
+# The settings that inference depends on; the others only describe the training.
+_SETTINGS = ("method", "tower", "static_prompts", "context_tokens", "precision")
+
 
 @dataclass(frozen=True)
-class TrainedModel:
+class TrainedModel(ModelRecord):
     """A model with everything that inference needs, in evaluation mode and without gradients.
 
     Its outputs equal those of the evaluation at the end of its training, in the same precision, up
@@ -52,11 +57,6 @@ class TrainedModel:
     """
 
     model: VideoModel
-    config: ExperimentConfig
-    classes: tuple[ClassLabel, ...]
-    """In the order of the logits; empty for a retrieval model."""
-    preprocessing: Preprocessing
-    provenance: Provenance
 
     @classmethod
     def load(
@@ -69,13 +69,9 @@ class TrainedModel:
         """Loads a model from its folder, or from the folder of its training run.
 
         The CLIP tower is loaded as for the training: by open_clip's tag, or from the same file.
-        Only safetensors, JSON and YAML without tags are read, so no code of the folder runs.
-
-        Args:
-            folder: on this machine.
-            device: of the model.
-            tower: "hf-hub:..." or "local-dir:..." of a model that was trained on such a tower.
-                A folder can come from anyone, so the tower that it names is not trusted.
+        Only safetensors, JSON and YAML without tags are read, so no code of the folder runs. A
+        folder can come from anyone, so a tower "hf-hub:..." or "local-dir:..." that it names is not
+        trusted: `tower` has to name it again.
 
         Raises:
             FileNotFoundError: if there is no model, or one of its files is missing.
@@ -88,7 +84,13 @@ class TrainedModel:
             record = replace(record, config=replace(record.config, tower=tower))
         else:
             refuse_unlisted_tower(record.config.tower, f"the model {found}")
-        tensors = _read_tensors(found / PROMPTS)
+        try:
+            tensors = load_file(require_file(found / PROMPTS))
+        except (SafetensorError, ValueError) as problem:
+            raise ValueError(
+                f"cannot read {found / PROMPTS} as safetensors ({problem}); other formats are "
+                "refused because they can run code. Copy the whole folder of the model again"
+            ) from problem
 
         def accept(name: str, clip: nn.Module) -> None:
             _refuse_other_tower(found, record, _facts(name, clip))
@@ -102,7 +104,7 @@ class TrainedModel:
             model.load_prompt_state_dict(tensors)
         except ValueError as problem:
             raise ValueError(f"{found / PROMPTS} does not fit its config: {problem}") from problem
-        return cls._ready(model, record, device)
+        return cls(**vars(record), model=model.to(device).eval())
 
     @classmethod
     def zero_shot(
@@ -118,16 +120,14 @@ class TrainedModel:
         """Returns CLIP without training, with classes by name: the mean of the frame embeddings.
 
         Args:
-            tower: "tiny", "tiny-64", or any open_clip ViT.
-            pretrained: see `stop_core.clip.pretrained`; None for the tiny ones.
+            tower, pretrained: as for `load_clip`.
             labels: names of classes; empty for embeddings only.
             frames: T, frames of a clip.
             templates: sentences with {} for the class, or the name of a set for any dataset.
             device: of the model.
 
         Raises:
-            ValueError: if the tower is unknown or unsupported, or has no weights, or a label is
-                empty, repeated, or the same text as another one to CLIP.
+            ValueError: as `load_clip` and `with_labels`.
             OSError: if the weights cannot be read or downloaded.
         """
         config = ExperimentConfig(
@@ -136,20 +136,13 @@ class TrainedModel:
         clip = load_clip(tower, pretrained)
         facts = tower_facts(clip)
         model = build_method(config, clip, len(labels))
-        record = ModelRecord(
+        return cls(
             config=config,
             classes=_checked_labels(model, labels, config.templates),
             preprocessing=Preprocessing(frames, model.image_size, facts.mean, facts.std),
             provenance=Provenance(facts.fingerprint),
+            model=model.to(device).eval(),
         )
-        return cls._ready(model, record, device)
-
-    @classmethod
-    def _ready(
-        cls, model: VideoModel, record: ModelRecord, device: torch.device | str
-    ) -> "TrainedModel":
-        model = model.to(device).eval()
-        return cls(model, record.config, record.classes, record.preprocessing, record.provenance)
 
     def with_labels(
         self, labels: Sequence[str], templates: tuple[str, ...] | None = None
@@ -186,20 +179,12 @@ class TrainedModel:
         """Device of the model; frames can be on any."""
         return self.model.logit_scale.device
 
-    @property
-    def record(self) -> ModelRecord:
-        """The model without its tensors."""
-        return ModelRecord(self.config, self.classes, self.preprocessing, self.provenance)
-
     @torch.no_grad()
     def embed_videos(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, S, S, 3] -> float32 embeddings [B, E], L2-normalised.
 
         T can differ from the training, but only that was measured. A linear probe embeds as CLIP
-        without training does.
-
-        Raises:
-            ValueError: if the frames have another type or shape.
+        without training does. Raises ValueError if the frames have another type or shape.
         """
         frames = frames.to(self.device)
         with autocast(self.config, self.device):
@@ -216,8 +201,7 @@ class TrainedModel:
     def logits(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, S, S, 3] -> float32 logits [B, C].
 
-        Raises:
-            ValueError: if the model has no classes, or the frames have another type or shape.
+        Raises ValueError if there are no classes, or the frames have another type or shape.
         """
         text_CE = self.class_embeddings
         frames = frames.to(self.device)
@@ -226,20 +210,12 @@ class TrainedModel:
         return logits_BC.float()
 
     def class_probabilities(self, frames: Tensor) -> Tensor:
-        """uint8 frames [B, T, S, S, 3] -> probabilities [B, C]: the softmax of the logits.
-
-        Raises:
-            ValueError: as `logits`.
-        """
+        """uint8 frames [B, T, S, S, 3] -> probabilities [B, C], the softmax of `logits`."""
         return self.logits(frames).softmax(-1)
 
     @cached_property
     def class_embeddings(self) -> Tensor:
-        """Embeddings of the classes' sentences, [C, E], computed at first use.
-
-        Raises:
-            ValueError: if the model has no classes.
-        """
+        """Embeddings of the sentences, [C, E]; raises ValueError if there are no classes."""
         if not self.classes:
             raise ValueError(
                 "this model was trained on captions and has no classes; use embed_videos and "
@@ -250,13 +226,10 @@ class TrainedModel:
             return texts.embeddings()
 
     def save(self, folder: Path) -> None:
-        """Writes the model's folder atomically, and replaces an existing one.
-
-        Raises:
-            OSError: if it cannot be written.
-        """
-        tensors = self.model.prompt_state_dict()
-        write_model(folder, self.record, partial(save_file, tensors), render_card(self.record))
+        """Writes the model's folder atomically, and replaces an existing one."""
+        write_model(
+            folder, self, partial(save_file, self.model.prompt_state_dict()), render_card(self)
+        )
 
 
 def keep_model(folder: Path, record: ModelRecord, prompts: Path) -> None:
@@ -275,25 +248,41 @@ def tower_facts(clip: FrozenClip) -> TowerFacts:
 
 
 def _facts(tower: str, clip: nn.Module) -> TowerFacts:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(clip.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    mean, std = (tuple(getattr(clip.visual, f"image_{name}")) for name in ("mean", "std"))
-    size = int(clip.visual.image_size[0])  # type: ignore[index, union-attr]
+    visual: Any = clip.visual
     unsaid = unsaid_activation(tower, clip)
-    fingerprint = digest.hexdigest()[:16] + (f"-{unsaid}" if unsaid else "")
-    return TowerFacts(fingerprint, mean, std, size)
+    weights = {f"{k} {v.dtype} {tuple(v.shape)}": v for k, v in clip.state_dict().items()}
+    fingerprint = _hash(weights)[:16] + (f"-{unsaid}" if unsaid else "")
+    mean, std = tuple(visual.image_mean), tuple(visual.image_std)
+    return TowerFacts(fingerprint, mean, std, int(visual.image_size[0]))
 
 
-def _read_tensors(path: Path) -> Mapping[str, Tensor]:
-    try:
-        return load_file(require_file(path))
-    except (SafetensorError, ValueError) as problem:
-        raise ValueError(
-            f"cannot read {path} as safetensors ({problem}); other formats are refused because "
-            "they can run code. Copy the whole folder of the model again"
-        ) from problem
+def embedding_identity(trained: TrainedModel) -> str:
+    """Returns 16 hex digits that are equal if two models give the same embeddings.
+
+    They are a hash of weights, settings and preprocessing.
+    """
+    prompts = trained.model.prompt_state_dict()
+    values = [
+        {name: getattr(trained.config, name) for name in _SETTINGS} | asdict(trained.config.stop),
+        asdict(trained.preprocessing),
+        trained.provenance.tower_fingerprint,
+        _hash({f"{name} {tuple(tensor.shape)}": tensor for name, tensor in prompts.items()}),
+    ]
+    return hash_json(values)[:16]
+
+
+def answer_identity(trained: TrainedModel) -> str:
+    """Returns 16 hex digits that are equal if two models give the same predictions."""
+    classes = [asdict(label) for label in trained.classes]
+    return hash_json([embedding_identity(trained), classes])[:16]
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _refuse_other_tower(folder: Path, record: ModelRecord, found: TowerFacts) -> None:

@@ -29,14 +29,7 @@ KINDS = ("path", "video", "frames", "text")
 
 ARTIFACT = "trained_model"
 """Name of the trained model among the artifacts of an MLflow model."""
-OPTIONS: dict[str, Any] = {
-    "video_folder": None,
-    "device": "auto",
-    "max_requests": 16,
-    "max_video_mib": 64,
-    "decode_seconds": 20.0,
-}
-"""Options of a server and their defaults; docs/serving.md explains them."""
+_MOST_CHARACTERS = 2000
 
 
 class RequestError(ValueError):
@@ -44,49 +37,40 @@ class RequestError(ValueError):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of a request. The HTTP server in front has to limit the bytes of a request."""
+class ServiceOptions:
+    """Options of a server. The HTTP server in front has to limit the bytes of a request."""
 
-    requests: int = 16
+    video_folder: str | None = None
+    """Requests can name files inside it; None refuses every path."""
+    device: str = "auto"
+    max_requests: int = 16
     """Requests in one call."""
-    video_bytes: int = 64 << 20
-    """Bytes of an encoded video."""
+    max_video_mib: float = 64
+    """Size of an encoded video, in MiB."""
     decode_seconds: float = 20.0
     """Deadline for one video; after it the decoding process is killed."""
-    text_letters: int = 2000
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+        for name in ("max_requests", "max_video_mib", "decode_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
 
 class VideoService:
-    """A loaded model and a decoding process. Thread-safe.
+    """A loaded model and a decoding process. Thread-safe."""
 
-    Args:
-        model: the trained model.
-        folder: requests can name files inside it; None refuses every path.
-        limits: of a request.
-    """
-
-    def __init__(
-        self, model: TrainedModel, folder: Path | None = None, limits: Limits | None = None
-    ) -> None:
+    def __init__(self, model: TrainedModel, options: ServiceOptions) -> None:
         self.model = model
-        self.folder = folder.resolve(strict=True) if folder is not None else None
-        self.limits = limits or Limits()
-        self._decoder = model.preprocessing.decoder(self.limits.decode_seconds)
+        self.folder = Path(options.video_folder).resolve(True) if options.video_folder else None
+        self.options = options
+        self._decoder = model.preprocessing.decoder(options.decode_seconds)
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:
         """Folds the weights and starts the decoder, so that the first request is fast."""
         how = self.model.preprocessing
         frames = torch.zeros(1, how.frames, how.size, how.size, 3, dtype=torch.uint8)
-        if self.model.classes:
-            self.model.class_probabilities(frames)
-        else:
-            self.model.embed_videos(frames)
+        (self.model.logits if self.model.classes else self.model.embed_videos)(frames)
         # The file does not exist; the process starts and reports that.
         list(self._decoder.decode([Path("/nonexistent")]))
 
@@ -97,23 +81,22 @@ class VideoService:
     def answer(self, requests: Sequence[Mapping[str, Any]], top: int = 5) -> list[dict[str, Any]]:
         """Returns the answer to every request, in order; `error` is None or the reason.
 
+        With classes it has `label`, `probability` and a list of the `top` most probable classes;
+        without, `embedding`: E numbers of length 1, to be compared by their dot product.
+
         Args:
             requests: each holds one of "path", "video" (URL-safe base64 of a video file),
                 "frames" (URL-safe base64 of uint8 [T, S, S, 3]) or, for a model without classes,
                 "text". A value of None counts as absent.
-            top: number of classes in an answer, the most probable ones.
-
-        Returns:
-            With classes: `label`, `probability` and `top`, a list of both. Without: `embedding`,
-            E numbers of length 1, to be compared by their dot product.
+            top: number of classes in an answer.
 
         Raises:
             RequestError: if there are no requests, or too many, or `top` is below 1.
         """
-        if not 1 <= len(requests) <= self.limits.requests:
+        if not 1 <= len(requests) <= self.options.max_requests:
             raise RequestError(
                 f"found {len(requests)} rows with one of {', '.join(KINDS)}; send from 1 to "
-                f"{self.limits.requests}"
+                f"{self.options.max_requests}"
             )
         if top < 1:
             raise RequestError(f"top is {top}; ask for at least 1 class")
@@ -124,7 +107,11 @@ class VideoService:
         try:
             kind, value = _only(request)
             if kind == "text":
-                return self._embedding(self.model.embed_texts([self._text(value)]))
+                if self.model.classes:
+                    raise RequestError("this model has classes and takes no text; send a video")
+                if not value.strip() or len(value) > _MOST_CHARACTERS:
+                    raise RequestError(f"text must have 1 to {_MOST_CHARACTERS} characters")
+                return self._embedding(self.model.embed_texts([value]))
             frames = self._frames(kind, value)
         except RequestError as problem:
             empty = ("label", "probability", "top") if self.model.classes else ("embedding",)
@@ -143,20 +130,14 @@ class VideoService:
     def _embedding(embedding_1E: Tensor) -> dict[str, Any]:
         return {"embedding": embedding_1E[0].cpu().tolist(), "error": None}
 
-    def _text(self, value: str) -> str:
-        if self.model.classes:
-            raise RequestError("this model has classes and takes no text; send a video")
-        if not value.strip() or len(value) > self.limits.text_letters:
-            raise RequestError(f"text must have 1 to {self.limits.text_letters} characters")
-        return value
-
     def _frames(self, kind: str, value: str) -> Tensor:
         """Returns uint8 frames, [1, T, S, S, 3]."""
         if kind == "path":
             return self._decoded(self._allowed(value))
         # Checked before decoding: base64 has four characters for three bytes.
-        if len(value) > 4 * (self.limits.video_bytes // 3 + 1):
-            raise RequestError(f"{kind} is longer than {self.limits.video_bytes} bytes")
+        most = int(self.options.max_video_mib * (1 << 20))
+        if len(value) > 4 * (most // 3 + 1):
+            raise RequestError(f"{kind} is longer than {most} bytes")
         data = _from_base64(kind, value)
         if kind == "frames":
             how = self.model.preprocessing

@@ -122,9 +122,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Provenance(facts.fingerprint, run="a run"),
     )
     folder = tmp_path_factory.mktemp("models") / "model"
-    TrainedModel(
-        model, record.config, record.classes, record.preprocessing, record.provenance
-    ).save(folder)
+    TrainedModel(**vars(record), model=model).save(folder)
     return folder
 
 

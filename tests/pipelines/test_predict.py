@@ -18,10 +18,9 @@ from pipelines.cli.errors import RunError
 from pipelines.cli.folder_lock import alone_in
 from pipelines.cli.video_options import WorkerOptions
 from pipelines.inference import job as job_module
-from pipelines.inference.job import VideoJob, as_many_as_fit
+from pipelines.inference.job import VideoJob, VideoWorker, Work, as_many_as_fit
 from pipelines.inference.model_choice import ModelChoice
 from pipelines.inference.video_list import Video, list_videos
-from pipelines.inference.worker import VideoWorker, Work
 from pipelines.predict import PredictConfig, main
 from stop_core.cache import FrameCache
 from stop_core.storage.paths import RemotePath
@@ -137,7 +136,7 @@ def test_resume_repeats_no_finished_part_and_loses_no_row(
 
     job = VideoJob(tmp_path / "parts", work)
     with monkeypatch.context() as patched:
-        patched.setattr("pipelines.inference.worker.pq.write_table", killed)
+        patched.setattr("pipelines.inference.job.pq.write_table", killed)
         with pytest.raises(KeyboardInterrupt):
             job.run(every, WorkerOptions(0))
     complete = {Path(name).name for name in job.done()["video"].to_pylist()}

@@ -18,7 +18,6 @@ from pipelines.cli.video_options import WorkerOptions
 from pipelines.index import IndexConfig
 from pipelines.index import main as make_index
 from pipelines.inference.model_choice import ModelChoice
-from pipelines.inference.video_list import Video
 from pipelines.search import SearchConfig, main
 from stop_core.storage import paths
 from stop_core.trained_model.index import SearchIndex, write_index
@@ -122,16 +121,17 @@ def test_the_sheet_has_the_frames_of_the_clip_after_the_cache_changed(
     how = TrainedModel.load(model_folder).preprocessing
     cache = _cache(videos, tmp_path / "cache", how.frames, how.size)
     index = SearchIndex(_index(tmp_path, model_folder, cache=str(cache)))
-    listed = [Video(**search._named(row)) for row in index.videos]
-    before = {v.name: f for v, f in zip(listed, search._frames(index, listed, False), strict=True)}
+    listed = index.videos
+    frames = search._frames(index, listed, False)
+    before = {row["video"]: found for row, found in zip(listed, frames, strict=True)}
     shutil.rmtree(cache)
     (videos / "a/v1.mp4").unlink()
     _cache(videos, cache, how.frames, how.size)
-    for video, found in zip(listed, search._frames(index, listed, False), strict=True):
-        if video.name.endswith("v1.mp4"):
+    for row, found in zip(listed, search._frames(index, listed, False), strict=True):
+        if row["video"].endswith("v1.mp4"):
             assert "no longer" in str(found)
         else:
-            np.testing.assert_array_equal(found, before[video.name])
+            np.testing.assert_array_equal(found, before[row["video"]])
     shutil.rmtree(cache)
     assert len(main(SearchConfig(text="a", index=index.folder, output=tmp_path))) == 4
 

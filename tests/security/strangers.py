@@ -96,7 +96,7 @@ def make_model(folder: Path) -> None:
     how = Preprocessing(4, model.image_size, facts.mean, facts.std)
     origin = Provenance(facts.fingerprint, run="a run", dataset="motion", metrics={"test/top1": 1})
     classes = label_classes(NAMES, CONFIG.templates)
-    TrainedModel(model, CONFIG, classes, how, origin).save(folder)
+    TrainedModel(CONFIG, classes, how, origin, model).save(folder)
 
 
 def read_model(folder: Path) -> None:

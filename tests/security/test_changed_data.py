@@ -19,9 +19,9 @@ from torch import Tensor
 
 from pipelines.cli.errors import RunError
 from pipelines.cluster.resources import Resources
+from pipelines.inference.job import VideoWorker, Work
 from pipelines.inference.model_choice import ModelChoice
 from pipelines.inference.video_list import list_cached
-from pipelines.inference.worker import VideoWorker, Work
 from pipelines.preprocessing.find_cache import find_cache
 from pipelines.tracking.queued_run import QueuedRun
 from pipelines.tracking.store import open_experiment, tracking_uri

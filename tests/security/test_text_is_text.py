@@ -36,7 +36,7 @@ from pipelines.tables.sheet import Cell, Note, Sheet
 from stop_core.cache import CacheConfig
 from stop_core.explain import training_figures
 from stop_core.explain.contact_sheet import Strip, draw_contact_sheet
-from stop_core.explain.panels import shortened, wrapped
+from stop_core.explain.figure import shortened, wrapped
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.escaping import csv_text, in_figure, in_line, in_markdown, visible
 from stop_core.trained_model.card import render_card

@@ -188,10 +188,9 @@ def test_loading_does_not_use_the_network(tmp_path: Path) -> None:
         socket.getaddrinfo = socket.socket.connect = socket.socket.connect_ex = refused
         from pathlib import Path
         from stop_core.clip.loading import load_clip
-        from stop_core.trained_model.model import TrainedModel
+        from stop_core.trained_model.model import TrainedModel, embedding_identity
         from pipelines.inference.model_choice import ModelChoice
         from pipelines.search import SearchConfig, main
-        from stop_core.trained_model.identity import embedding_identity
         from stop_core.trained_model.index import IndexInfo, write_index
         import pyarrow as pa
 

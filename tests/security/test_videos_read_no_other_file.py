@@ -15,7 +15,7 @@ import pytest
 from stop_core.decoding import DecodeError, DecodeProcess, Decoder, decode_clip
 from stop_core.decoding.probing.packets import _DEMUXERS
 from stop_core.trained_model.model import TrainedModel
-from stop_core.trained_model.service import Limits, VideoService
+from stop_core.trained_model.service import ServiceOptions, VideoService
 from tests.stop_core.decoding.videos import write_video
 
 _IN_OPEN = 0x20
@@ -165,7 +165,7 @@ def test_file_names_are_never_urls_or_patterns(
 
 def test_a_served_model_reads_no_other_file(tmp_path: Path) -> None:
     model = TrainedModel.zero_shot("tiny", None, ["a", "b"])
-    service = VideoService(model, tmp_path, Limits(decode_seconds=60))
+    service = VideoService(model, ServiceOptions(str(tmp_path), decode_seconds=60))
     try:
         for number, kind in enumerate(KINDS):
             folder = tmp_path / str(number)

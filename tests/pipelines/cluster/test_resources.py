@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.cluster.resources import Resources
-from pipelines.cluster.room import _room
+from pipelines.cluster.resources import Resources, _room
 
 FOUR = Resources(workers=4, gpus_per_worker=1)
 

@@ -13,7 +13,7 @@ from pipelines.sweeping.space import Distribution, SearchSpace
 from pipelines.sweeping.trial_worker import TrialTask, run_trial
 from pipelines.training.checkpoints import CHECKPOINTS, write_checkpoint
 from pipelines.training.result import TrainingResult
-from stop_core.clip.shared import ClipCache
+from stop_core.clip.loading import ClipCache
 from stop_core.training.checkpoint import Checkpoint
 from stop_core.training.run_state import Origin, RunProgress
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
-from stop_core.clip.folded_block import FoldedBlock, fold_block
+from stop_core.clip.folded_block import FoldedBlock
 
 WIDTH, HEADS = 12, 3
 KINDS = list(itertools.product((QuickGELU, nn.GELU), (None, 0.3)))
@@ -42,7 +42,7 @@ def run(folded: FoldedBlock, tokens: Tensor) -> Tensor:
 
 
 def test_output_and_gradient_are_those_of_the_block(block: ResidualAttentionBlock) -> None:
-    folded = fold_block(block, torch.float64, None)
+    folded = FoldedBlock(block, torch.float64, None)
     tokens = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(1)).double()
     ours, plain = tokens.clone().requires_grad_(), tokens.clone().requires_grad_()
     out, wanted = run(folded, ours), block(plain)
@@ -54,7 +54,7 @@ def test_output_and_gradient_are_those_of_the_block(block: ResidualAttentionBloc
 
 
 def test_key_weight_is_the_matrix_of_the_keys(block: ResidualAttentionBlock) -> None:
-    folded = fold_block(block, torch.float64, None)
+    folded = FoldedBlock(block, torch.float64, None)
     x = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(1)).double()
     key = folded.key_value(x)[:, :WIDTH]
     bias = folded.key_value(torch.zeros(1, WIDTH).double())[:, :WIDTH]
@@ -65,9 +65,9 @@ def test_weights_are_folded_in_float64_and_held_in_the_type_asked_for(
     block: ResidualAttentionBlock,
 ) -> None:
     block.float()
-    exact = fold_block(copy.deepcopy(block).double(), torch.float64, None)
+    exact = FoldedBlock(copy.deepcopy(block).double(), torch.float64, None)
     for dtype in (torch.float32, torch.bfloat16):
-        folded = fold_block(block, dtype, None)
+        folded = FoldedBlock(block, dtype, None)
         for name in ("qkv", "out", "fc", "proj"):
             ours, best = getattr(folded, name), getattr(exact, name)
             assert torch.equal(ours.weight, best.weight.to(dtype)), name

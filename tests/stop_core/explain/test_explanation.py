@@ -11,9 +11,15 @@ from PIL import Image
 
 from stop_core.clip.loading import FrozenClip
 from stop_core.explain.explanation import Answer, Explanation, best_answers, explain
-from stop_core.explain.figure import draw_explanation
-from stop_core.explain.film import scenes, write_film
-from stop_core.explain.panels import heat_picture, outline, regions_picture, wrapped
+from stop_core.explain.figure import (
+    draw_explanation,
+    heat_picture,
+    outline,
+    regions_picture,
+    scenes,
+    wrapped,
+    write_film,
+)
 from stop_core.model.baselines import ZeroShot
 from stop_core.model.stop import StopModel
 from stop_core.settings.experiment import ExperimentConfig

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from stop_core.clip.loading import load_clip
-from stop_core.explain.prompt_monitor import PromptMonitor
-from stop_core.explain.prompt_stats import PromptStats, fixed_clips, observe
+from stop_core.explain.prompt_monitor import PromptMonitor, PromptStats, fixed_clips, observe
 from stop_core.explain.training_figures import confusion, save_figure
 from stop_core.model.methods import build_method
 from stop_core.model.video_model import VideoModel

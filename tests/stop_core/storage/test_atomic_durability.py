@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 
 from stop_core.cache.files import write_checked_json
-from stop_core.storage.atomic import appearing, is_leftover, sync, write_whole
+from stop_core.storage.atomic import (
+    appearing,
+    appearing_folder,
+    is_leftover,
+    sync,
+    write_whole,
+)
 from stop_core.storage.names import create, open_lock
 from stop_core.storage.paths import private_folder, scratch_file
 
@@ -264,3 +270,19 @@ def test_scratch_files_in_use_stay_and_abandoned_ones_go(
         assert not second.exists()
         assert first.exists()
     assert not first.exists()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path, fails: bool) -> None:
+    folder = tmp_path / "new" / "folder"
+    with suppress(KeyboardInterrupt), appearing_folder(folder) as staging:
+        (staging / "file").touch()
+        assert not folder.exists()
+        if fails:
+            raise KeyboardInterrupt
+    found = [path.relative_to(tmp_path) for path in sorted((tmp_path / "new").rglob("*"))]
+    assert found == ([] if fails else [Path("new/folder"), Path("new/folder/file")])
+    if not fails:
+        with pytest.raises(OSError, match="not empty"), appearing_folder(folder):
+            pass
+        assert (folder / "file").exists()

@@ -31,7 +31,7 @@ def _trained(clip: FrozenClip, method: str, attention: Attention = "frame") -> T
     model = build_method(config, clip, 3)
     how = Preprocessing(4, facts.size, facts.mean, facts.std)
     classes = label_classes(("a", "b", "c"), config.templates)
-    return TrainedModel(model.eval(), config, classes, how, Provenance(facts.fingerprint))
+    return TrainedModel(config, classes, how, Provenance(facts.fingerprint), model.eval())
 
 
 @pytest.mark.slow

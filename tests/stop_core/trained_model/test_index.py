@@ -59,9 +59,8 @@ def test_the_nearest_video_is_the_query_itself_and_scores_decrease(
     index = SearchIndex(tmp_path)
     for number, vector in enumerate(vectors_ME):
         hits = index.nearest(vector, 7)
-        assert hits[0].row == number
-        assert hits[0].score == pytest.approx(1, abs=1e-6)
-        scores = [hit.score for hit in hits]
+        assert hits[0] == (number, pytest.approx(1, abs=1e-6))
+        scores = [score for _, score in hits]
         assert scores == sorted((vectors_ME @ vector).tolist(), reverse=True)[:7]
     assert len(index.nearest(vectors_ME[0], 99)) == 20
 
@@ -69,7 +68,7 @@ def test_the_nearest_video_is_the_query_itself_and_scores_decrease(
 def test_ties_keep_the_order_of_the_index(tmp_path: Path) -> None:
     same = np.tile(np.float32([0.5, 0.5, 0.5, 0.5]), (6, 1))
     write_index(tmp_path, _rows(same), INFO)
-    assert [hit.row for hit in SearchIndex(tmp_path).nearest(same[0], 6)] == list(range(6))
+    assert [row for row, _ in SearchIndex(tmp_path).nearest(same[0], 6)] == list(range(6))
 
 
 def test_another_model_is_refused_with_both_identities(

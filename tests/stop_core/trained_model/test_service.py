@@ -12,7 +12,7 @@ import torch
 
 from stop_core.decoding import decode_clip
 from stop_core.trained_model.model import TrainedModel
-from stop_core.trained_model.service import Limits, RequestError, VideoService
+from stop_core.trained_model.service import RequestError, ServiceOptions, VideoService
 
 LABELS = ["red circle", "blue square", "green triangle"]
 
@@ -39,8 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., 
 
 @pytest.fixture(scope="module")
 def service(model: TrainedModel, folder: Path) -> Iterator[VideoService]:
-    limits = Limits(requests=4, video_bytes=1 << 16, decode_seconds=60)
-    service = VideoService(model, folder, limits)
+    options = ServiceOptions(str(folder), max_requests=4, max_video_mib=1 / 16, decode_seconds=60)
+    service = VideoService(model, options)
     yield service
     service.close()
 
@@ -83,7 +83,7 @@ def test_paths_outside_the_folder_and_missing_ones_get_the_same_answer(
 
 
 def test_without_a_folder_no_path_is_read(model: TrainedModel, folder: Path) -> None:
-    service = VideoService(model)
+    service = VideoService(model, ServiceOptions())
     for path in (folder / "a.mp4", Path("a.mp4")):
         (answer,) = service.answer([{"path": str(path)}])
         assert "this server reads no files" in answer["error"]
@@ -112,7 +112,7 @@ def test_the_answer_to_an_invalid_request_is_its_error(
 
 def test_a_model_without_classes_embeds_videos_and_texts(folder: Path) -> None:
     model = TrainedModel.zero_shot("tiny", None, [], frames=4)
-    service = VideoService(model, folder)
+    service = VideoService(model, ServiceOptions(str(folder)))
     video, text, empty = service.answer([{"path": "a.mp4"}, {"text": "a dog"}, {"text": " "}])
     service.close()
     assert text["embedding"] == model.embed_texts(["a dog"])[0].tolist()
@@ -143,5 +143,5 @@ def test_threads_do_not_get_each_others_answers(service: VideoService, folder: P
 
 
 def test_limits_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="video_bytes must be positive"):
-        Limits(video_bytes=0)
+    with pytest.raises(ValueError, match="max_video_mib must be positive"):
+        ServiceOptions(max_video_mib=0)

@@ -5,9 +5,8 @@ import pickle
 import pytest
 import torch
 
-from stop_core.clip import shared
-from stop_core.clip.loading import load_clip
-from stop_core.clip.shared import ClipCache
+from stop_core.clip import loading
+from stop_core.clip.loading import ClipCache, load_clip
 from stop_core.model.methods import build_method
 from stop_core.runtime.seeding import seed_weights
 from stop_core.settings.experiment import ExperimentConfig
@@ -28,7 +27,7 @@ def test_initial_prompts_do_not_depend_on_earlier_models() -> None:
 
 def test_a_clip_is_loaded_once_per_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
-    monkeypatch.setattr(shared, "load_clip", lambda *name: loads.append(name) or load_clip(*name))
+    monkeypatch.setattr(loading, "load_clip", lambda *name: loads.append(name) or load_clip(*name))
     keeper = ClipCache()
     torch.manual_seed(0)
     first = keeper.load("tiny", None)

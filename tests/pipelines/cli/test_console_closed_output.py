@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.closed_output import UNREAD
+from pipelines.cli.console import UNREAD
 
 ROOT = Path(__file__).resolve().parents[3]
 # Of all that a command imports only the module under test: an import takes a second.
-_WITH = "import os, sys\nfrom pipelines.cli.closed_output import ending_with_reader\n"
+_WITH = "import os, sys\nfrom pipelines.cli.console import ending_with_reader\n"
 _WITH += "with ending_with_reader(): "
 
 

@@ -10,9 +10,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def _stderr(end: str) -> str:
-    code = (
-        f"import os, sys\nfrom pipelines.cluster.exit_notice import notify_of_exit as leave\n{end}"
-    )
+    code = f"import os, sys\nfrom pipelines.cluster.session import notify_of_exit as leave\n{end}"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     return result.stderr
 
