@@ -57,9 +57,10 @@ class PromptedTexts(nn.Module, ABC):
         hooks = [
             text.token_embedding.register_forward_hook(lambda _, ids, out: _insert(first, out))
         ]
-        for block, own in zip(text.transformer.resblocks[1:], deeper, strict=False):
+        blocks = text.transformer.resblocks
+        for index, own in enumerate(deeper[: len(blocks) - 1], 1):
             hooks.append(
-                block.register_forward_pre_hook(
+                blocks[index].register_forward_pre_hook(
                     lambda _, inputs, own=own: (_insert(own, inputs[0]), *inputs[1:])
                 )
             )

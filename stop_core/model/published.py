@@ -65,9 +65,9 @@ class StopPublished(Dgl):
         """Returns the embeddings [N, E] of token ids on any device; N is at least 1."""
         hooks = []
         blocks = text_tower(self.clip).transformer.resblocks
-        for block, adapter in zip(blocks, self.text_adapters, strict=False):
+        for index, adapter in enumerate(self.text_adapters):
             # The norm before the MLP sees the tokens that the adapter has to see.
-            hooks += cast(ParallelAdapter, adapter).attach(block.ln_2, block)
+            hooks += cast(ParallelAdapter, adapter).attach(blocks[index].ln_2, blocks[index])
         try:
             return super().encode_tokens(tokens_NL)
         finally:

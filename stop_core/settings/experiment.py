@@ -37,9 +37,10 @@ class ExperimentConfig:
     """
 
     method: str = "stop"
-    """stop; zero-shot, linear-probe, vpt-shallow, vpt-deep and clip4clip (fine-tunes both towers)
-    are baselines; stop-static is STOP with constant prompts, stop-temporal-vpt its temporal half
-    with the prompts of vpt-deep."""
+    """stop; the baselines zero-shot, linear-probe, vpt-shallow, vpt-deep, clip4clip,
+    clip4clip-seqtransf, vifi-clip, lora, st-adapter, aim, maple, vop and dgl; stop-published, the
+    authors' code; stop-static, STOP with constant prompts; stop-temporal-vpt, its temporal half
+    with the prompts of vpt-deep; or a method of an installed package."""
     options: tuple[str, ...] = ()
     """Options that only this method has, as NAME=VALUE; docs/model.md lists them. In a file they
     are written like all others."""

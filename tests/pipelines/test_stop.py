@@ -97,4 +97,4 @@ def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
     assert set(completed("stop", "")) == {*commands(), "-h", "--help"}
     assert completed("stop", "do") == ["doctor"]
     assert completed("stop", "train", "--learning-r") == ["--learning-rate"]
-    assert "linear-probe" in completed("stop", "train", "--method", "")
+    assert {"ste", "hard"} <= set(completed("stop", "train", "--selection", ""))
