@@ -129,8 +129,8 @@ def read_index(folder: Path) -> None:
     """Searches a video, as `stop search` does."""
     index = SearchIndex(folder)
     ModelChoice.from_dict(index.info.model)
-    for hit in index.nearest(np.zeros(index.embeddings_ME.shape[1], np.float32), 3):
-        values = index.videos[hit.row]
+    for row, _ in index.nearest(np.zeros(index.embeddings_ME.shape[1], np.float32), 3):
+        values = index.videos[row]
         Video(values.pop("video"), **values)
 
 

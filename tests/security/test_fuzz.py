@@ -17,6 +17,6 @@ def test_a_mutant_is_read_or_refused_and_nothing_else_happens(
     (tmp_path / "made").mkdir()
     (tmp_path / "run").mkdir()
     make(tmp_path / "made" / "thing", *([write_video] if kind in ("manifest", "job") else []))
-    ends, faults = fuzz(kind, tmp_path / "run", tmp_path / "made", mutants=15, seed=0)
+    ends, faults = fuzz(kind, tmp_path / "run", tmp_path / "made", mutants=30, seed=0)
     assert faults == []
     assert set(ends) == {"read", "refused"}
