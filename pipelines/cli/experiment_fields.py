@@ -35,7 +35,7 @@ def typed_value(name: str, value: Any) -> Any:
     types = setting_types()
     if name not in types:
         raise ValueError(f"there is no setting {name!r}; {closest(name, types)}")
-    kinds, origin = field_types(name), get_origin(types[name])
+    kinds, origin = get_args(types[name]) or (types[name],), get_origin(types[name])
     if value is None and type(None) in kinds:
         return None
     if origin is tuple:  # of texts; a single one need not be a list

@@ -6,7 +6,6 @@ Frames never pass through the driver: the task that decodes a shard also writes 
 few dozen bytes, so the driver's memory does not grow with the data.
 """
 
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -46,7 +45,7 @@ def decode_shards(
     # retries the task of a failed worker or node three times. That is safe, because a shard is
     # written atomically, and a command tries no clip of it twice.
     records = ray.data.from_items(
-        [{"plan": pickle.dumps(plan)} for plan in plans], override_num_blocks=len(plans)
+        [{"plan": plan} for plan in plans], override_num_blocks=len(plans)
     ).map(
         cast(Callable[[dict[str, Any]], dict[str, Any]], write_shard_row),  # with fn_args
         fn_args=(job.config, data_root, job.cache.resolve(), timeout),
@@ -76,7 +75,7 @@ def write_shard_row(
     timeout: float,
 ) -> dict[str, Any]:
     """Makes one shard in a worker. A row carries its error, so that no error stops the chain."""
-    plan: ShardPlan = pickle.loads(row["plan"])
+    plan: ShardPlan = row["plan"]
     done = {"shard": plan.name, "clips": 0, "failures": 0, "error": ""}
     try:
         record = write_shard(plan, config, data_root, cache, timeout=timeout)

@@ -169,7 +169,7 @@ class Trials:
         """
         ranked = self.ranked(objectives[0])
         signs = [1 if is_minimised(objective) else -1 for objective in objectives]
-        # What was not measured is NaN, which is neither worse nor better.
+        # A missing measurement is NaN, which is neither worse nor better.
         values = [[one.value(o) for o in objectives] for one in ranked]
         losses_PO = np.array(values, dtype=float).reshape(-1, len(objectives)) * signs
         worse_PPO = losses_PO[:, None] - losses_PO

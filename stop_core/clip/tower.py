@@ -60,6 +60,11 @@ class FrozenTower(nn.Module):
         return self.grid[0] * self.grid[1]
 
     @property
+    def embedding_width(self) -> int:
+        """E, the number of channels of the joint space."""
+        return len(self.project(torch.zeros(self.width, device=self.mean.device)))
+
+    @property
     def blocks(self) -> list[ResidualAttentionBlock]:
         """The frozen transformer blocks, in order."""
         return list(self.visual.transformer.resblocks)
@@ -76,6 +81,11 @@ class FrozenTower(nn.Module):
         Pixels are normalised on the tower's device, so that frames are transferred as bytes.
         """
         return self.embed_pixels(self.normalise(frames))
+
+    def cls_token(self) -> Tensor:
+        """Returns the CLS token that enters the first block, [D]: the same for every frame."""
+        size = self.image_size
+        return self.embed(torch.zeros(1, size, size, 3, dtype=torch.uint8))[0, 0]
 
     def normalise(self, frames: Tensor) -> Tensor:
         """uint8 frames [F, H, W, 3] -> pixels as the tower takes them, [F, 3, H, W]."""

@@ -8,10 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stop_core.clip.loading import FrozenClip
-from stop_core.model.tuned import frame_positions
-from stop_core.model.video_model import VideoModel
+from stop_core.model.video_model import VideoModel, frame_positions
 from stop_core.model.volume import to_tokens, to_volume
-from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.method_options import MOST_FRAMES, AimOptions, StAdapterOptions
 
 
@@ -53,12 +51,6 @@ class StAdapter(VideoModel):
         self.adapters = nn.ModuleList(
             ConvAdapter(tower.width, tower.grid, options) for _ in range(tower.depth)
         )
-
-    @classmethod
-    def build(cls, clip: FrozenClip, config: ExperimentConfig, classes: int) -> "StAdapter":
-        """Returns the method with the options of an experiment."""
-        del classes
-        return cls(clip, config.method_options)
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
@@ -116,12 +108,6 @@ class Aim(VideoModel):
         self.positions = nn.Parameter(torch.zeros(MOST_FRAMES, width))
         self.adapters = [AimAdapters(width, ratio) for _ in range(self.tower.depth)]
         self.blocks = nn.ModuleList(self.adapters)
-
-    @classmethod
-    def build(cls, clip: FrozenClip, config: ExperimentConfig, classes: int) -> "Aim":
-        """Returns the method with the options of an experiment."""
-        del classes
-        return cls(clip, config.method_options)
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised.

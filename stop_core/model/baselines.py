@@ -27,8 +27,7 @@ class LinearProbe(FramePooledModel):
 
     def __init__(self, clip: FrozenClip, classes: int) -> None:
         super().__init__(clip)
-        embedding = self.tower.project(torch.zeros(self.tower.width))
-        self.classifier = nn.Linear(len(embedding), classes)
+        self.classifier = nn.Linear(self.tower.embedding_width, classes)
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
 

@@ -7,6 +7,7 @@ Shapes: B videos, T frames, S = B * T, N = 1 + P tokens of a frame, X prompts of
 text, J prompted blocks, D channels of the vision tower, G global tokens.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -15,20 +16,18 @@ from torch import Tensor, nn
 
 from stop_core.clip.loading import FrozenClip
 from stop_core.model.learned_context import DeepContext, text_depth, text_width
-from stop_core.model.tuned import frame_positions
-from stop_core.model.video_model import VideoModel
-from stop_core.settings.experiment import ExperimentConfig
+from stop_core.model.video_model import VideoModel, frame_positions
 from stop_core.settings.method_options import MOST_FRAMES, DglOptions, MapleOptions, VopOptions
 
 _STD = 0.02
 
 
-class FramePromptedModel(VideoModel):
+class FramePromptedModel(VideoModel, ABC):
     """Frames with X prompts each, which a method computes for every block; embeddings averaged."""
 
+    @abstractmethod
     def frame_prompts(self, index: int, tokens_BTND: Tensor) -> Tensor | None:
         """Returns the prompts of block `index`, [B, T, X, D]; None: those of the block before."""
-        raise NotImplementedError
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
@@ -66,12 +65,6 @@ class Maple(FramePromptedModel):
         self.couple = nn.ModuleList(nn.Linear(width, self.tower.width) for _ in range(depth))
         self.context = DeepContext(clip, options.text_prompts, lambda: self.text_prompts)
 
-    @classmethod
-    def build(cls, clip: FrozenClip, config: ExperimentConfig, classes: int) -> "Maple":
-        """Returns the method with the options of an experiment."""
-        del classes
-        return cls(clip, config.method_options)
-
     def frame_prompts(self, index: int, tokens_BTND: Tensor) -> Tensor | None:
         """Returns the prompts of block `index`, [B, T, X, D]; None: those of the block before."""
         if index >= len(self.couple):
@@ -105,12 +98,6 @@ class Vop(FramePromptedModel):
             nn.init.zeros_(self.from_context.bias)
         self.context = DeepContext(clip, options.text_prompts, lambda: self.text_prompts)
 
-    @classmethod
-    def build(cls, clip: FrozenClip, config: ExperimentConfig, classes: int) -> "Vop":
-        """Returns the method with the options of an experiment."""
-        del classes
-        return cls(clip, config.method_options)
-
     def frame_prompts(self, index: int, tokens_BTND: Tensor) -> Tensor:
         """Returns the prompts of block `index`, [B, T, X, D].
 
@@ -132,7 +119,7 @@ class Dgl(VideoModel):
     """DGL (Yang et al., AAAI 2024): global tokens, prompts of frames and of texts, coupled.
 
     Global tokens attend to all tokens of all frames, and every frame to them; the first one is the
-    video. They enter at the first block and are carried; every block has frame prompts of its own.
+    video. They enter at the first block and are carried; every block has separate frame prompts.
     All prompts of a text are behind its start token (the authors' code puts half of them at its
     end), and the global tokens start as the CLS token (the authors' at random).
     """
@@ -141,9 +128,7 @@ class Dgl(VideoModel):
         super().__init__(clip)
         self.options = options
         tower, count, width = self.tower, options.frame_prompts, text_width(clip)
-        size = tower.image_size
-        cls_D = tower.embed(torch.zeros(1, size, size, 3, dtype=torch.uint8))[0, 0]
-        self.global_tokens = nn.Parameter(cls_D + _STD * torch.randn(count, tower.width))
+        self.global_tokens = self.new_global_tokens(count)
         depth = max(tower.depth, text_depth(clip))
         number = count
         if options.prompt_space == "transformer":
@@ -159,12 +144,6 @@ class Dgl(VideoModel):
             self.to_text = nn.Linear(tower.width, copies * width)
         self.prompts = nn.Parameter(_STD * torch.randn(depth, number, tower.width))
         self.context = DeepContext(clip, options.text_prompts, self._of_texts)
-
-    @classmethod
-    def build(cls, clip: FrozenClip, config: ExperimentConfig, classes: int) -> "Dgl":
-        """Returns the method with the options of an experiment."""
-        del classes
-        return cls(clip, config.method_options)
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised.

@@ -66,11 +66,7 @@ class PromptedModel(VideoModel, ABC):
                 )
         self.global_tokens: nn.Parameter | None = None
         if config.attention == "global":
-            # They start as the CLS token, nearly, so that the tower can use them at once.
-            size = tower.image_size
-            cls_D = tower.embed(torch.zeros(1, size, size, 3, dtype=torch.uint8))[0, 0]
-            noise = 0.02 * torch.randn(config.global_tokens, tower.width)
-            self.global_tokens = nn.Parameter(cls_D + noise)
+            self.global_tokens = self.new_global_tokens(config.global_tokens)
         layers = 1 if config.share else self.prompted_blocks
         self.prompting = nn.ModuleList(self.make_layer() for _ in range(layers))
 

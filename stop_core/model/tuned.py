@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from stop_core.clip.loading import FrozenClip
-from stop_core.model.video_model import VideoModel, check_frames
-from stop_core.settings.experiment import ExperimentConfig
+from stop_core.model.video_model import VideoModel, check_frames, frame_positions
 from stop_core.settings.method_options import MOST_FRAMES, LoraOptions, SequenceOptions
 
 
@@ -91,7 +90,7 @@ class SequenceTransformer(TunedClip):
         super().__init__(clip)
         if options.tune_towers:
             self.tune_towers()
-        embedding = len(self.tower.project(torch.zeros(self.tower.width)))
+        embedding = self.tower.embedding_width
         text: Any = getattr(self.clip, "text", self.clip)
         of_text = list(getattr(getattr(text, "transformer", None), "resblocks", []))
         if not of_text or of_text[0].ln_1.normalized_shape != (embedding,):
@@ -108,14 +107,6 @@ class SequenceTransformer(TunedClip):
             known = text.positional_embedding[:MOST_FRAMES].detach()
             with torch.no_grad():
                 self.positions[: len(known)] = known
-
-    @classmethod
-    def build(
-        cls, clip: FrozenClip, config: ExperimentConfig, classes: int
-    ) -> "SequenceTransformer":
-        """Returns the method with the options of an experiment."""
-        del classes
-        return cls(clip, config.method_options)
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised.
@@ -145,12 +136,6 @@ class LoraClip(TunedClip):
             update = LowRankUpdate(layer.embed_dim, options.lora_rank, options.lora_scale)
             parametrize.register_parametrization(layer, "in_proj_weight", update)
 
-    @classmethod
-    def build(cls, clip: FrozenClip, config: ExperimentConfig, classes: int) -> "LoraClip":
-        """Returns the method with the options of an experiment."""
-        del classes
-        return cls(clip, config.method_options)
-
     def encode_frames(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> frame embeddings [B, T, E], not normalised."""
         with parametrize.cached():  # each matrix is summed once
@@ -179,17 +164,3 @@ class LowRankUpdate(nn.Module):
         """Returns the updated matrices, [3 D, D]."""
         update: Tensor = (self.up @ self.down).flatten(0, 1)
         return weight_ED + self.scale * update.to(weight_ED.dtype)
-
-
-def frame_positions(positions: Tensor, frames: int) -> Tensor:
-    """Returns the first `frames` learned positions.
-
-    Raises:
-        ValueError: if there are fewer.
-    """
-    if frames > len(positions):
-        raise ValueError(
-            f"this method has positions for {len(positions)} frames, and the clips have {frames}; "
-            "use fewer --frames"
-        )
-    return positions[:frames]

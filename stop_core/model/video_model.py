@@ -17,6 +17,7 @@ from stop_core.clip.tower import FrozenTower, in_float32
 from stop_core.model.learned_context import LearnedContext, PromptedTexts
 from stop_core.model.sequences import VideoTokens
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.methods import NoOptions
 from stop_core.settings.stop import Attention
 
 _TEXTS_AT_A_TIME = 256  # batch size of the text tower
@@ -43,10 +44,13 @@ class VideoModel(nn.Module, ABC):
     def build(cls, clip: FrozenClip, config: ExperimentConfig, classes: int) -> "VideoModel":
         """Returns the method with the settings of an experiment, for `classes` classes.
 
-        Methods with settings override it; those of their own are `config.method_options`.
+        A method with options of its own (`Method.options`) is given them as second argument.
+        Methods that need other settings override this.
         """
-        del config, classes
-        return cls(clip)
+        del classes
+        own = config.method_options
+        arguments = () if isinstance(own, NoOptions) else (own,)
+        return cls(clip, *arguments)
 
     @property
     def image_size(self) -> int:
@@ -58,6 +62,14 @@ class VideoModel(nn.Module, ABC):
         super().train(mode)
         self.clip.train(False)
         return self
+
+    def new_global_tokens(self, count: int) -> nn.Parameter:
+        """Returns `count` tokens [G, D] for `FrozenTower.run_global_block`.
+
+        They start as the CLS token, nearly, so that the tower can use them at once.
+        """
+        noise = 0.02 * torch.randn(count, self.tower.width)
+        return nn.Parameter(self.tower.cls_token() + noise)
 
     @abstractmethod
     def encode_video(self, frames: Tensor) -> Tensor:
@@ -73,7 +85,7 @@ class VideoModel(nn.Module, ABC):
 
         Raises:
             ValueError: if the text tower does not support them, or not as many, or the method has
-                prompts of its own in its texts.
+                learned tokens in its texts.
         """
         if self.context is not None:
             raise ValueError("this method has learned tokens in its texts: set context_tokens to 0")
@@ -187,3 +199,17 @@ def check_frames(frames: Tensor, size: int) -> None:
         raise ValueError(f"frames are {height}x{width} pixels; this tower takes {size}x{size}")
     if frames.shape[1] < 1:
         raise ValueError("a clip needs at least one frame, got none")
+
+
+def frame_positions(positions: Tensor, frames: int) -> Tensor:
+    """Returns the first `frames` learned positions.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    if frames > len(positions):
+        raise ValueError(
+            f"this method has positions for {len(positions)} frames, and the clips have {frames}; "
+            "use fewer --frames"
+        )
+    return positions[:frames]

@@ -169,7 +169,7 @@ class ExperimentConfig:
         later = dict(_LATER)
         for part, kind in PARTS.items():
             # Parts other than that of STOP were added later themselves.
-            usual = _LATER if part == "stop" else {**asdict(kind())}
+            usual = _LATER if part == "stop" else asdict(kind())
             values[part] = {
                 k: v for k, v in values[part].items() if k not in usual or v != usual[k]
             }

@@ -3,21 +3,25 @@
 `MOST_FRAMES` bounds the table of learned frame positions of the methods that have one.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 MOST_FRAMES = 77
 
 
-def _positive(options: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(options, name)
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+@dataclass(frozen=True)
+class _Positive:
+    """Options whose numbers are positive and finite, but for `prompt_dropout`."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and name != "prompt_dropout" and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 @dataclass(frozen=True)
-class StAdapterOptions:
+class StAdapterOptions(_Positive):
     """Options of st-adapter."""
 
     adapter_ratio: float = 0.5
@@ -25,12 +29,9 @@ class StAdapterOptions:
     adapter_kernel: Literal["3x1x1", "3x3x3"] = "3x1x1"
     """Frames x height x width of the depthwise convolution."""
 
-    def __post_init__(self) -> None:
-        _positive(self, "adapter_ratio")
-
 
 @dataclass(frozen=True)
-class AimOptions:
+class AimOptions(_Positive):
     """Options of aim."""
 
     adapter_ratio: float = 0.25
@@ -38,12 +39,9 @@ class AimOptions:
     adapter_scale: float = 0.5
     """Factor of the adapter that is parallel to the MLP."""
 
-    def __post_init__(self) -> None:
-        _positive(self, "adapter_ratio", "adapter_scale")
-
 
 @dataclass(frozen=True)
-class LoraOptions:
+class LoraOptions(_Positive):
     """Options of lora."""
 
     lora_rank: int = 4
@@ -53,12 +51,9 @@ class LoraOptions:
     lora_towers: Literal["vision", "both"] = "both"
     """The towers that are adapted."""
 
-    def __post_init__(self) -> None:
-        _positive(self, "lora_rank", "lora_scale")
-
 
 @dataclass(frozen=True)
-class SequenceOptions:
+class SequenceOptions(_Positive):
     """Options of clip4clip-seqtransf."""
 
     sequence_layers: int = 4
@@ -66,12 +61,9 @@ class SequenceOptions:
     tune_towers: bool = True
     """Whether both towers are fine-tuned too, as in the paper. If not, they stay frozen."""
 
-    def __post_init__(self) -> None:
-        _positive(self, "sequence_layers")
-
 
 @dataclass(frozen=True)
-class MapleOptions:
+class MapleOptions(_Positive):
     """Options of maple."""
 
     text_prompts: int = 2
@@ -79,12 +71,9 @@ class MapleOptions:
     prompt_depth: int = 9
     """Blocks of both towers with prompts of their own, from the first (at most: all)."""
 
-    def __post_init__(self) -> None:
-        _positive(self, "text_prompts", "prompt_depth")
-
 
 @dataclass(frozen=True)
-class VopOptions:
+class VopOptions(_Positive):
     """Options of vop."""
 
     text_prompts: int = 8
@@ -95,12 +84,9 @@ class VopOptions:
     """static: the same in every frame; position: of their own for each frame number; context:
     from the frames, by an LSTM."""
 
-    def __post_init__(self) -> None:
-        _positive(self, "text_prompts", "frame_prompts")
-
 
 @dataclass(frozen=True)
-class DglOptions:
+class DglOptions(_Positive):
     """Options of dgl."""
 
     text_prompts: int = 8
@@ -112,9 +98,6 @@ class DglOptions:
     of their own for each frame number; linear: texts get linear maps of the frames' prompts."""
     prompt_frames: int = 12
     """Number of frames with prompts of their own, at least the frames of a clip."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "text_prompts", "frame_prompts", "prompt_frames")
 
 
 @dataclass(frozen=True)
@@ -140,7 +123,6 @@ class PublishedOptions(DglOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "chosen_patches")
         if not 0 <= self.prompt_dropout < 1:
             raise ValueError(
                 f"prompt_dropout must be at least 0 and below 1, got {self.prompt_dropout}"

@@ -8,7 +8,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
 from stop_core.training.augmentation import mixing
 from stop_core.training.losses import contrastive_loss, recognition_loss
+
+_Number = TypeVar("_Number", int, Tensor)
 
 
 @dataclass(frozen=True)
@@ -174,9 +176,9 @@ class Retrieval(Objective):
         every = [s for part in (clips, *others) for captions in part.captions for s in captions]
         self._number = {sentence: number for number, sentence in enumerate(dict.fromkeys(every))}
         self._video = {video: n for n, video in enumerate(dict.fromkeys(clips.video_ids))}
-        self._texts_of: list[set[int]] = [set() for _ in self._video]
-        for video, captions in zip(clips.video_ids, clips.captions, strict=True):
-            self._texts_of[self._video[video]].update(self._number[s] for s in captions)
+        described = zip(clips.video_ids, clips.captions, strict=True)
+        keys = [self._key(self._video[v], self._number[s]) for v, some in described for s in some]
+        self._described = torch.tensor(keys, dtype=torch.long).unique()
         self._bank = None if model.trains_text else TextBank(model, every)
         self._width = TextBank(model, ()).width if self._bank is None else self._bank.width
 
@@ -217,15 +219,16 @@ class Retrieval(Objective):
     def _positives(self, clips: Sequence[int], texts_B: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the texts of the batch that describe each video, and the reverse, [B, G] each."""
         videos_B = texts_B.new_tensor([self._video[self.clips.video_ids[clip]] for clip in clips])
-        videos_G, texts_G = all_rows(videos_B).tolist(), all_rows(texts_B).tolist()
-        known = self._texts_of
-        to_text = [[text in known[video] for text in texts_G] for video in videos_B.tolist()]
-        to_video = [[text in known[video] for video in videos_G] for text in texts_B.tolist()]
-        shape = len(clips), len(texts_G)
+        videos_G, texts_G = all_rows(videos_B), all_rows(texts_B)
+        described = self._described.to(texts_B.device)
         return (
-            texts_B.new_tensor(to_text, dtype=torch.bool).reshape(shape),
-            texts_B.new_tensor(to_video, dtype=torch.bool).reshape(shape),
+            torch.isin(self._key(videos_B[:, None], texts_G), described),
+            torch.isin(self._key(videos_G, texts_B[:, None]), described),
         )
+
+    def _key(self, video: _Number, text: _Number) -> _Number:
+        """Returns a number that identifies a video together with a text."""
+        return video * len(self._number) + text
 
     def measure(self, clips: Clips) -> Measured:
         """Returns the retrieval metrics in both directions, and one row per query."""

@@ -24,9 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "_pickle"}
 # MSVD's captions are published as a pickle; its reader accepts only dictionaries, lists and texts.
 # OpenAI's weights are TorchScript archives; the reader accepts only tensors and plain values.
-# The plan of a shard goes from the driver to a task of Ray, which pickles its arguments as well.
 _MAY = {
-    "pipelines/preprocessing/decode_shards.py": "pickle",
     "stop_core/datasets/msvd.py": "pickle",
     "stop_core/clip/weights.py": "pickle",
     "pipelines/stop.py": "exec",

@@ -1,4 +1,4 @@
-"""The published code of STOP: what it does, step by step, and the laws that it breaks."""
+"""The published code of STOP: its steps, and the laws that it breaks."""
 
 from collections.abc import Callable
 from typing import Any
