@@ -97,7 +97,7 @@ def test_methods_with_one_name_or_one_option_of_two_types_are_refused(
     class Text:
         rank: str = ""
 
-    registry: Registry[Method] = Registry("stop_video.test")
+    registry: Registry[Method] = Registry(Method, "stop_video.test", _check_options)
     registry.register(OWN)
     registry.register(OWN)
     with pytest.raises(ValueError, match="'own' is registered twice"):
@@ -120,7 +120,7 @@ def test_an_installed_package_adds_a_method_and_a_broken_one_is_left_out(
         return [point for point in points if point.group == group]
 
     monkeypatch.setattr("stop_core.settings.registry.entry_points", found)
-    registry: Registry[Any] = Registry("stop_video.test")
+    registry: Registry[Method] = Registry(Method, "stop_video.test", _check_options)
     assert registry["own"] is OWN
     assert list(registry) == ["own"]
     assert "broken" in caplog.text
