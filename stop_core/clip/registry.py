@@ -25,6 +25,8 @@ class TowerShape:
     image_size: int  # pixels
     patches: int  # per frame
     blocks: int
+    unfit: str = ""
+    """Why methods cannot run its blocks, for a message; then it has 0 patches and blocks."""
 
 
 @dataclass(frozen=True)
