@@ -67,7 +67,7 @@ class BenchmarkConfig:
     published: Path | None = None
     """CSV file with published results to show; docs/tables.md describes its columns."""
     cache: str | None = None
-    """A cache made by preprocess.py: a folder, or an s3:// or gs:// URI (default: the embedded set,
+    """A cache made by preprocess: a folder, or an s3:// or gs:// URI (default: the embedded set,
     preprocessed if needed)."""
     output: Path = field(default_factory=default_output)
     """Folder of runs, tables and the MLflow store."""

@@ -45,7 +45,7 @@ class SweepConfig:
     space: Path = SWEEPS / "motion.yaml"
     """The search space: a YAML file, or the name of one in sweeps/, for example hmdb51."""
     cache: str | None = None
-    """A cache made by preprocess.py: a folder, or its s3:// or gs:// URI. Default: the embedded
+    """A cache made by preprocess: a folder, or its s3:// or gs:// URI. Default: the embedded
     set, which is prepared first if necessary."""
     output: Path = field(default_factory=default_output)
     """Folder for the trials, the best settings and the MLflow store."""
@@ -135,7 +135,7 @@ def main(config: SweepConfig) -> SweepResult | None:
         confirmed = confirm(search, result, config.confirm, tracked.run_id)
         Report(search, trials, result, config.command(), confirmed).publish(tracked)
     print_result(f"report: {search.folder / REPORT}")
-    print_result(f"best settings, for `train.py --config`: {result.best_file}")
+    print_result(f"best settings: {command('train')} --config {result.best_file}")
     print_result(f"all runs: {ui_command(config.output)}")
     return result
 

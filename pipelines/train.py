@@ -46,7 +46,7 @@ class TrainConfig:
     """
 
     cache: str | None = None
-    """A cache made by preprocess.py: a folder, or an s3:// or gs:// URI (default: the embedded set,
+    """A cache made by preprocess: a folder, or an s3:// or gs:// URI (default: the embedded set,
     preprocessed if needed)."""
     output: Path = field(default_factory=default_output)
     """Folder of runs, checkpoints and the MLflow store."""
