@@ -136,13 +136,23 @@ def test_truncated_parameters_may_have_fields(fields: dict[str, Any], kept: int)
     assert H264Stream(description(sequence(**fields)[:kept])).has_fields
 
 
+PLAIN: dict[str, Any] = {
+    "profile": 66, "chroma": 3, "planes": False, "lists": [], "order": 2, "cycle": [],
+    "frames_only": True, "crop": None, "number_bits": 16,
+}  # fmt: skip
+
+
 def test_numbers_of_more_than_sixteen_bits_are_damage() -> None:
-    plain: dict[str, Any] = {
-        "profile": 66, "chroma": 1, "planes": False, "lists": [], "order": 2, "cycle": [],
-        "frames_only": True, "crop": None,
-    }  # fmt: skip
-    assert not H264Stream(description(sequence(**plain, number_bits=16))).has_fields
-    assert H264Stream(description(sequence(**plain, number_bits=17))).has_fields
+    assert not H264Stream(description(sequence(**PLAIN))).has_fields
+    assert H264Stream(description(sequence(**PLAIN | {"number_bits": 17}))).has_fields
+
+
+def test_only_the_high_profiles_of_the_standard_have_more_parameters() -> None:
+    for profile in range(256):
+        stream = H264Stream(description(sequence(**PLAIN | {"profile": profile})))
+        stream.look(0, packet(b"\x65idr"))
+        stream.look(1, packet(picture(1, 16, planes=False)), is_key=False)
+        assert (stream.has_fields, stream.is_complete) == (False, True), profile
 
 
 def test_the_packets_of_a_stream_say_where_pictures_are() -> None:
