@@ -116,12 +116,23 @@ def test_an_installed_package_adds_a_method_and_a_broken_one_is_left_out(
         EntryPoint("broken", "no_such_module:METHOD", "stop_video.test"),
     ]
 
+    asked: list[str] = []
+
     def found(group: str) -> list[EntryPoint]:
+        asked.append(group)
         return [point for point in points if point.group == group]
 
     monkeypatch.setattr("stop_core.settings.registry.entry_points", found)
     registry: Registry[Any] = Registry("stop_video.test")
+    here = registry.register(Method("here", "module:Class", "another"))
+    assert registry["here"] is here
+    assert not asked  # a known name imports no other package
     assert registry["own"] is OWN
-    assert list(registry) == ["own"]
+    assert list(registry) == ["here", "own"]
+    assert len(registry) == 2
+    with pytest.raises(KeyError):
+        registry["absent"]
+    assert asked == ["stop_video.test"]
+    assert len(Registry("stop_video.test")) == 1
     assert "broken" in caplog.text
     assert "no_such_module" in caplog.text
