@@ -333,6 +333,7 @@ def _shared(rank: int) -> Shared:
     return found
 
 
+@pytest.mark.slow
 def test_three_processes_have_the_gradient_and_loss_curve_of_one(tmp_path: Path) -> None:
     # The third step has two clips or one pair, so that the share of a process is empty.
     one = _shared(0)
@@ -379,6 +380,7 @@ def test_checkpointing_activations_changes_no_bit(method: str) -> None:
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
+@pytest.mark.slow
 def test_a_compiled_model_has_the_same_gradient(make_clip: Callable[..., FrozenClip]) -> None:
     config, clip = replace(CONFIG, stop=replace(SMALL, depth=1)), make_clip(patch=8, grid=4)
     plain, compiled = _trainer(config, clip=clip), _trainer(config, clip=clip)
