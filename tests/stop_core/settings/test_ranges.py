@@ -25,7 +25,8 @@ STOP: dict[str, tuple[list[Any], list[Any]]] = {
     "dropout": ([0.0, 0.999], [-1e-9, 1.0, 7, NAN]),
     "global_tokens": ([1, MOST], [0, -1, MOST + 1, 1.0, True]),
     "attention": (["joint", "frame", "global"], ["video", ""]),
-    "normalize": (["per_frame", "none"], ["per_video", ""]),
+    "normalize": (["per_frame", "running", "none"], ["per_video", ""]),
+    "choose": (["learned", "random", "fixed", "lowest"], ["best", ""]),
     "selection": (["ste", "hard"], ["soft", ""]),
     "difference": (["prompted", "plain"], ["raw", ""]),
 }
