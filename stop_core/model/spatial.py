@@ -21,6 +21,8 @@ from stop_core.model.selection import choose_patches, min_max
 from stop_core.model.volume import LightConv3d, TemporalConv3d, keep_variance, to_tokens, to_volume
 from stop_core.settings.stop import StopConfig
 
+_PRIME = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class SpatialPrompts:
@@ -98,10 +100,10 @@ class SpatialPrompting(nn.Module):
         self.dynamics = LightConv3d(width, config.spatial_width, grid)
         self.prompter = SpatialPrompter(width, config.spatial_width, grid, config.dropout)
         if config.choose in ("random", "fixed"):
-            # The initial seed is the same for all blocks; `torch.rand` is another for each.
-            fixed = config.choose == "fixed"
-            draw = torch.tensor(torch.initial_seed() % 100_003) if fixed else torch.rand(())
-            self.register_buffer("draw", draw.float())
+            # The initial seed is the same for all blocks; a random number is another for each.
+            of_all = config.choose == "fixed"
+            draw = torch.initial_seed() if of_all else int(torch.randint(_PRIME, ()))
+            self.register_buffer("draw", torch.tensor(float(draw % 2**24)))
             self.draw: Tensor
 
     def _scores(self, W_s: Tensor) -> Tensor:
@@ -116,9 +118,12 @@ class SpatialPrompting(nn.Module):
         if choose == "random" and self.training:
             return torch.rand_like(W_s)
         frames, patches = W_s.shape[1] if choose == "random" else 1, W_s.shape[2]
-        places = torch.arange(frames * patches, dtype=torch.float64, device=W_s.device)
-        hashed = torch.frac(43758.5453 * torch.sin(12.9898 * places + self.draw.double()))
-        return hashed.to(W_s.dtype).view(frames, patches).expand_as(W_s)
+        # Whole numbers, which are the same on any device and in an exported model.
+        places = 1 + torch.arange(frames * patches, device=W_s.device)
+        mixed = (48_271 * places + 7_919 * self.draw.long()) % _PRIME
+        for _ in range(2):
+            mixed = (mixed * mixed + 1) % _PRIME
+        return mixed.to(W_s.dtype).view(frames, patches).expand_as(W_s)
 
     def forward(
         self, h_BTPD: Tensor, attention_BTP: Tensor, *, every_prompt: bool = False

@@ -52,7 +52,7 @@ class StopConfig:
     in every frame; fixed: drawn once, the same in all frames and blocks. The last three are
     controls. With alpha 1 only the attention A chooses, with alpha 0 only the dynamics M."""
     selection: SelectionMode = "ste"
-    """ste: straight-through gradients through the two selections; hard: none, as in the paper."""
+    """ste: straight-through gradients through the two selections; hard: none."""
     difference: Difference = "prompted"
     """Frame difference d of the prompted tokens, as in the paper, or of the plain tokens."""
     dropout: float = 0.0
