@@ -36,6 +36,7 @@ class TowerShape:
     image_size: int  # pixels
     patches: int  # per frame
     blocks: int
+    width: int  # channels of a token
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _shape_of(name: str, config: dict[str, Any]) -> TowerShape:
             f"{name} reads texts with the package transformers, which is not installed; run pip "
             f"install transformers, or {UNFIT_ADVICE}"
         )
-    return TowerShape(size, (size // patch) ** 2, int(vision["layers"]))
+    return TowerShape(size, (size // patch) ** 2, int(vision["layers"]), vision.get("width", 768))
 
 
 def _build(source: ClipSource) -> nn.Module:
