@@ -258,7 +258,7 @@ def recipe_file(given: str) -> Path:
             return file
     if not given or given.startswith("-"):
         raise ValueError("the recipe comes first, for example: stop reproduce hmdb51 --dry-run")
-    known = {path.stem for path in RECIPES.glob("*.yaml")}
+    known = {path.stem.removesuffix(_TOWER) for path in RECIPES.glob("*.yaml")}
     raise ValueError(f"there is no recipe {given!r}; {closest(given, known)}")
 
 
