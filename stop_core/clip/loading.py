@@ -185,8 +185,8 @@ def _shape_of(name: str, config: dict[str, Any]) -> TowerShape:
             f"install transformers, or {UNFIT_ADVICE}"
         )
     if unfit:
-        return TowerShape(size, 0, 0, unfit)
-    return TowerShape(size, (size // patch) ** 2, int(vision["layers"]))
+        return TowerShape(size, 0, 0, 0, unfit)
+    return TowerShape(size, (size // patch) ** 2, int(vision["layers"]), vision.get("width", 768))
 
 
 def _build(source: ClipSource) -> nn.Module:

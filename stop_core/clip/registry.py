@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stop_core.settings.registry import Registry
-from stop_core.tiny.shipped import BLOCKS, TINY_TOWERS
+from stop_core.tiny.shipped import BLOCKS, TINY_TOWERS, WIDTH
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,8 +25,9 @@ class TowerShape:
     image_size: int  # pixels
     patches: int  # per frame
     blocks: int
+    width: int  # channels of a token
     unfit: str = ""
-    """Why methods cannot run its blocks, for a message; then it has 0 patches and blocks."""
+    """Why methods cannot run its blocks, for a message; then the other numbers are 0."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ for _tiny in TINY_TOWERS.values():
     TOWERS.register(
         Tower(
             _tiny.name,
-            TowerShape(_tiny.image_size, _tiny.grid**2, BLOCKS),
+            TowerShape(_tiny.image_size, _tiny.grid**2, BLOCKS, WIDTH),
             partial(_load_tiny, _tiny.name),
             _tiny.weights,
         )

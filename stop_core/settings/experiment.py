@@ -24,6 +24,7 @@ _LATER: dict[str, Any] = {
     "random_crop": False,
     "options": (),
     "global_tokens": 4,
+    "choose": "learned",
 }
 
 
@@ -83,8 +84,9 @@ class ExperimentConfig:
     ema: float = 0.0
     """Decay of an exponential moving average of the weights, used in evaluation; 0: none."""
     training: TrainingOptions = field(default_factory=TrainingOptions)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: run the model under bfloat16 autocast; weights, losses and selections stay fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: run the model under bfloat16 autocast; weights, losses and selections stay fp32. auto:
+    bf16 where the training runs on GPUs that have it, else fp32."""
     seed: int = 0
     """Seed of the initial weights, the order of the clips, and dropout."""
 
@@ -98,8 +100,8 @@ class ExperimentConfig:
             )
         # All of them, so that an option at its default is the same experiment as none.
         object.__setattr__(self, "options", as_words(self.method_options))
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"precision must be auto, fp32 or bf16, got {self.precision!r}")
         _check("ema", self.ema, 0 <= self.ema < 1, "must be at least 0, below 1")
         nothing = self.stop.n_s == 0 and self.stop.eta == 0
         if nothing and self.method in ("stop", "stop-static"):
@@ -167,8 +169,12 @@ class ExperimentConfig:
 
     @property
     def hash(self) -> str:
-        """Returns twelve hex digits that identify the settings, except the seed."""
-        values = asdict(replace(self, seed=0))
+        """Returns twelve hex digits that identify the settings, except the seed.
+
+        A `precision` that is still auto counts as fp32, which it is without a GPU.
+        """
+        precision = "fp32" if self.precision == "auto" else self.precision
+        values = asdict(replace(self, seed=0, precision=precision))
         later = dict(_LATER)
         for part, kind in PARTS.items():
             # Parts other than that of STOP were added later themselves.
