@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stop_core.settings.experiment import ExperimentConfig
 
 if TYPE_CHECKING:  # open_clip takes seconds to import
-    from stop_core.clip.loading import TowerShape
+    from stop_core.clip.registry import TowerShape
 
 PEAKS = {"A100": 312e12, "H100": 989e12}
 """Dense bfloat16 operations per second, from the data sheets."""
