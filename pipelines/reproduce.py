@@ -15,13 +15,13 @@ if not __package__:  # run as a file: PEP 366
 import tyro
 import yaml
 
+from stop_core.clip.registry import TOWERS
 from stop_core.datasets.list_checks import published_counts
 from stop_core.datasets.registry import division
 from stop_core.datasets.validation_split import FRACTION
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.skeleton import skeleton_of
-from stop_core.tiny.shipped import TINY_TOWERS
 
 from .cli.commands import commands
 from .cli.console import is_quiet, is_verbose, print_result, warn
@@ -131,7 +131,7 @@ def check_weights(experiment: ExperimentConfig, *, download: bool) -> None:
     from stop_core.clip.pretrained import fetch, find_source
 
     check_name(experiment.tower, experiment.pretrained)
-    if download and experiment.tower not in TINY_TOWERS:
+    if download and experiment.tower not in TOWERS:
         tag = find_source(experiment.tower, experiment.pretrained).tag
         if tag is not None:
             fetch(experiment.tower, tag)

@@ -26,21 +26,6 @@ from stop_core.clip.registry import TOWERS, TowerShape
 from stop_core.clip.tower import UNFIT_ADVICE
 from stop_core.clip.weights import read_weights
 from stop_core.storage.documents import shown_text
-<<<<<<< HEAD
-from stop_core.tiny.shipped import TINY_TOWERS
-from stop_core.tiny.tower import TinyTokenizer, build_tiny_clip, vision_config
-
-
-@dataclass(frozen=True)
-class TowerShape:
-    """Sizes of a vision tower, known without building it."""
-
-    image_size: int  # pixels
-    patches: int  # per frame
-    blocks: int
-    width: int  # channels of a token
-=======
->>>>>>> main
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 PATCH_SIZE = 8  # pixels
 BLOCKS = 4
+WIDTH = 96  # channels of a token
 
 
 @dataclass(frozen=True)
