@@ -25,8 +25,7 @@ class TowerShape:
     image_size: int  # pixels
     patches: int  # per frame
     blocks: int
-    width: int = 768
-    """Channels of a token, to estimate the cost of a training."""
+    width: int  # channels of a token
 
 
 @dataclass(frozen=True)

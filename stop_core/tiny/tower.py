@@ -127,7 +127,7 @@ def load_weights(model: nn.Module, path: Path, *, resize: bool = False) -> None:
 @torch.no_grad()
 def _initialise(model: CLIP, grid: int) -> None:
     """Initialises positions as sine and cosine: from noise, position was learned far later."""
-    sincos = get_2d_sincos_pos_embed(_VISION["width"], grid, cls_token=True)
+    sincos = get_2d_sincos_pos_embed(WIDTH, grid, cls_token=True)
     model.visual.positional_embedding.copy_(torch.from_numpy(sincos))
     model.visual.conv1.weight.mul_(2)
     nn.init.normal_(model.token_embedding.weight, std=0.1)
