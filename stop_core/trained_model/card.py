@@ -61,8 +61,8 @@ None: nothing was measured with this model.
 {{ how.frames }} of {{ count }} frames that are sampled as {{ how.sampling }} (docs/cache.md), \
 {% else %}{% if count != how.frames %}of the middles of {{ count }} equal segments, {% endif %}\
 the middles of {{ how.frames }} equal segments, {% endif %}resized to a short side \
-of {{ short_side }} pixels (bicubic, antialiased), cropped to the centre. The model itself subtracts the mean {{ how.mean }} and \
-divides by {{ how.std }}.
+of {{ short_side }} pixels (bicubic, antialiased), cropped to the centre. The model \
+itself subtracts the mean {{ how.mean }} and divides by {{ how.std }}.
 
 {% if classes %}
 The output is the probabilities of these classes, in this order:
