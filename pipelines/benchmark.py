@@ -19,7 +19,8 @@ from .cli.experiment_fields import build_experiment
 from .cli.folders import SWEEPS, named_file
 from .cli.options import run_command
 from .cli.output import default_output
-from .cluster.resources import Resources
+from .cluster.devices import Machine, choose_devices
+from .cluster.resources import ResourceOptions
 from .cluster.session import start_ray
 from .preprocessing.find_cache import find_cache
 from .tables.mlflow_table import publish_table, track
@@ -66,13 +67,13 @@ class BenchmarkConfig:
     published: Path | None = None
     """CSV file with published results to show; docs/tables.md describes its columns."""
     cache: str | None = None
-    """A cache made by preprocess.py: a folder, or an s3:// or gs:// URI (default: the embedded set,
+    """A cache made by preprocess: a folder, or an s3:// or gs:// URI (default: the embedded set,
     preprocessed if needed)."""
     output: Path = field(default_factory=default_output)
     """Folder of runs, tables and the MLflow store."""
     seeds: int = 3
     """Number of trainings per row, with the seeds 0, 1, ...; untrained rows are run once."""
-    resources: Resources = field(default_factory=Resources)
+    resources: ResourceOptions = field(default_factory=ResourceOptions)
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -96,7 +97,8 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
     manifest = Manifest.load(cache)
     file, chosen = choose_rows(config, manifest)
     deliver_waiting(config.output)
-    rows = {title: _trainings(title, values, file, cache, config)
+    machine = choose_devices(config.resources)
+    rows = {title: _trainings(title, values, file, cache, config, machine)
             for title, values in chosen.rows.items()}  # fmt: skip
     table = ComparisonTable.planned(
         manifest,
@@ -109,11 +111,13 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
     # Two rows can have the same configuration, which is trained once.
     jobs = {run.name: Job(run, f"{title}, seed {run.config.seed}")
             for title, runs in rows.items() for run in runs}  # fmt: skip
-    _run(table, list(jobs.values()), config)
+    _run(table, list(jobs.values()), config, machine)
     return table
 
 
-def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> None:
+def _run(
+    table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig, machine: Machine
+) -> None:
     """Runs the missing trainings, and publishes the table even if some of them fail."""
     parent = track(table, config.output)
     missing = [job for job in jobs if job.training.remembered() is None]
@@ -121,7 +125,7 @@ def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> No
     if missing:
         start_ray()
     with parent.ended():
-        outcomes = run_all(jobs, config.resources, parent.run_id)
+        outcomes = run_all(jobs, machine.resources, parent.run_id)
         table.fill([result for result in outcomes if not isinstance(result, str)])
         publish_table(table, parent)
         print_result(f"all runs: {ui_command(config.output)}")
@@ -167,13 +171,18 @@ def _rows_of_methods(methods: list[str], table: Table, file: Path) -> dict[str, 
 
 
 def _trainings(
-    title: str, values: dict[str, Any], file: Path, cache: StoragePath, config: BenchmarkConfig
+    title: str,
+    values: dict[str, Any],
+    file: Path,
+    cache: StoragePath,
+    config: BenchmarkConfig,
+    machine: Machine,
 ) -> list[TrainingRun]:
     """Returns the trainings of a row; raises ValueError if it does not fit the cache."""
     where = f"{file}: row {title!r}"
     if "seed" in values:
         raise ValueError(f"{where} sets seed; give --seeds instead")
-    one = build_experiment(values, where)
+    one = machine.settle(build_experiment(values, where))
     seeds = config.seeds if one.is_trained else 1
     try:
         return [TrainingRun(replace(one, seed=seed), cache, config.output) for seed in range(seeds)]

@@ -65,19 +65,17 @@ class View:
         top, left = center_corner(height, width, size)
         # In units of 1/2^20 of a segment: integers give the same frames on every machine.
         place = np.full(frames, 1 << 19, dtype=np.int64)
-        first = (count - frames) // 2
         if self.jitter or self.random_crop:
             random = np.random.default_rng((self.seed, self.epoch, clip))
             top_random, left_random = random.integers((height - size + 1, width - size + 1))
             if self.jitter:
                 place = random.integers(1 << 20, size=frames)
-                first = int(place[0]) * (count - frames + 1) >> 20
             if self.random_crop:
                 top, left = int(top_random), int(left_random)
         segments = np.arange(frames, dtype=np.int64)
         index = (((segments << 20) + place) * count) // (frames << 20)
         if dense:
-            index = first + segments
+            index = segments + (int(place[0]) * (count - frames + 1) >> 20)
         return Window(index, top, left, size)
 
 

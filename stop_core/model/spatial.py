@@ -12,6 +12,7 @@ Shapes: B videos, T frames, P patches per frame, D channels of the tower, W hidd
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -69,14 +70,22 @@ class SpatialPrompter(nn.Module):
     def features(self, h_BTPD: Tensor) -> Tensor:
         """Returns P^s without its last linear map and the dropout, [B, T, P, W]."""
         # The normalised tokens are recomputed in the backward pass: storing them would take an
-        # eighth of the memory of a step.
-        hidden: Tensor = checkpoint(
-            lambda h: self.down(self.norm(h)), h_BTPD, use_reentrant=False, preserve_rng_state=False
-        )
+        # eighth of the memory of a step. A compiler decides that itself, and may fail if told to.
+        hidden: Tensor
+        if torch.compiler.is_compiling():
+            hidden = self._normed_down(h_BTPD)
+        else:
+            hidden = checkpoint(
+                self._normed_down, h_BTPD, use_reentrant=False, preserve_rng_state=False
+            )
         volume = to_volume(hidden, self.grid)
         volume = self.conv_in_space(self.conv_in_time(volume).relu())
         features_BTPW: Tensor = self.mix(to_tokens(volume)).relu()
         return features_BTPW
+
+    def _normed_down(self, h_BTPD: Tensor) -> Tensor:
+        hidden: Tensor = self.down(self.norm(h_BTPD))
+        return hidden
 
     def prompts(self, features_BTPW: Tensor) -> Tensor:
         """Returns p^s of all patches, [B, T, P, D], from the `features`."""

@@ -50,7 +50,7 @@ def test_dense_frames_stay_consecutive_and_jitter_moves_them(counts: tuple[int, 
     frames, cached = counts
     middle = View(frames=frames).window(0, (cached, 8, 8), dense=True).index
     before, after = middle[0], cached - 1 - middle[-1]
-    assert 0 <= after - before <= 1
+    assert 0 <= before - after <= 1
     starts = set()
     for clip in range(300):
         index = View(frames=frames, jitter=True).window(clip, (cached, 8, 8), dense=True).index

@@ -103,7 +103,7 @@ def test_aim_is_open_clips_tower_with_its_three_adaptations(
         normed = block.ln_1(x)
         return block.attn(normed, normed, normed, need_weights=False)[0]
 
-    for block, own in zip(model.tower.blocks, model.adapters, strict=True):
+    for block, own in zip(model.tower.blocks, model.blocks, strict=True):
         over_time = attention(block, tokens.transpose(0, 1)).transpose(0, 1)
         tokens = tokens + adapt(own.time, over_time)
         over_space = attention(block, tokens)
