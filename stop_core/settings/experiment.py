@@ -24,6 +24,7 @@ _LATER: dict[str, Any] = {
     "random_crop": False,
     "options": (),
     "global_tokens": 4,
+    "choose": "learned",
 }
 
 

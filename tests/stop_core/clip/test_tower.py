@@ -274,8 +274,9 @@ def test_global_tokens_see_the_video_and_every_frame_sees_them(
     global_BGD, packed = noise(0, videos, count, width), noise(1, videos * frames, tokens, width)
     given = noise(2, videos * frames, prompts, width) if prompts else None
     presence = (noise(3, videos * frames, prompts) > 0).float() if prompts else None
+    parallel = nn.Linear(width, width) if prompts else None
     found = tower.run_global_block(
-        0, global_BGD, packed, given, presence, carry_prompts=bool(given is not None)
+        0, global_BGD, packed, given, presence, carry_prompts=prompts > 0, parallel=parallel
     )
     block = tower.blocks[0]
 
@@ -284,7 +285,8 @@ def test_global_tokens_see_the_video_and_every_frame_sees_them(
         normed = block.ln_1(seen)[None]
         mixed = block.attn(block.ln_1(query)[None], normed, normed, need_weights=False)[0][0]
         out = query + block.ls_1(mixed)
-        return out + block.ls_2(block.mlp(block.ln_2(out)))
+        beside = 0.0 if parallel is None else parallel(out)
+        return out + block.ls_2(block.mlp(block.ln_2(out))) + beside
 
     for video in range(videos):
         everything = [global_BGD[video]]
@@ -301,7 +303,9 @@ def test_global_tokens_see_the_video_and_every_frame_sees_them(
                 torch.testing.assert_close(found[2][index], attend(given[index], seen), **CLOSE)
         wanted = attend(global_BGD[video], torch.cat(everything))
         torch.testing.assert_close(found[0][video], wanted, **CLOSE)
-    alone = tower.run_global_block(0, global_BGD, packed, given, presence, only_global=True)
+    alone = tower.run_global_block(
+        0, global_BGD, packed, given, presence, only_global=True, parallel=parallel
+    )
     torch.testing.assert_close(alone[0], found[0], **CLOSE)
     assert alone[1] is packed
 

@@ -169,7 +169,7 @@ def test_choosing_patches_passes_no_gradient_to_the_tokens(selection: str) -> No
 
 
 @pytest.mark.parametrize("selection", ["ste", "hard"])
-@pytest.mark.parametrize("normalize", ["per_frame", "none"])
+@pytest.mark.parametrize("normalize", ["per_frame", "running", "none"])
 def test_counting_prompts_passes_no_gradient_to_the_tokens(selection: str, normalize: str) -> None:
     layer = TemporalPrompting(WIDTH, GRID, StopConfig(selection=selection, normalize=normalize))
     h = noise(0, B, T, PATCHES, WIDTH).requires_grad_()

@@ -25,7 +25,8 @@ STOP: dict[str, tuple[list[Any], list[Any]]] = {
     "dropout": ([0.0, 0.999], [-1e-9, 1.0, 7, NAN]),
     "global_tokens": ([1, MOST], [0, -1, MOST + 1, 1.0, True]),
     "attention": (["joint", "frame", "global"], ["video", ""]),
-    "normalize": (["per_frame", "none"], ["per_video", ""]),
+    "normalize": (["per_frame", "running", "none"], ["per_video", ""]),
+    "choose": (["learned", "random", "fixed", "lowest"], ["best", ""]),
     "selection": (["ste", "hard"], ["soft", ""]),
     "difference": (["prompted", "plain"], ["raw", ""]),
 }
@@ -86,7 +87,7 @@ CASES = [
 DEFAULTS: dict[str, Any] = {
     "n_s": 6, "alpha": 0.5, "beta": 1.0, "eta": 4.0, "max_prompts": 4, "spatial_width": 32,
     "temporal_width": 32, "depth": None, "share": False, "attention": "frame",
-    "global_tokens": 4,
+    "global_tokens": 4, "choose": "learned",
     "normalize": "per_frame", "selection": "ste", "difference": "prompted", "dropout": 0.0,
     "method": "stop", "tower": "tiny", "pretrained": None, "static_prompts": 8,
     "templates": ("default",), "context_tokens": 0, "frames": None, "segment_jitter": False,
