@@ -17,10 +17,11 @@ from .cli.options import run_command
 from .cli.output import default_output
 from .cli.progress_bar import Pace
 from .cluster.resources import Resources
-from .inference.evaluation import Evaluation, EvaluationOptions, EvaluationResult, evaluate_all
+from .inference.evaluation import Evaluation, EvaluationOptions, evaluate_all
 from .inference.model_choice import ModelChoice
 from .preprocessing.find_cache import find_cache
 from .tracking.store import ui_command
+from .training.result import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class EvaluateConfig:
             raise ValueError(f"cpus must be positive, got {self.cpus}")
 
 
-def main(config: EvaluateConfig) -> EvaluationResult:
+def main(config: EvaluateConfig) -> TrainingResult:
     """Evaluates, resumes or finds the finished evaluation, and prints its result."""
     choice = ModelChoice(config.checkpoint, config.run, tower=config.tower, gpu=config.gpu)
     cache = find_cache(config.cache, config.output)
@@ -71,16 +72,14 @@ def main(config: EvaluateConfig) -> EvaluationResult:
     result = evaluation.remembered()
     if result is None:
         say(f"evaluating {evaluation.name}")
-        result = (
-            _on_ray(evaluation, config)
-            if "RAY_ADDRESS" in os.environ
-            else _here(evaluation, config)
-        )
-    _summarise(result, config)
+        # Ray may have the GPU on another machine.
+        run = _on_ray if "RAY_ADDRESS" in os.environ else _here
+        result = run(evaluation, config)
+    _summarise(evaluation, result, config)
     return result
 
 
-def _here(evaluation: Evaluation, config: EvaluateConfig) -> EvaluationResult:
+def _here(evaluation: Evaluation, config: EvaluateConfig) -> TrainingResult:
     pace, done = Pace(), 0
 
     def count(clips: int) -> None:
@@ -95,7 +94,7 @@ def _here(evaluation: Evaluation, config: EvaluateConfig) -> EvaluationResult:
         return evaluation.run(config.cpus, count)
 
 
-def _on_ray(evaluation: Evaluation, config: EvaluateConfig) -> EvaluationResult:
+def _on_ray(evaluation: Evaluation, config: EvaluateConfig) -> TrainingResult:
     from .cluster.session import start_ray
 
     start_ray()
@@ -106,29 +105,25 @@ def _on_ray(evaluation: Evaluation, config: EvaluateConfig) -> EvaluationResult:
     return outcome
 
 
-def _summarise(result: EvaluationResult, config: EvaluateConfig) -> None:
+def _summarise(evaluation: Evaluation, result: TrainingResult, config: EvaluateConfig) -> None:
     again = " (evaluated before; nothing was run)" if result.reused else ""
-    trained = f"trained on {result.trained_on or 'unknown data'}"
-    print_result(f"{result.name}: {result.method}, {trained}, {result.views} views{again}")
+    trained, options = evaluation.record.provenance, config.evaluation
+    source = trained.dataset or "unknown data"
+    print_result(f"{result.name}: {result.method} trained on {source}{again}")
     for name, value in sorted(result.metrics.items()):
         if "/" in name:
             print_result(f"  {name:<22} {value:.4f}")
-    if result.rerank == "dsl":
-        print_result("note: dsl uses the other queries of the test set; report it apart")
+    if options.rerank == "dsl":
+        print_result("note: dsl uses the other queries of the test set; report it separately")
     print_result(f"predictions: {result.folder}")
     print_result(f"all runs: {ui_command(config.output)}")
-    print_result(f"next    {_next_command(result, config)}")
-
-
-def _next_command(result: EvaluationResult, config: EvaluateConfig) -> str:
-    """Returns the command that compares methods over several seeds in the same way."""
-    own = result.trained_on_data_hash == result.data_hash
-    words = [] if own else ["--cache", f"CACHE_OF_{result.trained_on or 'TRAINING'}"]
+    own = trained.data_hash == result.data_hash
+    words = [] if own else ["--cache", f"CACHE_OF_{source}".replace(" ", "_")]
     if config.cache is not None:
         words += ["--cache" if own else "--transfer", shlex.quote(config.cache)]
-    words += ["--views", result.views] if result.views != "1x1" else []
-    words += ["--rerank", result.rerank] if result.rerank != "none" else []
-    return " ".join([command("benchmark"), *words])
+    words += [] if options.views == "1x1" else ["--views", options.views]
+    words += [] if options.rerank == "none" else ["--rerank", options.rerank]
+    print_result(f"next    {' '.join([command('benchmark'), *words])}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -15,7 +15,13 @@ from stop_core.datasets import Split
 from stop_core.storage.atomic import appearing, hash_file, hash_json
 from stop_core.storage.names import inside
 from stop_core.storage.paths import StoragePath
-from stop_core.trained_model.files import PROMPTS, find_model, read_record
+from stop_core.trained_model.files import (
+    PROMPTS,
+    find_model,
+    read_record,
+    refuse_other_classes,
+    templates_for,
+)
 
 from ..cli.console import say, warn
 from ..cli.folder_lock import alone_in
@@ -54,21 +60,19 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         parse_views(self.views)
 
-
-@dataclass(frozen=True)
-class EvaluationResult(TrainingResult):
-    """The metrics of a trained model on a cache. `dataset`, `fold` and `data_hash` are the cache's.
-
-    `method`, `seed` and `config_hash` are those of the training.
-    """
-
-    checkpoint: str = ""
-    """Folder of the model."""
-    trained_on: str = ""
-    trained_on_data_hash: str = ""
-    split: Split = "test"
-    views: str = "1x1"
-    rerank: str = "none"
+    def check(self, manifest: Manifest) -> None:
+        """Raises ValueError if a cache has no clips to evaluate, or none for the re-ranking."""
+        splits = {self.split, "train"} if self.rerank == "qb-norm" else {self.split}
+        if absent := sorted(split for split in splits if not manifest.counts.get(split)):
+            raise ValueError(
+                f"the cache of {manifest.dataset} has no clips in its {absent[0]} split: "
+                f"preprocess with --splits {' '.join(sorted(splits))}, or give other options"
+            )
+        if self.rerank != "none" and manifest.task != "retrieval":
+            raise ValueError(
+                f"rerank is {self.rerank}, which is for retrieval, and {manifest.dataset} has "
+                "classes; leave it out"
+            )
 
 
 class Evaluation:
@@ -88,8 +92,6 @@ class Evaluation:
     def __init__(
         self, model: ModelChoice, cache: StoragePath, output: Path, options: EvaluationOptions
     ) -> None:
-        from stop_core.trained_model.evaluate import refuse_other_classes, templates_for
-
         assert model.checkpoint is not None
         self.model = model
         self.cache, self.output, self.options = cache.resolve(), output.resolve(), options
@@ -97,7 +99,7 @@ class Evaluation:
         self.folder_of_model = find_model(model.checkpoint)
         self.record = record = read_record(self.folder_of_model)
         refuse_other_classes(record, manifest)
-        self._check_cache()
+        options.check(manifest)
         self.templates = templates_for(record, manifest, options.templates)
         how = record.preprocessing
         self.views = several_views(options.views, how.frames, how.size, manifest.config)
@@ -115,33 +117,18 @@ class Evaluation:
         self.name = results_folder(parent, manifest.dataset, manifest.fold, rest).name
         self.folder = inside(parent, self.name)
 
-    def _check_cache(self) -> None:
-        manifest, rerank = self.manifest, self.options.rerank
-        if not manifest.counts.get(self.options.split):
-            raise ValueError(
-                f"the cache {self.cache} has no clips in its {self.options.split} split, only in "
-                f"{', '.join(split for split, n in manifest.counts.items() if n)}; give --split"
-            )
-        if rerank != "none" and manifest.task != "retrieval":
-            raise ValueError(f"--rerank is for retrieval, and {manifest.dataset} has classes")
-        if rerank == "qb-norm" and not manifest.counts.get("train"):
-            raise ValueError(
-                f"qb-norm needs the captions of a training split, and the cache {self.cache} has "
-                "none: preprocess with --splits train as well, into another --cache"
-            )
-
     @property
     def clips(self) -> int:
         """Number of clips, counted once for every view."""
         return self.manifest.counts[self.options.split] * len(self.views)
 
-    def remembered(self) -> EvaluationResult | None:
+    def remembered(self) -> TrainingResult | None:
         """Returns the stored result; None if the evaluation is not finished."""
-        return EvaluationResult.load(self.folder)
+        return TrainingResult.load(self.folder)
 
     def run(
         self, cpus: float = 1, on_part: Callable[[int], None] = lambda clips: None
-    ) -> EvaluationResult:
+    ) -> TrainingResult:
         """Evaluates, or resumes, and stores the result; returns a stored result at once.
 
         Args:
@@ -156,15 +143,13 @@ class Evaluation:
             # Another process may have finished this evaluation while it held the lock.
             return self.remembered() or self._run(experiment, cpus, on_part)
 
-    def _run(
-        self, experiment: str, cpus: float, on_part: Callable[[int], None]
-    ) -> EvaluationResult:
+    def _run(self, experiment: str, cpus: float, on_part: Callable[[int], None]) -> TrainingResult:
         import torch
 
         from stop_core.trained_model.evaluate import evaluate
 
         torch.set_num_threads(max(1, int(cpus)))
-        options, manifest = self.options, self.manifest
+        options, manifest, config = self.options, self.manifest, self.record.config
         tracked = self._track(experiment)
         with tracked.ended():
             cache = FrameCache(self.cache)
@@ -188,27 +173,20 @@ class Evaluation:
             tracked.log_file(self.folder / PREDICTIONS)
             metrics = {f"{options.split}/{name}": v for name, v in measured.metrics.items()}
             tracked.log_metrics(metrics)
-        trained = self.record.provenance
-        if "trainable_parameters" in trained.metrics:
-            metrics["trainable_parameters"] = trained.metrics["trainable_parameters"]
-        result = EvaluationResult(
+        trained = self.record.provenance.metrics
+        metrics |= {k: v for k, v in trained.items() if k == "trainable_parameters"}
+        result = TrainingResult(
             name=self.name,
-            method=self.record.config.method,
+            method=config.method,
             dataset=manifest.dataset,
             fold=manifest.fold,
-            seed=self.record.config.seed,
+            seed=config.seed,
             metrics=metrics,
-            config_hash=self.record.config.hash,
+            config_hash=config.hash,
             data_hash=manifest.data_hash,
             git_commit=git_commit(),
             run_id=tracked.run_id,
             folder=str(self.folder),
-            checkpoint=str(self.folder_of_model),
-            trained_on=trained.dataset,
-            trained_on_data_hash=trained.data_hash,
-            split=options.split,
-            views=options.views,
-            rerank=options.rerank,
         )
         result.save()
         shutil.rmtree(parts)
@@ -232,7 +210,7 @@ class Evaluation:
         name = f"{config.method} seed {config.seed}, {options.split} {options.views}"
         tracked = TrackedRun.of_folder(self.folder, self.output, experiment, name, tags)
         own = {"split": options.split, "views": options.views, "rerank": options.rerank}
-        own |= {"dataset": manifest.dataset, "evaluation_templates": list(self.templates)}
+        own |= {"dataset": manifest.dataset, "evaluation_templates": str(list(self.templates))}
         tracked.log_params({**config.parameters(), **own})
         tracked.log_dataset(manifest.dataset, manifest.data_hash)
         if trained.data_hash not in ("", manifest.data_hash):
@@ -242,15 +220,15 @@ class Evaluation:
 
 def evaluate_all(
     evaluations: Sequence[Evaluation], resources: Resources
-) -> list[EvaluationResult | str]:
+) -> list[TrainingResult | str]:
     """Runs evaluations in Ray tasks; returns each one's result, or the reason of its failure."""
     import ray.exceptions
 
-    outcomes: list[EvaluationResult | str] = []
+    outcomes: list[TrainingResult | str] = []
     started = [one.remembered() or _submit(one, resources) for one in evaluations]
     for evaluation, one in zip(evaluations, started, strict=True):
         try:
-            outcomes.append(one if isinstance(one, EvaluationResult) else ray.get(one))
+            outcomes.append(one if isinstance(one, TrainingResult) else ray.get(one))
         except ray.exceptions.RayError as problem:
             outcomes.append(root_cause(problem))
             warn(f"{evaluation.name} failed: {outcomes[-1]}")
@@ -259,13 +237,14 @@ def evaluate_all(
     return outcomes
 
 
-def _submit(evaluation: Evaluation, resources: Resources) -> "ray.ObjectRef[EvaluationResult]":
+def _submit(evaluation: Evaluation, resources: Resources) -> "ray.ObjectRef[TrainingResult]":
     import ray
 
-    run = ray.remote(Evaluation.run).options(
+    task: Any = ray.remote(Evaluation.run)  # its types know functions only
+    run = task.options(
         num_cpus=resources.cpus_per_worker,
         num_gpus=resources.gpus_per_worker,
         max_retries=resources.restarts,
     )
-    reference: ray.ObjectRef[EvaluationResult] = run.remote(evaluation, resources.cpus_per_worker)
+    reference: ray.ObjectRef[TrainingResult] = run.remote(evaluation, resources.cpus_per_worker)
     return reference

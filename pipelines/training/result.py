@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
 
 from stop_core.evaluation.stored_predictions import RESULT
 from stop_core.storage.atomic import hash_json, write_whole
@@ -43,7 +42,7 @@ class TrainingResult:
         return Path(self.folder) / MODEL
 
     @classmethod
-    def load(cls, folder: Path) -> Self | None:
+    def load(cls, folder: Path) -> "TrainingResult | None":
         """Returns the result of the training in a folder; None if it is not finished.
 
         Raises:

@@ -210,7 +210,7 @@ def qb_norm(
 
 def rank_metrics(ranks: Mapping[str, Tensor]) -> dict[str, float]:
     """Returns the metrics of `retrieval_metrics` from the ranks of each direction."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for direction, whole in ranks.items():
         found = whole.double()
         metrics |= {f"{direction}_r{k}": (found <= k).double().mean().item() for k in (1, 5, 10)}

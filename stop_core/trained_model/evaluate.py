@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stop_core.cache import CachedClips, FrameCache
-from stop_core.cache.manifest import Manifest
 from stop_core.cache.views import View
 from stop_core.datasets import Split
 from stop_core.evaluation.measure import (
@@ -24,42 +23,12 @@ from stop_core.evaluation.measure import (
 from stop_core.evaluation.recognition import average_views
 from stop_core.evaluation.retrieval import Rerank
 from stop_core.evaluation.run_over import EVALUATION_BATCH, TextBank, run_over
-from stop_core.settings.class_templates import DEFAULT, find_templates
 from stop_core.settings.methods import METHODS
 from stop_core.storage.atomic import appearing
-from stop_core.trained_model.files import ModelRecord
+from stop_core.trained_model.files import refuse_other_classes
 from stop_core.trained_model.model import TrainedModel
 
 _BATCHES_OF_A_PART = 8
-
-
-def refuse_other_classes(record: ModelRecord, manifest: Manifest) -> None:
-    """Refuses a cache with other classes for a method with learned weights for each class.
-
-    Raises:
-        ValueError: with what to do instead.
-    """
-    names = tuple(label.name for label in record.classes)
-    if not METHODS[record.config.method].reads_text and names != manifest.class_names:
-        raise ValueError(
-            f"the method {record.config.method} has learned weights for each class of "
-            f"{record.provenance.dataset or 'its training'}, and {manifest.dataset} has other "
-            "classes or captions; evaluate a method that reads text, or use a cache with the same "
-            "classes"
-        )
-
-
-def templates_for(
-    record: ModelRecord, manifest: Manifest, given: tuple[str, ...] = ()
-) -> tuple[str, ...]:
-    """Returns the templates for the classes of a cache, as sentences.
-
-    They are those of the training for its own dataset, and the default of another dataset, unless
-    others are `given`.
-    """
-    if not given and manifest.dataset == record.provenance.dataset:
-        return record.config.templates
-    return find_templates(given or (DEFAULT,), manifest.dataset)
 
 
 def evaluate(
