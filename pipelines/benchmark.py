@@ -22,7 +22,8 @@ from .cli.experiment_fields import build_experiment
 from .cli.folders import SWEEPS, named_file
 from .cli.options import run_command
 from .cli.output import default_output
-from .cluster.resources import Resources
+from .cluster.devices import Machine, choose_devices
+from .cluster.resources import ResourceOptions, Resources
 from .cluster.session import start_ray
 from .inference.evaluation import Evaluation, EvaluationOptions, evaluate_all
 from .inference.model_choice import ModelChoice
@@ -73,7 +74,7 @@ class BenchmarkConfig:
     published: Path | None = None
     """CSV file with published results to show; docs/tables.md describes its columns."""
     cache: str | None = None
-    """A cache made by preprocess.py: a folder, or an s3:// or gs:// URI (default: the embedded set,
+    """A cache made by preprocess: a folder, or an s3:// or gs:// URI (default: the embedded set,
     preprocessed if needed)."""
     output: Path = field(default_factory=default_output)
     """Folder of runs, tables and the MLflow store."""
@@ -88,7 +89,7 @@ class BenchmarkConfig:
     qb-norm the captions of the training split. Nothing is chosen by them."""
     seeds: int = 3
     """Number of trainings per row, with the seeds 0, 1, ...; untrained rows are run once."""
-    resources: Resources = field(default_factory=Resources)
+    resources: ResourceOptions = field(default_factory=ResourceOptions)
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -126,7 +127,8 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
     targets = [find_cache(name, config.output) for name in named]
     file, chosen = choose_rows(config, manifest)
     deliver_waiting(config.output)
-    rows = {title: _trainings(title, values, file, cache, config)
+    machine = choose_devices(config.resources)
+    rows = {title: _trainings(title, values, file, cache, config, machine)
             for title, values in chosen.rows.items()}  # fmt: skip
     for path in (cache, *targets):
         _check_test(Manifest.load(path), rows, config)
@@ -142,9 +144,9 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
     # Two rows can have the same configuration, which is trained once.
     jobs = {run.name: Job(run, f"{title}, seed {run.config.seed}")
             for title, runs in rows.items() for run in runs}  # fmt: skip
-    _run(table, list(jobs.values()), config)
+    _run(table, list(jobs.values()), config, machine.resources)
     for target in targets:
-        _transfer(target, rows, table, config)
+        _transfer(target, rows, table, config, machine.resources)
     return table
 
 
@@ -168,7 +170,9 @@ def _how(config: BenchmarkConfig) -> dict[str, Any]:
     return {"rerank": config.rerank, "notes": [note] if clips * crops > 1 else []}
 
 
-def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> None:
+def _run(
+    table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig, resources: Resources
+) -> None:
     """Runs the missing trainings, and publishes the table even if some of them fail."""
     parent = track(table, config.output)
     missing = [job for job in jobs if job.training.remembered() is None]
@@ -176,9 +180,9 @@ def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> No
     if missing:
         start_ray()
     with parent.ended():
-        outcomes = run_all(jobs, config.resources, parent.run_id)
+        outcomes = run_all(jobs, resources, parent.run_id)
         if config.test_name:
-            outcomes = _evaluated(outcomes, jobs[0].training.cache, config)
+            outcomes = _evaluated(outcomes, jobs[0].training.cache, config, resources)
         _publish(table, parent, outcomes, config)
 
 
@@ -187,6 +191,7 @@ def _transfer(
     rows: dict[str, list[TrainingRun]],
     source: ComparisonTable,
     config: BenchmarkConfig,
+    resources: Resources,
 ) -> None:
     """Tests the finished trainings on another cache, and publishes the table of it."""
     manifest = Manifest.load(target)
@@ -216,22 +221,25 @@ def _transfer(
     with parent.ended():
         trained = {run.name: run.remembered() for runs in kept.values() for run in runs}
         results = [result for result in trained.values() if result is not None]
-        _publish(table, parent, _evaluated(results, target, config), config)
+        _publish(table, parent, _evaluated(results, target, config, resources), config)
 
 
 def _evaluated(
-    trained: Sequence[TrainingResult | str], cache: StoragePath, config: BenchmarkConfig
+    trained: Sequence[TrainingResult | str],
+    cache: StoragePath,
+    config: BenchmarkConfig,
+    resources: Resources,
 ) -> list[TrainingResult | str]:
     """Tests trained models on a cache; reasons of failures are returned as they are."""
     results = [one for one in trained if not isinstance(one, str)]
-    gpu = config.resources.gpus_per_worker > 0
+    gpu = resources.gpus_per_worker > 0
     evaluations = [
         Evaluation(ModelChoice(one.model, gpu=gpu), cache, config.output, config.evaluation)
         for one in results
     ]
     start_ray()
     outcomes: list[TrainingResult | str] = [one for one in trained if isinstance(one, str)]
-    for one, outcome in zip(results, evaluate_all(evaluations, config.resources), strict=True):
+    for one, outcome in zip(results, evaluate_all(evaluations, resources), strict=True):
         if not isinstance(outcome, str) and outcome.data_hash == one.data_hash:
             # Validation chose the epoch: it is not measured again, with other views or re-ranked.
             others = {k: v for k, v in one.metrics.items() if not k.startswith("test/")}
@@ -291,13 +299,18 @@ def _rows_of_methods(methods: list[str], table: Table, file: Path) -> dict[str, 
 
 
 def _trainings(
-    title: str, values: dict[str, Any], file: Path, cache: StoragePath, config: BenchmarkConfig
+    title: str,
+    values: dict[str, Any],
+    file: Path,
+    cache: StoragePath,
+    config: BenchmarkConfig,
+    machine: Machine,
 ) -> list[TrainingRun]:
     """Returns the trainings of a row; raises ValueError if it does not fit the cache."""
     where = f"{file}: row {title!r}"
     if "seed" in values:
         raise ValueError(f"{where} sets seed; give --seeds instead")
-    one = build_experiment(values, where)
+    one = machine.settle(build_experiment(values, where))
     seeds = config.seeds if one.is_trained else 1
     try:
         return [TrainingRun(replace(one, seed=seed), cache, config.output) for seed in range(seeds)]

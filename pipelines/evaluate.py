@@ -5,6 +5,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -16,7 +17,8 @@ from .cli.folders import command
 from .cli.options import run_command
 from .cli.output import default_output
 from .cli.progress_bar import Pace
-from .cluster.resources import Resources
+from .cluster.devices import choose_devices
+from .cluster.resources import ResourceOptions, Resources
 from .inference.evaluation import Evaluation, EvaluationOptions, evaluate_all
 from .inference.model_choice import ModelChoice
 from .preprocessing.find_cache import find_cache
@@ -50,8 +52,9 @@ class EvaluateConfig:
     """A cache made by preprocess.py: a folder, or an s3:// or gs:// URI (default: the embedded set,
     preprocessed if needed)."""
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
-    gpu: bool = False
-    """Use a GPU."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Evaluate on a GPU of this machine or cluster, or on the CPU; auto: on a GPU if there is
+    one."""
     cpus: float = 1
     """Logical CPUs, and compute threads."""
     output: Path = field(default_factory=default_output)
@@ -66,7 +69,10 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> TrainingResult:
     """Evaluates, resumes or finds the finished evaluation, and prints its result."""
-    choice = ModelChoice(config.checkpoint, config.run, tower=config.tower, gpu=config.gpu)
+    options = ResourceOptions(config.device, workers=1, cpus_per_worker=config.cpus)
+    resources = choose_devices(options).resources
+    gpu = resources.gpus_per_worker > 0
+    choice = ModelChoice(config.checkpoint, config.run, tower=config.tower, gpu=gpu)
     cache = find_cache(config.cache, config.output)
     evaluation = Evaluation(choice.found(config.output), cache, config.output, config.evaluation)
     result = evaluation.remembered()
@@ -74,12 +80,12 @@ def main(config: EvaluateConfig) -> TrainingResult:
         say(f"evaluating {evaluation.name}")
         # Ray may have the GPU on another machine.
         run = _on_ray if "RAY_ADDRESS" in os.environ else _here
-        result = run(evaluation, config)
+        result = run(evaluation, resources)
     _summarise(evaluation, result, config)
     return result
 
 
-def _here(evaluation: Evaluation, config: EvaluateConfig) -> TrainingResult:
+def _here(evaluation: Evaluation, resources: Resources) -> TrainingResult:
     pace, done = Pace(), 0
 
     def count(clips: int) -> None:
@@ -91,14 +97,13 @@ def _here(evaluation: Evaluation, config: EvaluateConfig) -> TrainingResult:
         return f"evaluated {done} of {evaluation.clips} clips (every view counts){left}"
 
     with reporting(line):
-        return evaluation.run(config.cpus, count)
+        return evaluation.run(resources.cpus_per_worker, count)
 
 
-def _on_ray(evaluation: Evaluation, config: EvaluateConfig) -> TrainingResult:
+def _on_ray(evaluation: Evaluation, resources: Resources) -> TrainingResult:
     from .cluster.session import start_ray
 
     start_ray()
-    resources = Resources(cpus_per_worker=config.cpus, gpus_per_worker=float(config.gpu))
     (outcome,) = evaluate_all([evaluation], resources)
     if isinstance(outcome, str):
         raise RunError(f"the evaluation failed: {outcome}. Run the same command to resume")

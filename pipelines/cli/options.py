@@ -9,15 +9,17 @@ import shlex
 import sys
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, cast, get_type_hints
 
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 from stop_core.settings.experiment import refuse_unlisted_tower
 from stop_core.settings.methods import option_types
+from stop_core.settings.registry import Registry
 from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.storage.private import without_password
 
@@ -64,11 +66,40 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
                 default=cast(Any, default),
                 description=f"{inspect.cleandoc(config_type.__doc__ or '')}\n\n{_COMMON_OPTIONS}",
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+                registry=CHOICES,
             )
             return config
     except (ValueError, ArgumentError) as problem:
         _complain(problem)
         sys.exit(EXIT_USAGE)
+
+
+CHOICES = ConstructorRegistry()
+"""Lets a field that is annotated with a `Registry` take the names of its entries only."""
+_with_names: set[object] = set()
+
+
+@CHOICES.struct_rule
+def _choose_names(info: StructTypeInfo) -> StructConstructorSpec | None:
+    kind: Any = info.type
+    hints = get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
+    names = {
+        name: tuple(extra)
+        for name, hint in hints.items()
+        for extra in getattr(hint, "__metadata__", ())
+        if isinstance(extra, Registry)
+    }
+    if not names or kind in _with_names:
+        return None
+    _with_names.add(kind)  # so that this rule leaves the following call to tyro's own
+    usual = ConstructorRegistry.get_struct_spec(info)
+    _with_names.remove(kind)
+    assert isinstance(usual, StructConstructorSpec)
+    typed = [
+        replace(one, type=cast(Any, Literal)[names[one.name]]) if one.name in names else one
+        for one in usual.fields
+    ]
+    return replace(usual, fields=tuple(typed))
 
 
 def run_command(

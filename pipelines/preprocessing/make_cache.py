@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan
 from stop_core.cache.config import MOST_CLIP_BYTES, Compression, Crop
@@ -51,11 +52,10 @@ class PreprocessConfig:
     resumes after an interruption; a finished cache is not changed.
     """
 
-    dataset: str = "motion"
-    """Name of the dataset or protocol: hmdb51, ucf101, ssv2, ssv2-val, kinetics, kinetics-val,
-    msrvtt, msrvtt-7k, activitynet, didemo, vatex, vatex-1k5, lsmdc, msvd; folder, csv or
-    csv-captions for your own videos; or a demonstration set, generated if absent: motion,
-    motion-crowded, motion-captions. docs/datasets.md shows the files that each one needs."""
+    dataset: Annotated[str, DATASETS] = "motion"
+    """Name of the dataset or protocol; folder, csv or csv-captions for your own videos; motion,
+    motion-crowded and motion-captions are demonstration sets, generated if absent.
+    docs/datasets.md shows the files that each one needs."""
     data_root: str | None = None
     """Folder of the dataset as its archives unpack (default for a demonstration set:
     OUTPUT/data/DATASET)."""

@@ -117,7 +117,7 @@ class WorkerRun:
         )
         self._saved = time.monotonic()
         self._resume()
-        copy_from_first(self.model.trainable().values())
+        copy_from_first(self.model.learned().values())
 
     def run(self) -> None:
         """Trains the remaining epochs, then evaluates the best epoch and reports the result."""

@@ -17,7 +17,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from stop_core.tiny.shipped import PATCH_SIZE, TINY, TinyTower
+from stop_core.tiny.shipped import BLOCKS, PATCH_SIZE, TINY, TinyTower
 
 CONTEXT_LENGTH = 28
 EMBED_DIM = 64
@@ -33,7 +33,7 @@ _WORDS = """
 """
 VOCABULARY = tuple(_WORDS.split())
 
-_VISION = {"layers": 4, "width": 96, "head_width": 32, "patch_size": PATCH_SIZE}
+_VISION = {"layers": BLOCKS, "width": 96, "head_width": 32, "patch_size": PATCH_SIZE}
 _TEXT = {"context_length": CONTEXT_LENGTH, "width": 64, "heads": 2, "layers": 2}
 
 
