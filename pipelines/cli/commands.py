@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("sweep", "SweepConfig", "Search for hyperparameters."),
         Command("evaluate", "EvaluateConfig", "Evaluate a trained model on any frame cache."),
         Command("benchmark", "BenchmarkConfig", "Compare methods over several seeds in a table."),
+        Command("reproduce", "ReproduceConfig", "Run a recipe from the videos to the table."),
     ),
     "inference": (
         Command("predict", "PredictConfig", "Predict the labels of videos."),

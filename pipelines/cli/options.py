@@ -23,6 +23,7 @@ from stop_core.settings.registry import Registry
 from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.storage.private import without_password
 
+from .commands import commands
 from .console import ending_with_reader, say, set_verbosity
 from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError
 from .folders import named_file
@@ -39,7 +40,8 @@ Ray's workers and of other libraries."""
 def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | None = None) -> _T:
     """Reads the command line into `config_type`, a frozen dataclass whose docstrings are the help.
 
-    `--config FILE` gives defaults in YAML; every other option overrides it. Without it, the static
+    `--config FILE` gives defaults in YAML; every other option overrides it. A recipe for several
+    commands has a mapping for each, under the command's name. Without `--config`, the static
     method `default_file` of the dataclass, if there is one, can name a file for given arguments.
     `--verbose` and `--quiet` set the level of the messages on stderr. Bad usage, which includes a
     ValueError of the dataclass, is reported in one sentence and exits with 2.
@@ -218,6 +220,11 @@ def _from_yaml(config_type: type[_T], path: Path) -> _T:
         raise ValueError(f"--config {path} cannot be read: {problem}") from problem
     if not isinstance(values, dict):
         raise ValueError(f"--config {path} must hold `option: value` lines")
+    # A mapping called like a command has the options of that command; the others skip it.
+    sections = {name: values.pop(name) for name in commands() if isinstance(values.get(name), dict)}
+    for name, command in commands().items():
+        if command.options == config_type.__name__:
+            values = sections.get(name, values)
     normal = {str(name).replace("-", "_"): value for name, value in values.items()}
     refuse_unlisted_tower(str(normal.get("tower")), f"--config {path}")
     return from_mapping(config_type, normal, f"--config {path}")

@@ -179,7 +179,7 @@ def _shape_of(name: str, config: dict[str, Any]) -> TowerShape:
             f"{name} reads texts with the package transformers, which is not installed; run pip "
             f"install transformers, or {UNFIT_ADVICE}"
         )
-    return TowerShape(size, (size // patch) ** 2, int(vision["layers"]))
+    return TowerShape(size, (size // patch) ** 2, int(vision["layers"]), vision.get("width", 768))
 
 
 def _build(source: ClipSource) -> nn.Module:

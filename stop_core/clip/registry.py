@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stop_core.settings.registry import Registry
-from stop_core.tiny.shipped import BLOCKS, TINY_TOWERS
+from stop_core.tiny.shipped import BLOCKS, TINY_TOWERS, WIDTH
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,6 +25,7 @@ class TowerShape:
     image_size: int  # pixels
     patches: int  # per frame
     blocks: int
+    width: int  # channels of a token
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ for _tiny in TINY_TOWERS.values():
     TOWERS.register(
         Tower(
             _tiny.name,
-            TowerShape(_tiny.image_size, _tiny.grid**2, BLOCKS),
+            TowerShape(_tiny.image_size, _tiny.grid**2, BLOCKS, WIDTH),
             partial(_load_tiny, _tiny.name),
             _tiny.weights,
         )

@@ -180,3 +180,16 @@ def test_quiet_command_still_reports_its_failure(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         run(fail)
     assert capsys.readouterr().err == "error: the disk is full\n"
+
+
+def test_a_recipe_has_a_mapping_for_another_command(tmp_path: Path) -> None:
+    from pipelines.preprocessing.make_cache import PreprocessConfig
+    from pipelines.train import TrainConfig
+
+    file = _file(tmp_path, "preprocess: {dataset: ucf101, data-root: d, frames: 9}\nframes: 3\n")
+    assert parse(PreprocessConfig, ["--config", file]).frames == 9
+    assert parse(TrainConfig, ["--config", file]).experiment.frames == 3
+    words = ["--config", file, "--frames", "4"]
+    assert parse(PreprocessConfig, words).frames == 4, "the command line overrides it"
+    with pytest.raises(SystemExit):
+        parse(Options, ["--config", _file(tmp_path, "serve: {frames: 9}")])
