@@ -33,7 +33,7 @@ class View:
     """A random square, the same for all frames of a clip, instead of the centre."""
     clip: int = 0
     clips: int = 1
-    """Temporal clip number `clip` of `clips` takes the place (clip + 1/2) / clips of each segment."""
+    """Temporal clip number `clip` of `clips`: the place (clip + 1/2) / clips of every segment."""
     side: int = 0
     """The square at the start (-1), centre (0) or end (1) of the longer side of the frames."""
     seed: int = 0
