@@ -131,7 +131,8 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
     rows = {title: _trainings(title, values, file, cache, config, machine)
             for title, values in chosen.rows.items()}  # fmt: skip
     for path in (cache, *targets):
-        _check_test(Manifest.load(path), rows, config)
+        tested = Manifest.load(path)
+        _check_test(tested, _readers(rows, tested), config)
     table = ComparisonTable.planned(
         manifest,
         rows,
@@ -161,6 +162,19 @@ def _check_test(
         if shape := tower_shape(run.config.tower):
             frames = run.config.frames or run.manifest.config.frames
             several_views(config.views, frames, shape.image_size, tested.config)
+
+
+def _readers(rows: dict[str, list[TrainingRun]], tested: Manifest) -> dict[str, list[TrainingRun]]:
+    """Returns the rows that can be tested on a cache: with the same classes, or by reading text."""
+    found = {
+        title: runs
+        for title, runs in rows.items()
+        if METHODS[runs[0].config.method].reads_text
+        or runs[0].manifest.class_names == tested.class_names
+    }
+    if not found:
+        raise ValueError(f"--transfer: no row reads the classes of {tested.dataset} as text")
+    return found
 
 
 def _how(config: BenchmarkConfig) -> dict[str, Any]:
@@ -195,19 +209,12 @@ def _transfer(
 ) -> None:
     """Tests the finished trainings on another cache, and publishes the table of it."""
     manifest = Manifest.load(target)
-    names = next(iter(rows.values()))[0].manifest.class_names
-    kept = {
-        title: runs
-        for title, runs in rows.items()
-        if METHODS[runs[0].config.method].reads_text or names == manifest.class_names
-    }
-    if not kept:
-        raise ValueError(f"--transfer: no row reads the classes of {manifest.dataset} as text")
+    kept, how = _readers(rows, manifest), _how(config)
     left_out = [
         f"{title} is not in this table: it knows only the classes of its training."
-        for title in rows.keys() - kept.keys()
+        for title in rows
+        if title not in kept
     ]
-    how = _how(config)
     table = ComparisonTable.planned(
         manifest,
         kept,
