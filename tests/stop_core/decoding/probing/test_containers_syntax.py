@@ -323,6 +323,8 @@ def test_a_file_is_whole_if_it_has_all_samples_chunks_or_times_that_it_lists() -
     for duration, is_there in ((200_000, True), (201_000, True), (203_000, False)):
         assert is_whole_file("matroska,webm", 101, duration=duration, packets=packets) == is_there
         assert is_whole_file("webm", 101, duration=duration - 200_000) == (duration == 201_000)
+    assert is_whole_file("webm", 101, duration=2000)  # times are rounded to milliseconds
+    assert not is_whole_file("webm", 101, duration=2001)
 
 
 def test_other_headers(tmp_path: Path) -> None:
