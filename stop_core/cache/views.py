@@ -24,11 +24,12 @@ class View:
     """
 
     frames: int | None = None
-    """T; None for all F. Without jitter, the middles of T equal segments of the cached frames."""
+    """T; None for all F. Without jitter, the middles of T equal segments of the cached frames; the
+    T consecutive frames in the middle of a dense sampling."""
     size: int | None = None
     """Edge of the square crop, in pixels; None for the short side of the frames."""
     jitter: bool = False
-    """A random frame of each segment instead of its middle."""
+    """A random frame of each segment instead of its middle; a random place of dense frames."""
     random_crop: bool = False
     """A random square, the same for all frames of a clip, instead of the centre."""
     clip: int = 0
@@ -65,8 +66,11 @@ class View:
             )
         return self.frames or frames, self.size or size
 
-    def window(self, clip: int, cached: tuple[int, int, int]) -> "Window":
-        """Returns the window of clip number `clip`, of which F, H and W are cached."""
+    def window(self, clip: int, cached: tuple[int, int, int], dense: bool = False) -> "Window":
+        """Returns the window of clip number `clip`, of which F, H and W are cached.
+
+        With `dense`, the frames are consecutive.
+        """
         count, height, width = cached
         frames, size = self.frames or count, self.size or min(height, width)
         top, left = center_corner(height, width, size)
@@ -85,6 +89,8 @@ class View:
                 top, left = int(top_random), int(left_random)
         segments = np.arange(frames, dtype=np.int64)
         index = (((segments << 20) + place) * count) // (frames << 20)
+        if dense:
+            index = segments + (int(place[0]) * (count - frames + 1) >> 20)
         return Window(index, top, left, size)
 
 

@@ -187,7 +187,7 @@ def write_model(
         texts = {
             CONFIG_FILE: yaml.safe_dump(settings, sort_keys=False),
             LABELS: _json({"classes": [asdict(label) for label in record.classes]}),
-            PREPROCESSING: _json(asdict(record.preprocessing)),
+            PREPROCESSING: _json(record.preprocessing.to_dict()),
             PROVENANCE: _json({"format_version": MODEL_FORMAT, **asdict(record.provenance)}),
             CARD: card,
         }

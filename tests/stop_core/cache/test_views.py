@@ -51,6 +51,21 @@ def test_jitter_takes_one_frame_of_each_segment(
     assert (index < edges[1:]).all()
 
 
+@given(COUNTS)
+def test_dense_frames_stay_consecutive_and_jitter_moves_them(counts: tuple[int, int]) -> None:
+    frames, cached = counts
+    middle = View(frames=frames).window(0, (cached, 8, 8), dense=True).index
+    before, after = middle[0], cached - 1 - middle[-1]
+    assert 0 <= before - after <= 1
+    starts = set()
+    for clip in range(300):
+        index = View(frames=frames, jitter=True).window(clip, (cached, 8, 8), dense=True).index
+        assert index.tolist() == list(range(index[0], index[0] + frames))
+        starts.add(int(index[0]))
+    assert starts <= set(range(cached - frames + 1))
+    assert {0, cached - frames} <= starts
+
+
 def test_chance_depends_on_seed_epoch_and_clip_alone_and_reaches_everything() -> None:
     view = View(frames=4, size=5, jitter=True, random_crop=True, seed=3)
     seen = {}
