@@ -125,12 +125,12 @@ def main(config: ReproduceConfig) -> None:
 def check_weights(experiment: ExperimentConfig, *, download: bool) -> None:
     """Refuses a tower or weights that do not exist; downloads those of a tag if asked to.
 
-    Raises OSError or ValueError as `check_name`, or if they cannot be downloaded.
+    Raises OSError or ValueError as `check_tower`, or if they cannot be downloaded.
     """
-    from stop_core.clip.loading import check_name
     from stop_core.clip.pretrained import fetch, find_source
+    from stop_core.model.methods import check_tower
 
-    check_name(experiment.tower, experiment.pretrained)
+    check_tower(experiment)
     if download and experiment.tower not in TOWERS:
         tag = find_source(experiment.tower, experiment.pretrained).tag
         if tag is not None:

@@ -79,7 +79,7 @@ def listed_shape(tower: str) -> TowerShape:
     from stop_core.clip.loading import tower_shape
 
     shape = tower_shape(tower)
-    if shape is None:
+    if shape is None or shape.unfit:
         raise ValueError(
             f"the shape of {tower} is not known before it is loaded; choose a tower "
             "that open_clip lists"

@@ -214,18 +214,25 @@ def test_an_unknown_dataset_is_refused_with_the_known_ones() -> None:
         PreprocessConfig(dataset="hmbd51")
 
 
+def test_an_unknown_sampling_is_refused_with_examples() -> None:
+    with pytest.raises(ValueError, match=r"--sampling must be .*rate:1fps.*, got 'rate:1'"):
+        PreprocessConfig(sampling="rate:1")
+
+
 def test_the_command_of_a_cache_gives_its_options_again() -> None:
     """Class names may hold spaces and quotation marks."""
     names = ("air drumming", "massaging person's head")
     clips = [Clip(f"v{i}", "v.mp4", "train", i, name, "s") for i, name in enumerate(names)]
     selection = select_clips(clips, ("train",), names, limit=7)
-    config = CacheConfig.of(DATASETS["kinetics"], selection, fold=1, frames=8, size=64)
+    shape = {"fold": 1, "frames": 8, "size": 64}
+    config = CacheConfig.of(DATASETS["kinetics"], selection, **shape, sampling="dense:4")
     program, name, *words = shlex.split(config.command("a cache"))
     assert (program, name) == ("stop", "preprocess")
     again = parse(PreprocessConfig, words)
     assert (again.dataset, again.classes, again.splits) == ("kinetics", names, ("train",))
     assert (again.shape, again.limit, again.cache) == ((8, 64), 7, "a cache")
-    generated = CacheConfig.of(DATASETS["motion"], selection, fold=1, frames=8, size=64)
+    assert again.sampling == "dense:4"
+    generated = CacheConfig.of(DATASETS["motion"], selection, **shape)
     assert "--data-root" not in generated.command("a cache")
 
 
