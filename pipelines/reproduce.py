@@ -81,7 +81,7 @@ class ReproduceConfig:
 
 
 @dataclass(frozen=True)
-class Step:
+class CommandLine:
     """A command of this project and its arguments."""
 
     name: str
@@ -164,8 +164,8 @@ class Plan:
         for fold in self.folds:
             words = [*make, "--fold", str(replace(made, fold=fold).fold)]  # or a ValueError
             if made.entry.generate is None:
-                checks.append(Step("preprocess", (*words, "--check")))
-            caches.append(Step("preprocess", (*words, "--cache", self._cache(fold))))
+                checks.append(CommandLine("preprocess", (*words, "--check")))
+            caches.append(CommandLine("preprocess", (*words, "--cache", self._cache(fold))))
         self.table = config.output / "reproduce" / f"{self.recipe.stem}.yaml"
         published = SWEEPS / "published" / f"{self.recipe.stem}.csv"
         table = [
@@ -175,7 +175,7 @@ class Plan:
             *(("--published", str(published)) if published.is_file() else ()),
             *shlex.split(" ".join(spell_out(config.resources))),
         ]
-        self.checks, self.steps = checks, [*caches, Step("benchmark", tuple(table))]
+        self.checks, self.steps = checks, [*caches, CommandLine("benchmark", tuple(table))]
 
     def write_table(self) -> None:
         """Writes the rows of the table: CLIP without training, and the method of the recipe."""

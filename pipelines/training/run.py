@@ -273,7 +273,7 @@ class TrainingRun:
             config=config,
             classes=label_classes(manifest.class_names, config.templates),
             preprocessing=preprocessing_of_cache(
-                (manifest.config.frames, manifest.config.size, manifest.config.crop),
+                manifest.config,
                 (config.frames, tower.size),
                 tower.mean,
                 tower.std,

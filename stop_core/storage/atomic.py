@@ -123,13 +123,13 @@ class FileFollower:
         leave: False keeps the pages for a reader that follows at once.
     """
 
-    def __init__(self, path: Path, *, leave: bool = True) -> None:
+    def __init__(self, path: Path, *, leave: bool) -> None:
         self.bytes = 0
         """Number of bytes that were hashed."""
         self._path = path
         self._leave = leave
         self._hash = hashlib.sha256()
-        self._room = memoryview(bytearray(1 << 18))
+        self._room = memoryview(bytearray(262_144))
 
     def follow(self) -> None:
         """Hashes the bytes that were written since the last call."""

@@ -265,7 +265,7 @@ def embedding_identity(trained: TrainedModel) -> str:
     prompts = trained.model.prompt_state_dict()
     values = [
         {name: getattr(trained.config, name) for name in _SETTINGS} | asdict(trained.config.stop),
-        asdict(trained.preprocessing),
+        trained.preprocessing.to_dict(),
         trained.provenance.tower_fingerprint,
         _hash({f"{name} {tuple(tensor.shape)}": tensor for name, tensor in prompts.items()}),
     ]
