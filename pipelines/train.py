@@ -79,12 +79,12 @@ class TrainConfig:
 def main(config: TrainConfig) -> "TrainingResult":
     """Trains, resumes or finds the finished training, and prints its result."""
     # These take seconds to import, and --help does not need them.
-    from stop_core.clip.loading import check_name
+    from stop_core.model.methods import check_tower
 
     from .tracking.queued_run import deliver_waiting
     from .training.run import TrainingRun
 
-    check_name(config.experiment.tower, config.experiment.pretrained)  # before minutes of decoding
+    check_tower(config.experiment)  # before minutes of decoding
     cache = find_cache(config.cache, config.output)
     start = None
     if config.resume_from is not None:

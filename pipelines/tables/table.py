@@ -30,6 +30,8 @@ TABLE_MEASURES: dict[Task, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """The measures of a table; rows are ranked and tested by the first one of the test split."""
+RERANKED = ("t2v_r1", "t2v_r5", "t2v_r10")
+"""The measures that are also shown re-ranked."""
 TABLE_COSTS = ("step_seconds", "memory_megabytes")
 
 
@@ -48,6 +50,11 @@ class ComparisonTable:
     baseline: str = ""
     """Title of the row that the others are compared with; default: the first."""
     published: Sequence[PublishedRow] = ()
+    trained_on: str = ""
+    """Name of the data that all rows were trained on, if it is not the data of the table."""
+    rerank: str = "none"
+    notes: Sequence[str] = ()
+    """Further sentences about how all rows were evaluated."""
     results: dict[str, list[TrainingResult]] = field(default_factory=dict)
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Intervals and tests of the rows that have results, by column."""
@@ -86,8 +93,10 @@ class ComparisonTable:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The measures, validation first."""
-        return TABLE_MEASURES[self.task]
+        """The measures, validation first, those of re-ranking last."""
+        name = self.rerank.replace("-", "_")
+        reranked = [] if name == "none" else [f"test/{name}_{measure}" for measure in RERANKED]
+        return (*TABLE_MEASURES[self.task], *reranked)
 
     @property
     def tested(self) -> tuple[str, ...]:

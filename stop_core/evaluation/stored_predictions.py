@@ -12,7 +12,7 @@ from stop_core.evaluation.statistics import VideoScores
 RESULT = "result.json"
 """File name in the folder of a finished training run."""
 
-_MEASURE = re.compile(r"(?:(t2v|v2t)_(?:r(\d+)|mean_rank)|top(\d+)|mean_class)")
+_MEASURE = re.compile(r"(?:(?:(dsl|qb_norm)_)?(t2v|v2t)_(?:r(\d+)|mean_rank)|top(\d+)|mean_class)")
 
 
 def read_scores(files: Sequence[Path], measures: Sequence[str]) -> dict[str, VideoScores]:
@@ -74,11 +74,12 @@ def _videos(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     found = _MEASURE.fullmatch(name)
     if found is None:
         raise ValueError(f"the measure {name} has no scores per video")
-    direction, recall, top = found.groups()
+    rerank, direction, recall, top = found.groups()
     if direction:
         rows = rows[rows["direction"] == direction]
     most = 1 if name == "mean_class" else recall or top
-    value = rows["rank"] if most is None else rows["rank"] <= int(most)
+    rank = rows[f"{rerank}_rank" if rerank else "rank"]
+    value = rank if most is None else rank <= int(most)
     by_video = value.astype(float).groupby(rows["video_id"])
     videos = pd.DataFrame({"value": by_video.sum(), "weight": by_video.count()}).sort_index()
     if name == "mean_class":

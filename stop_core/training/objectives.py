@@ -7,23 +7,17 @@ E channels of the joint text-video space.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from stop_core.cache.manifest import Manifest
-from stop_core.evaluation.recognition import (
-    confusion_matrix,
-    predicted_classes,
-    rank_of_truth,
-    recognition_metrics,
-)
-from stop_core.evaluation.retrieval import (
-    retrieval_metrics,
-    text_to_video_ranks,
-    video_to_text_ranks,
+from stop_core.evaluation.measure import (
+    Measured,
+    measure_recognition,
+    measure_retrieval,
+    sentences_of,
 )
 from stop_core.evaluation.run_over import EVALUATION_BATCH, Clips, TextBank, device_of, run_over
 from stop_core.model.class_texts import ClassTexts
@@ -37,17 +31,6 @@ from stop_core.training.augmentation import mixing
 from stop_core.training.losses import contrastive_loss, recognition_loss
 
 _Number = TypeVar("_Number", int, Tensor)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Results of an evaluation."""
-
-    metrics: dict[str, float]
-    rows: dict[str, list[Any]]
-    """Columns of a table with one row per clip (recognition) or per query (retrieval)."""
-    confusion_CC: Tensor | None = None
-    """Recognition: true classes (rows) by predicted classes (columns)."""
 
 
 class Objective(ABC):
@@ -138,11 +121,7 @@ class Recognition(Objective):
             len(self.texts),
             self.evaluation_batch,
         )
-        return Measured(
-            recognition_metrics(logits_MC, clips.labels),
-            _prediction_rows(clips, logits_MC),
-            confusion_matrix(logits_MC, clips.labels),
-        )
+        return measure_recognition(clips, logits_MC)
 
     @torch.no_grad()
     def probabilities(self, frames: Tensor) -> Tensor:
@@ -233,13 +212,8 @@ class Retrieval(Objective):
     def measure(self, clips: Clips) -> Measured:
         """Returns the retrieval metrics in both directions, and one row per query."""
         video_ME = run_over(self._embed, clips, self.model, self._width, self.evaluation_batch)
-        sentences = [sentence for captions in clips.captions for sentence in captions]
-        counts_M = torch.tensor([len(captions) for captions in clips.captions])
-        video_N = torch.arange(len(clips)).repeat_interleave(counts_M)
-        bank = self._bank or TextBank(self.model, sentences)
-        similarity_NM = bank.rows(sentences) @ video_ME.T
-        rows = _query_rows(clips.video_ids, sentences, similarity_NM, video_N)
-        return Measured(retrieval_metrics(similarity_NM, video_N), rows)
+        bank = self._bank or TextBank(self.model, sentences_of(clips))
+        return measure_retrieval(clips, video_ME, bank)
 
     def _embed(self, frames: Tensor) -> Tensor:
         with autocast(self.config, frames.device):
@@ -273,40 +247,3 @@ def make_objective(
     if METHODS[config.method].reads_text:
         texts.refuse_twins(manifest.class_names)
     return Recognition(model, config, clips, texts)
-
-
-def _prediction_rows(clips: Clips, logits_MC: Tensor) -> dict[str, list[Any]]:
-    """Returns one row per clip; top1 is the share of rows with `rank` 1."""
-    probability_MC = logits_MC.softmax(-1)
-    predicted_M = predicted_classes(logits_MC, clips.labels)
-    return {
-        "video_id": list(clips.video_ids),
-        "label": clips.labels.tolist(),
-        "predicted": predicted_M.tolist(),
-        "rank": rank_of_truth(logits_MC, clips.labels).tolist(),
-        "probability": probability_MC.gather(1, predicted_M[:, None])[:, 0].tolist(),
-        "label_probability": probability_MC.gather(1, clips.labels[:, None])[:, 0].tolist(),
-    }
-
-
-def _query_rows(
-    video_ids: list[str], sentences: list[str], similarity_NM: Tensor, video_N: Tensor
-) -> dict[str, list[Any]]:
-    """Returns one row per query of both directions: its rank and the candidate ranked first."""
-    found_N, found_M = similarity_NM.argmax(1), similarity_NM.argmax(0)
-    own_N = similarity_NM.gather(1, video_N[:, None])[:, 0]
-    best_M = own_N.new_full((len(video_ids),), -torch.inf).scatter_reduce(0, video_N, own_N, "amax")
-    texts, videos = len(sentences), len(video_ids)
-    return {
-        "direction": ["t2v"] * texts + ["v2t"] * videos,
-        "video_id": [video_ids[i] for i in video_N.tolist()] + list(video_ids),
-        "caption": [*sentences, *[""] * videos],
-        "rank": [
-            *text_to_video_ranks(similarity_NM, video_N).tolist(),
-            *video_to_text_ranks(similarity_NM, video_N).tolist(),
-        ],
-        "similarity": own_N.tolist() + best_M.tolist(),
-        "found_video_id": [video_ids[i] for i in found_N.tolist()] + [""] * videos,
-        "found_caption": [""] * texts + [sentences[i] for i in found_M.tolist()],
-        "found_similarity": similarity_NM.amax(1).tolist() + similarity_NM.amax(0).tolist(),
-    }

@@ -182,7 +182,6 @@ def test_an_unwritable_cache_is_one_sentence_and_exit_code_1(
     "options",
     [
         "--dataset hmbd51",
-        "--dataset hmdb51",  # without --data-root
         "--frames 0",
         "--limit 0",
         "--fold 2",  # motion has one
@@ -202,6 +201,12 @@ def test_a_wrong_option_is_named_with_exit_code_2(
     said = capsys.readouterr()
     # The box of the message can break a long line after a hyphen.
     assert options.split()[0][:6] in said.err + said.out
+
+
+def test_a_dataset_needs_a_data_root_but_a_recipe_can_name_it_without() -> None:
+    config = parse(PreprocessConfig, ["--dataset", "hmdb51"])
+    with pytest.raises(ValueError, match="hmdb51 needs --data-root"):
+        main(config)
 
 
 def test_an_unknown_dataset_is_refused_with_the_known_ones() -> None:
