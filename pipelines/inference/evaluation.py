@@ -103,6 +103,12 @@ class Evaluation:
         options.check(manifest)
         self.templates = templates_for(record, manifest, options.templates)
         how = record.preprocessing
+        if manifest.config.sampling != how.sampling:
+            raise ValueError(
+                f"the frames of the cache {self.cache} are sampled as {manifest.config.sampling}, "
+                f"and the model was trained on {how.sampling}: preprocess with --sampling "
+                f"{how.sampling} into another --cache"
+            )
         self.views = several_views(options.views, how.frames, how.size, manifest.config)
         config = record.config
         identity = [

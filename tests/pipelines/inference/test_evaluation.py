@@ -161,3 +161,15 @@ def test_a_split_without_clips_is_refused(small_cache: Path, captioned_cache: Pa
         bank.check(replace(captioned, counts={"test": 1}))
     with pytest.raises(ValueError, match="such as 4x3"):
         EvaluationOptions(views="four")
+
+
+def test_a_cache_of_another_sampling_is_refused(
+    model_folder: Path, hmdb51_root: Path, tmp_path: Path
+) -> None:
+    options = {"frames": 4, "size": 32}
+    choice = ModelChoice(model_folder).found(tmp_path)
+    alike = write_cache("hmdb51", hmdb51_root, tmp_path / "alike", **options)
+    Evaluation(choice, alike, tmp_path, EvaluationOptions())
+    dense = write_cache("hmdb51", hmdb51_root, tmp_path / "dense", **options, sampling="dense:2")
+    with pytest.raises(ValueError, match=r"sampled as dense:2, .* on segments: .*--sampling segm"):
+        Evaluation(choice, dense, tmp_path, EvaluationOptions())
