@@ -24,6 +24,7 @@ from stop_core.trained_model.files import (
 )
 
 from ..cli.console import say, warn
+from ..cli.errors import RunError
 from ..cli.folder_lock import alone_in
 from ..cli.output import results_folder
 from ..cluster.resources import Resources
@@ -146,6 +147,7 @@ class Evaluation:
     def _run(self, experiment: str, cpus: float, on_part: Callable[[int], None]) -> TrainingResult:
         import torch
 
+        from stop_core.runtime.memory import OutOfMemory
         from stop_core.trained_model.evaluate import evaluate
 
         torch.set_num_threads(max(1, int(cpus)))
@@ -157,16 +159,19 @@ class Evaluation:
             cache.verify({options.split, *bank})
             parts = inside(self.folder, _PARTS)
             parts.mkdir(exist_ok=True)
-            measured = evaluate(
-                self.model.load(),
-                cache,
-                options.split,
-                self.views,
-                parts,
-                templates=self.templates,
-                rerank=options.rerank,
-                on_part=on_part,
-            )
+            try:
+                measured = evaluate(
+                    self.model.load(),
+                    cache,
+                    options.split,
+                    self.views,
+                    parts,
+                    templates=self.templates,
+                    rerank=options.rerank,
+                    on_part=on_part,
+                )
+            except OutOfMemory as problem:
+                raise RunError(f"the evaluation {self.name} failed: {problem}") from problem
             rows = pd.DataFrame({"split": options.split, **measured.rows})
             with appearing(self.folder / PREDICTIONS) as staging:
                 rows.to_parquet(staging, index=False)
