@@ -8,14 +8,17 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from stop_core.cache.manifest import Manifest
+from stop_core.datasets.protocols import base_labels
 from stop_core.evaluation.recognition import (
     confusion_matrix,
+    harmonic_mean,
     predicted_classes,
     rank_of_truth,
     recognition_metrics,
@@ -91,16 +94,35 @@ class Objective(ABC):
 
 
 class Recognition(Objective):
-    """Cross-entropy over the classes."""
+    """Cross-entropy over the classes.
+
+    Args:
+        model: the model to train.
+        config: settings of the training.
+        clips: of the training split.
+        texts: of the classes that are trained on.
+        all_texts: of all classes of the dataset; default: those that are trained on.
+    """
 
     additive = True
     chosen_by = "top1"
 
     def __init__(
-        self, model: VideoModel, config: ExperimentConfig, clips: Clips, texts: ClassTexts
+        self,
+        model: VideoModel,
+        config: ExperimentConfig,
+        clips: Clips,
+        texts: ClassTexts,
+        all_texts: ClassTexts | None = None,
     ) -> None:
         super().__init__(model, config, clips)
         self.texts = texts
+        self.all_texts = all_texts or texts
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The positions of the classes of the training clips among `texts`, [N]."""
+        return self.clips.labels
 
     def outputs(self, frames: Tensor, clips: Sequence[int], epoch: int) -> Tensor:
         """Returns logits, [B, C]."""
@@ -112,7 +134,7 @@ class Recognition(Objective):
 
     def loss(self, outputs: Tensor, clips: Sequence[int], epoch: int, total: int) -> Tensor:
         """Returns this part's share of the mean cross-entropy."""
-        targets = self.clips.labels[list(clips)]
+        targets = self.targets[list(clips)]
         if self.config.training.mixup:
             targets = self._mixed(clips, epoch)
         smoothing = self.config.training.label_smoothing
@@ -123,21 +145,25 @@ class Recognition(Objective):
         target_BC = torch.zeros(len(clips), len(self.texts))
         for row, clip in enumerate(clips):
             partner, weight = mixing(clip, len(self.clips), self.config, epoch)
-            target_BC[row, self.clips.labels[clip]] += weight
-            target_BC[row, self.clips.labels[partner]] += 1 - weight
+            target_BC[row, self.targets[clip]] += weight
+            target_BC[row, self.targets[partner]] += 1 - weight
         return target_BC
 
     def measure(self, clips: Clips) -> Measured:
         """Returns the accuracies, and one row per clip."""
         with torch.no_grad():
-            text_CE = self.texts.embeddings()
+            text_CE = self.all_texts.embeddings()
         logits_MC = run_over(
             lambda frames: self._logits(frames, text_CE),
             clips,
             self.model,
-            len(self.texts),
+            len(self.all_texts),
             self.evaluation_batch,
         )
+        return self.measured(clips, logits_MC)
+
+    def measured(self, clips: Clips, logits_MC: Tensor) -> Measured:
+        """Returns the metrics and rows that follow from the logits of all classes."""
         return Measured(
             recognition_metrics(logits_MC, clips.labels),
             _prediction_rows(clips, logits_MC),
@@ -147,7 +173,7 @@ class Recognition(Objective):
     @torch.no_grad()
     def probabilities(self, frames: Tensor) -> Tensor:
         """Frames -> probabilities of the classes, [B, C]."""
-        return self._logits(frames, self.texts.embeddings()).softmax(-1)
+        return self._logits(frames, self.all_texts.embeddings()).softmax(-1)
 
     def _logits(self, frames: Tensor, text_CE: Tensor | None) -> Tensor:
         with autocast(self.config, frames.device):
@@ -155,6 +181,43 @@ class Recognition(Objective):
                 text_CE = self.texts.embeddings()
             logits_BC: Tensor = self.model(frames, text_CE)
         return logits_BC.float()
+
+
+class BaseToNovel(Recognition):
+    """Training on the base classes; evaluation of each half of the classes among its own.
+
+    Args:
+        base: labels of the base classes, in the order of `texts`.
+        others: of `Recognition`.
+    """
+
+    chosen_by = "base_top1"
+
+    def __init__(self, base: Sequence[int], *others: Any) -> None:
+        super().__init__(*others)
+        self._base_C = torch.isin(torch.arange(len(self.all_texts)), torch.tensor(base))
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The positions of the classes of the training clips among the base classes, [N]."""
+        place_C = self._base_C.cumsum(0) - 1
+        return place_C[self.clips.labels]
+
+    def measured(self, clips: Clips, logits_MC: Tensor) -> Measured:
+        """Returns base and novel accuracy and their harmonic mean, and one row per clip."""
+        is_base_M = self._base_C[clips.labels]
+        logits_MC = logits_MC.masked_fill(self._base_C != is_base_M[:, None], -torch.inf)
+        right_M = rank_of_truth(logits_MC, clips.labels) == 1
+        metrics = {
+            f"{part}_top1": right_M[own_M].double().mean().item()
+            for part, own_M in (("base", is_base_M), ("novel", ~is_base_M))
+            if own_M.any()
+        }
+        if len(metrics) == 2:
+            metrics["harmonic_mean"] = harmonic_mean(*metrics.values())
+        rows = _prediction_rows(clips, logits_MC)
+        rows["part"] = ["base" if base else "novel" for base in is_base_M.tolist()]
+        return Measured(metrics, rows, confusion_matrix(logits_MC, clips.labels))
 
 
 class Retrieval(Objective):
@@ -272,7 +335,12 @@ def make_objective(
     texts = ClassTexts(model, sentences)
     if METHODS[config.method].reads_text:
         texts.refuse_twins(manifest.class_names)
-    return Recognition(model, config, clips, texts)
+    protocol = config.protocol
+    if protocol.classes == "all":
+        return Recognition(model, config, clips, texts)
+    base = base_labels(manifest.class_names, protocol.base_classes, protocol.base_seed)
+    trained = ClassTexts(model, [sentences[label] for label in base])
+    return BaseToNovel(base, model, config, clips, trained, texts)
 
 
 def _prediction_rows(clips: Clips, logits_MC: Tensor) -> dict[str, list[Any]]:
