@@ -1,7 +1,7 @@
 """Prints the comparison table: all methods with the same code, data and selection rule."""
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ if not __package__:  # run as a file: PEP 366
 from stop_core.cache.manifest import Manifest
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
+from stop_core.settings.protocol import ProtocolConfig
 from stop_core.storage.paths import StoragePath
 
 from .cli.console import print_result, say
@@ -47,6 +48,8 @@ class BenchmarkConfig:
       python pipelines/benchmark.py --cache outputs/cache/hmdb51 --table my_rows.yaml --seeds 5
       python pipelines/benchmark.py --cache outputs/cache/hmdb51 --methods stop,vpt-deep --seeds 5
       python pipelines/benchmark.py --ablation
+      python pipelines/benchmark.py --cache outputs/cache/hmdb51 --shots 16 --full-training
+      python pipelines/benchmark.py --cache outputs/cache/hmdb51-fold1,outputs/cache/hmdb51-fold2
       python pipelines/benchmark.py --cache outputs/cache/msrvtt \\
           --published sweeps/published/msrvtt_vit_b32.csv
     """
@@ -67,11 +70,13 @@ class BenchmarkConfig:
     """CSV file with published results to show; docs/tables.md describes its columns."""
     cache: str | None = None
     """A cache made by preprocess.py: a folder, or an s3:// or gs:// URI (default: the embedded set,
-    preprocessed if needed)."""
+    preprocessed if needed); or the caches of several folds, separated by commas, for rows that are
+    means over the folds."""
     output: Path = field(default_factory=default_output)
     """Folder of runs, tables and the MLflow store."""
     seeds: int = 3
     """Number of trainings per row, with the seeds 0, 1, ...; untrained rows are run once."""
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
@@ -92,11 +97,11 @@ class BenchmarkConfig:
 def main(config: BenchmarkConfig) -> ComparisonTable:
     """Runs the missing trainings of the table, prints it, and stores it."""
     published = read_published(config.published) if config.published else []
-    cache = find_cache(config.cache, config.output)
-    manifest = Manifest.load(cache)
+    caches = find_folds(config.cache, config.output)
+    manifest = next(iter(caches.values()))
     file, chosen = choose_rows(config, manifest)
     deliver_waiting(config.output)
-    rows = {title: _trainings(title, values, file, cache, config)
+    rows = {title: _trainings(title, values, file, list(caches), config)
             for title, values in chosen.rows.items()}  # fmt: skip
     table = ComparisonTable.planned(
         manifest,
@@ -105,12 +110,42 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
         name=file.stem,
         baseline=chosen.baseline,
         published=published,
+        further={one.fold: one.data_hash for one in list(caches.values())[1:]},
     )
     # Two rows can have the same configuration, which is trained once.
-    jobs = {run.name: Job(run, f"{title}, seed {run.config.seed}")
+    jobs = {run.name: Job(run, _label(title, run, several=bool(table.further)))
             for title, runs in rows.items() for run in runs}  # fmt: skip
     _run(table, list(jobs.values()), config)
     return table
+
+
+def find_folds(caches: str | None, output: Path) -> dict[StoragePath, Manifest]:
+    """Returns the caches that are separated by commas, with their manifests; by default, the one.
+
+    Raises:
+        OSError: if there is no cache.
+        ValueError: if one is unfinished, or they are not of different folds of one dataset.
+    """
+    paths = [find_cache(one, output) for one in (caches.split(",") if caches else [None])]
+    first, *others = manifests = [Manifest.load(path) for path in paths]
+    for other in others:
+        same = replace(other.config, fold=first.fold, clips_hash=first.config.clips_hash)
+        if same != first.config:
+            raise ValueError(
+                f"the caches {paths[0]} and the one of {other.dataset}, fold {other.fold} differ "
+                "in more than the fold; preprocess the folds of one dataset with the same options"
+            )
+    folds = [one.fold for one in manifests]
+    if len(set(folds)) < len(folds):
+        raise ValueError(
+            f"--cache names caches of the folds {', '.join(map(str, folds))}; name one of each fold"
+        )
+    return dict(zip(paths, manifests, strict=True))
+
+
+def _label(title: str, run: TrainingRun, *, several: bool) -> str:
+    fold = f", fold {run.manifest.fold}" if several else ""
+    return f"{title}{fold}, seed {run.config.seed}"
 
 
 def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> None:
@@ -167,16 +202,27 @@ def _rows_of_methods(methods: list[str], table: Table, file: Path) -> dict[str, 
 
 
 def _trainings(
-    title: str, values: dict[str, Any], file: Path, cache: StoragePath, config: BenchmarkConfig
+    title: str,
+    values: dict[str, Any],
+    file: Path,
+    caches: list[StoragePath],
+    config: BenchmarkConfig,
 ) -> list[TrainingRun]:
     """Returns the trainings of a row; raises ValueError if it does not fit the cache."""
     where = f"{file}: row {title!r}"
     if "seed" in values:
         raise ValueError(f"{where} sets seed; give --seeds instead")
-    one = build_experiment(values, where)
+    typed, usual = asdict(config.protocol), asdict(ProtocolConfig())
+    given = {name: value for name, value in typed.items() if value != usual[name]}
+    lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
+    one = build_experiment(values | given | lists, where)
     seeds = config.seeds if one.is_trained else 1
     try:
-        return [TrainingRun(replace(one, seed=seed), cache, config.output) for seed in range(seeds)]
+        return [
+            TrainingRun(replace(one, seed=seed), cache, config.output)
+            for cache in caches
+            for seed in range(seeds)
+        ]
     except ValueError as problem:
         raise ValueError(f"{where}: {problem}") from problem
 
