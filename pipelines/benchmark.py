@@ -20,7 +20,8 @@ from .cli.experiment_fields import build_experiment
 from .cli.folders import SWEEPS, named_file
 from .cli.options import run_command
 from .cli.output import default_output
-from .cluster.resources import Resources
+from .cluster.devices import Machine, choose_devices
+from .cluster.resources import ResourceOptions
 from .cluster.session import start_ray
 from .preprocessing.find_cache import find_cache
 from .tables.mlflow_table import publish_table, track
@@ -69,7 +70,7 @@ class BenchmarkConfig:
     published: Path | None = None
     """CSV file with published results to show; docs/tables.md describes its columns."""
     cache: str | None = None
-    """A cache made by preprocess.py: a folder, or an s3:// or gs:// URI (default: the embedded set,
+    """A cache made by preprocess: a folder, or an s3:// or gs:// URI (default: the embedded set,
     preprocessed if needed); or the caches of several folds, separated by commas, for rows that are
     means over the folds."""
     output: Path = field(default_factory=default_output)
@@ -77,7 +78,7 @@ class BenchmarkConfig:
     seeds: int = 3
     """Number of trainings per row, with the seeds 0, 1, ...; untrained rows are run once."""
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
-    resources: Resources = field(default_factory=Resources)
+    resources: ResourceOptions = field(default_factory=ResourceOptions)
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -101,7 +102,8 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
     manifest = next(iter(caches.values()))
     file, chosen = choose_rows(config, manifest)
     deliver_waiting(config.output)
-    rows = {title: _trainings(title, values, file, list(caches), config)
+    machine = choose_devices(config.resources)
+    rows = {title: _trainings(title, values, file, list(caches), config, machine)
             for title, values in chosen.rows.items()}  # fmt: skip
     table = ComparisonTable.planned(
         manifest,
@@ -115,7 +117,7 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
     # Two rows can have the same configuration, which is trained once.
     jobs = {run.name: Job(run, _label(title, run, several=bool(table.further)))
             for title, runs in rows.items() for run in runs}  # fmt: skip
-    _run(table, list(jobs.values()), config)
+    _run(table, list(jobs.values()), config, machine)
     return table
 
 
@@ -148,7 +150,9 @@ def _label(title: str, run: TrainingRun, *, several: bool) -> str:
     return f"{title}{fold}, seed {run.config.seed}"
 
 
-def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> None:
+def _run(
+    table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig, machine: Machine
+) -> None:
     """Runs the missing trainings, and publishes the table even if some of them fail."""
     parent = track(table, config.output)
     missing = [job for job in jobs if job.training.remembered() is None]
@@ -156,7 +160,7 @@ def _run(table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig) -> No
     if missing:
         start_ray()
     with parent.ended():
-        outcomes = run_all(jobs, config.resources, parent.run_id)
+        outcomes = run_all(jobs, machine.resources, parent.run_id)
         table.fill([result for result in outcomes if not isinstance(result, str)])
         publish_table(table, parent)
         print_result(f"all runs: {ui_command(config.output)}")
@@ -207,6 +211,7 @@ def _trainings(
     file: Path,
     caches: list[StoragePath],
     config: BenchmarkConfig,
+    machine: Machine,
 ) -> list[TrainingRun]:
     """Returns the trainings of a row; raises ValueError if it does not fit the cache."""
     where = f"{file}: row {title!r}"
@@ -215,7 +220,7 @@ def _trainings(
     typed, usual = asdict(config.protocol), asdict(ProtocolConfig())
     given = {name: value for name, value in typed.items() if value != usual[name]}
     lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
-    one = build_experiment(values | given | lists, where)
+    one = machine.settle(build_experiment(values | given | lists, where))
     seeds = config.seeds if one.is_trained else 1
     try:
         return [

@@ -17,7 +17,7 @@ import tyro
 
 from .cli.commands import commands
 from .cli.console import print_result
-from .cli.options import run_command
+from .cli.options import CHOICES, run_command
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def script(shell: str) -> str:
             prog="stop",
             args=["--tyro-print-completion", shell],
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+            registry=CHOICES,
         )
     return printed.getvalue()
 

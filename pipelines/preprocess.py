@@ -17,9 +17,10 @@ if not __package__:  # run as a file: PEP 366
 
 from stop_core.cache import Manifest
 from stop_core.cache.job import read_failures
+from stop_core.clip.registry import TOWERS
 from stop_core.storage.escaping import in_line
 from stop_core.storage.paths import StoragePath
-from stop_core.tiny.shipped import TINY, TINY_TOWERS
+from stop_core.tiny.shipped import TINY
 
 from .cli.console import print_result
 from .cli.folders import command
@@ -59,7 +60,7 @@ def summary(config: PreprocessConfig, manifest: Manifest) -> str:
 def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
     """Returns a training command for the cache; empty if no known tower takes its frame size."""
     _, size = config.shape
-    towers = {tower.image_size: f" --tower {name}" for name, tower in TINY_TOWERS.items()}
+    towers = {tower.shape.image_size: f" --tower {name}" for name, tower in TOWERS.items()}
     towers[CLIP_SIZE] = " --tower ViT-B-32-quickgelu --pretrained openai"
     if size not in towers:
         return ""

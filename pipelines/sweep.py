@@ -12,7 +12,8 @@ from .cli.console import print_result
 from .cli.folders import SWEEPS, command, named_file
 from .cli.options import run_command, spell_out
 from .cli.output import default_output
-from .cluster.resources import Resources
+from .cluster.devices import choose_devices
+from .cluster.resources import ResourceOptions
 from .preprocessing.find_cache import find_cache
 from .sweeping.dry_run import print_plan
 from .sweeping.read_space import read_space
@@ -44,7 +45,7 @@ class SweepConfig:
     space: Path = SWEEPS / "motion.yaml"
     """The search space: a YAML file, or the name of one in sweeps/, for example hmdb51."""
     cache: str | None = None
-    """A cache made by preprocess.py: a folder, or its s3:// or gs:// URI. Default: the embedded
+    """A cache made by preprocess: a folder, or its s3:// or gs:// URI. Default: the embedded
     set, which is prepared first if necessary."""
     output: Path = field(default_factory=default_output)
     """Folder for the trials, the best settings and the MLflow store."""
@@ -63,7 +64,7 @@ class SweepConfig:
     """Number of other seeds on which to retrain the best settings and test them once; 0: none."""
     retry_failed: bool = False
     """Retry the trials that failed before."""
-    resources: Resources = field(default_factory=Resources)
+    resources: ResourceOptions = field(default_factory=ResourceOptions)
 
     def __post_init__(self) -> None:
         for name in ("trials", "max_concurrent", "trials_per_gpu"):
@@ -81,7 +82,7 @@ class SweepConfig:
         words = spell_out(self, always=("space", "output", "seed"), never=once)
         return " ".join([command("sweep"), *words])
 
-    def shared_resources(self) -> Resources:
+    def shared_resources(self) -> ResourceOptions:
         """Returns the resources of a trial, with its share of a GPU."""
         if not self.trials_per_gpu:
             return self.resources
@@ -98,15 +99,18 @@ class SweepConfig:
         return space
 
     def search(self) -> Search:
-        """Returns the search of these options."""
+        """Returns the search of these options, on the GPUs that there are."""
+        space, machine = self.checked_space(), choose_devices(self.shared_resources())
+        if machine.bf16 and "precision" not in space.search:
+            space = replace(space, fixed={"precision": "bf16", **space.fixed})
         return Search(
-            space=self.checked_space(),
+            space=space,
             title=self.space.stem,
             trials=self.trials,
             seed=self.seed,
             cache=find_cache(self.cache, self.output).resolve(),
             output=self.output.resolve(),
-            resources=self.shared_resources(),
+            resources=machine.resources,
             max_concurrent=self.max_concurrent,
             retry_failed=self.retry_failed,
         )
@@ -131,7 +135,7 @@ def main(config: SweepConfig) -> SweepResult | None:
         confirmed = confirm(search, result, config.confirm, tracked.run_id)
         Report(search, trials, result, config.command(), confirmed).publish(tracked)
     print_result(f"report: {search.folder / REPORT}")
-    print_result(f"best settings, for `train.py --config`: {result.best_file}")
+    print_result(f"best settings: {command('train')} --config {result.best_file}")
     print_result(f"all runs: {ui_command(config.output)}")
     return result
 

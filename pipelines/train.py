@@ -16,7 +16,8 @@ from .cli.console import print_result, reporting, say
 from .cli.folders import SWEEPS
 from .cli.options import run_command
 from .cli.output import default_output
-from .cluster.resources import Resources, room_for
+from .cluster.devices import choose_devices
+from .cluster.resources import ResourceOptions, Resources, room_for, waited_for
 from .preprocessing.find_cache import find_cache
 from .tracking.queued_run import deliver_waiting
 from .tracking.store import ui_command
@@ -41,11 +42,11 @@ class TrainConfig:
     Examples:
       python pipelines/train.py --method vpt-deep --seed 1
       python pipelines/train.py --cache outputs/cache/hmdb51 --tower ViT-B-32-quickgelu \\
-          --pretrained openai --gpus-per-worker 1 --epochs 20 --batch-size 64
+          --pretrained openai --epochs 20 --batch-size 64
     """
 
     cache: str | None = None
-    """A cache made by preprocess.py: a folder, or an s3:// or gs:// URI (default: the embedded set,
+    """A cache made by preprocess: a folder, or an s3:// or gs:// URI (default: the embedded set,
     preprocessed if needed)."""
     output: Path = field(default_factory=default_output)
     """Folder of runs, checkpoints and the MLflow store."""
@@ -57,12 +58,12 @@ class TrainConfig:
     """Train in this process, without Ray Train: starts sooner, but is not restarted after a failure
     (default: True for one worker on the CPU, unless RAY_ADDRESS is set)."""
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
-    resources: Resources = field(default_factory=Resources)
+    resources: ResourceOptions = field(default_factory=ResourceOptions)
 
     def __post_init__(self) -> None:
         if self.fork and self.resume_from is None:
             raise ValueError("fork needs resume_from: the checkpoint or run to take weights from")
-        if self.in_process and self.resources.workers > 1:
+        if self.in_process and (self.resources.workers or 1) > 1:
             raise ValueError(
                 f"in_process has room for one worker, and workers is {self.resources.workers}; "
                 "leave one of them out"
@@ -84,31 +85,34 @@ def main(config: TrainConfig) -> TrainingResult:
     start = None
     if config.resume_from is not None:
         start = StartFrom(find_checkpoint(config.resume_from, config.output), config.fork)
-    training = TrainingRun(config.experiment, cache, config.output, start=start)
+    most_workers = 1 if config.in_process else config.experiment.batch_size
+    machine = choose_devices(config.resources, most_workers)
+    experiment, resources = machine.settle(config.experiment), machine.resources
+    training = TrainingRun(experiment, cache, config.output, start=start)
     deliver_waiting(config.output)
     result = training.remembered()
     if result is None:
         say(f"training {training.name}")
         for remark in remarks_on(training.config, training.cache):
             say(f"note: {remark}")
-        in_process = _is_in_process(config)
+        in_process = _is_in_process(config.in_process, resources)
+        lines = TrainingLines(training.progress_file)
         if not in_process:
             from .cluster.session import start_ray
 
             start_ray()
-            room_for(config.resources)
-        lines = TrainingLines(training.progress_file)
+            room_for(resources)
+            lines = TrainingLines(training.progress_file, lambda: waited_for(resources))
         with reporting(lines.line, lines.events):
-            result = training.train(config.resources, in_process=in_process)
+            result = training.train(resources, in_process=in_process)
     _summarise(result, config)
     return result
 
 
-def _is_in_process(config: TrainConfig) -> bool:
+def _is_in_process(given: bool | None, resources: Resources) -> bool:
     """Whether to train in this process; trainings on a GPU are worth the overhead of Ray Train."""
-    if config.in_process is not None:
-        return config.in_process
-    resources = config.resources
+    if given is not None:
+        return given
     return (
         resources.workers == 1 and not resources.gpus_per_worker and "RAY_ADDRESS" not in os.environ
     )

@@ -27,3 +27,15 @@ def test_a_zip_of_different_lengths_is_an_error_but_where_it_is_meant() -> None:
         for zipped in re.findall(r"(zip\(.*,) strict=False\)", path.read_text())
     }
     assert found == LAX_ZIPS
+
+
+def test_a_message_names_a_command_as_stop_and_never_as_a_file() -> None:
+    """A wheel has no file `pipelines/train.py`."""
+    from pipelines.cli.commands import commands
+
+    named = set()
+    for path in (ROOT / "stop_core").rglob("*.py"):
+        found = re.findall(rf"pipelines/|\b(?:{'|'.join(commands())})\.py\b", path.read_text())
+        assert not found, path
+        named |= set(re.findall(r"`stop (\w+)", path.read_text()))
+    assert {"preprocess", "train", "index"} <= named <= commands().keys()

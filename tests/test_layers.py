@@ -14,7 +14,7 @@ ARROWS = {
         "settings": "storage",
         "runtime": "settings storage",
         "decoding": "storage",
-        "datasets": "storage",
+        "datasets": "settings storage",
         "tiny": "datasets storage",
         "cache": "datasets decoding storage",
         "clip": "settings storage tiny",

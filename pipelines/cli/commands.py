@@ -31,6 +31,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("train", "TrainConfig", "Train STOP or a baseline."),
         Command("sweep", "SweepConfig", "Search for hyperparameters."),
         Command("benchmark", "BenchmarkConfig", "Compare methods over several seeds in a table."),
+        Command("reproduce", "ReproduceConfig", "Run a recipe from the videos to the table."),
     ),
     "inference": (
         Command("predict", "PredictConfig", "Predict the labels of videos."),

@@ -9,18 +9,21 @@ import shlex
 import sys
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, cast, get_type_hints
 
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 from stop_core.settings.experiment import refuse_unlisted_tower
 from stop_core.settings.methods import option_types
+from stop_core.settings.registry import Registry
 from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.storage.private import without_password
 
+from .commands import commands
 from .console import ending_with_reader, say, set_verbosity
 from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError
 from .folders import named_file
@@ -37,7 +40,8 @@ Ray's workers and of other libraries."""
 def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | None = None) -> _T:
     """Reads the command line into `config_type`, a frozen dataclass whose docstrings are the help.
 
-    `--config FILE` gives defaults in YAML; every other option overrides it. Without it, the static
+    `--config FILE` gives defaults in YAML; every other option overrides it. A recipe for several
+    commands has a mapping for each, under the command's name. Without `--config`, the static
     method `default_file` of the dataclass, if there is one, can name a file for given arguments.
     `--verbose` and `--quiet` set the level of the messages on stderr. Bad usage, which includes a
     ValueError of the dataclass, is reported in one sentence and exits with 2.
@@ -64,11 +68,40 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
                 default=cast(Any, default),
                 description=f"{inspect.cleandoc(config_type.__doc__ or '')}\n\n{_COMMON_OPTIONS}",
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+                registry=CHOICES,
             )
             return config
     except (ValueError, ArgumentError) as problem:
         _complain(problem)
         sys.exit(EXIT_USAGE)
+
+
+CHOICES = ConstructorRegistry()
+"""Lets a field that is annotated with a `Registry` take the names of its entries only."""
+_with_names: set[object] = set()
+
+
+@CHOICES.struct_rule
+def _choose_names(info: StructTypeInfo) -> StructConstructorSpec | None:
+    kind: Any = info.type
+    hints = get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
+    names = {
+        name: tuple(extra)
+        for name, hint in hints.items()
+        for extra in getattr(hint, "__metadata__", ())
+        if isinstance(extra, Registry)
+    }
+    if not names or kind in _with_names:
+        return None
+    _with_names.add(kind)  # so that this rule leaves the following call to tyro's own
+    usual = ConstructorRegistry.get_struct_spec(info)
+    _with_names.remove(kind)
+    assert isinstance(usual, StructConstructorSpec)
+    typed = [
+        replace(one, type=cast(Any, Literal)[names[one.name]]) if one.name in names else one
+        for one in usual.fields
+    ]
+    return replace(usual, fields=tuple(typed))
 
 
 def run_command(
@@ -187,6 +220,11 @@ def _from_yaml(config_type: type[_T], path: Path) -> _T:
         raise ValueError(f"--config {path} cannot be read: {problem}") from problem
     if not isinstance(values, dict):
         raise ValueError(f"--config {path} must hold `option: value` lines")
+    # A mapping called like a command has the options of that command; the others skip it.
+    sections = {name: values.pop(name) for name in commands() if isinstance(values.get(name), dict)}
+    for name, command in commands().items():
+        if command.options == config_type.__name__:
+            values = sections.get(name, values)
     normal = {str(name).replace("-", "_"): value for name, value in values.items()}
     refuse_unlisted_tower(str(normal.get("tower")), f"--config {path}")
     return from_mapping(config_type, normal, f"--config {path}")

@@ -1,10 +1,12 @@
 """Options of a training that do not affect its result, and how many trainings have room at once."""
 
+import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..cli.console import say
 from ..cli.errors import RunError
@@ -16,11 +18,15 @@ _SECONDS_FOR_NODES_TO_JOIN = 60.0  # after a node failed, or a cluster was start
 
 
 @dataclass(frozen=True)
-class Resources:
+class ResourceOptions:
     """Workers, devices, memory and checkpoints of a training. None of them affects the result."""
 
-    workers: int = 1
-    """Number of Ray Train workers; each batch is split among them."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Train on the GPUs of this machine or cluster, or on the CPU; auto: on GPUs if there are
+    any."""
+    workers: int | None = None
+    """Number of Ray Train workers of a training; each batch is split among them (default: 1; for
+    train.py on GPUs, one for each)."""
     min_workers: int | None = None
     """Start or resume with only this many workers while nodes are missing, and add workers as
     nodes join (default: wait until there is room for all)."""
@@ -29,8 +35,9 @@ class Resources:
     fails. After that the training fails; the same command resumes it."""
     cpus_per_worker: float = 1
     """Logical CPUs, and compute threads, of each worker."""
-    gpus_per_worker: float = 0
-    """GPUs of each worker; 0 trains on the CPU; a fraction shares a GPU between trainings."""
+    gpus_per_worker: float | None = None
+    """Share of a GPU of each worker, to run several trainings of one worker on a GPU (default: 1 on
+    GPUs, 0 on the CPU)."""
     micro_batch: int | None = None
     """Clips that a worker embeds at a time, to save memory (default: its share of the batch)."""
     checkpoint_activations: bool = False
@@ -43,14 +50,30 @@ class Resources:
     """Also save a checkpoint every N steps."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.fewest_workers <= self.workers:
+        most = self.min_workers if self.workers is None else self.workers
+        if not 1 <= (self.min_workers or 1) <= (most or 1) or 0 in (most, self.min_workers):
             raise ValueError(
                 f"workers must be at least 1, and min_workers from 1 to workers; got workers "
                 f"{self.workers}, min_workers {self.min_workers}"
             )
         for name in ("restarts", "gpus_per_worker"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        share = self.gpus_per_worker
+        if share and self.device == "cpu":
+            raise ValueError(f"gpus_per_worker is {share:g}, and device is cpu; leave one out")
+        if share == 0 and self.device == "gpu":
+            raise ValueError("gpus_per_worker is 0, and device is gpu; leave one out")
+        if share and share > 1:
+            raise ValueError(
+                f"a worker uses one GPU, and gpus_per_worker is {share:g}; set it to 1 and "
+                f"workers to {math.ceil(share * (self.workers or 1))}"
+            )
+        if share and share < 1 and (most or 1) > 1:
+            raise ValueError(
+                f"gpus_per_worker is {share:g} and workers is {most}, but workers of one training "
+                "cannot share a GPU (NCCL refuses it); set gpus_per_worker to 1, or workers to 1"
+            )
         for name in ("cpus_per_worker", "checkpoint_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -58,24 +81,55 @@ class Resources:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
+    def on(self, gpus: int, most_workers: int = 1) -> "Resources":
+        """Returns the resources on a machine or cluster with this number of GPUs.
+
+        Args:
+            gpus: number of GPUs that a training may use.
+            most_workers: number of workers that a training may get, if the user gave none; with 1,
+                trainings run side by side.
+        """
+        share, workers = self.gpus_per_worker, self.workers
+        if share is None:
+            share = 0.0 if self.device == "cpu" or (self.device == "auto" and not gpus) else 1.0
+        if workers is None:
+            several = min(gpus, most_workers) if share == 1 else 1
+            workers = max(1, several, self.min_workers or 1)
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        device = "gpu" if share else "cpu"
+        return Resources(
+            **{**given, "device": device, "workers": workers, "gpus_per_worker": share}
+        )
+
+
+@dataclass(frozen=True)
+class Resources(ResourceOptions):
+    """Resources in which nothing is left to choose."""
+
+    workers: int = 1
+    gpus_per_worker: float = 0
+
     @property
     def fewest_workers(self) -> int:
         """Returns the number of workers that are needed to start."""
         return self.workers if self.min_workers is None else self.min_workers
 
+    @property
+    def per_worker(self) -> dict[str, float]:
+        """Returns the resources of one worker by Ray's names."""
+        gpu = {"GPU": self.gpus_per_worker} if self.gpus_per_worker else {}
+        return {"CPU": self.cpus_per_worker, **gpu}
+
     def scaling(self) -> "ScalingConfig":
         """Returns these resources as options of Ray Train."""
         from ray.train import ScalingConfig
 
-        per_worker = {"CPU": self.cpus_per_worker}
-        if self.gpus_per_worker:
-            per_worker["GPU"] = self.gpus_per_worker
         elastic = self.fewest_workers < self.workers
         workers: Any = (self.fewest_workers, self.workers) if elastic else self.workers
         return ScalingConfig(
             num_workers=workers,  # its type does not name the range that it takes
             use_gpu=self.gpus_per_worker > 0,
-            resources_per_worker=per_worker,
+            resources_per_worker=self.per_worker,
         )
 
 
@@ -84,17 +138,10 @@ def room_for(resources: Resources) -> int:
 
     Waits a minute for nodes that are joining; raises RunError if not even one fits then.
     """
-    import ray
-
     deadline = time.monotonic() + (_SECONDS_FOR_NODES_TO_JOIN if "RAY_ADDRESS" in os.environ else 0)
     said = False
-    cluster_resources: Callable[[], dict[str, float]] = ray.cluster_resources
-    while (room := _room(resources, have := cluster_resources())) < 1:
-        problem = (
-            f"a training needs {resources.fewest_workers} x {resources.cpus_per_worker:g} CPUs and "
-            f"{resources.fewest_workers} x {resources.gpus_per_worker:g} GPUs, and the cluster has "
-            f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}"
-        )
+    while (room := _room(resources, nodes := node_resources())) < 1:
+        problem = f"a training needs {_needs(resources)}, and {_has(nodes)}"
         if time.monotonic() >= deadline:
             raise RunError(f"{problem}; lower --workers, --cpus-per-worker or --gpus-per-worker")
         if not said:
@@ -104,9 +151,44 @@ def room_for(resources: Resources) -> int:
     return room
 
 
-def _room(resources: Resources, have: dict[str, float]) -> int:
-    workers = resources.fewest_workers
-    fits = [have.get("CPU", 0) / (workers * resources.cpus_per_worker)]
-    if resources.gpus_per_worker:
-        fits.append(have.get("GPU", 0) / (workers * resources.gpus_per_worker))
-    return int(min(fits))
+def waited_for(resources: Resources) -> str | None:
+    """Returns what a training that has not started waits for; None if enough of it is free."""
+    import ray
+
+    available: Callable[[], dict[str, float]] = ray.available_resources
+    free, workers = available(), resources.fewest_workers
+    if all(free.get(name, 0.0) >= workers * need for name, need in resources.per_worker.items()):
+        return None
+    rest = " and ".join(f"{free.get(name, 0.0):g} {name}s" for name in resources.per_worker)
+    return f"waiting for {_needs(resources)}; {rest} of the cluster are free"
+
+
+def node_resources() -> list[dict[str, float]]:
+    """Returns the resources of each node of the cluster, whether in use or free."""
+    import ray
+
+    nodes: list[dict[str, Any]] = cast(Any, ray).nodes()
+    return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def _room(resources: Resources, nodes: list[dict[str, float]]) -> int:
+    """Returns the number of trainings that fit; a worker cannot be split among nodes."""
+    workers = sum(
+        # Not below the whole number that floats of thirds should have given.
+        min(int(node.get(name, 0.0) / need + 1e-9) for name, need in resources.per_worker.items())
+        for node in nodes
+    )
+    return workers // resources.fewest_workers
+
+
+def _needs(resources: Resources) -> str:
+    gpu = f" and {resources.gpus_per_worker:g} GPU" if resources.gpus_per_worker else ""
+    several = "a worker" if resources.fewest_workers == 1 else f"{resources.fewest_workers} workers"
+    each = "" if resources.fewest_workers == 1 else ", each"
+    return f"{several}{each} with {resources.cpus_per_worker:g} CPUs{gpu} of one node"
+
+
+def _has(nodes: list[dict[str, float]]) -> str:
+    kinds = Counter((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes)
+    found = [f"{count} x {cpu:g} CPUs and {gpu:g} GPUs" for (cpu, gpu), count in kinds.items()]
+    return f"the nodes have {', '.join(found) or 'nothing'}"

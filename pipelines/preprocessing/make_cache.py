@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan
 from stop_core.cache.config import MOST_CLIP_BYTES, Compression, Crop
@@ -51,11 +52,10 @@ class PreprocessConfig:
     resumes after an interruption; a finished cache is not changed.
     """
 
-    dataset: str = "motion"
-    """Name of the dataset or protocol: hmdb51, ucf101, ssv2, ssv2-val, kinetics, kinetics-val,
-    msrvtt, msrvtt-7k, activitynet, didemo, vatex, vatex-1k5, lsmdc, msvd; folder, csv or
-    csv-captions for your own videos; or a demonstration set, generated if absent: motion,
-    motion-crowded, motion-captions. docs/datasets.md shows the files that each one needs."""
+    dataset: Annotated[str, DATASETS] = "motion"
+    """Name of the dataset or protocol; folder, csv or csv-captions for your own videos; motion,
+    motion-crowded and motion-captions are demonstration sets, generated if absent.
+    docs/datasets.md shows the files that each one needs."""
     data_root: str | None = None
     """Folder of the dataset as its archives unpack (default for a demonstration set:
     OUTPUT/data/DATASET)."""
@@ -97,10 +97,6 @@ class PreprocessConfig:
             raise ValueError(
                 f"--dataset must be one of {', '.join(sorted(DATASETS))}; got {self.dataset!r}"
             )
-        if self.data_root is None and self.entry.generate is None:
-            raise ValueError(
-                f"{self.dataset} needs --data-root, the folder that its archives were unpacked to"
-            )
         if not 1 <= self.fold <= self.entry.folds:
             raise ValueError(
                 f"--fold must be from 1 to {self.entry.folds} for {self.dataset}, got {self.fold}"
@@ -136,7 +132,14 @@ class PreprocessConfig:
 
     @property
     def data_path(self) -> StoragePath:
-        """The data root as an absolute path: workers have another working directory."""
+        """The data root as an absolute path: workers have another working directory.
+
+        Raises ValueError if it is not given; a recipe names a dataset without it.
+        """
+        if self.data_root is None and self.entry.generate is None:
+            raise ValueError(
+                f"{self.dataset} needs --data-root, the folder that its archives were unpacked to"
+            )
         return storage_path(self.data_root or self.output / "data" / self.dataset).resolve()
 
     @property
@@ -155,7 +158,7 @@ def make_cache(config: PreprocessConfig) -> Manifest:
     """
     with skeleton_of(config.data_path) as root:
         _generate_if_absent(config, root)
-        selection, notes = _listed_clips(config, root)
+        selection, notes = listed_clips(config, root)
         missing = {clip.video_id for clip in missing_clips(root, selection.clips)}
         if len(missing) == len(selection.clips):
             raise RunError(
@@ -255,7 +258,7 @@ def check(config: PreprocessConfig) -> str:
                 f"there is nothing at {root} to check: {config.dataset} is generated there by the "
                 "same command without --check"
             )
-        selection, notes = _listed_clips(config, root)
+        selection, notes = listed_clips(config, root)
         table, problem = check_files(selection, root, report)
     print_result(table)
     for note in notes:
@@ -265,7 +268,7 @@ def check(config: PreprocessConfig) -> str:
     return f"complete: all {len(selection.clips):,} clips are below {config.data_path}"
 
 
-def _listed_clips(config: PreprocessConfig, root: Path) -> tuple[Selection, list[str]]:
+def listed_clips(config: PreprocessConfig, root: Path) -> tuple[Selection, list[str]]:
     """Reads the annotation below `root`; returns the chosen clips, and remarks."""
     clips = config.entry.read(root, config.fold)
     selection = select_clips(clips, config.splits, config.classes, config.limit)

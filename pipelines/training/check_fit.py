@@ -127,20 +127,20 @@ def _check_view(config: ExperimentConfig, cache: CacheConfig, size: int) -> None
         crop = ", or give --random-crop" if cache.size > size else ""
         raise ValueError(
             f"the cache holds frames of {cache.size} pixels, and the tower {config.tower} takes "
-            f"{size}; run preprocess.py with --size {size} into another --cache, or choose "
+            f"{size}; run preprocess with --size {size} into another --cache, or choose "
             f"another --tower{crop}"
         )
     if config.random_crop and cache.size == size and cache.crop == "center":
         raise ValueError(
             f"random_crop has nothing to choose from: the cached frames are squares of {size} "
-            f"pixels, the size that {config.tower} takes; leave it out, or run preprocess.py with "
+            f"pixels, the size that {config.tower} takes; leave it out, or run preprocess with "
             "a larger --size, or with --crop none, into another --cache"
         )
     View(frames=config.frames).check(cache.frames, cache.size)
     if config.segment_jitter and config.frames == cache.frames:
         raise ValueError(
             f"segment_jitter has nothing to choose from: the cache has {cache.frames} frames per "
-            "clip, and all are used; lower --frames, or run preprocess.py with more --frames into "
+            "clip, and all are used; lower --frames, or run preprocess with more --frames into "
             "another --cache"
         )
 

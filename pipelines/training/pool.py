@@ -7,7 +7,7 @@ import ray
 
 from ..cli.console import reporting, say, warn
 from ..cli.progress_bar import Pace
-from ..cluster.resources import Resources, room_for
+from ..cluster.resources import Resources, room_for, waited_for
 from .failures import root_cause
 from .result import TrainingResult
 from .run import TrainingRun
@@ -38,8 +38,10 @@ def run_all(jobs: list[Job], resources: Resources, parent: str) -> list[Training
     total, room, pace = len(queue), room_for(resources), Pace()
     running: dict[ray.ObjectRef[TrainingResult], int] = {}
 
-    def line() -> str:
+    def line() -> str | None:
         current = [jobs[number] for number in list(running.values())]
+        if not any(job.training.progress_file.read() for job in current):
+            return waited_for(resources)
         return _progress_line(current, total - len(queue) - len(current), total, pace)
 
     with reporting(line):

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,10 +61,16 @@ class ProgressFile:
 
 
 class TrainingLines:
-    """The lines that the driver prints about one training."""
+    """The lines that the driver prints about one training.
 
-    def __init__(self, file: ProgressFile) -> None:
+    `waiting` returns the line before the first step, or None.
+    """
+
+    def __init__(
+        self, file: ProgressFile, waiting: Callable[[], str | None] = lambda: None
+    ) -> None:
         self._file = file
+        self._waiting = waiting
         self._pace = Pace()
         self._printed = 0
 
@@ -76,10 +83,10 @@ class TrainingLines:
         return [f"{event}{left if event.startswith('epoch') else ''}" for event in new]
 
     def line(self) -> str | None:
-        """Returns the current step, loss and time left; None before the first step."""
+        """Returns the current step, loss and time left, or what the first step waits for."""
         progress = self._file.read()
         if progress is None or not progress.total:
-            return None
+            return self._waiting()
         line = f"step {progress.step}/{progress.total}, loss {progress.loss:.3f}"
         return line + self._left(progress)
 

@@ -84,7 +84,10 @@ class TrainingRun:
         self.cache = cache.resolve()
         self.output = output.resolve()
         self.manifest = Manifest.load(self.cache)
-        self.config = config = config.for_dataset(self.manifest.dataset)
+        config = config.for_dataset(self.manifest.dataset)
+        if config.precision == "auto":  # no command has chosen a device: see `choose_devices`
+            config = replace(config, precision="fp32")
+        self.config = config
         self.start = start
         check_fit(config, self.manifest, ("train", "test") if test else ("train", "val"))
         # All that the numbers depend on: settings, data, weights, and the version of this code.

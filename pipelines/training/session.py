@@ -6,11 +6,12 @@ helper processes of Ray Train would cost more than a short training.
 """
 
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from stop_core.runtime.devices import check_gpu
 
 from .checkpoints import Write, list_checkpoints, write_checkpoint
 
@@ -33,7 +34,7 @@ class RayTrainSession:
             return torch.device("cpu")
         from ray.train.torch import get_device
 
-        _check_gpu()
+        check_gpu()
         device: torch.device = get_device()
         return device
 
@@ -84,7 +85,7 @@ class FolderSession:
     def device(self, gpu: bool) -> torch.device:
         """Returns the GPU that was reserved for the process, or the CPU."""
         if gpu:
-            _check_gpu()
+            check_gpu()
         return torch.device("cuda" if gpu else "cpu")
 
     def latest(self) -> Path | None:
@@ -102,12 +103,3 @@ class FolderSession:
 
 
 Session = RayTrainSession | FolderSession
-
-
-def _check_gpu() -> None:
-    if not torch.cuda.is_available():
-        raise OSError(
-            f"a GPU was reserved on {socket.gethostname()}, but PyTorch {torch.__version__} finds "
-            "none there; look at nvidia-smi and the driver on that machine, or train with "
-            "--gpus-per-worker 0"
-        )

@@ -116,7 +116,7 @@ class WorkerRun:
         for remark in self.remarks:
             self.buffer.report(f"note: {remark}")
         self._resume()
-        copy_from_first(self.model.trainable().values())
+        copy_from_first(self.model.learned().values())
 
     def run(self) -> None:
         """Trains the remaining epochs, then evaluates the best epoch and reports the result."""

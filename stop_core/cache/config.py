@@ -122,7 +122,7 @@ class CacheConfig:
 
     def command(self, cache: object) -> str:
         """Returns the command that makes or resumes this cache."""
-        parts = [f"python pipelines/preprocess.py --dataset {shlex.quote(self.dataset)}"]
+        parts = [f"stop preprocess --dataset {shlex.quote(self.dataset)}"]
         if self.dataset not in DATASETS or DATASETS[self.dataset].generate is None:
             parts.append("--data-root DIR")
         parts.append(f"--cache {shlex.quote(str(cache))} --fold {self.fold} --frames {self.frames}")

@@ -122,7 +122,7 @@ def read_job(cache: StoragePath) -> CacheConfig:
 def _refuse_unfinished(cache: StoragePath) -> None:
     if not (cache / JOB).is_file():
         raise FileNotFoundError(
-            f"there is no frame cache at {cache}: make one with `python pipelines/preprocess.py "
+            f"there is no frame cache at {cache}: make one with `stop preprocess "
             f"--dataset NAME --data-root DIR --cache {shlex.quote(str(cache))}`"
         )
     config = read_job(cache)

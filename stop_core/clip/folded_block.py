@@ -18,6 +18,9 @@ from stop_core.clip.frozen_linear import FrozenLinear
 
 # open_clip's modules are untyped, hence the casts in this file.
 
+HIDING_WIDTH = 8
+"""Channels per head that hide keys; the flash kernels take multiples of 8."""
+_Linear = tuple[Tensor, Tensor]
 _QUICK = 1.702  # QuickGELU(x) = x * sigmoid(1.702 x) = SiLU(1.702 x) / 1.702
 
 
@@ -25,12 +28,18 @@ class FoldedBlock:
     """The linear maps of one block, for inputs that are normalised without affine.
 
     The constants of `block` are folded into its matrices, in `dtype`; `made_from` identifies the
-    weights that were folded.
+    weights that were folded. With `hiding`, each head has `HIDING_WIDTH` more channels: the first
+    is 1 in every query and 0 in every key, so that a large negative number there hides a key.
     """
 
     @torch.no_grad()
     def __init__(
-        self, block: ResidualAttentionBlock, dtype: torch.dtype, made_from: object
+        self,
+        block: ResidualAttentionBlock,
+        dtype: torch.dtype,
+        made_from: object,
+        *,
+        hiding: bool = False,
     ) -> None:
         attention, mlp = block.attn, block.mlp
         self.width = int(attention.embed_dim)
@@ -45,6 +54,11 @@ class FoldedBlock:
             proj = (proj[0] / _QUICK, proj[1])
         out = _before_scale(block.ls_1, attention.out_proj.weight, attention.out_proj.bias)
         qkv = _after_norm(block.ln_1, attention.in_proj_weight, attention.in_proj_bias)
+        self.inner = self.width
+        if hiding:
+            heads = int(attention.num_heads)
+            self.inner += heads * HIDING_WIDTH
+            qkv, out = _with_hiding(heads, qkv, out)
         self.qkv, self.out, self.fc, self.proj = (
             FrozenLinear(*(part.to(dtype).contiguous() for part in weight_and_bias))
             for weight_and_bias in (qkv, out, fc, proj)
@@ -61,17 +75,17 @@ class FoldedBlock:
     @cached_property
     def query(self) -> FrozenLinear:
         """The part of `qkv` that computes the queries."""
-        return self.qkv.part(0, self.width)
+        return self.qkv.part(0, self.inner)
 
     @cached_property
     def key_value(self) -> FrozenLinear:
         """The part of `qkv` that computes the keys and values."""
-        return self.qkv.part(self.width, 3 * self.width)
+        return self.qkv.part(self.inner, 3 * self.inner)
 
     @property
     def key_weight(self) -> Tensor:
-        """The matrix of the keys, [D, D]."""
-        return self.qkv.weight[self.width : 2 * self.width]
+        """The matrix of the keys, [D, D]; with `hiding`, it has more rows."""
+        return self.qkv.weight[self.inner : 2 * self.inner]
 
 
 def _after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,3 +100,18 @@ def _before_scale(scale: nn.Module, weight: Tensor, bias: Tensor) -> tuple[Tenso
     if factor is None:
         return weight.double(), bias.double()
     return factor.double()[:, None] * weight.double(), factor.double() * bias.double()
+
+
+def _with_hiding(heads: int, qkv: _Linear, out: _Linear) -> tuple[_Linear, _Linear]:
+    """Returns both maps with the hiding channels between them."""
+    weight = torch.cat([_widen(part, heads) for part in qkv[0].chunk(3)])
+    query, key, value = (_widen(part, heads) for part in qkv[1].chunk(3))
+    query.view(heads, -1)[:, -HIDING_WIDTH] = 1
+    return (weight, torch.cat([query, key, value])), (_widen(out[0].T, heads).T, out[1])
+
+
+def _widen(rows: Tensor, heads: int) -> Tensor:
+    """Appends `HIDING_WIDTH` rows of zeros to those of each head."""
+    by_head = rows.unflatten(0, (heads, -1))
+    zeros = by_head.new_zeros(heads, HIDING_WIDTH, *rows.shape[1:])
+    return torch.cat([by_head, zeros], dim=1).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Loads a frozen CLIP: any open_clip ViT, or a tiny one that is part of this package."""
+"""Loads a frozen CLIP: any open_clip ViT, or one of `TOWERS` with weights of its own."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,20 +22,10 @@ from stop_core.clip.pretrained import (
     find_source,
     model_config,
 )
+from stop_core.clip.registry import TOWERS, TowerShape
 from stop_core.clip.tower import UNFIT_ADVICE
 from stop_core.clip.weights import read_weights
 from stop_core.storage.documents import shown_text
-from stop_core.tiny.shipped import TINY_TOWERS
-from stop_core.tiny.tower import TinyTokenizer, build_tiny_clip, vision_config
-
-
-@dataclass(frozen=True)
-class TowerShape:
-    """Sizes of a vision tower, known without building it."""
-
-    image_size: int  # pixels
-    patches: int  # per frame
-    blocks: int
 
 
 @dataclass(frozen=True)
@@ -65,8 +55,8 @@ def load_clip(
     """Loads the CLIP called `name` and freezes it.
 
     Args:
-        name: "tiny", "tiny-64", or any model name that open_clip knows.
-        pretrained: see `stop_core.clip.pretrained`; None for the tiny towers.
+        name: one of `TOWERS`, for example "tiny", or any model name that open_clip knows.
+        pretrained: see `stop_core.clip.pretrained`; None for one of `TOWERS`.
         accept: called with the name and the model before the tokenizer is loaded; raises to refuse.
 
     Raises:
@@ -75,10 +65,10 @@ def load_clip(
         OSError: if the weights cannot be read or downloaded.
     """
     check_name(name, pretrained)
-    if tiny := TINY_TOWERS.get(name):
-        model: nn.Module = build_tiny_clip(pretrained=pretrained != RANDOM, tower=tiny)
+    if tower := TOWERS.get(name):
+        model, tokenize = tower.load(pretrained != RANDOM)
         accept(name, model)
-        return FrozenClip(name, model.requires_grad_(False).eval(), TinyTokenizer())
+        return FrozenClip(name, model.requires_grad_(False).eval(), tokenize)
     source = find_source(name, pretrained)
     _shape_of(name, source.config)
     weights = fetch(name, source.tag) if source.tag else source.file
@@ -152,8 +142,8 @@ def tower_shape(name: str) -> TowerShape | None:
     None for a model that is not in open_clip's list ("hf-hub:...", "local-dir:..."). Raises
     ValueError if there is no such tower, or it is not a vision transformer.
     """
-    if tiny := TINY_TOWERS.get(name):
-        return _shape_of(name, {"vision_cfg": vision_config(tiny), "text_cfg": {}})
+    if tower := TOWERS.get(name):
+        return tower.shape
     return None if name.startswith((HUB, FOLDER)) else _shape_of(name, model_config(name))
 
 
@@ -162,7 +152,7 @@ def check_name(name: str, pretrained: str | None) -> None:
 
     Raises OSError or ValueError as `find_source`, or if the tower is not a vision transformer.
     """
-    if name in TINY_TOWERS:
+    if name in TOWERS:
         if pretrained not in (None, RANDOM):
             raise ValueError(f"the tower {name} has its own weights; leave --pretrained out")
         return
@@ -189,7 +179,7 @@ def _shape_of(name: str, config: dict[str, Any]) -> TowerShape:
             f"{name} reads texts with the package transformers, which is not installed; run pip "
             f"install transformers, or {UNFIT_ADVICE}"
         )
-    return TowerShape(size, (size // patch) ** 2, int(vision["layers"]))
+    return TowerShape(size, (size // patch) ** 2, int(vision["layers"]), vision.get("width", 768))
 
 
 def _build(source: ClipSource) -> nn.Module:

@@ -28,11 +28,11 @@ from open_clip.pretrained import get_pretrained_cfg, is_pretrained_cfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from stop_core.clip.hub import hub_file
+from stop_core.clip.registry import TOWERS
 from stop_core.clip.weights import read_weights
 from stop_core.settings.experiment import UNLISTED
 from stop_core.storage.atomic import hash_file
 from stop_core.storage.documents import parse_json, read_text, shown_text
-from stop_core.tiny.shipped import TINY_TOWERS
 
 RANDOM = "random"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -121,7 +121,7 @@ def model_config(name: str) -> dict[str, Any]:
     config: dict[str, Any] | None = open_clip.get_model_config(name)
     if config is not None:
         return config
-    lowered = {model.lower(): model for model in (*TINY_TOWERS, *open_clip.list_models())}
+    lowered = {model.lower(): model for model in (*TOWERS, *open_clip.list_models())}
     matches = difflib.get_close_matches(name.lower(), lowered, n=3)
     close = [lowered[match] for match in matches]
     hint = f"did you mean {' or '.join(close)}?" if close else "see open_clip.list_models()"
@@ -147,8 +147,8 @@ def weights_fingerprint(name: str, pretrained: str | None) -> str:
     Eight hex digits that depend on the bytes of local weights, and "quickgelu" if the tag or file
     has this activation and the name has not.
     """
-    if tiny := TINY_TOWERS.get(name):
-        return _digest(tiny.weights)[:8]
+    if tower := TOWERS.get(name):
+        return _digest(tower.weights)[:8]
     tag, path = None, Path(name.removeprefix(FOLDER) if name.startswith(FOLDER) else "")
     if pretrained and is_pretrained_cfg(name, pretrained):
         tag = pretrained

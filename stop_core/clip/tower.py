@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from stop_core.clip.folded_block import FoldedBlock
+from stop_core.clip.folded_block import HIDING_WIDTH, FoldedBlock
 
 # open_clip's modules are untyped, hence the casts in this file.
 
+_HIDDEN = -32768.0  # times the scale far below all scores; exact in bfloat16 and float16
 UNFIT_ADVICE = "choose a CLIP vision transformer such as ViT-B-32-quickgelu, ViT-B-16 or ViT-L-14"
 
 
@@ -52,7 +53,7 @@ class FrozenTower(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.mean: Tensor
         self.std: Tensor
-        self._folded_blocks: dict[tuple[int, torch.dtype], FoldedBlock] = {}
+        self._folded_blocks: dict[tuple[int, torch.dtype, bool], FoldedBlock] = {}
 
     @property
     def patches(self) -> int:
@@ -140,7 +141,8 @@ class FrozenTower(nn.Module):
         `only_cls`; and the prompts, [S, X, D], with `carry_prompts`, else None.
         """
         dtype = _compute_dtype(tokens_SND)
-        block = self._folded(index, dtype)
+        hiding = presence_SX is not None and _hides_by_channel(tokens_SND)
+        block = self._folded(index, dtype, hiding=hiding)
         normed = block.norm_1(tokens_SND).to(dtype)
         queries, seen, residual = normed, normed, tokens_SND
         if only_cls:
@@ -150,14 +152,14 @@ class FrozenTower(nn.Module):
             seen = torch.cat([normed, block.norm_1(prompts_SXD).to(dtype)], dim=1)
             if carry_prompts:
                 queries, residual = seen, torch.cat([tokens_SND, prompts_SXD], dim=1)
-            if presence_SX is not None:  # mask the empty slots: [S, 1, 1, L]
+            if presence_SX is not None and not hiding:  # mask the empty slots: [S, 1, 1, L]
                 present_SX = presence_SX.detach() > 0.5
                 mask = F.pad(present_SX, (tokens_SND.shape[1], 0), value=True)[:, None, None]
-        if queries is seen:
-            query, key, value = block.qkv(seen).chunk(3, -1)
-        else:
-            query = block.query(queries)
-            key, value = block.key_value(seen).chunk(2, -1)
+        mapped = block.qkv(seen) if queries is seen else block.key_value(seen)
+        if presence_SX is not None and hiding:
+            mapped = _hide_last(mapped, presence_SX, self.heads, block.inner)
+        *first, key, value = mapped.split(block.inner, -1)
+        query = first[0] if first else block.query(queries)
         if presence_SX is not None and presence_SX.requires_grad:
             value = cast(Tensor, _ScaleLast.apply(value, presence_SX))
         out = self._finish(index, residual, block.out(self._mix(query, key, value, mask)))
@@ -189,18 +191,22 @@ class FrozenTower(nn.Module):
         `only_global`; and the prompts, [S, X, D], with `carry_prompts`, else None.
         """
         dtype = _compute_dtype(tokens_SND)
-        block = self._folded(index, dtype)
+        hiding = presence_SX is not None and _hides_by_channel(tokens_SND)
+        block = self._folded(index, dtype, hiding=hiding)
         videos, frames = len(global_BGD), len(tokens_SND) // len(global_BGD)
         count = tokens_SND.shape[1]
         all_SLD = tokens_SND if prompts_SXD is None else torch.cat([tokens_SND, prompts_SXD], 1)
-        query, key, value = block.qkv(block.norm_1(all_SLD).to(dtype)).chunk(3, -1)
+        mapped = block.qkv(block.norm_1(all_SLD).to(dtype))
+        if presence_SX is not None and hiding:
+            mapped = _hide_last(mapped, presence_SX, self.heads, block.inner)
+        query, key, value = mapped.chunk(3, -1)
         global_query, global_key, global_value = block.qkv(
             block.norm_1(global_BGD).to(dtype)
         ).chunk(3, -1)
         frame_mask = global_mask = None
-        if presence_SX is not None:
-            if presence_SX.requires_grad:
-                value = cast(Tensor, _ScaleLast.apply(value, presence_SX))
+        if presence_SX is not None and presence_SX.requires_grad:
+            value = cast(Tensor, _ScaleLast.apply(value, presence_SX))
+        if presence_SX is not None and not hiding:
             present_SL = F.pad(presence_SX.detach() > 0.5, (count, 0), value=True)
             front = global_BGD.shape[1]
             frame_mask = F.pad(present_SL, (front, 0), value=True)[:, None, None]
@@ -212,7 +218,8 @@ class FrozenTower(nn.Module):
             return torch.cat([expanded, of_frames], dim=1)
 
         def over_video(of_global: Tensor, of_frames: Tensor) -> Tensor:
-            return torch.cat([of_global, of_frames.reshape(videos, -1, self.width)], dim=1)
+            of_videos = of_frames.reshape(videos, -1, of_frames.shape[-1])
+            return torch.cat([of_global, of_videos], dim=1)
 
         mixed = self._mix(
             global_query, over_video(global_key, key), over_video(global_value, value), global_mask
@@ -247,7 +254,8 @@ class FrozenTower(nn.Module):
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)
         )
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        scale = (self.width // self.heads) ** -0.5  # without the channels that hide keys
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
         return mixed.transpose(1, 2).flatten(2)
 
     def _finish(
@@ -258,16 +266,17 @@ class FrozenTower(nn.Module):
         mlp = self.feed_forward(index, out)
         return out + mlp if parallel is None else out + mlp + parallel(out)
 
-    def _folded(self, index: int, dtype: torch.dtype) -> FoldedBlock:
+    def _folded(self, index: int, dtype: torch.dtype, *, hiding: bool = False) -> FoldedBlock:
         """Returns block `index` in its folded form: cached, and rebuilt if its weights changed."""
         block = self.blocks[index]
-        if (index, dtype) in self._folded_blocks and torch.compiler.is_compiling():
-            return self._folded_blocks[index, dtype]
+        key = index, dtype, hiding
+        if key in self._folded_blocks and torch.compiler.is_compiling():
+            return self._folded_blocks[key]
         state = tuple((p.data_ptr(), p._version) for p in block.parameters())
-        folded = self._folded_blocks.get((index, dtype))
+        folded = self._folded_blocks.get(key)
         if folded is None or folded.made_from != state:
-            folded = FoldedBlock(block, dtype, state)
-            self._folded_blocks[index, dtype] = folded
+            folded = FoldedBlock(block, dtype, state, hiding=hiding)
+            self._folded_blocks[key] = folded
         return folded
 
     def project(self, cls: Tensor) -> Tensor:
@@ -275,6 +284,42 @@ class FrozenTower(nn.Module):
         with in_float32(cls):
             out = self.visual.ln_post(cls)
             return cast(Tensor, out if self.visual.proj is None else out @ self.visual.proj)
+
+
+class _HideLast(torch.autograd.Function):
+    """Fills channels of the last rows of `mapped`, in place; the gradient does not change.
+
+    Autograd is not told of the change: nothing before it has stored these values.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mapped: Tensor, empty_SX: Tensor, channels_H: slice) -> Tensor:
+        last = mapped[:, mapped.shape[1] - empty_SX.shape[1] :, channels_H]
+        last.masked_fill_(empty_SX[..., None], _HIDDEN)
+        return mapped.view_as(mapped)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient, None, None
+
+
+def _hide_last(mapped: Tensor, presence_SX: Tensor, heads: int, inner: int) -> Tensor:
+    """Hides the keys of empty slots, which are the last ones, by their first hiding channel.
+
+    `mapped` [S, L, ...] ends with the channels of keys and values, `inner` of each. It is changed
+    in place, but when compiled.
+    """
+    first, step = mapped.shape[-1] - 2 * inner + inner // heads - HIDING_WIDTH, inner // heads
+    channels_H = slice(first, mapped.shape[-1] - inner, step)
+    empty_SX = presence_SX.detach() <= 0.5
+    if not torch.compiler.is_compiling():
+        return cast(Tensor, _HideLast.apply(mapped, empty_SX, channels_H))
+    hidden_SL = F.pad(_HIDDEN * empty_SX, (mapped.shape[1] - empty_SX.shape[1], 0))
+    place = torch.arange(mapped.shape[-1], device=mapped.device)
+    is_channel = (
+        (place >= first) & (place < mapped.shape[-1] - inner) & (place % step == first % step)
+    )
+    return mapped + (hidden_SL[..., None] * is_channel).to(mapped.dtype)
 
 
 class _ScaleLast(torch.autograd.Function):
@@ -293,6 +338,11 @@ class _ScaleLast(torch.autograd.Function):
         (value_SXD,) = ctx.saved_tensors
         last_SXD = gradient_SLD[:, gradient_SLD.shape[1] - value_SXD.shape[1] :]
         return gradient_SLD, (last_SXD * value_SXD).sum(-1, dtype=torch.float32)
+
+
+def _hides_by_channel(like: Tensor) -> bool:
+    """Whether a channel hides empty slots, instead of a mask: GPUs' flash kernels take no mask."""
+    return like.device.type != "cpu"
 
 
 def _compute_dtype(tokens: Tensor) -> torch.dtype:

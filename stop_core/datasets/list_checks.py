@@ -4,6 +4,7 @@ import html
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ftfy
 import regex
@@ -101,16 +102,20 @@ def one_sided(classes: Mapping[str, Collection[str]]) -> list[str]:
     return sentences
 
 
+def published_counts(dataset: str, fold: int) -> dict[str, Any]:
+    """Returns the published counts of a fold by name; empty if none is known."""
+    entries = yaml.safe_load(PUBLISHED_COUNTS.read_text(encoding="utf-8")).get(dataset, [{}])
+    counts: dict[str, Any] = entries[min(fold, len(entries)) - 1]
+    return counts
+
+
 def _other_counts(dataset: str, fold: int, clips: Sequence[Clip]) -> list[str]:
     """Compares the counts of a dataset with the published ones."""
-    entries = yaml.safe_load(PUBLISHED_COUNTS.read_text(encoding="utf-8")).get(dataset)
-    if not entries:
-        return []
     counts: Counter[str] = Counter(clip.split for clip in clips)
     counts["train + val"] = counts["train"] + counts["val"]  # where validation is carved
     counts["classes"] = len({clip.class_name for clip in clips})
     others = []
-    for count_name, published in entries[min(fold, len(entries)) - 1].items():
+    for count_name, published in published_counts(dataset, fold).items():
         known = published if isinstance(published, list) else [published]
         if counts[count_name] not in known:
             wanted = " or ".join(f"{count:,}" for count in known)

@@ -18,6 +18,7 @@ from stop_core.datasets.msvd import read_msvd
 from stop_core.datasets.ssv2 import read_ssv2, read_ssv2_val
 from stop_core.datasets.ucf101 import read_ucf101
 from stop_core.datasets.vatex import read_vatex, read_vatex_1k5
+from stop_core.settings.registry import Registry
 from stop_core.storage.documents import shown_text
 
 MOTION_TRAIN = 2560
@@ -31,7 +32,8 @@ _LONGEST_MESSAGE = 1000
 class Dataset:
     """The reader of a dataset, and its defaults.
 
-    A dataset with several protocols has a name for each, for example `msrvtt` and `msrvtt-7k`.
+    A dataset with several protocols has a name for each, for example `msrvtt` and `msrvtt-7k`. A
+    dataset of another package registers itself (docs/your-own-method.md).
     """
 
     name: str
@@ -82,7 +84,8 @@ def _read_motion_captions(root: Path) -> list[Clip]:
 # Common for videos of minutes that are described by a paragraph.
 _PARAGRAPH_FRAMES = 64
 
-_ALL = (
+DATASETS: Registry[Dataset] = Registry(Dataset, "stop_video.datasets")
+for _dataset in (
     Dataset("hmdb51", read_hmdb51, folds=3),
     Dataset("ucf101", read_ucf101, folds=3),
     Dataset("ssv2", read_ssv2),
@@ -116,8 +119,8 @@ _ALL = (
         size=32,
         generate=_generate_motion_captions,
     ),
-)
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _ALL}
+):
+    DATASETS.register(_dataset)
 
 
 def division(dataset: str, fold: int, between: str = ", fold ") -> str:

@@ -3,6 +3,9 @@
 Shapes: B videos, T frames, N = 1 + P tokens of a frame, D channels of the tower, W of an adapter.
 """
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,8 +109,7 @@ class Aim(VideoModel):
         width, ratio = self.tower.width, options.adapter_ratio
         self.scale = options.adapter_scale
         self.positions = nn.Parameter(torch.zeros(MOST_FRAMES, width))
-        self.adapters = [AimAdapters(width, ratio) for _ in range(self.tower.depth)]
-        self.blocks = nn.ModuleList(self.adapters)
+        self.blocks = nn.ModuleList(AimAdapters(width, ratio) for _ in range(self.tower.depth))
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised.
@@ -118,7 +120,7 @@ class Aim(VideoModel):
         tokens_BTND = self.embed_frames(frames)
         tokens_BTND = tokens_BTND + frame_positions(self.positions, frames.shape[1])[:, None]
         shape = tokens_BTND.transpose(1, 2).shape[:2]
-        for index, adapters in enumerate(self.adapters):
+        for index, adapters in enumerate(cast(Iterable[AimAdapters], self.blocks)):
             over_time = self.tower.attend(index, tokens_BTND.transpose(1, 2).flatten(0, 1))
             in_time = adapters.time(over_time).unflatten(0, shape).transpose(1, 2)
             packed = (tokens_BTND + in_time).flatten(0, 1)

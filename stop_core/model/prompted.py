@@ -80,6 +80,13 @@ class PromptedModel(VideoModel, ABC):
     def make_layer(self) -> nn.Module:
         """Returns a new prompting layer."""
 
+    def learned(self) -> dict[str, Tensor]:
+        """Returns the trainable tensors, and the buffers of the prompting layers."""
+        return {
+            **super().learned(),
+            **{f"prompting.{name}": value for name, value in self.prompting.named_buffers()},
+        }
+
     def layer(self, index: int) -> nn.Module:
         """Returns the prompting layer of block `index`."""
         return self.prompting[0 if self.config.share else index]

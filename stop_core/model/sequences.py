@@ -44,7 +44,7 @@ def unpack(packed: Tensor, like: VideoTokens) -> VideoTokens:
     batch, frames, patches, _ = like.h.shape
     # One split instead of two slices: each slice would add a copy of the gradient.
     cls, h = packed.split([1, packed.shape[1] - 1], dim=1)
-    if packed.shape[0] == batch and like.cls.shape[1] == 1:
+    if like.cls.shape[1] == 1:
         return VideoTokens(cls, h.unflatten(1, (frames, patches)))
     return VideoTokens(cls.view(batch, frames, -1), h.unflatten(0, (batch, frames)))
 

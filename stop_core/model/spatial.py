@@ -3,7 +3,7 @@
     A_i    = Attn(h_cls, h_i)                      CLS-to-patch attention inside frame i
     M_ij   = 1/D * sum_k N^s(h)_ijk^2              temporal dynamics of patch j of frame i
     W_i^s  = alpha * A_i + (1 - alpha) * M_i
-    r_ij   = 1 for the N_s largest W_ij^s of frame i, else 0
+    r_ij   = 1 for the N_s largest W_ij^s of frame i, else 0 (`choose` has controls for this rule)
     p_i^s  = P^s(h_{i-1}, h_i, h_{i+1})
     h_i^s  = h_i + r_i * p_i^s
 
@@ -12,6 +12,7 @@ Shapes: B videos, T frames, P patches per frame, D channels of the tower, W hidd
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,6 +20,8 @@ from stop_core.model.low_rank import add_prompts
 from stop_core.model.selection import choose_patches, min_max
 from stop_core.model.volume import LightConv3d, TemporalConv3d, keep_variance, to_tokens, to_volume
 from stop_core.settings.stop import StopConfig
+
+_PRIME = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,22 @@ class SpatialPrompter(nn.Module):
     def features(self, h_BTPD: Tensor) -> Tensor:
         """Returns P^s without its last linear map and the dropout, [B, T, P, W]."""
         # The normalised tokens are recomputed in the backward pass: storing them would take an
-        # eighth of the memory of a step.
-        hidden: Tensor = checkpoint(
-            lambda h: self.down(self.norm(h)), h_BTPD, use_reentrant=False, preserve_rng_state=False
-        )
+        # eighth of the memory of a step. A compiler decides that itself, and may fail if told to.
+        hidden: Tensor
+        if torch.compiler.is_compiling():
+            hidden = self._normed_down(h_BTPD)
+        else:
+            hidden = checkpoint(
+                self._normed_down, h_BTPD, use_reentrant=False, preserve_rng_state=False
+            )
         volume = to_volume(hidden, self.grid)
         volume = self.conv_in_space(self.conv_in_time(volume).relu())
         features_BTPW: Tensor = self.mix(to_tokens(volume)).relu()
         return features_BTPW
+
+    def _normed_down(self, h_BTPD: Tensor) -> Tensor:
+        hidden: Tensor = self.down(self.norm(h_BTPD))
+        return hidden
 
     def prompts(self, features_BTPW: Tensor) -> Tensor:
         """Returns p^s of all patches, [B, T, P, D], from the `features`."""
@@ -96,6 +107,31 @@ class SpatialPrompting(nn.Module):
         self.config = config
         self.dynamics = LightConv3d(width, config.spatial_width, grid)
         self.prompter = SpatialPrompter(width, config.spatial_width, grid, config.dropout)
+        if config.choose in ("random", "fixed"):
+            # The initial seed is the same for all blocks; a random number is another for each.
+            of_all = config.choose == "fixed"
+            draw = torch.initial_seed() if of_all else int(torch.randint(_PRIME, ()))
+            self.register_buffer("draw", torch.tensor(float(draw % 2**24)))
+            self.draw: Tensor
+
+    def _scores(self, W_s: Tensor) -> Tensor:
+        """Returns the weights [B, T, P] whose largest are chosen.
+
+        In training, random ones follow the seed of the step, as dropout does. In evaluation they
+        are a hash of frame and patch, so that they do not depend on the batch of a video.
+        """
+        choose = self.config.choose
+        if choose in ("learned", "lowest"):
+            return W_s if choose == "learned" else -W_s
+        if choose == "random" and self.training:
+            return torch.rand_like(W_s)
+        frames, patches = W_s.shape[1] if choose == "random" else 1, W_s.shape[2]
+        # Whole numbers, which are the same on any device and in an exported model.
+        places = 1 + torch.arange(frames * patches, device=W_s.device)
+        mixed = (48_271 * places + 7_919 * self.draw.long()) % _PRIME
+        for _ in range(2):
+            mixed = (mixed * mixed + 1) % _PRIME
+        return mixed.to(W_s.dtype).view(frames, patches).expand_as(W_s)
 
     def forward(
         self, h_BTPD: Tensor, attention_BTP: Tensor, *, every_prompt: bool = False
@@ -108,11 +144,12 @@ class SpatialPrompting(nn.Module):
         # Straight-through gradients are estimates. They train the filter N^s and do not flow back
         # through the tokens into the prompts of earlier blocks (docs/model.md).
         M_raw = self.dynamics.energy(self.dynamics.down(h_BTPD.detach()))
-        rescale = config.normalize == "per_frame"
+        rescale = config.normalize != "none"
         A = min_max(attention_BTP) if rescale else attention_BTP
         M = min_max(M_raw) if rescale else M_raw
         W_s = config.alpha * A + (1 - config.alpha) * M
-        r = choose_patches(W_s, config.n_s, straight_through=config.selection == "ste")
+        soft = config.selection == "ste" and config.choose in ("learned", "lowest")
+        r = choose_patches(self._scores(W_s), config.n_s, straight_through=soft)
         features_BTPW = prompter.features(h_BTPD)
         drops = prompter.training and prompter.dropout.p > 0
         p_s = prompter.prompts(features_BTPW) if every_prompt or drops else None

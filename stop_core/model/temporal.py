@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stop_core.model.low_rank import map_differences
+from stop_core.model.running_scale import RunningScale
 from stop_core.model.selection import count_prompts, min_max, prompt_presence
 from stop_core.model.volume import LightConv3d, TemporalConv3d, keep_variance, to_tokens, to_volume
 from stop_core.settings.stop import StopConfig
@@ -89,6 +90,7 @@ class TemporalPrompting(nn.Module):
         self.config = config
         self.change = LightConv3d(width, config.temporal_width, grid)
         self.prompter = TemporalPrompter(width, grid, config)
+        self.scale = RunningScale() if config.normalize == "running" else None
 
     def forward(self, h_BTPD: Tensor, r_BTP: Tensor) -> TemporalPrompts:
         """Computes the prompts of the gaps of `h`; patches selected by `r` weigh 1 + beta."""
@@ -104,10 +106,15 @@ class TemporalPrompting(nn.Module):
         d, hidden, watched = map_differences(h_BTPD, down.weight, watching.weight)
         energy_BTP = self.change.energy(watched + watching.bias)
         # In float64: where the gaps of a video are nearly alike, min-max magnifies the last bit.
-        exact = ((1 + config.beta * r_BTP[:, 1:]) * energy_BTP).mean(-1, dtype=torch.float64)
-        W_t_raw = exact.to(energy_BTP.dtype)
-        rescale = config.normalize == "per_frame"
-        W_t = min_max(exact, floor=True).to(energy_BTP.dtype) if rescale else W_t_raw
+        weight_BTP = 1 + config.beta * r_BTP[:, 1:]
+        exact = (weight_BTP * energy_BTP).mean(-1, dtype=torch.float64)
+        W_t = W_t_raw = exact.to(energy_BTP.dtype)
+        if config.normalize == "per_frame":
+            W_t = min_max(exact, floor=True).to(energy_BTP.dtype)
+        elif self.scale is not None:
+            still_11PW = watching.bias.expand(1, 1, patches, -1)
+            rest = (weight_BTP * self.change.energy(still_11PW)).mean(-1, dtype=torch.float64)
+            W_t = self.scale(exact, rest).to(energy_BTP.dtype)
         N_t = count_prompts(W_t, config.eta, config.max_prompts)
         soft = config.selection == "ste"
         presence = prompt_presence(W_t, config.eta, config.max_prompts, soft=soft)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stop_core.clip.loading import FrozenClip
 from stop_core.clip.tower import FrozenTower, in_float32
 from stop_core.model.learned_context import LearnedContext, PromptedTexts
+from stop_core.model.running_scale import RunningScale, SumOverProcesses
 from stop_core.model.sequences import VideoTokens
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import NoOptions
@@ -26,7 +27,7 @@ _TEXTS_AT_A_TIME = 256  # batch size of the text tower
 class VideoModel(nn.Module, ABC):
     """A video encoder in CLIP's joint space, and the matching of videos to texts.
 
-    CLIP is frozen unless the method says otherwise. `prompt_state_dict` holds exactly the trainable
+    CLIP is frozen unless the method says otherwise. `prompt_state_dict` holds exactly the `learned`
     tensors.
     """
 
@@ -124,17 +125,27 @@ class VideoModel(nn.Module, ABC):
         """Returns the trainable tensors by name, in a fixed order."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
+    def learned(self) -> dict[str, Tensor]:
+        """Returns the tensors of a trained model by name: those that training or its seed set."""
+        return {**self.trainable()}
+
+    def end_step(self, sum_over_processes: SumOverProcesses) -> None:
+        """Updates running statistics after an optimizer step; called on every process."""
+        for module in self.modules():
+            if isinstance(module, RunningScale):
+                module.end_step(sum_over_processes)
+
     def prompt_state_dict(self) -> dict[str, Tensor]:
-        """Returns copies of the trainable tensors: the weights in a checkpoint."""
-        return {name: p.detach().clone() for name, p in self.trainable().items()}
+        """Returns copies of the learned tensors: the weights in a checkpoint."""
+        return {name: tensor.detach().clone() for name, tensor in self.learned().items()}
 
     def load_prompt_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Sets the trainable tensors to the result of `prompt_state_dict`.
+        """Sets the learned tensors to the result of `prompt_state_dict`.
 
         Raises:
             ValueError: if a tensor is missing, unknown or of another shape.
         """
-        own = self.trainable()
+        own = self.learned()
         if problem := sorted(own.keys() ^ state.keys()):
             raise ValueError(
                 "the checkpoint and the model have different tensors; only one of them has "

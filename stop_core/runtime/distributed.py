@@ -46,11 +46,11 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def copy_from_first(parameters: Iterable[nn.Parameter]) -> None:
-    """Sets the parameters of every process to those of rank 0."""
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Sets the tensors of every process to those of rank 0."""
     if world_size() > 1:
-        for parameter in parameters:
-            dist.broadcast(parameter.detach(), src=0)
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)
 
 
 def broadcast_object(value: _T) -> _T:

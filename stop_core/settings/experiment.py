@@ -5,7 +5,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, get_type_hints
+from functools import cache
+from typing import Annotated, Any, Literal, get_type_hints
 
 from stop_core.settings.class_templates import DEFAULT, check_templates, find_templates
 from stop_core.settings.methods import METHODS, as_words, option_types
@@ -24,6 +25,7 @@ _LATER: dict[str, Any] = {
     "random_crop": False,
     "options": (),
     "global_tokens": 4,
+    "choose": "learned",
 }
 
 
@@ -37,11 +39,8 @@ class ExperimentConfig:
         ValueError: if a field is out of its range; the message names the field.
     """
 
-    method: str = "stop"
-    """stop; the baselines zero-shot, linear-probe, vpt-shallow, vpt-deep, clip4clip,
-    clip4clip-seqtransf, vifi-clip, lora, st-adapter, aim, maple, vop and dgl; stop-published, the
-    authors' code; stop-static, STOP with constant prompts; stop-temporal-vpt, its temporal half
-    with the prompts of vpt-deep; or a method of an installed package."""
+    method: Annotated[str, METHODS] = "stop"
+    """STOP, a baseline, or a method of an installed package; docs/model.md describes them."""
     options: tuple[str, ...] = ()
     """Options that only this method has, as NAME=VALUE; docs/model.md lists them. In a file they
     are written like all others."""
@@ -87,18 +86,24 @@ class ExperimentConfig:
     """Decay of an exponential moving average of the weights, used in evaluation; 0: none."""
     training: TrainingOptions = field(default_factory=TrainingOptions)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: run the model under bfloat16 autocast; weights, losses and selections stay fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: run the model under bfloat16 autocast; weights, losses and selections stay fp32. auto:
+    bf16 where the training runs on GPUs that have it, else fp32."""
     seed: int = 0
     """Seed of the initial weights, the draw of `shots`, the order of the clips, and dropout."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if twice := sorted(_own_types().keys() & option_types([METHODS[self.method]]).keys()):
+            raise ValueError(
+                f"the method {self.method} has the option {twice[0]}, which every method has; "
+                "rename it in its package"
+            )
         # All of them, so that an option at its default is the same experiment as none.
         object.__setattr__(self, "options", as_words(self.method_options))
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"precision must be auto, fp32 or bf16, got {self.precision!r}")
         _check("ema", self.ema, 0 <= self.ema < 1, "must be at least 0, below 1")
         nothing = self.stop.n_s == 0 and self.stop.eta == 0
         if nothing and self.method in ("stop", "stop-static"):
@@ -172,8 +177,12 @@ class ExperimentConfig:
 
     @property
     def hash(self) -> str:
-        """Returns twelve hex digits that identify the settings, except the seed."""
-        values = asdict(replace(self, seed=0))
+        """Returns twelve hex digits that identify the settings, except the seed.
+
+        A `precision` that is still auto counts as fp32, which it is without a GPU.
+        """
+        precision = "fp32" if self.precision == "auto" else self.precision
+        values = asdict(replace(self, seed=0, precision=precision))
         later = dict(_LATER)
         for part, kind in PARTS.items():
             # Parts other than that of STOP were added later themselves.
@@ -248,10 +257,15 @@ PARTS: dict[str, type[Any]] = {
 
 def setting_types() -> dict[str, Any]:
     """Returns the types of all settings by name: those of the parts and of all methods too."""
+    return {**option_types(), **_own_types()}
+
+
+@cache
+def _own_types() -> dict[str, Any]:
     own = get_type_hints(ExperimentConfig)
     inner = {name: kind for part in PARTS.values() for name, kind in get_type_hints(part).items()}
     others = {name: kind for name, kind in own.items() if name not in (*PARTS, "options")}
-    return {**inner, **others, **option_types()}
+    return {**inner, **others}
 
 
 def refuse_unlisted_tower(tower: str | None, origin: str) -> None:

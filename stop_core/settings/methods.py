@@ -5,7 +5,7 @@ torch: the driver reads the names before it starts a worker.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -72,7 +72,22 @@ class Method:
         return self.options(**values)
 
 
-METHODS: Registry[Method] = Registry("stop_video.methods")
+def option_types(methods: Iterable[Method] | None = None) -> dict[str, Any]:
+    """Returns the type of every option of methods (default: all of them), by name."""
+    every = METHODS.values() if methods is None else methods
+    hints = (get_type_hints(method.options) for method in every)
+    return {name: kind for own in hints for name, kind in own.items()}
+
+
+def _check_options(method: Method, others: Iterable[Method]) -> None:
+    asdict(method.options())  # raises TypeError without defaults
+    own, known = option_types([method]), option_types(others)
+    for name in own.keys() & known.keys():
+        if own[name] != known[name]:
+            raise ValueError(f"its option {name} has another type in another method; rename it")
+
+
+METHODS: Registry[Method] = Registry(Method, "stop_video.methods", _check_options)
 for _method in (
     Method("stop", "stop_core.model.stop:StopModel", "STOP (Liu et al., CVPR 2025)"),
     Method(
@@ -172,21 +187,6 @@ for _method in (
 def as_words(options: Any) -> tuple[str, ...]:
     """Returns all options as `name=value`: the inverse of `Method.parse_options`."""
     return tuple(f"{name}={value}" for name, value in asdict(options).items())
-
-
-def option_types() -> dict[str, Any]:
-    """Returns the type of every option of every method, by name.
-
-    Raises:
-        ValueError: if two methods have options of one name and different types.
-    """
-    types: dict[str, Any] = {}
-    for method in METHODS.values():
-        for field in fields(method.options):
-            kind = get_type_hints(method.options)[field.name]
-            if types.setdefault(field.name, kind) != kind:
-                raise ValueError(f"the option {field.name} of {method.name} has another type there")
-    return types
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:

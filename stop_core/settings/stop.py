@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Attention = Literal["joint", "frame", "global"]
-Normalize = Literal["per_frame", "none"]
+Normalize = Literal["per_frame", "running", "none"]
+Choice = Literal["learned", "random", "fixed", "lowest"]
 SelectionMode = Literal["ste", "hard"]
 Difference = Literal["prompted", "plain"]
 _MOST = 4096  # a larger value would need more memory than any machine has
@@ -43,9 +44,15 @@ class StopConfig:
     global_tokens: int = 4
     """Number of learned tokens, for attention global."""
     normalize: Normalize = "per_frame"
-    """per_frame: A, M and W^t are rescaled to [0, 1] within a video; none: as in the paper."""
+    """per_frame: A, M and W^t are rescaled to [0, 1] within a video; running: W^t is divided by its
+    running mean over the training clips instead, so that a still clip gets no prompts in its gaps;
+    none: as in the paper."""
+    choose: Choice = "learned"
+    """learned: the n_s patches with the largest W^s; lowest: those with the smallest; random: drawn
+    in every frame; fixed: drawn once, the same in all frames and blocks. The last three are
+    controls. With alpha 1 only the attention A chooses, with alpha 0 only the dynamics M."""
     selection: SelectionMode = "ste"
-    """ste: straight-through gradients through the two selections; hard: none, as in the paper."""
+    """ste: straight-through gradients through the two selections; hard: none."""
     difference: Difference = "prompted"
     """Frame difference d of the prompted tokens, as in the paper, or of the plain tokens."""
     dropout: float = 0.0

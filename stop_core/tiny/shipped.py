@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATCH_SIZE = 8  # pixels
+BLOCKS, WIDTH = 4, 96
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from stop_core.tiny.shipped import PATCH_SIZE, TINY, TinyTower
+from stop_core.tiny.shipped import BLOCKS, PATCH_SIZE, TINY, WIDTH, TinyTower
 
 CONTEXT_LENGTH = 28
 EMBED_DIM = 64
@@ -33,7 +33,7 @@ _WORDS = """
 """
 VOCABULARY = tuple(_WORDS.split())
 
-_VISION = {"layers": 4, "width": 96, "head_width": 32, "patch_size": PATCH_SIZE}
+_VISION = {"layers": BLOCKS, "width": WIDTH, "head_width": 32, "patch_size": PATCH_SIZE}
 _TEXT = {"context_length": CONTEXT_LENGTH, "width": 64, "heads": 2, "layers": 2}
 
 
@@ -127,7 +127,7 @@ def load_weights(model: nn.Module, path: Path, *, resize: bool = False) -> None:
 @torch.no_grad()
 def _initialise(model: CLIP, grid: int) -> None:
     """Initialises positions as sine and cosine: from noise, position was learned far later."""
-    sincos = get_2d_sincos_pos_embed(_VISION["width"], grid, cls_token=True)
+    sincos = get_2d_sincos_pos_embed(WIDTH, grid, cls_token=True)
     model.visual.positional_embedding.copy_(torch.from_numpy(sincos))
     model.visual.conv1.weight.mul_(2)
     nn.init.normal_(model.token_embedding.weight, std=0.1)

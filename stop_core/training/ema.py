@@ -1,4 +1,4 @@
-"""An exponential moving average of the trainable tensors.
+"""An exponential moving average of the learned tensors.
 
 Not `torch.optim.swa_utils.AveragedModel`: that would copy and average the frozen towers as well.
 """
@@ -32,7 +32,7 @@ class MovingAverage:
     def update(self, steps_done: int) -> None:
         """Adds the weights after `steps_done` steps to the average."""
         decay = min(self.decay, steps_done / (steps_done + 9))
-        weights = self.model.trainable() if self.average else {}
+        weights = self.model.learned() if self.average else {}
         for name, average in self.average.items():
             average.lerp_(weights[name], 1 - decay)
 

@@ -177,6 +177,7 @@ class Trainer:
         if not math.isfinite(norm):
             raise self._diverged(f"the norm of the gradient is {norm} at step {step}", batch)
         self.optimizer.step()
+        self.model.end_step(sum_over_processes)
         self.average.update(step + 1)
         return learning_rate, norm
 

@@ -70,7 +70,7 @@ def _documented() -> list[tuple[str, Command, list[str]]]:
     ]
 
 
-def test_all_documented_options_parse() -> None:
+def test_all_documented_options_parse(own_package: Path) -> None:
     documented = _documented()
     assert {command.name for _, command, _ in documented} >= {"train", "sweep", "benchmark"}
     assert len(documented) > 25

@@ -10,6 +10,8 @@ import pytest
 
 from pipelines.cli.commands import GROUPS, commands
 from pipelines.stop import main, unknown, usage, version
+from stop_core.datasets import DATASETS
+from stop_core.settings.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,3 +100,5 @@ def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
     assert completed("stop", "do") == ["doctor"]
     assert completed("stop", "train", "--learning-r") == ["--learning-rate"]
     assert {"ste", "hard"} <= set(completed("stop", "train", "--selection", ""))
+    assert set(completed("stop", "train", "--method", "")) >= set(METHODS)
+    assert set(completed("stop", "preprocess", "--dataset", "")) >= set(DATASETS)

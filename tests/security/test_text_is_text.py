@@ -290,12 +290,12 @@ def test_commands_to_paste_are_quoted_for_the_shell(tmp_path: Path) -> None:
         values: Any = {"dataset": text, "classes": (text,), "splits": (text,), "crop": text}
         hostile = replace(config, **values)
         words = shlex.split(hostile.command(text))
-        assert words[:2] == ["python", "pipelines/preprocess.py"]
+        assert words[:2] == ["stop", "preprocess"]
         assert [words[words.index(name) + 1] for name in ("--dataset", "--cache", "--splits")] == (
             [text] * 3
         )
         given = spell_out(BenchmarkConfig(cache=text))
         assert shlex.split(" ".join(given)) == ["--cache", text]
     command = replace(config, dataset=";touch x", classes=("$(touch y)",)).command(tmp_path)
-    subprocess.run(["bash", "-c", command.replace("python ", "true ", 1)], cwd=tmp_path, check=True)
+    subprocess.run(["bash", "-c", command.replace("stop ", "true ", 1)], cwd=tmp_path, check=True)
     assert not list(tmp_path.iterdir())

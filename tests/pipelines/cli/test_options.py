@@ -8,6 +8,9 @@ import pytest
 
 from pipelines.cli.errors import RunError
 from pipelines.cli.options import flatten, from_mapping, parse, run
+from pipelines.train import TrainConfig
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,20 @@ def _file(tmp_path: Path, text: str) -> str:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     return str(path)
+
+
+def test_a_name_of_a_registry_is_a_choice(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    usual = parse(TrainConfig, ["--method", "vpt-deep", "--cache", "c"])
+    assert usual.experiment == ExperimentConfig(method="vpt-deep")
+    file = _file(tmp_path, "method: maple\n")
+    assert parse(TrainConfig, ["--config", file]).experiment.method == "maple"
+    for words, names in ((["--help"], METHODS), (["--method", "stpo"], METHODS)):
+        with pytest.raises(SystemExit):
+            parse(TrainConfig, words)
+        said = capsys.readouterr()
+        assert all(name in said.out + said.err for name in names)
 
 
 def test_nested_fields_are_options() -> None:
@@ -163,3 +180,16 @@ def test_quiet_command_still_reports_its_failure(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         run(fail)
     assert capsys.readouterr().err == "error: the disk is full\n"
+
+
+def test_a_recipe_has_a_mapping_for_another_command(tmp_path: Path) -> None:
+    from pipelines.preprocessing.make_cache import PreprocessConfig
+    from pipelines.train import TrainConfig
+
+    file = _file(tmp_path, "preprocess: {dataset: ucf101, data-root: d, frames: 9}\nframes: 3\n")
+    assert parse(PreprocessConfig, ["--config", file]).frames == 9
+    assert parse(TrainConfig, ["--config", file]).experiment.frames == 3
+    words = ["--config", file, "--frames", "4"]
+    assert parse(PreprocessConfig, words).frames == 4, "the command line overrides it"
+    with pytest.raises(SystemExit):
+        parse(Options, ["--config", _file(tmp_path, "serve: {frames: 9}")])

@@ -58,5 +58,5 @@ def test_a_reserved_gpu_that_is_missing_is_refused_with_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(OSError, match=r"a GPU was reserved on .*--gpus-per-worker 0"):
+    with pytest.raises(OSError, match=r"a GPU was reserved on .*--device cpu"):
         FolderSession(tmp_path).device(gpu=True)

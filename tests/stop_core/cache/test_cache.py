@@ -274,11 +274,11 @@ def test_a_cache_without_a_choice_was_made_with_the_default(hmdb51_root: Path) -
 
 def test_a_missing_or_unfinished_cache_names_the_command(hmdb51_root: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    with pytest.raises(FileNotFoundError, match=r"python pipelines/preprocess.py .*--cache"):
+    with pytest.raises(FileNotFoundError, match=r"`stop preprocess .*--cache"):
         FrameCache(cache)
     job = _job(cache, hmdb51_root)
     write_shard(job.plans[0], job.config, hmdb51_root, cache)
-    command = "preprocess.py --dataset hmdb51 .*--cache .*/cache --fold 1 --frames 4 --size 16"
+    command = "`stop preprocess --dataset hmdb51 .*--cache .*/cache --fold 1 --frames 4 --size 16"
     with pytest.raises(ValueError, match=f"unfinished \\(1 shards are complete, .*{command}"):
         FrameCache(cache)
     with pytest.raises(ValueError, match="shards are not complete"):

@@ -79,8 +79,14 @@ def test_a_block_is_open_clips_own_block_on_tokens_and_prompts(tower: FrozenTowe
         torch.testing.assert_close(alone, wanted[:, :6], **CLOSE)
 
 
+@pytest.fixture(params=["mask", "channel"])
+def hidden(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hides empty slots in both ways, that of CPUs and that of GPUs."""
+    monkeypatch.setattr(towers, "_hides_by_channel", lambda like: request.param == "channel")
+
+
 @torch.no_grad()
-def test_an_empty_slot_has_the_effect_of_no_slot(tower: FrozenTower) -> None:
+def test_an_empty_slot_has_the_effect_of_no_slot(hidden: None, tower: FrozenTower) -> None:
     tokens, prompts = noise(0, 3, 6, tower.width), noise(1, 3, 4, tower.width)
     presence = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
     for index, block in enumerate(tower.visual.transformer.resblocks):
@@ -94,7 +100,9 @@ def test_an_empty_slot_has_the_effect_of_no_slot(tower: FrozenTower) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("filling", [0.0, 1e4, -1e4])
-def test_the_contents_of_an_empty_slot_have_no_effect(tower: FrozenTower, filling: float) -> None:
+def test_the_contents_of_an_empty_slot_have_no_effect(
+    hidden: None, tower: FrozenTower, filling: float
+) -> None:
     tokens, prompts = noise(0, 2, 6, tower.width), noise(1, 2, 3, tower.width)
     presence = torch.tensor([[1.0, 0, 0], [0, 0, 0]])
     filled = prompts.where(presence[..., None] == 1, filling * (1 + noise(2, *prompts.shape)))
@@ -104,6 +112,7 @@ def test_the_contents_of_an_empty_slot_have_no_effect(tower: FrozenTower, fillin
 
 
 def test_a_soft_presence_changes_no_output_and_has_the_gradient_of_scaling_the_value(
+    hidden: None,
     tower: FrozenTower,
 ) -> None:
     tokens, prompts = noise(0, 2, 6, tower.width), noise(1, 2, 3, tower.width)
@@ -259,14 +268,15 @@ def test_the_gradient_of_a_presence_is_that_of_scaling_the_last_values(dtype: to
 @torch.no_grad()
 @pytest.mark.parametrize("prompts", [0, 3])
 def test_global_tokens_see_the_video_and_every_frame_sees_them(
-    tower: FrozenTower, prompts: int
+    hidden: None, tower: FrozenTower, prompts: int
 ) -> None:
     videos, frames, tokens, count, width = 2, 3, 4, 2, tower.width
     global_BGD, packed = noise(0, videos, count, width), noise(1, videos * frames, tokens, width)
     given = noise(2, videos * frames, prompts, width) if prompts else None
     presence = (noise(3, videos * frames, prompts) > 0).float() if prompts else None
+    parallel = nn.Linear(width, width) if prompts else None
     found = tower.run_global_block(
-        0, global_BGD, packed, given, presence, carry_prompts=bool(given is not None)
+        0, global_BGD, packed, given, presence, carry_prompts=prompts > 0, parallel=parallel
     )
     block = tower.blocks[0]
 
@@ -275,7 +285,8 @@ def test_global_tokens_see_the_video_and_every_frame_sees_them(
         normed = block.ln_1(seen)[None]
         mixed = block.attn(block.ln_1(query)[None], normed, normed, need_weights=False)[0][0]
         out = query + block.ls_1(mixed)
-        return out + block.ls_2(block.mlp(block.ln_2(out)))
+        beside = 0.0 if parallel is None else parallel(out)
+        return out + block.ls_2(block.mlp(block.ln_2(out))) + beside
 
     for video in range(videos):
         everything = [global_BGD[video]]
@@ -292,6 +303,25 @@ def test_global_tokens_see_the_video_and_every_frame_sees_them(
                 torch.testing.assert_close(found[2][index], attend(given[index], seen), **CLOSE)
         wanted = attend(global_BGD[video], torch.cat(everything))
         torch.testing.assert_close(found[0][video], wanted, **CLOSE)
-    alone = tower.run_global_block(0, global_BGD, packed, given, presence, only_global=True)
+    alone = tower.run_global_block(
+        0, global_BGD, packed, given, presence, only_global=True, parallel=parallel
+    )
     torch.testing.assert_close(alone[0], found[0], **CLOSE)
     assert alone[1] is packed
+
+
+@pytest.mark.parametrize("carry_prompts", [False, True])
+def test_slots_hidden_by_a_channel_have_the_gradients_of_masked_ones(
+    tower: FrozenTower, monkeypatch: pytest.MonkeyPatch, carry_prompts: bool
+) -> None:
+    tokens, prompts = noise(0, 2, 6, tower.width), noise(1, 2, 3, tower.width)
+    presence = torch.tensor([[1.0, 1, 0], [0, 0, 0]])
+    found = []
+    for by_channel in (False, True):
+        monkeypatch.setattr(towers, "_hides_by_channel", lambda like, by=by_channel: by)
+        leaves = [part.clone().requires_grad_() for part in (tokens, prompts, presence)]
+        out, _ = tower.run_block(0, *leaves, carry_prompts=carry_prompts)
+        found.append(torch.autograd.grad(out.square().sum(), leaves))
+    for masked, hidden in zip(*found, strict=True):
+        torch.testing.assert_close(hidden, masked, rtol=0, atol=1e-5 * float(masked.abs().max()))
+        assert torch.equal(hidden == 0, masked == 0)

@@ -11,6 +11,7 @@ import pytest
 from av.bitstream import BitStreamFilterContext
 
 from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess, Decoder, decode_clip
+from stop_core.decoding.with_pyav import PyavVideo, _turns
 from tests.scheduling import same_scheduling
 from tests.stop_core.decoding.videos import (
     CLOSED,
@@ -219,6 +220,43 @@ def test_a_time_that_is_none_is_replaced_by_the_frame_rate(
     clip = decode_clip(path, FRAMES, 32, decoder=decoder)
     assert (np.diff(clip.frame_time) > 0).all()
     assert np.ptp(np.diff(clip.frame_time)) < 1e-3
+
+
+def video_of(
+    shown: list[tuple[int | None, int]], fps: float = 4.0, seconds: float = 0.5
+) -> PyavVideo:
+    """A video without a file, of frames with these times and durations."""
+    video = object.__new__(PyavVideo)
+    video._shown, video._fps, video._seconds = shown, fps, seconds
+    return video
+
+
+def test_times_and_durations_are_those_of_the_frames_or_follow_from_the_rate() -> None:
+    index = np.array([0, 2], np.int32)
+    video = video_of([(7, 1), (13, 6), (9, 1)])  # stored in another order
+    assert video.times.tolist() == [0.0, 1.0, 3.0]
+    rate, times, duration = video.clock(index)
+    assert (rate, times.tolist(), times.dtype, duration) == (4.0, [0, 3], np.float32, 6.0)
+    assert video_of([(7, 1), (9, 0)]).clock(index[:1])[2] == 1.25  # no duration: one of the rate
+    # A day between two frames can be; a longer time is a mistake, like none.
+    day = 2 * 86400
+    assert video_of([(0, 1), (day, 1)]).times.tolist() == [0.0, 86400.0]
+    for strange in (day + 1, None):
+        assert video_of([(0, 1), (strange, 1)]).times.tolist() == [0.0, 0.25]
+    assert video_of([(None, 3), (2, 3)]).clock(index[:1])[2] == 0.25 + 1.5
+    assert video_of([(None, 3)]).clock(index[:1])[2] == 0.25
+    for rate in (0.0, 1e6):
+        with pytest.raises(DecodeError, match=f"{rate} frames a second"):
+            video_of([(0, 1)], fps=rate).clock(index[:1])
+
+
+def test_a_matrix_that_scales_turns_by_its_angle_and_one_of_no_size_does_nothing() -> None:
+    def turns(a: float, b: float, c: float, d: float) -> list[tuple[str, str]]:
+        return _turns(np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], np.int32).tobytes())
+
+    cosine, sine = (1000 * f(math.radians(30)) for f in (math.cos, math.sin))
+    assert turns(3 * cosine, sine, -3 * sine, cosine) == [("rotate", "30*PI/180")]
+    assert turns(5, 0, 5, 0) == turns(0, 5, 0, 5) == turns(5, 0, 0, 7) == []
 
 
 @pytest.mark.parametrize("name", ["junk.mp4", "empty.mkv", "broken.mp4", "av1.mp4"])

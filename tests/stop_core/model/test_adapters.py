@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stop_core.clip.loading import FrozenClip
-from stop_core.model.adapters import Aim, StAdapter
+from stop_core.model.adapters import Aim, Bottleneck, ConvAdapter, StAdapter
 from stop_core.model.baselines import ZeroShot
 from stop_core.model.video_model import VideoModel
 from stop_core.settings.method_options import AimOptions, StAdapterOptions
@@ -103,7 +103,7 @@ def test_aim_is_open_clips_tower_with_its_three_adaptations(
         normed = block.ln_1(x)
         return block.attn(normed, normed, normed, need_weights=False)[0]
 
-    for block, own in zip(model.tower.blocks, model.adapters, strict=True):
+    for block, own in zip(model.tower.blocks, model.blocks, strict=True):
         over_time = attention(block, tokens.transpose(0, 1)).transpose(0, 1)
         tokens = tokens + adapt(own.time, over_time)
         over_space = attention(block, tokens)
@@ -115,16 +115,18 @@ def test_aim_is_open_clips_tower_with_its_three_adaptations(
     torch.testing.assert_close(model.encode_video(frames)[0], wanted, **CLOSE)
 
 
-@pytest.mark.parametrize(
-    ("options", "name", "value"),
-    [
-        (StAdapterOptions, "adapter_ratio", 0.0),
-        (AimOptions, "adapter_ratio", float("nan")),
-        (AimOptions, "adapter_scale", -1.0),
-    ],
-)
-def test_an_option_out_of_range_is_refused_by_name(
-    options: Callable[..., object], name: str, value: float
-) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be positive"):
-        options(**{name: value})
+def test_only_one_side_of_an_adapter_starts_at_zero() -> None:
+    torch.manual_seed(0)
+    conv, small = ConvAdapter(48, (3, 3), StAdapterOptions()), Bottleneck(96, 0.5)
+    for adapter in (conv, small):
+        for name, parameter in adapter.named_parameters():
+            random = {"down.weight", "up.weight"} if adapter is conv else {"down.weight"}
+            assert bool(parameter.any()) == (name in random), name
+    assert small.down.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize(("ratio", "hidden"), [(1e-9, 1), (0.26, 5), (0.29, 6), (1.5, 30)])
+def test_an_adapter_has_its_share_of_the_channels(ratio: float, hidden: int) -> None:
+    options = StAdapterOptions(adapter_ratio=ratio)
+    assert ConvAdapter(20, (3, 3), options).down.out_features == hidden
+    assert Bottleneck(20, ratio).down.out_features == hidden

@@ -115,23 +115,57 @@ def test_dgl_is_read_from_its_first_global_token(
         whole, tokens, _ = tower.run_global_block(index, whole, tokens, given[index])
     wanted = F.normalize(tower.project(whole[:, 0]), dim=-1)
     torch.testing.assert_close(model.encode_video(frames), wanted, **CLOSE)
-    if space == "linear":  # the same in every frame
-        assert torch.equal(given[:, 0], given[:, 2])
     # Texts have five prompts, computed from the same tensor.
+    if space == "linear":  # the same in every frame; further texts' prompts are further maps
+        assert torch.equal(given, model.prompts[:, None].expand(-1, 3, -1, -1))
+        maps = model.to_text(model.prompts).split(8, dim=-1)
+        of_texts = torch.stack([maps[m // 2][:, m % 2] for m in range(5)], dim=1)
+    else:  # frame by frame, behind those of the texts
+        mixed = model.mix(model.prompts)
+        assert mixed.shape[1] == 5 + 4 * 2
+        for frame in range(3):
+            own = mixed[:, 5 + 2 * frame : 7 + 2 * frame]
+            torch.testing.assert_close(given[:, frame], own, **CLOSE)
+        of_texts = model.to_text(mixed[:, :5])
     assert model.context is not None
-    assert model.context.prompts().shape[1] == 5
+    assert len(of_texts) == tower.depth
+    torch.testing.assert_close(model.context.prompts(), of_texts, **CLOSE)
     before = model.encode_text(["left"])
     model.prompts.mul_(-1)
     assert (before - model.encode_text(["left"])).abs().max() > 1e-4
+
+
+def test_prompts_start_small_and_global_tokens_at_the_cls_token() -> None:
+    torch.manual_seed(0)
+    clip = load_clip("tiny")
+    by_position = Vop(clip, VopOptions(frame_prompt="position"))
+    by_context, dgl = Vop(clip, VopOptions()), Dgl(clip, DglOptions())
+    small = {
+        "maple": Maple(clip, MapleOptions(text_prompts=8)).text_prompts,
+        "texts": by_position.text_prompts,
+        "frames": by_position.common,
+        "context": by_context.from_context.weight,
+        "dgl": dgl.prompts,
+        "global": dgl.global_tokens - dgl.tower.cls_token(),
+    }
+    for name, prompts in small.items():
+        assert prompts.std().item() == pytest.approx(0.02, rel=0.1), name
+        assert abs(prompts.mean().item()) < 0.1 * 0.02, name
+    assert not by_position.by_frame.any()
+    assert not by_context.from_context.bias.any()
+
+
+def test_the_layers_of_dgl_follow_the_width_of_the_tower(make_clip: MakeClip) -> None:
+    for width, heads in ((24, 1), (128, 2)):
+        model = Dgl(make_clip(width=width, layers=1), DglOptions())
+        assert model.mix.attn.num_heads == heads
+        assert model.to_text[0].out_features == 2 * width
+    deeper = load_clip("tiny")  # its vision tower has more blocks than its text tower
+    deeper.model.visual.transformer.resblocks = deeper.model.visual.transformer.resblocks[:1]
+    assert len(Dgl(deeper, DglOptions()).prompts) == 2
 
 
 def test_dgl_refuses_more_frames_than_have_prompts(make_clip: MakeClip) -> None:
     model = Dgl(make_clip(), DglOptions(prompt_frames=2))
     with pytest.raises(ValueError, match="give prompt_frames=3"):
         model.encode_video(torch.zeros(1, 3, 12, 12, 3, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize("kind", [MapleOptions, VopOptions, DglOptions])
-def test_no_prompt_is_refused(kind: Callable[..., object]) -> None:
-    with pytest.raises(ValueError, match="text_prompts must be positive"):
-        kind(text_prompts=0)

@@ -66,15 +66,20 @@ def test_a_context_with_the_embeddings_of_words_is_read_as_these_words(kind: str
 
 
 @torch.no_grad()
-def test_a_text_too_long_for_its_context_keeps_its_first_words_and_its_end_token() -> None:
-    clip = load_clip("tiny")
-    long = " ".join(["red", "blue"] * 20)
-    found = words_as_vectors(clip)(clip.model, clip.tokenize([long]))
-    torch.testing.assert_close(found, clip.encode_text([f"{WORDS} {long}"]), **CLOSE)
+@pytest.mark.parametrize("kind", CLIPS)
+def test_a_text_too_long_for_its_context_keeps_its_first_words_and_its_end_token(kind: str) -> None:
+    clip = CLIPS[kind]()
+    most = clip.tokenize([""]).shape[1] - 2
+    texts = [" ".join(["red", "blue"] * 40).split(" ", n)[:n] for n in range(1, most + 3)]
+    texts = [" ".join(words) for words in texts]
+    found = words_as_vectors(clip)(clip.model, clip.tokenize(texts))
+    torch.testing.assert_close(found, clip.encode_text([f"{WORDS} {t}" for t in texts]), **CLOSE)
 
 
 def test_every_vector_and_no_clip_tensor_gets_a_gradient() -> None:
     clip = load_clip("tiny")
+    for count in (1, 25):  # the ends of the range
+        assert LearnedContext(clip, count).vectors.shape == (count, 64)
     context = LearnedContext(clip, 4)
     embedded: Tensor = context(clip.model, clip.tokenize(TEXTS))
     embedded[:, 0].sum().backward()

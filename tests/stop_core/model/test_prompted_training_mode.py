@@ -127,7 +127,7 @@ def test_each_half_of_a_model_drops_out_only_in_training(
     assert torch.equal(model.encode_video(frames), model.encode_video(frames))
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "zero-shot"])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.trains])
 def test_a_step_gives_every_prompt_a_gradient_and_clip_none(
     method: str, make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
 ) -> None:
@@ -169,7 +169,7 @@ def test_choosing_patches_passes_no_gradient_to_the_tokens(selection: str) -> No
 
 
 @pytest.mark.parametrize("selection", ["ste", "hard"])
-@pytest.mark.parametrize("normalize", ["per_frame", "none"])
+@pytest.mark.parametrize("normalize", ["per_frame", "running", "none"])
 def test_counting_prompts_passes_no_gradient_to_the_tokens(selection: str, normalize: str) -> None:
     layer = TemporalPrompting(WIDTH, GRID, StopConfig(selection=selection, normalize=normalize))
     h = noise(0, B, T, PATCHES, WIDTH).requires_grad_()

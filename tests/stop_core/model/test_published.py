@@ -64,22 +64,88 @@ def test_groups_of_pixels_are_prompted(groups: Any, pixels: Any, stir: Stir) -> 
 
 
 @torch.no_grad()
-def test_weights_are_rescaled_over_the_batch_or_the_video(stir: Stir) -> None:
-    by_batch = ChangePrompts(8, 2, 9, PublishedOptions())
-    stir(by_batch)
-    by_video = ChangePrompts(8, 2, 9, PublishedOptions(change_scale="video"))
-    by_video.load_state_dict(by_batch.state_dict())
-    h = torch.randn(3, 4, 9, 8, generator=torch.Generator().manual_seed(0))
-    h[1:] *= 3
-    chosen = torch.zeros(3, 4, 9)
-    chosen[:, :, :2] = 1
-    together, alone = by_batch(h, chosen), by_batch(h[:1], chosen[:1])
-    assert (together[:1] - alone).abs().max() > 1e-4  # it depends on the other videos
-    torch.testing.assert_close(by_video(h, chosen)[:1], by_video(h[:1], chosen[:1]), **CLOSE)
-    torch.testing.assert_close(by_video(h[:1], chosen[:1]), alone, **CLOSE)
+@pytest.mark.parametrize("frames", [1, 4])
+@pytest.mark.parametrize("scope", ["batch", "video"])
+def test_frame_prompts_are_scaled_by_the_change_in_the_batch_or_the_video(
+    scope: Any, frames: int, stir: Stir
+) -> None:
+    prompts = ChangePrompts(8, 2, 9, PublishedOptions(change_scale=scope, frame_prompts=3))
+    stir(prompts)
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(2, frames, 9, 8, generator=generator)
+    chosen = torch.rand(2, frames, 9, generator=generator).round()
+    tokens = h.reshape(2, frames * 9, 8)
+    mixed = prompts.attention(tokens, tokens, tokens)[0].reshape(2, 1, frames, 9, 8)
     # The chosen patches weigh twice.
-    assert (by_video(h, chosen) - by_video(h, 0 * chosen)).abs().max() > 1e-5
-    assert by_video(h[:, :1], chosen[:, :1]).isfinite().all()  # one frame has no spread
+    W_t = (prompts.change(mixed)[:, 0].sum(3) * (1 + chosen)).sum(2) / (9 * 8)
+    for rows in [W_t] if scope == "batch" else list(W_t):
+        low, high = rows.min(), rows.max()
+        rows.copy_((rows - low) / (high - low) if high > low else torch.zeros_like(rows))
+    found, features = prompts(h, chosen), prompts.convs(mixed)[:, 0]
+    for channel in range(8):
+        wanted = 0.05 * prompts.mlp(features[..., channel]) * (1 + W_t[..., None])
+        torch.testing.assert_close(found[..., channel], wanted, **CLOSE)
+
+
+@torch.no_grad()
+def test_pixel_prompts_drop_out_once_before_their_last_layers_and_twice_behind(stir: Stir) -> None:
+    prompts = PixelPrompts((4, 4), PublishedOptions(prompt_dropout=0.4, pixel_prompts="twice"))
+    stir(prompts)
+    prompts.choice.weight.zero_()  # of equal groups none is chosen
+    prompts.mlp[0].weight.zero_()  # so that the prompts are constants
+    seen: list[Tensor] = []
+    prompts.mlp.register_forward_hook(lambda _, inputs, out: seen.extend([inputs[0], out]))
+    frames = torch.zeros(2, 4, 3, 8, 8)
+    assert prompts.eval()(frames)[0].ne(0).all()
+    torch.manual_seed(0)
+    added, _ = prompts.train()(frames)
+    assert seen[2].eq(0).float().mean().item() == pytest.approx(0.4, abs=0.03)
+    assert added.eq(0).float().mean().item() == pytest.approx(1 - 0.6**2, abs=0.06)
+    kept = added.ne(0)
+    wanted = 0.05 * seen[3].movedim(-1, 2)[kept] / 0.6**2
+    torch.testing.assert_close(added[kept], wanted, **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("count", [1, 8, 9, 10])
+def test_of_equal_groups_none_is_chosen_but_of_too_few_all(count: int) -> None:
+    prompts = PixelPrompts((3, 3), PublishedOptions(chosen_patches=count, pixel_prompts="none"))
+    prompts.choice.weight.zero_()
+    frames = torch.ones(1, 2, 3, 12, 12)
+    found, chosen = prompts(frames)
+    assert found is frames
+    assert torch.equal(chosen, torch.full((1, 2, 9), float(count >= 9)))
+
+
+def test_its_layers_have_the_sizes_of_the_published_code(make_clip: MakeClip) -> None:
+    model = StopPublished(make_clip(), PublishedOptions(frame_prompts=5))
+    wanted = {
+        "pixels.choice": (1, 3, 5, 11, 11),
+        "pixels.convs.0": (9, 3, 3, 11, 11),
+        "pixels.convs.1": (9, 9, 3, 11, 11),
+        "pixels.convs.3": (9, 9, 3, 11, 11),
+        "pixels.convs.5": (16, 9, 3, 11, 11),
+        "pixels.mlp.0": (16, 16),
+        "pixels.mlp.2": (3, 16),
+        "changes.convs.0": (9, 1, 3, 15, 25),
+        "changes.convs.2": (1, 9, 3, 15, 25),
+        "changes.mlp.0": (16, model.tower.patches),
+        "changes.mlp.2": (5, 16),
+        "changes.change": (1, 1, 5, 11, 11),
+        "changes.attention.out_proj": (24, 24),
+        **{
+            f"adapters.{i}.layers.{layer}": size
+            for i in range(2)
+            for layer, size in ((0, (32, 24)), (2, (24, 32)))
+        },
+        **{f"text_adapters.0.layers.{layer}": size for layer, size in ((0, (32, 8)), (2, (8, 32)))},
+    }
+    found = {
+        name.removesuffix(".weight"): tuple(parameter.shape)
+        for name, parameter in model.trainable().items()
+        if name.endswith(".weight") and parameter.ndim > 1 and not name.startswith(("mix", "to_"))
+    }
+    assert found == wanted
 
 
 @torch.no_grad()
@@ -104,16 +170,35 @@ def test_adapters_add_to_the_mlp_of_every_block_of_both_towers(
         x = x + block.mlp(block.ln_2(x)) + adapter(x)
     wanted = F.normalize(clip.ln_final(x)[ids.argmax()] @ clip.text_projection, dim=-1)
     torch.testing.assert_close(model.encode_text(["left"])[0], wanted, **CLOSE)
-    # Frames: the adapters of a block see its tokens behind the attention.
-    frames = make_frames(0, 2, 3, model.image_size)
-    before = model.encode_video(frames)
-    for adapter in model.adapters:
-        adapter.layers[2].weight.zero_()
-        adapter.layers[2].bias.zero_()
-    plain = model.encode_embedded(model.embed_frames(frames), model.frame_prompts(3))
-    torch.testing.assert_close(model.encode_video(frames), plain, **CLOSE)
-    assert (before - plain).abs().max() > 1e-3
-    assert not any(block.ln_2._forward_pre_hooks for block in clip.transformer.resblocks)
+    with pytest.raises(IndexError):
+        model.encode_tokens(torch.full((1, 16), 10_000))
+    for module in clip.modules():  # no hook is left behind, by a failure either
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+@torch.no_grad()
+def test_pixels_frames_and_blocks_are_adapted_together(
+    make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
+) -> None:
+    model = StopPublished(make_clip(), PublishedOptions(chosen_patches=2)).eval()
+    stir(model, scale=0.05)
+    frames, tower = make_frames(0, 2, 3, model.image_size), model.tower
+    assert model.pixels is not None
+    assert model.changes is not None
+    pixels, chosen = model.pixels(tower.normalise(frames.flatten(0, 1)).unflatten(0, (2, 3)))
+    tokens = tower.embed_pixels(pixels.flatten(0, 1))
+    changes = model.changes(tokens[:, 1:].unflatten(0, (2, 3)), chosen)
+    whole = model.global_tokens.expand(2, -1, -1)
+    for index, (given, adapter) in enumerate(
+        zip(model.frame_prompts(3), model.adapters, strict=True)
+    ):
+        prompts = (given + changes).flatten(0, 1)
+        whole, tokens, _ = tower.run_global_block(index, whole, tokens, prompts, parallel=adapter)
+    wanted = F.normalize(tower.project(whole[:, 0]), dim=-1)
+    torch.testing.assert_close(model.encode_video(frames), wanted, **CLOSE)
+    adapter, x = model.adapters[0], torch.randn(3, 24)
+    torch.testing.assert_close(adapter(x), 0.1 * adapter.layers(x))
 
 
 def test_the_choice_of_pixels_learns_nothing(make_clip: MakeClip, make_frames: MakeFrames) -> None:

@@ -53,7 +53,7 @@ def test_every_equation_of_section_3_2_holds(
             n_s=st.integers(0, rows * columns),
             alpha=st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]),
             spatial_width=st.integers(1, 6),
-            normalize=st.sampled_from(["per_frame", "none"]),
+            normalize=st.sampled_from(["per_frame", "running", "none"]),
             selection=st.sampled_from(["ste", "hard"]),
             dropout=st.sampled_from([0.0, 0.5]),
         ),

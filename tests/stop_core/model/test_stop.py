@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from stop_core import PromptTrace, StopConfig, build_model
 from stop_core.clip.loading import FrozenClip
 from stop_core.model.stop import StopModel
-from stop_core.settings.stop import Attention, Normalize
+from stop_core.settings.stop import Attention, Choice, Normalize
 from tests.stop_core.reference import array, check_spatial, check_temporal, cls_attention, error
 
 MakeClip = Callable[..., FrozenClip]
@@ -23,7 +24,7 @@ Stir = Callable[..., None]
 
 PLAIN: list[Attention] = ["joint", "frame"]  # without prompts they are the plain tower
 ATTENTIONS: list[Attention] = [*PLAIN, "global"]
-NORMALIZE: list[Normalize] = ["per_frame", "none"]
+NORMALIZE: list[Normalize] = ["per_frame", "running", "none"]
 NARROW: dict[str, Any] = {"spatial_width": 4, "temporal_width": 4}
 laws = settings(deadline=None, max_examples=20)
 
@@ -173,6 +174,7 @@ def test_law_2_an_embedding_does_not_depend_on_batch_or_order(
 ) -> None:
     tower = data.draw(towers, "tower")
     config = data.draw(configs(tower), "config")
+    config = replace(config, choose=data.draw(st.sampled_from(get_args(Choice)), "choose"))
     count = data.draw(st.integers(1, 6), "frames")
     seed = data.draw(st.integers(0, 10_000), "seed")
     model = build(make_clip(seed, **tower), config, seed)
@@ -485,3 +487,50 @@ def test_a_model_is_built_with_the_given_or_the_default_settings() -> None:
     assert built.config == config
     assert build_model("tiny").config == StopConfig()
     assert not built.checkpoint_activations  # costs time, so only on request
+
+
+@torch.no_grad()
+def test_each_rule_chooses_its_patches(make_clip: MakeClip, make_frames: MakeFrames) -> None:
+    frames = make_frames(0, 2, 6, 12)
+    found = {}
+    for choose in get_args(Choice):
+        model = build(make_clip(), StopConfig(n_s=4, choose=choose, **NARROW))
+        found[choose] = model.trace(frames)
+        assert all((block.r.sum(-1) == 4).all() for block in found[choose])
+    lowest, learned = found["lowest"][0], found["learned"][0]
+    assert (lowest.r * learned.r).sum(-1).eq(0).all(), "4 and 4 of 9 patches"
+    assert (learned.W_s * learned.r).sum() > (lowest.W_s * lowest.r).sum()
+    fixed = torch.cat([block.r for block in found["fixed"]])
+    assert (fixed == fixed[0, 0]).all()
+    first, second = (block.r for block in found["random"])
+    assert not torch.equal(first, second)
+    assert len(first[0].unique(dim=0)) > 3, "another draw for each frame"
+    assert torch.equal(first[0], first[1]), "the same for each video of an evaluation"
+
+
+@pytest.mark.parametrize("choose", ["random", "fixed"])
+def test_drawn_patches_follow_the_seed_and_are_part_of_the_model(
+    choose: Choice, make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    config = StopConfig(n_s=4, choose=choose, **NARROW)
+    frames = make_frames(0, 1, 5, 12)
+    one, same, other = (build(make_clip(), config, seed) for seed in (0, 0, 1))
+    chosen = [torch.cat([block.r for block in m.trace(frames)]) for m in (one, same, other)]
+    assert torch.equal(chosen[0], chosen[1])
+    assert not torch.equal(chosen[0], chosen[2])
+    other.load_prompt_state_dict(one.prompt_state_dict())
+    assert torch.equal(torch.cat([block.r for block in other.trace(frames)]), chosen[0])
+
+
+@torch.no_grad()
+def test_random_patches_are_new_in_every_step_and_follow_its_seed(
+    make_clip: MakeClip, make_frames: MakeFrames, stir: Stir
+) -> None:
+    model = build(make_clip(), StopConfig(n_s=4, choose="random", **NARROW)).train()
+    stir(model)
+    frames, outputs = make_frames(0, 2, 4, 12), []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        outputs.append(model.encode_video(frames))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[0], outputs[2], atol=1e-4)

@@ -54,7 +54,7 @@ def test_every_equation_of_section_3_3_holds(
             eta=st.integers(0, 32).map(lambda quarters: quarters / 4),
             max_prompts=st.integers(1, 5),
             temporal_width=st.integers(1, 6),
-            normalize=st.sampled_from(["per_frame", "none"]),
+            normalize=st.sampled_from(["per_frame", "running", "none"]),
             selection=st.sampled_from(["ste", "hard"]),
             dropout=st.sampled_from([0.0, 0.5]),
         ),

@@ -11,7 +11,7 @@ from torch import Tensor
 from stop_core.clip.loading import FrozenClip, load_clip
 from stop_core.model.baselines import ZeroShot
 from stop_core.model.methods import build_method
-from stop_core.model.tuned import Clip4Clip, LoraClip, SequenceTransformer, VifiClip
+from stop_core.model.tuned import Clip4Clip, LoraClip, LowRankUpdate, SequenceTransformer, VifiClip
 from stop_core.model.video_model import VideoModel
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.method_options import MOST_FRAMES, LoraOptions, SequenceOptions
@@ -200,6 +200,30 @@ def test_the_sequence_transformer_starts_as_the_text_tower_where_it_fits() -> No
     assert torch.equal(model.positions[: len(known)], known)
     assert all(p.requires_grad for p in model.sequence.parameters())
     assert not any(p.requires_grad for p in blocks.parameters())
+    own = {id(parameter) for parameter in model.sequence.parameters()}
+    assert not own & {id(parameter) for parameter in model.clip.parameters()}
+    assert model.trains_text
+
+
+def test_a_sequence_transformer_that_fits_no_text_tower_starts_at_random(
+    make_clip: MakeClip,
+) -> None:
+    for embed_dim, heads in ((12, 1), (130, 2)):
+        clip = make_clip(embed_dim=embed_dim)
+        model = SequenceTransformer(clip, SequenceOptions(sequence_layers=2))
+        assert [block.attn.num_heads for block in model.sequence] == [heads] * 2
+        assert model.positions.shape == (MOST_FRAMES, embed_dim)
+        assert model.positions.std().item() == pytest.approx(0.01, rel=0.15)
+
+
+def test_an_update_of_low_rank_starts_at_zero_and_keeps_the_type_of_the_weight() -> None:
+    torch.manual_seed(0)
+    update = LowRankUpdate(64, 8, 2.0)
+    assert update.down.std().item() == pytest.approx(1 / 8, rel=0.1)
+    assert not update.up.any()
+    weight = torch.randn(192, 64).bfloat16()
+    assert torch.equal(update(weight), weight)
+    assert update(weight).dtype == torch.bfloat16
 
 
 def test_a_clip_with_more_frames_than_positions_is_refused(make_clip: MakeClip) -> None:

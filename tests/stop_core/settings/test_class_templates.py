@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from stop_core.datasets import DATASETS
-from stop_core.settings.class_templates import TEMPLATES, class_sentences, find_templates
+from stop_core.settings.class_templates import (
+    TEMPLATES,
+    check_templates,
+    class_sentences,
+    find_templates,
+)
 
 
 @pytest.mark.parametrize("name", [*DATASETS, "hmdb51", "ucf101", "ssv2", "kinetics", "unlisted"])
@@ -70,3 +75,36 @@ def test_unknown_set_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'ensembel' .*hmdb51, only default, ensemble") as caught:
         find_templates(("ensembel",), "hmdb51")
     assert str(TEMPLATES) in str(caught.value)
+
+
+def test_templates_are_sentences_or_the_name_of_a_set_or_file() -> None:
+    for good in (("a {}",), ("a {}", "{} b"), ("ensemble",), ("mine.yml",)):
+        check_templates(good)
+    for bad in ((), ("",), (" ",), ("a {}", " "), ("a {}", "b"), ("a", "b {}"), (3,)):
+        with pytest.raises(ValueError, match=r"^templates"):
+            check_templates(bad)
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml"])
+def test_only_a_file_of_yaml_is_a_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"mine{suffix}"
+    path.write_text("['{}']")
+    assert find_templates((str(path),), "hmdb51") == ("{}",)
+    path = path.rename(tmp_path / "mine.txt")
+    with pytest.raises(ValueError, match=r"no set '.*mine\.txt'"):
+        find_templates((str(path),), "hmdb51")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[]", "must contain the sets"), ("hmdb51: 3", "only none"), ("x: {a: []}", "only none")],
+)
+def test_damaged_file_of_sets_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    path = tmp_path / "templates.yaml"
+    path.write_text(text)
+    monkeypatch.setattr("stop_core.settings.class_templates.TEMPLATES", path)
+    with pytest.raises(ValueError, match=message) as caught:
+        find_templates(("default",), "hmdb51")
+    assert str(path) in str(caught.value)

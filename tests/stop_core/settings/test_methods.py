@@ -1,15 +1,13 @@
 """Laws of the registry of methods and of their options."""
 
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 
 from stop_core.model.video_model import VideoModel
 from stop_core.settings.experiment import ExperimentConfig, setting_types
 from stop_core.settings.methods import METHODS, Method, as_words, option_types
-from stop_core.settings.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -83,45 +81,8 @@ def test_options_are_settings_by_name(own: Method) -> None:
         ExperimentConfig.from_names({"method": "stop", "rank": 9})
 
 
-def test_no_option_has_the_name_of_another_setting() -> None:
-    core = ExperimentConfig().parameters().keys()
-    for method in METHODS.values():
-        assert not core & {word.partition("=")[0] for word in as_words(method.options())}
-    assert option_types().keys() <= setting_types().keys()
-
-
-def test_methods_with_one_name_or_one_option_of_two_types_are_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    @dataclass(frozen=True)
-    class Text:
-        rank: str = ""
-
-    registry: Registry[Method] = Registry("stop_video.test")
-    registry.register(OWN)
-    registry.register(OWN)
-    with pytest.raises(ValueError, match="'own' is registered twice"):
-        registry.register(Method("own", "module:Class", "another"))
-    registry.register(Method("text", "module:Class", "another", Text))
-    monkeypatch.setattr("stop_core.settings.methods.METHODS", registry)
-    with pytest.raises(ValueError, match="rank of text has another type"):
-        option_types()
-
-
-def test_an_installed_package_adds_a_method_and_a_broken_one_is_left_out(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    points = [
-        EntryPoint("own", f"{__name__}:OWN", "stop_video.test"),
-        EntryPoint("broken", "no_such_module:METHOD", "stop_video.test"),
-    ]
-
-    def found(group: str) -> list[EntryPoint]:
-        return [point for point in points if point.group == group]
-
-    monkeypatch.setattr("stop_core.settings.registry.entry_points", found)
-    registry: Registry[Any] = Registry("stop_video.test")
-    assert registry["own"] is OWN
-    assert list(registry) == ["own"]
-    assert "broken" in caplog.text
-    assert "no_such_module" in caplog.text
+@pytest.mark.parametrize("name", METHODS)
+def test_no_option_has_the_name_of_another_setting(name: str) -> None:
+    core, own = ExperimentConfig().parameters(), option_types([METHODS[name]])
+    assert not core.keys() & own.keys()
+    assert own.items() <= setting_types().items()

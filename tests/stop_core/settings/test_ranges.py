@@ -26,7 +26,8 @@ STOP: dict[str, tuple[list[Any], list[Any]]] = {
     "dropout": ([0.0, 0.999], [-1e-9, 1.0, 7, NAN]),
     "global_tokens": ([1, MOST], [0, -1, MOST + 1, 1.0, True]),
     "attention": (["joint", "frame", "global"], ["video", ""]),
-    "normalize": (["per_frame", "none"], ["per_video", ""]),
+    "normalize": (["per_frame", "running", "none"], ["per_video", ""]),
+    "choose": (["learned", "random", "fixed", "lowest"], ["best", ""]),
     "selection": (["ste", "hard"], ["soft", ""]),
     "difference": (["prompted", "plain"], ["raw", ""]),
 }
@@ -58,7 +59,7 @@ EXPERIMENT: dict[str, tuple[list[Any], list[Any]]] = {
     "clip_norm": ([1e-9, 7.0], [0.0, -1e-9, NAN, INFINITE]),
     "ema": ([0.0, 0.999], [-1e-9, 1.0, 7.0, NAN]),
     "seed": ([0, 10**9], [-1]),
-    "precision": (["fp32", "bf16"], ["fp16", ""]),
+    "precision": (["auto", "fp32", "bf16"], ["fp16", ""]),
     "method": (list(METHODS), ["Stop", ""]),
 }
 # Taken as they are, or checked with others: by tests of their own.
@@ -97,13 +98,13 @@ CASES = [
 DEFAULTS: dict[str, Any] = {
     "n_s": 6, "alpha": 0.5, "beta": 1.0, "eta": 4.0, "max_prompts": 4, "spatial_width": 32,
     "temporal_width": 32, "depth": None, "share": False, "attention": "frame",
-    "global_tokens": 4,
+    "global_tokens": 4, "choose": "learned",
     "normalize": "per_frame", "selection": "ste", "difference": "prompted", "dropout": 0.0,
     "method": "stop", "tower": "tiny", "pretrained": None, "static_prompts": 8,
     "templates": ("default",), "context_tokens": 0, "frames": None, "segment_jitter": False,
     "random_crop": False, "epochs": 10, "batch_size": 32, "learning_rate": 2e-3,
     "spatial_rate": 0.5, "weight_decay": 0.01, "warmup_steps": 30, "clip_norm": 1.0, "ema": 0.0,
-    "precision": "fp32", "seed": 0, "captions": "one", "steps": None, "adam_beta1": 0.9,
+    "precision": "auto", "seed": 0, "captions": "one", "steps": None, "adam_beta1": 0.9,
     "adam_beta2": 0.999, "adam_eps": 1e-8, "decay_biases": True, "warmup": None, "flip": False,
     "randaugment": 0, "randaugment_magnitude": 9, "label_smoothing": 0.0, "mixup": 0.0,
     "shots": None, "shots_list": (), "classes": "all", "base_seed": None, "base_classes": (),

@@ -9,6 +9,7 @@ import torch
 from stop_core.clip.loading import FrozenClip
 from stop_core.model.methods import build_method
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.methods import METHODS
 from stop_core.settings.stop import Attention, StopConfig
 from stop_core.trained_model.export import (
     export_program,
@@ -36,7 +37,10 @@ def _trained(clip: FrozenClip, method: str, attention: Attention = "frame") -> T
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "attention"), [("stop", "frame"), ("vpt-deep", "joint"), ("clip4clip", "frame")]
+    ("method", "attention"),
+    [("stop", "frame"), ("vpt-deep", "joint"), ("clip4clip", "frame")]
+    # Methods of other packages; those of this one have little else that can fail.
+    + [(name, "frame") for name, own in METHODS.items() if not own.model.startswith("stop_core.")],
 )
 def test_a_loaded_program_equals_the_model(
     make_clip: MakeClip,

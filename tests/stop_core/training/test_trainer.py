@@ -32,10 +32,12 @@ from tests.stop_core.memory_clips import MemoryClips
 from tests.stop_core.processes import run_together
 
 SMALL = StopConfig(n_s=3, max_prompts=2, spatial_width=4, temporal_width=4)
+RUNNING = replace(SMALL, normalize="running")
+DRAWN = replace(RUNNING, choose="random")
 CONFIG = ExperimentConfig(stop=SMALL, epochs=2, batch_size=4, warmup_steps=2)
 AUGMENTED = TrainingOptions(flip=True, randaugment=2, label_smoothing=0.1, mixup=0.5)
 PAIRS = TrainingOptions(captions="every", flip=True, randaugment=1)
-TRAINED = [method for method in METHODS if method != "zero-shot"]
+TRAINED = [name for name, method in METHODS.items() if method.trains]
 CLASSES = [["a red shape"], ["a green shape"], ["a blue shape"]]
 
 
@@ -248,17 +250,19 @@ def test_a_gradient_that_is_not_finite_ends_the_training_before_it_moves_a_weigh
 
 
 @pytest.mark.parametrize(
-    ("ema", "task", "options"),
+    ("method", "ema", "task", "options", "stop"),
     [
-        (0.0, "recognition", TrainingOptions()),
-        (0.9, "recognition", replace(AUGMENTED, decay_biases=False)),
-        (0.0, "retrieval", PAIRS),
+        *((method, 0.0, "recognition", TrainingOptions(), SMALL) for method in TRAINED),
+        ("stop", 0.9, "recognition", replace(AUGMENTED, decay_biases=False), SMALL),
+        ("stop", 0.0, "retrieval", PAIRS, SMALL),
+        ("stop", 0.9, "recognition", TrainingOptions(), DRAWN),
     ],
 )
 def test_a_training_resumed_in_mid_epoch_ends_with_the_same_bits(
-    ema: float, task: Task, options: TrainingOptions
+    method: str, ema: float, task: Task, options: TrainingOptions, stop: StopConfig
 ) -> None:
-    config = replace(CONFIG, ema=ema, stop=replace(SMALL, dropout=0.5), training=options)
+    stop = replace(stop, dropout=0.5)
+    config = replace(CONFIG, method=method, ema=ema, stop=stop, training=options)
     unbroken = _trainer(config, task)
     _run(unbroken, last=5)
     before = _trainer(config, task)
@@ -316,12 +320,19 @@ def _assert_equal_gradients(ours: Gradient, theirs: Gradient) -> None:
 Shared = dict[str, tuple[Gradient, list[float]]]
 
 
+def _running_scales(trainer: Trainer) -> list[torch.Tensor]:
+    """The sums of the running scales of all blocks."""
+    learned = trainer.model.learned()
+    return [value[0] for name, value in learned.items() if name.endswith(".running")]
+
+
 def _shared(rank: int) -> Shared:
     """Returns the first gradient and the loss curve of each task, retrieval in micro-batches."""
     del rank
     kinds: tuple[tuple[str, Task, ExperimentConfig, int | None], ...] = (
         ("recognition", "recognition", CONFIG, None),
         ("augmented", "recognition", replace(CONFIG, training=AUGMENTED), None),
+        ("running", "recognition", replace(CONFIG, stop=RUNNING), None),
         ("retrieval", "retrieval", CONFIG, 1),
         ("pairs", "retrieval", replace(CONFIG, training=PAIRS, batch_size=9), 1),
     )
@@ -329,12 +340,15 @@ def _shared(rank: int) -> Shared:
     for name, task, config, size in kinds:
         trainer = _trainer(config, task, size)
         found[name] = _gradient(trainer), [s.loss for s in _run(trainer, last=3)]
+        found[name][1].extend(scale.item() for scale in _running_scales(trainer))
     return found
 
 
+@pytest.mark.slow
 def test_three_processes_have_the_gradient_and_loss_curve_of_one(tmp_path: Path) -> None:
     # The third step has two clips or one pair, so that the share of a process is empty.
     one = _shared(0)
+    assert len(one["running"][1]) == 3 + 4, "four blocks"
     for process in run_together(_shared, 3, tmp_path):
         for task, (gradient, curve) in process.items():
             _assert_equal_gradients(gradient, one[task][0])
@@ -378,6 +392,7 @@ def test_checkpointing_activations_changes_no_bit(method: str) -> None:
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
+@pytest.mark.slow
 def test_a_compiled_model_has_the_same_gradient(make_clip: Callable[..., FrozenClip]) -> None:
     config, clip = replace(CONFIG, stop=replace(SMALL, depth=1)), make_clip(patch=8, grid=4)
     plain, compiled = _trainer(config, clip=clip), _trainer(config, clip=clip)

@@ -1,7 +1,9 @@
 """Headers that are written by the standards are parsed correctly."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stop_core.decoding import DecodeError
-from stop_core.decoding.probing.containers import claimed_end
+from stop_core.decoding.probing.containers import claimed_end, is_whole
 from stop_core.decoding.probing.h264 import H264Stream
 from stop_core.decoding.probing.packets import pictures_in
 
@@ -136,13 +138,23 @@ def test_truncated_parameters_may_have_fields(fields: dict[str, Any], kept: int)
     assert H264Stream(description(sequence(**fields)[:kept])).has_fields
 
 
+PLAIN: dict[str, Any] = {
+    "profile": 66, "chroma": 3, "planes": False, "lists": [], "order": 2, "cycle": [],
+    "frames_only": True, "crop": None, "number_bits": 16,
+}  # fmt: skip
+
+
 def test_numbers_of_more_than_sixteen_bits_are_damage() -> None:
-    plain: dict[str, Any] = {
-        "profile": 66, "chroma": 1, "planes": False, "lists": [], "order": 2, "cycle": [],
-        "frames_only": True, "crop": None,
-    }  # fmt: skip
-    assert not H264Stream(description(sequence(**plain, number_bits=16))).has_fields
-    assert H264Stream(description(sequence(**plain, number_bits=17))).has_fields
+    assert not H264Stream(description(sequence(**PLAIN))).has_fields
+    assert H264Stream(description(sequence(**PLAIN | {"number_bits": 17}))).has_fields
+
+
+def test_only_the_high_profiles_of_the_standard_have_more_parameters() -> None:
+    for profile in range(256):
+        stream = H264Stream(description(sequence(**PLAIN | {"profile": profile})))
+        stream.look(0, packet(b"\x65idr"))
+        stream.look(1, packet(picture(1, 16, planes=False)), is_key=False)
+        assert (stream.has_fields, stream.is_complete) == (False, True), profile
 
 
 def test_the_packets_of_a_stream_say_where_pictures_are() -> None:
@@ -247,6 +259,45 @@ def test_a_box_of_which_not_even_the_header_is_there_is_needed_before_the_list(
     assert claimed_end(path) == 24 + 8
     path.write_bytes(box(b"ftyp", 24) + box(b"moov", 40) + box(b"mdat", 40)[:more])
     assert claimed_end(path) == 0
+
+
+def is_whole_file(
+    kind: str,
+    claimed: int,
+    entries: Iterable[tuple[int, int, int]] = (),
+    frames: int = 0,
+    duration: int | None = None,
+    packets: Iterable[tuple[int | None, int | None]] = (),
+) -> bool:
+    """Returns whether a file of 100 bytes is whole; its packets count time in milliseconds."""
+    listed = [SimpleNamespace(pos=p, size=s, timestamp=t) for p, s, t in entries]
+    read = [SimpleNamespace(pts=p, duration=d, time_base=0.001) for p, d in packets]
+    container = SimpleNamespace(
+        format=SimpleNamespace(name=kind), duration=duration, seek=int, demux=lambda: read
+    )
+    stream = SimpleNamespace(index_entries=listed, frames=frames)
+    return is_whole(container, stream, 100, claimed)
+
+
+def test_a_file_is_whole_if_it_has_all_samples_chunks_or_times_that_it_lists() -> None:
+    mp4 = "mov,mp4,m4a"
+    assert is_whole_file(mp4, 0)
+    assert is_whole_file(mp4, 100, [(40, 60, 1), (0, 5, 0)])
+    assert not is_whole_file(mp4, 0, [(40, 61, 1), (0, 5, 0)])
+    assert not is_whole_file(mp4, 101, [(40, 60, 1)])
+    # Others may claim more, if nothing is missing.
+    chunks = [(0, 5, 0), (5, 5, 3)]
+    for kind in ("avi", "matroska,webm"):
+        assert is_whole_file(kind, 100, frames=9)
+        assert not is_whole_file(kind, 101)
+    assert is_whole_file("avi", 101, chunks, frames=4)
+    assert not is_whole_file("avi", 101, chunks, frames=5)
+    assert not is_whole_file("avi", 101, chunks, frames=0)
+    assert not is_whole_file("avi", 101, frames=1)
+    packets = [(0, 40), (160, 40), (None, 7), (80, None)]
+    for duration, is_there in ((200_000, True), (201_000, True), (203_000, False)):
+        assert is_whole_file("matroska,webm", 101, duration=duration, packets=packets) == is_there
+        assert is_whole_file("webm", 101, duration=duration - 200_000) == (duration == 201_000)
 
 
 def test_other_headers(tmp_path: Path) -> None:

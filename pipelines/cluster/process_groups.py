@@ -1,7 +1,8 @@
-"""Process groups of the workers on one machine, without a port that others can reach.
+"""Process groups of the workers of a training, checked for GPUs before they connect.
 
-By default workers meet at torch's TCPStore, which listens on all interfaces without a password,
-and then listen at the machine's address for each other.
+Those on one machine have no port that others can reach. By default workers meet at torch's
+TCPStore, which listens on all interfaces without a password, and then listen at the machine's
+address for each other.
 """
 
 import os
@@ -17,10 +18,31 @@ from ray.train.torch.config import (
     _TorchBackend,
 )
 
+from stop_core.runtime.devices import check_gpu
 from stop_core.storage.private import private_folder
 
 
-class LoopbackConfig(TorchConfig):
+class CheckedConfig(TorchConfig):
+    """Refuses a GPU that torch cannot use, before NCCL fails without giving the reason."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """Returns the class that Ray Train calls when the workers have started."""
+        return _Checked
+
+
+class _Checked(_TorchBackend):
+    # Ray declares a worker group without the methods that its own backend calls: hence `Any`.
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        if worker_group.get_resources_per_worker().get("GPU", 0) > 0:
+            worker_group.execute(check_gpu)
+        self.connect(worker_group, backend_config)
+
+    def connect(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_start(worker_group, backend_config)
+
+
+class LoopbackConfig(CheckedConfig):
     """Lets workers meet in a file that only this user can open, and communicate over loopback."""
 
     @property
@@ -29,9 +51,8 @@ class LoopbackConfig(TorchConfig):
         return _Loopback
 
 
-class _Loopback(_TorchBackend):
-    # Ray declares a worker group without the methods that its own backend calls: hence `Any`.
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+class _Loopback(_Checked):
+    def connect(self, worker_group: Any, backend_config: Any) -> None:
         has_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         worker_group.execute(_set_torch_distributed_env_vars)
         self.file = private_folder() / f"workers-{uuid.uuid4().hex}"

@@ -1,0 +1,96 @@
+"""The GPUs that trainings can use: those of this machine, or of the cluster of RAY_ADDRESS."""
+
+import os
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stop_core.settings.experiment import ExperimentConfig
+
+from ..cli.console import say
+from ..cli.errors import RunError
+from .resources import ResourceOptions, Resources, node_resources
+
+# Ray's names of the NVIDIA GPUs older than Ampere, which compute bfloat16 slower than float32.
+_WITHOUT_BF16 = re.compile("P4|P40|P100|T4|V100|K80|M60|RTX-20..|GTX-.*|TITAN.*|QUADRO.*")
+_TYPE = "accelerator_type:"
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """The GPUs of a machine or cluster."""
+
+    count: int = 0
+    names: tuple[str, ...] = ()
+    """Their different models."""
+    bf16: bool = False
+    """Whether all of them compute bfloat16 at full speed."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the commands train on: the settled resources, and what `precision: auto` means there."""
+
+    resources: Resources
+    bf16: bool
+
+    def settle(self, experiment: ExperimentConfig) -> ExperimentConfig:
+        """Returns the experiment with a precision in the place of auto."""
+        if experiment.precision != "auto":
+            return experiment
+        return replace(experiment, precision="bf16" if self.bf16 else "fp32")
+
+
+def choose_devices(options: ResourceOptions, most_workers: int = 1) -> Machine:
+    """Settles what the options leave open, and prints which GPUs are used.
+
+    Args:
+        options: as the user gave them.
+        most_workers: number of workers that a training may get, if the user gave none.
+
+    Raises:
+        RunError: if GPUs are asked for, and there are none that torch can use.
+    """
+    wanted = options.device == "gpu" or bool(options.gpus_per_worker)
+    if options.device == "cpu" or (options.gpus_per_worker == 0 and not wanted):
+        return Machine(options.on(0), bf16=False)
+    gpus = _gpus_of_cluster() if "RAY_ADDRESS" in os.environ else _gpus_here()
+    if wanted and not gpus.count:
+        where = "the cluster" if "RAY_ADDRESS" in os.environ else "this machine"
+        raise RunError(
+            f"a GPU is asked for, and {where} has none that can be used; run `stop doctor` for the "
+            "reason, or give --device cpu"
+        )
+    resources = options.on(gpus.count, most_workers)
+    if resources.gpus_per_worker:
+        used = resources.workers if most_workers > 1 else gpus.count
+        of = f"{used} of {gpus.count}" if used < gpus.count else f"{gpus.count}"
+        precision = "bf16" if gpus.bf16 else "fp32, as not every GPU has bf16"
+        say(f"device: {of} x {' or '.join(gpus.names) or 'GPU'}; precision auto is {precision}")
+    return Machine(resources, gpus.bf16 and bool(resources.gpus_per_worker))
+
+
+def _gpus_here() -> Gpus:
+    import torch
+
+    if not torch.cuda.is_available():
+        if shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
+            say(
+                f"note: there is an NVIDIA GPU, but torch {torch.__version__} cannot use it; "
+                "run `stop doctor` for the reason"
+            )
+        return Gpus()
+    every = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+    modern = torch.version.hip is not None or all(one.major >= 8 for one in every)
+    return Gpus(len(every), tuple(sorted({one.name for one in every})), modern)
+
+
+def _gpus_of_cluster() -> Gpus:
+    from .session import start_ray
+
+    start_ray()
+    nodes = [node for node in node_resources() if node.get("GPU")]
+    names = sorted({n.removeprefix(_TYPE) for node in nodes for n in node if n.startswith(_TYPE)})
+    modern = bool(names) and not any(_WITHOUT_BF16.fullmatch(name) for name in names)
+    return Gpus(int(sum(node["GPU"] for node in nodes)), tuple(names), modern)

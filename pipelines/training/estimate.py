@@ -1,0 +1,90 @@
+"""Estimates the steps, time and memory of a training before it starts, without a GPU.
+
+Shapes: N tokens of a frame, D channels.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stop_core.settings.experiment import ExperimentConfig
+
+if TYPE_CHECKING:  # open_clip takes seconds to import
+    from stop_core.clip.loading import TowerShape
+
+PEAKS = {"A100": 312e12, "H100": 989e12}
+"""Dense bfloat16 operations per second, from the data sheets."""
+SHARE_OF_PEAK = 0.25
+"""Assumed share of the peak, from a roofline model of STOP's step on an H100. Not measured: the
+time can be wrong by a factor of two."""
+_SAVED_BYTES = 34
+"""Saved for the backward pass in bfloat16, per token, block and channel; counted in a simulated
+step of ViT-B/32 and of ViT-B/16."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The approximate cost of one training, with its evaluations."""
+
+    steps: int
+    operations: float
+    memory: float
+    """Bytes on the GPU."""
+
+    def hours(self, gpu: str) -> float:
+        """Returns the hours on one of `PEAKS`, if decoded frames arrive in time."""
+        return self.operations / (PEAKS[gpu] * SHARE_OF_PEAK) / 3600
+
+
+def estimate(
+    config: ExperimentConfig,
+    micro_batch: int | None,
+    frames: int,
+    clips: Mapping[str, int],
+    captions: int = 0,
+) -> Estimate:
+    """Estimates one training of a method with a frozen tower, in bfloat16.
+
+    Args:
+        config: the experiment.
+        micro_batch: clips that are embedded at a time; None for the whole batch.
+        frames: cached frames of a clip.
+        clips: number of clips by split; some train.
+        captions: number of captions of the training clips; 0 if clips have classes.
+
+    Raises:
+        ValueError: if open_clip does not list the tower.
+    """
+    shape = listed_shape(config.tower)
+    used = config.frames or frames
+    tokens = 1 + shape.patches + config.stop.max_prompts
+    sequence = tokens * (used if config.stop.attention == "joint" else 1)
+    per_token = 24 * shape.width**2 + 4 * sequence * shape.width  # matrices, and attention
+    forward = used * tokens * shape.blocks * per_token
+    every = config.training.captions == "every"
+    epoch, steps = config.lengths(captions if every else clips["train"])
+    at_once = min(micro_batch or config.batch_size, config.batch_size)
+    # Gradient caching embeds every clip twice.
+    passes = 4 if captions and at_once < config.batch_size else 3
+    evaluated = clips["val"] * math.ceil(steps / epoch) + clips["test"]
+    saved = _SAVED_BYTES * (1 if config.precision == "bf16" else 2)
+    weights = 8 * 12 * shape.width**2 * shape.blocks  # both towers, in float32
+    return Estimate(
+        steps,
+        forward * (passes * steps * config.batch_size + evaluated),
+        weights + saved * at_once * used * tokens * shape.blocks * shape.width,
+    )
+
+
+def listed_shape(tower: str) -> "TowerShape":
+    """Returns the shape of a vision tower; raises ValueError if open_clip does not list it."""
+    from stop_core.clip.loading import tower_shape
+
+    shape = tower_shape(tower)
+    if shape is None:
+        raise ValueError(
+            f"the shape of {tower} is not known before it is loaded; choose a tower "
+            "that open_clip lists"
+        )
+    return shape
