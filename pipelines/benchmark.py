@@ -1,15 +1,18 @@
 """Prints the comparison table: all methods with the same code, data and selection rule."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __package__ = "pipelines"
 
 from stop_core.cache.manifest import Manifest
+from stop_core.cache.views import parse_views, several_views
+from stop_core.datasets.registry import division
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
 from stop_core.settings.protocol import ProtocolConfig
@@ -21,16 +24,20 @@ from .cli.folders import SWEEPS, named_file
 from .cli.options import run_command
 from .cli.output import default_output
 from .cluster.devices import Machine, choose_devices
-from .cluster.resources import ResourceOptions
+from .cluster.resources import ResourceOptions, Resources
 from .cluster.session import start_ray
+from .inference.evaluation import Evaluation, EvaluationOptions, evaluate_all
+from .inference.model_choice import ModelChoice
 from .preprocessing.find_cache import find_cache
 from .tables.mlflow_table import publish_table, track
 from .tables.published import read_published
 from .tables.read_table import Table, read_table
 from .tables.table import ComparisonTable
+from .tracking.direct_run import TrackedRun
 from .tracking.queued_run import deliver_waiting
 from .tracking.store import ui_command
 from .training.pool import Job, run_all
+from .training.result import TrainingResult
 from .training.run import TrainingRun
 
 TABLES = SWEEPS / "tables"
@@ -75,6 +82,16 @@ class BenchmarkConfig:
     means over the folds."""
     output: Path = field(default_factory=default_output)
     """Folder of runs, tables and the MLflow store."""
+    transfer: tuple[str, ...] = ()
+    """Zero-shot transfer: other caches, on which the rows are tested as they are, in one more table
+    for each; the folds of a dataset share one. Rows with learned weights for their classes are left
+    out."""
+    views: str = "1x1"
+    """Views of every test video, temporal clips x spatial crops, such as 4x3; epochs are chosen
+    with one view."""
+    rerank: Literal["none", "dsl", "qb-norm"] = "none"
+    """For retrieval, columns with re-ranked figures: dsl uses the other queries of the test set,
+    qb-norm the captions of the training split. Nothing is chosen by them."""
     seeds: int = 3
     """Number of trainings per row, with the seeds 0, 1, ...; untrained rows are run once."""
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
@@ -85,6 +102,7 @@ class BenchmarkConfig:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
         if sum(map(bool, (self.methods, self.rows, self.ablation))) > 1:
             raise ValueError("methods, rows and ablation each choose the rows; give one of them")
+        parse_views(self.views)
         for method in self.chosen_methods:
             if method not in METHODS:
                 raise ValueError(f"methods has {method!r}; choose from {', '.join(METHODS)}")
@@ -94,30 +112,49 @@ class BenchmarkConfig:
         """The methods, separated by spaces or commas."""
         return [name for text in self.methods for name in text.split(",") if name]
 
+    @property
+    def evaluation(self) -> EvaluationOptions:
+        """The options of every evaluation."""
+        return EvaluationOptions(views=self.views, rerank=self.rerank)
+
+    @property
+    def test_name(self) -> str:
+        """Suffix of the names of tables: how the rows are tested, if not as by their trainings."""
+        views = "" if self.views == "1x1" else f"-{self.views}"
+        return views if self.rerank == "none" else f"{views}-{self.rerank}"
+
 
 def main(config: BenchmarkConfig) -> ComparisonTable:
     """Runs the missing trainings of the table, prints it, and stores it."""
     published = read_published(config.published) if config.published else []
     caches = find_folds(config.cache, config.output)
     manifest = next(iter(caches.values()))
+    targets = _find_targets(config)
+    if targets and len(caches) > 1:
+        raise ValueError("--transfer tests models of one training set; name one cache in --cache")
     file, chosen = choose_rows(config, manifest)
     deliver_waiting(config.output)
     machine = choose_devices(config.resources)
     rows = {title: _trainings(title, values, file, list(caches), config, machine)
             for title, values in chosen.rows.items()}  # fmt: skip
+    for tested in (m for some in (caches, *targets) for m in some.values()):
+        _check_test(tested, _readers(rows, tested), config)
     table = ComparisonTable.planned(
         manifest,
         rows,
         config.output,
-        name=file.stem,
+        name=file.stem + config.test_name,
         baseline=chosen.baseline,
         published=published,
-        further={one.fold: one.data_hash for one in list(caches.values())[1:]},
+        further=_further(caches),
+        **_how(config),
     )
     # Two rows can have the same configuration, which is trained once.
     jobs = {run.name: Job(run, _label(title, run, several=bool(table.further)))
             for title, runs in rows.items() for run in runs}  # fmt: skip
-    _run(table, list(jobs.values()), config, machine)
+    _run(table, list(jobs.values()), config, machine.resources)
+    for target in targets:
+        _transfer(target, rows, table, config, machine.resources)
     return table
 
 
@@ -128,21 +165,37 @@ def find_folds(caches: str | None, output: Path) -> dict[StoragePath, Manifest]:
         OSError: if there is no cache.
         ValueError: if one is unfinished, or they are not of different folds of one dataset.
     """
-    paths = [find_cache(one, output) for one in (caches.split(",") if caches else [None])]
-    first, *others = manifests = [Manifest.load(path) for path in paths]
-    for other in others:
-        same = replace(other.config, fold=first.fold, clips_hash=first.config.clips_hash)
-        if same != first.config:
-            raise ValueError(
-                f"the caches {paths[0]} and the one of {other.dataset}, fold {other.fold} differ "
-                "in more than the fold; preprocess the folds of one dataset with the same options"
-            )
-    folds = [one.fold for one in manifests]
-    if len(set(folds)) < len(folds):
-        raise ValueError(
-            f"--cache names caches of the folds {', '.join(map(str, folds))}; name one of each fold"
-        )
-    return dict(zip(paths, manifests, strict=True))
+    found: dict[StoragePath, Manifest] = {}
+    for name in caches.split(",") if caches else [None]:
+        path = find_cache(name, output)
+        manifest = Manifest.load(path)
+        for other in found.values():
+            if not _are_folds(manifest, other):
+                raise ValueError(
+                    f"--cache names several caches, and {path} is not another fold of "
+                    f"{division(other.dataset, other.fold)} made with the same options; name one "
+                    "cache, or one of each fold"
+                )
+        found[path] = manifest
+    return found
+
+
+def _are_folds(one: Manifest, other: Manifest) -> bool:
+    same = replace(one.config, fold=other.fold, clips_hash=other.config.clips_hash)
+    return one.fold != other.fold and same == other.config
+
+
+def _find_targets(config: BenchmarkConfig) -> list[dict[StoragePath, Manifest]]:
+    """Returns the caches of each table of a transfer: the folds of a dataset share one."""
+    targets: list[dict[StoragePath, Manifest]] = []
+    for name in [name for text in config.transfer for name in text.split(",") if name]:
+        path = find_cache(name, config.output)
+        manifest = Manifest.load(path)
+        fitting = (one for one in targets if all(_are_folds(manifest, m) for m in one.values()))
+        if (target := next(fitting, None)) is None:
+            targets.append(target := {})
+        target[path] = manifest
+    return targets
 
 
 def _label(title: str, run: TrainingRun, *, several: bool) -> str:
@@ -150,8 +203,45 @@ def _label(title: str, run: TrainingRun, *, several: bool) -> str:
     return f"{title}{fold}, seed {run.config.seed}"
 
 
+def _further(caches: Mapping[StoragePath, Manifest]) -> dict[int, str]:
+    return {one.fold: one.data_hash for one in list(caches.values())[1:]}
+
+
+def _check_test(
+    tested: Manifest, rows: dict[str, list[TrainingRun]], config: BenchmarkConfig
+) -> None:
+    """Refuses a cache that does not suit the test, before anything is trained."""
+    from stop_core.clip.loading import tower_shape
+
+    config.evaluation.check(tested)
+    for run, *_ in rows.values():
+        if shape := tower_shape(run.config.tower):
+            frames = run.config.frames or run.manifest.config.frames
+            several_views(config.views, frames, shape.image_size, tested.config)
+
+
+def _readers(rows: dict[str, list[TrainingRun]], tested: Manifest) -> dict[str, list[TrainingRun]]:
+    """Returns the rows that can be tested on a cache: with the same classes, or by reading text."""
+    found = {
+        title: runs
+        for title, runs in rows.items()
+        if METHODS[runs[0].config.method].reads_text
+        or runs[0].manifest.class_names == tested.class_names
+    }
+    if not found:
+        raise ValueError(f"--transfer: no row reads the classes of {tested.dataset} as text")
+    return found
+
+
+def _how(config: BenchmarkConfig) -> dict[str, Any]:
+    """Returns the options of a table that say how its rows are tested."""
+    clips, crops = parse_views(config.views)
+    note = f"Test: {config.views} views ({clips} temporal clips, {crops} crops), averaged."
+    return {"rerank": config.rerank, "notes": [note] if clips * crops > 1 else []}
+
+
 def _run(
-    table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig, machine: Machine
+    table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig, resources: Resources
 ) -> None:
     """Runs the missing trainings, and publishes the table even if some of them fail."""
     parent = track(table, config.output)
@@ -160,11 +250,82 @@ def _run(
     if missing:
         start_ray()
     with parent.ended():
-        outcomes = run_all(jobs, machine.resources, parent.run_id)
-        table.fill([result for result in outcomes if not isinstance(result, str)])
-        publish_table(table, parent)
-        print_result(f"all runs: {ui_command(config.output)}")
-        table.complain_about([reason for reason in outcomes if isinstance(reason, str)])
+        outcomes = run_all(jobs, resources, parent.run_id)
+        if config.test_name:
+            caches = {job.training.name: [job.training.cache] for job in jobs}
+            outcomes = _evaluated(outcomes, caches, config, resources)
+        _publish(table, parent, outcomes, config)
+
+
+def _transfer(
+    target: dict[StoragePath, Manifest],
+    rows: dict[str, list[TrainingRun]],
+    source: ComparisonTable,
+    config: BenchmarkConfig,
+    resources: Resources,
+) -> None:
+    """Tests the finished trainings on another cache, and publishes the table of it."""
+    manifest = next(iter(target.values()))
+    kept, how = _readers(rows, manifest), _how(config)
+    left_out = [
+        f"{title} is not in this table: it knows only the classes of its training."
+        for title in rows
+        if title not in kept
+    ]
+    table = ComparisonTable.planned(
+        manifest,
+        kept,
+        config.output,
+        name=f"{source.name}-transfer",
+        baseline=source.baseline if source.baseline in kept else "",
+        further=_further(target),
+        trained_on=source.division,
+        **how | {"notes": [*how["notes"], *left_out]},
+    )
+    parent = track(table, config.output)
+    with parent.ended():
+        trained = {run.name: run.remembered() for runs in kept.values() for run in runs}
+        results = [result for result in trained.values() if result is not None]
+        caches = {name: list(target) for name in trained}
+        outcomes = _evaluated(results, caches, config, resources)
+        _publish(table, parent, outcomes, config)
+
+
+def _evaluated(
+    trained: Sequence[TrainingResult | str],
+    caches: Mapping[str, Sequence[StoragePath]],
+    config: BenchmarkConfig,
+    resources: Resources,
+) -> list[TrainingResult | str]:
+    """Tests each trained model on its caches; reasons of failures are returned as they are."""
+    tests = [(one, cache) for one in trained if not isinstance(one, str)
+             for cache in caches[one.name]]  # fmt: skip
+    gpu = resources.gpus_per_worker > 0
+    evaluations = [
+        Evaluation(ModelChoice(one.model, gpu=gpu), cache, config.output, config.evaluation)
+        for one, cache in tests
+    ]
+    start_ray()
+    outcomes: list[TrainingResult | str] = [one for one in trained if isinstance(one, str)]
+    for (one, _), outcome in zip(tests, evaluate_all(evaluations, resources), strict=True):
+        if not isinstance(outcome, str) and outcome.data_hash == one.data_hash:
+            # Validation chose the epoch: it is not measured again, with other views or re-ranked.
+            others = {k: v for k, v in one.metrics.items() if not k.startswith("test/")}
+            outcome = replace(outcome, metrics=others | outcome.metrics, costs=one.costs)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _publish(
+    table: ComparisonTable,
+    parent: TrackedRun,
+    outcomes: Sequence[TrainingResult | str],
+    config: BenchmarkConfig,
+) -> None:
+    table.fill([result for result in outcomes if not isinstance(result, str)])
+    publish_table(table, parent)
+    print_result(f"all runs: {ui_command(config.output)}")
+    table.complain_about([reason for reason in outcomes if isinstance(reason, str)])
 
 
 def choose_rows(config: BenchmarkConfig, manifest: Manifest) -> tuple[Path, Table]:

@@ -49,7 +49,7 @@ class InfoCommand(_OnCache):
         lines = [
             f"dataset      {division(manifest.dataset, manifest.fold)}",
             f"clips        {_counted(Counter(manifest.counts))}",
-            f"frames       {shown}, compression {config.compression}",
+            f"frames       {shown}, compression {config.compression}, sampling {config.sampling}",
             f"size         {data_bytes / 1e6:,.1f} MB in {len(manifest.shards)} shards",
             f"decoders     {_counted(summary.decoders)}",
             f"data hash    {manifest.data_hash[:12]}",

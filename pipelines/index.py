@@ -105,20 +105,21 @@ def _refuse_other_frames(cache: FrameCache, how: Preprocessing) -> None:
     found, size = cache.manifest.config, cache.manifest.config.size
     # The centre of a whole frame is the same crop if the short side equals the model's input.
     square = found.crop == "center" or size == how.size
-    if (found.frames, size, square) == (*how.decoded, how.square):
+    shape, wanted = (found.frames, size, square), (*how.decoded, how.square)
+    if (*shape, found.sampling) == (*wanted, how.sampling):
         return
     frames, short_side = how.decoded
     raise RunError(
-        f"the cache {cache.path} has {_shape(found.frames, size, square)}, and the model needs "
-        f"{_shape(frames, short_side, how.square)}: preprocess with --frames {frames} --size "
-        f"{short_side} --crop {'center' if how.square else 'none'} into another --cache, or give "
-        "the video files"
+        f"the cache {cache.path} has {_shape(*shape, found.sampling)}, and the model needs "
+        f"{_shape(*wanted, how.sampling)}: preprocess with --frames {frames} --size "
+        f"{short_side} --crop {'center' if how.square else 'none'} --sampling {how.sampling} into "
+        "another --cache, or give the video files"
     )
 
 
-def _shape(frames: int, size: int, square: bool) -> str:
+def _shape(frames: int, size: int, square: bool, sampling: str) -> str:
     crop = f"squares of {size} pixels" if square else f"whole frames, short side {size} pixels"
-    return f"{frames} frames per video ({crop})"
+    return f"{frames} frames per video ({crop}, sampled as {sampling})"
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ if not __package__:  # run as a file: PEP 366
 import tyro
 import yaml
 
+from stop_core.clip.registry import TOWERS
 from stop_core.datasets.list_checks import published_counts
 from stop_core.datasets.registry import division
 from stop_core.datasets.validation_split import FRACTION
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.skeleton import skeleton_of
-from stop_core.tiny.shipped import TINY_TOWERS
 
 from .cli.commands import commands
 from .cli.console import is_quiet, is_verbose, print_result, warn
@@ -81,7 +81,7 @@ class ReproduceConfig:
 
 
 @dataclass(frozen=True)
-class Step:
+class CommandLine:
     """A command of this project and its arguments."""
 
     name: str
@@ -125,13 +125,13 @@ def main(config: ReproduceConfig) -> None:
 def check_weights(experiment: ExperimentConfig, *, download: bool) -> None:
     """Refuses a tower or weights that do not exist; downloads those of a tag if asked to.
 
-    Raises OSError or ValueError as `check_name`, or if they cannot be downloaded.
+    Raises OSError or ValueError as `check_tower`, or if they cannot be downloaded.
     """
-    from stop_core.clip.loading import check_name
     from stop_core.clip.pretrained import fetch, find_source
+    from stop_core.model.methods import check_tower
 
-    check_name(experiment.tower, experiment.pretrained)
-    if download and experiment.tower not in TINY_TOWERS:
+    check_tower(experiment)
+    if download and experiment.tower not in TOWERS:
         tag = find_source(experiment.tower, experiment.pretrained).tag
         if tag is not None:
             fetch(experiment.tower, tag)
@@ -164,8 +164,8 @@ class Plan:
         for fold in self.folds:
             words = [*make, "--fold", str(replace(made, fold=fold).fold)]  # or a ValueError
             if made.entry.generate is None:
-                checks.append(Step("preprocess", (*words, "--check")))
-            caches.append(Step("preprocess", (*words, "--cache", self._cache(fold))))
+                checks.append(CommandLine("preprocess", (*words, "--check")))
+            caches.append(CommandLine("preprocess", (*words, "--cache", self._cache(fold))))
         self.table = config.output / "reproduce" / f"{self.recipe.stem}.yaml"
         published = SWEEPS / "published" / f"{self.recipe.stem}.csv"
         table = [
@@ -175,7 +175,7 @@ class Plan:
             *(("--published", str(published)) if published.is_file() else ()),
             *shlex.split(" ".join(spell_out(config.resources))),
         ]
-        self.checks, self.steps = checks, [*caches, Step("benchmark", tuple(table))]
+        self.checks, self.steps = checks, [*caches, CommandLine("benchmark", tuple(table))]
 
     def write_table(self) -> None:
         """Writes the rows of the table: CLIP without training, and the method of the recipe."""

@@ -78,9 +78,9 @@ class TrainConfig:
 
 def main(config: TrainConfig) -> TrainingResult:
     """Trains, resumes or finds the finished training, and prints its result."""
-    from stop_core.clip.loading import check_name
+    from stop_core.model.methods import check_tower
 
-    check_name(config.experiment.tower, config.experiment.pretrained)  # before minutes of decoding
+    check_tower(config.experiment)  # before minutes of decoding
     cache = find_cache(config.cache, config.output)
     start = None
     if config.resume_from is not None:

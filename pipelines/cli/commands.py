@@ -30,6 +30,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "training": (
         Command("train", "TrainConfig", "Train STOP or a baseline."),
         Command("sweep", "SweepConfig", "Search for hyperparameters."),
+        Command("evaluate", "EvaluateConfig", "Evaluate a trained model on any frame cache."),
         Command("benchmark", "BenchmarkConfig", "Compare methods over several seeds in a table."),
         Command("reproduce", "ReproduceConfig", "Run a recipe from the videos to the table."),
     ),

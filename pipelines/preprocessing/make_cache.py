@@ -27,6 +27,7 @@ from stop_core.datasets import (
 )
 from stop_core.decoding import Decoder, most_bytes
 from stop_core.decoding.process import DECODE_TIMEOUT
+from stop_core.decoding.sampling import SEGMENTS, is_a_sampling
 from stop_core.storage.escaping import in_line
 from stop_core.storage.paths import StoragePath, storage_path
 from stop_core.storage.private import first_line
@@ -65,7 +66,11 @@ class PreprocessConfig:
     fold: int = 1
     """Number of the official train/test division, from 1."""
     frames: int | None = None
-    """Number of frames per clip, spread evenly (default: the dataset's own, mostly 12)."""
+    """Number of frames per clip (default: the dataset's own, mostly 12)."""
+    sampling: str = SEGMENTS
+    """segments: the middles of equal segments. rate:1fps: one frame a second, or another number;
+    evenly chosen where a clip has more. dense:4: every 4th frame around the middle of the clip;
+    dense:8fps: 8 frames a second there."""
     size: int | None = None
     """Edge of a frame in pixels, the model's input size (default: the dataset's, mostly 224)."""
     crop: Crop = "center"
@@ -105,6 +110,11 @@ class PreprocessConfig:
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise ValueError(f"--{option} must be at least 1, got {value}")
+        if not is_a_sampling(self.sampling):
+            raise ValueError(
+                "--sampling must be segments, or like rate:1fps, dense:4 or dense:7.5fps, got "
+                f"{self.sampling!r}"
+            )
         if not 0 < self.decode_timeout <= _MOST_TIMEOUT:
             raise ValueError(
                 f"--decode-timeout must be above 0 and at most {_MOST_TIMEOUT} seconds, a day; got "
@@ -200,6 +210,7 @@ def _cache_clips(
         crop=config.crop,
         compression=config.compression,
         decoder=config.decoder,
+        sampling=config.sampling,
     )
     job = CacheJob.open(config.cache_path, cache_config, selection.clips)
     record = CacheRecord(config.output, job.cache)

@@ -142,7 +142,7 @@ def _measure_here(task: TrialTask, trial: Trial) -> Speed:
     seed_weights(config.seed)
     clip = load_clip(config.tower, config.pretrained)
     model = build_method(config, clip, len(cache.manifest.class_names)).to(device)
-    splits = {
+    splits: dict[str, ShownClips] = {
         name: ShownClips(clips, config, model.image_size, is_trained=name == "train")
         for name, clips in protocol_clips(cache, config, ("train", "val"))[0].items()
     }

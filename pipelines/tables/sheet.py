@@ -9,7 +9,7 @@ import pandas as pd
 
 from stop_core.storage.escaping import in_line
 
-from .table import ComparisonTable
+from .table import RERANKED, ComparisonTable
 
 Mark = Literal["", "best", "second"]
 
@@ -41,6 +41,11 @@ _HEADINGS = {
     "test_v2t_r10": "v2t R@10",
     "test_v2t_mean_rank": "v2t MnR",
 }
+_HEADINGS |= {
+    f"test_{name}_{measure}": f"{title} {_HEADINGS[f'test_{measure}']}"
+    for name, title in (("dsl", "DSL"), ("qb_norm", "QB-Norm"))
+    for measure in RERANKED
+}
 ON_SCREEN = (
     "memory_megabytes", "test_top5", "test_v2t_mean_rank", "test_v2t_r10", "test_v2t_r5",
     "test_t2v_mean_rank", "step_seconds", "test_mean_class", "test_v2t_r1", "test_t2v_r10",
@@ -54,6 +59,10 @@ ON_PAPER = (
     "test_mean_class", "test_v2t_r5", "test_v2t_r10", "interval",
 )  # fmt: skip
 """The columns that a narrow page omits: papers report the usual measures of the field first."""
+_RERANK_NOTES = {
+    "dsl": "DSL: re-ranked by the dual softmax, which uses the other queries of the test set.",
+    "qb-norm": "QB-Norm: re-ranked with the captions of the training split.",
+}
 PUBLISHED_NOTE = "published, not ours: other code, budget and rule of selection"
 
 
@@ -120,7 +129,8 @@ def make_sheet(table: ComparisonTable) -> Sheet:
         rows[row["kind"]].append(cells)
     notes = [replace(note, text=in_line(note.text)) for note in _notes(table, frame)]
     unit = "in percent" if table.task == "recognition" else "in percent (MnR: mean rank, from 1)"
-    title = f"{table.division}: {table.task}, {unit}"
+    source = f", trained on {table.trained_on}" if table.trained_on else ""
+    title = f"{table.division}: {table.task}{source}, {unit}"
     return Sheet(in_line(title), columns, rows["ours"], rows["published"], notes)
 
 
@@ -132,7 +142,8 @@ def _columns(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, str]:
     validation, primary, *others = _names(table.measures)
     compared = ("difference", "difference_interval", "p_holm") if len(table.experiments) > 1 else ()
     costs = ("step_seconds", "memory_megabytes") if frame["step_seconds"].notna().any() else ()
-    names = ["method", "trainable_parameters", validation, primary, "interval"]
+    chosen = () if table.trained_on else (validation,)
+    names = ["method", "trainable_parameters", *chosen, primary, "interval"]
     return {n: _HEADINGS[n] for n in (*names, *compared, *others, *costs, "seeds")}
 
 
@@ -224,14 +235,22 @@ def _notes(table: ComparisonTable, frame: pd.DataFrame) -> list[Note]:
         notes.append(Note("ms/step: median over a row's training steps.", "step_seconds"))
         kind = "of tensors on the GPU, or without a GPU of the process"
         notes.append(Note(f"MB: peak memory of a training, {kind}.", "memory_megabytes"))
+    notes += [Note(text) for text in table.notes]
+    if table.rerank != "none":
+        notes.append(
+            Note(_RERANK_NOTES[table.rerank], f"test_{table.rerank.replace('-', '_')}_t2v_r1")
+        )
     for source in dict.fromkeys(row.source for row in table.published):
         notes.append(Note(f"† Published, not ours, as listed in: {source}."))
+    # The note on full training says how its epoch is chosen.
     chosen = [table.measures[0] in result.metrics for title, result in table.all_results()
               if not table.protocols[title].full_training]  # fmt: skip
     rule = "; epochs chosen on validation" if all(chosen) else "; no validation: the last epoch"
+    rule = rule if chosen else ""
+    rule = f"; trained on {table.trained_on} only" if table.trained_on else rule
     commits = sorted({result.git_commit[:12] for _, result in table.all_results()})
     data = ", ".join(data[:12] for data in table.data_hashes.values())
-    notes.append(Note(f"Data {data}, commit {', '.join(commits)}{rule if chosen else ''}."))
+    notes.append(Note(f"Data {data}, commit {', '.join(commits)}{rule}."))
     return notes
 
 

@@ -34,6 +34,8 @@ TABLE_MEASURES: dict[Task, tuple[str, ...]] = {
 """The measures of a table; rows are ranked and tested by the first one of the test split."""
 BASE_TO_NOVEL = ("val/base_top1", "test/harmonic_mean", "test/base_top1", "test/novel_top1")
 """The measures of a table whose rows are trained on the base classes."""
+RERANKED = ("t2v_r1", "t2v_r5", "t2v_r10")
+"""The measures that are also shown re-ranked."""
 TABLE_COSTS = ("step_seconds", "memory_megabytes")
 
 
@@ -55,6 +57,11 @@ class ComparisonTable:
     published: Sequence[PublishedRow] = ()
     further: Mapping[int, str] = field(default_factory=dict)
     """Data hashes of the other folds, by number. Then a row is the mean over all folds."""
+    trained_on: str = ""
+    """Name of the data that all rows were trained on, if it is not the data of the table."""
+    rerank: str = "none"
+    notes: Sequence[str] = ()
+    """Further sentences about how all rows were evaluated."""
     results: dict[str, list[TrainingResult]] = field(default_factory=dict)
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Intervals and tests of the rows that have results, by column."""
@@ -91,10 +98,12 @@ class ComparisonTable:
         """
         # The name of a training covers everything that its numbers depend on.
         rows = {title: [run.name for run in runs] for title, runs in trainings.items()}
-        identity = hashlib.sha256(json.dumps([manifest.data_hash, rows]).encode()).hexdigest()[:8]
+        further = options.get("further", {})
+        content = [manifest.data_hash, rows, *further.values()]
+        identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
         dataset, fold = manifest.dataset, manifest.fold
         folder = results_folder(output / "tables", dataset, fold, f"{name}-{identity}")
-        if further := options.get("further"):
+        if further:
             folds = "-".join(map(str, (fold, *further)))
             folder = output / "tables" / f"{dataset}-folds{folds}-{name}-{identity}"
         # The folds of a seed have one configuration.
@@ -105,9 +114,12 @@ class ComparisonTable:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The measures, validation first."""
-        base = next(iter(self._classes().values()))[0] == "base"
-        return BASE_TO_NOVEL if base else TABLE_MEASURES[self.task]
+        """The measures, validation first, those of re-ranking last."""
+        if not self.trained_on and next(iter(self._classes().values()))[0] == "base":
+            return BASE_TO_NOVEL
+        name = self.rerank.replace("-", "_")
+        reranked = [] if name == "none" else [f"test/{name}_{measure}" for measure in RERANKED]
+        return (*TABLE_MEASURES[self.task], *reranked)
 
     @property
     def data_hashes(self) -> dict[int, str]:

@@ -34,7 +34,8 @@ EXPERIMENT_NOTE = """All trainings on **{dataset}**.
 
 The tag `kind` gives the type of a run: a `training` has curves, figures and the model; a `table`
 has a comparison table in its description and its cells as runs below it; a `cell` is a copy of a
-training that belongs to another table or sweep; a `sweep` has its trials below it.
+training that belongs to another table or sweep; a `sweep` has its trials below it; an `evaluation`
+is a trained model on this data, with the same or other data as in its training.
 
 To compare the rows of a table: filter by `tags.kind = "table"`, and open the link in the table's
 description, or unfold it, select its runs and press Compare. `test/...` was measured once,

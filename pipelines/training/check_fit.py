@@ -27,7 +27,8 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[Spl
     Raises:
         ValueError: with the difference and a remedy.
     """
-    from stop_core.clip.loading import check_name, tower_shape
+    from stop_core.clip.loading import tower_shape
+    from stop_core.model.methods import check_tower
 
     reads_text = METHODS[config.method].reads_text
     if manifest.task == "retrieval" and not reads_text:
@@ -39,10 +40,10 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[Spl
     _check_protocol(config.protocol, manifest, splits)
     if reads_text:
         refuse_twins(manifest.class_names, manifest.class_words)
+    check_tower(config)
     if shape := tower_shape(config.tower):
         _check_shape(config, shape)
         _check_view(config, manifest.config, shape.image_size)
-    check_name(config.tower, config.pretrained)
     for split in splits:
         if not manifest.counts.get(split):
             raise ValueError(

@@ -6,12 +6,9 @@ Shapes: N tokens of a frame, D channels.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from stop_core.clip.registry import TowerShape
 from stop_core.settings.experiment import ExperimentConfig
-
-if TYPE_CHECKING:  # open_clip takes seconds to import
-    from stop_core.clip.loading import TowerShape
 
 PEAKS = {"A100": 312e12, "H100": 989e12}
 """Dense bfloat16 operations per second, from the data sheets."""
@@ -77,12 +74,12 @@ def estimate(
     )
 
 
-def listed_shape(tower: str) -> "TowerShape":
+def listed_shape(tower: str) -> TowerShape:
     """Returns the shape of a vision tower; raises ValueError if open_clip does not list it."""
     from stop_core.clip.loading import tower_shape
 
     shape = tower_shape(tower)
-    if shape is None:
+    if shape is None or shape.unfit:
         raise ValueError(
             f"the shape of {tower} is not known before it is loaded; choose a tower "
             "that open_clip lists"

@@ -275,7 +275,7 @@ class TrainingRun:
             config=config,
             classes=label_classes(_trained_classes(config, manifest), config.templates),
             preprocessing=preprocessing_of_cache(
-                (manifest.config.frames, manifest.config.size, manifest.config.crop),
+                manifest.config,
                 (config.frames, tower.size),
                 tower.mean,
                 tower.std,

@@ -20,6 +20,7 @@ from stop_core.cache import FrameCache
 from stop_core.cache.integrity import ChangedDataError
 from stop_core.clip.loading import ClipCache, load_clip
 from stop_core.datasets import Split
+from stop_core.evaluation.measure import Measured
 from stop_core.explain.prompt_monitor import PromptMonitor
 from stop_core.explain.training_figures import confusion, save_figure
 from stop_core.runtime.distributed import (
@@ -34,7 +35,7 @@ from stop_core.trained_model.files import TOWER
 from stop_core.trained_model.model import tower_facts
 from stop_core.training.checkpoint import Checkpoint, check_whole
 from stop_core.training.clip_views import ShownClips
-from stop_core.training.objectives import Measured, make_objective
+from stop_core.training.objectives import make_objective
 from stop_core.training.protocol import protocol_clips
 from stop_core.training.run_state import LAST_PROMPTS, RunProgress, read_progress
 from stop_core.training.trainer import DivergedError, Trainer

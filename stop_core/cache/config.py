@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import MinLen
 
 from stop_core.datasets import DATASETS, Clip, Dataset, Selection, Split, Task
-from stop_core.decoding import Decoder, most_bytes
+from stop_core.decoding import Decoder, Sampling, most_bytes
+from stop_core.decoding.sampling import SEGMENTS
 from stop_core.storage.atomic import hash_json
 from stop_core.storage.documents import Name, Positive, Sha256, build
 
@@ -15,6 +16,8 @@ Crop = Literal["center", "none"]
 Compression = Literal["none", "zstd"]
 MOST_CLIP_BYTES = 1 << 29
 """Largest size of the frames of one clip."""
+_LATER = {"decoder": "auto", "sampling": SEGMENTS}
+"""Options that older caches do not have, which were made with the default."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class CacheConfig:
     """"center": square frames. "none": uncropped frames, for random crops in training."""
     compression: Compression
     decoder: Decoder = "auto"
+    sampling: Sampling = SEGMENTS
 
     @classmethod
     def of(
@@ -53,6 +57,7 @@ class CacheConfig:
         crop: Crop = "center",
         compression: Compression = "none",
         decoder: Decoder = "auto",
+        sampling: Sampling = SEGMENTS,
     ) -> "CacheConfig":
         """Builds the configuration of a cache of `selection`, a part of `dataset`."""
         return cls(
@@ -69,6 +74,7 @@ class CacheConfig:
             crop=crop,
             compression=compression,
             decoder=decoder,
+            sampling=sampling,
         )
 
     @property
@@ -82,9 +88,8 @@ class CacheConfig:
         return most_bytes(self.frames, self.size, self.crop == "center")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields, ready for JSON; the decoder only where it is not the default."""
-        # Caches from before this option existed were made with the default of their time.
-        return {k: v for k, v in asdict(self).items() if (k, v) != ("decoder", "auto")}
+        """Returns the fields, ready for JSON, without later options that have their default."""
+        return {k: v for k, v in asdict(self).items() if k not in _LATER or v != _LATER[k]}
 
     @classmethod
     def from_dict(cls, values: Any, where: object = "the cache's options") -> "CacheConfig":
@@ -106,7 +111,7 @@ class CacheConfig:
         """Returns one phrase per option in which `other` differs from this cache."""
         options = (
             *("dataset", "fold", "frames", "size", "crop", "compression", "decoder"),
-            *("limit", "classes", "splits"),
+            *("sampling", "limit", "classes", "splits"),
         )
         differences = [
             f"{name} is {_show(getattr(self, name))} there and {_show(getattr(other, name))} here"
@@ -127,7 +132,7 @@ class CacheConfig:
             parts.append("--data-root DIR")
         parts.append(f"--cache {shlex.quote(str(cache))} --fold {self.fold} --frames {self.frames}")
         parts.append(f"--size {self.size}")
-        usual = {"crop": "center", "compression": "none", "decoder": "auto", "limit": None}
+        usual = {"crop": "center", "compression": "none", "limit": None, **_LATER}
         for name, default in usual.items():
             if (value := getattr(self, name)) != default:
                 parts.append(f"--{name} {shlex.quote(str(value))}")

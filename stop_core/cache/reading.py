@@ -19,6 +19,7 @@ from stop_core.cache.manifest import Manifest, ShardEntry
 from stop_core.cache.mapping import MappedShard, read_columns
 from stop_core.cache.views import View
 from stop_core.datasets.clip import NO_LABEL
+from stop_core.decoding.sampling import is_dense
 from stop_core.storage.paths import StoragePath, storage_path
 
 # torch is imported where it is used: decoding workers import this package and do not need torch,
@@ -156,7 +157,8 @@ class CachedClips:
             np.copyto(target_TSSC, clip)
             return
         count, height, width, _ = clip.shape
-        view.window(index, (count, height, width)).copy(clip, target_TSSC)
+        dense = is_dense(self._manifest.config.sampling)
+        view.window(index, (count, height, width), dense).copy(clip, target_TSSC)
 
     def _mapped(self, shard: int) -> MappedShard:
         if shard not in self._shards:

@@ -3,12 +3,16 @@
 Shapes: F frames of a cached clip, T frames of the view, H and W of a cached frame.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stop_core.cache.config import CacheConfig
 from stop_core.decoding import center_corner
+
+_SEVERAL = re.compile(r"([1-9][0-9]?)x([13])")
 
 
 @dataclass(frozen=True)
@@ -20,13 +24,19 @@ class View:
     """
 
     frames: int | None = None
-    """T; None for all F. Without jitter, the middles of T equal segments of the cached frames."""
+    """T; None for all F. Without jitter, the middles of T equal segments of the cached frames; the
+    T consecutive frames in the middle of a dense sampling."""
     size: int | None = None
     """Edge of the square crop, in pixels; None for the short side of the frames."""
     jitter: bool = False
-    """A random frame of each segment instead of its middle."""
+    """A random frame of each segment instead of its middle; a random place of dense frames."""
     random_crop: bool = False
     """A random square, the same for all frames of a clip, instead of the centre."""
+    clip: int = 0
+    clips: int = 1
+    """Temporal clip number `clip` of `clips`: the place (clip + 1/2) / clips of every segment."""
+    side: int = 0
+    """The square at the start (-1), centre (0) or end (1) of the longer side of the frames."""
     seed: int = 0
     epoch: int = 0
 
@@ -42,10 +52,12 @@ class View:
         Raises:
             ValueError: if the view needs more than is cached.
         """
-        if (self.frames or 0) > frames:
+        needed = (self.frames or frames) * self.clips
+        if needed > frames:
+            several = f" ({self.clips} temporal clips)" if self.clips > 1 else ""
             raise ValueError(
-                f"{self.frames} frames per clip are needed and {frames} are cached: preprocess "
-                f"with --frames {self.frames} into another --cache"
+                f"{needed} frames per clip are needed{several} and {frames} are cached: preprocess "
+                f"with --frames {needed} into another --cache"
             )
         if (self.size or 0) > size:
             raise ValueError(
@@ -54,13 +66,20 @@ class View:
             )
         return self.frames or frames, self.size or size
 
-    def window(self, clip: int, cached: tuple[int, int, int]) -> "Window":
-        """Returns the window of clip number `clip`, of which F, H and W are cached."""
+    def window(self, clip: int, cached: tuple[int, int, int], dense: bool = False) -> "Window":
+        """Returns the window of clip number `clip`, of which F, H and W are cached.
+
+        With `dense`, the frames are consecutive.
+        """
         count, height, width = cached
         frames, size = self.frames or count, self.size or min(height, width)
         top, left = center_corner(height, width, size)
+        if self.side and width >= height:
+            left = 0 if self.side < 0 else width - size
+        elif self.side:
+            top = 0 if self.side < 0 else height - size
         # In units of 1/2^20 of a segment: integers give the same frames on every machine.
-        place = np.full(frames, 1 << 19, dtype=np.int64)
+        place = np.full(frames, ((2 * self.clip + 1) << 19) // self.clips, dtype=np.int64)
         if self.jitter or self.random_crop:
             random = np.random.default_rng((self.seed, self.epoch, clip))
             top_random, left_random = random.integers((height - size + 1, width - size + 1))
@@ -70,7 +89,43 @@ class View:
                 top, left = int(top_random), int(left_random)
         segments = np.arange(frames, dtype=np.int64)
         index = (((segments << 20) + place) * count) // (frames << 20)
+        if dense:
+            index = segments + (int(place[0]) * (count - frames + 1) >> 20)
         return Window(index, top, left, size)
+
+
+def parse_views(text: str) -> tuple[int, int]:
+    """Reads "4x3", as papers write it: the number of temporal clips, and of spatial crops.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    found = _SEVERAL.fullmatch(text)
+    if found is None:
+        raise ValueError(f"views is {text!r}; give temporal clips x crops (1 or 3), such as 4x3")
+    return int(found[1]), int(found[2])
+
+
+def several_views(text: str, frames: int, size: int, cached: CacheConfig) -> list[View]:
+    """Returns the views of a test, such as "4x3", each with `frames` frames of `size` pixels.
+
+    The temporal clips all span the video, with different frames. The crops are at the start, centre
+    and end of the longer side of the frames.
+
+    Raises:
+        ValueError: if the cache has too few frames, or frames without room for several crops.
+    """
+    clips, crops = parse_views(text)
+    if crops > 1 and cached.crop == "center" and cached.size <= size:
+        raise ValueError(
+            f"{crops} crops need frames that are larger than the model's {size} pixels, and the "
+            "cached frames are squares of that size: preprocess with --crop none into another "
+            "--cache"
+        )
+    sides = (-1, 0, 1) if crops > 1 else (0,)
+    views = [View(frames, size, clip=c, clips=clips, side=s) for c in range(clips) for s in sides]
+    views[0].check(cached.frames, cached.size)
+    return views
 
 
 @dataclass(frozen=True)

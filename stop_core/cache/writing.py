@@ -161,7 +161,9 @@ def _decode_process(config: CacheConfig, timeout: float) -> DecodeProcess:
     if _decoder is None:
         atexit.register(_close_decoder)
     wanted = DecodeProcess(
-        config.frames, config.size, timeout, square, kept, config.decoder, hashed=True
+        *(config.frames, config.size, timeout, square, kept, config.decoder),
+        hashed=True,
+        sampling=config.sampling,
     )
     if _decoder != wanted:
         _close_decoder()

@@ -1,4 +1,4 @@
-"""Loads a frozen CLIP: any open_clip ViT, or one of `TOWERS` with weights of its own."""
+"""Loads a frozen CLIP: any of open_clip, or one of `TOWERS` with weights of its own."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,7 +9,7 @@ import open_clip
 import torch
 from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
-from open_clip.transformer import QuickGELU, VisionTransformer
+from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from stop_core.clip.hub import hub_file
@@ -140,7 +140,7 @@ def tower_shape(name: str) -> TowerShape | None:
     """Returns the shape of the vision tower called `name`, from its configuration.
 
     None for a model that is not in open_clip's list ("hf-hub:...", "local-dir:..."). Raises
-    ValueError if there is no such tower, or it is not a vision transformer.
+    ValueError if there is no such tower, or it is not supported.
     """
     if tower := TOWERS.get(name):
         return tower.shape
@@ -150,7 +150,7 @@ def tower_shape(name: str) -> TowerShape | None:
 def check_name(name: str, pretrained: str | None) -> None:
     """Refuses a tower or weights that cannot be used, before a download or decoding starts.
 
-    Raises OSError or ValueError as `find_source`, or if the tower is not a vision transformer.
+    Raises OSError or ValueError as `find_source`, or ValueError if the tower is not supported.
     """
     if name in TOWERS:
         if pretrained not in (None, RANDOM):
@@ -163,14 +163,19 @@ def check_name(name: str, pretrained: str | None) -> None:
 
 def _shape_of(name: str, config: dict[str, Any]) -> TowerShape:
     vision, text = config["vision_cfg"], config["text_cfg"]
-    if "timm_model_name" in vision or not isinstance(vision.get("layers"), int):
-        raise ValueError(f"{name} does not have open_clip's own vision transformer; {UNFIT_ADVICE}")
-    if vision.get("attentional_pool") or vision.get("pool_type", "tok") != "tok":
-        raise ValueError(f"{name} does not pool its frames with a CLS token; {UNFIT_ADVICE}")
+    unfit = ""
+    if vision.get("timm_model_name"):
+        pools = vision.get("timm_pool") == "map"
+        unfit = f"has timm's tower {vision['timm_model_name']}, not open_clip's own ViT"
+        unfit += ", and pools its frames by attention without a CLS token" if pools else ""
+    elif not isinstance(vision.get("layers"), int):
+        unfit = "has a ResNet, not a vision transformer"
+    elif vision.get("attentional_pool") or vision.get("pool_type", "tok") != "tok":
+        unfit = "does not pool its frames with a CLS token"
     if "multimodal_cfg" in config:
         raise ValueError(f"{name} has a text decoder, which is not supported; {UNFIT_ADVICE}")
     size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
-    if not isinstance(size, int) or not isinstance(patch, int):
+    if not isinstance(size, int) or not (unfit or isinstance(patch, int)):
         raise ValueError(
             f"{name} takes images or patches that are not square: {size}, {patch}; {UNFIT_ADVICE}"
         )
@@ -179,6 +184,8 @@ def _shape_of(name: str, config: dict[str, Any]) -> TowerShape:
             f"{name} reads texts with the package transformers, which is not installed; run pip "
             f"install transformers, or {UNFIT_ADVICE}"
         )
+    if unfit:
+        return TowerShape(size, 0, 0, 0, unfit)
     return TowerShape(size, (size // patch) ** 2, int(vision["layers"]), vision.get("width", 768))
 
 
@@ -192,7 +199,7 @@ def _build(source: ClipSource) -> nn.Module:
     # Otherwise the text tower downloads the language model that its training started from.
     config["text_cfg"] = {**config["text_cfg"], "hf_model_pretrained": False}
     model: nn.Module = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
-    size = cast(VisionTransformer, model.visual).image_size
+    size = cast(Any, model.visual).image_size
     how = source.settings
     plain = PreprocessCfg(size, "RGB", how.mean, how.std, how.interpolation, how.resize_mode)
     set_model_preprocess_cfg(model, asdict(plain))

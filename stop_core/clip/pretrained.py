@@ -100,7 +100,8 @@ def find_source(name: str, pretrained: str | None) -> ClipSource:
         raise ValueError(
             f"the weights {pretrained or ''} of {name} were trained on images resized with "
             f"interpolation {modes[0]!r} and resize mode {modes[1]!r}, and frames are resized here "
-            "with 'bicubic' and 'shortest'; choose other weights"
+            "with 'bicubic' and 'shortest'; choose other weights, or another tower: OpenAI's and "
+            "LAION's ViTs and EVA02 were trained so, SigLIP and PE were not"
         )
     return source
 

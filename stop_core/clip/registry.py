@@ -26,6 +26,8 @@ class TowerShape:
     patches: int  # per frame
     blocks: int
     width: int  # channels of a token
+    unfit: str = ""
+    """Why methods cannot run its blocks, for a message; then the other numbers are 0."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ sequence, L = N + X, D channels, H heads of E channels.
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.utils import to_2tuple
 from torch import Tensor, nn
 
 from stop_core.clip.folded_block import HIDING_WIDTH, FoldedBlock
@@ -30,7 +31,46 @@ def in_float32(like: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False)
 
 
-class FrozenTower(nn.Module):
+class ImageTower(nn.Module):
+    """A frozen vision tower of any kind that is used as a whole, by open_clip's forward.
+
+    Raises ValueError if its images are not square.
+    """
+
+    def __init__(self, name: str, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual: Any = visual.requires_grad_(False).eval()
+        height, width = to_2tuple(self.visual.image_size)
+        if height != width:
+            raise ValueError(
+                f"{name} takes images of {height}x{width} pixels, not square; {UNFIT_ADVICE}"
+            )
+        self.image_size = int(height)
+        mean, std = self.visual.image_mean, self.visual.image_std
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    @property
+    def embedding_width(self) -> int:
+        """E, the number of channels of the joint space."""
+        size = self.image_size
+        with torch.no_grad():
+            return len(self.visual(torch.zeros(1, 3, size, size, device=self.mean.device))[0])
+
+    def train(self, mode: bool = True) -> Self:
+        """Keeps evaluation mode: a frozen tower is never trained."""
+        del mode
+        return super().train(False)
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """uint8 frames [F, H, W, 3] -> pixels as the tower takes them, [F, 3, H, W]."""
+        pixels = frames.to(self.mean.device).permute(0, 3, 1, 2).float().div(255)
+        return (pixels - self.mean) / self.std
+
+
+class FrozenTower(ImageTower):
     """A frozen open_clip vision transformer whose blocks take extra prompt tokens.
 
     Prompt tokens are keys and values of the other tokens. Their own output is computed only on
@@ -39,20 +79,14 @@ class FrozenTower(nn.Module):
     """
 
     def __init__(self, name: str, visual: nn.Module) -> None:
-        super().__init__()
-        _refuse_unsupported(name, visual)
-        self.visual = cast(VisionTransformer, visual).requires_grad_(False).eval()
+        if reason := unfit(visual):
+            raise ValueError(f"{name} {reason}; {UNFIT_ADVICE}")
+        super().__init__(name, visual)
         first = cast(ResidualAttentionBlock, self.visual.transformer.resblocks[0])
         self.heads = int(first.attn.num_heads)
         self.width = int(first.attn.embed_dim)
         self.depth = len(self.visual.transformer.resblocks)
         self.grid: tuple[int, int] = tuple(self.visual.grid_size)
-        self.image_size = int(self.visual.image_size[0])
-        mean, std = visual.image_mean, visual.image_std
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.mean: Tensor
-        self.std: Tensor
         self._folded_blocks: dict[tuple[int, torch.dtype, bool], FoldedBlock] = {}
 
     @property
@@ -70,11 +104,6 @@ class FrozenTower(nn.Module):
         """The frozen transformer blocks, in order."""
         return list(self.visual.transformer.resblocks)
 
-    def train(self, mode: bool = True) -> "FrozenTower":
-        """Keeps evaluation mode: a frozen tower is never trained."""
-        del mode
-        return super().train(False)
-
     @torch.no_grad()
     def embed(self, frames: Tensor) -> Tensor:
         """uint8 frames [F, H, W, 3] -> tokens [F, 1 + P, D], the CLS token first.
@@ -87,11 +116,6 @@ class FrozenTower(nn.Module):
         """Returns the CLS token that enters the first block, [D]: the same for every frame."""
         size = self.image_size
         return self.embed(torch.zeros(1, size, size, 3, dtype=torch.uint8))[0, 0]
-
-    def normalise(self, frames: Tensor) -> Tensor:
-        """uint8 frames [F, H, W, 3] -> pixels as the tower takes them, [F, 3, H, W]."""
-        pixels = frames.to(self.mean.device).permute(0, 3, 1, 2).float().div(255)
-        return (pixels - self.mean) / self.std
 
     def embed_pixels(self, pixels_F3HW: Tensor) -> Tensor:
         """Normalised pixels -> tokens [F, 1 + P, D], with gradients to the pixels."""
@@ -366,19 +390,12 @@ def _cpu_has(dtype: torch.dtype) -> bool:
     return True if ask is None else bool(ask())
 
 
-def _refuse_unsupported(name: str, visual: nn.Module) -> None:
-    """Raises ValueError for a tower to which STOP does not apply."""
+def unfit(visual: nn.Module) -> str:
+    """Returns why methods cannot run the blocks of a tower, for a message; "" if they can."""
     if not isinstance(visual, VisionTransformer):
-        kind = type(visual).__name__
-        raise ValueError(
-            f"{name} has a vision tower of kind {kind}, not open_clip's ViT; {UNFIT_ADVICE}"
-        )
-    height, width = visual.image_size
-    if height != width:
-        raise ValueError(
-            f"{name} takes images of {height}x{width} pixels, not square; {UNFIT_ADVICE}"
-        )
+        return f"has a vision tower of kind {type(visual).__name__}, not open_clip's ViT"
     if visual.attn_pool is not None or visual.pool_type != "tok":
-        raise ValueError(f"{name} does not pool its frames with a CLS token; {UNFIT_ADVICE}")
+        return "does not pool its frames with a CLS token"
     if not all(type(b) is ResidualAttentionBlock for b in visual.transformer.resblocks):
-        raise ValueError(f"{name} has transformer blocks of an unusual kind; {UNFIT_ADVICE}")
+        return "has transformer blocks of an unusual kind"
+    return ""

@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _answer(path: Path, options: dict[str, Any], out: NDArray[np.uint8]) -> dict[str, Any]:
-    wanted = {name: options[name] for name in ("frames", "size", "crop", "decoder")}
+    wanted = {name: options[name] for name in ("frames", "size", "crop", "decoder", "sampling")}
     try:
         clip = decode_clip(path, out=out, **wanted)
         if options["hashed"]:  # within the deadline: a sparse file can be larger than any disk

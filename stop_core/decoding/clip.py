@@ -1,4 +1,4 @@
-"""The decoded frames of one video, and the positions that are sampled.
+"""The decoded frames of one video.
 
 Shapes: T frames, H rows, W columns (H = W = `size` after the crop).
 """
@@ -53,15 +53,3 @@ class DecodedClip:
     decoder: str
     source_sha256: str = ""
     """SHA-256 of the video file in hexadecimal; empty unless requested."""
-
-
-def segment_midpoints(num_frames: int, frames: int) -> NDArray[np.int32]:
-    """Returns the middles of `frames` equal segments of a video, [T].
-
-        index_i = floor((i + 1/2) * num_frames / T),   i = 0 .. T-1
-
-    A video with fewer than T frames contributes each of them at least once.
-    """
-    # Integers: floats could round differently on other machines.
-    doubled = np.arange(frames, dtype=np.int64) * 2 + 1
-    return (doubled * num_frames // (2 * frames)).astype(np.int32)

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stop_core.decoding.clip import CannotOpen, DecodedClip, DecodeError, Decoder, segment_midpoints
+from stop_core.decoding.clip import CannotOpen, DecodedClip, DecodeError, Decoder
 from stop_core.decoding.probing.containers import claimed_end
 from stop_core.decoding.resizing import resize_frames, resized_shape
+from stop_core.decoding.sampling import SEGMENTS, Sampling, sampled_frames
 from stop_core.decoding.with_decord import DecordVideo
 from stop_core.decoding.with_pyav import Miscounted, PyavVideo
 
@@ -23,8 +24,9 @@ def decode_clip(
     crop: bool = True,
     out: NDArray[np.uint8] | None = None,
     decoder: Decoder = "auto",
+    sampling: Sampling = SEGMENTS,
 ) -> DecodedClip:
-    """Decodes `frames` frames, spread evenly over a video, as [size, size] CLIP crops.
+    """Decodes `frames` frames of a video as [size, size] CLIP crops.
 
     Args:
         path: a video file in a format that FFmpeg reads.
@@ -33,6 +35,7 @@ def decode_clip(
         crop: False returns uncropped frames whose short side is `size`.
         out: where to write the frames, at least `most_bytes` bytes (default: a new array).
         decoder: the decoding library; see `Decoder`.
+        sampling: which frames; see `sampling.py`.
 
     Raises:
         DecodeError: if the file is missing, empty, no video, truncated or damaged. A frame that
@@ -51,12 +54,12 @@ def decode_clip(
         raise DecodeError(str(error)) from error
     if decoder == "decord":
         with suppress(DecodeError):  # PyAV tries next, and gives the reason if it fails too
-            return _decode(DecordVideo(video), frames, size, crop, room)
+            return _decode(DecordVideo(video), frames, size, crop, room, sampling)
     try:
-        return _decode(video, frames, size, crop, room)
+        return _decode(video, frames, size, crop, room, sampling)
     except Miscounted:
         video.count()
-        return _decode(video, frames, size, crop, room)
+        return _decode(video, frames, size, crop, room, sampling)
 
 
 def most_bytes(frames: int, size: int, crop: bool) -> int:
@@ -65,9 +68,14 @@ def most_bytes(frames: int, size: int, crop: bool) -> int:
 
 
 def _decode(
-    video: DecordVideo | PyavVideo, frames: int, size: int, crop: bool, room: NDArray[np.uint8]
+    video: DecordVideo | PyavVideo,
+    frames: int,
+    size: int,
+    crop: bool,
+    room: NDArray[np.uint8],
+    sampling: Sampling,
 ) -> DecodedClip:
-    index = segment_midpoints(video.num_frames, frames)
+    index = sampled_frames(sampling, frames, *video.ticks)
     # Each frame is decoded once, even if a short video repeats it.
     wanted, inverse = np.unique(index, return_inverse=True)
     shape = (0, 0)

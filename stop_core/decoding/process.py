@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from stop_core.decoding.clip import DecodedClip, DecodeError, Decoder
 from stop_core.decoding.decode import most_bytes
+from stop_core.decoding.sampling import SEGMENTS, Sampling
 
 # Seconds. Every valid clip takes less, even a film of two hours.
 DECODE_TIMEOUT = 120.0
@@ -64,6 +65,7 @@ class DecodeProcess:
     decoder: Decoder = "auto"
     hashed: bool = False
     """Whether to compute the SHA-256 of every file, within the same deadline."""
+    sampling: Sampling = SEGMENTS
     owner: int = field(default_factory=os.getpid, init=False)
     _child: "_Child | None" = field(default=None, init=False, compare=False)
     _busy: bool = field(default=False, init=False, compare=False)

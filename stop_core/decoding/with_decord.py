@@ -74,7 +74,7 @@ class DecordVideo:
             or list(self._reader.get_key_indices()) != packets.keys
         ):
             raise CannotOpen("decord returns other frames of it")
-        self.num_frames, self.clock = video.num_frames, video.clock
+        self.num_frames, self.ticks, self.clock = video.num_frames, video.ticks, video.clock
         self.decoder = f"decord {decord.__version__}"
 
     def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:

@@ -8,6 +8,7 @@ which is about half of them by default. The requested frames are the same with o
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,8 @@ class PyavVideo:
         with open_file(path) as container:
             stream = video_stream(container)
             refuse_absurd(stream.width or 0, stream.height or 0)
-            rate = stream.average_rate or stream.guessed_rate
-            self._fps = float(rate or 0)
-            self._seconds = float(stream.time_base or 0)
+            self._rate = Fraction(stream.average_rate or stream.guessed_rate or 0)
+            self._tick = Fraction(stream.time_base or 1)
             self.codec: str = stream.codec.canonical_name
             self.packets = look_at_packets(container, stream)
             self.can_skip = (
@@ -131,23 +131,36 @@ class PyavVideo:
         yield from self.pictures(index)
 
     @property
+    def ticks(self) -> tuple[NDArray[np.int64], Fraction]:
+        """Beginning of each frame after the first one's, [num_frames], and seconds of the unit.
+
+        Raises:
+            DecodeError: if the file has no possible frame rate.
+        """
+        if not 0 < self._rate < 1e6:
+            raise DecodeError(f"damaged: {float(self._rate)} frames a second")
+        stamps = sorted(stamp for stamp, _ in self._shown if stamp is not None)
+        longest = _LONGEST_FRAME / float(self._tick)
+        absurd = any(after - before > longest for before, after in pairwise(stamps))
+        if len(stamps) < self.num_frames or absurd:
+            return np.arange(self.num_frames), 1 / self._rate
+        return np.array([stamp - stamps[0] for stamp in stamps], np.int64), self._tick
+
+    @property
     def times(self) -> NDArray[np.float64]:
         """Seconds after the first displayed frame, [num_frames]."""
-        stamps = sorted(stamp for stamp, _ in self._shown if stamp is not None)
-        times = (np.array(stamps, np.float64) - min(stamps, default=0)) * self._seconds
-        if len(times) < self.num_frames or (np.diff(times) > _LONGEST_FRAME).any():
-            return np.arange(self.num_frames) / self._fps
-        return times
+        ticks, tick = self.ticks
+        floats = ticks.astype(np.float64)
+        # Both are those of older caches, to the last bit.
+        return floats * float(tick) if tick is self._tick else floats / float(self._rate)
 
     def clock(self, index: NDArray[np.int32]) -> tuple[float, NDArray[np.float32], float]:
         """Returns frames per second, `times` of the frames in `index`, and the duration."""
-        if not 0 < self._fps < 1e6:
-            raise DecodeError(f"damaged: {self._fps} frames a second")
+        times, fps = self.times, float(self._rate)
         last = max(self._shown, key=lambda shown: -1 if shown[0] is None else shown[0])
-        length = last[1] * self._seconds if last[0] is not None else 0
-        times = self.times
-        duration = float(times[-1]) + (length or 1 / self._fps)
-        return self._fps, times[index].astype(np.float32), duration
+        length = last[1] * float(self._tick) if last[0] is not None else 0
+        duration = float(times[-1]) + (length or 1 / fps)
+        return fps, times[index].astype(np.float32), duration
 
     def _opened(self) -> Any:
         """Returns the opened file, with the options of the decoder set."""

@@ -7,6 +7,7 @@ temperature, whose default is for cosines. For CLIP's logits, which are 100 time
 100 times the temperature.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -56,6 +57,21 @@ def retrieval_metrics(
     Raises:
         ValueError: if shapes or options do not fit each other, or a video has no text.
     """
+    ranks = retrieval_ranks(similarity_NM, video_of_text, rerank, query_bank, temperature)
+    return rank_metrics(ranks)
+
+
+def retrieval_ranks(
+    similarity_NM: Tensor,
+    video_of_text: Tensor | None = None,
+    rerank: Rerank = "none",
+    query_bank: Tensor | None = None,
+    temperature: float | None = None,
+) -> dict[str, Tensor]:
+    """Returns the ranks of the texts' videos, "t2v" [N], and of the videos' texts, "v2t" [M].
+
+    Arguments and exceptions are those of `retrieval_metrics`; "qb-norm" has no "v2t".
+    """
     if rerank not in ("none", "dsl", "qb-norm"):
         raise ValueError(f"rerank is {rerank!r}; choose 'none', 'dsl' or 'qb-norm'")
     if rerank == "qb-norm" and query_bank is None:
@@ -71,7 +87,7 @@ def retrieval_metrics(
         temperature = DSL_TEMPERATURE if rerank == "dsl" else QB_NORM_TEMPERATURE
     if query_bank is not None:
         reranked_NM = qb_norm(similarity_NM, query_bank, temperature=temperature)
-        return _summary("t2v", text_to_video_ranks(reranked_NM, video_of_text))
+        return {"t2v": text_to_video_ranks(reranked_NM, video_of_text)}
     if rerank == "dsl":  # one re-ranked matrix in memory at a time
         of_texts = text_to_video_ranks(dual_softmax(similarity_NM, temperature), video_of_text)
         by_video_NM = dual_softmax(similarity_NM.T, temperature).T
@@ -79,7 +95,7 @@ def retrieval_metrics(
     else:
         of_texts = text_to_video_ranks(similarity_NM, video_of_text)
         of_videos = video_to_text_ranks(similarity_NM, video_of_text)
-    return {**_summary("t2v", of_texts), **_summary("v2t", of_videos)}
+    return {"t2v": of_texts, "v2t": of_videos}
 
 
 def text_to_video_ranks(similarity_NM: Tensor, video_of_text: Tensor | None = None) -> Tensor:
@@ -192,14 +208,15 @@ def qb_norm(
     return torch.where(reranked_N1, similarity_NM - hubness_M, similarity_NM)
 
 
-def _summary(direction: str, ranks: Tensor) -> dict[str, float]:
-    ranks = ranks.double()
-    recalls = {f"{direction}_r{k}": (ranks <= k).double().mean().item() for k in (1, 5, 10)}
-    return {
-        **recalls,
-        f"{direction}_median_rank": ranks.quantile(0.5).item(),
-        f"{direction}_mean_rank": ranks.mean().item(),
-    }
+def rank_metrics(ranks: Mapping[str, Tensor]) -> dict[str, float]:
+    """Returns the metrics of `retrieval_metrics` from the ranks of each direction."""
+    metrics: dict[str, float] = {}
+    for direction, whole in ranks.items():
+        found = whole.double()
+        metrics |= {f"{direction}_r{k}": (found <= k).double().mean().item() for k in (1, 5, 10)}
+        metrics[f"{direction}_median_rank"] = found.quantile(0.5).item()
+        metrics[f"{direction}_mean_rank"] = found.mean().item()
+    return metrics
 
 
 def _row_blocks(matrix: Tensor) -> list[slice]:

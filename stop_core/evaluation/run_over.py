@@ -16,7 +16,16 @@ from stop_core.runtime.memory import OutOfMemory, free_cached, within_memory
 EVALUATION_BATCH = 64
 
 
-class Clips(Protocol):
+class Frames(Protocol):
+    """The interface of the frames of some clips."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """Returns the frames of these clips, uint8 [B, T, H, W, 3]."""
+
+
+class Clips(Frames, Protocol):
     """The interface of the clips of a split, for example `stop_core.cache.CachedClips`."""
 
     @property
@@ -31,11 +40,6 @@ class Clips(Protocol):
     def captions(self) -> list[tuple[str, ...]]:
         """N tuples of captions."""
 
-    def __len__(self) -> int: ...
-
-    def read(self, indices: Sequence[int]) -> Tensor:
-        """Returns the frames of these clips, uint8 [B, T, H, W, 3]."""
-
 
 def device_of(model: VideoModel) -> torch.device:
     """Returns the device of the model."""
@@ -45,7 +49,7 @@ def device_of(model: VideoModel) -> torch.device:
 @torch.no_grad()
 def run_over(
     work: Callable[[Tensor], Tensor],
-    clips: Clips,
+    clips: Frames,
     model: VideoModel,
     width: int,
     batch: int = EVALUATION_BATCH,

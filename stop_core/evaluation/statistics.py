@@ -10,7 +10,7 @@ folds, G groups, K rows of a table, R resamples.
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -207,11 +207,11 @@ def join_folds(folds: Sequence[VideoScores]) -> VideoScores:
         parts = [getattr(fold, name) for fold in folds]
         return None if parts[0] is None else np.concatenate(parts, -1)
 
-    sizes = [len(fold.weights_M) for fold in folds]
-    return VideoScores(
-        *map(column, ("values_SM", "weights_M", "groups_M", "ids_M")),
-        folds_M=np.repeat(np.arange(len(folds)), sizes),
-        harmonic=folds[0].harmonic,
+    numbers = [np.full(len(fold.weights_M), number) for number, fold in enumerate(folds)]
+    return replace(
+        folds[0],
+        folds_M=np.concatenate(numbers),
+        **{name: column(name) for name in ("values_SM", "weights_M", "groups_M", "ids_M")},
     )
 
 

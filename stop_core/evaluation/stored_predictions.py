@@ -13,7 +13,8 @@ RESULT = "result.json"
 """File name in the folder of a finished training run."""
 
 _MEASURE = re.compile(
-    r"(?:(t2v|v2t)_(?:r(\d+)|mean_rank)|(?:(base|novel)_)?top(\d+)|mean_class|harmonic_mean)"
+    r"(?:(dsl|qb_norm)_)?(t2v|v2t)_(?:r(\d+)|mean_rank)"
+    r"|(?:(base|novel)_)?top(\d+)|mean_class|harmonic_mean"
 )
 
 
@@ -79,12 +80,13 @@ def _videos(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     found = _MEASURE.fullmatch(name)
     if found is None:
         raise ValueError(f"the measure {name} has no scores per video")
-    direction, recall, part, top = found.groups()
+    rerank, direction, recall, part, top = found.groups()
     if direction:
         rows = rows[rows["direction"] == direction]
     by_group = {"mean_class": "label", "harmonic_mean": "part"}.get(name)
     most = 1 if by_group else recall or top
-    value = rows["rank"] if most is None else rows["rank"] <= int(most)
+    rank = rows[f"{rerank}_rank" if rerank else "rank"]
+    value = rank if most is None else rank <= int(most)
     # All measures have the same videos, so that one draw serves them: others weigh nothing.
     weight = rows["part"].eq(part) if part else pd.Series(1, rows.index)
     columns = {"value": value.astype(float) * weight, "weight": weight.astype(int)}

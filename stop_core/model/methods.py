@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from stop_core.clip.loading import FrozenClip, load_clip
+from stop_core.clip.loading import FrozenClip, check_name, load_clip, tower_shape
 from stop_core.clip.pretrained import RANDOM
+from stop_core.clip.tower import UNFIT_ADVICE
 from stop_core.model.video_model import VideoModel
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
@@ -19,6 +20,21 @@ def build_method(config: ExperimentConfig, clip: FrozenClip, classes: int) -> Vi
     if config.context_tokens:
         model.learn_context(config.context_tokens)
     return model
+
+
+def check_tower(config: ExperimentConfig) -> None:
+    """Refuses a tower that the method cannot use, before a download or decoding starts.
+
+    Raises OSError or ValueError as `check_name`, or ValueError if it cannot run the tower's blocks.
+    """
+    shape = tower_shape(config.tower)
+    if shape and shape.unfit and not METHODS[config.method].load().any_tower:
+        raise ValueError(
+            f"the tower {config.tower} {shape.unfit}, and {config.method} works inside of that; "
+            f"{UNFIT_ADVICE}, or a method that takes any tower: zero-shot, linear-probe, "
+            "clip4clip, clip4clip-seqtransf or vifi-clip"
+        )
+    check_name(config.tower, config.pretrained)
 
 
 def matched_static_prompts(config: ExperimentConfig) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from stop_core.clip.loading import FrozenClip
-from stop_core.model.video_model import VideoModel, check_frames, frame_positions
+from stop_core.model.video_model import VideoModel, frame_positions
 from stop_core.settings.method_options import MOST_FRAMES, LoraOptions, SequenceOptions
 
 
@@ -26,6 +26,8 @@ class TunedClip(VideoModel):
     Nothing is trainable until a method says so: the blocks of `FrozenTower` compute no gradients of
     their weights.
     """
+
+    any_tower = True
 
     def __init__(self, clip: FrozenClip) -> None:
         super().__init__(FrozenClip(clip.name, copy.deepcopy(clip.model), clip.tokenize))
@@ -42,17 +44,9 @@ class TunedClip(VideoModel):
         text = (p for p in self.clip.parameters() if id(p) not in vision)
         return super().trains_text or any(parameter.requires_grad for parameter in text)
 
-    def encode_frames(self, frames: Tensor) -> Tensor:
-        """uint8 frames [B, T, H, W, 3] -> frame embeddings [B, T, E], not normalised."""
-        check_frames(frames, self.image_size)
-        pixels = self.tower.normalise(frames.flatten(0, 1))
-        embeddings: Tensor = self.clip.encode_image(pixels)  # type: ignore[operator]
-        by_video_BTE: Tensor = embeddings.unflatten(0, frames.shape[:2])
-        return by_video_BTE
-
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
-        by_frame_BTE = F.normalize(self.encode_frames(frames), dim=-1)
+        by_frame_BTE = F.normalize(self.encode_images(frames), dim=-1)
         return F.normalize(by_frame_BTE.mean(1), dim=-1)
 
 
@@ -75,7 +69,7 @@ class VifiClip(Clip4Clip):
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
-        return F.normalize(self.encode_frames(frames).mean(1), dim=-1)
+        return F.normalize(self.encode_images(frames).mean(1), dim=-1)
 
 
 class SequenceTransformer(TunedClip):
@@ -114,7 +108,7 @@ class SequenceTransformer(TunedClip):
         Raises:
             ValueError: as for every method, or if a clip has more frames than positions.
         """
-        by_frame_BTE = self.encode_frames(frames)
+        by_frame_BTE = self.encode_images(frames)
         tokens_BTE = by_frame_BTE + frame_positions(self.positions, frames.shape[1])
         for block in self.sequence:
             tokens_BTE = block(tokens_BTE)
@@ -128,6 +122,8 @@ class LoraClip(TunedClip):
     As in CLIP-LoRA (Zanella and Ben Ayed, CVPRW 2024), of both towers; frame embeddings averaged.
     """
 
+    any_tower = False  # it needs the matrices of open_clip's own ViT
+
     def __init__(self, clip: FrozenClip, options: LoraOptions) -> None:
         super().__init__(clip)
         searched = self.clip if options.lora_towers == "both" else self.tower.visual
@@ -136,10 +132,10 @@ class LoraClip(TunedClip):
             update = LowRankUpdate(layer.embed_dim, options.lora_rank, options.lora_scale)
             parametrize.register_parametrization(layer, "in_proj_weight", update)
 
-    def encode_frames(self, frames: Tensor) -> Tensor:
+    def encode_images(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> frame embeddings [B, T, E], not normalised."""
         with parametrize.cached():  # each matrix is summed once
-            return super().encode_frames(frames)
+            return super().encode_images(frames)
 
     def encode_tokens(self, tokens_NL: Tensor) -> Tensor:
         """Returns the embeddings [N, E] of token ids on any device; N is at least 1."""

@@ -7,13 +7,14 @@ text-video space.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stop_core.clip.loading import FrozenClip
-from stop_core.clip.tower import FrozenTower, in_float32
+from stop_core.clip.tower import FrozenTower, ImageTower, in_float32, unfit
 from stop_core.model.learned_context import LearnedContext, PromptedTexts
 from stop_core.model.running_scale import RunningScale, SumOverProcesses
 from stop_core.model.sequences import VideoTokens
@@ -31,11 +32,17 @@ class VideoModel(nn.Module, ABC):
     tensors.
     """
 
+    any_tower = False
+    """Whether the method needs no blocks of the tower, which can then be of any kind; `tower` is an
+    `ImageTower` if they cannot be run."""
+
     def __init__(self, clip: FrozenClip) -> None:
         super().__init__()
         self._clip = clip
         self.clip = clip.model
-        self.tower = FrozenTower(clip.name, clip.model.visual)  # type: ignore[arg-type]
+        visual = cast(nn.Module, clip.model.visual)
+        kind = ImageTower if self.any_tower and unfit(visual) else FrozenTower
+        self.tower = cast(FrozenTower, kind(clip.name, visual))
         scale: Tensor = clip.model.logit_scale  # type: ignore[assignment]
         self.register_buffer("logit_scale", scale.detach().exp().clone(), persistent=False)
         self.logit_scale: Tensor
@@ -159,6 +166,17 @@ class VideoModel(nn.Module, ABC):
             for name, parameter in own.items():
                 parameter.copy_(state[name])
 
+    def encode_images(self, frames: Tensor) -> Tensor:
+        """uint8 frames [B, T, H, W, 3] -> frame embeddings [B, T, E], not normalised.
+
+        By open_clip's forward, with gradients to the weights of the tower that are trainable.
+        """
+        check_frames(frames, self.image_size)
+        pixels = self.tower.normalise(frames.flatten(0, 1))
+        embeddings: Tensor = self.clip.encode_image(pixels)  # type: ignore[operator]
+        by_video_BTE: Tensor = embeddings.unflatten(0, frames.shape[:2])
+        return by_video_BTE
+
     def embed_frames(self, frames: Tensor) -> Tensor:
         """Returns the tokens that enter the first block, [B, T, 1 + P, D], CLS first.
 
@@ -185,8 +203,12 @@ class VideoModel(nn.Module, ABC):
 class FramePooledModel(VideoModel):
     """Encodes every frame separately and averages the frame embeddings, as CLIP4Clip does."""
 
+    any_tower = True
+
     def encode_frames(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> frame embeddings [B, T, E], L2-normalised."""
+        if not isinstance(self.tower, FrozenTower):
+            return F.normalize(self.encode_images(frames), dim=-1)
         tokens = self.embed_frames(frames).flatten(0, 1)
         for index in range(self.tower.depth):
             tokens, _ = self.tower.run_block(index, tokens, only_cls=index + 1 == self.tower.depth)

@@ -123,7 +123,7 @@ class FileFollower:
         leave: False keeps the pages for a reader that follows at once.
     """
 
-    def __init__(self, path: Path, *, leave: bool = True) -> None:
+    def __init__(self, path: Path, *, leave: bool) -> None:
         self.bytes = 0
         """Number of bytes that were hashed."""
         self._path = path

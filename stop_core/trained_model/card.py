@@ -57,10 +57,12 @@ None: nothing was measured with this model.
 
 {{ how.frames }} frames of a video, uint8 RGB, [B, {{ how.frames }}, {{ how.size }}, \
 {{ how.size }}, 3]: \
-{% if count != how.frames %}of the middles of {{ count }} equal segments, {% endif %}the middles \
-of {{ how.frames }} equal segments, resized to a short side of {{ short_side }} pixels (bicubic, \
-antialiased), cropped to the centre. The model itself subtracts the mean {{ how.mean }} and \
-divides by {{ how.std }}.
+{% if how.sampling != "segments" %}\
+{{ how.frames }} of {{ count }} frames that are sampled as {{ how.sampling }} (docs/cache.md), \
+{% else %}{% if count != how.frames %}of the middles of {{ count }} equal segments, {% endif %}\
+the middles of {{ how.frames }} equal segments, {% endif %}resized to a short side \
+of {{ short_side }} pixels (bicubic, antialiased), cropped to the centre. The model \
+itself subtracts the mean {{ how.mean }} and divides by {{ how.std }}.
 
 {% if classes %}
 The output is the probabilities of these classes, in this order:

@@ -26,10 +26,12 @@ from typing import Any, TypeVar
 
 import yaml
 
+from stop_core.cache.manifest import Manifest
 from stop_core.datasets import class_words
 from stop_core.evaluation.stored_predictions import RESULT
-from stop_core.settings.class_templates import class_sentences
+from stop_core.settings.class_templates import DEFAULT, class_sentences, find_templates
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.methods import METHODS
 from stop_core.storage.atomic import appearing, appearing_folder, write_whole
 from stop_core.storage.checksums import SUMS, check_sums, write_sums
 from stop_core.storage.documents import (
@@ -130,6 +132,35 @@ def label_classes(names: Sequence[str], templates: Sequence[str]) -> tuple[Class
     return tuple(ClassLabel(n, tuple(row)) for n, row in zip(names, sentences, strict=True))
 
 
+def refuse_other_classes(record: ModelRecord, manifest: Manifest) -> None:
+    """Refuses a cache with other classes for a method with learned weights for each class.
+
+    Raises:
+        ValueError: with what to do instead.
+    """
+    names = tuple(label.name for label in record.classes)
+    if not METHODS[record.config.method].reads_text and names != manifest.class_names:
+        raise ValueError(
+            f"the method {record.config.method} has learned weights for each class of "
+            f"{record.provenance.dataset or 'its training'}, and {manifest.dataset} has other "
+            "classes or captions; evaluate a method that reads text, or use a cache with the same "
+            "classes"
+        )
+
+
+def templates_for(
+    record: ModelRecord, manifest: Manifest, given: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Returns the templates for the classes of a cache, as sentences.
+
+    They are those of the training for its own dataset, and the default of another dataset, unless
+    others are `given`.
+    """
+    if not given and manifest.dataset == record.provenance.dataset:
+        return record.config.templates
+    return find_templates(given or (DEFAULT,), manifest.dataset)
+
+
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that a result can depend on."""
     packages = ("torch", "open_clip_torch", "stop-video")
@@ -156,7 +187,7 @@ def write_model(
         texts = {
             CONFIG_FILE: yaml.safe_dump(settings, sort_keys=False),
             LABELS: _json({"classes": [asdict(label) for label in record.classes]}),
-            PREPROCESSING: _json(asdict(record.preprocessing)),
+            PREPROCESSING: _json(record.preprocessing.to_dict()),
             PROVENANCE: _json({"format_version": MODEL_FORMAT, **asdict(record.provenance)}),
             CARD: card,
         }

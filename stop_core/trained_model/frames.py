@@ -4,15 +4,17 @@ Shapes: N frames of a video, F decoded ones, T frames of the model's input, S ed
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from stop_core.cache.config import MOST_CLIP_BYTES, Crop
+from stop_core.cache.config import MOST_CLIP_BYTES, CacheConfig
 from stop_core.cache.views import View
-from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess
+from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess, Sampling
 from stop_core.decoding.process import DECODE_TIMEOUT
+from stop_core.decoding.sampling import SEGMENTS, is_dense
 from stop_core.storage.documents import Finite, Positive
 
 Pixel = tuple[Finite, Finite, Finite]
@@ -33,13 +35,16 @@ class Preprocessing:
     """The model itself divides by it."""
     decoded_frames: Positive | None = None
     """F: the frames floor((i + 1/2) * N / F) are decoded, the middles of F equal segments, and
-    the middles of T equal segments of them are used. None: F = T."""
+    the middles of T equal segments of them are used. None: F = T. Of a dense sampling, the T
+    frames in the middle are used."""
     short_side: Positive | None = None
     """Pixels of the short side after resizing (bicubic, antialiased), before the centre crop.
     None: S."""
     square: bool = True
     """Whether a centre square of `short_side` is cropped first, and S from it. Cropping S directly
     can differ by a pixel of rounding."""
+    sampling: Sampling = SEGMENTS
+    """How the F frames are chosen from a video; see `stop_core/decoding/sampling.py`."""
 
     def __post_init__(self) -> None:
         if min(self.frames, self.size) < 1:
@@ -56,6 +61,10 @@ class Preprocessing:
     def decoded(self) -> tuple[int, int]:
         """F and the pixels of the short side."""
         return self.decoded_frames or self.frames, self.short_side or self.size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields, ready for JSON; the sampling only where it is not the default."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("sampling", SEGMENTS)}
 
     def decoder(self, timeout: float = DECODE_TIMEOUT) -> DecodeProcess:
         """Returns a guarded process whose `decode` yields such frames, uint8 [T, S, S, 3]."""
@@ -79,7 +88,7 @@ class _ModelDecoder(DecodeProcess):
     """Decodes as for the frame cache, and selects as when a model reads the cache."""
 
     def __init__(self, how: Preprocessing, timeout: float) -> None:
-        super().__init__(*how.decoded, timeout, crop=how.square)
+        super().__init__(*how.decoded, timeout, crop=how.square, sampling=how.sampling)
         self._how = how
 
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
@@ -89,7 +98,8 @@ class _ModelDecoder(DecodeProcess):
                 yield clip
                 continue
             count, height, width, _ = clip.frames.shape
-            window = View(how.frames, how.size).window(0, (count, height, width))
+            view, dense = View(how.frames, how.size), is_dense(how.sampling)
+            window = view.window(0, (count, height, width), dense)
             out = np.empty(shape, np.uint8)
             window.copy(clip.frames, out)
             yield replace(
@@ -101,7 +111,7 @@ class _ModelDecoder(DecodeProcess):
 
 
 def preprocessing_of_cache(
-    cached: tuple[int, int, Crop],
+    cached: CacheConfig,
     shown: tuple[int | None, int],
     mean: Pixel,
     std: Pixel,
@@ -109,11 +119,11 @@ def preprocessing_of_cache(
     """Returns the preprocessing of a model that was trained on a frame cache.
 
     Args:
-        cached: frames of a clip, pixels of their short side, and the crop of the cache.
+        cached: options of the cache.
         shown: frames of the model's input, None for all, and the pixels of their edge.
         mean, std: of the tower.
     """
-    count, short_side, crop = cached
+    count, short_side = cached.frames, cached.size
     frames, size = shown[0] or count, shown[1]
     return Preprocessing(
         frames,
@@ -122,5 +132,6 @@ def preprocessing_of_cache(
         std,
         decoded_frames=count if count != frames else None,
         short_side=short_side if short_side != size else None,
-        square=crop == "center" or short_side == size,
+        square=cached.crop == "center" or short_side == size,
+        sampling=cached.sampling,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from open_clip.utils import to_2tuple
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -253,7 +254,7 @@ def _facts(tower: str, clip: nn.Module) -> TowerFacts:
     weights = {f"{k} {v.dtype} {tuple(v.shape)}": v for k, v in clip.state_dict().items()}
     fingerprint = _hash(weights)[:16] + (f"-{unsaid}" if unsaid else "")
     mean, std = tuple(visual.image_mean), tuple(visual.image_std)
-    return TowerFacts(fingerprint, mean, std, int(visual.image_size[0]))
+    return TowerFacts(fingerprint, mean, std, int(to_2tuple(visual.image_size)[0]))
 
 
 def embedding_identity(trained: TrainedModel) -> str:
@@ -264,7 +265,7 @@ def embedding_identity(trained: TrainedModel) -> str:
     prompts = trained.model.prompt_state_dict()
     values = [
         {name: getattr(trained.config, name) for name in _SETTINGS} | asdict(trained.config.stop),
-        asdict(trained.preprocessing),
+        trained.preprocessing.to_dict(),
         trained.provenance.tower_fingerprint,
         _hash({f"{name} {tuple(tensor.shape)}": tensor for name, tensor in prompts.items()}),
     ]

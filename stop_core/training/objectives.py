@@ -7,7 +7,6 @@ E channels of the joint text-video space.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -16,17 +15,12 @@ from torch import Tensor
 
 from stop_core.cache.manifest import Manifest
 from stop_core.datasets.protocols import base_labels
-from stop_core.evaluation.recognition import (
-    confusion_matrix,
-    harmonic_mean,
-    predicted_classes,
-    rank_of_truth,
-    recognition_metrics,
-)
-from stop_core.evaluation.retrieval import (
-    retrieval_metrics,
-    text_to_video_ranks,
-    video_to_text_ranks,
+from stop_core.evaluation.measure import (
+    Measured,
+    measure_base_to_novel,
+    measure_recognition,
+    measure_retrieval,
+    sentences_of,
 )
 from stop_core.evaluation.run_over import EVALUATION_BATCH, Clips, TextBank, device_of, run_over
 from stop_core.model.class_texts import ClassTexts
@@ -40,17 +34,6 @@ from stop_core.training.augmentation import mixing
 from stop_core.training.losses import contrastive_loss, recognition_loss
 
 _Number = TypeVar("_Number", int, Tensor)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Results of an evaluation."""
-
-    metrics: dict[str, float]
-    rows: dict[str, list[Any]]
-    """Columns of a table with one row per clip (recognition) or per query (retrieval)."""
-    confusion_CC: Tensor | None = None
-    """Recognition: true classes (rows) by predicted classes (columns)."""
 
 
 class Objective(ABC):
@@ -164,11 +147,7 @@ class Recognition(Objective):
 
     def measured(self, clips: Clips, logits_MC: Tensor) -> Measured:
         """Returns the metrics and rows that follow from the logits of all classes."""
-        return Measured(
-            recognition_metrics(logits_MC, clips.labels),
-            _prediction_rows(clips, logits_MC),
-            confusion_matrix(logits_MC, clips.labels),
-        )
+        return measure_recognition(clips, logits_MC)
 
     @torch.no_grad()
     def probabilities(self, frames: Tensor) -> Tensor:
@@ -187,7 +166,7 @@ class BaseToNovel(Recognition):
     """Training on the base classes; evaluation of each half of the classes among its own.
 
     Args:
-        base: labels of the base classes, in the order of `texts`.
+        base: labels of the base classes, sorted, in the order of `texts`.
         others: of `Recognition`.
     """
 
@@ -195,29 +174,16 @@ class BaseToNovel(Recognition):
 
     def __init__(self, base: Sequence[int], *others: Any) -> None:
         super().__init__(*others)
-        self._base_C = torch.isin(torch.arange(len(self.all_texts)), torch.tensor(base))
+        self._base = base
 
     @cached_property
     def targets(self) -> Tensor:
         """The positions of the classes of the training clips among the base classes, [N]."""
-        place_C = self._base_C.cumsum(0) - 1
-        return place_C[self.clips.labels]
+        return torch.searchsorted(torch.tensor(self._base), self.clips.labels)
 
     def measured(self, clips: Clips, logits_MC: Tensor) -> Measured:
         """Returns base and novel accuracy and their harmonic mean, and one row per clip."""
-        is_base_M = self._base_C[clips.labels]
-        logits_MC = logits_MC.masked_fill(self._base_C != is_base_M[:, None], -torch.inf)
-        right_M = rank_of_truth(logits_MC, clips.labels) == 1
-        metrics = {
-            f"{part}_top1": right_M[own_M].double().mean().item()
-            for part, own_M in (("base", is_base_M), ("novel", ~is_base_M))
-            if own_M.any()
-        }
-        if len(metrics) == 2:
-            metrics["harmonic_mean"] = harmonic_mean(*metrics.values())
-        rows = _prediction_rows(clips, logits_MC)
-        rows["part"] = ["base" if base else "novel" for base in is_base_M.tolist()]
-        return Measured(metrics, rows, confusion_matrix(logits_MC, clips.labels))
+        return measure_base_to_novel(clips, logits_MC, self._base)
 
 
 class Retrieval(Objective):
@@ -296,13 +262,8 @@ class Retrieval(Objective):
     def measure(self, clips: Clips) -> Measured:
         """Returns the retrieval metrics in both directions, and one row per query."""
         video_ME = run_over(self._embed, clips, self.model, self._width, self.evaluation_batch)
-        sentences = [sentence for captions in clips.captions for sentence in captions]
-        counts_M = torch.tensor([len(captions) for captions in clips.captions])
-        video_N = torch.arange(len(clips)).repeat_interleave(counts_M)
-        bank = self._bank or TextBank(self.model, sentences)
-        similarity_NM = bank.rows(sentences) @ video_ME.T
-        rows = _query_rows(clips.video_ids, sentences, similarity_NM, video_N)
-        return Measured(retrieval_metrics(similarity_NM, video_N), rows)
+        bank = self._bank or TextBank(self.model, sentences_of(clips))
+        return measure_retrieval(clips, video_ME, bank)
 
     def _embed(self, frames: Tensor) -> Tensor:
         with autocast(self.config, frames.device):
@@ -341,40 +302,3 @@ def make_objective(
     base = base_labels(manifest.class_names, protocol.base_classes, protocol.base_seed)
     trained = ClassTexts(model, [sentences[label] for label in base])
     return BaseToNovel(base, model, config, clips, trained, texts)
-
-
-def _prediction_rows(clips: Clips, logits_MC: Tensor) -> dict[str, list[Any]]:
-    """Returns one row per clip; top1 is the share of rows with `rank` 1."""
-    probability_MC = logits_MC.softmax(-1)
-    predicted_M = predicted_classes(logits_MC, clips.labels)
-    return {
-        "video_id": list(clips.video_ids),
-        "label": clips.labels.tolist(),
-        "predicted": predicted_M.tolist(),
-        "rank": rank_of_truth(logits_MC, clips.labels).tolist(),
-        "probability": probability_MC.gather(1, predicted_M[:, None])[:, 0].tolist(),
-        "label_probability": probability_MC.gather(1, clips.labels[:, None])[:, 0].tolist(),
-    }
-
-
-def _query_rows(
-    video_ids: list[str], sentences: list[str], similarity_NM: Tensor, video_N: Tensor
-) -> dict[str, list[Any]]:
-    """Returns one row per query of both directions: its rank and the candidate ranked first."""
-    found_N, found_M = similarity_NM.argmax(1), similarity_NM.argmax(0)
-    own_N = similarity_NM.gather(1, video_N[:, None])[:, 0]
-    best_M = own_N.new_full((len(video_ids),), -torch.inf).scatter_reduce(0, video_N, own_N, "amax")
-    texts, videos = len(sentences), len(video_ids)
-    return {
-        "direction": ["t2v"] * texts + ["v2t"] * videos,
-        "video_id": [video_ids[i] for i in video_N.tolist()] + list(video_ids),
-        "caption": [*sentences, *[""] * videos],
-        "rank": [
-            *text_to_video_ranks(similarity_NM, video_N).tolist(),
-            *video_to_text_ranks(similarity_NM, video_N).tolist(),
-        ],
-        "similarity": own_N.tolist() + best_M.tolist(),
-        "found_video_id": [video_ids[i] for i in found_N.tolist()] + [""] * videos,
-        "found_caption": [""] * texts + [sentences[i] for i in found_M.tolist()],
-        "found_similarity": similarity_NM.amax(1).tolist() + similarity_NM.amax(0).tolist(),
-    }

@@ -86,11 +86,12 @@ def protocol_clips(
     if protocol == ProtocolConfig():
         return clips, []
     remarks = []
-    own = {split: [cache.split(split)] for split in ("train", "val") if split in clips}
+    trained: tuple[Split, ...] = ("train", "val")
+    own = {split: [cache.split(split)] for split in trained if split in clips}
     if protocol.full_training:
         clips.pop("val", None)
         own["train"] += own.pop("val", [])
-    chosen = {split: ChosenClips(parts) for split, parts in own.items()}
+    chosen: dict[Split, ChosenClips] = {s: ChosenClips(parts) for s, parts in own.items()}
     if protocol.classes == "base":
         base = base_labels(names, protocol.base_classes, protocol.base_seed)
         chosen = {split: some.of(base) for split, some in chosen.items()}
@@ -139,10 +140,11 @@ def _absent(cache: FrameCache, absent: Sequence[str]) -> list[str]:
     """
     if not absent:
         return []
-    for split, remedy in (
-        ("val", "train on these too, with full_training"),
-        ("test", "give a list of training clips of this fold"),
-    ):
+    remedies: dict[Split, str] = {
+        "val": "train on these too, with full_training",
+        "test": "give a list of training clips of this fold",
+    }
+    for split, remedy in remedies.items():
         counts = cache.manifest.counts
         others = cache.split(split).video_ids if counts.get(split) else []
         found, _ = find_listed(others, absent)

@@ -138,7 +138,7 @@ def decoded_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def decode(self: DecodeProcess, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
         for path in paths:
             try:
-                yield decode_clip(path, self.frames, self.size, self.crop)
+                yield decode_clip(path, self.frames, self.size, self.crop, sampling=self.sampling)
             except DecodeError as error:
                 yield error
 

@@ -82,6 +82,72 @@ def test_published_rows_of_another_dataset_are_refused_before_anything_runs(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained_here")
+def test_rows_are_tested_on_other_caches_and_with_several_views(
+    small_cache: Path,
+    hmdb51_root: Path,
+    small_experiment: ExperimentConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import ray
+
+    monkeypatch.setattr(
+        "pipelines.inference.evaluation._submit", lambda one, resources: ray.put(one.run())
+    )
+    other = write_cache("hmdb51", hmdb51_root, tmp_path / "other", frames=6, size=32)
+    stop = {k: v for k, v in small_experiment.parameters().items() if k != "seed"}
+    stop |= {"frames": 3, "epochs": 1}
+    rows = {"probe": {**stop, "method": "linear-probe"}, "STOP": stop,
+            "zero-shot": {**stop, "method": "zero-shot"}}  # fmt: skip
+    file = tmp_path / "rows.yaml"
+    file.write_text(yaml.safe_dump({"rows": rows}, sort_keys=False))
+    config = BenchmarkConfig(
+        table=file, cache=str(small_cache), output=tmp_path, seeds=2, transfer=(str(other),)
+    )
+    plain = main(config).frame()
+    assert "2 temporal clips" not in capsys.readouterr().out
+
+    table = main(replace(config, views="2x1"))
+    shown = capsys.readouterr().out
+    assert "Test: 2x1 views (2 temporal clips, 1 crops)" in shown
+    frame = table.frame()
+    same = ["method", "val_top1_mean", "val_top1_std", "trainable_parameters", "step_seconds"]
+    pd.testing.assert_frame_equal(frame[same], plain[same])
+    found = {
+        title: [pd.read_parquet(Path(one.folder) / "predictions.parquet") for one in results]
+        for title, results in table.results.items()
+    }
+    for row in frame.to_dict("records"):
+        top1 = [(rows["rank"] == 1).mean() for rows in found[str(row["method"])]]
+        assert row["test_top1_mean"] == pytest.approx(sum(top1) / len(top1))
+
+    folders = sorted((tmp_path / "tables").glob("*-transfer-*"))
+    assert [path.name.rpartition("-")[0] for path in folders] == [
+        "hmdb51-fold1-rows-2x1-transfer",
+        "hmdb51-fold1-rows-transfer",
+    ]
+    transfer = pd.read_csv(folders[1] / "table.csv")
+    assert transfer["method"].tolist() == ["STOP", "zero-shot"]
+    assert transfer["test_videos"].tolist() == [4, 4]
+    assert transfer["p_holm"].notna().tolist() == [False, True], "a paired test of each row"
+    assert transfer["val_top1_mean"].isna().all()
+    page = (folders[1] / "table.md").read_text()
+    assert "probe is not in this table: it knows only the classes of its training" in page
+    assert "recognition, trained on hmdb51" in page
+    assert "; trained on hmdb51 only." in page
+    assert "val top-1" not in page
+
+    with pytest.raises(ValueError, match="rerank is dsl, which is for retrieval"):
+        main(replace(config, rerank="dsl"))
+    with pytest.raises(ValueError, match="12 frames per clip are needed"):
+        main(replace(config, views="4x1"))
+    with pytest.raises(ValueError, match="no row reads the classes of hmdb51 as text"):
+        main(replace(config, rows=("probe",)))
+
+
 @pytest.fixture
 def manifest(captioned_cache: Path) -> Manifest:
     return Manifest.load(captioned_cache)
@@ -207,8 +273,11 @@ def test_caches_that_are_no_folds_of_one_dataset_are_refused(
     small_cache: Path, captioned_cache: Path, tmp_path: Path
 ) -> None:
     for caches, message in (
-        (f"{small_cache},{small_cache}", "caches of the folds 1, 1; name one of each fold"),
-        (f"{small_cache},{captioned_cache}", "csv-captions, fold 1 differ in more than the fold"),
+        (
+            f"{small_cache},{small_cache}",
+            "cache is not another fold of hmdb51, fold 1 made with the same options",
+        ),
+        (f"{small_cache},{captioned_cache}", "captions is not another fold of hmdb51, fold 1"),
     ):
         with pytest.raises(ValueError, match=message):
             find_folds(caches, tmp_path)

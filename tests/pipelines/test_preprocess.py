@@ -182,7 +182,6 @@ def test_an_unwritable_cache_is_one_sentence_and_exit_code_1(
     "options",
     [
         "--dataset hmbd51",
-        "--dataset hmdb51",  # without --data-root
         "--frames 0",
         "--limit 0",
         "--fold 2",  # motion has one
@@ -204,9 +203,20 @@ def test_a_wrong_option_is_named_with_exit_code_2(
     assert options.split()[0][:6] in said.err + said.out
 
 
+def test_a_dataset_needs_a_data_root_but_a_recipe_can_name_it_without() -> None:
+    config = parse(PreprocessConfig, ["--dataset", "hmdb51"])
+    with pytest.raises(ValueError, match="hmdb51 needs --data-root"):
+        main(config)
+
+
 def test_an_unknown_dataset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"one of activitynet, csv.* ucf101, vatex.*'hmbd51'"):
         PreprocessConfig(dataset="hmbd51")
+
+
+def test_an_unknown_sampling_is_refused_with_examples() -> None:
+    with pytest.raises(ValueError, match=r"--sampling must be .*rate:1fps.*, got 'rate:1'"):
+        PreprocessConfig(sampling="rate:1")
 
 
 def test_the_command_of_a_cache_gives_its_options_again() -> None:
@@ -214,13 +224,15 @@ def test_the_command_of_a_cache_gives_its_options_again() -> None:
     names = ("air drumming", "massaging person's head")
     clips = [Clip(f"v{i}", "v.mp4", "train", i, name, "s") for i, name in enumerate(names)]
     selection = select_clips(clips, ("train",), names, limit=7)
-    config = CacheConfig.of(DATASETS["kinetics"], selection, fold=1, frames=8, size=64)
+    shape = {"fold": 1, "frames": 8, "size": 64}
+    config = CacheConfig.of(DATASETS["kinetics"], selection, **shape, sampling="dense:4")
     program, name, *words = shlex.split(config.command("a cache"))
     assert (program, name) == ("stop", "preprocess")
     again = parse(PreprocessConfig, words)
     assert (again.dataset, again.classes, again.splits) == ("kinetics", names, ("train",))
     assert (again.shape, again.limit, again.cache) == ((8, 64), 7, "a cache")
-    generated = CacheConfig.of(DATASETS["motion"], selection, fold=1, frames=8, size=64)
+    assert again.sampling == "dense:4"
+    generated = CacheConfig.of(DATASETS["motion"], selection, **shape)
     assert "--data-root" not in generated.command("a cache")
 
 

@@ -109,6 +109,10 @@ def test_a_cache_with_other_frames_or_no_clip_is_refused(
     larger = _cache(videos, tmp_path / "larger", how.frames, 48)
     with pytest.raises(RunError, match=r"squares of 48 pixels.*squares of 32 pixels.*--size 32"):
         _index(tmp_path, model_folder, cache=str(larger))
+    dense = tmp_path / "dense"
+    write_cache("folder", videos, dense, frames=how.frames, size=how.size, sampling="dense:2")
+    with pytest.raises(RunError, match=r"as dense:2\).* as segments\).*--sampling segments"):
+        _index(tmp_path, model_folder, cache=str(dense))
     alike = _cache(videos, tmp_path / "alike", how.frames, how.size)
     with pytest.raises(RunError, match="no clip of test: give other --splits"):
         _index(tmp_path, model_folder, cache=str(alike), splits=("test",))

@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 
 from pipelines.cli.errors import RunError
 from pipelines.tables.published import PublishedRow
+from pipelines.tables.sheet import make_sheet
 from pipelines.tables.table import ComparisonTable
 from pipelines.training.result import TrainingResult
 from pipelines.training.run import TrainingRun
@@ -264,3 +265,37 @@ def test_base_to_novel_is_ranked_by_the_harmonic_mean_and_tested_by_the_bootstra
     mixed = {"base": [stop], "all": [STOP]}
     with pytest.raises(ValueError, match="'base' and 'all' are of different base classes"):
         ComparisonTable("motion", 1, "d" * 64, mixed, tmp_path)
+
+
+def test_reranked_figures_have_their_own_columns_and_rank_nothing(tmp_path: Path) -> None:
+    results = [
+        retrieved(replace(STOP, seed=0), [1, 2, 3, 4], tmp_path),
+        retrieved(PROBE, [2, 2, 3, 4], tmp_path),
+    ]
+    reranked = {"STOP": [4, 3, 2, 1], "probe": [1, 1, 1, 1]}  # the other row is ahead
+    with_dsl = []
+    for title, result in zip(reranked, results, strict=True):
+        file = Path(result.folder) / "predictions.parquet"
+        rows = pd.read_parquet(file)
+        by_video = dict(zip(sorted(set(rows["video_id"])), reranked[title], strict=True))
+        rows["dsl_rank"] = rows["video_id"].map(by_video)
+        rows.to_parquet(file)
+        own = rows[rows["direction"] == "t2v"]["dsl_rank"]
+        metrics = {f"test/dsl_t2v_r{k}": float((own <= k).mean()) for k in (1, 5, 10)}
+        with_dsl.append(replace(result, metrics=result.metrics | metrics))
+    experiments = {"probe": [PROBE], "STOP": [replace(STOP, seed=0)]}
+    options = {"task": "retrieval", "folder": tmp_path / "t"}
+    plain, table = (
+        ComparisonTable("motion", 1, "d" * 64, experiments, rerank=rerank, **options)  # type: ignore[arg-type]
+        for rerank in ("none", "dsl")
+    )
+    plain.fill(results)
+    table.fill(with_dsl)
+    assert table.tested[0] == "test/t2v_r1"
+    frame, without = table.frame(), plain.frame()
+    pd.testing.assert_frame_equal(frame[without.columns], without)
+    assert frame["test_dsl_t2v_r1_mean"].tolist() == [1.0, 0.25]
+    sheet = make_sheet(table)
+    assert sheet.columns["test_dsl_t2v_r1"] == "DSL t2v R@1"
+    (note,) = [note for note in sheet.notes if "other queries of the test set" in note.text]
+    assert note.about == "test_dsl_t2v_r1"

@@ -267,9 +267,25 @@ def test_the_decoder_that_is_asked_for_serves_every_row(hmdb51_root: Path, tmp_p
 
 def test_a_cache_without_a_choice_was_made_with_the_default(hmdb51_root: Path) -> None:
     config = _config(_selection(hmdb51_root))
-    assert config.decoder == "auto"
-    assert "decoder" not in config.to_dict()
+    assert (config.decoder, config.sampling) == ("auto", "segments")
+    assert not {"decoder", "sampling"} & set(config.to_dict())
     assert CacheConfig.from_dict(config.to_dict()) == config
+
+
+def test_a_cache_is_of_one_sampling(hmdb51_root: Path, tmp_path: Path) -> None:
+    usual, selection = _config(_selection(hmdb51_root)), _selection(hmdb51_root)
+    manifest = _make(tmp_path / "dense", hmdb51_root, sampling="dense:2")
+    assert manifest.config == replace(usual, sampling="dense:2")
+    assert "--sampling dense:2" in manifest.config.command("DIR")
+    assert manifest.data_hash != _make(tmp_path / "usual", hmdb51_root).data_hash
+    rows = pyarrow.dataset.dataset(tmp_path / "dense/data").to_table(columns=["frame_index"])
+    assert rows["frame_index"].to_pylist() == [[1, 3, 5, 7]] * len(selection.clips)  # of 9
+    with pytest.raises(ValueError, match="sampling is dense:2 there and segments here"):
+        CacheJob.open(tmp_path / "dense", usual, selection.clips)
+    clips = FrameCache(tmp_path / "dense").split("train")
+    assert torch.equal(clips.read([0], View(frames=2)), clips.read([0])[:, 1:3])
+    with pytest.raises(ValueError, match="sampling: not a sampling, got 'dense'"):
+        CacheConfig.from_dict(usual.to_dict() | {"sampling": "dense"})
 
 
 def test_a_missing_or_unfinished_cache_names_the_command(hmdb51_root: Path, tmp_path: Path) -> None:

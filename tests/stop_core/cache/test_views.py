@@ -1,16 +1,22 @@
 """A view is a part of the cached frames; its random choices depend on seed, epoch and clip."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stop_core.cache import View
+from stop_core.cache import CacheConfig, View
+from stop_core.cache.views import several_views
 from stop_core.decoding import segment_midpoints
 from stop_core.decoding.resizing import resize_frames
 
+CONFIG: dict[str, Any] = {
+    "dataset": "hmdb51", "fold": 1, "limit": None, "classes": (), "splits": ("test",),
+    "class_names": (), "clips_hash": "0" * 64, "task": "recognition", "compression": "none",
+}  # fmt: skip
 COUNTS = st.tuples(st.integers(1, 40), st.integers(1, 40)).map(sorted)
 
 
@@ -43,6 +49,21 @@ def test_jitter_takes_one_frame_of_each_segment(
     edges = np.arange(frames + 1) * cached / frames
     assert (index >= np.floor(edges[:-1])).all()
     assert (index < edges[1:]).all()
+
+
+@given(COUNTS)
+def test_dense_frames_stay_consecutive_and_jitter_moves_them(counts: tuple[int, int]) -> None:
+    frames, cached = counts
+    middle = View(frames=frames).window(0, (cached, 8, 8), dense=True).index
+    before, after = middle[0], cached - 1 - middle[-1]
+    assert 0 <= before - after <= 1
+    starts = set()
+    for clip in range(300):
+        index = View(frames=frames, jitter=True).window(clip, (cached, 8, 8), dense=True).index
+        assert index.tolist() == list(range(index[0], index[0] + frames))
+        starts.add(int(index[0]))
+    assert starts <= set(range(cached - frames + 1))
+    assert {0, cached - frames} <= starts
 
 
 def test_chance_depends_on_seed_epoch_and_clip_alone_and_reaches_everything() -> None:
@@ -90,3 +111,48 @@ def test_more_than_is_cached_is_refused_with_the_option() -> None:
         View(size=256).check(8, 224)
     with pytest.raises(ValueError, match="frames of a view must be at least 1, got 0"):
         View(frames=0)
+
+
+@given(st.integers(1, 8), st.integers(1, 6), st.integers(0, 20))
+def test_temporal_clips_span_the_video_and_share_no_frame(t: int, clips: int, more: int) -> None:
+    cached = t * clips + more
+    config = CacheConfig(**CONFIG, frames=cached, size=8, crop="center")
+    views = several_views(f"{clips}x1", t, 8, config)
+    seen = [view.window(0, (cached, 8, 8)).index.tolist() for view in views]
+    assert len({index for frames in seen for index in frames}) == t * clips
+    for n in range(t):  # one frame of each segment
+        assert all(n * cached // t <= frames[n] <= (n + 1) * cached / t for frames in seen)
+
+
+def test_one_view_is_the_view_of_evaluation() -> None:
+    config = CacheConfig(**CONFIG, frames=6, size=8, crop="center")
+    assert several_views("1x1", 3, 8, config) == [View(3, 8)]
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 14), (14, 8)])
+def test_three_crops_are_at_both_ends_and_the_centre_of_the_longer_side(
+    height: int, width: int
+) -> None:
+    config = CacheConfig(**CONFIG, frames=2, size=8, crop="none")
+    views = several_views("1x3", 2, 8, config)
+    windows = [view.window(0, (2, height, width)) for view in views]
+    along = [(w.left, w.top) if width > height else (w.top, w.left) for w in windows]
+    assert along == [(0, 0), (3, 0), (6, 0)]
+
+
+@pytest.mark.parametrize(
+    ("views", "frames", "size", "expected"),
+    [
+        ("4x1", 3, 8, r"12 frames per clip are needed \(4 temporal clips\) and 6 are cached"),
+        ("2x3", 3, 8, "3 crops need frames that are larger than the model's 8 pixels"),
+        ("2x2", 3, 8, "views is '2x2'; give temporal clips x crops"),
+        ("0x1", 3, 8, "such as 4x3"),
+        ("4", 3, 8, "such as 4x3"),
+    ],
+)
+def test_views_that_do_not_fit_are_refused(
+    views: str, frames: int, size: int, expected: str
+) -> None:
+    config = CacheConfig(**CONFIG, frames=6, size=8, crop="center")
+    with pytest.raises(ValueError, match=expected):
+        several_views(views, frames, size, config)

@@ -91,3 +91,23 @@ def test_a_missing_operator_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None
         assert not frozen_linear._can_pack(torch.float32)
     finally:
         frozen_linear._can_pack.cache_clear()
+
+
+def test_an_operator_with_right_results_is_used_where_no_compiler_or_device_is_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frozen_linear, "_pack", lambda weight: weight)
+    monkeypatch.setattr(frozen_linear, "_multiply", F.linear)
+    frozen_linear._can_pack.cache_clear()
+    try:
+        for dtype in (torch.float32, torch.bfloat16):
+            assert frozen_linear._can_pack(dtype) == torch.backends.mkldnn.is_available()
+        assert not frozen_linear._can_pack(torch.float64)
+    finally:
+        frozen_linear._can_pack.cache_clear()
+    monkeypatch.setattr(frozen_linear, "_can_pack", lambda dtype: True)
+    linear, x = FrozenLinear(noise(0, 6, 8), noise(1, 6)), noise(2, 3, 8)
+    assert not linear._is_plain(x)
+    assert linear._is_plain(x.to("meta"))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert linear._is_plain(x)

@@ -320,6 +320,23 @@ def test_a_signal_keeps_its_strength_through_layers_that_keep_variance(before_re
         assert not layer.bias.any()
 
 
+@pytest.mark.parametrize("method", WITH_DROPOUT)
+def test_prompts_are_computed_in_float32_under_autocast(
+    method: str, make_clip: MakeClip, make_frames: MakeFrames
+) -> None:
+    """In bfloat16, other patches would be chosen."""
+    model: Any = model_of(method, make_clip(), StopConfig(n_s=3))
+    seen: list[tuple[bool, torch.dtype]] = []
+
+    def watched(index: int, tokens: Any) -> Any:
+        seen.append((torch.is_autocast_enabled("cpu"), tokens.h.dtype))
+        return model.prompt(index, tokens)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        model.encode_with(watched, make_frames(0, 1, 2, model.image_size))
+    assert seen == [(False, torch.float32)] * model.tower.depth
+
+
 @pytest.mark.parametrize("method", ["stop", "stop-temporal-vpt"])
 def test_a_disabled_half_is_not_computed_and_has_no_gradient(
     method: str, make_clip: MakeClip, make_frames: MakeFrames

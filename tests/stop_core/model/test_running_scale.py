@@ -94,3 +94,22 @@ def test_only_training_steps_move_the_scale() -> None:
     assert torch.equal(own.scale.running, before)  # type: ignore[union-attr]
     own.scale.end_step(alone)  # type: ignore[union-attr]
     assert own.scale.running[0] > before[0]  # type: ignore[union-attr]
+
+
+def test_a_step_moves_the_scale_by_a_hundredth_and_rounding_is_no_change() -> None:
+    scale, rest = RunningScale().double(), torch.tensor(3.0, dtype=torch.float64)
+    change = torch.tensor([[2.0, 3 + 6e-6, 3 + 1e-5, 5.0]]).double().requires_grad_()
+    found = scale.eval()(change, rest)  # before the first step the scale is 1
+    assert (found > 0).tolist() == [[False, False, True, True]]
+    torch.testing.assert_close(found[0, 2:], (change - rest)[0, 2:])
+    assert not found[0, :2].any()
+    (gradient,) = torch.autograd.grad(found.sum(), change)
+    assert torch.equal(gradient, torch.ones_like(change))  # also where there is no change
+    running = torch.zeros(2).double()
+    for largest in (4.0, 6.0, 6.0):
+        scale.train()(torch.tensor([[1.0, largest], [0.5, largest - 2]]).double(), 0 * rest)
+        scale.end_step(alone)
+        running = 0.99 * running + 0.01 * torch.tensor([largest - 1, 1.0]).double()
+        torch.testing.assert_close(scale.running, running)
+    found = scale.eval()(change, rest)
+    torch.testing.assert_close(found[0, 3], 2 * running[1] / running[0])

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -160,3 +161,24 @@ def test_dropout_zeroes_entries_of_prompts_only_in_training() -> None:
     torch.manual_seed(0)
     share = own(h, A_raw, every_prompt=True).p_s.eq(0).float().mean()
     assert 0.3 < share < 0.7
+
+
+@pytest.mark.parametrize("choose", ["random", "fixed"])
+def test_patches_by_chance_are_those_of_a_hash_that_a_stored_model_relies_on(choose: Any) -> None:
+    own = layer(StopConfig(n_s=2, choose=choose, selection="ste"))
+    prime, frames = 2**31 - 1, 3
+    for draw in (5, 2**24 - 1):
+        own.draw.fill_(draw)
+        found = own(tokens(0, 2, frames), attention(0, 2, frames)).r
+        for frame in range(frames):
+            first = frame * PATCHES if choose == "random" else 0
+            hashes = []
+            for place in range(first + 1, first + PATCHES + 1):
+                hashed = (48_271 * place + 7_919 * draw) % prime
+                for _ in range(2):
+                    hashed = (hashed * hashed + 1) % prime
+                hashes.append(hashed)
+            chosen = sorted(range(PATCHES), key=lambda j: -hashes[j])[:2]
+            for video in range(2):
+                assert found[video, frame].nonzero().flatten().tolist() == sorted(chosen)
+        assert not found.requires_grad

@@ -15,6 +15,7 @@ import pytest
 
 from stop_core.cache.files import write_checked_json
 from stop_core.storage.atomic import (
+    FileFollower,
     appearing,
     appearing_folder,
     is_leftover,
@@ -92,6 +93,22 @@ def test_sync_reaches_the_disk_and_closes_what_it_opened(
     sync(tmp_path)
     assert calls == [("sync", "file", NEW), ("sync", tmp_path.name, "folder")]
     assert open_files() == before
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_the_pages_of_a_file_leave_memory_where_they_are_not_read_again(
+    leave: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advice: list[tuple[object, ...]] = []
+    monkeypatch.setattr(
+        os,
+        "posix_fadvise",
+        lambda file, *words: advice.append((Path(f"/proc/self/fd/{file}").resolve(), *words)),
+    )
+    path = tmp_path / "file"
+    path.write_text(NEW)
+    FileFollower(path, leave=leave).follow()
+    assert advice == [(path, 0, 0, os.POSIX_FADV_DONTNEED)] * leave
 
 
 def _raise(problem: BaseException) -> Callable[..., Any]:

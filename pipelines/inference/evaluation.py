@@ -1,0 +1,250 @@
+"""One evaluation of a trained model on a cache: named by its identity, resumed, stored, tracked."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from stop_core.cache import FrameCache
+from stop_core.cache.manifest import Manifest
+from stop_core.cache.views import parse_views, several_views
+from stop_core.datasets import Split
+from stop_core.storage.atomic import appearing, hash_file, hash_json
+from stop_core.storage.names import inside
+from stop_core.storage.paths import StoragePath
+from stop_core.trained_model.files import (
+    PROMPTS,
+    find_model,
+    read_record,
+    refuse_other_classes,
+    templates_for,
+)
+
+from ..cli.console import say, warn
+from ..cli.folder_lock import alone_in
+from ..cli.output import results_folder
+from ..cluster.resources import Resources
+from ..tracking.direct_run import TrackedRun
+from ..tracking.environment import git_commit
+from ..tracking.store import open_experiment
+from ..training.failures import root_cause
+from ..training.result import RESULT_VERSION, TrainingResult
+from ..training.task import PREDICTIONS
+from .model_choice import ModelChoice
+
+if TYPE_CHECKING:
+    import ray
+
+_PARTS = "parts"
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """The options that change the result of an evaluation."""
+
+    split: Split = "test"
+    """Split of the cache to evaluate."""
+    views: str = "1x1"
+    """Temporal clips x spatial crops of every video (1 or 3 crops), such as 4x3: the probabilities
+    of all views are averaged. The cache needs room for them."""
+    rerank: Literal["none", "dsl", "qb-norm"] = "none"
+    """For retrieval, re-ranked figures in addition: dsl (uses the other queries of the test set) or
+    qb-norm (uses the captions of the training split)."""
+    templates: tuple[str, ...] = ()
+    """Sentences with {} for a class, or the name of a set (default: those of the training for its
+    own dataset, and the default set of another dataset)."""
+
+    def __post_init__(self) -> None:
+        parse_views(self.views)
+
+    def check(self, manifest: Manifest) -> None:
+        """Raises ValueError if a cache has no clips to evaluate, or none for the re-ranking."""
+        splits = {self.split, "train"} if self.rerank == "qb-norm" else {self.split}
+        if absent := sorted(split for split in splits if not manifest.counts.get(split)):
+            raise ValueError(
+                f"the cache of {manifest.dataset} has no clips in its {absent[0]} split: "
+                f"preprocess with --splits {' '.join(sorted(splits))}, or give other options"
+            )
+        if self.rerank != "none" and manifest.task != "retrieval":
+            raise ValueError(
+                f"rerank is {self.rerank}, which is for retrieval, and {manifest.dataset} has "
+                "classes; leave it out"
+            )
+
+
+class Evaluation:
+    """An evaluation that has not started yet, is unfinished, or is finished.
+
+    Args:
+        model: a value of `ModelChoice.found` with a checkpoint.
+        cache: the frame cache.
+        output: folder of all results; this evaluation's folder is below its `evaluations`.
+        options: what is evaluated.
+
+    Raises:
+        FileNotFoundError: if there is no model.
+        ValueError: if the model or the options do not suit the cache.
+    """
+
+    def __init__(
+        self, model: ModelChoice, cache: StoragePath, output: Path, options: EvaluationOptions
+    ) -> None:
+        assert model.checkpoint is not None
+        self.model = model
+        self.cache, self.output, self.options = cache.resolve(), output.resolve(), options
+        self.manifest = manifest = Manifest.load(self.cache)
+        self.folder_of_model = find_model(model.checkpoint)
+        self.record = record = read_record(self.folder_of_model)
+        refuse_other_classes(record, manifest)
+        options.check(manifest)
+        self.templates = templates_for(record, manifest, options.templates)
+        how = record.preprocessing
+        self.views = several_views(options.views, how.frames, how.size, manifest.config)
+        config = record.config
+        identity = [
+            hash_file(self.folder_of_model / PROMPTS),
+            *(config.hash, config.seed, record.provenance.tower_fingerprint),
+            *(how.frames, how.size, manifest.data_hash, RESULT_VERSION),
+            *(options.split, options.views, options.rerank, self.templates),
+        ]
+        rest = f"{config.method}-seed{config.seed}-{options.split}-{options.views}"
+        rest += "" if options.rerank == "none" else f"-{options.rerank}"
+        parent = self.output / "evaluations"
+        rest += f"-{hash_json(identity)[:12]}"
+        self.name = results_folder(parent, manifest.dataset, manifest.fold, rest).name
+        self.folder = inside(parent, self.name)
+
+    @property
+    def clips(self) -> int:
+        """Number of clips, counted once for every view."""
+        return self.manifest.counts[self.options.split] * len(self.views)
+
+    def remembered(self) -> TrainingResult | None:
+        """Returns the stored result; None if the evaluation is not finished."""
+        return TrainingResult.load(self.folder)
+
+    def run(
+        self, cpus: float = 1, on_part: Callable[[int], None] = lambda clips: None
+    ) -> TrainingResult:
+        """Evaluates, or resumes, and stores the result; returns a stored result at once.
+
+        Args:
+            cpus: number of threads; the rounding of the outputs depends on it.
+            on_part: is called with the number of clips of every finished part.
+        """
+        if result := self.remembered():
+            return result
+        experiment = open_experiment(self.output, self.manifest.dataset)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.folder):
+            # Another process may have finished this evaluation while it held the lock.
+            return self.remembered() or self._run(experiment, cpus, on_part)
+
+    def _run(self, experiment: str, cpus: float, on_part: Callable[[int], None]) -> TrainingResult:
+        import torch
+
+        from stop_core.trained_model.evaluate import evaluate
+
+        torch.set_num_threads(max(1, int(cpus)))
+        options, manifest, config = self.options, self.manifest, self.record.config
+        tracked = self._track(experiment)
+        with tracked.ended():
+            cache = FrameCache(self.cache)
+            bank = {"train"} if options.rerank == "qb-norm" else set()
+            cache.verify({options.split, *bank})
+            parts = inside(self.folder, _PARTS)
+            parts.mkdir(exist_ok=True)
+            measured = evaluate(
+                self.model.load(),
+                cache,
+                options.split,
+                self.views,
+                parts,
+                templates=self.templates,
+                rerank=options.rerank,
+                on_part=on_part,
+            )
+            rows = pd.DataFrame({"split": options.split, **measured.rows})
+            with appearing(self.folder / PREDICTIONS) as staging:
+                rows.to_parquet(staging, index=False)
+            tracked.log_file(self.folder / PREDICTIONS)
+            metrics = {f"{options.split}/{name}": v for name, v in measured.metrics.items()}
+            tracked.log_metrics(metrics)
+        trained = self.record.provenance.metrics
+        metrics |= {k: v for k, v in trained.items() if k == "trainable_parameters"}
+        result = TrainingResult(
+            name=self.name,
+            method=config.method,
+            dataset=manifest.dataset,
+            fold=manifest.fold,
+            seed=config.seed,
+            metrics=metrics,
+            config_hash=config.hash,
+            data_hash=manifest.data_hash,
+            git_commit=git_commit(),
+            run_id=tracked.run_id,
+            folder=str(self.folder),
+        )
+        result.save()
+        shutil.rmtree(parts)
+        return result
+
+    def _track(self, experiment: str) -> TrackedRun:
+        manifest, options, config = self.manifest, self.options, self.record.config
+        trained = self.record.provenance
+        tags = {
+            "kind": "evaluation",
+            "method": config.method,
+            "dataset": manifest.dataset,
+            "fold": str(manifest.fold),
+            "config_hash": config.hash,
+            "data_hash": manifest.data_hash,
+            "trained_on": trained.dataset,
+            "trained_on_data_hash": trained.data_hash,
+            "training_run": trained.mlflow_run_id,
+            "checkpoint": str(self.folder_of_model),
+        }
+        name = f"{config.method} seed {config.seed}, {options.split} {options.views}"
+        tracked = TrackedRun.of_folder(self.folder, self.output, experiment, name, tags)
+        own = {"split": options.split, "views": options.views, "rerank": options.rerank}
+        own |= {"dataset": manifest.dataset, "evaluation_templates": str(list(self.templates))}
+        tracked.log_params({**config.parameters(), **own})
+        tracked.log_dataset(manifest.dataset, manifest.data_hash)
+        if trained.data_hash not in ("", manifest.data_hash):
+            tracked.log_dataset(trained.dataset, trained.data_hash)
+        return tracked
+
+
+def evaluate_all(
+    evaluations: Sequence[Evaluation], resources: Resources
+) -> list[TrainingResult | str]:
+    """Runs evaluations in Ray tasks; returns each one's result, or the reason of its failure."""
+    import ray.exceptions
+
+    outcomes: list[TrainingResult | str] = []
+    started = [one.remembered() or _submit(one, resources) for one in evaluations]
+    for evaluation, one in zip(evaluations, started, strict=True):
+        try:
+            outcomes.append(one if isinstance(one, TrainingResult) else ray.get(one))
+        except ray.exceptions.RayError as problem:
+            outcomes.append(root_cause(problem))
+            warn(f"{evaluation.name} failed: {outcomes[-1]}")
+        else:
+            say(f"evaluated {len(outcomes)} of {len(evaluations)}: {evaluation.name}")
+    return outcomes
+
+
+def _submit(evaluation: Evaluation, resources: Resources) -> "ray.ObjectRef[TrainingResult]":
+    import ray
+
+    task: Any = ray.remote(Evaluation.run)  # its types know functions only
+    run = task.options(
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=resources.gpus_per_worker,
+        max_retries=resources.restarts,
+    )
+    reference: ray.ObjectRef[TrainingResult] = run.remote(evaluation, resources.cpus_per_worker)
+    return reference

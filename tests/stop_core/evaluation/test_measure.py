@@ -1,0 +1,61 @@
+"""Metrics and rows of a split: re-ranked figures are added, and change nothing else."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stop_core.clip.loading import load_clip
+from stop_core.evaluation.measure import measure_retrieval, sentences_of
+from stop_core.evaluation.retrieval import Rerank, retrieval_metrics
+from stop_core.evaluation.run_over import TextBank
+from stop_core.evaluation.stored_predictions import read_scores
+from stop_core.model.methods import build_method
+from stop_core.settings.experiment import ExperimentConfig
+from tests.stop_core.memory_clips import MemoryClips
+
+BANK = ("a red shape", "a blue shape", "something")
+
+
+@pytest.mark.parametrize(("rerank", "name"), [("dsl", "dsl"), ("qb-norm", "qb_norm")])
+def test_reranked_metrics_stand_apart_and_follow_from_their_ranks(
+    rerank: Rerank, name: str, tmp_path: Path
+) -> None:
+    clips = MemoryClips()
+    model = build_method(ExperimentConfig(method="zero-shot"), load_clip("tiny"), 0)
+    texts = TextBank(model, [*sentences_of(clips), *BANK])
+    video_ME = F.normalize(torch.randn(10, texts.width, generator=torch.Generator().manual_seed(1)))
+    bank = BANK if rerank == "qb-norm" else ()
+    plain = measure_retrieval(clips, video_ME, texts)
+    found = measure_retrieval(clips, video_ME, texts, rerank, bank)
+
+    new = {k: v for k, v in found.metrics.items() if k not in plain.metrics}
+    assert found.metrics == plain.metrics | new
+    assert found.rows == plain.rows | {f"{name}_rank": found.rows[f"{name}_rank"]}
+    counts = torch.tensor([len(captions) for captions in clips.captions])
+    video_N = torch.arange(10).repeat_interleave(counts)
+    expected = retrieval_metrics(
+        texts.rows(sentences_of(clips)) @ video_ME.T,
+        video_N,
+        rerank,
+        texts.rows(BANK) @ video_ME.T if bank else None,
+    )
+    assert new == {f"{name}_{measure}": value for measure, value in expected.items()}
+    assert new[f"{name}_t2v_mean_rank"] != plain.metrics["t2v_mean_rank"]
+    # The statistics of a table read the ranks from the stored rows.
+    file = tmp_path / "predictions.parquet"
+    pd.DataFrame({"split": "test", **found.rows}).to_parquet(file)
+    for measure, value in {**plain.metrics, **new}.items():
+        if not measure.endswith("median_rank"):
+            (score,) = read_scores([file], [f"test/{measure}"])[f"test/{measure}"].scores()
+            assert score == pytest.approx(value)
+
+
+def test_a_table_without_reranked_ranks_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.parquet"
+    rows = {"split": ["test"], "direction": ["t2v"], "video_id": ["a"], "rank": [1]}
+    pd.DataFrame(rows).to_parquet(file)
+    with pytest.raises(ValueError, match="has no test/dsl_t2v_r1: the column 'dsl_rank'"):
+        read_scores([file], ["test/dsl_t2v_r1"])
