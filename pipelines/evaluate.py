@@ -78,12 +78,8 @@ def main(config: EvaluateConfig) -> TrainingResult:
     result = evaluation.remembered()
     if result is None:
         say(f"evaluating {evaluation.name}")
-        size, trained = evaluation.manifest.config.size, evaluation.record.preprocessing
-        if size != trained.decoded[1]:
-            say(
-                f"note: the short side of the cached frames has {size} pixels, and that of the "
-                f"training's had {trained.decoded[1]}: objects have another size"
-            )
+        for remark in evaluation.remarks():
+            say(f"note: {remark}")
         # Ray may have the GPU on another machine.
         run = _on_ray if "RAY_ADDRESS" in os.environ else _here
         result = run(evaluation, resources)

@@ -103,6 +103,12 @@ class Evaluation:
         options.check(manifest)
         self.templates = templates_for(record, manifest, options.templates)
         how = record.preprocessing
+        if manifest.config.sampling != how.sampling:
+            raise ValueError(
+                f"the frames of the cache {self.cache} are sampled as {manifest.config.sampling}, "
+                f"and the model was trained on {how.sampling}: preprocess with --sampling "
+                f"{how.sampling} into another --cache"
+            )
         self.views = several_views(options.views, how.frames, how.size, manifest.config)
         config = record.config
         identity = [
@@ -117,6 +123,18 @@ class Evaluation:
         rest += f"-{hash_json(identity)[:12]}"
         self.name = results_folder(parent, manifest.dataset, manifest.fold, rest).name
         self.folder = inside(parent, self.name)
+
+    def remarks(self) -> list[str]:
+        """Returns a sentence for each way in which the frames differ from those of the training."""
+        cached, trained = self.manifest.config, self.record.preprocessing
+        return [
+            f"{name} of the cached frames is {found}, and of those of the training {wanted}"
+            for name, found, wanted in (
+                ("the short side", cached.size, trained.decoded[1]),
+                ("the sampling", cached.sampling, trained.sampling),
+            )
+            if found != wanted
+        ]
 
     @property
     def clips(self) -> int:

@@ -28,7 +28,7 @@ DATASETS = {
     "vatex": "vatex-1k5",
 }
 NAMES = [f"{name}_vit_{tower}" for name in DATASETS for tower in ("b32", "b16")]
-TINY = ["--tower", "tiny", "--pretrained", "None", "--gpus-per-worker", "0", "--seeds", "1"]
+TINY = ["--tower", "tiny", "--pretrained", "None", "--device", "cpu", "--seeds", "1"]
 
 
 def _run(*words: str) -> None:
