@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -15,14 +16,11 @@ from .cli.output import default_output
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions
 from .preprocessing.find_cache import find_cache
-from .sweeping.dry_run import print_plan
-from .sweeping.read_space import read_space
-from .sweeping.report.report import REPORT, Report
-from .sweeping.results import SweepResult, confirm, print_trials, write_results
-from .sweeping.search import Search
-from .sweeping.space import SearchSpace
-from .tracking.queued_run import deliver_waiting
-from .tracking.store import ui_command
+
+if TYPE_CHECKING:  # Ray, torch and MLflow take seconds to import, and --help needs none of them
+    from .sweeping.results import SweepResult
+    from .sweeping.search import Search
+    from .sweeping.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,10 @@ class SweepConfig:
             return self.resources
         return replace(self.resources, gpus_per_worker=1 / self.trials_per_gpu)
 
-    def checked_space(self) -> SearchSpace:
+    def checked_space(self) -> "SearchSpace":
         """Reads the space; raises a ValueError if it does not fit the other options."""
+        from .sweeping.read_space import read_space
+
         space = read_space(named_file(self.space))
         if self.trials and space.is_listed:
             raise ValueError(
@@ -98,8 +98,10 @@ class SweepConfig:
             )
         return space
 
-    def search(self) -> Search:
+    def search(self) -> "Search":
         """Returns the search of these options, on the GPUs that there are."""
+        from .sweeping.search import Search
+
         space, machine = self.checked_space(), choose_devices(self.shared_resources())
         if machine.bf16 and "precision" not in space.search:
             space = replace(space, fixed={"precision": "bf16", **space.fixed})
@@ -116,11 +118,17 @@ class SweepConfig:
         )
 
 
-def main(config: SweepConfig) -> SweepResult | None:
+def main(config: SweepConfig) -> "SweepResult | None":
     """Runs the sweep, prints its trials, best first, and writes the report.
 
     Returns None after a dry run.
     """
+    from .sweeping.dry_run import print_plan
+    from .sweeping.report.report import REPORT, Report
+    from .sweeping.results import confirm, print_trials, write_results
+    from .tracking.queued_run import deliver_waiting
+    from .tracking.store import ui_command
+
     config.checked_space()  # before the cache is prepared, which can take minutes
     search = config.search()
     if config.dry_run:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -19,13 +20,12 @@ from .cli.output import default_output
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions, Resources, room_for, waited_for
 from .preprocessing.find_cache import find_cache
-from .tracking.queued_run import deliver_waiting
-from .tracking.store import ui_command
 from .training.check_fit import remarks_on
 from .training.progress_file import TrainingLines
-from .training.result import TrainingResult
-from .training.run import TrainingRun
 from .training.start_from import StartFrom, find_checkpoint
+
+if TYPE_CHECKING:
+    from .training.result import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,13 @@ class TrainConfig:
         return None if has_cache else SWEEPS / "recipes" / "motion.yaml"
 
 
-def main(config: TrainConfig) -> TrainingResult:
+def main(config: TrainConfig) -> "TrainingResult":
     """Trains, resumes or finds the finished training, and prints its result."""
+    # These take seconds to import, and --help does not need them.
     from stop_core.model.methods import check_tower
+
+    from .tracking.queued_run import deliver_waiting
+    from .training.run import TrainingRun
 
     check_tower(config.experiment)  # before minutes of decoding
     cache = find_cache(config.cache, config.output)
@@ -118,7 +122,9 @@ def _is_in_process(given: bool | None, resources: Resources) -> bool:
     )
 
 
-def _summarise(result: TrainingResult, config: TrainConfig) -> None:
+def _summarise(result: "TrainingResult", config: TrainConfig) -> None:
+    from .tracking.store import ui_command
+
     again = " (trained before; nothing was run)" if result.reused else ""
     validated = any(name.startswith("val/") for name in result.metrics)
     rule = "best epoch" if validated else "no validation, so last epoch"

@@ -30,7 +30,7 @@ class Gpus:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the commands train on: the settled resources, and what `precision: auto` means there."""
+    """The settled resources of the trainings, and the meaning of `precision: auto` on them."""
 
     resources: Resources
     bf16: bool

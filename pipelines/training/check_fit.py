@@ -18,7 +18,7 @@ from stop_core.settings.training import TrainingOptions, names_side
 from stop_core.storage.paths import StoragePath
 
 if TYPE_CHECKING:  # torch and open_clip take seconds to import; a finished run needs neither
-    from stop_core.clip.loading import TowerShape
+    from stop_core.clip.registry import TowerShape
 
 
 def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[Split]) -> None:

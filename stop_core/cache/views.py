@@ -109,7 +109,8 @@ def parse_views(text: str) -> tuple[int, int]:
 def several_views(text: str, frames: int, size: int, cached: CacheConfig) -> list[View]:
     """Returns the views of a test, such as "4x3", each with `frames` frames of `size` pixels.
 
-    The temporal clips all span the video, with different frames. The crops are at the start, centre
+    The temporal clips all span the video, with different frames; of a dense sampling, they are
+    windows at equal distances, which can overlap. The crops are at the start, centre
     and end of the longer side of the frames.
 
     Raises:

@@ -124,6 +124,21 @@ def test_temporal_clips_span_the_video_and_share_no_frame(t: int, clips: int, mo
         assert all(n * cached // t <= frames[n] <= (n + 1) * cached / t for frames in seen)
 
 
+@given(st.integers(1, 8), st.integers(1, 6), st.integers(0, 20))
+def test_temporal_clips_of_dense_frames_are_windows_at_equal_distances(
+    t: int, clips: int, more: int
+) -> None:
+    cached = t * clips + more
+    config = CacheConfig(**CONFIG, frames=cached, size=8, crop="center")
+    views = several_views(f"{clips}x1", t, 8, config)
+    index = np.array([view.window(0, (cached, 8, 8), dense=True).index for view in views])
+    assert (index - index[:, :1] == np.arange(t)).all()
+    assert index.min() >= 0
+    assert index.max() < cached
+    exact = (np.arange(clips) + 0.5) / clips * (cached - t + 1)
+    assert (np.abs(index[:, 0] + 0.5 - exact) <= 1).all()
+
+
 def test_one_view_is_the_view_of_evaluation() -> None:
     config = CacheConfig(**CONFIG, frames=6, size=8, crop="center")
     assert several_views("1x1", 3, 8, config) == [View(3, 8)]
