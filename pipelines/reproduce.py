@@ -77,6 +77,12 @@ class ReproduceConfig:
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     resources: ResourceOptions = field(default_factory=ResourceOptions)
 
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        if self.experiment.seed:
+            raise ValueError(f"seed is {self.experiment.seed}; give the number of them, --seeds")
+
     @staticmethod
     def default_file(arguments: Sequence[str]) -> Path | None:
         """Returns the recipe that the first argument names; None to print the help."""

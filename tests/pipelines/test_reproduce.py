@@ -216,6 +216,8 @@ def test_the_chain_runs_from_the_true_layout_to_the_table_and_resumes(
         (["hmdb51", "--tower", "ViT-B-99"], "ViT-B-99"),
         (["hmdb51", "--folds", "4", "--dry-run"], "--fold must be from 1 to 3"),
         (["hmdb51"], "hmdb51 needs --data-root"),
+        (["hmdb51", "--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["hmdb51", "--seed", "3"], "seed is 3; give the number of them, --seeds"),
         (["hmdb51", "--data-root", "d", "--pretrained", "none.pt"], "neither a file nor weights"),
     ],
 )
