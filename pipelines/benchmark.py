@@ -1,8 +1,8 @@
 """Prints the comparison table: all methods with the same code, data and selection rule."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from stop_core.cache.views import parse_views, several_views
 from stop_core.datasets.registry import division
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
+from stop_core.settings.protocol import ProtocolConfig
 from stop_core.storage.paths import StoragePath
 
 from .cli.console import print_result, say
@@ -55,6 +56,8 @@ class BenchmarkConfig:
       python pipelines/benchmark.py --cache outputs/cache/hmdb51 --table my_rows.yaml --seeds 5
       python pipelines/benchmark.py --cache outputs/cache/hmdb51 --methods stop,vpt-deep --seeds 5
       python pipelines/benchmark.py --ablation
+      python pipelines/benchmark.py --cache outputs/cache/hmdb51 --shots 16 --full-training
+      python pipelines/benchmark.py --cache outputs/cache/hmdb51-fold1,outputs/cache/hmdb51-fold2
       python pipelines/benchmark.py --cache outputs/cache/msrvtt \\
           --published sweeps/published/msrvtt_vit_b32.csv
     """
@@ -75,12 +78,14 @@ class BenchmarkConfig:
     """CSV file with published results to show; docs/tables.md describes its columns."""
     cache: str | None = None
     """A cache made by preprocess: a folder, or an s3:// or gs:// URI (default: the embedded set,
-    preprocessed if needed)."""
+    preprocessed if needed); or the caches of several folds, separated by commas, for rows that are
+    means over the folds."""
     output: Path = field(default_factory=default_output)
     """Folder of runs, tables and the MLflow store."""
     transfer: tuple[str, ...] = ()
     """Zero-shot transfer: other caches, on which the rows are tested as they are, in one more table
-    for each. Rows with learned weights for their classes are left out."""
+    for each; the folds of a dataset share one. Rows with learned weights for their classes are left
+    out."""
     views: str = "1x1"
     """Views of every test video, temporal clips x spatial crops, such as 4x3; epochs are chosen
     with one view."""
@@ -89,6 +94,7 @@ class BenchmarkConfig:
     qb-norm the captions of the training split. Nothing is chosen by them."""
     seeds: int = 3
     """Number of trainings per row, with the seeds 0, 1, ...; untrained rows are run once."""
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     resources: ResourceOptions = field(default_factory=ResourceOptions)
 
     def __post_init__(self) -> None:
@@ -121,17 +127,17 @@ class BenchmarkConfig:
 def main(config: BenchmarkConfig) -> ComparisonTable:
     """Runs the missing trainings of the table, prints it, and stores it."""
     published = read_published(config.published) if config.published else []
-    cache = find_cache(config.cache, config.output)
-    manifest = Manifest.load(cache)
-    named = [name for text in config.transfer for name in text.split(",") if name]
-    targets = [find_cache(name, config.output) for name in named]
+    caches = find_folds(config.cache, config.output)
+    manifest = next(iter(caches.values()))
+    targets = _find_targets(config)
+    if targets and len(caches) > 1:
+        raise ValueError("--transfer tests models of one training set; name one cache in --cache")
     file, chosen = choose_rows(config, manifest)
     deliver_waiting(config.output)
     machine = choose_devices(config.resources)
-    rows = {title: _trainings(title, values, file, cache, config, machine)
+    rows = {title: _trainings(title, values, file, list(caches), config, machine)
             for title, values in chosen.rows.items()}  # fmt: skip
-    for path in (cache, *targets):
-        tested = Manifest.load(path)
+    for tested in (m for some in (caches, *targets) for m in some.values()):
         _check_test(tested, _readers(rows, tested), config)
     table = ComparisonTable.planned(
         manifest,
@@ -140,15 +146,65 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
         name=file.stem + config.test_name,
         baseline=chosen.baseline,
         published=published,
+        further=_further(caches),
         **_how(config),
     )
     # Two rows can have the same configuration, which is trained once.
-    jobs = {run.name: Job(run, f"{title}, seed {run.config.seed}")
+    jobs = {run.name: Job(run, _label(title, run, several=bool(table.further)))
             for title, runs in rows.items() for run in runs}  # fmt: skip
     _run(table, list(jobs.values()), config, machine.resources)
     for target in targets:
         _transfer(target, rows, table, config, machine.resources)
     return table
+
+
+def find_folds(caches: str | None, output: Path) -> dict[StoragePath, Manifest]:
+    """Returns the caches that are separated by commas, with their manifests; by default, the one.
+
+    Raises:
+        OSError: if there is no cache.
+        ValueError: if one is unfinished, or they are not of different folds of one dataset.
+    """
+    found: dict[StoragePath, Manifest] = {}
+    for name in caches.split(",") if caches else [None]:
+        path = find_cache(name, output)
+        manifest = Manifest.load(path)
+        for other in found.values():
+            if not _are_folds(manifest, other):
+                raise ValueError(
+                    f"--cache names several caches, and {path} is not another fold of "
+                    f"{division(other.dataset, other.fold)} made with the same options; name one "
+                    "cache, or one of each fold"
+                )
+        found[path] = manifest
+    return found
+
+
+def _are_folds(one: Manifest, other: Manifest) -> bool:
+    same = replace(one.config, fold=other.fold, clips_hash=other.config.clips_hash)
+    return one.fold != other.fold and same == other.config
+
+
+def _find_targets(config: BenchmarkConfig) -> list[dict[StoragePath, Manifest]]:
+    """Returns the caches of each table of a transfer: the folds of a dataset share one."""
+    targets: list[dict[StoragePath, Manifest]] = []
+    for name in [name for text in config.transfer for name in text.split(",") if name]:
+        path = find_cache(name, config.output)
+        manifest = Manifest.load(path)
+        fitting = (one for one in targets if all(_are_folds(manifest, m) for m in one.values()))
+        if (target := next(fitting, None)) is None:
+            targets.append(target := {})
+        target[path] = manifest
+    return targets
+
+
+def _label(title: str, run: TrainingRun, *, several: bool) -> str:
+    fold = f", fold {run.manifest.fold}" if several else ""
+    return f"{title}{fold}, seed {run.config.seed}"
+
+
+def _further(caches: Mapping[StoragePath, Manifest]) -> dict[int, str]:
+    return {one.fold: one.data_hash for one in list(caches.values())[1:]}
 
 
 def _check_test(
@@ -196,19 +252,20 @@ def _run(
     with parent.ended():
         outcomes = run_all(jobs, resources, parent.run_id)
         if config.test_name:
-            outcomes = _evaluated(outcomes, jobs[0].training.cache, config, resources)
+            caches = {job.training.name: [job.training.cache] for job in jobs}
+            outcomes = _evaluated(outcomes, caches, config, resources)
         _publish(table, parent, outcomes, config)
 
 
 def _transfer(
-    target: StoragePath,
+    target: dict[StoragePath, Manifest],
     rows: dict[str, list[TrainingRun]],
     source: ComparisonTable,
     config: BenchmarkConfig,
     resources: Resources,
 ) -> None:
     """Tests the finished trainings on another cache, and publishes the table of it."""
-    manifest = Manifest.load(target)
+    manifest = next(iter(target.values()))
     kept, how = _readers(rows, manifest), _how(config)
     left_out = [
         f"{title} is not in this table: it knows only the classes of its training."
@@ -221,32 +278,36 @@ def _transfer(
         config.output,
         name=f"{source.name}-transfer",
         baseline=source.baseline if source.baseline in kept else "",
-        trained_on=division(source.dataset, source.fold),
+        further=_further(target),
+        trained_on=source.division,
         **how | {"notes": [*how["notes"], *left_out]},
     )
     parent = track(table, config.output)
     with parent.ended():
         trained = {run.name: run.remembered() for runs in kept.values() for run in runs}
         results = [result for result in trained.values() if result is not None]
-        _publish(table, parent, _evaluated(results, target, config, resources), config)
+        caches = {name: list(target) for name in trained}
+        outcomes = _evaluated(results, caches, config, resources)
+        _publish(table, parent, outcomes, config)
 
 
 def _evaluated(
     trained: Sequence[TrainingResult | str],
-    cache: StoragePath,
+    caches: Mapping[str, Sequence[StoragePath]],
     config: BenchmarkConfig,
     resources: Resources,
 ) -> list[TrainingResult | str]:
-    """Tests trained models on a cache; reasons of failures are returned as they are."""
-    results = [one for one in trained if not isinstance(one, str)]
+    """Tests each trained model on its caches; reasons of failures are returned as they are."""
+    tests = [(one, cache) for one in trained if not isinstance(one, str)
+             for cache in caches[one.name]]  # fmt: skip
     gpu = resources.gpus_per_worker > 0
     evaluations = [
         Evaluation(ModelChoice(one.model, gpu=gpu), cache, config.output, config.evaluation)
-        for one in results
+        for one, cache in tests
     ]
     start_ray()
     outcomes: list[TrainingResult | str] = [one for one in trained if isinstance(one, str)]
-    for one, outcome in zip(results, evaluate_all(evaluations, resources), strict=True):
+    for (one, _), outcome in zip(tests, evaluate_all(evaluations, resources), strict=True):
         if not isinstance(outcome, str) and outcome.data_hash == one.data_hash:
             # Validation chose the epoch: it is not measured again, with other views or re-ranked.
             others = {k: v for k, v in one.metrics.items() if not k.startswith("test/")}
@@ -309,7 +370,7 @@ def _trainings(
     title: str,
     values: dict[str, Any],
     file: Path,
-    cache: StoragePath,
+    caches: list[StoragePath],
     config: BenchmarkConfig,
     machine: Machine,
 ) -> list[TrainingRun]:
@@ -317,10 +378,17 @@ def _trainings(
     where = f"{file}: row {title!r}"
     if "seed" in values:
         raise ValueError(f"{where} sets seed; give --seeds instead")
-    one = machine.settle(build_experiment(values, where))
+    typed, usual = asdict(config.protocol), asdict(ProtocolConfig())
+    given = {name: value for name, value in typed.items() if value != usual[name]}
+    lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
+    one = machine.settle(build_experiment(values | given | lists, where))
     seeds = config.seeds if one.is_trained else 1
     try:
-        return [TrainingRun(replace(one, seed=seed), cache, config.output) for seed in range(seeds)]
+        return [
+            TrainingRun(replace(one, seed=seed), cache, config.output)
+            for cache in caches
+            for seed in range(seeds)
+        ]
     except ValueError as problem:
         raise ValueError(f"{where}: {problem}") from problem
 

@@ -30,7 +30,7 @@ from .cli.experiment_fields import closest
 from .cli.folders import SWEEPS, command, named_file
 from .cli.options import parse, run_command, spell_out
 from .cli.output import default_output
-from .cluster.resources import Resources
+from .cluster.resources import ResourceOptions
 from .preprocessing.make_cache import PreprocessConfig, listed_clips
 from .training.estimate import PEAKS, estimate, listed_shape
 
@@ -70,7 +70,7 @@ class ReproduceConfig:
     output: Path = field(default_factory=default_output)
     """Folder of caches, runs, tables and the MLflow store."""
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
-    resources: Resources = field(default_factory=Resources)
+    resources: ResourceOptions = field(default_factory=ResourceOptions)
 
     @staticmethod
     def default_file(arguments: Sequence[str]) -> Path | None:

@@ -127,7 +127,7 @@ def _summarise(result: "TrainingResult", config: TrainConfig) -> None:
 
     again = " (trained before; nothing was run)" if result.reused else ""
     validated = any(name.startswith("val/") for name in result.metrics)
-    rule = "best epoch" if validated else "no validation split, so last epoch"
+    rule = "best epoch" if validated else "no validation, so last epoch"
     print_result(f"{result.name}: {rule} {result.metrics['best_epoch']:.0f}{again}")
     for name, value in sorted(result.metrics.items()):
         if "/" in name:

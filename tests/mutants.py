@@ -64,11 +64,12 @@ def main() -> int:
         trees: SimpleQueue[Path] = SimpleQueue()
         for number in range(options.processes):
             trees.put(copy_of_repository(Path(folder) / f"tree{number}"))
-        needed = {name: tests[name] for name, *_ in mutants}
-        times = pool.map(lambda name: seconds_unchanged(trees, needed[name]), needed)
-        seconds = dict(zip(needed, times, strict=True))
+        files = sorted({file for name, *_ in mutants for file in tests[name]})
+        times = pool.map(lambda file: seconds_unchanged(trees, file), files)
+        seconds = dict(zip(files, times, strict=True))
         print(f"without mutants, the tests pass in {sum(seconds.values()):.0f} s", flush=True)
-        found = pool.map(lambda m: outcome(trees, tests[m[0]], seconds[m[0]], *m), mutants)
+        usual = {name: sum(seconds.get(file, 0) for file in own) for name, own in tests.items()}
+        found = pool.map(lambda m: outcome(trees, tests[m[0]], usual[m[0]], *m), mutants)
         for number, one in enumerate(found, 1):
             counts[one] += 1
             if number % 25 == 0:
@@ -130,14 +131,14 @@ def copy_of_repository(folder: Path) -> Path:
     return folder
 
 
-def seconds_unchanged(trees: "SimpleQueue[Path]", tests: list[str]) -> float:
-    """Returns the duration of the tests without a mutant; exits if they fail."""
+def seconds_unchanged(trees: "SimpleQueue[Path]", file: str) -> float:
+    """Returns the duration of a file of tests without a mutant; exits if they fail."""
     tree, start = trees.get(), time.monotonic()
-    failed = run_tests(tree, tests, 600)
+    failed = run_tests(tree, [file], 600)
     log = (tree / "log.txt").read_text()
     trees.put(tree)
     if failed:
-        raise SystemExit(f"{log[-3000:]}\n{tests} fail without a mutant; fix them first")
+        raise SystemExit(f"{log[-3000:]}\n{file} fails without a mutant; fix it first")
     return time.monotonic() - start
 
 

@@ -30,7 +30,7 @@ class Gpus:
 
 @dataclass(frozen=True)
 class Machine:
-    """The settled resources of the commands, and the meaning of `precision: auto` there."""
+    """The settled resources of the trainings, and the meaning of `precision: auto` on them."""
 
     resources: Resources
     bf16: bool

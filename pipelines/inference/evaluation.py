@@ -24,6 +24,7 @@ from stop_core.trained_model.files import (
 )
 
 from ..cli.console import say, warn
+from ..cli.errors import RunError
 from ..cli.folder_lock import alone_in
 from ..cli.output import results_folder
 from ..cluster.resources import Resources
@@ -123,6 +124,18 @@ class Evaluation:
         self.name = results_folder(parent, manifest.dataset, manifest.fold, rest).name
         self.folder = inside(parent, self.name)
 
+    def remarks(self) -> list[str]:
+        """Returns a sentence for each way in which the frames differ from those of the training."""
+        cached, trained = self.manifest.config, self.record.preprocessing
+        return [
+            f"{name} of the cached frames is {found}, and of those of the training {wanted}"
+            for name, found, wanted in (
+                ("the short side", cached.size, trained.decoded[1]),
+                ("the sampling", cached.sampling, trained.sampling),
+            )
+            if found != wanted
+        ]
+
     @property
     def clips(self) -> int:
         """Number of clips, counted once for every view."""
@@ -152,6 +165,7 @@ class Evaluation:
     def _run(self, experiment: str, cpus: float, on_part: Callable[[int], None]) -> TrainingResult:
         import torch
 
+        from stop_core.runtime.memory import OutOfMemory
         from stop_core.trained_model.evaluate import evaluate
 
         torch.set_num_threads(max(1, int(cpus)))
@@ -163,16 +177,19 @@ class Evaluation:
             cache.verify({options.split, *bank})
             parts = inside(self.folder, _PARTS)
             parts.mkdir(exist_ok=True)
-            measured = evaluate(
-                self.model.load(),
-                cache,
-                options.split,
-                self.views,
-                parts,
-                templates=self.templates,
-                rerank=options.rerank,
-                on_part=on_part,
-            )
+            try:
+                measured = evaluate(
+                    self.model.load(),
+                    cache,
+                    options.split,
+                    self.views,
+                    parts,
+                    templates=self.templates,
+                    rerank=options.rerank,
+                    on_part=on_part,
+                )
+            except OutOfMemory as problem:
+                raise RunError(f"the evaluation {self.name} failed: {problem}") from problem
             rows = pd.DataFrame({"split": options.split, **measured.rows})
             with appearing(self.folder / PREDICTIONS) as staging:
                 rows.to_parquet(staging, index=False)

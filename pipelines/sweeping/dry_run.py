@@ -131,6 +131,7 @@ def _measure_here(task: TrialTask, trial: Trial) -> Speed:
     from stop_core.runtime.seeding import seed_weights
     from stop_core.training.clip_views import ShownClips
     from stop_core.training.objectives import make_objective
+    from stop_core.training.protocol import protocol_clips
     from stop_core.training.trainer import Trainer
 
     torch.set_num_threads(max(1, int(task.resources.cpus_per_worker)))
@@ -141,9 +142,9 @@ def _measure_here(task: TrialTask, trial: Trial) -> Speed:
     seed_weights(config.seed)
     clip = load_clip(config.tower, config.pretrained)
     model = build_method(config, clip, len(cache.manifest.class_names)).to(device)
-    splits = {
-        name: ShownClips(cache.split(name), config, model.image_size, is_trained=name == "train")
-        for name in ("train", "val")
+    splits: dict[str, ShownClips] = {
+        name: ShownClips(clips, config, model.image_size, is_trained=name == "train")
+        for name, clips in protocol_clips(cache, config, ("train", "val"))[0].items()
     }
     objective = make_objective(model, config, cache.manifest, {**splits})
     loaded = time.perf_counter() - began

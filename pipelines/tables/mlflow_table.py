@@ -15,8 +15,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from stop_core.datasets.registry import division
-
 from ..cli.console import console, print_result
 from ..tracking.direct_run import TrackedRun
 from ..tracking.store import find_run, open_experiment, run_tags
@@ -28,10 +26,13 @@ from .table import ComparisonTable
 NOTE = "mlflow.note.content"  # the description of a run in the UI
 _ROW = "row"
 _STALE = "stale"
-_IDENTITY = (_ROW, "config_hash", "seed", "training_run")  # tags of a copy
+_IDENTITY = (_ROW, "config_hash", "data_hash", "seed", "training_run")  # tags of a copy
 _MOST_CHILDREN = 10_000
 _WIDTH = 120  # characters, where the output is a file or a pipe
-_ON_PAGE = {"method", "test_top1", "test_t2v_r1", "interval", "difference", "p_holm", "seeds"}
+_ON_PAGE = {
+    "method", "test_top1", "test_t2v_r1", "test_harmonic_mean", "test_base_top1", "test_novel_top1",
+    "interval", "difference", "p_holm", "seeds",
+}  # fmt: skip
 
 
 def track(table: ComparisonTable, output: Path) -> TrackedRun:
@@ -41,10 +42,12 @@ def track(table: ComparisonTable, output: Path) -> TrackedRun:
         table.folder,
         output,
         experiment,
-        f"table {table.name}: {division(table.dataset, table.fold)}",
-        {"kind": "table", "dataset": table.dataset, "data_hash": table.data_hash},
-    )
-    tracked.log_dataset(table.dataset, table.data_hash)
+        f"table {table.name}: {table.division}",
+        {"kind": "table", "dataset": table.dataset,
+         "data_hash": " ".join(table.data_hashes.values())},
+    )  # fmt: skip
+    for data_hash in table.data_hashes.values():
+        tracked.log_dataset(table.dataset, data_hash)
     return tracked
 
 
@@ -60,7 +63,7 @@ def publish_table(table: ComparisonTable, tracked: TrackedRun) -> None:
     tracked.log_table(frame, "table.json")
     tracked.log_metrics(_chart_metrics(table, frame))
     tracked.log_params({"rows": len(table.experiments), "dataset": table.dataset,
-                        "fold": table.fold})  # fmt: skip
+                        "fold": " ".join(map(str, table.data_hashes))})  # fmt: skip
     parent = tracked.client.get_run(tracked.run_id)
     view = _share_view(table, tracked.client, parent)
     # A tag, unlike a parameter, can change: the same rows can get another baseline.
@@ -145,7 +148,9 @@ def _gather_cells(table: ComparisonTable, tracked: TrackedRun, parent: Run) -> N
             run.remove_tags(_STALE)
             shown.add(result.run_id)
             continue
-        copy = copies.get((title, result.config_hash, str(result.seed), result.run_id))
+        copy = copies.get(
+            (title, result.config_hash, result.data_hash, str(result.seed), result.run_id)
+        )
         cell = copy or _started_copy(client, parent, title, result)
         if cell.info.status != "FINISHED":
             config = next(one for one in table.experiments[title] if one.seed == result.seed)
@@ -177,6 +182,7 @@ def _started_copy(client: MlflowClient, parent: Run, title: str, result: Trainin
             _ROW: title,
             "method": result.method,
             "seed": str(result.seed),
+            "fold": str(result.fold),
             "config_hash": result.config_hash,
             "data_hash": result.data_hash,
             "training_run": result.run_id,

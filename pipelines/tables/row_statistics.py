@@ -13,6 +13,7 @@ from stop_core.evaluation.statistics import (
     exact_p,
     holm,
     interval,
+    join_folds,
     resampled_scores,
 )
 from stop_core.evaluation.stored_predictions import read_scores
@@ -29,15 +30,16 @@ def row_statistics(
 ) -> dict[str, dict[str, Any]]:
     """Returns the statistics of every row that has results, by the names of the table's columns.
 
-    `test_videos` is a count; `<measure>_low` and `_high` bound the 95% interval of the mean over
-    seeds. The rows other than the baseline are compared with it by the primary measure:
+    `test_videos` counts different videos; `<measure>_low` and `_high` bound the 95% interval of the
+    mean over seeds. The rows other than the baseline are compared with it by the primary measure:
     `difference`, `difference_low`, `difference_high`, `p`, and `p_holm`, which is corrected for all
     comparisons of the table by Holm's method.
 
     Args:
-        rows: results by the title of the row.
+        rows: results by the title of the row: the same seeds of the same folds in each.
         measures: measures of the test split; the first is the primary one.
-        task: recognition is tested by McNemar's exact test, retrieval by the paired bootstrap.
+        task: recognition is tested by McNemar's exact test; retrieval and the harmonic mean of
+            base and novel classes by the paired bootstrap.
         baseline: title of the row that the others are compared with.
 
     Raises:
@@ -50,12 +52,13 @@ def row_statistics(
         return {}
     primary = measures[0]
     # Refuses rows of different videos: they are read like the seeds of one row.
-    read_scores([Path(rows[title][0].folder) / PREDICTIONS for title in scores], [primary])
+    for folds in zip(*(_by_fold(rows[title]) for title in scores), strict=True):
+        read_scores([Path(fold[0].folder) / PREDICTIONS for fold in folds], [primary])
     # All at once, so that all rows and measures have the same videos in a resample.
     cells = [(title, measure) for title in scores for measure in measures]
     resamples = resampled_scores([scores[title][measure] for title, measure in cells])
     resampled = dict(zip(cells, resamples, strict=True))
-    videos = len(next(iter(scores.values()))[primary].weights_M)
+    videos = next(iter(scores.values()))[primary].videos
     columns: dict[str, dict[str, Any]] = {title: {"test_videos": videos} for title in scores}
     for title, measure in cells:
         low, high = interval(resampled[title, measure])
@@ -70,7 +73,7 @@ def row_statistics(
             ours, theirs = scores[title][primary], scores[baseline][primary]
             difference_R = resampled[title, primary] - resampled[baseline, primary]
             low, high = interval(difference_R)
-            is_exact = task == "recognition"
+            is_exact = task == "recognition" and not ours.harmonic
             columns[title] |= {
                 "difference": float(np.mean(ours.scores())) - float(np.mean(theirs.scores())),
                 "difference_low": low,
@@ -84,13 +87,22 @@ def row_statistics(
 
 def _scores(results: Sequence[TrainingResult], measures: Sequence[str]) -> dict[str, VideoScores]:
     """Returns the scores of one row by video, after checking them against the recorded measures."""
-    scores = read_scores([Path(result.folder) / PREDICTIONS for result in results], measures)
-    for measure, videos in scores.items():
-        for result, score in zip(results, videos.scores().tolist(), strict=True):
-            if abs(result.metrics[measure] - score) > 1e-9:
-                raise ValueError(
-                    f"the predictions in {result.folder} give {measure} = {score:.6f}, but the "
-                    f"training recorded {result.metrics[measure]:.6f}: they do not belong "
-                    "together; delete that folder, and run the same command to train it again"
-                )
-    return scores
+    folds = []
+    for own in _by_fold(results):
+        folds.append(read_scores([Path(result.folder) / PREDICTIONS for result in own], measures))
+        for measure, videos in folds[-1].items():
+            for result, score in zip(own, videos.scores().tolist(), strict=True):
+                if abs(result.metrics[measure] - score) > 1e-9:
+                    raise ValueError(
+                        f"the predictions in {result.folder} give {measure} = {score:.6f}, but the "
+                        f"training recorded {result.metrics[measure]:.6f}: they do not belong "
+                        "together; delete that folder, and run the same command to train it again"
+                    )
+    return {measure: join_folds([fold[measure] for fold in folds]) for measure in measures}
+
+
+def _by_fold(results: Sequence[TrainingResult]) -> list[list[TrainingResult]]:
+    folds: dict[str, list[TrainingResult]] = {}
+    for result in results:
+        folds.setdefault(result.data_hash, []).append(result)
+    return list(folds.values())

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from stop_core.datasets.registry import division
 from stop_core.storage.escaping import in_line
 
 from .table import RERANKED, ComparisonTable
@@ -28,6 +27,10 @@ _HEADINGS = {
     "test_top1": "test top-1",
     "test_top5": "top-5",
     "test_mean_class": "mean class",
+    "val_base_top1": "val base",
+    "test_harmonic_mean": "harmonic mean",
+    "test_base_top1": "base",
+    "test_novel_top1": "novel",
     "val_t2v_r1": "val t2v R@1",
     "test_t2v_r1": "t2v R@1",
     "test_t2v_r5": "t2v R@5",
@@ -47,12 +50,13 @@ ON_SCREEN = (
     "memory_megabytes", "test_top5", "test_v2t_mean_rank", "test_v2t_r10", "test_v2t_r5",
     "test_t2v_mean_rank", "step_seconds", "test_mean_class", "test_v2t_r1", "test_t2v_r10",
     "difference_interval", "test_t2v_r5", "seeds", "val_t2v_r1", "val_top1",
+    "val_base_top1",
 )  # fmt: skip
 """The columns that a narrow terminal omits, in this order."""
 ON_PAPER = (
     "memory_megabytes", "step_seconds", "seeds", "test_top5", "difference_interval",
-    "val_top1", "val_t2v_r1", "test_v2t_mean_rank", "test_t2v_mean_rank", "test_mean_class",
-    "test_v2t_r5", "test_v2t_r10", "interval",
+    "val_top1", "val_base_top1", "val_t2v_r1", "test_v2t_mean_rank", "test_t2v_mean_rank",
+    "test_mean_class", "test_v2t_r5", "test_v2t_r10", "interval",
 )  # fmt: skip
 """The columns that a narrow page omits: papers report the usual measures of the field first."""
 _RERANK_NOTES = {
@@ -126,7 +130,7 @@ def make_sheet(table: ComparisonTable) -> Sheet:
     notes = [replace(note, text=in_line(note.text)) for note in _notes(table, frame)]
     unit = "in percent" if table.task == "recognition" else "in percent (MnR: mean rank, from 1)"
     source = f", trained on {table.trained_on}" if table.trained_on else ""
-    title = f"{division(table.dataset, table.fold)}: {table.task}{source}, {unit}"
+    title = f"{table.division}: {table.task}{source}, {unit}"
     return Sheet(in_line(title), columns, rows["ours"], rows["published"], notes)
 
 
@@ -208,14 +212,21 @@ def _seeds(row: dict[str, Any], table: ComparisonTable) -> str:
 
 def _notes(table: ComparisonTable, frame: pd.DataFrame) -> list[Note]:
     """Returns the notes that a reader needs to interpret the numbers."""
-    results = [result for _, result in table.all_results()]
     videos = next((row["test_videos"] for row in table.statistics.values()), 0)
-    several = any(len(row) > 1 for row in table.results.values())
+    several = any(len(table.by_seed(title)) > 1 for title in table.results)
     over = f"{videos:,} test videos" + (" and the seeds" if several else "")
     notes = [Note("Mean ± standard deviation over seeds.")] if several else []
+    if table.further:
+        notes.append(
+            Note(
+                "Each seed is the mean of its trainings on all folds; a video that several folds "
+                "test is drawn, or swapped, with all of its answers."
+            )
+        )
+    notes += [Note(text) for text in _protocols(table)]
     notes.append(Note(f"95% interval: bootstrap of the mean over {over}.", "interval"))
     if frame["p_holm"].notna().any():
-        test = "McNemar's exact test" if table.task == "recognition" else "the paired bootstrap"
+        test = "McNemar's exact test" if "test/top1" in table.tested else "the paired bootstrap"
         count = int(frame["p_holm"].notna().sum())
         corrected = f", corrected for {count} comparisons (Holm)" if count > 1 else ""
         text = f"Difference: to {table.baseline}, on the same videos; p: {test}{corrected}."
@@ -231,9 +242,25 @@ def _notes(table: ComparisonTable, frame: pd.DataFrame) -> list[Note]:
         )
     for source in dict.fromkeys(row.source for row in table.published):
         notes.append(Note(f"† Published, not ours, as listed in: {source}."))
-    validated = all(table.measures[0] in result.metrics for result in results)
-    rule = "epochs chosen on validation" if validated else "no validation split: the last epoch"
-    rule = f"trained on {table.trained_on} only" if table.trained_on else rule
-    commits = sorted({result.git_commit[:12] for result in results})
-    notes.append(Note(f"Data {table.data_hash[:12]}, commit {', '.join(commits)}; {rule}."))
+    # The note on full training says how its epoch is chosen.
+    chosen = [table.measures[0] in result.metrics for title, result in table.all_results()
+              if not table.protocols[title].full_training]  # fmt: skip
+    rule = "; epochs chosen on validation" if all(chosen) else "; no validation: the last epoch"
+    rule = rule if chosen else ""
+    rule = f"; trained on {table.trained_on} only" if table.trained_on else rule
+    commits = sorted({result.git_commit[:12] for _, result in table.all_results()})
+    data = ", ".join(data[:12] for data in table.data_hashes.values())
+    notes.append(Note(f"Data {data}, commit {', '.join(commits)}{rule}."))
     return notes
+
+
+def _protocols(table: ComparisonTable) -> list[str]:
+    """Returns a sentence for each protocol other than the fully supervised one."""
+    rows: dict[str, list[str]] = {}
+    for title, protocol in table.protocols.items():
+        rows.setdefault(str(protocol), []).append(title)
+    return [
+        f"Protocol{'' if len(rows) == 1 else ' of ' + ', '.join(titles)}: {protocol}."
+        for protocol, titles in rows.items()
+        if protocol
+    ]

@@ -12,7 +12,9 @@ import pandas as pd
 
 from stop_core.cache.manifest import Manifest
 from stop_core.datasets import Task
+from stop_core.datasets.registry import division
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.protocol import ProtocolConfig
 
 from ..cli.errors import RunError
 from ..cli.output import results_folder
@@ -30,6 +32,8 @@ TABLE_MEASURES: dict[Task, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """The measures of a table; rows are ranked and tested by the first one of the test split."""
+BASE_TO_NOVEL = ("val/base_top1", "test/harmonic_mean", "test/base_top1", "test/novel_top1")
+"""The measures of a table whose rows are trained on the base classes."""
 RERANKED = ("t2v_r1", "t2v_r5", "t2v_r10")
 """The measures that are also shown re-ranked."""
 TABLE_COSTS = ("step_seconds", "memory_megabytes")
@@ -37,10 +41,11 @@ TABLE_COSTS = ("step_seconds", "memory_megabytes")
 
 @dataclass
 class ComparisonTable:
-    """One row per method, over its seeds."""
+    """One row per method, over its seeds and folds."""
 
     dataset: str
     fold: int
+    """The fold, or the first one."""
     data_hash: str
     experiments: dict[str, list[ExperimentConfig]]
     folder: Path
@@ -50,6 +55,8 @@ class ComparisonTable:
     baseline: str = ""
     """Title of the row that the others are compared with; default: the first."""
     published: Sequence[PublishedRow] = ()
+    further: Mapping[int, str] = field(default_factory=dict)
+    """Data hashes of the other folds, by number. Then a row is the mean over all folds."""
     trained_on: str = ""
     """Name of the data that all rows were trained on, if it is not the data of the table."""
     rerank: str = "none"
@@ -67,6 +74,13 @@ class ComparisonTable:
                     f"the published row {row.method!r} is of {row.dataset}, and this table of "
                     f"{self.dataset}; leave --published out, or give a file for {self.dataset}"
                 )
+        first, *others = self._classes().items()
+        for title, classes in others:
+            if classes != first[1]:
+                raise ValueError(
+                    f"the rows {first[0]!r} and {title!r} are of different base classes, so their "
+                    "tests are different; give all rows the same classes, or make two tables"
+                )
 
     @classmethod
     def planned(
@@ -80,23 +94,55 @@ class ComparisonTable:
         """Returns the table before its rows are filled; its folder is named after their identity.
 
         Raises:
-            ValueError: if published rows are of another dataset.
+            ValueError: if published rows are of another dataset, or rows of other base classes.
         """
         # The name of a training covers everything that its numbers depend on.
         rows = {title: [run.name for run in runs] for title, runs in trainings.items()}
-        identity = hashlib.sha256(json.dumps([manifest.data_hash, rows]).encode()).hexdigest()[:8]
+        further = options.get("further", {})
+        content = [manifest.data_hash, rows, *further.values()]
+        identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
         dataset, fold = manifest.dataset, manifest.fold
         folder = results_folder(output / "tables", dataset, fold, f"{name}-{identity}")
-        experiments = {title: [run.config for run in runs] for title, runs in trainings.items()}
+        if further:
+            folds = "-".join(map(str, (fold, *further)))
+            folder = output / "tables" / f"{dataset}-folds{folds}-{name}-{identity}"
+        # The folds of a seed have one configuration.
+        experiments = {title: list(dict.fromkeys(run.config for run in runs))
+                       for title, runs in trainings.items()}  # fmt: skip
         options |= {"task": manifest.task, "name": name}
         return cls(dataset, fold, manifest.data_hash, experiments, folder, **options)
 
     @property
     def measures(self) -> tuple[str, ...]:
         """The measures, validation first, those of re-ranking last."""
+        if not self.trained_on and next(iter(self._classes().values()))[0] == "base":
+            return BASE_TO_NOVEL
         name = self.rerank.replace("-", "_")
         reranked = [] if name == "none" else [f"test/{name}_{measure}" for measure in RERANKED]
         return (*TABLE_MEASURES[self.task], *reranked)
+
+    @property
+    def data_hashes(self) -> dict[int, str]:
+        """The hash of the data of each fold, by number."""
+        return {self.fold: self.data_hash, **self.further}
+
+    @property
+    def division(self) -> str:
+        """The dataset and its folds, for titles."""
+        folds = ", ".join(map(str, self.data_hashes))
+        return (
+            f"{self.dataset}, folds {folds}" if self.further else division(self.dataset, self.fold)
+        )
+
+    @property
+    def protocols(self) -> dict[str, ProtocolConfig]:
+        """The protocol of each row."""
+        return {title: seeds[0].protocol for title, seeds in self.experiments.items()}
+
+    def _classes(self) -> dict[str, tuple[object, ...]]:
+        """Returns the choice of classes of each row."""
+        return {title: (one.classes, one.base_seed, one.base_classes)
+                for title, one in self.protocols.items()}  # fmt: skip
 
     @property
     def tested(self) -> tuple[str, ...]:
@@ -113,7 +159,7 @@ class ComparisonTable:
         """
         wanted = {(one.hash, one.seed) for seeds in self.experiments.values() for one in seeds}
         for result in results:
-            if result.data_hash != self.data_hash:
+            if result.data_hash not in self.data_hashes.values():
                 raise ValueError(
                     f"{result.name} was trained on other data ({result.data_hash[:12]}) than this "
                     f"table's ({self.data_hash[:12]}), so it is no row of it; rows of one table "
@@ -124,11 +170,21 @@ class ComparisonTable:
                     f"{result.folder} holds a training with other settings than its name says; "
                     "delete that folder, and run the same command to train it again"
                 )
-        by_identity = {(result.config_hash, result.seed): result for result in results}
+        found = {(one.data_hash, one.config_hash, one.seed): one for one in results}
         for title, seeds in self.experiments.items():
-            identities = [(one.hash, one.seed) for one in seeds]
-            self.results[title] = [by_identity[key] for key in identities if key in by_identity]
-        self.statistics = row_statistics(self.results, self.tested, self.task, self.baseline)
+            cells = [(data, one.hash, one.seed)
+                     for one in seeds for data in self.data_hashes.values()]  # fmt: skip
+            self.results[title] = [found[key] for key in cells if key in found]
+        whole = {title: [one for seed in self.by_seed(title).values() for one in seed]
+                 for title in self.results}  # fmt: skip
+        self.statistics = row_statistics(whole, self.tested, self.task, self.baseline)
+
+    def by_seed(self, title: str) -> dict[int, list[TrainingResult]]:
+        """Returns the results of a row for each seed that has all folds, in their order."""
+        seeds: dict[int, list[TrainingResult]] = {}
+        for result in self.results[title]:
+            seeds.setdefault(result.seed, []).append(result)
+        return {seed: some for seed, some in seeds.items() if len(some) == len(self.data_hashes)}
 
     def frame(self) -> pd.DataFrame:
         """Returns all numbers, one row per method, with the sample standard deviation over seeds.
@@ -153,17 +209,20 @@ class ComparisonTable:
 
     def _row(self, title: str) -> dict[str, Any]:
         """Returns the columns of one of our rows; None where there are no results."""
-        results = self.results[title]
+        results, seeds = self.results[title], self.by_seed(title)
         trainable = int(results[0].metrics["trainable_parameters"]) if results else None
         row: dict[str, Any] = {
             "kind": "ours",
             "method": title,
             "source": "",
             "trainable_parameters": trainable,
-            "seeds": " ".join(str(result.seed) for result in results),
+            "seeds": " ".join(map(str, seeds)),
+            "folds": " ".join(map(str, self.data_hashes)),
+            "protocol": str(self.protocols[title]),
         }
         for measure in self.measures:
-            values = [r.metrics[measure] for r in results if measure in r.metrics]
+            values = [fmean(r.metrics[measure] for r in some) for some in seeds.values()
+                      if all(measure in r.metrics for r in some)]  # fmt: skip
             name = measure.replace("/", "_")
             deviation = stdev(values) if len(values) > 1 else None
             row |= {f"{name}_mean": _mean(values), f"{name}_std": deviation}
@@ -177,7 +236,7 @@ class ComparisonTable:
             "baseline": self.baseline,
             **dict.fromkeys(compared),
             "config_hash": self.experiments[title][0].hash,
-            "data_hash": self.data_hash[:12],
+            "data_hash": " ".join(data[:12] for data in self.data_hashes.values()),
             "git_commit": " ".join(sorted({result.git_commit[:12] for result in results})),
             **self.statistics.get(title, {}),
         }

@@ -10,13 +10,15 @@ from stop_core.cache.manifest import Manifest
 from stop_core.cache.views import View
 from stop_core.datasets import Split, refuse_twins
 from stop_core.datasets.list_checks import one_sided
+from stop_core.datasets.protocols import base_labels
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
+from stop_core.settings.protocol import ProtocolConfig
 from stop_core.settings.training import TrainingOptions, names_side
 from stop_core.storage.paths import StoragePath
 
 if TYPE_CHECKING:  # torch and open_clip take seconds to import; a finished run needs neither
-    from stop_core.clip.loading import TowerShape
+    from stop_core.clip.registry import TowerShape
 
 
 def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[Split]) -> None:
@@ -35,6 +37,7 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[Spl
             "instead; choose another method"
         )
     _check_training(config, manifest)
+    _check_protocol(config.protocol, manifest, splits)
     if reads_text:
         refuse_twins(manifest.class_names, manifest.class_words)
     check_tower(config)
@@ -58,7 +61,7 @@ def remarks_on(config: ExperimentConfig, cache: StoragePath) -> list[str]:
     if not config.is_trained:
         return []
     remarks = []
-    if not manifest.counts.get("val"):
+    if not manifest.counts.get("val") and not config.protocol.full_training:
         remarks.append("there are no validation clips: the last epoch is tested, and not the best")
     if isinstance(cache, Path) and config.training.flip:
         captions = FrameCache(cache).split("train").captions
@@ -95,6 +98,28 @@ def _check_training(config: ExperimentConfig, manifest: Manifest) -> None:
         raise ValueError(
             f"flip would give clips wrong labels: {len(sided)} of {len(manifest.class_words)} "
             f"classes name a side, for example {sided[0]!r}; leave flip out"
+        )
+
+
+def _check_protocol(protocol: ProtocolConfig, manifest: Manifest, splits: Sequence[Split]) -> None:
+    by_class = [name for name in ("shots", "shots_list", "classes")
+                if getattr(protocol, name) != getattr(ProtocolConfig(), name)]  # fmt: skip
+    if by_class and manifest.task == "retrieval":
+        raise ValueError(
+            f"{by_class[0]} chooses clips by their classes, and {manifest.dataset} has captions "
+            f"instead; leave {by_class[0]} out"
+        )
+    if protocol.classes == "base":
+        base_labels(manifest.class_names, protocol.base_classes, protocol.base_seed)
+    if protocol.full_training and "val" in splits:
+        raise ValueError(
+            "full_training leaves no validation clips, and the trials of a sweep are compared by "
+            "validation; leave it out, and train with the best settings afterwards"
+        )
+    if protocol.full_training and not manifest.counts.get("val"):
+        raise ValueError(
+            "full_training adds the validation clips to training, and the cache has none; leave it "
+            "out: all training clips are trained on, and the last epoch is tested"
         )
 
 

@@ -65,7 +65,7 @@ def estimate(
     # Gradient caching embeds every clip twice.
     passes = 4 if captions and at_once < config.batch_size else 3
     evaluated = clips["val"] * math.ceil(steps / epoch) + clips["test"]
-    saved = _SAVED_BYTES * (1 if config.precision == "bf16" else 2)
+    saved = _SAVED_BYTES * (2 if config.precision == "fp32" else 1)
     weights = 8 * 12 * shape.width**2 * shape.blocks  # both towers, in float32
     return Estimate(
         steps,

@@ -80,7 +80,7 @@ def _outcome(reference: "ray.ObjectRef[TrainingResult]", label: str) -> Training
     except ray.exceptions.RayError as problem:
         warn(f"{label} failed: {root_cause(problem)}")
         return root_cause(problem)
-    names = ("val/top1", "test/top1", "val/t2v_r1", "test/t2v_r1")
+    names = ("val/top1", "test/top1", "val/t2v_r1", "test/t2v_r1", "test/harmonic_mean")
     metrics = [f"{name} {result.metrics[name]:.4f}" for name in names if name in result.metrics]
     say(f"{label}: {'; '.join([', '.join(metrics), *result.problems])}")
     return result

@@ -7,10 +7,12 @@ tracking store does not stop a training.
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from stop_core.cache.manifest import Manifest
+from stop_core.datasets.protocols import base_labels
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.atomic import appearing
 from stop_core.storage.names import inside
@@ -271,7 +273,7 @@ class TrainingRun:
         manifest, config = self.manifest, self.config
         return ModelRecord(
             config=config,
-            classes=label_classes(manifest.class_names, config.templates),
+            classes=label_classes(_trained_classes(config, manifest), config.templates),
             preprocessing=preprocessing_of_cache(
                 manifest.config,
                 (config.frames, tower.size),
@@ -291,6 +293,13 @@ class TrainingRun:
                 versions=versions(),
             ),
         )
+
+
+def _trained_classes(config: ExperimentConfig, manifest: Manifest) -> Sequence[str]:
+    names, protocol = manifest.class_names, config.protocol
+    if protocol.classes == "all":
+        return names
+    return [names[n] for n in base_labels(names, protocol.base_classes, protocol.base_seed)]
 
 
 def _deliver_last(tracked: QueuedRun) -> None:

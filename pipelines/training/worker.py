@@ -36,6 +36,7 @@ from stop_core.trained_model.model import tower_facts
 from stop_core.training.checkpoint import Checkpoint, check_whole
 from stop_core.training.clip_views import ShownClips
 from stop_core.training.objectives import make_objective
+from stop_core.training.protocol import protocol_clips
 from stop_core.training.run_state import LAST_PROMPTS, RunProgress, read_progress
 from stop_core.training.trainer import DivergedError, Trainer
 
@@ -74,15 +75,12 @@ class WorkerRun:
         clip = (clips.load if clips else load_clip)(self.config.tower, self.config.pretrained)
         self.tower = tower_facts(clip)  # before training changes it
         self.model = prepare_model(task, clip, len(manifest.class_names), device)
+        chosen, self.remarks = protocol_clips(self.cache, self.config, wanted)
         self.splits: dict[str, ShownClips] = {
             split: ShownClips(
-                self.cache.split(split),
-                self.config,
-                self.model.image_size,
-                is_trained=split == "train",
+                clips, self.config, self.model.image_size, is_trained=split == "train"
             )
-            for split in wanted
-            if manifest.counts.get(split)
+            for split, clips in chosen.items()
         }
         train = self.splits["train"]
         if task.resources.compile:
@@ -116,6 +114,8 @@ class WorkerRun:
             PromptMonitor(self.model, self.config, self.splits.get("val", train)) if first else None
         )
         self._saved = time.monotonic()
+        for remark in self.remarks:
+            self.buffer.report(f"note: {remark}")
         self._resume()
         copy_from_first(self.model.learned().values())
 
@@ -194,13 +194,13 @@ class WorkerRun:
             parts.append(f"{chosen_by} {metrics[chosen_by]:.4f}")
             parts.append(f"best {best:.4f} (epoch {self.progress.best_epoch})")
         else:
-            parts.append("no validation split")
+            parts.append("no validation")
         return f"epoch {self.progress.epochs_done}/{self.epochs}: {', '.join(parts)}"
 
     def _finish(self) -> None:
         """Evaluates the validation split and, only here, the test split with the best weights."""
         self.contents.wait()
-        self.progress.problems = []
+        self.progress.problems = list(self.remarks)
         manifest, figures = self.cache.manifest, self.task.folder / FIGURES
         trained = self.model.prompt_state_dict()
         self.model.load_prompt_state_dict(self.best_prompts)
@@ -223,6 +223,7 @@ class WorkerRun:
         self.model.load_prompt_state_dict(trained)
         metrics["best_epoch"] = float(self.progress.best_epoch or 0)
         metrics["trainable_parameters"] = float(self._trainable_parameters())
+        metrics["training_examples"] = float(len(self.splits["train"]))
         self.progress.final = metrics
         self.progress.costs = self.buffer.costs()
         # The metrics `val/...` are the curve over all epochs.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stop_core.evaluation.recognition import (
     confusion_matrix,
+    harmonic_mean,
     predicted_classes,
     rank_of_truth,
     recognition_metrics,
@@ -39,6 +40,32 @@ def measure_recognition(clips: Clips, logits_MC: Tensor) -> Measured:
         _prediction_rows(clips, logits_MC),
         confusion_matrix(logits_MC, clips.labels),
     )
+
+
+def measure_base_to_novel(clips: Clips, logits_MC: Tensor, base: Sequence[int]) -> Measured:
+    """Returns base and novel accuracy, their harmonic mean, and one row per clip.
+
+    Clips of the classes `base` are recognised among these, and the others among the others.
+    """
+    logits_MC = among_own_half(logits_MC, clips.labels, base)
+    is_base_M = torch.isin(clips.labels, torch.tensor(base))
+    right_M = rank_of_truth(logits_MC, clips.labels) == 1
+    metrics = {
+        f"{part}_top1": right_M[own_M].double().mean().item()
+        for part, own_M in (("base", is_base_M), ("novel", ~is_base_M))
+        if own_M.any()
+    }
+    if len(metrics) == 2:
+        metrics["harmonic_mean"] = harmonic_mean(*metrics.values())
+    rows = _prediction_rows(clips, logits_MC)
+    rows["part"] = ["base" if one else "novel" for one in is_base_M.tolist()]
+    return Measured(metrics, rows, confusion_matrix(logits_MC, clips.labels))
+
+
+def among_own_half(logits_MC: Tensor, labels_M: Tensor, base: Sequence[int]) -> Tensor:
+    """Returns the logits, minus infinity for base classes of novel clips and the reverse."""
+    is_base_C = torch.isin(torch.arange(logits_MC.shape[1]), torch.tensor(base))
+    return logits_MC.masked_fill(is_base_C != is_base_C[labels_M][:, None], -torch.inf)
 
 
 def measure_retrieval(

@@ -26,6 +26,11 @@ def recognition_metrics(logits_MN: Tensor, labels_M: Tensor) -> dict[str, float]
     }
 
 
+def harmonic_mean(first: float, second: float) -> float:
+    """Returns the harmonic mean of two shares; 0 if one of them is 0."""
+    return 2 * first * second / (first + second) if first and second else 0.0
+
+
 def per_class_accuracy(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
     """Returns the top-1 accuracy of every class, [N], from 0 to 1; NaN for a class without clips.
 

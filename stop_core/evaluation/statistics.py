@@ -3,13 +3,16 @@
 A score depends on a sample of videos and a sample of trainings. The bootstrap resamples both, as
 crossed factors (Owen, "The pigeonhole bootstrap", 2007).
 
-Shapes: S seeds, M videos, G groups of videos, K rows of a table, R resamples.
+Shapes: S seeds, V videos, M tests of a video (more than V if a video is tested in several folds), F
+folds, G groups, K rows of a table, R resamples.
 """
 
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +31,7 @@ class VideoScores:
     The score of a training is the sum of the values of the videos divided by the sum of their
     weights; with several groups, the mean of the groups' scores. For top-1, values are 1 or 0 and
     weights are 1. If a video has several queries, its weight is their number. For mean-class
-    accuracy, the groups are the classes.
+    accuracy, the groups are the classes. With several folds, it is the mean of the folds' scores.
 
     Raises:
         ValueError: if the shapes do not fit, or there is no seed or no video.
@@ -37,6 +40,11 @@ class VideoScores:
     values_SM: Floats
     weights_M: Floats
     groups_M: NDArray[np.int64] | None = None
+    ids_M: NDArray[Any] | None = None
+    """Ids of the videos, which `join_folds` needs."""
+    folds_M: NDArray[np.int64] | None = None
+    harmonic: bool = False
+    """Whether the mean of the groups is the harmonic one."""
 
     def __post_init__(self) -> None:
         videos = self.values_SM.shape[-1]
@@ -45,29 +53,45 @@ class VideoScores:
                 f"the values have shape {list(self.values_SM.shape)}; give [S, M], at least one "
                 "seed and one video"
             )
-        for name, column in (("weights_M", self.weights_M), ("groups_M", self.groups_M)):
+        for name in ("weights_M", "groups_M", "ids_M", "folds_M"):
+            column = getattr(self, name)
             if column is not None and column.shape != (videos,):
                 raise ValueError(f"{name} has shape {list(column.shape)}; give one per video")
 
-    @property
-    def members(self) -> list[NDArray[np.int64]]:
-        """The indices of the videos of each group."""
-        if self.groups_M is None:
-            return [np.arange(len(self.weights_M))]
-        return [np.flatnonzero(self.groups_M == group) for group in np.unique(self.groups_M)]
+    @cached_property
+    def video_M(self) -> NDArray[np.int64]:
+        """The number of the video of each test, from 0 to V - 1."""
+        if self.folds_M is None or self.ids_M is None:
+            return np.arange(len(self.weights_M))
+        video_M: NDArray[np.int64] = np.unique(self.ids_M, return_inverse=True)[1]
+        return video_M
 
-    def scores(self, counts_RM: Floats | None = None) -> Floats:
+    @property
+    def videos(self) -> int:
+        """V, the number of different videos."""
+        return int(self.video_M.max()) + 1
+
+    def scores(self, counts_RV: Floats | None = None) -> Floats:
         """Returns the score of every training: [S], or [R, S] with resamples.
 
         Args:
-            counts_RM: how often each video was drawn; default: each of them once.
+            counts_RV: how often each video was drawn; default: each of them once.
         """
-        if counts_RM is None:
-            score_S: Floats = self.scores(np.ones((1, len(self.weights_M))))[0]
+        if counts_RV is None:
+            score_S: Floats = self.scores(np.ones((1, self.videos)))[0]
             return score_S
-        score_GRS = np.stack([self._of_group(counts_RM, videos) for videos in self.members])
-        mean_RS: Floats = np.nanmean(score_GRS, 0)  # groups that were not drawn are ignored
-        return mean_RS
+        counts_RM = counts_RV if self.folds_M is None else counts_RV[:, self.video_M]
+        every_M = np.arange(len(self.weights_M))
+        parts = [self._of_fold(counts_RM, tests) for tests in _grouped(every_M, self.folds_M)]
+        return _mean(np.stack(parts))
+
+    def _of_fold(self, counts_RM: Floats, tests: NDArray[np.int64]) -> Floats:
+        groups = _grouped(tests, self.groups_M)
+        score_GRS = np.stack([self._of_group(counts_RM, videos) for videos in groups])
+        if not self.harmonic:
+            return _mean(score_GRS)
+        with np.errstate(divide="ignore"):  # a share of 0 makes the harmonic mean 0
+            return 1 / _mean(1 / score_GRS)
 
     def _of_group(self, counts_RM: Floats, videos: NDArray[np.int64]) -> Floats:
         counts = counts_RM if len(videos) == counts_RM.shape[1] else counts_RM[:, videos]
@@ -83,7 +107,7 @@ def resampled_scores(
 ) -> Floats:
     """Returns the mean score of each row in every resample of videos and seeds, [K, R].
 
-    Every resample draws M videos with replacement, the same for all rows, so that differences
+    Every resample draws V videos with replacement, the same for all rows, so that differences
     between rows are paired; and S seeds of each row with more than one seed. The variance of S
     seeds drawn from S is too small by (S-1)/S, so their deviations are scaled by the root of its
     inverse (Rao and Wu, "Resampling inference with complex survey data", 1988).
@@ -96,7 +120,7 @@ def resampled_scores(
     Raises:
         ValueError: if the rows have different numbers of videos.
     """
-    sizes = {len(row.weights_M) for row in rows}
+    sizes = {row.videos for row in rows}
     if len(sizes) != 1:
         raise ValueError(
             f"the rows were measured on {' and '.join(map(str, sorted(sizes)))} videos; only rows "
@@ -109,15 +133,18 @@ def resampled_scores(
     at_once = max(1, _DRAWN_AT_ONCE // videos)
     for start in range(0, resamples, at_once):
         part = slice(start, min(start + at_once, resamples))
-        counts_RM = _draw(draws, part.stop - part.start, videos)
+        counts_RV = _draw(draws, part.stop - part.start, videos)
         for number, row in enumerate(rows):
-            means_KR[number, part] = (row.scores(counts_RM) * weights_KRS[number][part]).sum(1)
+            means_KR[number, part] = (row.scores(counts_RV) * weights_KRS[number][part]).sum(1)
     return means_KR
 
 
 def interval(scores_R: Floats, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Returns the percentile interval of resampled scores, or of their differences."""
-    low, high = np.quantile(scores_R, [(1 - confidence) / 2, (1 + confidence) / 2])
+    """Returns the percentile interval of resampled scores, or of their differences.
+
+    A resample without any video of a measure, which a tiny test split can have, is ignored.
+    """
+    low, high = np.nanquantile(scores_R, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
@@ -137,7 +164,8 @@ def exact_p(first: VideoScores, second: VideoScores) -> float:
     With one training per row it is McNemar's exact test: of the videos that only one of the two
     classifies correctly, each is the first's with probability 1/2. With several trainings, the
     answers of all trainings of a row to one video are swapped together, since they are dependent;
-    the p-value is the share of all 2^M swaps with at least this difference, computed exactly.
+    the p-value is the share of all 2^V swaps with at least this difference, computed exactly. The
+    answers of all folds to one video are swapped together too, and count equally.
 
     It generalises to other videos, not to other trainings.
 
@@ -151,8 +179,8 @@ def exact_p(first: VideoScores, second: VideoScores) -> float:
     for row in (first, second):
         if not np.isin(row.values_SM, (0, 1)).all() or not (row.weights_M == 1).all():
             raise ValueError("the exact test needs one value per video, 0 or 1, with weight 1")
-    difference_M = _whole_differences(first.values_SM, second.values_SM)
-    sizes, counts = np.unique(np.abs(difference_M[difference_M != 0]), return_counts=True)
+    difference_V = _whole_differences(first, second)
+    sizes, counts = np.unique(np.abs(difference_V[difference_V != 0]), return_counts=True)
     if len(sizes) == 0:
         return 1.0
     # Distribution of the sum of all differences under random signs, in steps of two from its
@@ -162,9 +190,29 @@ def exact_p(first: VideoScores, second: VideoScores) -> float:
         spread = np.zeros(size * count + 1)
         spread[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
         chances = np.convolve(chances, spread)
-    total = abs(int(difference_M.sum()))
+    total = abs(int(difference_V.sum()))
     sums = 2 * np.arange(len(chances)) - (len(chances) - 1)
     return min(1.0, float(chances[np.abs(sums) >= total].sum()))
+
+
+def join_folds(folds: Sequence[VideoScores]) -> VideoScores:
+    """Returns the scores of a row over several folds; the seeds of each are in the same order.
+
+    A video that several folds test is one unit of the bootstrap and of the exact test.
+    """
+    if len(folds) == 1:
+        return folds[0]
+
+    def column(name: str) -> Any:
+        parts = [getattr(fold, name) for fold in folds]
+        return None if parts[0] is None else np.concatenate(parts, -1)
+
+    numbers = [np.full(len(fold.weights_M), number) for number, fold in enumerate(folds)]
+    return replace(
+        folds[0],
+        folds_M=np.concatenate(numbers),
+        **{name: column(name) for name in ("values_SM", "weights_M", "groups_M", "ids_M")},
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -174,6 +222,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(np.minimum(1.0, p[order] * np.arange(len(p), 0, -1)))
     return [float(value) for value in adjusted]
+
+
+def _grouped(
+    tests: NDArray[np.int64], groups_M: NDArray[np.int64] | None
+) -> list[NDArray[np.int64]]:
+    """Returns those of `tests` that are in each group; all of them if there are no groups."""
+    if groups_M is None:
+        return [tests]
+    return [tests[groups_M[tests] == group] for group in np.unique(groups_M[tests])]
+
+
+def _mean(scores_GRS: Floats) -> Floats:
+    """Returns the mean over the groups that were drawn, [R, S]; NaN if none was."""
+    drawn_GRS = ~np.isnan(scores_GRS)
+    counts_RS = drawn_GRS.sum(0)
+    mean_RS: Floats = np.full(counts_RS.shape, np.nan)
+    np.divide(np.where(drawn_GRS, scores_GRS, 0).sum(0), counts_RS, mean_RS, where=counts_RS > 0)
+    return mean_RS
 
 
 def _draw(draws: np.random.Generator, resamples: int, videos: int) -> Floats:
@@ -196,13 +262,14 @@ def _seed_weights(row: VideoScores, resamples: int, seed: int) -> Floats:
     return 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (counts_RS - 1) / seeds
 
 
-def _whole_differences(first_SM: Floats, second_SM: Floats) -> NDArray[np.int64]:
-    """Returns the difference of the mean values of each video, scaled to coprime integers, [M]."""
-    common = math.lcm(len(first_SM), len(second_SM))
+def _whole_differences(first: VideoScores, second: VideoScores) -> NDArray[np.int64]:
+    """Returns the difference of the mean values of each video, scaled to coprime integers, [V]."""
+    common = math.lcm(len(first.values_SM), len(second.values_SM))
     first_M, second_M = (
         values.sum(0).round().astype(np.int64) * (common // len(values))
-        for values in (first_SM, second_SM)
+        for values in (first.values_SM, second.values_SM)
     )
-    difference_M: NDArray[np.int64] = first_M - second_M
-    difference_M //= max(1, int(np.gcd.reduce(difference_M)))
-    return difference_M
+    difference_V = np.zeros(first.videos, np.int64)
+    np.add.at(difference_V, first.video_M, first_M - second_M)
+    difference_V //= max(1, int(np.gcd.reduce(difference_V)))
+    return difference_V

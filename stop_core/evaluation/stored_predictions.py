@@ -12,7 +12,10 @@ from stop_core.evaluation.statistics import VideoScores
 RESULT = "result.json"
 """File name in the folder of a finished training run."""
 
-_MEASURE = re.compile(r"(?:(?:(dsl|qb_norm)_)?(t2v|v2t)_(?:r(\d+)|mean_rank)|top(\d+)|mean_class)")
+_MEASURE = re.compile(
+    r"(?:(dsl|qb_norm)_)?(t2v|v2t)_(?:r(\d+)|mean_rank)"
+    r"|(?:(base|novel)_)?top(\d+)|mean_class|harmonic_mean"
+)
 
 
 def read_scores(files: Sequence[Path], measures: Sequence[str]) -> dict[str, VideoScores]:
@@ -22,7 +25,8 @@ def read_scores(files: Sequence[Path], measures: Sequence[str]) -> dict[str, Vid
 
     Args:
         files: one per seed.
-        measures: for example "test/top1", "test/mean_class", "test/t2v_r5", "test/v2t_mean_rank".
+        measures: for example "test/top1", "test/mean_class", "test/harmonic_mean", "test/t2v_r5",
+            "test/v2t_mean_rank".
 
     Raises:
         ValueError: if a file has no data for a measure, or has other videos than the first file;
@@ -66,6 +70,8 @@ def _join(files: Sequence[Path], tables: Sequence[pd.DataFrame], measure: str) -
         np.stack([one["value"].to_numpy(np.float64) for one in videos]),
         videos[0]["weight"].to_numpy(np.float64),
         groups,
+        videos[0].index.to_numpy(),
+        harmonic=name == "harmonic_mean",
     )
 
 
@@ -74,14 +80,18 @@ def _videos(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     found = _MEASURE.fullmatch(name)
     if found is None:
         raise ValueError(f"the measure {name} has no scores per video")
-    rerank, direction, recall, top = found.groups()
+    rerank, direction, recall, part, top = found.groups()
     if direction:
         rows = rows[rows["direction"] == direction]
-    most = 1 if name == "mean_class" else recall or top
+    by_group = {"mean_class": "label", "harmonic_mean": "part"}.get(name)
+    most = 1 if by_group else recall or top
     rank = rows[f"{rerank}_rank" if rerank else "rank"]
     value = rank if most is None else rank <= int(most)
-    by_video = value.astype(float).groupby(rows["video_id"])
-    videos = pd.DataFrame({"value": by_video.sum(), "weight": by_video.count()}).sort_index()
-    if name == "mean_class":
-        videos["group"] = rows.groupby("video_id")["label"].first()
+    # All measures have the same videos, so that one draw serves them: others weigh nothing.
+    weight = rows["part"].eq(part) if part else pd.Series(1, rows.index)
+    columns = {"value": value.astype(float) * weight, "weight": weight.astype(int)}
+    videos = pd.DataFrame(columns).groupby(rows["video_id"]).sum().sort_index()
+    if by_group:
+        groups = rows.groupby("video_id")[by_group].first()
+        videos["group"] = groups.eq("novel").astype(int) if by_group == "part" else groups
     return videos

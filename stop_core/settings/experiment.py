@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from stop_core.settings.class_templates import DEFAULT, check_templates, find_templates
 from stop_core.settings.methods import METHODS, as_words, option_types
+from stop_core.settings.protocol import ProtocolConfig
 from stop_core.settings.stop import StopConfig
 from stop_core.settings.training import TrainingOptions
 from stop_core.storage.documents import build, shown
@@ -84,11 +85,12 @@ class ExperimentConfig:
     ema: float = 0.0
     """Decay of an exponential moving average of the weights, used in evaluation; 0: none."""
     training: TrainingOptions = field(default_factory=TrainingOptions)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: run the model under bfloat16 autocast; weights, losses and selections stay fp32. auto:
     bf16 where the training runs on GPUs that have it, else fp32."""
     seed: int = 0
-    """Seed of the initial weights, the order of the clips, and dropout."""
+    """Seed of the initial weights, the draw of `shots`, the order of the clips, and dropout."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -116,6 +118,11 @@ class ExperimentConfig:
             raise ValueError(
                 f"context_tokens has no use for {self.method}, which {why}; set it to 0, or use "
                 "the method zero-shot to train only context tokens"
+            )
+        if self.protocol.classes == "base" and not method.reads_text:
+            raise ValueError(
+                f"classes is base, but {self.method} reads no text, so it cannot recognise the "
+                "novel classes; choose another method"
             )
         if self.frames is not None:
             _check("frames", self.frames, self.frames >= 1, "must be at least 1")
@@ -157,15 +164,16 @@ class ExperimentConfig:
         return epoch, epoch * self.epochs if steps is None else steps
 
     def for_dataset(self, dataset: str) -> "ExperimentConfig":
-        """Returns a copy in which the name of a set of templates is replaced by its sentences.
+        """Returns a copy in which names of templates and of lists are replaced by their contents.
 
-        Only then does the hash depend on the sentences.
+        Only then does the hash depend on the contents.
 
         Raises:
-            ValueError: if there are no templates of that name.
+            ValueError: if there are no templates of that name, or a list is empty.
             OSError: if they are in a file that cannot be read.
         """
-        return replace(self, templates=find_templates(self.templates, dataset))
+        templates = find_templates(self.templates, dataset)
+        return replace(self, templates=templates, protocol=self.protocol.with_lists())
 
     @property
     def hash(self) -> str:
@@ -228,8 +236,9 @@ class ExperimentConfig:
         if unknown := sorted(values.keys() - setting_types().keys()):
             raise ValueError(f"there is no setting called {', '.join(unknown)}")
         given = dict(values)
-        if isinstance(sentences := given.get("templates"), list):
-            given["templates"] = tuple(sentences)
+        for name in ("templates", "shots_list", "base_classes"):
+            if isinstance(texts := given.get(name), list):
+                given[name] = tuple(texts)
         try:
             config = cls.from_names(given)
         except TypeError as problem:
@@ -238,7 +247,11 @@ class ExperimentConfig:
         return config
 
 
-PARTS: dict[str, type[Any]] = {"stop": StopConfig, "training": TrainingOptions}
+PARTS: dict[str, type[Any]] = {
+    "stop": StopConfig,
+    "training": TrainingOptions,
+    "protocol": ProtocolConfig,
+}
 """The fields of `ExperimentConfig` that are settings themselves. By name, theirs are not nested."""
 
 

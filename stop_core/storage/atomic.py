@@ -129,7 +129,7 @@ class FileFollower:
         self._path = path
         self._leave = leave
         self._hash = hashlib.sha256()
-        self._room = memoryview(bytearray(1 << 18))
+        self._room = memoryview(bytearray(262_144))
 
     def follow(self) -> None:
         """Hashes the bytes that were written since the last call."""

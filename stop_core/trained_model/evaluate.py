@@ -12,10 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stop_core.cache import CachedClips, FrameCache
+from stop_core.cache.manifest import Manifest
 from stop_core.cache.views import View
 from stop_core.datasets import Split
 from stop_core.evaluation.measure import (
     Measured,
+    among_own_half,
+    measure_base_to_novel,
     measure_recognition,
     measure_retrieval,
     sentences_of,
@@ -44,6 +47,7 @@ def evaluate(
 ) -> Measured:
     """Returns the metrics and predictions of a model on a split, by the task of the cache.
 
+    A base-to-novel model is measured on base and novel classes of its own dataset separately.
     The probabilities of the classes are averaged over the views of a clip; for retrieval, the
     similarities are. The outputs of finished parts are read from `parts`.
 
@@ -62,6 +66,7 @@ def evaluate(
     """
     manifest, clips = cache.manifest, cache.split(split)
     refuse_other_classes(trained, manifest)
+    base = _base_labels(trained, manifest)
     if manifest.task == "retrieval":
         bank = sentences_of(cache.split("train")) if rerank == "qb-norm" else []
         texts = TextBank(trained.model, [*sentences_of(clips), *bank])
@@ -86,7 +91,18 @@ def evaluate(
         outputs_VMX.append(torch.cat(rows))
     if manifest.task == "retrieval":
         return measure_retrieval(clips, torch.stack(outputs_VMX).mean(0), texts, rerank, bank)
+    if base:
+        halves_VMC = [among_own_half(rows_MC, clips.labels, base) for rows_MC in outputs_VMX]
+        return measure_base_to_novel(clips, mean_logits(halves_VMC), base)
     return measure_recognition(clips, mean_logits(outputs_VMX))
+
+
+def _base_labels(trained: TrainedModel, manifest: Manifest) -> list[int]:
+    """Returns the labels that a base-to-novel model was trained on; none if there are no others."""
+    names, own = manifest.class_names, manifest.dataset == trained.provenance.dataset
+    is_base = own and trained.config.protocol.classes == "base"
+    base = [n for n, name in enumerate(names) if is_base and name in (trained.labels or ())]
+    return base if len(base) < len(names) else []
 
 
 def mean_logits(views_VMC: Sequence[Tensor]) -> Tensor:

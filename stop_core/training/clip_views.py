@@ -18,6 +18,7 @@ from stop_core.cache import CachedClips, View
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.training import names_side
 from stop_core.training.augmentation import augment, mix, mixing
+from stop_core.training.protocol import ChosenClips
 
 
 class ShownClips:
@@ -35,7 +36,12 @@ class ShownClips:
     """
 
     def __init__(
-        self, clips: CachedClips, config: ExperimentConfig, size: int, *, is_trained: bool = False
+        self,
+        clips: CachedClips | ChosenClips,
+        config: ExperimentConfig,
+        size: int,
+        *,
+        is_trained: bool = False,
     ) -> None:
         self._clips = clips
         self._config = config

@@ -7,14 +7,17 @@ E channels of the joint text-video space.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from stop_core.cache.manifest import Manifest
+from stop_core.datasets.protocols import base_labels
 from stop_core.evaluation.measure import (
     Measured,
+    measure_base_to_novel,
     measure_recognition,
     measure_retrieval,
     sentences_of,
@@ -74,16 +77,35 @@ class Objective(ABC):
 
 
 class Recognition(Objective):
-    """Cross-entropy over the classes."""
+    """Cross-entropy over the classes.
+
+    Args:
+        model: the model to train.
+        config: settings of the training.
+        clips: of the training split.
+        texts: of the classes that are trained on.
+        all_texts: of all classes of the dataset; default: those that are trained on.
+    """
 
     additive = True
     chosen_by = "top1"
 
     def __init__(
-        self, model: VideoModel, config: ExperimentConfig, clips: Clips, texts: ClassTexts
+        self,
+        model: VideoModel,
+        config: ExperimentConfig,
+        clips: Clips,
+        texts: ClassTexts,
+        all_texts: ClassTexts | None = None,
     ) -> None:
         super().__init__(model, config, clips)
         self.texts = texts
+        self.all_texts = all_texts or texts
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The positions of the classes of the training clips among `texts`, [N]."""
+        return self.clips.labels
 
     def outputs(self, frames: Tensor, clips: Sequence[int], epoch: int) -> Tensor:
         """Returns logits, [B, C]."""
@@ -95,7 +117,7 @@ class Recognition(Objective):
 
     def loss(self, outputs: Tensor, clips: Sequence[int], epoch: int, total: int) -> Tensor:
         """Returns this part's share of the mean cross-entropy."""
-        targets = self.clips.labels[list(clips)]
+        targets = self.targets[list(clips)]
         if self.config.training.mixup:
             targets = self._mixed(clips, epoch)
         smoothing = self.config.training.label_smoothing
@@ -106,27 +128,31 @@ class Recognition(Objective):
         target_BC = torch.zeros(len(clips), len(self.texts))
         for row, clip in enumerate(clips):
             partner, weight = mixing(clip, len(self.clips), self.config, epoch)
-            target_BC[row, self.clips.labels[clip]] += weight
-            target_BC[row, self.clips.labels[partner]] += 1 - weight
+            target_BC[row, self.targets[clip]] += weight
+            target_BC[row, self.targets[partner]] += 1 - weight
         return target_BC
 
     def measure(self, clips: Clips) -> Measured:
         """Returns the accuracies, and one row per clip."""
         with torch.no_grad():
-            text_CE = self.texts.embeddings()
+            text_CE = self.all_texts.embeddings()
         logits_MC = run_over(
             lambda frames: self._logits(frames, text_CE),
             clips,
             self.model,
-            len(self.texts),
+            len(self.all_texts),
             self.evaluation_batch,
         )
+        return self.measured(clips, logits_MC)
+
+    def measured(self, clips: Clips, logits_MC: Tensor) -> Measured:
+        """Returns the metrics and rows that follow from the logits of all classes."""
         return measure_recognition(clips, logits_MC)
 
     @torch.no_grad()
     def probabilities(self, frames: Tensor) -> Tensor:
         """Frames -> probabilities of the classes, [B, C]."""
-        return self._logits(frames, self.texts.embeddings()).softmax(-1)
+        return self._logits(frames, self.all_texts.embeddings()).softmax(-1)
 
     def _logits(self, frames: Tensor, text_CE: Tensor | None) -> Tensor:
         with autocast(self.config, frames.device):
@@ -134,6 +160,30 @@ class Recognition(Objective):
                 text_CE = self.texts.embeddings()
             logits_BC: Tensor = self.model(frames, text_CE)
         return logits_BC.float()
+
+
+class BaseToNovel(Recognition):
+    """Training on the base classes; evaluation of each half of the classes among its own.
+
+    Args:
+        base: labels of the base classes, sorted, in the order of `texts`.
+        others: of `Recognition`.
+    """
+
+    chosen_by = "base_top1"
+
+    def __init__(self, base: Sequence[int], *others: Any) -> None:
+        super().__init__(*others)
+        self._base = base
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The positions of the classes of the training clips among the base classes, [N]."""
+        return torch.searchsorted(torch.tensor(self._base), self.clips.labels)
+
+    def measured(self, clips: Clips, logits_MC: Tensor) -> Measured:
+        """Returns base and novel accuracy and their harmonic mean, and one row per clip."""
+        return measure_base_to_novel(clips, logits_MC, self._base)
 
 
 class Retrieval(Objective):
@@ -246,4 +296,9 @@ def make_objective(
     texts = ClassTexts(model, sentences)
     if METHODS[config.method].reads_text:
         texts.refuse_twins(manifest.class_names)
-    return Recognition(model, config, clips, texts)
+    protocol = config.protocol
+    if protocol.classes == "all":
+        return Recognition(model, config, clips, texts)
+    base = base_labels(manifest.class_names, protocol.base_classes, protocol.base_seed)
+    trained = ClassTexts(model, [sentences[label] for label in base])
+    return BaseToNovel(base, model, config, clips, trained, texts)

@@ -28,10 +28,9 @@ def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in files.items():
         (folder / name).write_text(text)
     module = files["my_video.py"].replace('"ViT-B-32"', '"own-vit-8-of-32"')
-    module = module.replace(
-        "image_size=224, patches=49, blocks=12, width=768",
-        "image_size=32, patches=16, blocks=1, width=16",
-    )
+    shape = "224, patches=49, blocks=12, width=768"
+    assert shape in module
+    module = module.replace(shape, "32, patches=16, blocks=1, width=16")
     models = folder / "models"
     models.mkdir()
     (models / "own-vit-8-of-32.json").write_text(

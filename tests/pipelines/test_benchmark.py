@@ -1,5 +1,6 @@
 """A comparison runs the missing trainings, reuses the finished ones, and prints their numbers."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,12 +8,16 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines.benchmark import BenchmarkConfig, choose_rows, main
+from pipelines.benchmark import BenchmarkConfig, choose_rows, find_folds, main
 from pipelines.cli.options import parse
+from pipelines.tables.read_table import read_table
 from pipelines.tracking.queued_run import QueuedRun
 from pipelines.tracking.store import tracking_uri
+from stop_core.cache import FrameCache
 from stop_core.cache.manifest import Manifest
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.protocol import ProtocolConfig
+from stop_core.trained_model.model import TrainedModel
 from tests.caches import write_cache
 
 
@@ -194,3 +199,96 @@ def test_a_wrong_choice_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         choose_rows(BenchmarkConfig(**options), manifest)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained_here")
+def test_each_protocol_is_a_table_over_folds_that_resumes(
+    small_motion_set: Path,
+    small_cache: Path,
+    small_experiment: ExperimentConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    videos = shutil.copytree(small_motion_set, tmp_path / "videos")
+    lists = videos / "testTrainMulti_7030_splits"
+    for file in lists.glob("*_test_split1.txt"):
+        # The other clips of each class are training clips in the second fold.
+        names = [line.split()[0] for line in file.read_text().splitlines()]
+        other = [f"{name} {1 if number % 4 else 2}" for number, name in enumerate(names)]
+        file.with_name(file.name.replace("split1", "split2")).write_text("\n".join(other))
+    second = write_cache("hmdb51", videos, tmp_path / "fold2", fold=2, frames=6, size=32)
+    file = tmp_path / "rows.yaml"
+    stop = {k: v for k, v in small_experiment.parameters().items() if k != "seed"}
+    rows = {"zero-shot": {**stop, "method": "zero-shot"}, "STOP": {**stop, "epochs": 1}}
+    file.write_text(yaml.safe_dump({"rows": rows}, sort_keys=False))
+    config = BenchmarkConfig(
+        table=file, cache=f"{small_cache},{second}", output=tmp_path, seeds=1,
+        protocol=ProtocolConfig(classes="base", base_seed=1, shots=2),
+    )  # fmt: skip
+    table = main(config)
+    shown = capsys.readouterr()
+    assert "4 trainings in the table, 4 of them to run" in shown.err
+    assert "STOP, fold 2, seed 0" in shown.err
+    assert "hmdb51, folds 1, 2: recognition" in shown.out
+    assert "Protocol: 2 clips of each class; base classes: drawn with seed 1." in shown.out
+    assert table.folder.name.startswith("hmdb51-folds1-2-rows-")
+    frame = pd.read_csv(table.folder / "table.csv")
+    for number, title in enumerate(("zero-shot", "STOP")):
+        folds = table.results[title]
+        assert [result.fold for result in folds] == [1, 2]
+        for measure in table.measures:
+            mean = sum(result.metrics[measure] for result in folds) / 2
+            assert frame[f"{measure.replace('/', '_')}_mean"][number] == pytest.approx(mean)
+    stop_runs = table.results["STOP"]
+    assert [result.metrics["training_examples"] for result in stop_runs] == [8.0, 8.0]
+    labels = pd.read_parquet(Path(stop_runs[0].folder) / "predictions.parquet")
+    tested = labels[labels["split"] == "test"]
+    assert sorted(tested["video_id"]) == sorted(FrameCache(small_cache).split("test").video_ids)
+    halves = [set(tested[tested["part"] == part]["label"]) for part in ("base", "novel")]
+    assert [len(half) for half in halves] == [4, 4]
+    for part, half in zip(("base", "novel"), halves, strict=True):
+        assert set(tested[tested["part"] == part]["predicted"]) <= half
+    assert len(TrainedModel.load(stop_runs[0].folder).labels) == 4
+
+    main(config)
+    assert "0 of them to run" in capsys.readouterr().err
+    # One of the folds alone is the same trainings.
+    main(replace(config, cache=str(second)))
+    assert "2 trainings in the table, 0 of them to run" in capsys.readouterr().err
+    # Without validation, the last epoch is tested.
+    whole = ProtocolConfig(full_training=True)
+    table = main(replace(config, cache=str(second), protocol=whole, rows=("STOP",)))
+    (result,) = table.results["STOP"]
+    manifest = FrameCache(second).manifest
+    assert result.metrics["training_examples"] == manifest.counts["train"] + manifest.counts["val"]
+    assert result.metrics["best_epoch"] == 1
+    assert not [name for name in result.metrics if name.startswith("val/")]
+    shown = capsys.readouterr().out
+    assert "Protocol: training and validation clips, the last of a fixed number" in shown
+    assert "chosen on validation" not in shown
+
+
+def test_caches_that_are_no_folds_of_one_dataset_are_refused(
+    small_cache: Path, captioned_cache: Path, tmp_path: Path
+) -> None:
+    for caches, message in (
+        (
+            f"{small_cache},{small_cache}",
+            "cache is not another fold of hmdb51, fold 1 made with the same options",
+        ),
+        (f"{small_cache},{captioned_cache}", "captions is not another fold of hmdb51, fold 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_folds(caches, tmp_path)
+
+
+def test_the_protocol_is_typed_or_set_in_rows(small_cache: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.yaml"
+    file.write_text("common: {shots: 2}\nrows: {probe: {method: linear-probe}, STOP: {shots: 4}}")
+    words = ["--table", str(file), "--cache", str(small_cache), "--output", str(tmp_path)]
+    config = parse(BenchmarkConfig, [*words, "--classes", "base", "--shots", "8"])
+    assert config.protocol == ProtocolConfig(shots=8, classes="base")
+    with pytest.raises(ValueError, match=r"row 'probe': classes is base, but linear-probe reads"):
+        main(config)
+    assert read_table(file).rows["STOP"]["shots"] == 4

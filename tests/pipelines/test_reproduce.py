@@ -28,7 +28,7 @@ DATASETS = {
     "vatex": "vatex-1k5",
 }
 NAMES = [f"{name}_vit_{tower}" for name in DATASETS for tower in ("b32", "b16")]
-TINY = ["--tower", "tiny", "--pretrained", "None", "--gpus-per-worker", "0", "--seeds", "1"]
+TINY = ["--tower", "tiny", "--pretrained", "None", "--device", "cpu", "--seeds", "1"]
 
 
 def _run(*words: str) -> None:
@@ -90,6 +90,18 @@ def test_the_steps_are_those_of_the_published_protocols(tower: str) -> None:
     assert _counts(f"vatex_vit_{tower}") == ([25_991, 1500, 1500], 259_910 // 64 * 10)
     clips, steps = _counts(f"hmdb51_vit_{tower}")
     assert (clips, steps) == ([3213, 357, 1530], 51 * 20)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_costs_in_the_docs_are_those_of_the_dry_run(name: str) -> None:
+    costs = "\n".join(_plan(name).costs())
+    numbers = re.findall(
+        r"steps    ([\d,]+)|about ([\d.]+) GiB|most ([\d.]+) GB|, ([\d.]+) h for (\d+)", costs
+    )
+    steps, memory, disk, a100, h100 = ([text for text in one if text] for one in numbers)
+    cells = [*steps, a100[1], *memory, *disk, a100[0], h100[0]]
+    page = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text()
+    assert f"| `{name}` | {' | '.join(cells)} |" in page
 
 
 def test_a_dry_run_needs_no_data_and_prints_settings_commands_and_costs(

@@ -14,8 +14,11 @@ from pipelines.tables.sheet import make_sheet
 from pipelines.tables.table import ComparisonTable
 from pipelines.training.result import TrainingResult
 from pipelines.training.run import TrainingRun
+from stop_core.evaluation.statistics import bootstrap_p, interval, resampled_scores
+from stop_core.evaluation.stored_predictions import read_scores
 from stop_core.settings.experiment import ExperimentConfig
-from tests.pipelines.fake_results import recognised, retrieved
+from stop_core.settings.protocol import ProtocolConfig
+from tests.pipelines.fake_results import halved, recognised, retrieved
 
 STOP = ExperimentConfig()
 PROBE = ExperimentConfig(method="linear-probe")
@@ -165,6 +168,103 @@ def test_tables_of_different_trainings_do_not_share_a_folder(tmp_path: Path) -> 
     others = ("settings-0badcafev3", "settings-deadbeefv2", "others-0badcafev2")
     assert len({folder("settings-0badcafev2"), *map(folder, others)}) == 4
     assert folder("one", "two") != folder("one")
+
+
+HASHES = {1: "d" * 64, 2: "e" * 64}
+
+
+def _in_folds(folder: Path, config: ExperimentConfig, chance: float) -> list[TrainingResult]:
+    """Results of two seeds on two folds, which share some test videos; fold 2 has fewer."""
+    draws = np.random.default_rng(int(100 * chance))
+    return [
+        recognised(replace(config, seed=seed), (draws.random(videos) < chance).tolist(),
+                   folder / f"{chance}-{fold}", HASHES[fold], first)
+        for fold, videos, first in ((1, 60, 0), (2, 44, 40))
+        for seed in range(2)
+    ]  # fmt: skip
+
+
+def _folds(folder: Path, folds: tuple[int, ...], results: list[TrainingResult]) -> pd.DataFrame:
+    rows = {"probe": [replace(PROBE, seed=s) for s in range(2)],
+            "STOP": [replace(STOP, seed=s) for s in range(2)]}  # fmt: skip
+    first, *others = folds
+    table = ComparisonTable("hmdb51", first, HASHES[first], rows, folder,
+                            further={fold: HASHES[fold] for fold in others})  # fmt: skip
+    table.fill([one for one in results if one.data_hash in table.data_hashes.values()])
+    return table.frame()
+
+
+def test_a_row_over_folds_is_the_mean_of_the_rows_of_its_folds(tmp_path: Path) -> None:
+    results = [*_in_folds(tmp_path, PROBE, 0.5), *_in_folds(tmp_path, STOP, 0.7)]
+    both = _folds(tmp_path, (1, 2), results)
+    single = [_folds(tmp_path, (fold,), results) for fold in (1, 2)]
+    for measure in ("val_top1", "test_top1", "test_top5", "test_mean_class"):
+        name = f"{measure}_mean"
+        mean = np.mean([frame[name].to_numpy(float) for frame in single], 0)
+        assert both[name].to_numpy(float) == pytest.approx(mean, abs=1e-12)
+    assert both["difference"][1] == pytest.approx(np.mean([f["difference"][1] for f in single]))
+    per_seed = [np.mean([r.metrics["test/top1"] for r in results if r.method == "stop"
+                         and r.seed == seed]) for seed in range(2)]  # fmt: skip
+    assert both["test_top1_std"][1] == pytest.approx(np.std(per_seed, ddof=1))
+    assert set(both["folds"]) == {"1 2"}
+    assert set(both["seeds"]) == {"0 1"}
+    assert set(both["data_hash"]) == {f"{'d' * 12} {'e' * 12}"}
+    assert set(both["test_videos"]) == {84}, "20 of the 104 tests are of a video of both folds"
+    assert (both["test_top1_low"] < both["test_top1_mean"]).all()
+    assert (both["test_top1_mean"] < both["test_top1_high"]).all()
+
+
+def test_the_order_of_the_results_and_an_incomplete_seed_change_nothing(tmp_path: Path) -> None:
+    results = [*_in_folds(tmp_path, PROBE, 0.5), *_in_folds(tmp_path, STOP, 0.7)]
+    whole = _folds(tmp_path, (1, 2), results)
+    pd.testing.assert_frame_equal(whole, _folds(tmp_path, (1, 2), results[::-1]))
+    # Without the last training, seed 1 of STOP has one fold: the row is seed 0 alone.
+    part = _folds(tmp_path, (1, 2), results[:-1])
+    assert part["seeds"].tolist() == ["0 1", "0"]
+    zero = [r.metrics["test/top1"] for r in results if r.method == "stop" and r.seed == 0]
+    assert part["test_top1_mean"][1] == pytest.approx(np.mean(zero))
+    assert pd.isna(part["test_top1_std"][1])
+
+
+def test_the_same_fold_twice_has_the_interval_and_p_of_one(tmp_path: Path) -> None:
+    """Videos are the units: their answers in a second fold are no further evidence."""
+    one = [recognised(replace(config, seed=seed), _right(right, seed), tmp_path)
+           for config, right in ((PROBE, 50), (STOP, 60)) for seed in range(2)]  # fmt: skip
+    again = [replace(result, data_hash=HASHES[2]) for result in one]
+    single, double = (_folds(tmp_path, folds, [*one, *again]) for folds in ((1,), (1, 2)))
+    same = [name for name in single if name not in ("folds", "data_hash")]
+    for name in same:
+        values = [frame[name].tolist() for frame in (single, double)]
+        # The seeds are drawn at random.
+        error = 0.01 if name.endswith(("low", "high")) else 1e-12
+        assert values[0] == pytest.approx(values[1], abs=error, nan_ok=True), name
+
+
+def test_base_to_novel_is_ranked_by_the_harmonic_mean_and_tested_by_the_bootstrap(
+    tmp_path: Path,
+) -> None:
+    base = ProtocolConfig(classes="base", shots=4)
+    zero, stop = (ExperimentConfig(method=m, protocol=base) for m in ("zero-shot", "stop"))
+    results = [halved(zero, _right(50, 20), tmp_path), halved(stop, _right(60), tmp_path)]
+    table = ComparisonTable("motion", 1, "d" * 64, {"zero": [zero], "STOP": [stop]}, tmp_path)
+    assert table.tested == ("test/harmonic_mean", "test/base_top1", "test/novel_top1")
+    table.fill(results)
+    row = table.frame().to_dict("records")[1]
+    for measure in table.measures:
+        mean = row[f"{measure.replace('/', '_')}_mean"]
+        assert mean == pytest.approx(results[1].metrics[measure])
+    assert row["difference"] == pytest.approx(
+        results[1].metrics["test/harmonic_mean"] - results[0].metrics["test/harmonic_mean"]
+    )
+    assert row["protocol"] == "4 clips of each class; base classes: the first half"
+    files = [Path(result.folder) / "predictions.parquet" for result in results]
+    scores = [read_scores([file], ["test/harmonic_mean"])["test/harmonic_mean"] for file in files]
+    theirs, ours = resampled_scores(scores)
+    assert row["p"] == bootstrap_p(ours - theirs)
+    assert (row["test_harmonic_mean_low"], row["test_harmonic_mean_high"]) == interval(ours)
+    mixed = {"base": [stop], "all": [STOP]}
+    with pytest.raises(ValueError, match="'base' and 'all' are of different base classes"):
+        ComparisonTable("motion", 1, "d" * 64, mixed, tmp_path)
 
 
 def test_reranked_figures_have_their_own_columns_and_rank_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from stop_core.cache import CacheConfig, Manifest
 from stop_core.datasets import Selection
 from stop_core.datasets.registry import DATASETS
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.protocol import ProtocolConfig
 from stop_core.settings.stop import StopConfig
 from stop_core.settings.training import TrainingOptions
 from tests.caches import write_cache
@@ -44,6 +45,10 @@ def _with(**options: Any) -> ExperimentConfig:
     return ExperimentConfig(training=TrainingOptions(**options))
 
 
+def _under(**options: Any) -> ExperimentConfig:
+    return ExperimentConfig(protocol=ProtocolConfig(**options))
+
+
 FLIP = _with(flip=True)
 
 
@@ -68,6 +73,12 @@ FLIP = _with(flip=True)
         (_with(captions="every"), _manifest(), "captions is every, but hmdb51 .* with classes"),
         (_with(mixup=0.2), _captioned(), "mixup is 0.2, but csv-captions .* with captions"),
         (_with(label_smoothing=0.2), _captioned(), "label_smoothing is 0.2, but csv-captions"),
+        (_under(shots=4), _captioned(), "shots chooses clips by their classes.*leave shots out"),
+        (_under(shots_list=("a",)), _captioned(), "shots_list chooses clips by their classes"),
+        (_under(classes="base"), _captioned(), "classes chooses clips by their classes"),
+        (_under(classes="base"), _manifest(names=("walk",)), "1 of 1 classes would be base"),
+        (_under(classes="base", base_classes=("run",)), _manifest(), "'run', which is no class"),
+        (_under(full_training=True), _manifest(), "the trials of a sweep are compared"),
     ],
 )
 def test_an_unsuitable_cache_is_refused(
@@ -125,3 +136,9 @@ def test_clips_that_are_never_mirrored_are_counted(hmdb51_root: Path) -> None:
     (remark,) = remarks_on(FLIP, cache)
     assert remark.startswith("flip leaves 1 of 3 training clips as they are")
     assert remarks_on(ExperimentConfig(), cache) == []
+
+
+def test_full_training_needs_validation_clips_to_add() -> None:
+    check_fit(_under(full_training=True), _manifest(), ("train", "test"))
+    with pytest.raises(ValueError, match=r"adds the validation clips .* the cache has none"):
+        check_fit(_under(full_training=True), _manifest(val=0), ("train", "test"))

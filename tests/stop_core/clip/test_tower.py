@@ -237,6 +237,17 @@ def test_a_block_is_folded_once_and_again_only_when_it_has_changed(make_clip: Ma
     assert not torch.equal(after, before)
 
 
+def test_a_compiler_sees_no_comparison_of_weights(
+    make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = FrozenTower("small-vit", make_clip().model.visual)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    first = tower._folded(0, torch.float32)
+    with torch.no_grad():
+        tower.blocks[0].ln_1.weight.mul_(2)
+    assert tower._folded(0, torch.float32) is first
+
+
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 def test_products_are_in_the_type_of_autocast_where_the_processor_has_it(
     has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch

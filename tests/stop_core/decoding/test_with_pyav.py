@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
@@ -227,7 +228,7 @@ def video_of(
 ) -> PyavVideo:
     """A video without a file, of frames with these times and durations."""
     video = object.__new__(PyavVideo)
-    video._shown, video._fps, video._seconds = shown, fps, seconds
+    video._shown, video._rate, video._tick = shown, Fraction(fps), Fraction(seconds)
     return video
 
 

@@ -287,3 +287,12 @@ def test_the_temperatures_are_the_published_ones() -> None:
         assert retrieval_metrics(matrix, **options) == retrieval_metrics(  # type: ignore[arg-type]
             matrix, **options, temperature=temperature
         )
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(1, 5), (2**19, 2), (2**19 + 1, 1), (2**21, 1)])
+def test_a_million_similarities_are_compared_at_once_or_those_of_one_row(
+    columns: int, rows: int
+) -> None:
+    blocks = retrieval._row_blocks(torch.empty(5, columns, device="meta"))
+    assert blocks == [slice(start, start + blocks[0].stop) for start in range(0, 5, rows)]
+    assert min(blocks[0].stop, 5) == rows

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from stop_core.evaluation.recognition import harmonic_mean
 from stop_core.evaluation.statistics import (
     Floats,
     VideoScores,
@@ -15,6 +16,7 @@ from stop_core.evaluation.statistics import (
     exact_p,
     holm,
     interval,
+    join_folds,
     resampled_scores,
 )
 
@@ -193,3 +195,69 @@ def test_invalid_inputs_are_refused(make: object) -> None:
 def test_where_all_resamples_agree_that_nothing_differs_p_is_one() -> None:
     assert bootstrap_p(np.zeros(99)) == 1
     assert bootstrap_p(np.ones(99)) == bootstrap_p(-np.ones(99)) == 2 / 100
+
+
+def _fold(values: object, videos: list[str], groups: list[int] | None = None) -> VideoScores:
+    values_SM = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    group_M = None if groups is None else np.array(groups)
+    return VideoScores(values_SM, np.ones(len(videos)), group_M, np.array(videos))
+
+
+def test_the_score_over_folds_is_the_mean_of_the_folds() -> None:
+    first = _fold([[1, 1, 0, 0], [1, 1, 1, 0]], list("abcd"), [0, 0, 1, 1])
+    second = _fold([[1, 0], [1, 1]], list("ce"), [0, 1])
+    both = join_folds([first, second])
+    assert both.videos == 5
+    assert both.scores() == pytest.approx((first.scores() + second.scores()) / 2)
+    assert both.scores() == pytest.approx([0.5, 0.875])
+    assert join_folds([first]) is first
+
+
+def test_a_video_of_two_folds_is_drawn_once_and_swapped_once() -> None:
+    # The same test twice is the same evidence.
+    draws = np.random.default_rng(2)
+    names = [f"{number:02}" for number in range(40)]
+    ours, theirs = (_fold(draws.random((1, 40)) < share, names) for share in (0.8, 0.5))
+    twice, theirs_twice = join_folds([ours, ours]), join_folds([theirs, theirs])
+    assert resampled_scores([twice]) == pytest.approx(resampled_scores([ours]))
+    assert exact_p(twice, theirs_twice) == pytest.approx(exact_p(ours, theirs))
+    # Other videos in the second fold are further evidence.
+    others = [f"other {name}" for name in names]
+    wider = [join_folds([one, _fold(one.values_SM, others)]) for one in (ours, theirs)]
+    assert wider[0].videos == 80
+    assert exact_p(*wider) < exact_p(ours, theirs)
+    assert resampled_scores(wider[:1]).std() < 0.9 * resampled_scores([ours]).std()
+
+
+def test_the_exact_test_over_folds_agrees_with_enumeration() -> None:
+    draws, videos = np.random.default_rng(5), list("abcdefg")
+    folds = [["a", "b", "c", "d", "e"], ["d", "e", "f", "g"]]
+    ours, theirs = (
+        join_folds([_fold(draws.random((2, len(own))) < 0.6, own) for own in folds])
+        for _ in range(2)
+    )
+    difference = np.zeros(len(videos))
+    for row, sign in ((ours, 1), (theirs, -1)):
+        assert row.ids_M is not None
+        for video, value in zip(row.ids_M, row.values_SM.sum(0), strict=True):
+            difference[videos.index(video)] += sign * value
+    swaps = [abs(float(np.dot(signs, difference))) for signs in product((-1, 1), repeat=7)]
+    expected = np.mean(np.array(swaps) >= abs(difference.sum()) - 1e-9)
+    assert exact_p(ours, theirs) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("right", "mean"), [((2, 1), 2 / 3), ((2, 0), 0.0), ((0, 0), 0.0)])
+def test_the_harmonic_mean_of_two_groups(right: tuple[int, int], mean: float) -> None:
+    values = [number < count for count in right for number in range(2)]
+    scores = VideoScores(
+        np.array([values], float), np.ones(4), np.array([0, 0, 1, 1]), harmonic=True
+    )
+    assert scores.scores() == pytest.approx([mean])
+    assert harmonic_mean(right[0] / 2, right[1] / 2) == pytest.approx(mean)
+
+
+def test_a_resample_without_any_counted_video_is_ignored() -> None:
+    one = VideoScores(np.array([[1.0, 0.0]]), np.array([1.0, 0.0]))
+    resampled = resampled_scores([one], 200)[0]
+    assert np.isnan(resampled).any()
+    assert interval(resampled) == (1.0, 1.0)

@@ -161,6 +161,10 @@ def test_the_layers_of_dgl_follow_the_width_of_the_tower(make_clip: MakeClip) ->
         assert model.mix.attn.num_heads == heads
         assert model.to_text[0].out_features == 2 * width
     deeper = load_clip("tiny")  # its vision tower has more blocks than its text tower
+    model = Dgl(deeper, DglOptions())
+    assert model.context is not None
+    wanted = prompted_text(deeper, "a red shape", model.context.prompts())
+    torch.testing.assert_close(model.encode_text(["a red shape"])[0], wanted, **CLOSE)
     deeper.model.visual.transformer.resblocks = deeper.model.visual.transformer.resblocks[:1]
     assert len(Dgl(deeper, DglOptions()).prompts) == 2
 

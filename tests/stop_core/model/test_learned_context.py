@@ -1,6 +1,7 @@
 """Laws of the learned context: it is read like words, and nothing else learns or changes."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from stop_core.clip.loading import FrozenClip, load_clip
 from stop_core.model.baselines import ZeroShot
-from stop_core.model.learned_context import LearnedContext
+from stop_core.model.learned_context import LearnedContext, _end
 from stop_core.tiny.tower import TinyTokenizer
 
 WORDS = "a photo of"
@@ -129,3 +130,14 @@ def test_a_text_tower_that_cannot_have_a_context_is_refused_by_name() -> None:
     cut = FrozenClip("headless", clip.model, lambda texts: clip.tokenize(texts)[:, 1:])
     with pytest.raises(ValueError, match="headless have no start token"):
         LearnedContext(cut, 2)
+
+
+def test_a_text_ends_at_its_largest_id_or_at_the_id_of_its_tower() -> None:
+    ids = torch.tensor([[7, 3, 9, 2, 0], [7, 2, 9, 0, 0]])
+    for text, ends in (
+        (SimpleNamespace(pool_type="argmax"), [2, 2]),
+        (SimpleNamespace(text_pool_type="argmax", pool_type="eos"), [2, 2]),
+        (SimpleNamespace(pool_type="eos", eos_id=2), [3, 1]),
+        (SimpleNamespace(text_pool_type="eos", text_eos_id=2, eos_id=9), [3, 1]),
+    ):
+        assert _end(text, ids).tolist() == ends

@@ -182,3 +182,14 @@ def test_patches_by_chance_are_those_of_a_hash_that_a_stored_model_relies_on(cho
             for video in range(2):
                 assert found[video, frame].nonzero().flatten().tolist() == sorted(chosen)
         assert not found.requires_grad
+
+
+def test_patches_by_chance_follow_the_seed_and_fixed_ones_are_those_of_all_blocks() -> None:
+    for seed in (3, 2**24 + 5):
+        torch.manual_seed(seed)
+        one, other = (SpatialPrompting(WIDTH, GRID, StopConfig(choose="fixed")) for _ in range(2))
+        assert one.draw == other.draw == seed % 2**24
+        torch.manual_seed(seed)
+        found = [SpatialPrompting(WIDTH, GRID, StopConfig(choose="random")) for _ in range(2)]
+        assert found[0].draw != found[1].draw
+        assert found[0].draw == layer(StopConfig(choose="random"), seed=seed).draw

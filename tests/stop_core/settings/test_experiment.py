@@ -11,6 +11,7 @@ import yaml
 from stop_core.settings.class_templates import TEMPLATES
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
+from stop_core.settings.protocol import ProtocolConfig
 from stop_core.settings.stop import StopConfig
 from stop_core.settings.training import TrainingOptions
 
@@ -22,20 +23,22 @@ def test_hash_depends_on_every_setting_except_the_seed() -> None:
     other |= {"templates": ("a photo of {}.",), "ema": 0.5, "precision": "bf16", "frames": 4}
     other |= {"random_crop": True}
     for f in fields(config):
-        if f.name in ("seed", "stop", "training", "segment_jitter", "options"):
+        if f.name in ("seed", "stop", "training", "protocol", "segment_jitter", "options"):
             continue
         changed = other.get(f.name) or getattr(config, f.name) + 1
         assert replace(config, **{f.name: changed}).hash != config.hash, f.name
     assert replace(config, stop=StopConfig(alpha=0.25)).hash != config.hash
     for name, value in (("flip", True), ("mixup", 0.2), ("steps", 9), ("adam_eps", 1e-6)):
         assert replace(config, training=TrainingOptions(**{name: value})).hash != config.hash
+    for protocol in (ProtocolConfig(shots=2), ProtocolConfig(full_training=True)):
+        assert replace(config, protocol=protocol).hash != config.hash
     few = replace(config, frames=4)
     assert replace(few, segment_jitter=True).hash != few.hash
 
 
 def test_settings_that_were_added_later_keep_the_hash_of_earlier_trainings() -> None:
     values = asdict(ExperimentConfig())
-    for name in ("frames", "segment_jitter", "random_crop", "options", "training"):
+    for name in ("frames", "segment_jitter", "random_crop", "options", "training", "protocol"):
         del values[name]
     for name in ("global_tokens", "choose"):
         del values["stop"][name]
@@ -92,9 +95,9 @@ def test_context_tokens_are_refused_for_a_method_without_text() -> None:
 
 def test_parameters_contain_every_field_by_name() -> None:
     parameters = ExperimentConfig().parameters()
-    kinds = StopConfig, TrainingOptions, ExperimentConfig
+    kinds = StopConfig, TrainingOptions, ProtocolConfig, ExperimentConfig
     names = {f.name for kind in kinds for f in fields(kind)}
-    assert parameters.keys() == names - {"stop", "training", "options"}
+    assert parameters.keys() == names - {"stop", "training", "protocol", "options"}
 
 
 @pytest.mark.parametrize("method", ["stop", "stop-static"])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from stop_core.settings.experiment import METHODS, ExperimentConfig
+from stop_core.settings.protocol import ProtocolConfig
 from stop_core.settings.stop import StopConfig
 from stop_core.settings.training import TrainingOptions
 
@@ -41,6 +42,10 @@ TRAINING: dict[str, tuple[list[Any], list[Any]]] = {
     "label_smoothing": ([0.0, 0.999], [-1e-9, 1.0, NAN]),
     "mixup": ([0.0, 1e-3, 7.0], [-1e-9, NAN, INFINITE]),
 }
+PROTOCOL: dict[str, tuple[list[Any], list[Any]]] = {
+    "shots": ([None, 1, 10**6], [0, -1, NAN, INFINITE]),
+    "classes": (["all", "base"], ["novel", ""]),
+}
 EXPERIMENT: dict[str, tuple[list[Any], list[Any]]] = {
     "static_prompts": ([1, MOST], [0, -1, MOST + 1]),
     "context_tokens": ([0, MOST], [-1, MOST + 1]),
@@ -61,7 +66,12 @@ EXPERIMENT: dict[str, tuple[list[Any], list[Any]]] = {
 OTHERS = {
     "stop",
     "training",
+    "protocol",
     "options",
+    "shots_list",
+    "base_seed",
+    "base_classes",
+    "full_training",
     "tower",
     "pretrained",
     "templates",
@@ -78,6 +88,7 @@ CASES = [
     for kind, ranges in (
         (StopConfig, STOP),
         (TrainingOptions, TRAINING),
+        (ProtocolConfig, PROTOCOL),
         (ExperimentConfig, EXPERIMENT),
     )
     for name, values in ranges.items()
@@ -96,6 +107,8 @@ DEFAULTS: dict[str, Any] = {
     "precision": "auto", "seed": 0, "captions": "one", "steps": None, "adam_beta1": 0.9,
     "adam_beta2": 0.999, "adam_eps": 1e-8, "decay_biases": True, "warmup": None, "flip": False,
     "randaugment": 0, "randaugment_magnitude": 9, "label_smoothing": 0.0, "mixup": 0.0,
+    "shots": None, "shots_list": (), "classes": "all", "base_seed": None, "base_classes": (),
+    "full_training": False,
 }  # fmt: skip
 
 
@@ -104,9 +117,10 @@ def test_the_defaults_are_those_that_published_runs_were_trained_with() -> None:
 
 
 def test_every_setting_has_a_range_here() -> None:
-    kinds = StopConfig, TrainingOptions, ExperimentConfig
+    kinds = StopConfig, TrainingOptions, ProtocolConfig, ExperimentConfig
     names = {field.name for kind in kinds for field in fields(kind)}
-    assert names == STOP.keys() | TRAINING.keys() | EXPERIMENT.keys() | OTHERS
+    ranges = STOP.keys() | TRAINING.keys() | PROTOCOL.keys() | EXPERIMENT.keys()
+    assert names == ranges | OTHERS
 
 
 @pytest.mark.parametrize(("kind", "name", "taken", "refused"), CASES, ids=[c[1] for c in CASES])

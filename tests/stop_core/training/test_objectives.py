@@ -1,5 +1,6 @@
 """Laws of the objectives: captions are drawn fairly, and metrics follow from their rows."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from stop_core.clip.loading import load_clip
+from stop_core.evaluation.recognition import harmonic_mean
 from stop_core.evaluation.run_over import TextBank
 from stop_core.model.class_texts import ClassTexts
 from stop_core.model.methods import build_method
@@ -20,7 +22,7 @@ from stop_core.settings.stop import StopConfig
 from stop_core.settings.training import TrainingOptions
 from stop_core.training.augmentation import mixing
 from stop_core.training.clip_views import ShownClips
-from stop_core.training.objectives import Objective, Recognition, Retrieval
+from stop_core.training.objectives import BaseToNovel, Objective, Recognition, Retrieval
 from tests.stop_core.memory_clips import MemoryClips
 from tests.stop_core.training.test_losses import slow_info_nce
 
@@ -52,6 +54,10 @@ def test_a_caption_depends_on_seed_epoch_and_clip_and_each_is_drawn(
     drawn = [objective.caption(2, epoch) for epoch in range(300)]
     assert drawn == [again.caption(2, epoch) for epoch in range(300)]
     assert drawn != [other.caption(2, epoch) for epoch in range(300)]
+    # A training that an earlier version began shows the same captions.
+    digest = hashlib.blake2b(f"{CONFIG.seed}/7/2".encode(), digest_size=8).digest()
+    captions = clips.captions[2]
+    assert drawn[7] == captions[int.from_bytes(digest) % len(captions)]
     counts = Counter(drawn)
     assert set(counts) == set(clips.captions[2])
     assert min(counts.values()) > 300 / len(counts) / 2
@@ -208,3 +214,31 @@ def test_probabilities_are_the_softmax_of_the_logits_and_have_no_gradient(
     assert not found.requires_grad
     torch.testing.assert_close(found, objective.outputs(frames, [0, 1], 0).detach().softmax(-1))
     assert _retrieval(model).probabilities(frames) is None
+
+
+def test_base_classes_are_trained_and_each_half_is_tested_among_its_own(model: VideoModel) -> None:
+    clips, base = MemoryClips(), [0, 2]
+    every = ClassTexts(model, [[name] for name in CLASSES])
+    trained = ClassTexts(model, [[CLASSES[label]] for label in base])
+    objective = BaseToNovel(base, model, CONFIG, clips, trained, every)
+    own = [n for n, label in enumerate(clips.labels.tolist()) if label in base]
+    logits = objective.outputs(clips.read(own), own, 0)
+    assert logits.shape == (len(own), 2)
+    expected = F.cross_entropy(logits, (clips.labels[own] > 0).long())
+    assert objective.loss(logits, own, 0, len(own)).item() == pytest.approx(expected.item())
+    measured = objective.measure(clips)
+    all_MC = Recognition(model, CONFIG, clips, every).outputs(clips.read(range(10)), range(10), 0)
+    base_right = all_MC[own][:, base].argmax(1) == (clips.labels[own] > 0)
+    assert measured.metrics["base_top1"] == pytest.approx(base_right.float().mean().item())
+    assert measured.metrics["novel_top1"] == 1.0, "there is one novel class"
+    mean = harmonic_mean(measured.metrics["base_top1"], 1.0)
+    assert measured.metrics["harmonic_mean"] == mean
+    rows = pd.DataFrame(measured.rows)
+    assert rows["part"].eq("base").tolist() == rows["label"].isin(base).tolist()
+    assert rows["part"].eq("base").tolist() == rows["predicted"].isin(base).tolist()
+    for part, part_rows in rows.groupby("part"):
+        share = (part_rows["rank"] == 1).mean()
+        assert share == pytest.approx(measured.metrics[f"{part}_top1"])
+    assert measured.confusion_CC is not None
+    assert int(measured.confusion_CC.diagonal().sum()) == int((rows["rank"] == 1).sum())
+    assert objective.probabilities(clips.read([0])).shape == (1, 3)

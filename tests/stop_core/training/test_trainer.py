@@ -482,3 +482,10 @@ def test_no_two_parts_of_trainings_drop_out_alike() -> None:
         training._seed_dropout(*case)
         seeds.add(torch.initial_seed())
     assert len(seeds) == 4 * 12 * 6
+
+
+def test_a_training_that_an_earlier_version_began_has_the_same_order_and_random_numbers() -> None:
+    training._seed_dropout(3, 7, 2)
+    assert torch.initial_seed() == ((3 * 1_000_003 + 8) * 1_009 + 0) * 1_013 + 2
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(3 * 1_000_003 + 2))
+    assert epoch_batches(50, replace(CONFIG, seed=3, batch_size=50), 2) == [order.tolist()]

@@ -177,6 +177,31 @@ def test_the_packets_of_a_stream_say_where_pictures_are() -> None:
         assert H264Stream(description(parameters, length))._length == length
 
 
+def test_a_packet_that_begins_with_a_slice_is_read_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(H264Stream, "_units", lambda stream, data: read.append(data[4]) or [])
+    stream = H264Stream(description(sequence(**PLAIN)))
+    for first in range(256):
+        stream.look(0, packet(bytes([first])), is_key=False)
+    assert read == [first for first in range(256) if first & 31 != 1]
+    monkeypatch.setattr(H264Stream, "_units", lambda stream, data: [])
+    stream.look(0, bytes(4))  # a packet of a length and nothing else
+
+
+def test_a_slice_that_cannot_be_read_may_follow_a_lost_picture() -> None:
+    slices = picture(1, 16, planes=False), picture(2, 16, planes=False)
+    for broken in (b"\x41", slices[0][:2]):
+        stream = H264Stream(description(sequence(**PLAIN)))
+        for position, unit_ in enumerate((b"\x65idr", broken, *slices)):
+            stream.look(position, packet(unit_), is_key=not position)
+        assert not stream.is_complete
+    stream = H264Stream(b"")  # no parameters
+    stream.look(0, b"\0\0\1" + slices[0])
+    assert not stream.is_complete
+
+
 def ebml(number: int, length: int) -> bytes:
     """Encodes a number of EBML in N bytes: N - 1 zero bits, a one, and the number."""
     return ((1 << 7 * length) | number).to_bytes(length, "big")
@@ -298,6 +323,8 @@ def test_a_file_is_whole_if_it_has_all_samples_chunks_or_times_that_it_lists() -
     for duration, is_there in ((200_000, True), (201_000, True), (203_000, False)):
         assert is_whole_file("matroska,webm", 101, duration=duration, packets=packets) == is_there
         assert is_whole_file("webm", 101, duration=duration - 200_000) == (duration == 201_000)
+    assert is_whole_file("webm", 101, duration=2000)  # times are rounded to milliseconds
+    assert not is_whole_file("webm", 101, duration=2001)
 
 
 def test_other_headers(tmp_path: Path) -> None:

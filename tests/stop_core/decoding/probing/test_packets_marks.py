@@ -110,9 +110,9 @@ def test_pictures_that_are_stored_out_of_order_are_timed_if_the_stream_reorders(
     assert not found.begins_amid
 
 
-@pytest.mark.parametrize("how", ["no key", "shown before"])
+@pytest.mark.parametrize("how", ["late key", "no key", "shown before"])
 def test_a_stream_that_begins_amid_others_has_pictures_that_cannot_be_counted_on(how: str) -> None:
-    packets = _plain(keys=(3,) if how == "no key" else (0,))
+    packets = _plain(keys={"late key": (3,), "no key": (), "shown before": (0,)}[how])
     if how == "shown before":
         packets[0].pts, packets[1].pts = 10, 0
     found = _look(packets, reorders=True)

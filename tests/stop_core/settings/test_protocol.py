@@ -1,0 +1,67 @@
+"""A protocol is recorded in full: lists by their contents, and contradictions are refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.protocol import ProtocolConfig
+
+
+def test_the_hash_depends_on_the_entries_of_a_list_and_not_on_its_file(tmp_path: Path) -> None:
+    shots, base = tmp_path / "train1_few_shot_2.txt", tmp_path / "base.csv"
+    shots.write_text("My clip (1).avi 0\n82469.webm 12\n\nplain\n")
+    base.write_text("id,name\n0,pour\n1,ride bike\n")
+    read = ProtocolConfig(shots_list=(str(shots),), classes="base", base_classes=(str(base),))
+    given = read.with_lists()
+    assert given.shots_list == ("My clip (1).avi", "82469.webm", "plain")
+    assert given.base_classes == ("pour", "ride bike")
+    assert given.with_lists() == given
+    config = ExperimentConfig(protocol=read).for_dataset("hmdb51")
+    assert ExperimentConfig.from_parameters(config.parameters()) == config
+    assert config.hash == ExperimentConfig(protocol=given).for_dataset("hmdb51").hash
+    shots.write_text("other.avi 0\n")
+    assert ExperimentConfig(protocol=read).for_dataset("hmdb51").hash != config.hash
+
+
+def test_a_list_that_cannot_be_read_is_refused_with_its_name(tmp_path: Path) -> None:
+    empty = tmp_path / "none.txt"
+    empty.touch()
+    with pytest.raises(ValueError, match=r"none\.txt is empty"):
+        ProtocolConfig(shots_list=(str(empty),)).with_lists()
+    with pytest.raises(OSError, match=r"the list .*gone\.txt cannot be read \(No such file"):
+        ProtocolConfig(shots_list=(str(tmp_path / "gone.txt"),)).with_lists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"shots": 2, "shots_list": ("a",)}, "shots and shots_list choose the same"),
+        ({"base_seed": 1}, "base_seed needs classes to be base"),
+        ({"base_classes": ("a",)}, "base_classes needs classes to be base"),
+        (
+            {"classes": "base", "base_seed": 1, "base_classes": ("a",)},
+            "base_seed and base_classes choose the same",
+        ),
+    ],
+)
+def test_contradictions_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ProtocolConfig(**values)  # type: ignore[arg-type]
+
+
+def test_novel_classes_need_a_method_that_reads_texts() -> None:
+    base = ProtocolConfig(classes="base")
+    assert ExperimentConfig(method="zero-shot", protocol=base).protocol == base
+    with pytest.raises(ValueError, match=r"classes is base.*linear-probe reads no text"):
+        ExperimentConfig(method="linear-probe", protocol=base)
+
+
+def test_a_protocol_is_named_in_words() -> None:
+    assert str(ProtocolConfig()) == ""
+    some = ProtocolConfig(shots=16, classes="base", full_training=True)
+    assert str(some).startswith("16 clips of each class; base classes: the first half; training")
+    assert "drawn with seed 3" in str(replace(some, base_seed=3))
+    assert "2 listed" in str(replace(some, base_classes=("a", "b")))
+    assert "a list of 1 training" in str(ProtocolConfig(shots_list=("a",)))
