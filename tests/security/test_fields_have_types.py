@@ -182,7 +182,7 @@ def test_missing_and_additional_fields_are_refused(kind: str, made: Path, tmp_pa
         with pytest.raises(ValueError, match="surplus"):
             read(path)
     config = whole["config"] if kind in ("manifest", "job") else {}
-    for field in config.keys() - {"decoder"}:  # a later addition
+    for field in config.keys() - {"decoder", "sampling"}:  # later additions
         _store(path, {**whole, "config": {k: v for k, v in config.items() if k != field}})
         with pytest.raises(ValueError, match=rf"config: {field}: field required"):
             read(path)
