@@ -34,7 +34,7 @@ from tests.security.strangers import (
 )
 
 HOSTILE: tuple[Any, ...] = (None, -1, 10**18, 10**400, 0.5, math.nan, True, [], {}, [[]], ["a"])
-HOSTILE_TEXT = ("../../x", "/etc", "", "a\nb", "1", "x" * 100_000)
+HOSTILE_TEXT = ("../../x", "/etc", "", "a\nb", "1", "x" * 5_000)
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "manifest": (f"cache/{MANIFEST}", lambda path: Manifest.load(path.parent)),
     "job": (f"cache/{JOB}", lambda path: read_job(path.parent)),
