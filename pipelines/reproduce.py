@@ -20,6 +20,7 @@ from stop_core.datasets.list_checks import published_counts
 from stop_core.datasets.registry import division
 from stop_core.datasets.validation_split import FRACTION
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.protocol import ProtocolConfig
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.skeleton import skeleton_of
 
@@ -36,7 +37,11 @@ from .training.estimate import PEAKS, estimate, listed_shape
 
 RECIPES = SWEEPS / "recipes"
 _TOWER = "_vit_b32"  # of a recipe that is named without a tower
-_EVALUATED = ("tower", "pretrained", "templates", "frames", "random_crop", "precision")
+# Settings of the method that CLIP without training needs too.
+_EVALUATED = (
+    *("tower", "pretrained", "templates", "frames", "random_crop", "precision"),
+    *("classes", "base_seed", "base_classes"),
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,12 @@ class ReproduceConfig:
     """Folder of caches, runs, tables and the MLflow store."""
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     resources: ResourceOptions = field(default_factory=ResourceOptions)
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        if self.experiment.seed:
+            raise ValueError(f"seed is {self.experiment.seed}; give the number of them, --seeds")
 
     @staticmethod
     def default_file(arguments: Sequence[str]) -> Path | None:
@@ -213,17 +224,18 @@ class Plan:
         disk = len(self.folds) * sum(clips.values()) * frames * size * size * 3
         known, length = self.made.data_root is not None, experiment.training
         few = not known and length.captions == "every" and length.steps is None
-        least = "at least " if few else ""
+        subset = replace(experiment.protocol, full_training=False) != ProtocolConfig()
+        bound = "at least " if few else "at most " if subset else ""
         splits = ", ".join(f"{clips[split]:,} {split}" for split in ("train", "val", "test"))
         yield f"\nclips    {splits}, {'as listed' if known else 'as published'}"
-        yield f"steps    {least}{one.steps:,} per training"
+        yield f"steps    {bound}{one.steps:,} per training"
         at_once = f"{micro_batch or experiment.batch_size} clips at a time"
         yield f"memory   about {one.memory / 2**30:.1f} GiB of a GPU, {at_once}"
         yield f"disk     at most {disk / 1e9:,.1f} GB, {len(self.folds)} x {frames} frames per clip"
         for gpu in PEAKS:
             hours = one.hours(gpu)
             all_of_them = f"{count * hours:.1f} h for {count} trainings"
-            yield f"time     {least}about {hours:.1f} h on one {gpu}, {all_of_them}"
+            yield f"time     {bound}about {hours:.1f} h on one {gpu}, {all_of_them}"
         yield "Time and memory are computed, not measured (pipelines/training/estimate.py)."
 
     def _cache(self, fold: int) -> str:
@@ -237,7 +249,9 @@ class Plan:
         if self.config.data_root is not None:
             with skeleton_of(made.data_path) as root:
                 clips = listed_clips(made, root)[0].clips
-            captions = sum(len(clip.captions) for clip in clips if clip.split == "train")
+            full = self.config.experiment.protocol.full_training
+            trained = ("train", "val") if full else ("train",)
+            captions = sum(len(clip.captions) for clip in clips if clip.split in trained)
             return Counter(clip.split for clip in clips), captions
         counts = Counter(published_counts(made.dataset, made.fold))
         val = counts["val"] or round(FRACTION * counts["train + val"])

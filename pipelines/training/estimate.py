@@ -59,12 +59,14 @@ def estimate(
     sequence = tokens * (used if config.stop.attention == "joint" else 1)
     per_token = 24 * shape.width**2 + 4 * sequence * shape.width  # matrices, and attention
     forward = used * tokens * shape.blocks * per_token
+    validated = 0 if config.protocol.full_training else clips["val"]
+    trained = clips["train"] + clips["val"] - validated
     every = config.training.captions == "every"
-    epoch, steps = config.lengths(captions if every else clips["train"])
+    epoch, steps = config.lengths(captions if every else trained)
     at_once = min(micro_batch or config.batch_size, config.batch_size)
     # Gradient caching embeds every clip twice.
     passes = 4 if captions and at_once < config.batch_size else 3
-    evaluated = clips["val"] * math.ceil(steps / epoch) + clips["test"]
+    evaluated = validated * math.ceil(steps / epoch) + clips["test"]
     saved = _SAVED_BYTES * (2 if config.precision == "fp32" else 1)
     weights = 8 * 12 * shape.width**2 * shape.blocks  # both towers, in float32
     return Estimate(

@@ -46,7 +46,8 @@ class ExperimentConfig:
     are written like all others."""
     tower: str = "tiny"
     """Any open_clip ViT, for example ViT-B-32-quickgelu; tiny (frames of 32 pixels, 16 patches) and
-    tiny-64 (64 pixels, 64 patches) are included in this package."""
+    tiny-64 (64 pixels, 64 patches) are included in this package; or one of an installed package.
+    Methods that need no blocks, such as zero-shot, take open_clip's other towers too."""
     pretrained: str | None = None
     """An open_clip tag such as openai, a local weights file (or TAG=FILE if the file does not name
     its training), a folder of the Hugging Face Hub, or random (default: the included weights of

@@ -137,7 +137,7 @@ def test_rows_are_tested_on_other_caches_and_with_several_views(
     page = (folders[1] / "table.md").read_text()
     assert "probe is not in this table: it knows only the classes of its training" in page
     assert "recognition, trained on hmdb51" in page
-    assert "; trained on hmdb51 only." in page
+    assert "; trained on hmdb51, fold 1 only." in page
     assert "val top-1" not in page
 
     with pytest.raises(ValueError, match="rerank is dsl, which is for retrieval"):

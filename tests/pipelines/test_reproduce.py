@@ -1,5 +1,6 @@
 """Every recipe is complete and marked, and its chain runs on each dataset's true layout."""
 
+import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -90,6 +91,7 @@ def test_the_steps_are_those_of_the_published_protocols(tower: str) -> None:
     assert _counts(f"vatex_vit_{tower}") == ([25_991, 1500, 1500], 259_910 // 64 * 10)
     clips, steps = _counts(f"hmdb51_vit_{tower}")
     assert (clips, steps) == ([3213, 357, 1530], 51 * 20)
+    assert _counts(f"activitynet_vit_{tower}")[1] == 10 * math.ceil(10_009 / 128)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -214,6 +216,8 @@ def test_the_chain_runs_from_the_true_layout_to_the_table_and_resumes(
         (["hmdb51", "--tower", "ViT-B-99"], "ViT-B-99"),
         (["hmdb51", "--folds", "4", "--dry-run"], "--fold must be from 1 to 3"),
         (["hmdb51"], "hmdb51 needs --data-root"),
+        (["hmdb51", "--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["hmdb51", "--seed", "3"], "seed is 3; give the number of them, --seeds"),
         (["hmdb51", "--data-root", "d", "--pretrained", "none.pt"], "neither a file nor weights"),
     ],
 )

@@ -14,6 +14,9 @@ from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache
 from pipelines.tracking import store
 from pipelines.tracking.direct_run import TrackedRun
 from stop_core.cache import Manifest, write_shard
+from tests.pipelines.conftest import NewStore
+
+pytestmark = pytest.mark.usefixtures("decoded_here")
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +35,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def config(hmdb51_root: Path, tmp_path: Path) -> PreprocessConfig:
+def config(hmdb51_root: Path, tmp_path: Path, new_store: NewStore) -> PreprocessConfig:
+    new_store(tmp_path / "out/mlflow.db")
     options = {"data_root": str(hmdb51_root), "cache": str(tmp_path / "cache"), "frames": 4}
     return PreprocessConfig(dataset="hmdb51", size=16, output=tmp_path / "out", **options)
 

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.training.estimate import estimate, listed_shape
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.protocol import ProtocolConfig
 from stop_core.settings.training import TrainingOptions
 
 B32 = ExperimentConfig(
@@ -47,6 +48,13 @@ def test_every_caption_is_an_example() -> None:
     every = replace(B32, training=TrainingOptions(captions="every"))
     assert estimate(every, None, 12, CLIPS, captions=6400).steps == 200
     assert estimate(B32, None, 12, CLIPS, captions=6400).steps == 20
+
+
+def test_full_training_trains_on_the_validation_clips_and_evaluates_none() -> None:
+    full = replace(B32, protocol=ProtocolConfig(full_training=True))
+    one = estimate(full, None, 12, CLIPS)
+    assert one.steps == 2 * (640 + 64) // 64
+    assert one == estimate(B32, None, 12, Counter(train=704, val=0, test=128))
 
 
 def test_a_tower_from_a_repository_has_no_known_shape() -> None:

@@ -8,6 +8,7 @@ from open_clip.model import CLIP, set_model_preprocess_cfg
 from torch import Tensor, nn
 
 from stop_core.clip import tower as towers
+from stop_core.clip.folded_block import HIDING_WIDTH
 from stop_core.clip.loading import FrozenClip
 from stop_core.clip.tower import FrozenTower
 from stop_core.model.stop import StopModel
@@ -336,3 +337,29 @@ def test_slots_hidden_by_a_channel_have_the_gradients_of_masked_ones(
     for masked, hidden in zip(*found, strict=True):
         torch.testing.assert_close(hidden, masked, rtol=0, atol=1e-5 * float(masked.abs().max()))
         assert torch.equal(hidden == 0, masked == 0)
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_only_the_keys_of_empty_slots_are_hidden_in_every_head(
+    parts: int, is_compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tensor of keys and values, or of queries, keys and values."""
+    heads, width = 3, 4
+    of_head = width + HIDING_WIDTH
+    inner = heads * of_head
+    mapped = noise(0, 2, 5, parts * inner)
+    # The first hiding channel of each head of the keys, which is 0 in a key.
+    hiding = [(parts - 2) * inner + head * of_head + width for head in range(heads)]
+    mapped[..., hiding] = 0
+    wanted = mapped.clone()
+    for row, slot in ((0, 4), (1, 3), (1, 4)):
+        wanted[row, slot, hiding] = -32768.0
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: is_compiled)
+    presence = torch.tensor([[1.0, 0], [0, 0]])
+    assert torch.equal(towers._hide_last(mapped, presence, heads, inner), wanted)
+
+
+def test_a_channel_hides_slots_where_a_mask_is_slow() -> None:
+    assert not towers._hides_by_channel(torch.empty(0))
+    assert towers._hides_by_channel(torch.empty(0, device="meta"))

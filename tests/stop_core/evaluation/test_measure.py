@@ -1,6 +1,8 @@
 """Metrics and rows of a split: re-ranked figures are added, and change nothing else."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from stop_core.clip.loading import load_clip
-from stop_core.evaluation.measure import measure_retrieval, sentences_of
+from stop_core.evaluation.measure import measure_base_to_novel, measure_retrieval, sentences_of
 from stop_core.evaluation.retrieval import Rerank, retrieval_metrics
 from stop_core.evaluation.run_over import TextBank
 from stop_core.evaluation.stored_predictions import read_scores
@@ -59,3 +61,30 @@ def test_a_table_without_reranked_ranks_is_refused(tmp_path: Path) -> None:
     pd.DataFrame(rows).to_parquet(file)
     with pytest.raises(ValueError, match="has no test/dsl_t2v_r1: the column 'dsl_rank'"):
         read_scores([file], ["test/dsl_t2v_r1"])
+
+
+def test_base_and_novel_clips_are_each_recognised_among_their_own_classes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 5, generator=generator)
+    labels = torch.randint(5, (40,), generator=generator)
+    clips: Any = SimpleNamespace(labels=labels, video_ids=[f"v{i}" for i in range(40)])
+    base, novel = [0, 3], [1, 2, 4]
+    right: dict[str, list[bool]] = {"base": [], "novel": []}
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        part, among = ("base", base) if label in base else ("novel", novel)
+        right[part].append(max(among, key=row.__getitem__) == label)
+    found = measure_base_to_novel(clips, logits, base)
+    first, second = (sum(some) / len(some) for some in right.values())
+    assert 0 < first < 1
+    assert found.metrics == {
+        "base_top1": pytest.approx(first),
+        "novel_top1": pytest.approx(second),
+        "harmonic_mean": pytest.approx(2 * first * second / (first + second)),
+    }
+    assert found.rows["part"] == ["base" if n in base else "novel" for n in labels.tolist()]
+    ranked = [rank == 1 for rank in found.rows["rank"]]
+    assert sum(ranked) == sum(right["base"]) + sum(right["novel"])
+    only = [n for n, label in enumerate(labels.tolist()) if label in base]
+    clips = SimpleNamespace(labels=labels[only], video_ids=["v"] * len(only))
+    metrics = measure_base_to_novel(clips, logits[only], base).metrics
+    assert metrics == {"base_top1": pytest.approx(first)}

@@ -65,3 +65,8 @@ def test_a_protocol_is_named_in_words() -> None:
     assert "drawn with seed 3" in str(replace(some, base_seed=3))
     assert "2 listed" in str(replace(some, base_classes=("a", "b")))
     assert "a list of 1 training" in str(ProtocolConfig(shots_list=("a",)))
+
+
+def test_several_texts_are_the_entries_themselves_even_if_they_look_like_files() -> None:
+    config = ProtocolConfig(shots_list=("a.txt", "b.avi 3"), classes="base", base_classes=("a",))
+    assert config.with_lists() == config

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +14,20 @@ from stop_core.datasets.motion.files import write_motion_dataset
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.protocol import ProtocolConfig
 from stop_core.training.clip_views import ShownClips
-from stop_core.training.protocol import ChosenClips, protocol_clips
+from stop_core.training.protocol import ChosenClips, _require_both, protocol_clips
 from tests.caches import write_cache
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class _Labelled(list[int]):
+    """The clips of a split, of which only the labels are known."""
+
+    shape = 4, 32, 32, 3
+
+    @property
+    def labels(self) -> torch.Tensor:
+        return torch.tensor(self)
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +126,35 @@ def test_a_protocol_without_clips_is_refused(cache: FrameCache) -> None:
     assert set(clips["train"].labels.tolist()) == set(range(4))
     few = replace(config, protocol=ProtocolConfig(classes="base", base_classes=names[:1]))
     assert set(protocol_clips(cache, few, SPLITS)[0]["train"].labels.tolist()) == {0}
+
+
+def test_base_classes_without_validation_clips_are_tested_after_the_last_epoch() -> None:
+    parts = {"train": [0, 1], "val": [1], "test": [0, 1]}
+    splits: Any = {s: _Labelled(labels) for s, labels in parts.items()}
+    manifest = SimpleNamespace(
+        class_names=["a", "b"], counts={s: len(labels) for s, labels in parts.items()}
+    )
+    cache: Any = SimpleNamespace(manifest=manifest, split=splits.__getitem__)
+    for name, is_validated in (("a", False), ("b", True)):
+        protocol = ProtocolConfig(classes="base", base_classes=(name,))
+        clips, remarks = protocol_clips(cache, ExperimentConfig(protocol=protocol), SPLITS)
+        assert list(clips) == [s for s in SPLITS if s != "val" or is_validated]
+        assert ["no validation clip" in one for one in remarks] == [True] * (not is_validated)
+
+
+def test_base_and_novel_classes_need_test_clips() -> None:
+    tested: Any = {"test": SimpleNamespace(labels=torch.tensor([0, 1, 1]))}
+    _require_both(tested, [0, 2])
+    _require_both({}, [0, 1])
+    for base, missing in (([0, 1], "novel"), ([2], "base")):
+        with pytest.raises(ValueError, match=f"no clip of the {missing} classes"):
+            _require_both(tested, base)
+
+
+def test_the_first_of_several_absent_videos_is_an_example(cache: FrameCache) -> None:
+    train, val = cache.split("train").video_ids, cache.split("val").video_ids
+    protocol = ProtocolConfig(shots_list=(train[0], "gone.avi", "lost.avi"))
+    _, (remark,) = protocol_clips(cache, ExperimentConfig(protocol=protocol), SPLITS)
+    assert remark.startswith("2 clips of shots_list are not in the cache, for example 'gone.avi'")
+    with pytest.raises(ValueError, match=rf"2 clips .* for example '{val[0]}'"):
+        _clips(cache, shots_list=(train[0], val[0], val[1]))
