@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from open_clip.model import CLIP, set_model_preprocess_cfg
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ MakeFrames = Callable[..., Tensor]
 SHAPES = [
     {"width": 24, "heads": 2, "patch": 4, "grid": 3},
     {"width": 40, "heads": 5, "patch": 2, "grid": 2, "quick_gelu": True},
-    {"width": 16, "heads": 1, "patch": 7, "grid": 1, "no_ln_pre": True},
+    {"width": 16, "heads": 1, "patch": 7, "grid": 1, "no_ln_pre": True, "layers": 1},
     {"width": 32, "heads": 4, "patch": 3, "grid": 4, "ls_init_value": 0.3, "mlp_ratio": 1.5},
     {"width": 24, "heads": 3, "final_ln_after_pool": True, "pos_embed_type": "sin_cos_2d"},
     {"width": 24, "heads": 3, "patch_dropout": 0.5},
@@ -144,6 +145,7 @@ def test_the_tower_stays_frozen_and_in_evaluation_mode(tower: FrozenTower) -> No
     tower.train()
     assert not any(module.training for module in tower.modules())
     assert not any(parameter.requires_grad for parameter in tower.parameters())
+    assert all(name.startswith("visual.") for name in tower.state_dict())  # open_clip's own
 
 
 def modified_resnet() -> nn.Module:
@@ -363,3 +365,33 @@ def test_only_the_keys_of_empty_slots_are_hidden_in_every_head(
 def test_a_channel_hides_slots_where_a_mask_is_slow() -> None:
     assert not towers._hides_by_channel(torch.empty(0))
     assert towers._hides_by_channel(torch.empty(0, device="meta"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_a_mask_is_passed_only_where_no_channel_hides_empty_slots(
+    by_channel: bool, make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[bool, int]] = set()
+    attend = F.scaled_dot_product_attention
+
+    def watched(query: Tensor, *given: Tensor, attn_mask: Tensor | None, scale: float) -> Tensor:
+        seen.add((attn_mask is not None, query.shape[-1]))
+        return attend(query, *given, attn_mask=attn_mask, scale=scale)
+
+    monkeypatch.setattr(towers.F, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr(towers, "_hides_by_channel", lambda like: by_channel)
+    tower = FrozenTower("small-vit", make_clip(width=24, heads=3).model.visual)
+    tokens, prompts, whole = noise(0, 2, 6, 24), noise(1, 2, 3, 24), noise(2, 1, 2, 24)
+    presence = torch.tensor([[1.0, 0, 0], [1, 1, 0]])
+    for given, wanted in (
+        (None, (False, 8)),
+        (presence, (False, 8 + HIDING_WIDTH) if by_channel else (True, 8)),
+    ):
+        for run in (
+            lambda given=given: tower.run_block(0, tokens, prompts, given),
+            lambda given=given: tower.run_global_block(0, whole, tokens, prompts, given),
+        ):
+            seen.clear()
+            run()
+            assert seen == {wanted}

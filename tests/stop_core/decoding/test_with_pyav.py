@@ -244,7 +244,7 @@ def test_times_and_durations_are_those_of_the_frames_or_follow_from_the_rate() -
     assert video_of([(0, 1), (day, 1)]).times.tolist() == [0.0, 86400.0]
     for strange in (day + 1, None):
         assert video_of([(0, 1), (strange, 1)]).times.tolist() == [0.0, 0.25]
-    assert video_of([(None, 3), (2, 3)]).clock(index[:1])[2] == 0.25 + 1.5
+    assert video_of([(None, 3), (0, 3)]).clock(index[:1])[2] == 0.25 + 1.5
     assert video_of([(None, 3)]).clock(index[:1])[2] == 0.25
     for rate in (0.0, 1e6):
         with pytest.raises(DecodeError, match=f"{rate} frames a second"):

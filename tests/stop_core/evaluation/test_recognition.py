@@ -180,6 +180,6 @@ def test_the_first_strange_label_is_the_one_that_is_named() -> None:
     for strange in (-3, 4):
         labels = torch.tensor([0, strange, 9])
         with pytest.raises(
-            ValueError, match=f"label {strange} is not one of the 3 classes.* to 2$"
+            ValueError, match=f"label {strange} is not one of the 4 classes.* to 3$"
         ):
-            recognition_metrics(torch.zeros(3, 3), labels)
+            recognition_metrics(torch.zeros(3, 4), labels)

@@ -73,3 +73,12 @@ def test_a_measure_without_its_column_is_refused_by_name(measure: str, tmp_path:
     empty = _write(tmp_path / "two" / "predictions.parquet", video_id=["a"], split=["val"])
     with pytest.raises(ValueError, match=r"is missing|no rows of the test split"):
         read_scores([empty], [measure])
+
+
+def test_a_measure_is_that_of_its_split(tmp_path: Path) -> None:
+    splits, ranks = ["val", "test", "train"], [1, 2, 3]
+    file = _write(tmp_path / "predictions", split=splits, video_id=["a"] * 3, rank=ranks)
+    for split, rank in zip(splits, ranks, strict=True):
+        found = read_scores([file], [f"{split}/top{top}" for top in (1, 2, 3)])
+        values = [scores.values_SM.tolist() for scores in found.values()]
+        assert values == [[[float(rank <= top)]] for top in (1, 2, 3)]

@@ -107,9 +107,10 @@ def test_a_step_moves_the_scale_by_a_hundredth_and_rounding_is_no_change() -> No
     assert torch.equal(gradient, torch.ones_like(change))  # also where there is no change
     running = torch.zeros(2).double()
     for largest in (4.0, 6.0, 6.0):
-        scale.train()(torch.tensor([[1.0, largest], [0.5, largest - 2]]).double(), 0 * rest)
+        clips = [[1.0, largest], [0.5, largest - 2], [-3.0, -2.0]]  # less than no change is none
+        scale.train()(torch.tensor(clips).double(), 0 * rest)
         scale.end_step(alone)
-        running = 0.99 * running + 0.01 * torch.tensor([largest - 1, 1.0]).double()
+        running = 0.99 * running + 0.01 * torch.tensor([(2 * largest - 2) / 3, 1.0]).double()
         torch.testing.assert_close(scale.running, running)
     found = scale.eval()(change, rest)
     torch.testing.assert_close(found[0, 3], 2 * running[1] / running[0])

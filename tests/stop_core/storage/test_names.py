@@ -133,3 +133,17 @@ def test_write_replaces_a_link_and_not_its_target(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
     assert (tmp_path / "a").read_text() == "mine"
     assert not (tmp_path / "a").is_symlink()
+
+
+def test_a_name_is_as_long_as_file_systems_take_it_and_shown_by_its_beginning() -> None:
+    whole = "/".join(["a" * 249] * 16)  # 4000 bytes with a separator for each
+    for taken in ("a" * 255, whole):
+        assert check_path(taken, "here") == taken
+    for refused in ("a" * 256, "é" * 128, whole + "a"):
+        with pytest.raises(ValueError, match="is longer than 255 bytes a part or 4000 in all"):
+            check_path(refused, "here")
+    for count, shown in ((77, "/" + "a" * 77), (78, "/" + "a" * 75)):
+        with pytest.raises(ValueError, match="is absolute") as problem:
+            check_path("/" + "a" * count, "here")
+        rest = str(problem.value).removeprefix(f"here: the name '{shown}")
+        assert rest.startswith("' is" if count == 77 else "... is")

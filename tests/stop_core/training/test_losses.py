@@ -128,6 +128,8 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         recognition_loss(rows, torch.zeros(3, dtype=torch.long), 3)
     with pytest.raises(ValueError, match="cannot be part of a batch of 1"):
         recognition_loss(rows, torch.zeros(2, dtype=torch.long), 1)
+    with pytest.raises(ValueError, match="cannot be part of a batch of 0"):
+        recognition_loss(rows[:0], torch.zeros(0, dtype=torch.long), 0)
 
 
 # The shares of two processes in a batch of four, and the ids of its pairs.
