@@ -78,7 +78,7 @@ def main(config: EvaluateConfig) -> TrainingResult:
     result = evaluation.remembered()
     if result is None:
         say(f"evaluating {evaluation.name}")
-        for remark in evaluation.remarks():
+        if remark := evaluation.remark():
             say(f"note: {remark}")
         # Ray may have the GPU on another machine.
         run = _on_ray if "RAY_ADDRESS" in os.environ else _here

@@ -182,10 +182,10 @@ def _room(resources: Resources, nodes: list[dict[str, float]]) -> int:
 
 
 def _needs(resources: Resources) -> str:
+    count, cpus = resources.fewest_workers, resources.cpus_per_worker
+    workers = "a worker" if count == 1 else f"{count} workers, each"
     gpu = f" and {resources.gpus_per_worker:g} GPU" if resources.gpus_per_worker else ""
-    several = "a worker" if resources.fewest_workers == 1 else f"{resources.fewest_workers} workers"
-    each = "" if resources.fewest_workers == 1 else ", each"
-    return f"{several}{each} with {resources.cpus_per_worker:g} CPUs{gpu} of one node"
+    return f"{workers} with {cpus:g} CPU{'' if cpus == 1 else 's'}{gpu} of one node"
 
 
 def _has(nodes: list[dict[str, float]]) -> str:

@@ -124,17 +124,12 @@ class Evaluation:
         self.name = results_folder(parent, manifest.dataset, manifest.fold, rest).name
         self.folder = inside(parent, self.name)
 
-    def remarks(self) -> list[str]:
-        """Returns a sentence for each way in which the frames differ from those of the training."""
-        cached, trained = self.manifest.config, self.record.preprocessing
-        return [
-            f"{name} of the cached frames is {found}, and of those of the training {wanted}"
-            for name, found, wanted in (
-                ("the short side", cached.size, trained.decoded[1]),
-                ("the sampling", cached.sampling, trained.sampling),
-            )
-            if found != wanted
-        ]
+    def remark(self) -> str:
+        """Returns a sentence if the frames have another size than in the training, or ""."""
+        found, wanted = self.manifest.config.size, self.record.preprocessing.decoded[1]
+        if found == wanted:
+            return ""
+        return f"the short side of the cached frames is {found}, and of the training's {wanted}"
 
     @property
     def clips(self) -> int:

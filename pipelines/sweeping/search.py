@@ -39,7 +39,14 @@ from ..tracking.outbox import Courier
 from ..tracking.queued_run import QueuedRun, deliver_waiting
 from ..tracking.store import open_experiment, tracking_uri
 from ..training.result import RESULT_VERSION
-from .space import SWEEP_COSTS, SWEEP_MEASURES, SearchSpace, check_possible, is_minimised
+from .space import (
+    BASE_MEASURE,
+    SWEEP_COSTS,
+    SWEEP_MEASURES,
+    SearchSpace,
+    check_possible,
+    is_minimised,
+)
 from .trial_worker import TrialTask, run_trial
 from .trials import ENDS, Trial, Trials
 from .tune import Driver, Failures, NotedAsha
@@ -117,7 +124,15 @@ class Search:
                 )
 
         def build(point: dict[str, Any]) -> None:
-            self.task.training(point, self.seed)
+            classes = self.task.training(point, self.seed).config.protocol.classes
+            for objective in self.space.objectives:
+                if objective.startswith("val/") and (
+                    (objective == BASE_MEASURE) != (classes == "base")
+                ):
+                    raise ValueError(
+                        f"objective is {objective}, which trainings with classes {classes} do not "
+                        f"measure; use {BASE_MEASURE if classes == 'base' else 'val/top1'}"
+                    )
 
         for name, distribution in self.space.search.items():
             for value in distribution.examples():

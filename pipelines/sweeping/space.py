@@ -16,8 +16,10 @@ Algorithm = Literal["grid", "random", "tpe", "one-at-a-time"]
 LISTED: tuple[Algorithm, ...] = ("grid", "one-at-a-time")
 """Algorithms that try every point, and draw none."""
 
+BASE_MEASURE = "val/base_top1"
+"""The only measure of trainings with `classes` base."""
 SWEEP_MEASURES: dict[Task, tuple[str, ...]] = {
-    "recognition": ("val/top1", "val/top5", "val/mean_class"),
+    "recognition": ("val/top1", "val/top5", "val/mean_class", BASE_MEASURE),
     "retrieval": tuple(
         f"val/{direction}_{measure}"
         for direction in ("t2v", "v2t")

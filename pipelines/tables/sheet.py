@@ -46,7 +46,9 @@ _HEADINGS |= {
     for name, title in (("dsl", "DSL"), ("qb_norm", "QB-Norm"))
     for measure in RERANKED
 }
+_FURTHER = tuple(f"test_{name}_{m}" for name in ("dsl", "qb_norm") for m in RERANKED[1:])
 ON_SCREEN = (
+    *_FURTHER,
     "memory_megabytes", "test_top5", "test_v2t_mean_rank", "test_v2t_r10", "test_v2t_r5",
     "test_t2v_mean_rank", "step_seconds", "test_mean_class", "test_v2t_r1", "test_t2v_r10",
     "difference_interval", "test_t2v_r5", "seeds", "val_t2v_r1", "val_top1",
@@ -54,6 +56,7 @@ ON_SCREEN = (
 )  # fmt: skip
 """The columns that a narrow terminal omits, in this order."""
 ON_PAPER = (
+    *_FURTHER,
     "memory_megabytes", "step_seconds", "seeds", "test_top5", "difference_interval",
     "val_top1", "val_base_top1", "val_t2v_r1", "test_v2t_mean_rank", "test_t2v_mean_rank",
     "test_mean_class", "test_v2t_r5", "test_v2t_r10", "interval",

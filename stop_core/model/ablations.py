@@ -45,7 +45,7 @@ class TemporalWithStatic(PromptedModel):
     The control for the spatial prompts: it shows their gain over prompts in the same blocks that do
     not depend on the video. The static prompts are those of VPT-deep (Jia et al., ECCV 2022):
     `prompts` learned tokens per block. With `eta` 0 there are no others. No patch is selected, so
-    `n_s`, `alpha`, `beta`, `spatial_width` and `difference` have no effect.
+    `n_s`, `choose`, `alpha`, `beta`, `spatial_width` and `difference` have no effect.
 
     Raises:
         ValueError: if `prompts` is below 1, or `config` does not fit the tower.

@@ -256,6 +256,19 @@ def test_each_protocol_is_a_table_over_folds_that_resumes(
     # One of the folds alone is the same trainings.
     main(replace(config, cache=str(second)))
     assert "2 trainings in the table, 0 of them to run" in capsys.readouterr().err
+    # A transfer to the folds of a dataset is one table with their mean.
+    capsys.readouterr()
+    main(replace(config, cache=str(second), rows=("zero-shot",), protocol=ProtocolConfig(),
+                 transfer=(f"{small_cache},{second}",)))  # fmt: skip
+    assert "hmdb51, folds 1, 2: recognition, trained on hmdb51, fold 2" in capsys.readouterr().out
+    (file,) = tmp_path.glob("tables/hmdb51-folds1-2-rows-transfer-*/table.csv")
+    mean = pd.read_csv(file)["test_top1_mean"][0]
+    tests = [pd.read_parquet(one).query("split == 'test'")
+             for one in tmp_path.glob("evaluations/*/predictions.parquet")]  # fmt: skip
+    assert len(tests) == 2
+    assert mean == pytest.approx(sum((one["rank"] == 1).mean() for one in tests) / 2)
+    with pytest.raises(ValueError, match="transfer tests models of one training set"):
+        main(replace(config, transfer=(str(second),)))
     # Without validation, the last epoch is tested.
     whole = ProtocolConfig(full_training=True)
     table = main(replace(config, cache=str(second), protocol=whole, rows=("STOP",)))

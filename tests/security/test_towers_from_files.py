@@ -174,7 +174,7 @@ def test_an_accepted_option_reaches_the_tokenizer(tmp_path: Path) -> None:
 
 
 def test_loading_does_not_use_the_network(tmp_path: Path) -> None:
-    write_archive(openai_state("ViT-S-32"), tmp_path / "weights.pt")
+    write_archive(openai_state(), tmp_path / "weights.pt")
     TrainedModel.zero_shot("tiny", None, ["a", "b"]).save(tmp_path / "tiny")
     hub = _hub_folder(tmp_path / "hub")
     program = f"""
@@ -194,8 +194,11 @@ def test_loading_does_not_use_the_network(tmp_path: Path) -> None:
         from stop_core.trained_model.index import IndexInfo, write_index
         import pyarrow as pa
 
+        from tests.stop_core.openai_format import SMALL, register_small
+
         folder = Path({str(tmp_path)!r})
-        model = TrainedModel.zero_shot("ViT-S-32", str(folder / "weights.pt"), ["a", "b"])
+        register_small(folder)
+        model = TrainedModel.zero_shot(SMALL, str(folder / "weights.pt"), ["a", "b"])
         model.save(folder / "vit")
         for name in ("tiny", "vit"):
             model = TrainedModel.load(folder / name)
@@ -210,7 +213,7 @@ def test_loading_does_not_use_the_network(tmp_path: Path) -> None:
             write_index(folder / f"index-{{name}}", pa.Table.from_pylist(rows, schema), info)
             assert main(SearchConfig(text="a cat", index=folder / f"index-{{name}}", json=True))
         load_clip("local-dir:{hub}").tokenize(["a dog"])
-        load_clip("ViT-S-32", "random").tokenize(["a dog"])
+        load_clip(SMALL, "random").tokenize(["a dog"])
         assert not asked, asked
         try:
             load_clip("ViT-B-32", "openai")

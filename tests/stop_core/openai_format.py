@@ -19,9 +19,9 @@ _SMALL = {
 EXTRAS = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
 
 
-def register_small(folder: Path) -> None:
-    """Adds a small tower of OpenAI's architecture to open_clip's list."""
-    (folder / f"{SMALL}.json").write_text(json.dumps(_SMALL))
+def register_small(folder: Path, name: str = SMALL) -> None:
+    """Adds a small tower of OpenAI's architecture to open_clip's list, or replaces a listed one."""
+    (folder / f"{name}.json").write_text(json.dumps(_SMALL))
     open_clip.add_model_config(folder)
 
 

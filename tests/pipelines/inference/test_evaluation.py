@@ -113,12 +113,10 @@ def test_an_interrupted_evaluation_resumes_and_a_finished_one_is_not_repeated(
 def test_a_cache_with_other_classes_is_another_evaluation(
     finished: tuple[Path, TrainingResult], small_cache: Path, hmdb51_root: Path, tmp_path: Path
 ) -> None:
-    assert _evaluation(finished, small_cache).remarks() == []
+    assert _evaluation(finished, small_cache).remark() == ""
     other = write_cache("hmdb51", hmdb51_root, tmp_path / "other", frames=3, size=40)
     evaluation = _evaluation(finished, other)
-    assert evaluation.remarks() == [
-        "the short side of the cached frames is 40, and of those of the training 32"
-    ]
+    assert evaluation.remark().endswith("cached frames is 40, and of the training's 32")
     found = evaluation.run()
     assert found.data_hash == Manifest.load(other).data_hash != finished[1].data_hash
     rows = pd.read_parquet(Path(found.folder) / PREDICTIONS)

@@ -19,10 +19,13 @@ from stop_core.datasets import Task
 
 
 def _write_manifest(
-    cache: Path, task: Task = "recognition", splits: tuple[str, ...] = ("train",)
+    cache: Path,
+    task: Task = "recognition",
+    splits: tuple[str, ...] = ("train",),
+    names: tuple[str, ...] = (),
 ) -> None:
     """Writes the only file of a cache that is read before anything starts."""
-    config = CacheConfig("d", 1, 6, 32, None, (), splits, (), "0" * 64, task, "center", "none")
+    config = CacheConfig("d", 1, 6, 32, None, (), splits, names, "0" * 64, task, "center", "none")
     shards = tuple(ShardEntry(f"{split}-00000", split, 1, 1, "0" * 64) for split in splits)
     manifest = Manifest(CACHE_FORMAT, config, "", dict.fromkeys(splits, 1), 0, "0" * 64, shards)
     manifest = replace(manifest, data_hash=manifest.hash())
@@ -45,6 +48,20 @@ def test_objective_of_the_other_task_is_refused_before_anything_starts(
     ):
         pass
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("objective", ["val/base_top1", "val/top1", "trainable_parameters"])
+@pytest.mark.parametrize("classes", ["base", "all"])
+def test_trials_are_compared_by_a_measure_of_their_classes(
+    objective: str, classes: str, tmp_path: Path
+) -> None:
+    _write_manifest(tmp_path, splits=("train", "val"), names=("run", "walk"))
+    space = SearchSpace((objective,), {"classes": classes}, {"n_s": Distribution((1, 2))})
+    search = Search(space, "mine", 1, 0, tmp_path, tmp_path / "out", Resources())
+    other = {"base": "val/top1", "all": "val/base_top1"}[classes]
+    message = f"objective is {objective}, which trainings with classes {classes} do not measure"
+    with pytest.raises(ValueError, match=message) if objective == other else nullcontext():
+        search.check()
 
 
 def test_more_trials_extend_a_sweep_and_other_settings_make_another(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def _file(tmp_path: Path, text: str) -> Path:
 def test_the_shipped_comparison_has_stop_and_its_baselines() -> None:
     rows = read_table(SWEEPS / "tables" / "motion.yaml").rows
     methods = {build_experiment(values, title).method for title, values in rows.items()}
-    assert methods == {"stop", "zero-shot", "linear-probe", "vpt-deep"}
+    assert methods == {"stop", "zero-shot", "linear-probe", "vpt-deep", "st-adapter"}
 
 
 def _ablation() -> dict[str, dict[str, Any]]:

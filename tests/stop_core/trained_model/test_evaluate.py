@@ -12,6 +12,7 @@ from stop_core.clip.loading import load_clip
 from stop_core.model.methods import build_method
 from stop_core.settings.class_templates import find_templates
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.protocol import ProtocolConfig
 from stop_core.settings.stop import StopConfig
 from stop_core.trained_model import evaluate as module
 from stop_core.trained_model.evaluate import evaluate, mean_logits
@@ -81,6 +82,25 @@ def test_learned_weights_for_classes_suit_only_the_same_classes(
     assert set(found.rows["label"]) == {0, 1}
 
 
+def test_a_base_to_novel_model_is_measured_on_each_half_of_its_own_classes(
+    cache: FrameCache, tmp_path: Path
+) -> None:
+    trained = _model(labels=("wave",))
+    base = replace(trained.config, protocol=ProtocolConfig(classes="base"))
+    trained = replace(trained, config=base)
+    views = several_views("2x3", 2, 32, cache.manifest.config)
+    other = evaluate(trained, cache, "test", views, tmp_path, templates=("a {}",))
+    assert "top1" in other.metrics, "these are the classes of another dataset"
+    trained = replace(trained, provenance=replace(trained.provenance, dataset="hmdb51"))
+    found = evaluate(trained, cache, "test", views, tmp_path, templates=("a {}",))
+    # There is one class in each half.
+    assert found.metrics == {"base_top1": 1.0, "novel_top1": 1.0, "harmonic_mean": 1.0}
+    assert found.rows["part"] == ["base" if n == 1 else "novel" for n in found.rows["label"]]
+    whole = trained.with_labels(cache.manifest.class_names, ("a {}",))
+    both = evaluate(whole, cache, "test", views[:1], tmp_path, templates=("a {}",))
+    assert "top1" in both.metrics, "all classes are base classes"
+
+
 def test_several_views_are_the_mean_of_their_probabilities(
     cache: FrameCache, tmp_path: Path
 ) -> None:
@@ -112,7 +132,7 @@ def test_finished_parts_are_not_computed_again(
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
     trained = _model()
-    whole = evaluate(trained, cache, "test", views, tmp_path / "whole", templates=("a {}",))
+    whole = evaluate(trained, cache, "test", views, tmp_path, templates=("a {}",))
 
     ran, done = [], []
     run_over = module.run_over
