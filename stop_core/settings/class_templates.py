@@ -4,6 +4,7 @@ This module does not import torch: the driver resolves the names before it start
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ TEMPLATES = Path(__file__).with_name("templates.yaml")
 DEFAULT = "default"
 _PLACE = "{}"
 _ANY_DATASET = "other"
+# A table or sweep asks for the same file hundreds of times, and parsing it takes 15 ms.
+_parse = lru_cache(maxsize=8)(parse_yaml)
 
 
 def check_templates(templates: tuple[str, ...]) -> None:
@@ -87,7 +90,7 @@ def _sentences(found: Any, where: str) -> tuple[str, ...]:
 
 def _read(path: Path) -> Any:
     try:
-        return parse_yaml(read_text(path, MOST_YAML))
+        return _parse(read_text(path, MOST_YAML))
     except OSError as problem:
         raise OSError(f"the templates {path} cannot be read ({problem.strerror})") from problem
     except ValueError as problem:

@@ -1,7 +1,9 @@
 """The model card: a README.md in the format of the Hugging Face Hub."""
 
+from functools import cache
+
 import yaml
-from jinja2 import Environment
+from jinja2 import Environment, Template
 
 from stop_core.datasets.registry import division
 from stop_core.storage.escaping import in_markdown, visible
@@ -136,9 +138,7 @@ def render_card(record: ModelRecord) -> str:
         "fingerprint of the tower": origin.tower_fingerprint,
         "versions": ", ".join(f"{k} {v}" for k, v in origin.versions.items()),
     }
-    markdown = Environment(trim_blocks=True, keep_trailing_newline=True)
-    markdown.filters["md"] = in_markdown
-    return markdown.from_string(_CARD).render(
+    return _template().render(
         front_matter=visible(front_matter).strip(),
         config=config,
         how=how,
@@ -154,6 +154,13 @@ def render_card(record: ModelRecord) -> str:
         licence_source=licence_source,
         is_tiny=config.tower in TINY_TOWERS,
     )
+
+
+@cache
+def _template() -> Template:
+    markdown = Environment(trim_blocks=True, keep_trailing_newline=True)
+    markdown.filters["md"] = in_markdown
+    return markdown.from_string(_CARD)
 
 
 def _licence(tower: str, pretrained: str) -> tuple[str, str]:

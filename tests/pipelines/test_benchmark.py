@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines.benchmark import BenchmarkConfig, choose_rows, find_folds, main
+from pipelines.benchmark import BenchmarkConfig, choose_rows, main
 from pipelines.cli.options import parse
+from pipelines.preprocessing.find_cache import find_folds
 from pipelines.tables.read_table import read_table
 from pipelines.tracking.queued_run import QueuedRun
 from pipelines.tracking.store import tracking_uri
@@ -280,6 +281,7 @@ def test_each_protocol_is_a_table_over_folds_that_resumes(
     shown = capsys.readouterr().out
     assert "Protocol: training and validation clips, the last of a fixed number" in shown
     assert "chosen on validation" not in shown
+    assert "val top-1" not in shown
 
 
 def test_caches_that_are_no_folds_of_one_dataset_are_refused(
