@@ -145,7 +145,8 @@ def _columns(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, str]:
     validation, primary, *others = _names(table.measures)
     compared = ("difference", "difference_interval", "p_holm") if len(table.experiments) > 1 else ()
     costs = ("step_seconds", "memory_megabytes") if frame["step_seconds"].notna().any() else ()
-    chosen = () if table.trained_on else (validation,)
+    no_validation = all(protocol.full_training for protocol in table.protocols.values())
+    chosen = () if table.trained_on or no_validation else (validation,)
     names = ["method", "trainable_parameters", *chosen, primary, "interval"]
     return {n: _HEADINGS[n] for n in (*names, *compared, *others, *costs, "seeds")}
 

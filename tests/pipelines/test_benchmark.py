@@ -280,6 +280,7 @@ def test_each_protocol_is_a_table_over_folds_that_resumes(
     shown = capsys.readouterr().out
     assert "Protocol: training and validation clips, the last of a fixed number" in shown
     assert "chosen on validation" not in shown
+    assert "val top-1" not in shown
 
 
 def test_caches_that_are_no_folds_of_one_dataset_are_refused(

@@ -214,3 +214,21 @@ def test_a_point_is_decided_by_settings_whose_conditions_can_hold() -> None:
         assert space.deciding(point) == decides
     fixed = _space({n: d for n, d in WHEN.items() if n != "method"}, fixed={"method": "vpt-deep"})
     assert fixed.deciding({"eta": 4.0, "max_prompts": 2}) == {}
+
+
+@pytest.mark.parametrize(
+    ("one", "words"),
+    [
+        (Distribution((1.23456, 2)), "choice 1.235, 2"),
+        (Distribution(("a", None), is_grid=True), "grid a, None"),
+        (Distribution(low=0.25, high=1), "from 0.25 to 1"),
+        (WHOLE, "a whole number from 2 to 5"),
+        (WHOLE_STEPS, "a whole number from 1 to 8 in steps of 3"),
+        (Distribution(low=1e-4, high=0.1, log=True), "from 0.0001 to 0.1 on a logarithmic scale"),
+        (Condition("method", ("stop", "vop")), "method in ['stop', 'vop']"),
+        (Condition("n_s", above=0, below=4), "n_s above 0 and below 4"),
+        (Condition("eta", below=0.5), "eta below 0.5"),
+    ],
+)
+def test_a_distribution_and_a_condition_are_named_in_words(one: object, words: str) -> None:
+    assert str(one) == words
