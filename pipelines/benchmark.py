@@ -12,7 +12,6 @@ if not __package__:  # run as a file: PEP 366
 
 from stop_core.cache.manifest import Manifest
 from stop_core.cache.views import parse_views, several_views
-from stop_core.datasets.registry import division
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
 from stop_core.settings.protocol import ProtocolConfig
@@ -26,9 +25,8 @@ from .cli.output import default_output
 from .cluster.devices import Machine, choose_devices
 from .cluster.resources import ResourceOptions, Resources
 from .cluster.session import start_ray
-from .inference.evaluation import Evaluation, EvaluationOptions, evaluate_all
-from .inference.model_choice import ModelChoice
-from .preprocessing.find_cache import find_cache
+from .inference.evaluation import EvaluationOptions, evaluate_trained
+from .preprocessing.find_cache import find_folds, find_targets
 from .tables.published import read_published
 from .tables.read_table import Table, read_table
 from .tables.table import ComparisonTable
@@ -131,7 +129,7 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
     published = read_published(config.published) if config.published else []
     caches = find_folds(config.cache, config.output)
     manifest = next(iter(caches.values()))
-    targets = _find_targets(config)
+    targets = find_targets(config.transfer, config.output)
     if targets and len(caches) > 1:
         raise ValueError("--transfer tests models of one training set; name one cache in --cache")
     file, chosen = choose_rows(config, manifest)
@@ -158,46 +156,6 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
     for target in targets:
         _transfer(target, rows, table, config, machine.resources)
     return table
-
-
-def find_folds(caches: str | None, output: Path) -> dict[StoragePath, Manifest]:
-    """Returns the caches that are separated by commas, with their manifests; by default, the one.
-
-    Raises:
-        OSError: if there is no cache.
-        ValueError: if one is unfinished, or they are not of different folds of one dataset.
-    """
-    found: dict[StoragePath, Manifest] = {}
-    for name in caches.split(",") if caches else [None]:
-        path = find_cache(name, output)
-        manifest = Manifest.load(path)
-        for other in found.values():
-            if not _are_folds(manifest, other):
-                raise ValueError(
-                    f"--cache names several caches, and {path} is not another fold of "
-                    f"{division(other.dataset, other.fold)} made with the same options; name one "
-                    "cache, or one of each fold"
-                )
-        found[path] = manifest
-    return found
-
-
-def _are_folds(one: Manifest, other: Manifest) -> bool:
-    same = replace(one.config, fold=other.fold, clips_hash=other.config.clips_hash)
-    return one.fold != other.fold and same == other.config
-
-
-def _find_targets(config: BenchmarkConfig) -> list[dict[StoragePath, Manifest]]:
-    """Returns the caches of each table of a transfer: the folds of a dataset share one."""
-    targets: list[dict[StoragePath, Manifest]] = []
-    for name in [name for text in config.transfer for name in text.split(",") if name]:
-        path = find_cache(name, config.output)
-        manifest = Manifest.load(path)
-        fitting = (one for one in targets if all(_are_folds(manifest, m) for m in one.values()))
-        if (target := next(fitting, None)) is None:
-            targets.append(target := {})
-        target[path] = manifest
-    return targets
 
 
 def _label(title: str, run: TrainingRun, *, several: bool) -> str:
@@ -258,7 +216,9 @@ def _run(
         outcomes = run_all(jobs, resources, parent.run_id)
         if config.test_name:
             caches = {job.training.name: [job.training.cache] for job in jobs}
-            outcomes = _evaluated(outcomes, caches, config, resources)
+            outcomes = evaluate_trained(
+                outcomes, caches, config.output, config.evaluation, resources
+            )
         _publish(table, parent, outcomes, config)
 
 
@@ -294,33 +254,8 @@ def _transfer(
         trained = {run.name: run.remembered() for runs in kept.values() for run in runs}
         results = [result for result in trained.values() if result is not None]
         caches = {name: list(target) for name in trained}
-        outcomes = _evaluated(results, caches, config, resources)
+        outcomes = evaluate_trained(results, caches, config.output, config.evaluation, resources)
         _publish(table, parent, outcomes, config)
-
-
-def _evaluated(
-    trained: Sequence[TrainingResult | str],
-    caches: Mapping[str, Sequence[StoragePath]],
-    config: BenchmarkConfig,
-    resources: Resources,
-) -> list[TrainingResult | str]:
-    """Tests each trained model on its caches; reasons of failures are returned as they are."""
-    tests = [(one, cache) for one in trained if not isinstance(one, str)
-             for cache in caches[one.name]]  # fmt: skip
-    gpu = resources.gpus_per_worker > 0
-    evaluations = [
-        Evaluation(ModelChoice(one.model, gpu=gpu), cache, config.output, config.evaluation)
-        for one, cache in tests
-    ]
-    start_ray()
-    outcomes: list[TrainingResult | str] = [one for one in trained if isinstance(one, str)]
-    for (one, _), outcome in zip(tests, evaluate_all(evaluations, resources), strict=True):
-        if not isinstance(outcome, str) and outcome.data_hash == one.data_hash:
-            # Validation chose the epoch: it is not measured again, with other views or re-ranked.
-            others = {k: v for k, v in one.metrics.items() if not k.startswith("test/")}
-            outcome = replace(outcome, metrics=others | outcome.metrics, costs=one.costs)
-        outcomes.append(outcome)
-    return outcomes
 
 
 def _publish(

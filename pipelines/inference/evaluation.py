@@ -1,8 +1,8 @@
 """One evaluation of a trained model on a cache: named by its identity, resumed, stored, tracked."""
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +28,7 @@ from ..cli.errors import RunError
 from ..cli.folder_lock import alone_in
 from ..cli.output import results_folder
 from ..cluster.resources import Resources
+from ..cluster.session import start_ray
 from ..tracking.environment import git_commit
 from ..training.result import RESULT_VERSION, TrainingResult
 from ..training.task import PREDICTIONS
@@ -237,6 +238,39 @@ class Evaluation:
         if trained.data_hash not in ("", manifest.data_hash):
             tracked.log_dataset(trained.dataset, trained.data_hash)
         return tracked
+
+
+def evaluate_trained(
+    trained: Sequence[TrainingResult | str],
+    caches: Mapping[str, Sequence[StoragePath]],
+    output: Path,
+    options: EvaluationOptions,
+    resources: Resources,
+) -> list[TrainingResult | str]:
+    """Tests each trained model on its caches; reasons of failures are returned as they are.
+
+    Args:
+        trained: results of trainings.
+        caches: by the name of a training.
+        output: folder of the evaluations and the MLflow store.
+        options: of every evaluation.
+        resources: of every evaluation.
+    """
+    tests = [(one, cache) for one in trained if not isinstance(one, str)
+             for cache in caches[one.name]]  # fmt: skip
+    gpu = resources.gpus_per_worker > 0
+    evaluations = [
+        Evaluation(ModelChoice(one.model, gpu=gpu), cache, output, options) for one, cache in tests
+    ]
+    start_ray()
+    outcomes: list[TrainingResult | str] = [one for one in trained if isinstance(one, str)]
+    for (one, _), outcome in zip(tests, evaluate_all(evaluations, resources), strict=True):
+        if not isinstance(outcome, str) and outcome.data_hash == one.data_hash:
+            # Validation chose the epoch: it is not measured again, with other views or re-ranked.
+            others = {k: v for k, v in one.metrics.items() if not k.startswith("test/")}
+            outcome = replace(outcome, metrics=others | outcome.metrics, costs=one.costs)
+        outcomes.append(outcome)
+    return outcomes
 
 
 def evaluate_all(

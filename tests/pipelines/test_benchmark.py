@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines.benchmark import BenchmarkConfig, choose_rows, find_folds, main
+from pipelines.benchmark import BenchmarkConfig, choose_rows, main
 from pipelines.cli.options import parse
+from pipelines.preprocessing.find_cache import find_folds
 from pipelines.tables.read_table import read_table
 from pipelines.tracking.queued_run import QueuedRun
 from pipelines.tracking.store import tracking_uri
