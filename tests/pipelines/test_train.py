@@ -199,7 +199,7 @@ def test_a_failed_training_reports_its_reason_in_one_sentence_and_in_mlflow(
 @pytest.mark.parametrize(
     ("experiment", "message"),
     [
-        (ExperimentConfig(tower="ViT-B-32"), "--size 224"),
+        (ExperimentConfig(tower="ViT-B-32", pretrained="random"), "--size 224"),
         (ExperimentConfig(stop=StopConfig(depth=5)), "only 4 blocks"),
         (ExperimentConfig(tower="ViT-B-33"), "ViT-B-32"),
     ],
