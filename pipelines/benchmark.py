@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -27,16 +27,15 @@ from .cluster.resources import ResourceOptions, Resources
 from .cluster.session import start_ray
 from .inference.evaluation import EvaluationOptions, evaluate_trained
 from .preprocessing.find_cache import find_folds, find_targets
-from .tables.mlflow_table import publish_table, track
 from .tables.published import read_published
 from .tables.read_table import Table, read_table
 from .tables.table import ComparisonTable
-from .tracking.direct_run import TrackedRun
-from .tracking.queued_run import deliver_waiting
-from .tracking.store import ui_command
-from .training.pool import Job, run_all
 from .training.result import TrainingResult
 from .training.run import TrainingRun
+
+if TYPE_CHECKING:  # Ray and MLflow take seconds to import, and --help needs neither
+    from .tracking.direct_run import TrackedRun
+    from .training.pool import Job
 
 TABLES = SWEEPS / "tables"
 ABLATION = TABLES / "ablation.yaml"
@@ -124,6 +123,9 @@ class BenchmarkConfig:
 
 def main(config: BenchmarkConfig) -> ComparisonTable:
     """Runs the missing trainings of the table, prints it, and stores it."""
+    from .tracking.queued_run import deliver_waiting
+    from .training.pool import Job
+
     published = read_published(config.published) if config.published else []
     caches = find_folds(config.cache, config.output)
     manifest = next(iter(caches.values()))
@@ -199,9 +201,12 @@ def _how(config: BenchmarkConfig) -> dict[str, Any]:
 
 
 def _run(
-    table: ComparisonTable, jobs: list[Job], config: BenchmarkConfig, resources: Resources
+    table: ComparisonTable, jobs: "list[Job]", config: BenchmarkConfig, resources: Resources
 ) -> None:
     """Runs the missing trainings, and publishes the table even if some of them fail."""
+    from .tables.mlflow_table import track
+    from .training.pool import run_all
+
     parent = track(table, config.output)
     missing = [job for job in jobs if job.training.remembered() is None]
     say(f"{len(jobs)} trainings in the table, {len(missing)} of them to run")
@@ -225,6 +230,8 @@ def _transfer(
     resources: Resources,
 ) -> None:
     """Tests the finished trainings on another cache, and publishes the table of it."""
+    from .tables.mlflow_table import track
+
     manifest = next(iter(target.values()))
     kept, how = _readers(rows, manifest), _how(config)
     left_out = [
@@ -253,10 +260,13 @@ def _transfer(
 
 def _publish(
     table: ComparisonTable,
-    parent: TrackedRun,
+    parent: "TrackedRun",
     outcomes: Sequence[TrainingResult | str],
     config: BenchmarkConfig,
 ) -> None:
+    from .tables.mlflow_table import publish_table
+    from .tracking.store import ui_command
+
     table.fill([result for result in outcomes if not isinstance(result, str)])
     publish_table(table, parent)
     print_result(f"all runs: {ui_command(config.output)}")

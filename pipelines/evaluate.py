@@ -22,7 +22,6 @@ from .cluster.resources import ResourceOptions, Resources
 from .inference.evaluation import Evaluation, EvaluationOptions, evaluate_all
 from .inference.model_choice import ModelChoice
 from .preprocessing.find_cache import find_cache
-from .tracking.store import ui_command
 from .training.result import TrainingResult
 
 
@@ -113,6 +112,8 @@ def _on_ray(evaluation: Evaluation, resources: Resources) -> TrainingResult:
 
 
 def _summarise(evaluation: Evaluation, result: TrainingResult, config: EvaluateConfig) -> None:
+    from .tracking.store import ui_command
+
     again = " (evaluated before; nothing was run)" if result.reused else ""
     trained, options = evaluation.record.provenance, config.evaluation
     source = trained.dataset or "unknown data"

@@ -29,16 +29,15 @@ from ..cli.folder_lock import alone_in
 from ..cli.output import results_folder
 from ..cluster.resources import Resources
 from ..cluster.session import start_ray
-from ..tracking.direct_run import TrackedRun
 from ..tracking.environment import git_commit
-from ..tracking.store import open_experiment
-from ..training.failures import root_cause
 from ..training.result import RESULT_VERSION, TrainingResult
 from ..training.task import PREDICTIONS
 from .model_choice import ModelChoice
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # MLflow takes seconds to import, and --help does not need it
     import ray
+
+    from ..tracking.direct_run import TrackedRun
 
 _PARTS = "parts"
 
@@ -150,6 +149,8 @@ class Evaluation:
             cpus: number of threads; the rounding of the outputs depends on it.
             on_part: is called with the number of clips of every finished part.
         """
+        from ..tracking.store import open_experiment
+
         if result := self.remembered():
             return result
         experiment = open_experiment(self.output, self.manifest.dataset)
@@ -211,7 +212,9 @@ class Evaluation:
         shutil.rmtree(parts)
         return result
 
-    def _track(self, experiment: str) -> TrackedRun:
+    def _track(self, experiment: str) -> "TrackedRun":
+        from ..tracking.direct_run import TrackedRun
+
         manifest, options, config = self.manifest, self.options, self.record.config
         trained = self.record.provenance
         tags = {
@@ -275,6 +278,8 @@ def evaluate_all(
 ) -> list[TrainingResult | str]:
     """Runs evaluations in Ray tasks; returns each one's result, or the reason of its failure."""
     import ray.exceptions
+
+    from ..training.failures import root_cause
 
     outcomes: list[TrainingResult | str] = []
     started = [one.remembered() or _submit(one, resources) for one in evaluations]

@@ -22,7 +22,6 @@ from safetensors import SafetensorError
 from stop_core.storage.atomic import sync
 from stop_core.storage.documents import parse_json, read_text
 from stop_core.storage.names import inside
-from stop_core.training.checkpoint import check_whole
 from stop_core.training.run_state import read_progress
 
 from ..cli.console import warn
@@ -140,6 +139,8 @@ def by_progress(checkpoints: Collection[Path], preferred: Path | None = None) ->
 
 def damage_of(checkpoint: Path) -> str | None:
     """Returns why a checkpoint is not readable; None if every file is as it was written."""
+    from stop_core.training.checkpoint import check_whole  # imports torch
+
     try:
         check_whole(checkpoint)
     except ValueError as problem:

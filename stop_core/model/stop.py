@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from stop_core.clip.loading import load_clip
+from stop_core.model.methods import check_tower
 from stop_core.model.prompted import BlockInput, PromptedModel
 from stop_core.model.sequences import GapPrompts, VideoTokens, pack, pack_prompts, unpack
 from stop_core.model.spatial import SpatialPrompting, SpatialPrompts
 from stop_core.model.temporal import TemporalPrompting, TemporalPrompts
 from stop_core.model.trace import PromptTrace
+from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
 
 
@@ -103,4 +105,5 @@ def build_model(
         ValueError: if the tower is unknown or unsupported, or `config` does not fit it.
         OSError: if the weights cannot be read or downloaded.
     """
+    check_tower(ExperimentConfig(tower=name, pretrained=pretrained))
     return StopModel(load_clip(name, pretrained), config or StopConfig())

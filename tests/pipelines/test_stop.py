@@ -3,8 +3,8 @@
 import subprocess
 import sys
 from dataclasses import is_dataclass
+from inspect import signature
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 
@@ -26,7 +26,7 @@ def _run(*words: str) -> subprocess.CompletedProcess[str]:
 def test_each_command_is_also_a_program(name: str) -> None:
     options, command = commands()[name].load()
     assert is_dataclass(options)
-    assert get_type_hints(command)["config"] is options
+    assert signature(command).parameters["config"].annotation is options
     assert 'if __name__ == "__main__":' in (ROOT / "pipelines" / f"{name}.py").read_text()
     assert f"  {name}" in usage()
 
@@ -40,6 +40,17 @@ def test_help_imports_no_library() -> None:
     assert done.returncode == 0
     for library in ("torch", "ray", "tyro", "numpy", "rich", "yaml"):
         assert f"| {library}\n" not in done.stderr
+
+
+def test_options_of_a_command_import_neither_torch_nor_ray() -> None:
+    """They take seconds, and --help and a mistyped option need neither."""
+    program = (
+        "import sys; from pipelines.cli.commands import commands\n"
+        "for name, command in commands().items():\n"
+        "    command.load(); assert not {'torch', 'ray'} & set(sys.modules), name"
+    )
+    done = _run("-c", program)
+    assert done.returncode == 0, done.stderr
 
 
 def test_help_of_a_command_is_that_of_its_file() -> None:

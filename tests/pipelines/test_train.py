@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
 from pipelines.cli.errors import RunError
+from pipelines.cluster.devices import choose_devices
 from pipelines.cluster.resources import Resources
 from pipelines.tracking.store import tracking_uri
 from pipelines.train import TrainConfig, main
@@ -95,7 +96,8 @@ def test_mlflow_has_settings_curves_hashes_and_files(
     client = MlflowClient(tracking_uri(config.output))
     run = client.get_run(result.run_id)
     assert run.info.status == "FINISHED"
-    experiment = config.experiment.for_dataset(result.dataset)
+    settled = choose_devices(config.resources).settle(config.experiment)
+    experiment = settled.for_dataset(result.dataset)
     for name, value in experiment.parameters().items():
         assert run.data.params[name] == str(value)
     assert run.data.tags["config_hash"] == experiment.hash
@@ -199,7 +201,7 @@ def test_a_failed_training_reports_its_reason_in_one_sentence_and_in_mlflow(
 @pytest.mark.parametrize(
     ("experiment", "message"),
     [
-        (ExperimentConfig(tower="ViT-B-32"), "--size 224"),
+        (ExperimentConfig(tower="ViT-B-32", pretrained="random"), "--size 224"),
         (ExperimentConfig(stop=StopConfig(depth=5)), "only 4 blocks"),
         (ExperimentConfig(tower="ViT-B-33"), "ViT-B-32"),
     ],
@@ -229,5 +231,5 @@ def test_other_data_another_seed_or_setting_is_another_training(
 
 def test_a_missing_cache_is_reported_with_the_command_that_makes_it(tmp_path: Path) -> None:
     config = TrainConfig(cache=str(tmp_path / "none"), output=tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no frame cache at .*none: .*preprocess\.py"):
+    with pytest.raises(FileNotFoundError, match=r"no frame cache at .*none: .*stop preprocess"):
         main(config)

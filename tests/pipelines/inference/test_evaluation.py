@@ -1,5 +1,7 @@
 """An evaluation equals that of the training, resumes, and is stored under its identity."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from pipelines.training.result import TrainingResult
 from pipelines.training.task import PREDICTIONS
 from stop_core.cache.manifest import Manifest
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.storage.checksums import write_sums
 from stop_core.trained_model import evaluate as module
+from stop_core.trained_model.files import CARD, PREPROCESSING
 from tests.caches import write_cache
 
 
@@ -166,12 +170,12 @@ def test_a_split_without_clips_is_refused(small_cache: Path, captioned_cache: Pa
 
 
 def test_a_cache_of_another_sampling_is_refused(
-    model_folder: Path, hmdb51_root: Path, tmp_path: Path
+    model_folder: Path, small_cache: Path, tmp_path: Path
 ) -> None:
-    options = {"frames": 4, "size": 32}
-    choice = ModelChoice(model_folder).found(tmp_path)
-    alike = write_cache("hmdb51", hmdb51_root, tmp_path / "alike", **options)
-    Evaluation(choice, alike, tmp_path, EvaluationOptions())
-    dense = write_cache("hmdb51", hmdb51_root, tmp_path / "dense", **options, sampling="dense:2")
-    with pytest.raises(ValueError, match=r"sampled as dense:2, .* on segments: .*--sampling segm"):
-        Evaluation(choice, dense, tmp_path, EvaluationOptions())
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    values = json.loads((folder / PREPROCESSING).read_text())
+    (folder / PREPROCESSING).write_text(json.dumps({**values, "sampling": "dense:2"}))
+    write_sums(folder, without=[CARD])
+    choice = ModelChoice(folder).found(tmp_path)
+    with pytest.raises(ValueError, match=r"sampled as segments, .* on dense:2: .*--sampling dense"):
+        Evaluation(choice, small_cache, tmp_path, EvaluationOptions())

@@ -74,3 +74,10 @@ def test_weights_are_folded_in_float64_and_held_in_the_type_asked_for(
             assert torch.equal(ours.bias, best.bias.to(dtype)), name
             assert ours.weight.is_contiguous()
             assert not ours.weight.requires_grad
+
+
+def test_a_folded_block_passes_no_gradient_to_the_weights(block: ResidualAttentionBlock) -> None:
+    folded = FoldedBlock(block.requires_grad_(True), torch.float32, None)
+    for linear in (folded.qkv, folded.out, folded.fc, folded.proj):
+        assert not linear.weight.requires_grad
+        assert not linear.bias.requires_grad

@@ -395,3 +395,24 @@ def test_a_mask_is_passed_only_where_no_channel_hides_empty_slots(
             seen.clear()
             run()
             assert seen == {wanted}
+
+
+def test_pixels_and_the_choice_of_patches_pass_no_gradient(
+    tower: FrozenTower, make_frames: MakeFrames
+) -> None:
+    tower.visual.requires_grad_(True)  # as a tuned tower
+    tokens = tower.embed(make_frames(0, 1, 2, tower.image_size)[0])
+    assert not tokens.requires_grad
+    cls, h = tokens[None].requires_grad_().split([1, tower.patches], dim=2)
+    assert not tower.cls_attention(0, cls[:, :, 0], h).requires_grad
+
+
+@torch.no_grad()
+def test_the_halves_of_a_block_are_open_clips_without_their_residuals(tower: FrozenTower) -> None:
+    tokens = noise(0, 3, 5, tower.width)
+    for index, block in enumerate(tower.blocks):
+        normed = block.ln_1(tokens)
+        mixed = block.attn(normed, normed, normed, need_weights=False)[0]
+        torch.testing.assert_close(tower.attend(index, tokens), block.ls_1(mixed), **CLOSE)
+        mapped = block.ls_2(block.mlp(block.ln_2(tokens)))
+        torch.testing.assert_close(tower.feed_forward(index, tokens), mapped, **CLOSE)

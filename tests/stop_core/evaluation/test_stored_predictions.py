@@ -82,3 +82,11 @@ def test_a_measure_is_that_of_its_split(tmp_path: Path) -> None:
         found = read_scores([file], [f"{split}/top{top}" for top in (1, 2, 3)])
         values = [scores.values_SM.tolist() for scores in found.values()]
         assert values == [[[float(rank <= top)]] for top in (1, 2, 3)]
+
+
+def test_a_later_file_without_rows_of_the_split_is_the_one_that_is_named(tmp_path: Path) -> None:
+    full = _write(tmp_path / "full", split=["test", "val"], video_id=["a", "a"], rank=[1, 1])
+    half = _write(tmp_path / "half", split=["val"], video_id=["a"], rank=[1])
+    for files in ([full, half], [half, full]):
+        with pytest.raises(ValueError, match=f"^{half} has no test/top1: there are no rows of the"):
+            read_scores(files, ["test/top1"])

@@ -38,3 +38,12 @@ def test_listed_name_outside_the_folder_is_refused_in_one_line(folder: Path, nam
         check_sums(folder, ["a", "b"])
     assert str(refusal.value).isprintable()
     assert len(str(refusal.value)) < 500
+
+
+def test_any_change_of_a_file_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("as written")
+    write_sums(tmp_path)
+    for number in range(8):  # sums above and below
+        (tmp_path / "file").write_text(f"changed {number}")
+        with pytest.raises(ValueError, match="is not as it was written"):
+            check_sums(tmp_path, ["file"])

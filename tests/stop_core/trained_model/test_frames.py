@@ -21,10 +21,8 @@ HALF = (0.5, 0.5, 0.5)
 @pytest.mark.parametrize(
     ("cached", "size", "crop", "shown", "sampling"),
     [
-        (5, 24, "center", None, "segments"),
-        (7, 31, "center", 3, "segments"),
-        (7, 31, "none", 3, "segments"),
         (5, 24, "center", None, "rate:4fps"),
+        (7, 31, "center", 3, "segments"),
         (7, 31, "none", 3, "dense:2"),
     ],
 )

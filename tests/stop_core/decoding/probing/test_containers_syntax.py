@@ -190,6 +190,17 @@ def test_a_packet_that_begins_with_a_slice_is_read_no_further(
     stream.look(0, bytes(4))  # a packet of a length and nothing else
 
 
+@pytest.mark.parametrize("frames_only", [True, False])
+def test_the_parameters_of_a_sequence_are_read_in_the_stream_too(frames_only: bool) -> None:
+    parameters = sequence(**PLAIN | {"frames_only": frames_only, "crop": (2, 0)})
+    units = [parameters, b"\x68\xff\xff", b"\x65idr"]  # and those of a picture are not
+    stream = H264Stream(None)
+    stream.look(0, b"\0\0\1".join([b"", *units]))
+    assert (stream.has_fields, stream.is_shifted) == (not frames_only, True)
+    stream.look(1, b"\0\0\1" + picture(1, 16, planes=False), is_key=False)
+    assert stream.is_complete
+
+
 def test_a_slice_that_cannot_be_read_may_follow_a_lost_picture() -> None:
     slices = picture(1, 16, planes=False), picture(2, 16, planes=False)
     for broken in (b"\x41", slices[0][:2]):
