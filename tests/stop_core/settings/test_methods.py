@@ -86,3 +86,11 @@ def test_no_option_has_the_name_of_another_setting(name: str) -> None:
     core, own = ExperimentConfig().parameters(), option_types([METHODS[name]])
     assert not core.keys() & own.keys()
     assert own.items() <= setting_types().items()
+
+
+def test_only_a_probe_reads_no_text_and_coupled_methods_prompt_it() -> None:
+    every = METHODS.values()
+    assert {one.name for one in every if not one.reads_text} == {"linear-probe"}
+    assert {one.name for one in every if not one.trains} == {"zero-shot"}
+    prompted = {one.name for one in every if one.prompts_text}
+    assert prompted == {"maple", "vop", "dgl", "stop-published"}
