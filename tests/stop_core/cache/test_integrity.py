@@ -56,7 +56,7 @@ def test_a_missing_file_is_found_and_the_remedy_is_told(
     shard = next((cache / "data").glob("train*"))
     whole = shard.read_bytes()
     shard.unlink()
-    with pytest.raises(RunError, match=r"1 of 9 files .*delete them .*preprocess.py --dataset"):
+    with pytest.raises(RunError, match=r"1 of 9 files .*delete them .*stop preprocess --dataset"):
         VerifyCommand(str(cache)).run()
     assert f"{shard}: it is gone" in capsys.readouterr().out
     shard.write_bytes(whole)
