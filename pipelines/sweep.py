@@ -102,7 +102,8 @@ class SweepConfig:
         """Returns the search of these options, on the GPUs that there are."""
         from .sweeping.search import Search
 
-        space, machine = self.checked_space(), choose_devices(self.shared_resources())
+        space = self.checked_space()  # before the cache is prepared, which can take minutes
+        machine = choose_devices(self.shared_resources())
         if machine.bf16 and "precision" not in space.search:
             space = replace(space, fixed={"precision": "bf16", **space.fixed})
         return Search(
@@ -129,7 +130,6 @@ def main(config: SweepConfig) -> "SweepResult | None":
     from .tracking.queued_run import deliver_waiting
     from .tracking.store import ui_command
 
-    config.checked_space()  # before the cache is prepared, which can take minutes
     search = config.search()
     if config.dry_run:
         search.check()

@@ -14,6 +14,7 @@ from pathlib import Path
 from stop_core.storage.private import is_private
 
 from ..cli.folders import CHECKOUT
+from ..cluster.devices import has_nvidia_gpu
 from ..cluster.session import LONGEST_TEMP_DIR
 from .finding import Finding, failure, ok, one_line, warn_if, warning
 
@@ -84,7 +85,7 @@ def check_torch() -> Iterator[Finding]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             yield _check_gpu(index)
-    elif shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
+    elif has_nvidia_gpu():
         yield failure(
             "gpu",
             f"there is an NVIDIA GPU, but torch (for CUDA {torch.version.cuda}) cannot use it",

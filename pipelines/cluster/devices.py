@@ -53,7 +53,7 @@ def choose_devices(options: ResourceOptions, most_workers: int = 1) -> Machine:
         RunError: if GPUs are asked for, and there are none that torch can use.
     """
     wanted = options.device == "gpu" or bool(options.gpus_per_worker)
-    if options.device == "cpu" or (options.gpus_per_worker == 0 and not wanted):
+    if options.device == "cpu" or options.gpus_per_worker == 0:
         return Machine(options.on(0), bf16=False)
     gpus = _gpus_of_cluster() if "RAY_ADDRESS" in os.environ else _gpus_here()
     if wanted and not gpus.count:
@@ -71,11 +71,16 @@ def choose_devices(options: ResourceOptions, most_workers: int = 1) -> Machine:
     return Machine(resources, gpus.bf16 and bool(resources.gpus_per_worker))
 
 
+def has_nvidia_gpu() -> bool:
+    """Returns whether this machine has an NVIDIA GPU or its tools, usable by torch or not."""
+    return shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
+
+
 def _gpus_here() -> Gpus:
     import torch
 
     if not torch.cuda.is_available():
-        if shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
+        if has_nvidia_gpu():
             say(
                 f"note: there is an NVIDIA GPU, but torch {torch.__version__} cannot use it; "
                 "run `stop doctor` for the reason"

@@ -34,16 +34,15 @@ class CheckedConfig(TorchConfig):
 class _Checked(_TorchBackend):
     # Ray declares a worker group without the methods that its own backend calls: hence `Any`.
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        if worker_group.get_resources_per_worker().get("GPU", 0) > 0:
-            worker_group.execute(check_gpu)
-        self.connect(worker_group, backend_config)
-
-    def connect(self, worker_group: Any, backend_config: Any) -> None:
+        _check_gpus(worker_group)
         super().on_start(worker_group, backend_config)
 
 
-class LoopbackConfig(CheckedConfig):
-    """Lets workers meet in a file that only this user can open, and communicate over loopback."""
+class LoopbackConfig(TorchConfig):
+    """Lets workers meet in a file that only this user can open, and communicate over loopback.
+
+    Their GPUs are checked first, as with `CheckedConfig`.
+    """
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
@@ -51,13 +50,12 @@ class LoopbackConfig(CheckedConfig):
         return _Loopback
 
 
-class _Loopback(_Checked):
-    def connect(self, worker_group: Any, backend_config: Any) -> None:
-        has_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
+class _Loopback(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        backend = "nccl" if _check_gpus(worker_group) else "gloo"
         worker_group.execute(_set_torch_distributed_env_vars)
         self.file = private_folder() / f"workers-{uuid.uuid4().hex}"
         size, seconds = len(worker_group), backend_config.timeout_s
-        backend = "nccl" if has_gpus else "gloo"
         joining: list[Any] = [
             worker_group.execute_single_async(rank, _join, backend, rank, size, self.file, seconds)
             for rank in range(size)
@@ -67,6 +65,14 @@ class _Loopback(_Checked):
     def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
         super().on_shutdown(worker_group, backend_config)
         self.file.unlink(missing_ok=True)
+
+
+def _check_gpus(worker_group: Any) -> bool:
+    """Checks the GPUs of all workers; returns whether they have any."""
+    has_gpus: bool = worker_group.get_resources_per_worker().get("GPU", 0) > 0
+    if has_gpus:
+        worker_group.execute(check_gpu)
+    return has_gpus
 
 
 def _join(backend: str, rank: int, size: int, file: Path, seconds: int) -> None:

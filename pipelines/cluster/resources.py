@@ -50,8 +50,8 @@ class ResourceOptions:
     """Also save a checkpoint every N steps."""
 
     def __post_init__(self) -> None:
-        most = self.min_workers if self.workers is None else self.workers
-        if not 1 <= (self.min_workers or 1) <= (most or 1) or 0 in (most, self.min_workers):
+        counts = [1, *(n for n in (self.min_workers, self.workers) if n is not None)]
+        if counts != sorted(counts):
             raise ValueError(
                 f"workers must be at least 1, and min_workers from 1 to workers; got workers "
                 f"{self.workers}, min_workers {self.min_workers}"
@@ -69,10 +69,11 @@ class ResourceOptions:
                 f"a worker uses one GPU, and gpus_per_worker is {share:g}; set it to 1 and "
                 f"workers to {math.ceil(share * (self.workers or 1))}"
             )
-        if share and share < 1 and (most or 1) > 1:
+        if share and share < 1 and counts[-1] > 1:
             raise ValueError(
-                f"gpus_per_worker is {share:g} and workers is {most}, but workers of one training "
-                "cannot share a GPU (NCCL refuses it); set gpus_per_worker to 1, or workers to 1"
+                f"gpus_per_worker is {share:g} and workers is {counts[-1]}, but workers of one "
+                "training cannot share a GPU (NCCL refuses it); set gpus_per_worker to 1, or "
+                "workers to 1"
             )
         for name in ("cpus_per_worker", "checkpoint_minutes"):
             if not getattr(self, name) > 0:

@@ -83,7 +83,7 @@ class Evaluation:
         model: a value of `ModelChoice.found` with a checkpoint.
         cache: the frame cache.
         output: folder of all results; this evaluation's folder is below its `evaluations`.
-        options: what is evaluated.
+        options: split, views, re-ranking and templates.
 
     Raises:
         FileNotFoundError: if there is no model.

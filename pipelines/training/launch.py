@@ -55,11 +55,11 @@ def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -
         RunError: if the workers gave up, with their reason, or if there is no checkpoint.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     from ..cluster.process_groups import CheckedConfig, LoopbackConfig
 
-    torch_config = CheckedConfig() if "RAY_ADDRESS" in os.environ else LoopbackConfig()
+    torch_config: TorchConfig = CheckedConfig() if "RAY_ADDRESS" in os.environ else LoopbackConfig()
     fatal = task.folder / FATAL
     fatal.unlink(missing_ok=True)
     trainer = TorchTrainer(

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ class PyavVideo:
         with self._opened() as container:
             frames = self._all_frames(container)
             self._shown = [(frame.pts, frame.duration or 0) for _, frame in frames]
+        self.__dict__.pop("ticks", None)
         found, packets = len(self._shown), len(self.packets.shown)
         if found < self.packets.least:
             raise DecodeError(f"damaged: {found} of {packets} frames can be decoded")
@@ -130,7 +132,7 @@ class PyavVideo:
         self.can_skip = False
         yield from self.pictures(index)
 
-    @property
+    @cached_property
     def ticks(self) -> tuple[NDArray[np.int64], Fraction]:
         """Beginning of each frame after the first one's, [num_frames], and seconds of the unit.
 

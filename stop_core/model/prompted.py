@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stop_core.clip.loading import FrozenClip
 from stop_core.clip.tower import in_float32
+from stop_core.model.running_scale import RunningScale, SumOverProcesses
 from stop_core.model.sequences import VideoTokens, pack, unpack
 from stop_core.model.video_model import VideoModel
 from stop_core.settings.experiment import ExperimentConfig
@@ -86,6 +87,13 @@ class PromptedModel(VideoModel, ABC):
             **super().learned(),
             **{f"prompting.{name}": value for name, value in self.prompting.named_buffers()},
         }
+
+    def end_step(self, sum_over_processes: SumOverProcesses) -> None:
+        """Moves the running scales after an optimizer step, on every process."""
+        if self.config.normalize == "running":
+            for module in self.prompting.modules():
+                if isinstance(module, RunningScale):
+                    module.end_step(sum_over_processes)
 
     def layer(self, index: int) -> nn.Module:
         """Returns the prompting layer of block `index`."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stop_core.clip.loading import FrozenClip
 from stop_core.clip.tower import FrozenTower, ImageTower, in_float32, unfit
 from stop_core.model.learned_context import LearnedContext, PromptedTexts
-from stop_core.model.running_scale import RunningScale, SumOverProcesses
+from stop_core.model.running_scale import SumOverProcesses
 from stop_core.model.sequences import VideoTokens
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import NoOptions
@@ -137,10 +137,7 @@ class VideoModel(nn.Module, ABC):
         return {**self.trainable()}
 
     def end_step(self, sum_over_processes: SumOverProcesses) -> None:
-        """Updates running statistics after an optimizer step; called on every process."""
-        for module in self.modules():
-            if isinstance(module, RunningScale):
-                module.end_step(sum_over_processes)
+        """Updates running statistics after an optimizer step, on every process; there are none."""
 
     def prompt_state_dict(self) -> dict[str, Tensor]:
         """Returns copies of the learned tensors: the weights in a checkpoint."""
