@@ -6,12 +6,14 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.test_layers import IMPORTS
 
-PROJECT = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 OURS = {"stop_core", "pipelines", "stop-video"}
 
@@ -50,6 +52,12 @@ def test_a_dependency_is_pinned_in_the_constraints(extra: str) -> None:
         assert name in pins | OURS | {"setuptools"} or extra == "bench", name
 
 
+def test_pre_commit_installs_the_linter_of_the_constraints() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    for hook in hooks:
+        assert set(hook["additional_dependencies"]) <= set(_constraints())
+
+
 def _constraints() -> list[str]:
-    text = (Path(__file__).resolve().parents[1] / "constraints.txt").read_text()
+    text = (ROOT / "constraints.txt").read_text()
     return [line for line in text.splitlines() if line.strip()]
