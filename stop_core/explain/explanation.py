@@ -87,7 +87,8 @@ def explain(
     """Traces a model, such as STOP, on one clip.
 
     Args:
-        model, config: the model and its settings.
+        model: the model.
+        config: its settings.
         frames_TSSC: the input of the model, uint8.
         block: number of the prompted block, from 1; default: the last one.
         pictures_THWC: default: `frames_TSSC`. The other arguments are fields of `Explanation`, too.

@@ -121,7 +121,8 @@ class TrainedModel(ModelRecord):
         """Returns CLIP without training, with classes by name: the mean of the frame embeddings.
 
         Args:
-            tower, pretrained: as for `load_clip`.
+            tower: as for `load_clip`.
+            pretrained: the same.
             labels: names of classes; empty for embeddings only.
             frames: T, frames of a clip.
             templates: sentences with {} for the class, or the name of a set for any dataset.
