@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 _T = TypeVar("_T")
 
@@ -24,26 +24,6 @@ def world_size() -> int:
 def my_share(items: Sequence[_T]) -> Sequence[_T]:
     """Returns every `world_size`-th item from this rank on; the shares form a partition."""
     return items[rank() :: world_size()]
-
-
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces every gradient by its sum over the processes, in one message.
-
-    The gradient of a process whose share of the batch was empty counts as zero.
-    """
-    if world_size() == 1:
-        return
-    present = list(parameters)
-    for parameter in present:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [p.grad for p in present if p.grad is not None]
-    message = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(message)
-    for gradient, part in zip(
-        gradients, message.split([g.numel() for g in gradients]), strict=True
-    ):
-        gradient.copy_(part.view_as(gradient))
 
 
 def copy_from_first(tensors: Iterable[Tensor]) -> None:
@@ -113,7 +93,7 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
     """`all_rows` with gradients, for a loss that compares rows of different processes.
 
     Each process computes its own part of the loss from the gathered rows. The gradient of a row is
-    the sum over all parts, so that after `sum_gradients` a parameter has the gradient of the sum of
+    the sum over all parts, so that after a `GradientSum` a parameter has the gradient of the sum of
     the parts.
 
     Backward is a collective operation, too: every process must call `backward()` on a result that

@@ -7,6 +7,7 @@ then embed every part again and backpropagate its rows of that gradient.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from stop_core.runtime.memory import free_cached, within_memory
 from stop_core.training.objectives import Objective
 
 Seed = Callable[[int], None]
+Around = AbstractContextManager[object]
+_NOTHING: Around = nullcontext()
 
 
 def backward(
@@ -26,6 +29,7 @@ def backward(
     total: int,
     micro_batch: int | None = None,
     seed: Seed = lambda part: None,
+    last: Around = _NOTHING,
 ) -> float:
     """Accumulates the gradients of this process's share of a batch; returns its part of the loss.
 
@@ -38,28 +42,36 @@ def backward(
         micro_batch: number of clips to embed at a time; None: all.
         seed: called with the number of a part before it is embedded, so that dropout is the same
             when gradient caching embeds it a second time.
+        last: entered around the backward pass of the last part, which completes the gradients.
     """
     size = micro_batch or max(1, len(clips))
     starts = range(0, len(clips), size)
     parts = [(frames[s : s + size], clips[s : s + size]) for s in starts]
     if len(parts) > 1 and not objective.additive:
-        return _backward_cached(objective, parts, clips, epoch, total, seed)
+        return _backward_cached(objective, parts, clips, epoch, total, seed, last)
     if not parts:  # it still takes part in the collective operations
         return _backward_from(objective, objective.no_outputs(), clips, epoch, total)
     loss = 0.0
     for number, (part, own) in enumerate(parts):
         seed(number)
         outputs = objective.outputs(part, own, epoch)
-        loss += _backward_from(objective, outputs, own, epoch, total)
+        around = last if number + 1 == len(parts) else _NOTHING
+        loss += _backward_from(objective, outputs, own, epoch, total, around)
     return loss
 
 
 def _backward_from(
-    objective: Objective, outputs: Tensor, clips: Sequence[int], epoch: int, total: int
+    objective: Objective,
+    outputs: Tensor,
+    clips: Sequence[int],
+    epoch: int,
+    total: int,
+    around: Around = _NOTHING,
 ) -> float:
     loss = objective.loss(outputs, clips, epoch, total)
     if loss.requires_grad:
-        loss.backward()
+        with around:
+            loss.backward()
     return loss.item()
 
 
@@ -70,6 +82,7 @@ def _backward_cached(
     epoch: int,
     total: int,
     seed: Seed,
+    last: Around,
 ) -> float:
     rows = []
     with torch.no_grad():
@@ -82,7 +95,9 @@ def _backward_cached(
     gradients = outputs.grad.split([len(own) for _, own in parts])
     for number, ((part, own), gradient) in enumerate(zip(parts, gradients, strict=True)):
         seed(number)
-        objective.outputs(part, own, epoch).backward(gradient)
+        outputs = objective.outputs(part, own, epoch)
+        with last if number + 1 == len(parts) else _NOTHING:
+            outputs.backward(gradient)
     return loss
 
 

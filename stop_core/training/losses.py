@@ -3,7 +3,7 @@
 Shapes: B rows of this process's share, G rows of the global batch, N classes, D channels.
 
 Every process computes its part of the loss and calls `backward()` on it. The sum of the parts is
-the loss of the whole batch, and `sum_gradients` sums the gradients. So the result does not depend
+the loss of the whole batch, and `GradientSum` sums the gradients. So the result does not depend
 on the number of processes, up to float32 rounding.
 """
 

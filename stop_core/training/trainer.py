@@ -15,7 +15,8 @@ from torch import Tensor
 
 from stop_core.evaluation.run_over import Clips, device_of
 from stop_core.model.video_model import VideoModel
-from stop_core.runtime.distributed import my_share, rank, sum_gradients, sum_over_processes
+from stop_core.runtime.distributed import my_share, rank, sum_over_processes
+from stop_core.runtime.gradient_sum import GradientSum
 from stop_core.runtime.memory import OutOfMemory, free_cached, within_memory
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.training.backward import backward, largest_that_fits
@@ -102,6 +103,7 @@ class Trainer:
         self.steps_per_epoch, self.total_steps = config.lengths(len(clips))
         self.optimizer = _make_optimizer(model, config)
         self.average = MovingAverage(model, config.ema)
+        self._sum = GradientSum(model.trainable().values())
         self._device = device_of(model)
 
     @property
@@ -151,10 +153,12 @@ class Trainer:
                 total=len(batch),
                 micro_batch=self.micro_batch,
                 seed=lambda part: _seed_dropout(self.config.seed, step, part),
+                last=self._sum,
             )
         )
         if own_loss is None:
             raise self._out_of_memory(frames, epoch)
+        self._sum.finish()
         loss, pauses = sum_over_processes([own_loss, float(self.wants_pause())], self._device)
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss} at step {step}", batch)
@@ -172,7 +176,6 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["share"]
         parameters = list(self.model.trainable().values())
-        sum_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
         if not math.isfinite(norm):
             raise self._diverged(f"the norm of the gradient is {norm} at step {step}", batch)

@@ -15,9 +15,9 @@ from stop_core.runtime.distributed import (
     gather_rows,
     gather_with_gradient,
     my_share,
-    sum_gradients,
     sum_over_processes,
 )
+from stop_core.runtime.gradient_sum import GradientSum
 from tests.stop_core.processes import run_together
 
 
@@ -55,7 +55,7 @@ def _sum_and_gather(rank: int) -> dict[str, Any]:
         (layer(batch[mine]).square().sum() / 5).backward()
     else:
         mine = []
-    sum_gradients(layer.parameters())
+    GradientSum(layer.parameters()).finish()
     rows = gather_rows(batch[mine], mine, 5)
     (count,) = sum_over_processes([float(len(mine))], torch.device("cpu"))
     uneven = [_gather_share(shares, rank) for shares in SHARES]
@@ -119,6 +119,6 @@ def test_alone_a_process_tells_itself() -> None:
     layer = torch.nn.Linear(2, 2)
     before = layer.weight.detach().clone()
     copy_from_first(layer.parameters())
-    sum_gradients(layer.parameters())
+    GradientSum(layer.parameters()).finish()
     assert torch.equal(layer.weight, before)
     assert layer.weight.grad is None

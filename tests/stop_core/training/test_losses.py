@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stop_core.runtime.distributed import my_share, sum_gradients, sum_over_processes
+from stop_core.runtime.distributed import my_share, sum_over_processes
+from stop_core.runtime.gradient_sum import GradientSum
 from stop_core.training.losses import contrastive_loss, recognition_loss
 from tests.stop_core.processes import run_together
 
@@ -166,7 +167,7 @@ def _contrast(shares: list[int], rank: int, ids: list[int] | None) -> tuple[floa
     own = None if ids is None else torch.tensor(ids).split(shares)[rank]
     loss = model.loss(BATCH.split(shares)[rank], own)
     loss.backward()
-    sum_gradients(model.parameters())
+    GradientSum(model.parameters()).finish()
     (total,) = sum_over_processes([loss.item()], torch.device("cpu"))
     return total, model.gradients()
 
@@ -181,7 +182,7 @@ def _recognise(mine: list[int]) -> tuple[float, Any]:
     layer = nn.Linear(6, 3)
     loss = recognition_loss(layer(BATCH[mine]), torch.tensor([0, 2, 1, 1])[mine], len(BATCH))
     loss.backward()
-    sum_gradients(layer.parameters())
+    GradientSum(layer.parameters()).finish()
     (total,) = sum_over_processes([loss.item()], torch.device("cpu"))
     return total, {"weight": layer.weight.grad, "bias": layer.bias.grad}
 

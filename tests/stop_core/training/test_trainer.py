@@ -17,7 +17,8 @@ from stop_core.model.methods import build_method
 from stop_core.model.prompted import PromptedModel
 from stop_core.model.tuned import TunedClip
 from stop_core.model.video_model import VideoModel
-from stop_core.runtime.distributed import my_share, sum_gradients
+from stop_core.runtime import gradient_sum
+from stop_core.runtime.distributed import my_share
 from stop_core.runtime.memory import OutOfMemory
 from stop_core.runtime.seeding import seed_weights
 from stop_core.settings.experiment import ExperimentConfig
@@ -35,6 +36,7 @@ SMALL = StopConfig(n_s=3, max_prompts=2, spatial_width=4, temporal_width=4)
 RUNNING = replace(SMALL, normalize="running")
 DRAWN = replace(RUNNING, choose="random")
 CONFIG = ExperimentConfig(stop=SMALL, epochs=2, batch_size=4, warmup_steps=2)
+TOWERS = replace(CONFIG, method="clip4clip")  # in several buckets
 AUGMENTED = TrainingOptions(flip=True, randaugment=2, label_smoothing=0.1, mixup=0.5)
 PAIRS = TrainingOptions(captions="every", flip=True, randaugment=1)
 TRAINED = [name for name, method in METHODS.items() if method.trains]
@@ -304,8 +306,7 @@ def _gradient(trainer: Trainer) -> Gradient:
     share = list(my_share(batch))
     trainer.model.train()
     loss, _ = trainer._backward(0, batch, share, trainer.shown(0).read(share))
-    parameters = list(trainer.model.trainable().values())
-    sum_gradients(parameters)
+    parameters = trainer.model.trainable().values()
     parts = [p.grad.flatten() for p in parameters if p.grad is not None]
     return loss, torch.cat(parts)
 
@@ -335,7 +336,10 @@ def _shared(rank: int) -> Shared:
         ("running", "recognition", replace(CONFIG, stop=RUNNING), None),
         ("retrieval", "retrieval", CONFIG, 1),
         ("pairs", "retrieval", replace(CONFIG, training=PAIRS, batch_size=9), 1),
+        ("towers", "recognition", TOWERS, 1),
+        ("towers and texts", "retrieval", TOWERS, None),
     )
+    gradient_sum.BUCKET_BYTES = 2**18
     found: Shared = {}
     for name, task, config, size in kinds:
         trainer = _trainer(config, task, size)

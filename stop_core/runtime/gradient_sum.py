@@ -1,0 +1,101 @@
+"""The sum of the gradients over the processes, sent in buckets while the backward pass runs."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from stop_core.runtime.distributed import broadcast_object, world_size
+
+BUCKET_BYTES = 25 * 2**20
+"""A bucket is closed when it has this size, which is DistributedDataParallel's default."""
+
+
+class GradientSum:
+    """Replaces every gradient by its sum over the processes.
+
+    A context around the last backward pass of a step: it sends a bucket of gradients as soon as
+    they are complete. `finish` sends the rest, and waits for all.
+
+    DistributedDataParallel does the same for one forward pass of one module. Here a step can have
+    several (videos and texts, gradient caching), or none if a process has no clips. DDP also
+    rebuilds its buckets after the first step, so that a resumed training would round differently.
+
+    The backward pass may contain collective operations (`gather_with_gradient`) if all of these
+    gradients follow from them, since a process without clips sends its zeros afterwards.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        # Reversed, because the gradients of the last layers are complete first.
+        self._buckets = _in_buckets(list(parameters)[::-1]) if world_size() > 1 else []
+        self._order = list(range(len(self._buckets)))
+        self._knows_order = False
+        self._is_open = False
+        for number, bucket in enumerate(self._buckets):
+            for parameter in bucket:
+                parameter.register_post_accumulate_grad_hook(partial(self._complete, number))
+        self._restart()
+
+    def _restart(self) -> None:
+        self._missing = [{id(parameter) for parameter in bucket} for bucket in self._buckets]
+        self._full: list[int] = []
+        self._sent: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._is_open = True
+
+    def __exit__(self, *error: object) -> None:
+        self._is_open = False
+
+    def finish(self) -> None:
+        """Sends the remaining buckets and waits; a collective operation, before any other one.
+
+        The gradient of a process whose share of the batch was empty counts as zero.
+        """
+        for number in self._order[len(self._sent) :]:
+            self._send(number)
+        for work in self._sent:
+            work.wait()
+        if self._buckets and not self._knows_order:
+            # Which tower comes first depends on the method. The order is that of a process which
+            # always has clips, and does not affect the sums.
+            rest = [number for number in self._order if number not in self._full]
+            self._order = broadcast_object(self._full + rest)
+            self._knows_order = True
+        self._restart()
+
+    def _complete(self, number: int, parameter: Tensor) -> None:
+        """Notes that a gradient is complete, and sends the buckets that are full, in order."""
+        if not self._is_open:
+            return
+        self._missing[number].remove(id(parameter))
+        if not self._missing[number]:
+            self._full.append(number)
+        for following in self._order[len(self._sent) :]:
+            if self._missing[following]:
+                break
+            self._send(following)
+
+    def _send(self, number: int) -> None:
+        bucket = self._buckets[number]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+        message = torch.cat([gradient.flatten() for gradient in gradients])
+        for parameter, part in zip(bucket, message.split([p.numel() for p in bucket]), strict=True):
+            parameter.grad = part.view_as(parameter)  # so that nothing is copied back
+        self._sent.append(dist.all_reduce(message, async_op=True))
+
+
+def _in_buckets(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Divides parameters into runs of one type; the same on every process and in every session."""
+    buckets: list[list[nn.Parameter]] = []
+    size = BUCKET_BYTES
+    for parameter in parameters:
+        if size >= BUCKET_BYTES or parameter.dtype != buckets[-1][-1].dtype:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(parameter)
+        size += parameter.nbytes
+    return buckets
