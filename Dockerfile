@@ -9,9 +9,11 @@
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 
-# The compiler is for --compile (torch.compile); rsync, ssh and procps are for `ray up`.
+# The compiler is for --compile (torch.compile); rsync, ssh and procps are for `ray up`; wget for the
+# probes of KubeRay before 1.6; the verbs for NCCL over InfiniBand, which else uses TCP.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ git openssh-client procps rsync \
+    && apt-get install --yes --no-install-recommends g++ git ibverbs-providers libibverbs1 \
+    openssh-client procps rsync wget \
     && rm -rf /var/lib/apt/lists/*
 
 # Not root, which limits the rights of a malicious video. KubeRay and `ray up` start Ray in a login

@@ -21,9 +21,12 @@ SCHEMA = yaml.safe_load(Path(__file__).with_name("kuberay.yaml").read_text())
 RAY_FILES = ["raycluster.yaml", "rayjob.yaml"]
 
 
+def _read_all(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((FOLDER / name).read_text()))
+
+
 def _read(name: str) -> dict[str, Any]:
-    manifest: dict[str, Any] = yaml.safe_load((FOLDER / name).read_text())
-    return manifest
+    return _read_all(name)[0]
 
 
 def _cluster(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -53,9 +56,10 @@ def test_ray_manifests_and_their_pods_are_valid(name: str) -> None:
         _validate({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **template})
 
 
-@pytest.mark.parametrize("name", ["storage.yaml", "network.yaml"])
+@pytest.mark.parametrize("name", ["storage.yaml", "network.yaml", "mlflow.yaml"])
 def test_the_other_manifests_are_valid(name: str) -> None:
-    _validate(_read(name))
+    for manifest in _read_all(name):
+        _validate(manifest)
 
 
 def test_a_wrong_field_name_is_detected() -> None:
@@ -123,7 +127,6 @@ def _pods(value: Any) -> Iterator[dict[str, Any]]:
 def test_all_pods_satisfy_the_restricted_standard(path: Path) -> None:
     for manifest in yaml.safe_load_all(path.read_text()):
         pods = list(_pods(manifest))
-        assert bool(pods) == (path.name in RAY_FILES)
         for pod in pods:
             assert _against_the_restricted_standard(pod) == []
             assert pod["automountServiceAccountToken"] is False
@@ -145,7 +148,7 @@ def test_each_rule_of_the_restricted_standard_is_checked() -> None:
 
 def test_no_manifest_contains_a_password() -> None:
     for path in FOLDER.glob("*.yaml"):
-        for pod in _pods(yaml.safe_load(path.read_text())):
+        for pod in _pods(_read_all(path.name)):
             variables = [v for container in pod["containers"] for v in container.get("env", [])]
             secret = [v for v in variables if v["name"].endswith(("PASSWORD", "TOKEN", "USERNAME"))]
             assert all("secretKeyRef" in v["valueFrom"] for v in secret)
@@ -172,7 +175,29 @@ def test_the_jobs_command_parses_and_fits_its_workers() -> None:
     config = parse(TrainConfig, arguments)
     (group,) = _cluster(manifest)["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    resources = config.resources
-    assert resources.workers <= group["replicas"]
-    assert resources.gpus_per_worker <= int(limits["nvidia.com/gpu"])
-    assert resources.cpus_per_worker <= int(limits["cpu"])
+    assert (config.resources.device, config.resources.workers) == ("auto", None)
+    assert config.resources.cpus_per_worker * int(limits["nvidia.com/gpu"]) <= int(limits["cpu"])
+    assert {toleration["key"] for toleration in group["template"]["spec"]["tolerations"]} == {
+        "nvidia.com/gpu"
+    }
+
+
+def test_both_ray_manifests_describe_the_same_cluster() -> None:
+    assert _read("raycluster.yaml")["spec"] == _read("rayjob.yaml")["spec"]["rayClusterSpec"]
+
+
+def test_only_rays_pods_reach_the_mlflow_server_that_they_name() -> None:
+    _, service, server = _read_all("mlflow.yaml")
+    labels, (port,) = server["spec"]["template"]["metadata"]["labels"], service["spec"]["ports"]
+    assert service["spec"]["selector"] == labels
+    address = f"http://{service['metadata']['name']}:{port['port']}"
+    environment = next(_pods(_read("raycluster.yaml")))["containers"][0]["env"]
+    assert {"name": "MLFLOW_TRACKING_URI", "value": address} in environment
+    (policy,) = [
+        one
+        for one in _read_all("network.yaml")
+        if one["spec"]["podSelector"]["matchLabels"] == labels
+    ]
+    (rule,) = policy["spec"]["ingress"]
+    assert rule["from"] == [{"podSelector": {"matchLabels": {"app": "stop"}}}]
+    assert [one["port"] for one in rule["ports"]] == [port["port"]]

@@ -50,6 +50,13 @@ def test_the_clouds_allow_only_ssh_from_the_users_addresses() -> None:
     assert all(not one["CidrIp"].endswith("/0") for one in rule["IpRanges"])
 
 
+def test_workers_can_reach_the_bucket_and_the_head_its_workers() -> None:
+    aws = yaml.safe_load((ROOT / "deploy/ray_aws.yaml").read_text())
+    for name, kind in aws["available_node_types"].items():
+        assert ("IamInstanceProfile" in kind["node_config"]) == (name != "head")
+    assert "ssh_private_key" in yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())["auth"]
+
+
 def test_a_job_does_not_pack_generated_files() -> None:
     ignored = set((ROOT / ".rayignore").read_text().split())
     assert {".git/", ".venv/", "outputs/", "site/", "deploy/mlflow/.env"} <= ignored

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,31 @@ def test_all_documented_options_parse(own_package: Path) -> None:
         except SystemExit as end:
             if "--help" not in arguments or end.code != 0:
                 pytest.fail(f"{where}: not understood")
+
+
+def _towers(command: Command, arguments: list[str]) -> set[str]:
+    """Returns the towers that a command trains on its --cache; empty if it names none."""
+    settings: Any = parse(command.load()[0], arguments)
+    if command.name == "train":
+        return {settings.experiment.tower}
+    if command.name == "sweep":
+        return {settings.checked_space().fixed.get("tower", "tiny")}
+    return set()
+
+
+def test_a_documented_training_on_a_dataset_of_the_field_names_its_tower() -> None:
+    """The default tower, `tiny`, takes frames of 32 pixels: such a command would be refused."""
+    script = (ROOT / "deploy/slurm/stop.sbatch").read_text()
+    (example,) = re.findall(r"^#   (sbatch (?:.*\\\n# *)*.*)$", script, re.MULTILINE)
+    line = re.sub(r"\\\n# *", "", example)
+    commands = [(line, *one) for one in _invocations(line)]
+    seen = 0
+    for where, command, arguments in [*_documented(), *commands]:
+        cache = " ".join(arguments).partition("--cache ")[2].partition(" ")[0]
+        if re.search("hmdb51|k400|ucf101|ssv2|msrvtt", cache):
+            seen += 1
+            assert "tiny" not in _towers(command, arguments), where
+    assert seen > 15
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
