@@ -19,9 +19,8 @@ from stop_core.storage.paths import StoragePath
 
 from .cli.console import print_result, say
 from .cli.experiment_fields import build_experiment
-from .cli.folders import SWEEPS, named_file
+from .cli.folders import SWEEPS, default_output, named_file
 from .cli.options import run_command
-from .cli.output import default_output
 from .cluster.devices import Machine, choose_devices
 from .cluster.resources import ResourceOptions, Resources
 from .cluster.session import start_ray

@@ -23,8 +23,7 @@ from stop_core.storage.atomic import appearing
 from stop_core.storage.escaping import in_line
 from stop_core.storage.paths import storage_path
 
-from .cli.console import console, print_result
-from .cli.errors import RunError
+from .cli.console import RunError, console, print_result
 from .cli.options import run_command
 
 

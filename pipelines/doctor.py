@@ -12,10 +12,9 @@ if not __package__:  # run as a file: PEP 366
     __package__ = "pipelines"
 
 from .checks.finding import MARKS, Finding, examined
-from .cli.console import print_result
-from .cli.errors import EXIT_FAILURE
+from .cli.console import EXIT_FAILURE, print_result
+from .cli.folders import default_output
 from .cli.options import run_command
-from .cli.output import default_output
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,9 @@ if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __package__ = "pipelines"
 
-from .cli.console import print_result, reporting, say
-from .cli.errors import RunError
-from .cli.folders import command
+from .cli.console import RunError, print_result, reporting, say
+from .cli.folders import command, default_output
 from .cli.options import run_command
-from .cli.output import default_output
 from .cli.progress_bar import Pace
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions, Resources

@@ -14,8 +14,8 @@ import tyro
 from stop_core.storage.escaping import in_line
 
 from .cli.console import print_result
+from .cli.folders import default_output
 from .cli.options import run_command
-from .cli.output import default_output
 from .inference.model_choice import ModelChoice
 
 _FILMS = (".mp4", ".gif")

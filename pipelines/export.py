@@ -19,10 +19,9 @@ from stop_core.evaluation.stored_predictions import RESULT
 from stop_core.storage.atomic import appearing_folder
 from stop_core.trained_model.files import CARD, LABELS, PREPROCESSING, PROVENANCE, find_model
 
-from .cli.console import print_result, say
-from .cli.errors import RunError
+from .cli.console import RunError, print_result, say
+from .cli.folders import default_output
 from .cli.options import run_command
-from .cli.output import default_output
 from .inference.model_choice import ModelChoice
 
 ProgramFormat = Literal["torch", "onnx", "mlflow"]

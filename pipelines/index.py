@@ -18,10 +18,9 @@ from stop_core.storage.paths import storage_path
 from stop_core.trained_model.frames import Preprocessing
 from stop_core.trained_model.index import IndexInfo, write_index
 
-from .cli.console import print_result
-from .cli.errors import RunError
+from .cli.console import RunError, print_result
+from .cli.folders import default_output
 from .cli.options import run_command
-from .cli.output import default_output
 from .cli.video_options import DecodeOptions, WorkerOptions
 from .inference.model_choice import ModelChoice
 from .inference.video_list import list_cached, list_videos

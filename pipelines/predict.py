@@ -19,10 +19,9 @@ import tyro
 from stop_core.storage.atomic import appearing
 from stop_core.storage.escaping import in_line
 
-from .cli.console import print_result, warn
-from .cli.errors import RunError
+from .cli.console import RunError, print_result, warn
+from .cli.folders import default_output
 from .cli.options import run_command
-from .cli.output import default_output
 from .cli.video_options import DecodeOptions, WorkerOptions
 from .inference.model_choice import ModelChoice
 from .inference.video_list import list_videos, short_names

@@ -25,12 +25,10 @@ from stop_core.storage.atomic import write_whole
 from stop_core.storage.skeleton import skeleton_of
 
 from .cli.commands import commands
-from .cli.console import is_quiet, is_verbose, print_result, warn
-from .cli.errors import RunError
+from .cli.console import RunError, is_quiet, is_verbose, print_result, warn
 from .cli.experiment_fields import closest
-from .cli.folders import SWEEPS, command, named_file
+from .cli.folders import SWEEPS, command, default_output, named_file
 from .cli.options import parse, run_command, spell_out
-from .cli.output import default_output
 from .cluster.resources import ResourceOptions
 from .preprocessing.make_cache import PreprocessConfig, listed_clips
 from .training.estimate import PEAKS, estimate, listed_shape

@@ -23,10 +23,9 @@ from stop_core.storage.escaping import in_line
 from stop_core.storage.paths import RemotePath, StoragePath, local_file, storage_path
 from stop_core.trained_model.index import SearchIndex
 
-from .cli.console import print_result, say
-from .cli.errors import RunError
+from .cli.console import RunError, print_result, say
+from .cli.folders import default_output
 from .cli.options import run_command
-from .cli.output import default_output
 from .inference.model_choice import ModelChoice
 from .inference.video_list import short_names
 

@@ -12,8 +12,7 @@ if not __package__:  # run as a file: PEP 366
     __package__ = "pipelines"
 
 from .cli.commands import GROUPS, commands
-from .cli.console import ending_with_reader, print_result, say
-from .cli.errors import EXIT_USAGE
+from .cli.console import EXIT_USAGE, ending_with_reader, print_result, say
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,9 +10,8 @@ if not __package__:  # run as a file: PEP 366
     __package__ = "pipelines"
 
 from .cli.console import print_result
-from .cli.folders import SWEEPS, command, named_file
+from .cli.folders import SWEEPS, command, default_output, named_file
 from .cli.options import run_command, spell_out
-from .cli.output import default_output
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions
 from .preprocessing.find_cache import find_cache

@@ -14,9 +14,8 @@ if not __package__:  # run as a file: PEP 366
 from stop_core.settings.experiment import ExperimentConfig
 
 from .cli.console import print_result, reporting, say
-from .cli.folders import SWEEPS
+from .cli.folders import SWEEPS, default_output
 from .cli.options import run_command
-from .cli.output import default_output
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions, Resources, room_for, waited_for
 from .preprocessing.find_cache import find_cache

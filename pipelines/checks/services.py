@@ -12,7 +12,7 @@ from typing import Any
 
 from stop_core.storage.private import without_password
 
-from ..cli.errors import RunError
+from ..cli.console import RunError
 from ..cli.folders import ROOT
 from ..cluster.session import long_temp_dir, ray_temp_dir, start_ray
 from .finding import Finding, failure, ok, one_line, warn_if

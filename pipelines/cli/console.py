@@ -1,4 +1,7 @@
-"""Output of the commands: results on stdout; progress and diagnostics by `logging` on stderr."""
+"""Output of the commands: results on stdout; progress and diagnostics by `logging` on stderr.
+
+A failure that is reported by its message only is a `RunError`.
+"""
 
 import logging
 import os
@@ -13,6 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from stop_core.storage.escaping import visible
 from stop_core.storage.private import without_password
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class RunError(RuntimeError):
+    """A failure whose message says what happened and what to do next."""
+
 
 if TYPE_CHECKING:
     from rich.console import Console

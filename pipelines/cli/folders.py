@@ -1,6 +1,16 @@
-"""Folders of this installation: the checkout, and the YAML files in `sweeps/`."""
+"""Folders: of this installation, of the YAML files in `sweeps/`, and of results."""
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from stop_core.cache.files import LOCK
+from stop_core.datasets.registry import division
+from stop_core.storage.names import open_lock
+
+from .console import say
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -26,3 +36,40 @@ def named_file(given: Path, folder: str = ".") -> Path:
     """
     own = SWEEPS / folder / f"{given}.yaml"
     return own if given.name == str(given) and not given.exists() and own.is_file() else given
+
+
+def default_output() -> Path:
+    """Returns `outputs` in the working directory; in a Ray job, `stop-outputs` in the home folder.
+
+    The working directory of a Ray job is a temporary copy, which is deleted after the job.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return Path.home() / "stop-outputs"
+    return Path("outputs")
+
+
+def results_folder(parent: Path, dataset: str, fold: int, rest: str) -> Path:
+    """Returns the folder of results: `hmdb51-fold1-REST`, or `motion-REST` if there is one fold.
+
+    Before 2026-12 it was called `hmdb511-REST`. Such a folder is used if it exists.
+    """
+    folder = parent / f"{division(dataset, fold, '-fold')}-{rest}"
+    earlier = parent / f"{dataset}{fold}-{rest}"
+    return earlier if earlier.is_dir() and not folder.is_dir() else folder
+
+
+def is_full(problem: object) -> bool:
+    """Returns whether an error is about a full disk, by its text: not all have an error number."""
+    return any(word in str(problem) for word in ("No space left", "Disk quota exceeded"))
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process works in this folder; the lock of a killed process is free."""
+    with open_lock(folder / LOCK) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process works in {folder}; waiting until it ends")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

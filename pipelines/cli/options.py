@@ -24,11 +24,17 @@ from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.storage.private import without_password
 
 from .commands import commands
-from .console import ending_with_reader, say, set_verbosity
-from .errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, RunError
+from .console import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    RunError,
+    ending_with_reader,
+    say,
+    set_verbosity,
+)
 from .folders import named_file
-from .output import TRACKING_URI
-from .store_problem import explain_store_problem
+from .store_problem import TRACKING_URI, explain_store_problem
 
 _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)

@@ -7,10 +7,28 @@ import ssl
 
 from stop_core.storage.private import first_line, without_password
 
-from .output import TRACKING_URI
+from .console import RunError
+
+TRACKING_URI = "MLFLOW_TRACKING_URI"
 
 _DRIVER = re.compile(r"No module named '([^']+)'")
 _STATUS = re.compile(r"too many (\d{3}) error responses")
+
+
+def given_store() -> str:
+    """Returns the MLflow store of MLFLOW_TRACKING_URI; empty if it is not set.
+
+    Raises RunError if a URI that MLflow reads contains a password, which would end up in logs.
+    """
+    for name in (TRACKING_URI, "MLFLOW_REGISTRY_URI"):
+        uri = os.environ.get(name, "")
+        if (shown := without_password(uri)) != uri:
+            raise RunError(
+                f"{name}={shown} has a password in it, and would show it in logs: leave it out, "
+                "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for PostgreSQL "
+                "PGPASSWORD), or write it into ~/.mlflow/credentials (~/.pgpass)"
+            )
+    return os.environ.get(TRACKING_URI, "")
 
 
 def explain_store_problem(uri: str, problem: BaseException) -> str:

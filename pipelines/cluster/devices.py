@@ -8,8 +8,7 @@ from pathlib import Path
 
 from stop_core.settings.experiment import ExperimentConfig
 
-from ..cli.console import say
-from ..cli.errors import RunError
+from ..cli.console import RunError, say
 from .resources import ResourceOptions, Resources, node_resources
 
 # Ray's names of the NVIDIA GPUs older than Ampere, which compute bfloat16 slower than float32.

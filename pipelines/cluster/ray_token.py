@@ -8,7 +8,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from ..cli.errors import RunError
+from ..cli.console import RunError
 
 _LOG = logging.getLogger(__name__)
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from ..cli.console import say
-from ..cli.errors import RunError
+from ..cli.console import RunError, say
 
 if TYPE_CHECKING:  # Ray Train takes seconds
     from ray.train import ScalingConfig

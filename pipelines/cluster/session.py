@@ -14,10 +14,9 @@ from pathlib import Path
 
 from stop_core.storage.private import first_line, private_folder
 
-from ..cli.console import is_verbose, show_debug
-from ..cli.errors import RunError
+from ..cli.console import RunError, is_verbose, show_debug
 from ..cli.folders import ROOT
-from ..cli.output import TRACKING_URI, given_store
+from ..cli.store_problem import TRACKING_URI, given_store
 from .ray_token import keep_token_private
 
 _LONGEST_REASON = 200  # characters; it may contain a log

@@ -23,10 +23,8 @@ from stop_core.trained_model.files import (
     templates_for,
 )
 
-from ..cli.console import say, warn
-from ..cli.errors import RunError
-from ..cli.folder_lock import alone_in
-from ..cli.output import results_folder
+from ..cli.console import RunError, say, warn
+from ..cli.folders import alone_in, results_folder
 from ..cluster.resources import Resources
 from ..cluster.session import start_ray
 from ..tracking.environment import git_commit

@@ -26,13 +26,12 @@ from stop_core.cache.views import View
 from stop_core.decoding import DecodeError
 from stop_core.storage.atomic import appearing, hash_json
 from stop_core.storage.documents import read_parquet
-from stop_core.storage.local_copies import LocalCopy, local_files
-from stop_core.storage.paths import storage_path
+from stop_core.storage.paths import LocalCopy, local_files, storage_path
 from stop_core.storage.private import first_line
 from stop_core.trained_model.index import VIDEO_COLUMNS
 
-from ..cli.errors import RunError
-from ..cli.folder_lock import alone_in
+from ..cli.console import RunError
+from ..cli.folders import alone_in
 from ..cli.progress_bar import Done, ProgressBar
 from ..cli.video_options import WorkerOptions
 from .model_choice import ModelChoice

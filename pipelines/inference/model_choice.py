@@ -11,8 +11,7 @@ from stop_core.storage.documents import build
 from stop_core.storage.names import inside, is_the_name_of_a_file
 from stop_core.storage.private import first_line
 
-from ..cli.console import say
-from ..cli.errors import RunError
+from ..cli.console import RunError, say
 
 if TYPE_CHECKING:  # importing it takes seconds; --help is fast without
     from stop_core.trained_model.model import TrainedModel

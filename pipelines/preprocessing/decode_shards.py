@@ -14,7 +14,7 @@ from stop_core.decoding.process import DECODE_TIMEOUT
 from stop_core.storage.paths import StoragePath
 from stop_core.storage.private import first_line
 
-from ..cli.errors import RunError
+from ..cli.console import RunError
 from ..cli.progress_bar import Done
 from ..cluster.session import quiet_ray_data, start_ray
 

@@ -33,10 +33,8 @@ from stop_core.storage.paths import StoragePath, storage_path
 from stop_core.storage.private import first_line
 from stop_core.storage.skeleton import skeleton_of
 
-from ..cli.console import print_result, say, warn
-from ..cli.errors import RunError
-from ..cli.folder_lock import alone_in
-from ..cli.output import default_output
+from ..cli.console import RunError, print_result, say, warn
+from ..cli.folders import alone_in, default_output
 from ..cli.progress_bar import ProgressBar
 from .cache_record import CacheRecord
 from .decode_shards import decode_shards

@@ -24,7 +24,7 @@ from stop_core.storage.private import first_line, without_password
 from stop_core.trained_model.files import FILES, ModelRecord, read_record
 from stop_core.trained_model.service import ARTIFACT, KINDS, ServiceOptions
 
-from ..cli.errors import RunError
+from ..cli.console import RunError
 from ..cli.folders import ROOT
 from ..tracking.environment import installed_version
 from ..tracking.store import find_run, open_experiment, tracking_uri

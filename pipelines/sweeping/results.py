@@ -12,8 +12,7 @@ import yaml
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.escaping import csv_text
 
-from ..cli.console import console, print_result, say
-from ..cli.errors import RunError
+from ..cli.console import RunError, console, print_result, say
 from ..cluster.session import start_ray
 from ..tracking.queued_run import QueuedRun
 from ..training.pool import Job, run_all

@@ -28,9 +28,8 @@ from stop_core.clip.loading import ClipCache
 from stop_core.clip.pretrained import weights_fingerprint
 from stop_core.storage.paths import StoragePath
 
-from ..cli.console import reporting, say
-from ..cli.errors import RunError
-from ..cli.folder_lock import alone_in
+from ..cli.console import RunError, reporting, say
+from ..cli.folders import alone_in
 from ..cli.progress_bar import Pace
 from ..cluster.resources import Resources, room_for
 from ..cluster.session import start_ray

@@ -13,7 +13,7 @@ from stop_core.clip.loading import ClipCache
 from stop_core.storage.paths import StoragePath
 from stop_core.training.run_state import read_progress
 
-from ..cli.errors import RunError
+from ..cli.console import RunError
 from ..cluster.resources import Resources
 from ..training.checkpoints import latest_checkpoint
 from ..training.launch import TrainingHooks

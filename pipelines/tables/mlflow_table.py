@@ -8,7 +8,6 @@ original run. If a training was repeated because its folder was deleted, the ear
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
@@ -89,31 +88,9 @@ def _share_view(table: ComparisonTable, client: MlflowClient, parent: Run) -> st
     experiment, key = parent.info.experiment_id, f"table-{parent.info.run_id[:8]}"
     metrics = [table.measures[0].replace("val/", "val_best/"), *table.tested]
     metrics.append("trainable_parameters")
-    view: dict[str, Any] = {
-        "searchFilter": f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'",
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
-        "selectedColumns": ["params.`seed`", *(f"metrics.`{name}`" for name in metrics)],
-        "groupBy": {
-            "aggregateFunction": "average",
-            "groupByKeys": [{"mode": "tag", "groupByData": _ROW}],
-        },
-        "runsExpanded": {},
-        "runsPinned": [],
-        "runsHidden": [],
-        "runsVisibilityMap": {},
-        "groupsExpanded": {},
-        "useGroupedValuesInCharts": True,
-        "hideEmptyCharts": True,
-        "autoRefreshEnabled": True,
-        "viewMaximized": False,
-        "runListHidden": False,
-        "isAccordionReordered": False,
-    }
+    view = json.loads(Path(__file__).with_name("share_view.json").read_text("utf-8"))
+    view["searchFilter"] = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
+    view["selectedColumns"] = ["params.`seed`", *(f"metrics.`{name}`" for name in metrics)]
     client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{key}", json.dumps(view))
     return f"#/experiments/{experiment}/runs?viewStateShareKey={key}"
 

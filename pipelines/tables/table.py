@@ -16,8 +16,8 @@ from stop_core.datasets.registry import division
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.protocol import ProtocolConfig
 
-from ..cli.errors import RunError
-from ..cli.output import results_folder
+from ..cli.console import RunError
+from ..cli.folders import results_folder
 from ..training.result import TrainingResult
 from ..training.run import TrainingRun
 from .published import PublishedRow

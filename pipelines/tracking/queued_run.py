@@ -17,7 +17,7 @@ from stop_core.storage.documents import build, parse_json, read_text
 from stop_core.storage.names import inside
 from stop_core.storage.private import without_password
 
-from ..cli.output import TRACKING_URI
+from ..cli.store_problem import TRACKING_URI
 from .direct_run import MetricPoint, RunRecords, write_record
 from .environment import environment
 from .outbox import Outbox, Record, RefusedError

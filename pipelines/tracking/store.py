@@ -17,10 +17,8 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_NAME,
 )
 
-from ..cli.console import is_verbose
-from ..cli.errors import RunError
-from ..cli.output import given_store
-from ..cli.store_problem import explain_store_problem
+from ..cli.console import RunError, is_verbose
+from ..cli.store_problem import explain_store_problem, given_store
 from .environment import git_commit
 
 # It logs a page for each record that a store refuses; the outbox or a message reports that.

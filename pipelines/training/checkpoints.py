@@ -24,9 +24,8 @@ from stop_core.storage.documents import parse_json, read_text
 from stop_core.storage.names import inside
 from stop_core.training.run_state import read_progress
 
-from ..cli.console import warn
-from ..cli.errors import RunError
-from ..cli.output import is_full
+from ..cli.console import RunError, warn
+from ..cli.folders import is_full
 
 Write = Callable[[Path], None]
 SNAPSHOT = "checkpoint_manager_snapshot.json"

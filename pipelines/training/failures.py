@@ -5,8 +5,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ..cli.errors import RunError
-from ..cli.output import is_full
+from ..cli.console import RunError
+from ..cli.folders import is_full
 from ..tracking.queued_run import QueuedRun
 
 FAILURE_TAG = "failure"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.documents import read_text
 
-from ..cli.errors import RunError
+from ..cli.console import RunError
 from ..cluster.resources import Resources
 from .task import FATAL, WorkerTask
 

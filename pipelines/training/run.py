@@ -31,10 +31,8 @@ from stop_core.trained_model.files import (
 from stop_core.trained_model.frames import preprocessing_of_cache
 from stop_core.training.run_state import Origin, read_origin, read_progress
 
-from ..cli.console import warn
-from ..cli.errors import RunError
-from ..cli.folder_lock import alone_in
-from ..cli.output import results_folder
+from ..cli.console import RunError, warn
+from ..cli.folders import alone_in, results_folder
 from ..cli.store_problem import explain_store_problem
 from ..cluster.resources import Resources
 from ..tracking.environment import git_commit

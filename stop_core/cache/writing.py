@@ -27,8 +27,7 @@ from stop_core.decoding import DecodedClip, DecodeProcess
 from stop_core.decoding.process import DECODE_TIMEOUT
 from stop_core.storage.atomic import FileFollower, appearing, leave_memory
 from stop_core.storage.documents import MOST_TABLE, read_batches
-from stop_core.storage.local_copies import LocalCopy, local_files
-from stop_core.storage.paths import StoragePath, local_file
+from stop_core.storage.paths import LocalCopy, StoragePath, local_file, local_files
 
 _Row = dict[str, Any]
 """The columns of a clip by name; `frames` is an array of one value."""

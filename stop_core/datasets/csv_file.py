@@ -12,8 +12,7 @@ from pathlib import Path
 
 from stop_core.datasets.annotations import read_csv_rows, safe_path
 from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split, Task, tidied
-from stop_core.datasets.data_root import DataRoot
-from stop_core.datasets.listing import number_classes
+from stop_core.datasets.data_root import DataRoot, number_classes
 from stop_core.datasets.validation_split import with_validation
 
 TABLE = "clips.csv"

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from stop_core.datasets.annotations import get_field, read_annotations, read_entries, safe_name
 from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip
-from stop_core.datasets.data_root import DataRoot
-from stop_core.datasets.listing import Listing
+from stop_core.datasets.data_root import DataRoot, Listing
 
 _LAYOUT = "train_data.json, val_data.json, test_data.json and the videos"
 

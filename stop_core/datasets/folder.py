@@ -14,8 +14,7 @@ from pathlib import Path
 
 from stop_core.datasets.annotations import class_label
 from stop_core.datasets.clip import NO_LABEL, SPLITS, Clip, Split
-from stop_core.datasets.data_root import DataRoot
-from stop_core.datasets.listing import number_classes
+from stop_core.datasets.data_root import DataRoot, number_classes
 from stop_core.datasets.validation_split import with_validation
 from stop_core.datasets.video_files import video_key
 

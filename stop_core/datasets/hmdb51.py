@@ -15,8 +15,7 @@ from pathlib import Path
 
 from stop_core.datasets.annotations import class_label, read_lines, safe_name
 from stop_core.datasets.clip import NO_LABEL, Clip, Split
-from stop_core.datasets.data_root import DataRoot
-from stop_core.datasets.listing import number_classes
+from stop_core.datasets.data_root import DataRoot, number_classes
 from stop_core.datasets.validation_split import carve_validation
 
 HMDB51_VIDEOS = "hmdb51_org"

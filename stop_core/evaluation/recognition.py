@@ -1,9 +1,7 @@
 """Metrics of action recognition.
 
-Shapes: V views, M clips, N classes.
+Shapes: M clips, N classes.
 """
-
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -77,45 +75,6 @@ def predicted_classes(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
         best_W1 = logits_MN[wrong_M].gather(1, others_WN).argmax(1, keepdim=True)
         predicted_M[wrong_M] = others_WN.gather(1, best_W1)[:, 0]
     return predicted_M
-
-
-def average_views(
-    logits_VN: Tensor, clip_of_V: Tensor, average: Literal["probabilities", "logits"]
-) -> Tensor:
-    """Averages several views of a clip (temporal clips or spatial crops) to one row, [M, N].
-
-    Args:
-        logits_VN: one row per view, [V, N].
-        clip_of_V: the number of the clip of each view, [V], from 0 to M - 1 in any order.
-        average: "probabilities" for the mean softmax, the multi-view protocol of video
-            recognition; "logits" for the mean logits, in which one confident view can outweigh
-            several others.
-
-    Returns:
-        float64 rows for `recognition_metrics`. In float32 the small probabilities of a confident
-        prediction would become 0 and tie.
-
-    Raises:
-        ValueError: if the shapes do not fit, a clip has no view, or `average` is unknown.
-    """
-    if average not in ("probabilities", "logits"):
-        raise ValueError(f"average must be 'probabilities' or 'logits', got {average!r}")
-    if logits_VN.ndim != 2 or clip_of_V.shape != logits_VN.shape[:1] or len(clip_of_V) == 0:
-        raise ValueError(
-            f"logits of shape {list(logits_VN.shape)} and clip numbers of shape "
-            f"{list(clip_of_V.shape)} do not fit; give [V, N] and [V], V at least 1"
-        )
-    if clip_of_V.min() < 0:
-        raise ValueError(f"clip number {int(clip_of_V.min())} is negative; number them from 0")
-    views_M = torch.bincount(clip_of_V)
-    if not views_M.all():
-        missing = (views_M == 0).nonzero()[0].item()
-        raise ValueError(f"clip {missing} has no view; number the clips without gaps from 0")
-    rows_VN = logits_VN.double()
-    if average == "probabilities":
-        rows_VN = rows_VN.softmax(1)
-    sums_MN = rows_VN.new_zeros(len(views_M), logits_VN.shape[1])
-    return sums_MN.index_add_(0, clip_of_V, rows_VN) / views_M[:, None]
 
 
 def rank_of_truth(logits_MN: Tensor, labels_M: Tensor) -> Tensor:

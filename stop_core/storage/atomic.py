@@ -1,4 +1,4 @@
-"""Atomic and durable writes, and hashes of files and values."""
+"""Atomic and durable writes, hashes of files and values, and the file SHA256SUMS of a folder."""
 
 import errno
 import hashlib
@@ -6,13 +6,13 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stop_core.storage.documents import require_file
-from stop_core.storage.names import create
+from stop_core.storage.documents import read_text, require_file, shown
+from stop_core.storage.names import create, is_the_name_of_a_file
 from stop_core.storage.paths import RemotePath, StoragePath, scratch_file
 
 _STAGING = ".tmp"
@@ -154,3 +154,29 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+SUMS = "SHA256SUMS"
+
+
+def write_sums(folder: Path, without: Collection[str] = ()) -> None:
+    """Writes the sums of all files in a folder, except those named in `without`."""
+    names = sorted(path.name for path in folder.iterdir() if path.name not in (SUMS, *without))
+    lines = [f"{hash_file(folder / name)}  {name}\n" for name in names]
+    write_whole(folder / SUMS, "".join(lines))
+
+
+def check_sums(folder: Path, names: Collection[str]) -> None:
+    """Compares `names`, and all other files that have a sum, with their sums.
+
+    Raises:
+        FileNotFoundError: if a file or the list of the sums is missing.
+        ValueError: if a file differs, or has no sum.
+    """
+    lines = read_text(folder / SUMS).splitlines()
+    sums = {name: found for found, _, name in (line.partition("  ") for line in lines)}
+    for name in sorted({*names, *sums}):
+        if name not in sums or not is_the_name_of_a_file(name):
+            raise ValueError(f"{folder / SUMS} is damaged: it has no sum of {shown(name)}")
+        if sums[name] != hash_file(folder / name):
+            raise ValueError(f"{folder / name} is not as it was written, by its sum in {SUMS}")

@@ -1,6 +1,7 @@
 """The model card: a README.md in the format of the Hugging Face Hub."""
 
 from functools import cache
+from pathlib import Path
 
 import yaml
 from jinja2 import Environment, Template
@@ -17,107 +18,6 @@ _LICENCES = {
     "datacomp": ("MIT", "https://huggingface.co/laion"),
     "metaclip": ("CC-BY-NC-4.0", "https://github.com/facebookresearch/MetaCLIP"),
 }
-# Every value that a user can choose passes the filter `md`, which escapes markup.
-_CARD = """\
----
-{{ front_matter }}
----
-
-# {{ (config.method ~ " on " ~ (origin.dataset or "no data")) | md }}
-
-The method `{{ config.method }}` on the CLIP tower \
-{{ (config.tower ~ " (" ~ (config.pretrained or "its own weights") ~ ")") | md }}. It \
-{% if classes %}recognises {{ classes | length }} classes of videos\
-{% else %}embeds videos and sentences in one space, to find either by the other{% endif %}. The \
-method STOP is by Liu et al. (CVPR 2025, [arXiv 2503.15973](https://arxiv.org/abs/2503.15973)); \
-this is an independent implementation.
-
-## Metrics
-
-{% if splits %}
-| metric | {{ splits | map("md") | join(" | ") }} |
-|---|{{ "---:|" * (splits | length) }}
-{% for name in names %}
-| {{ name | md }} | \
-{% for split in splits %}\
-{% set value = metrics.get(split ~ "/" ~ name) %}\
-{{ "" if value is none else "%.4f" % value }}{{ "" if loop.last else " | " }}\
-{% endfor %} |
-{% endfor %}
-
-{% if metrics.best_epoch %}The weights are of epoch {{ "%.0f" % metrics.best_epoch }}. {% endif %}\
-{% if "val" in splits %}Validation chose the epoch, so its numbers are slightly optimistic; test \
-was {{ "measured once, at the end" if "test" in splits else "not measured" }}. {% endif %}\
-One seed ({{ config.seed }}): the spread between seeds is unknown.
-{% elif origin.run %}
-None: the model was not measured for these labels, which it was given after its training.
-{% else %}
-None: nothing was measured with this model.
-{% endif %}
-
-## Input and output
-
-{{ how.frames }} frames of a video, uint8 RGB, [B, {{ how.frames }}, {{ how.size }}, \
-{{ how.size }}, 3]: \
-{% if how.sampling != "segments" %}\
-{{ how.frames }} of {{ count }} frames that are sampled as {{ how.sampling }} (docs/cache.md), \
-{% else %}{% if count != how.frames %}of the middles of {{ count }} equal segments, {% endif %}\
-the middles of {{ how.frames }} equal segments, {% endif %}resized to a short side \
-of {{ short_side }} pixels (bicubic, antialiased), cropped to the centre. The model \
-itself subtracts the mean {{ how.mean }} and divides by {{ how.std }}.
-
-{% if classes %}
-The output is the probabilities of these classes, in this order:
-
-{% for label in classes %}
-{{ loop.index0 }}. {{ label.name | md }}: {{ label.sentences[:3] | join("; ") | md }}\
-{{ "; ..." if label.sentences[3:] else "" }}
-{% endfor %}
-
-{% endif %}
-## Usage
-
-```python
-from pathlib import Path
-
-import torch
-from stop_core.trained_model.model import TrainedModel
-
-model = TrainedModel.load("this folder")
-clip = model.preprocessing.decode(Path("video.mp4"))
-frames = torch.from_numpy(clip.frames)[None]
-{% if classes %}
-model.class_probabilities(frames)  # [1, classes]
-{% else %}
-model.embed_videos(frames) @ model.embed_texts(["a dog jumps"]).T
-{% endif %}
-```
-
-## Provenance
-
-| | |
-|---|---|
-{% for key, value in rows.items() if value %}
-| {{ key }} | {{ value | md }} |
-{% endfor %}
-
-The licence of the tower's weights: {{ licence }} ({{ licence_source }}). They are not in this \
-folder, except for `clip4clip`, which trains all of them. Whether the trained tensors can be \
-redistributed also depends on the terms of the dataset.
-
-## Limits
-
-{% if classes %}
-- It knows only its classes: a video of anything else is given one of them, and the \
-probabilities are not calibrated.
-{% endif %}
-- It sees {{ how.frames }} frames of a video of any length, and no sound.
-- CLIP's weights were learned from texts and pictures of the web, with their biases. Do not use \
-it to decide about people.
-{% if is_tiny %}
-- The tiny tower knows rendered shapes, and nothing of real videos.
-{% endif %}
-"""
 
 
 def render_card(record: ModelRecord) -> str:
@@ -159,8 +59,9 @@ def render_card(record: ModelRecord) -> str:
 @cache
 def _template() -> Template:
     markdown = Environment(trim_blocks=True, keep_trailing_newline=True)
+    # Every value that a user can choose passes this filter, which escapes markup.
     markdown.filters["md"] = in_markdown
-    return markdown.from_string(_CARD)
+    return markdown.from_string(Path(__file__).with_name("card.md.jinja").read_text("utf-8"))
 
 
 def _licence(tower: str, pretrained: str) -> tuple[str, str]:

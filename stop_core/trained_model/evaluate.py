@@ -23,7 +23,6 @@ from stop_core.evaluation.measure import (
     measure_retrieval,
     sentences_of,
 )
-from stop_core.evaluation.recognition import average_views
 from stop_core.evaluation.retrieval import Rerank
 from stop_core.evaluation.run_over import EVALUATION_BATCH, TextBank, run_over
 from stop_core.settings.methods import METHODS
@@ -109,8 +108,8 @@ def mean_logits(views_VMC: Sequence[Tensor]) -> Tensor:
     """Returns the logarithm of the mean probabilities of the views, [M, C]; of one, its logits."""
     if len(views_VMC) == 1:
         return views_VMC[0]
-    clip_of = torch.arange(len(views_VMC[0])).repeat(len(views_VMC))
-    return average_views(torch.cat(list(views_VMC)), clip_of, "probabilities").log()
+    # In float32, the small probabilities of a confident prediction would become 0 and tie.
+    return torch.stack(list(views_VMC)).double().softmax(-1).mean(0).log()
 
 
 @dataclass(frozen=True)

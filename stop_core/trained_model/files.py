@@ -32,8 +32,14 @@ from stop_core.evaluation.stored_predictions import RESULT
 from stop_core.settings.class_templates import DEFAULT, class_sentences, find_templates
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
-from stop_core.storage.atomic import appearing, appearing_folder, write_whole
-from stop_core.storage.checksums import SUMS, check_sums, write_sums
+from stop_core.storage.atomic import (
+    SUMS,
+    appearing,
+    appearing_folder,
+    check_sums,
+    write_sums,
+    write_whole,
+)
 from stop_core.storage.documents import (
     Number,
     Positive,

@@ -28,8 +28,7 @@ from stop_core.runtime.precision import autocast
 from stop_core.runtime.seeding import seed_weights
 from stop_core.settings.experiment import UNLISTED, ExperimentConfig, refuse_unlisted_tower
 from stop_core.settings.methods import METHODS
-from stop_core.storage.atomic import hash_json
-from stop_core.storage.checksums import SUMS
+from stop_core.storage.atomic import SUMS, hash_json
 from stop_core.storage.documents import require_file
 from stop_core.trained_model.card import render_card
 from stop_core.trained_model.files import (

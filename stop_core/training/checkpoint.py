@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stop_core.storage.checksums import check_sums, write_sums
+from stop_core.storage.atomic import check_sums, write_sums
 from stop_core.storage.documents import require_file
 from stop_core.training.run_state import (
     LAST_PROMPTS,

@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 from mlflow.server import get_app_client
 
 from pipelines.checks.services import check_mlflow
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.tracking.direct_run import TrackedRun
 from pipelines.tracking.store import open_experiment
 from tests.tools import free_ports, kill_tree

@@ -30,7 +30,7 @@ from mlflow import MlflowClient
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from pipelines.cli.errors import EXIT_USAGE
+from pipelines.cli.console import EXIT_USAGE
 from pipelines.sweeping.read_space import read_space
 from pipelines.sweeping.trials import Trial, Trials
 from tests.pipelines.motion_cache import motion_cache

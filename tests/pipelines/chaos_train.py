@@ -29,7 +29,7 @@ from safetensors.numpy import load_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from pipelines.cli.errors import EXIT_USAGE
+from pipelines.cli.console import EXIT_USAGE
 from pipelines.cluster.resources import Resources
 from pipelines.training.run import TrainingRun
 from stop_core.settings.experiment import ExperimentConfig

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipelines.cache import CacheToolConfig
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.cli.options import parse
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, write_shard
 from stop_core.datasets import DATASETS, select_clips

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.export import ExportConfig, main
 from pipelines.inference.model_choice import ModelChoice
 from stop_core.trained_model.files import LABELS, PREPROCESSING

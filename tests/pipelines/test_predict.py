@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.cli import folder_lock
-from pipelines.cli.errors import RunError
-from pipelines.cli.folder_lock import alone_in
+from pipelines.cli import folders
+from pipelines.cli.console import RunError
+from pipelines.cli.folders import alone_in
 from pipelines.cli.video_options import WorkerOptions
 from pipelines.inference import job as job_module
 from pipelines.inference.job import VideoJob, VideoWorker, Work, as_many_as_fit
@@ -211,7 +211,7 @@ def test_a_second_command_of_the_same_job_waits_for_the_first(
     videos: Path, work: Work, tmp_path: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = threading.Event()
-    monkeypatch.setattr(folder_lock, "say", lambda text: waiting.set())
+    monkeypatch.setattr(folders, "say", lambda text: waiting.set())
     job, every = VideoJob(tmp_path / "parts", work), list_videos([str(videos / "class1")])
     job.folder.mkdir()
     writing = job.folder / ".part-of-the-first.tmp"

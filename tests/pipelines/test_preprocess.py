@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.cli.options import parse, run_command
 from pipelines.cli.progress_bar import Done
 from pipelines.preprocess import main, summary

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.cli.options import parse
 from pipelines.preprocessing.make_cache import PreprocessConfig
 from pipelines.reproduce import RECIPES, Plan, ReproduceConfig, main, recipe_file

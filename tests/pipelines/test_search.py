@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipelines import search
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.cli.video_options import WorkerOptions
 from pipelines.index import IndexConfig
 from pipelines.index import main as make_index

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.cluster.devices import choose_devices
 from pipelines.cluster.resources import Resources
 from pipelines.tracking.store import tracking_uri

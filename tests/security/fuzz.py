@@ -33,7 +33,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from stop_core.cache.files import CHECKSUM, write_checked_json
-from stop_core.storage.checksums import SUMS, write_sums
+from stop_core.storage.atomic import SUMS, write_sums
 from stop_core.trained_model.files import CARD
 from tests.security.strangers import KINDS, files_of
 

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.cluster.resources import Resources
 from pipelines.inference.job import VideoWorker, Work
 from pipelines.inference.model_choice import ModelChoice

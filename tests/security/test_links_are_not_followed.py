@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.errors import RunError
-from pipelines.cli.folder_lock import alone_in
+from pipelines.cli.console import RunError
+from pipelines.cli.folders import alone_in
 from pipelines.sweeping.trials import Trials
 from pipelines.tracking.outbox import Outbox
 from pipelines.tracking.queued_run import QueuedRun

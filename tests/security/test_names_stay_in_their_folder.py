@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.inference.model_choice import ModelChoice
 from pipelines.tracking.direct_run import write_record
 from pipelines.tracking.outbox import RefusedError

@@ -17,9 +17,9 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.cli.options import parse
-from pipelines.cli.output import given_store
+from pipelines.cli.store_problem import given_store
 from pipelines.cluster.session import _runtime_env
 from pipelines.train import TrainConfig, main
 from stop_core.datasets.motion.files import write_motion_dataset

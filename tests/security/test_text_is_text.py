@@ -27,7 +27,7 @@ from PIL import Image
 
 from pipelines.benchmark import BenchmarkConfig
 from pipelines.cli import console as console_module
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.cli.options import run, spell_out
 from pipelines.predict import _print_table
 from pipelines.sweeping.report.figures import label, value_text

@@ -25,7 +25,7 @@ from pipelines.train import TrainConfig
 from stop_core.clip import loading as clip_module
 from stop_core.clip.loading import load_clip
 from stop_core.clip.pretrained import OPEN_CLIP_CONFIG, WEIGHTS
-from stop_core.storage.checksums import write_sums
+from stop_core.storage.atomic import write_sums
 from stop_core.trained_model.files import CARD, PROVENANCE
 from stop_core.trained_model.files import CONFIG_FILE as MODEL_CONFIG
 from stop_core.trained_model.index import IndexInfo, write_index

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.cli.options import flatten, from_mapping, parse, run
 from pipelines.train import TrainConfig
 from stop_core.settings.experiment import ExperimentConfig

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.cluster import devices
 from pipelines.cluster.devices import choose_devices
 from pipelines.cluster.resources import ResourceOptions

@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.checks.services import check_ray
-from pipelines.cli.console import say
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError, say
 from pipelines.cluster.ray_token import token_file
 from pipelines.cluster.session import (
     LONGEST_TEMP_DIR,

@@ -19,7 +19,7 @@ from pipelines.training.result import TrainingResult
 from pipelines.training.task import PREDICTIONS
 from stop_core.cache.manifest import Manifest
 from stop_core.settings.experiment import ExperimentConfig
-from stop_core.storage.checksums import write_sums
+from stop_core.storage.atomic import write_sums
 from stop_core.trained_model import evaluate as module
 from stop_core.trained_model.files import CARD, PREPROCESSING
 from tests.caches import write_cache

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.inference.model_choice import ModelChoice
 from stop_core.settings.experiment import ExperimentConfig
 from tests.pipelines.fake_results import recognised

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.cli.progress_bar import Done
 from pipelines.preprocessing.cache_record import CacheRecord
 from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache

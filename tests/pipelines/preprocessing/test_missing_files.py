@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.cli.options import parse
 from pipelines.preprocess import main
 from pipelines.preprocessing.make_cache import PreprocessConfig, check, make_cache

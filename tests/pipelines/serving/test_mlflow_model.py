@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.export import ExportConfig, main
 from pipelines.inference.model_choice import ModelChoice
 from pipelines.serving.mlflow_model import DIGEST, digest

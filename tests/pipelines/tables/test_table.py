@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.tables.published import PublishedRow
 from pipelines.tables.sheet import make_sheet
 from pipelines.tables.table import ComparisonTable

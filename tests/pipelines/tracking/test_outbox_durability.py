@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.folder_lock import alone_in
+from pipelines.cli.folders import alone_in
 from pipelines.tracking.outbox import Courier, Outbox, Record, RefusedError
 from pipelines.training.checkpoints import list_checkpoints, write_checkpoint
 from stop_core.cache.files import LOCK

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.tracking.store import (
     experiment_id,
     open_experiment,

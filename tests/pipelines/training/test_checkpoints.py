@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.training.checkpoints import (
     CHECKPOINTS,
     SNAPSHOT,

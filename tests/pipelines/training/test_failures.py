@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.tracking.outbox import Outbox
 from pipelines.tracking.queued_run import QueuedRun
 from pipelines.training.failures import failures_recorded

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from pipelines.cluster.resources import Resources
 from pipelines.training import worker
 from pipelines.training.launch import TrainingHooks, train_on_ray, train_worker

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cache import VerifyCommand
-from pipelines.cli.errors import RunError
+from pipelines.cli.console import RunError
 from stop_core.cache import CacheConfig, CacheJob, write_shard
 from stop_core.cache.integrity import verify
 from stop_core.datasets import DATASETS, select_clips

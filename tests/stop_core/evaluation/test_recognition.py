@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stop_core.evaluation.recognition import (
-    average_views,
     confusion_matrix,
     per_class_accuracy,
     recognition_metrics,
@@ -126,54 +125,6 @@ def test_without_ties_the_prediction_is_the_largest_logit() -> None:
     for truth, row in zip(labels.tolist(), logits, strict=True):
         expected[truth, int(row.argmax())] += 1
     assert torch.equal(confusion_matrix(logits, labels), expected)
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    extra=st.lists(st.integers(0, 2), max_size=4),
-    seed=st.integers(0, 9),
-    average=st.sampled_from(["probabilities", "logits"]),
-)
-def test_the_average_of_views_is_that_of_a_loop_in_any_order(
-    extra: list[int], seed: int, average: str
-) -> None:
-    clip_of = torch.tensor([2, 0, 1, *extra])
-    generator = torch.Generator().manual_seed(seed)
-    logits = 5 * torch.randn(len(clip_of), 4, generator=generator)
-    rows = logits.double().softmax(1) if average == "probabilities" else logits.double()
-    found = average_views(logits, clip_of, average)  # type: ignore[arg-type]
-    for clip in range(3):
-        views = [row for row, shown in zip(rows, clip_of.tolist(), strict=True) if shown == clip]
-        torch.testing.assert_close(found[clip], sum(views) / len(views))
-    order = torch.randperm(len(clip_of), generator=generator)
-    shuffled = average_views(logits[order], clip_of[order], average)  # type: ignore[arg-type]
-    torch.testing.assert_close(shuffled, found)
-
-
-def test_a_single_view_changes_no_metric_at_any_confidence() -> None:
-    logits = 200 * torch.randn(30, 9, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(30) % 9
-    for average in ("probabilities", "logits"):
-        joined = average_views(logits, torch.arange(30), average)  # type: ignore[arg-type]
-        assert recognition_metrics(joined, labels) == recognition_metrics(logits, labels)
-
-
-def test_a_confident_view_outweighs_two_others_only_in_logits() -> None:
-    logits = torch.tensor([[9.0, 0.0], [0.0, 3.0], [0.0, 3.0]])
-    same_clip = torch.zeros(3, dtype=torch.long)
-    assert average_views(logits, same_clip, "logits").argmax().item() == 0
-    assert average_views(logits, same_clip, "probabilities").argmax().item() == 1
-
-
-def test_views_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="clip 1 has no view"):
-        average_views(torch.zeros(2, 3), torch.tensor([0, 2]), "logits")
-    with pytest.raises(ValueError, match="-1 is negative"):
-        average_views(torch.zeros(2, 3), torch.tensor([0, -1]), "logits")
-    with pytest.raises(ValueError, match="do not fit"):
-        average_views(torch.zeros(2, 3), torch.tensor([0]), "logits")
-    with pytest.raises(ValueError, match="average must be 'probabilities' or 'logits'"):
-        average_views(torch.zeros(2, 3), torch.tensor([0, 1]), "votes")  # type: ignore[arg-type]
 
 
 def test_the_first_strange_label_is_the_one_that_is_named() -> None:

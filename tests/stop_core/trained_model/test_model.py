@@ -20,7 +20,7 @@ from stop_core.runtime.seeding import seed_weights
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
 from stop_core.settings.stop import StopConfig
-from stop_core.storage.checksums import write_sums
+from stop_core.storage.atomic import write_sums
 from stop_core.tiny.shipped import TINY_TOWERS, TinyTower
 from stop_core.trained_model.files import (
     CARD,

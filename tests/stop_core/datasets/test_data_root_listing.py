@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stop_core.datasets import DATASETS, NO_LABEL, Clip
-from stop_core.datasets.listing import Listing, number_classes
+from stop_core.datasets.data_root import Listing, number_classes
 from stop_core.datasets.video_files import EXTENSIONS, video_key
 
 MakeTree = Callable[[str], Path]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stop_core.storage.checksums import SUMS, check_sums, write_sums
+from stop_core.storage.atomic import SUMS, check_sums, write_sums
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.output import results_folder
+from pipelines.cli.folders import results_folder
 from pipelines.training.run import TrainingRun
 from stop_core.datasets import DATASETS
 from stop_core.settings.experiment import ExperimentConfig

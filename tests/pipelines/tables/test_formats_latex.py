@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.tables.formats import latex, write_files
-from pipelines.tables.latex import MATHS, escape
+from pipelines.tables.formats import MATHS, in_latex, latex, write_files
 from pipelines.tables.sheet import Cell, Sheet, make_sheet
 from tests.pipelines.tables.test_formats import recognition, retrieval
 
@@ -49,14 +48,14 @@ def test_maths_commands_show_their_characters() -> None:
     ],
 )
 def test_characters_are_written_as_commands_or_numbers(text: str, expected: str) -> None:
-    assert escape(text) == expected
+    assert in_latex(text) == expected
 
 
 def test_every_character_becomes_ascii_and_none_a_command_of_the_user() -> None:
     plain = set(string.ascii_letters + string.digits + " .,;:!?()[]*+-/='\"`@")
     everything = [chr(number) for number in range(0x3000) if not 0xD800 <= number < 0xE000]
     for letter in everything:
-        composed, written = unicodedata.normalize("NFC", letter), escape(letter)
+        composed, written = unicodedata.normalize("NFC", letter), in_latex(letter)
         assert written.isascii(), letter
         assert (written == composed) == (composed in plain), letter
         braces = re.sub(r"\\[{}]", "", written)
@@ -78,7 +77,7 @@ def test_latex_compiles_within_the_page(tmp_path: Path) -> None:
     tables = [recognition(tmp_path / "a"), retrieval(tmp_path / "b")]
     files = [write_files(table, make_sheet(table))[2] for table in tables]
     (tmp_path / "titles.tex").write_text(latex(_sheet(), "titles"))
-    letters = " ".join(escape(letter) for letter in [*MATHS, *map(chr, range(32, 0x250))])
+    letters = " ".join(in_latex(letter) for letter in [*MATHS, *map(chr, range(32, 0x250))])
     document = [
         r"\documentclass[10pt,twocolumn]{article}\usepackage[margin=0.8in]{geometry}",
         r"\usepackage{booktabs}\begin{document}",
