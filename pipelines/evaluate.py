@@ -116,9 +116,8 @@ def _summarise(evaluation: Evaluation, result: TrainingResult, config: EvaluateC
     trained, options = evaluation.record.provenance, config.evaluation
     source = trained.dataset or "unknown data"
     print_result(f"{result.name}: {result.method} trained on {source}{again}")
-    for name, value in sorted(result.metrics.items()):
-        if "/" in name:
-            print_result(f"  {name:<22} {value:.4f}")
+    for line in result.metric_lines:
+        print_result(line)
     if options.rerank == "dsl":
         print_result("note: dsl uses the other queries of the test set; report it separately")
     print_result(f"predictions: {result.folder}")

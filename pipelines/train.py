@@ -128,9 +128,8 @@ def _summarise(result: "TrainingResult", config: TrainConfig) -> None:
     validated = any(name.startswith("val/") for name in result.metrics)
     rule = "best epoch" if validated else "no validation, so last epoch"
     print_result(f"{result.name}: {rule} {result.metrics['best_epoch']:.0f}{again}")
-    for name, value in sorted(result.metrics.items()):
-        if "/" in name:
-            print_result(f"  {name:<18} {value:.4f}")
+    for line in result.metric_lines:
+        print_result(line)
     for problem in result.problems:
         print_result(f"note: {problem}")
     print_result(f"prompts, predictions and settings: {result.folder}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, cast, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
@@ -33,6 +33,7 @@ from .console import (
     say,
     set_verbosity,
 )
+from .experiment_fields import closest
 from .folders import named_file
 from .store_problem import TRACKING_URI, explain_store_problem
 
@@ -66,6 +67,7 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
         default = (
             _from_yaml(config_type, named_file(config_file, "recipes")) if config_file else None
         )
+        _refuse_unknown_names(config_type, arguments)
         with ending_with_reader():  # of the help
             config: _T = tyro.cli(
                 config_type,
@@ -238,20 +240,34 @@ def _from_yaml(config_type: type[_T], path: Path) -> _T:
 
 def _spell_out_flags(config_type: type[Any], arguments: Sequence[str]) -> list[str]:
     """Rewrites `--check` as `--check True`, the form that tyro is set to read."""
-    flags = {f"--{name.replace('_', '-')}" for name in _flags(config_type)}
+    flags = {f"--{name.replace('_', '-')}" for name, kind in _typed_options(config_type)
+             if kind is bool}  # fmt: skip
     words: list[str] = []
     for word, following in pairwise([*arguments, "--"]):
         words += [word, "True"] if word in flags and following.startswith("--") else [word]
     return words
 
 
-def _flags(config_type: type[Any]) -> Iterator[str]:
-    """Yields the names of the boolean fields, those of inner dataclasses too."""
-    for name, kind in get_type_hints(config_type).items():
-        if kind is bool:
-            yield name
-        elif is_dataclass(kind):
-            yield from _flags(cast(type[Any], kind))
+def _refuse_unknown_names(config_type: type[Any], arguments: Sequence[str]) -> None:
+    """Refuses a value that is none of the choices in a sentence, where tyro prints a box."""
+    hints = dict(_typed_options(config_type))
+    for word, following in pairwise([*arguments, "--"]):
+        option, _, value = word.partition("=") if "=" in word else (word, "", following)
+        hint = hints.get(option.removeprefix("--").replace("-", "_"))
+        extras: tuple[Any, ...] = getattr(hint, "__metadata__", ())
+        registries = [one for one in extras if isinstance(one, Registry)]
+        names = get_args(hint) if get_origin(hint) is Literal else next(iter(registries), ())
+        if names and option.startswith("--") and not value.startswith("--") and value not in names:
+            raise ValueError(f"{option} cannot be {shown(value)}; {closest(value, names)}")
+
+
+def _typed_options(config_type: type[Any]) -> Iterator[tuple[str, Any]]:
+    """Yields the names and types of the fields, those of inner dataclasses too."""
+    for name, kind in get_type_hints(config_type, include_extras=True).items():
+        if is_dataclass(kind):
+            yield from _typed_options(cast(type[Any], kind))
+        else:
+            yield name, kind
 
 
 def _complain(problem: BaseException | str) -> None:

@@ -19,17 +19,20 @@ def find_cache(cache: str | None, output: Path) -> StoragePath:
         OSError: if there is no cache at `cache`; the message contains the command that makes one.
         ValueError: if the cache is unfinished, or a size or footer differs from the manifest's.
     """
+    return _find(cache, output)[0]
+
+
+def _find(cache: str | None, output: Path) -> tuple[StoragePath, Manifest]:
     if cache is not None:
         path = storage_path(cache)
         manifest = Manifest.load(path)
         if isinstance(path, Path):  # a file from an object store is hashed on arrival
             check_footers(path, manifest.config, manifest.shards)
-        return path
+        return path, manifest
     from .make_cache import PreprocessConfig, make_cache
 
     config = PreprocessConfig(dataset=EMBEDDED, output=output)
-    make_cache(config)
-    return config.cache_path
+    return config.cache_path, make_cache(config)
 
 
 def find_folds(caches: str | None, output: Path) -> dict[StoragePath, Manifest]:
@@ -41,8 +44,7 @@ def find_folds(caches: str | None, output: Path) -> dict[StoragePath, Manifest]:
     """
     found: dict[StoragePath, Manifest] = {}
     for name in caches.split(",") if caches else [None]:
-        path = find_cache(name, output)
-        manifest = Manifest.load(path)
+        path, manifest = _find(name, output)
         for other in found.values():
             if not _are_folds(manifest, other):
                 raise ValueError(
@@ -66,8 +68,7 @@ def find_targets(caches: Sequence[str], output: Path) -> list[dict[StoragePath, 
     """
     targets: list[dict[StoragePath, Manifest]] = []
     for name in [name for text in caches for name in text.split(",") if name]:
-        path = find_cache(name, output)
-        manifest = Manifest.load(path)
+        path, manifest = _find(name, output)
         fitting = (one for one in targets if all(_are_folds(manifest, m) for m in one.values()))
         if (target := next(fitting, None)) is None:
             targets.append(target := {})

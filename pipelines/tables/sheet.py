@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from stop_core.evaluation.stored_predictions import reranked_name
 from stop_core.storage.escaping import in_line
 
 from .table import RERANKED, ComparisonTable
@@ -241,9 +242,8 @@ def _notes(table: ComparisonTable, frame: pd.DataFrame) -> list[Note]:
         notes.append(Note(f"MB: peak memory of a training, {kind}.", "memory_megabytes"))
     notes += [Note(text) for text in table.notes]
     if table.rerank != "none":
-        notes.append(
-            Note(_RERANK_NOTES[table.rerank], f"test_{table.rerank.replace('-', '_')}_t2v_r1")
-        )
+        column = f"test_{reranked_name(table.rerank)}_t2v_r1"
+        notes.append(Note(_RERANK_NOTES[table.rerank], column))
     for source in dict.fromkeys(row.source for row in table.published):
         notes.append(Note(f"† Published, not ours, as listed in: {source}."))
     # The note on full training says how its epoch is chosen.

@@ -13,6 +13,7 @@ import pandas as pd
 from stop_core.cache.manifest import Manifest
 from stop_core.datasets import Task
 from stop_core.datasets.registry import division
+from stop_core.evaluation.stored_predictions import reranked_name
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.protocol import ProtocolConfig
 
@@ -117,8 +118,10 @@ class ComparisonTable:
         """The measures, validation first, those of re-ranking last."""
         if not self.trained_on and next(iter(self._classes().values()))[0] == "base":
             return BASE_TO_NOVEL
-        name = self.rerank.replace("-", "_")
-        reranked = [] if name == "none" else [f"test/{name}_{measure}" for measure in RERANKED]
+        name = reranked_name(self.rerank)
+        reranked = (
+            [] if self.rerank == "none" else [f"test/{name}_{measure}" for measure in RERANKED]
+        )
         return (*TABLE_MEASURES[self.task], *reranked)
 
     @property

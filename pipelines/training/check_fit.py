@@ -110,7 +110,7 @@ def _check_protocol(protocol: ProtocolConfig, manifest: Manifest, splits: Sequen
             f"instead; leave {by_class[0]} out"
         )
     if protocol.classes == "base":
-        base_labels(manifest.class_names, protocol.base_classes, protocol.base_seed)
+        base_labels(manifest.class_names, protocol)
     if protocol.full_training and "val" in splits:
         raise ValueError(
             "full_training leaves no validation clips, and the trials of a sweep are compared by "

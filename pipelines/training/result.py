@@ -41,6 +41,12 @@ class TrainingResult:
         """Folder of the trained model, which `TrainedModel.load` reads."""
         return Path(self.folder) / MODEL
 
+    @property
+    def metric_lines(self) -> list[str]:
+        """A line for each metric of a split, for the terminal."""
+        measured = ((name, value) for name, value in sorted(self.metrics.items()) if "/" in name)
+        return [f"  {name:<22} {value:.4f}" for name, value in measured]
+
     @classmethod
     def load(cls, folder: Path) -> "TrainingResult | None":
         """Returns the result of the training in a folder; None if it is not finished.

@@ -297,7 +297,7 @@ def _trained_classes(config: ExperimentConfig, manifest: Manifest) -> Sequence[s
     names, protocol = manifest.class_names, config.protocol
     if protocol.classes == "all":
         return names
-    return [names[n] for n in base_labels(names, protocol.base_classes, protocol.base_seed)]
+    return [names[n] for n in base_labels(names, protocol)]
 
 
 def _deliver_last(tracked: QueuedRun) -> None:

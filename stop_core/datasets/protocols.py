@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from stop_core.datasets.clip import class_words
 from stop_core.datasets.video_files import video_key
+from stop_core.settings.protocol import ProtocolConfig
 from stop_core.storage.documents import shown
 
 
@@ -56,28 +57,26 @@ def find_listed(video_ids: Sequence[str], listed: Sequence[str]) -> tuple[list[i
     return sorted(found), absent
 
 
-def base_labels(
-    class_names: Sequence[str], listed: Sequence[str] = (), seed: int | None = None
-) -> list[int]:
+def base_labels(class_names: Sequence[str], protocol: ProtocolConfig) -> list[int]:
     """Returns the labels of the base classes, sorted; the other classes are the novel ones.
 
-    They are the listed ones, else a half that the seed draws, else the first half. If the number of
-    classes is odd, the base classes are one more.
+    They are the listed ones, else a half that `base_seed` draws, else the first half. If the number
+    of classes is odd, the base classes are one more.
 
     Raises:
         ValueError: if a listed class is unknown, or there is no base or no novel class.
     """
     labels = {class_words(name).lower(): label for label, name in enumerate(class_names)}
     half = (len(class_names) + 1) // 2
-    if listed:
-        words = {class_words(name).lower(): name for name in listed}
+    if protocol.base_classes:
+        words = {class_words(name).lower(): name for name in protocol.base_classes}
         if unknown := [name for key, name in words.items() if key not in labels]:
             raise ValueError(
                 f"base_classes has {shown(unknown[0])}, which is no class of this cache; it has "
                 f"{shown(', '.join(class_names))}"
             )
         base = {labels[key] for key in words}
-    elif seed is not None:
+    elif (seed := protocol.base_seed) is not None:
         ranked = sorted(labels, key=lambda words: _rank(seed, words))
         base = {labels[words] for words in ranked[:half]}
     else:

@@ -20,6 +20,7 @@ from stop_core.evaluation.recognition import (
 )
 from stop_core.evaluation.retrieval import Rerank, rank_metrics, retrieval_ranks
 from stop_core.evaluation.run_over import Clips, TextBank
+from stop_core.evaluation.stored_predictions import reranked_name
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def measure_retrieval(
     metrics = rank_metrics(ranks)
     rows = _query_rows(clips.video_ids, sentences, similarity_NM, video_N, ranks)
     if rerank != "none":
-        name = rerank.replace("-", "_")
+        name = reranked_name(rerank)
         bank_QM = texts.rows(query_bank) @ video_ME.T if query_bank else None
         ranks = retrieval_ranks(similarity_NM, video_N, rerank, bank_QM)
         metrics |= {f"{name}_{measure}": value for measure, value in rank_metrics(ranks).items()}

@@ -18,6 +18,11 @@ _MEASURE = re.compile(
 )
 
 
+def reranked_name(rerank: str) -> str:
+    """Returns the beginning of the names of re-ranked measures: qb-norm becomes qb_norm."""
+    return rerank.replace("-", "_")
+
+
 def read_scores(files: Sequence[Path], measures: Sequence[str]) -> dict[str, VideoScores]:
     """Reads the `predictions.parquet` of several trainings of one configuration.
 

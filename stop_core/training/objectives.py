@@ -296,9 +296,8 @@ def make_objective(
     texts = ClassTexts(model, sentences)
     if METHODS[config.method].reads_text:
         texts.refuse_twins(manifest.class_names)
-    protocol = config.protocol
-    if protocol.classes == "all":
+    if config.protocol.classes == "all":
         return Recognition(model, config, clips, texts)
-    base = base_labels(manifest.class_names, protocol.base_classes, protocol.base_seed)
+    base = base_labels(manifest.class_names, config.protocol)
     trained = ClassTexts(model, [sentences[label] for label in base])
     return BaseToNovel(base, model, config, clips, trained, texts)

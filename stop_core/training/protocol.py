@@ -93,7 +93,7 @@ def protocol_clips(
         own["train"] += own.pop("val", [])
     chosen: dict[Split, ChosenClips] = {s: ChosenClips(parts) for s, parts in own.items()}
     if protocol.classes == "base":
-        base = base_labels(names, protocol.base_classes, protocol.base_seed)
+        base = base_labels(names, protocol)
         chosen = {split: some.of(base) for split, some in chosen.items()}
         _require_both(clips, base)
     train = chosen["train"]

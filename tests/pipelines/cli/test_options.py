@@ -53,11 +53,27 @@ def test_a_name_of_a_registry_is_a_choice(
     assert usual.experiment == ExperimentConfig(method="vpt-deep")
     file = _file(tmp_path, "method: maple\n")
     assert parse(TrainConfig, ["--config", file]).experiment.method == "maple"
-    for words, names in ((["--help"], METHODS), (["--method", "stpo"], METHODS)):
-        with pytest.raises(SystemExit):
-            parse(TrainConfig, words)
-        said = capsys.readouterr()
-        assert all(name in said.out + said.err for name in names)
+    with pytest.raises(SystemExit):
+        parse(TrainConfig, ["--help"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in METHODS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "stpo"], "--method cannot be 'stpo'; did you mean stop?"),
+        (["--method=xyz"], f"--method cannot be 'xyz'; known: {', '.join(sorted(METHODS))}"),
+        (["--device", "cuda"], "--device cannot be 'cuda'; known: auto, cpu, gpu"),
+    ],
+)
+def test_an_unknown_name_is_refused_in_a_sentence(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(TrainConfig, words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_nested_fields_are_options() -> None:

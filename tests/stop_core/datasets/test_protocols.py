@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stop_core.datasets.protocols import base_labels, draw_shots, find_listed
+from stop_core.settings.protocol import ProtocolConfig
 
 CLASSES = ("brush_hair", "cartwheel", "HighJump", "Pushing [something] left", "wave")
 labelled = st.lists(st.integers(0, 4), min_size=1, max_size=40)
@@ -70,21 +71,26 @@ def test_an_ambiguous_file_name_is_refused_and_an_id_is_not() -> None:
 
 @given(seed=st.none() | seeds, order=st.permutations(CLASSES))
 def test_base_and_novel_classes_divide_the_classes(seed: int | None, order: list[str]) -> None:
-    base = base_labels(order, (), seed)
+    protocol = ProtocolConfig(classes="base", base_seed=seed)
+    base = base_labels(order, protocol)
     assert len(base) == 3
     assert base == sorted(set(base))
     assert set(base) <= set(range(5))
     if seed is None:
         assert base == [0, 1, 2]
     else:
-        names = {CLASSES[label] for label in base_labels(CLASSES, (), seed)}
+        names = {CLASSES[label] for label in base_labels(CLASSES, protocol)}
         assert {order[label] for label in base} == names
 
 
 def test_a_list_names_the_base_classes_in_any_spelling() -> None:
-    assert base_labels(CLASSES, ("Wave", "high jump", "pushing something left")) == [2, 3, 4]
+    def listed(*names: str) -> ProtocolConfig:
+        return ProtocolConfig(classes="base", base_classes=names)
+
+    some = listed("Wave", "high jump", "pushing something left")
+    assert base_labels(CLASSES, some) == [2, 3, 4]
     with pytest.raises(ValueError, match="base_classes has 'jump', which is no class"):
-        base_labels(CLASSES, ("jump",))
+        base_labels(CLASSES, listed("jump"))
     for wrong in (CLASSES, ("a",)):
         with pytest.raises(ValueError, match="needs base and novel classes"):
-            base_labels(wrong, wrong)
+            base_labels(wrong, listed(*wrong))
