@@ -11,13 +11,21 @@ import pytest
 WriteVideo = Callable[..., Path]
 
 
+@pytest.hookimpl(optionalhook=True)  # xdist can be absent or turned off
+def pytest_xdist_auto_num_workers() -> int:
+    """Returns the number of processes: one more than cores, as many tests wait for Ray."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files with slow tests first, so that no process is left with one at the end.
+    """Puts the longest files first, so that no process is left with one at the end.
 
     Needs `--no-loadscope-reorder`, without which xdist orders files by their number of tests.
     """
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    marks: dict[Path, set[str]] = {}
+    for item in items:
+        marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
+    items.sort(key=lambda item: [mark not in marks[item.path] for mark in ("cluster", "slow")])
 
 
 @pytest.fixture(autouse=True, scope="session")
