@@ -24,6 +24,7 @@ from .cli.options import run_command
 from .cluster.devices import Machine, choose_devices
 from .cluster.resources import ResourceOptions, Resources
 from .cluster.session import start_ray
+from .cluster.shared_storage import require_shared
 from .inference.evaluation import EvaluationOptions, evaluate_trained
 from .preprocessing.find_cache import find_folds, find_targets
 from .tables.published import read_published
@@ -211,6 +212,7 @@ def _run(
     say(f"{len(jobs)} trainings in the table, {len(missing)} of them to run")
     if missing:
         start_ray()
+        require_shared(config.output, *{job.training.cache for job in missing}, records=True)
     with parent.ended():
         outcomes = run_all(jobs, resources, parent.run_id)
         if config.test_name:

@@ -102,8 +102,10 @@ def main(config: TrainConfig) -> "TrainingResult":
         lines = TrainingLines(training.progress_file)
         if not in_process:
             from .cluster.session import start_ray
+            from .cluster.shared_storage import require_shared
 
             start_ray()
+            require_shared(config.output, training.cache, records=True)
             room_for(resources)
             lines = TrainingLines(training.progress_file, lambda: waited_for(resources))
         with reporting(lines.line, lines.events):

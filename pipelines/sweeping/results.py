@@ -14,6 +14,7 @@ from stop_core.storage.escaping import csv_text
 
 from ..cli.console import RunError, console, print_result, say
 from ..cluster.session import start_ray
+from ..cluster.shared_storage import require_shared
 from ..tracking.queued_run import QueuedRun
 from ..training.pool import Job, run_all
 from ..training.result import TrainingResult
@@ -152,6 +153,7 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
     ]
     if any(job.training.remembered() is None for job in jobs):
         start_ray()
+        require_shared(search.output, search.cache, records=True)
     say(f"retraining {result.best.name} on {seeds} other seeds, then testing it")
     outcomes = run_all(jobs, search.resources, parent)
     if failures := [one for one in outcomes if isinstance(one, str)]:

@@ -33,6 +33,7 @@ from ..cli.folders import alone_in
 from ..cli.progress_bar import Pace
 from ..cluster.resources import Resources, room_for
 from ..cluster.session import start_ray
+from ..cluster.shared_storage import require_shared
 from ..tracking.direct_run import TrackedRun
 from ..tracking.outbox import Courier
 from ..tracking.queued_run import QueuedRun, deliver_waiting
@@ -198,6 +199,7 @@ class Search:
             # Otherwise Tune prints where its temporary files are.
             os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
             start_ray()
+            require_shared(self.output, self.cache, records=True)
             ended, started = len(trials.in_state(*ENDS)), len(trials.in_state("running"))
             say(
                 f"{self.name}: {driver.most} trials by {self.space.algorithm}"

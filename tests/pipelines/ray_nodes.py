@@ -92,7 +92,12 @@ def train_worker(root: psutil.Process) -> psutil.Process | None:
 
 @contextmanager
 def ray_nodes(
-    folder: Path, *, nodes: int = 1, cpus: int = 2, server: bool = False
+    folder: Path,
+    *,
+    nodes: int = 1,
+    cpus: int = 2,
+    server: bool = False,
+    hidden: Path | None = None,
 ) -> Iterator[Stage]:
     """Head and nodes, and with `server` an MLflow server, from start to end of the context.
 
@@ -103,6 +108,7 @@ def ray_nodes(
         nodes: how many beside the head.
         cpus: logical ones, of each node.
         server: otherwise a driver keeps the store in a file.
+        hidden: a folder that the nodes do not see: they get a name and mounts of their own.
     """
     ports = iter(free_ports(6 + len(PORTS) * (nodes + 1)))
     gcs, store = next(ports), next(ports)
@@ -117,7 +123,11 @@ def ray_nodes(
         # A separate address: a driver with the same address may run on this node and end with it.
         node = [*ray, f"--address=127.0.0.1:{gcs}", f"--num-cpus={cpus}"]
         node += [f"--node-ip-address=127.0.0.{number + 2}"]
-        commands[f"node{number}"] = [*node, *(f"--{name}={next(ports)}" for name in PORTS)]
+        node += [f"--{name}={next(ports)}" for name in PORTS]
+        if hidden:
+            enter = f'hostname node{number} && mount -t tmpfs none "{hidden}" && exec "$@"'
+            node = ["unshare", "--mount", "--uts", "sh", "-c", enter, "sh", *node]
+        commands[f"node{number}"] = node
     if server:
         mlflow = [str(BIN / "mlflow"), "server", "--host=127.0.0.1", f"--port={store}"]
         mlflow += ["--workers=1", f"--backend-store-uri=sqlite:///{folder}/server.db"]
