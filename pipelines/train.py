@@ -13,7 +13,7 @@ if not __package__:  # run as a file: PEP 366
 
 from stop_core.settings.experiment import ExperimentConfig
 
-from .cli.console import print_result, reporting, say
+from .cli.console import pausing_on_sigterm, print_result, reporting, say
 from .cli.folders import SWEEPS, default_output
 from .cli.options import run_command
 from .cluster.devices import choose_devices
@@ -108,7 +108,7 @@ def main(config: TrainConfig) -> "TrainingResult":
             require_shared(config.output, training.cache, records=True)
             room_for(resources)
             lines = TrainingLines(training.progress_file, lambda: waited_for(resources))
-        with reporting(lines.line, lines.events):
+        with reporting(lines.line, lines.events), pausing_on_sigterm(training.pause):
             result = training.train(resources, in_process=in_process)
     _summarise(result, config)
     return result

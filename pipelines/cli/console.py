@@ -19,11 +19,20 @@ from stop_core.storage.private import without_password
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+EXIT_PAUSED = 75  # EX_TEMPFAIL of sysexits.h: the same command resumes
 EXIT_INTERRUPTED = 130
 
 
 class RunError(RuntimeError):
     """A failure whose message says what happened and what to do next."""
+
+    code = EXIT_FAILURE
+
+
+class Paused(RunError):
+    """Work that was saved before its end, because the machine is about to go."""
+
+    code = EXIT_PAUSED
 
 
 if TYPE_CHECKING:
@@ -71,6 +80,25 @@ def set_verbosity(level: int) -> None:
     root = logging.getLogger()
     root.setLevel(logging.INFO if level == logging.DEBUG else logging.WARNING)
     root.addHandler(_OTHERS)
+
+
+@contextmanager
+def pausing_on_sigterm(pause: Callable[[], None]) -> Iterator[None]:
+    """Calls `pause` when SIGTERM comes, which schedulers send before they end a process.
+
+    A second SIGTERM does what it did before.
+    """
+
+    def handle(*_: object) -> None:
+        signal.signal(signal.SIGTERM, before)
+        pause()
+        say("SIGTERM: the training is saved after this step, and then ends")
+
+    before = signal.signal(signal.SIGTERM, handle) or signal.SIG_DFL
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_verbose() -> bool:

@@ -132,7 +132,7 @@ def run(main: Callable[[], object]) -> NoReturn:
             main()
     except (ValueError, OSError, RunError) as problem:
         _complain(problem)
-        sys.exit(EXIT_FAILURE)
+        sys.exit(problem.code if isinstance(problem, RunError) else EXIT_FAILURE)
     except ModuleNotFoundError as problem:
         package = (problem.name or "").partition(".")[0]
         if not package or package.startswith(("stop_", "pipelines")):  # our own mistake

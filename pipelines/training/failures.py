@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ..cli.console import RunError
+from ..cli.console import Paused, RunError
 from ..cli.folders import is_full
 from ..tracking.queued_run import QueuedRun
 
@@ -19,6 +19,11 @@ def failures_recorded(tracked: QueuedRun, name: str) -> Iterator[None]:
     try:
         yield
     except SystemExit:  # the caller's `on_report` stopped the training, and reports why
+        raise
+    except Paused:
+        with suppress(OSError):
+            tracked.finish("KILLED")
+            tracked.deliver()
         raise
     except BaseException as problem:
         reason = root_cause(problem)

@@ -31,7 +31,7 @@ from stop_core.trained_model.files import (
 from stop_core.trained_model.frames import preprocessing_of_cache
 from stop_core.training.run_state import Origin, read_origin, read_progress
 
-from ..cli.console import RunError, warn
+from ..cli.console import Paused, RunError, warn
 from ..cli.folders import alone_in, results_folder
 from ..cli.store_problem import explain_store_problem
 from ..cluster.resources import Resources
@@ -45,7 +45,7 @@ from .launch import TrainingHooks, train_in_process, train_on_ray
 from .progress_file import ProgressFile
 from .result import RESULT_VERSION, TrainingResult
 from .start_from import StartFrom
-from .task import FIGURES, PREDICTIONS, PROGRESS_FILE, WorkerTask
+from .task import FIGURES, PAUSE, PREDICTIONS, PROGRESS_FILE, WorkerTask
 
 _SECONDS_FOR_A_LOST_STORE = 10.0
 
@@ -150,6 +150,10 @@ class TrainingRun:
             # Another process may have finished this training while it held the lock.
             return self.remembered() or self._train(resources, parent, label, in_process, hooks)
 
+    def pause(self) -> None:
+        """Asks the workers to save the training after the current step or epoch, and to end."""
+        (self.folder / PAUSE).touch()
+
     def _train(
         self,
         resources: Resources,
@@ -162,6 +166,7 @@ class TrainingRun:
 
         with failures_recorded(self.tracked, self.name):
             self.progress_file.path.unlink(missing_ok=True)  # left by an interruption
+            (self.folder / PAUSE).unlink(missing_ok=True)
             move_damaged_aside(self.folder)
             self._track(resources, parent, label)
             task = self._task(resources)
@@ -231,6 +236,11 @@ class TrainingRun:
         check_whole(checkpoint)
         progress = read_progress(checkpoint)
         metrics = progress.final
+        if metrics is None and (self.folder / PAUSE).exists():
+            raise Paused(
+                f"the training {self.name} is saved after step {progress.step}; run the same "
+                "command again to resume"
+            )
         if metrics is None:
             raise RunError(f"the training {self.name} ended before it was tested; run it again")
         with appearing(self.folder / PREDICTIONS) as staging:

@@ -15,6 +15,8 @@ FIGURES = "figures"
 PROGRESS_FILE = "progress.json"
 FATAL = "given_up.txt"
 """The reason why workers of Ray Train gave up; restarting them would fail in the same way."""
+PAUSE = "pause_requested"
+"""A file that asks the workers to save the training after the current step, and to end."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ from .checkpoints import latest_checkpoint
 from .metrics_buffer import MetricsBuffer
 from .progress_file import ProgressFile
 from .session import Session
-from .task import FIGURES, PREDICTIONS, PROGRESS_FILE, WorkerTask
+from .task import FIGURES, PAUSE, PREDICTIONS, PROGRESS_FILE, WorkerTask
 from .worker_model import compile_encoder, prepare_model
 
 _LOG = logging.getLogger(__name__)
@@ -113,7 +113,8 @@ class WorkerRun:
         self.monitor = (
             PromptMonitor(self.model, self.config, self.splits.get("val", train)) if first else None
         )
-        self._saved = time.monotonic()
+        self._saved = self._looked = time.monotonic()
+        self._is_paused = False
         for remark in self.remarks:
             self.buffer.report(f"note: {remark}")
         self._resume()
@@ -125,6 +126,8 @@ class WorkerRun:
             if self.progress.final is None:
                 while self.trainer and self.progress.epochs_done < self.epochs:
                     self.train_epoch(self.trainer)
+                    if self._is_paused or broadcast_object(self._must_pause()):
+                        return
                 self._finish()
         finally:
             if self.courier:
@@ -136,7 +139,8 @@ class WorkerRun:
         end = min(end, trainer.total_steps)
         if self.progress.step < end:  # otherwise it was interrupted during validation
             self._train_until(end, trainer)
-        self._end_epoch(trainer)
+        if not self._is_paused:
+            self._end_epoch(trainer)
 
     def _train_until(self, end: int, trainer: Trainer) -> None:
         every = self.task.resources.checkpoint_every_steps
@@ -148,6 +152,9 @@ class WorkerRun:
                 is_due = step.pause or (every is not None and self.progress.step % every == 0)
                 if is_due and not last:
                     self._save({"epoch": self.progress.epochs_done, "finished": 0})
+                    if broadcast_object(self._must_pause()):
+                        self._is_paused = True
+                        return
         except DivergedError as problem:
             folder = self.session.latest()
             last_good = (
@@ -157,8 +164,17 @@ class WorkerRun:
 
     def _is_due_by_time(self) -> bool:
         """Whether the clock of rank 0 asks for a checkpoint; the trainer passes it to all ranks."""
-        since = time.monotonic() - self._saved
-        return rank() == 0 and since >= 60 * self.task.resources.checkpoint_minutes
+        if rank() != 0:
+            return False
+        now = time.monotonic()
+        if now - self._looked >= 1:  # a shared folder may be slow
+            self._looked = now
+            if self._must_pause():
+                return True
+        return now - self._saved >= 60 * self.task.resources.checkpoint_minutes
+
+    def _must_pause(self) -> bool:
+        return (self.task.folder / PAUSE).exists()
 
     def _end_epoch(self, trainer: Trainer) -> None:
         """Validates, keeps the epoch if it is the best, and saves a checkpoint."""

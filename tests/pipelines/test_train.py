@@ -1,6 +1,9 @@
 """Laws of a training: stored, tracked, refused early, and the same on any number of workers."""
 
+import os
+import signal
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
-from pipelines.cli.console import RunError
+from pipelines.cli.console import Paused, RunError
 from pipelines.cluster.devices import choose_devices
 from pipelines.cluster.resources import Resources
 from pipelines.tracking.store import tracking_uri
@@ -27,7 +30,7 @@ from stop_core.trained_model.files import PROMPTS
 from stop_core.trained_model.model import TrainedModel
 from stop_core.training.run_state import LAST_PROMPTS
 from tests.pipelines.ray_nodes import train_worker
-from tests.tools import files_below, is_loopback, listening
+from tests.tools import files_below, is_loopback, listening, steps_saved
 
 
 def _curve(output: Path, result: TrainingResult, name: str) -> list[float]:
@@ -154,6 +157,28 @@ def test_two_workers_train_like_one_despite_a_kill(
         ours, theirs = _curve(tmp_path, two, curve), _curve(finished[0].output, one, curve)
         assert len(ours) == len(theirs) == config.experiment.epochs
         assert ours == pytest.approx(theirs, rel=1e-2), curve
+
+
+@pytest.mark.slow
+def test_sigterm_saves_a_training_and_the_same_command_finishes_it(
+    finished: tuple[TrainConfig, TrainingResult], tmp_path: Path
+) -> None:
+    config = replace(finished[0], output=tmp_path, resources=Resources(checkpoint_every_steps=1))
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate() -> None:
+        while steps_saved(tmp_path) < 1:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    with pytest.raises(Paused, match=r"saved after step \d+; run the same command") as end:
+        main(config)
+    thread.join()
+    assert end.value.code == 75
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert main(config).metrics == finished[1].metrics
 
 
 @pytest.mark.slow

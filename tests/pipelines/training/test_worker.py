@@ -17,7 +17,7 @@ from pipelines.tracking.queued_run import QueuedRun
 from pipelines.tracking.store import open_experiment, tracking_uri
 from pipelines.training.checkpoints import CHECKPOINTS, Write, list_checkpoints, move_damaged_aside
 from pipelines.training.session import FolderSession, RayTrainSession
-from pipelines.training.task import FIGURES, WorkerTask
+from pipelines.training.task import FIGURES, PAUSE, WorkerTask
 from pipelines.training.worker import WorkerRun
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.training import TrainingOptions
@@ -44,6 +44,20 @@ class InterruptedSession(FolderSession):
         super().report(metrics, write)
         if self.left == 0:
             raise Killed
+
+
+class PausingSession(FolderSession):
+    """Asks for a pause after save number `at`."""
+
+    def __init__(self, folder: Path, at: int) -> None:
+        super().__init__(folder)
+        self.left = at
+
+    def report(self, metrics: dict[str, float], write: Write | None) -> None:
+        super().report(metrics, write)
+        self.left -= 1
+        if self.left == 0:
+            (self.folder.parent / PAUSE).touch()
 
 
 class UnregisteredSession(RayTrainSession):
@@ -171,6 +185,21 @@ def test_an_interruption_at_any_save_changes_no_bit_and_no_record(
     folder = task.folder / CHECKPOINTS
     with pytest.raises(Killed):
         WorkerRun(task, InterruptedSession(folder, at, before=before)).run()
+    WorkerRun(task, FolderSession(folder)).run()
+    reference.check(task)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(("at", "step"), [(1, 1), (4, 4), (5, 5), (6, 6)])
+def test_a_pause_ends_a_training_after_its_save_and_changes_no_bit_and_no_record(
+    reference: Reference, task: WorkerTask, at: int, step: int
+) -> None:
+    folder = task.folder / CHECKPOINTS
+    WorkerRun(task, PausingSession(folder, at)).run()
+    saved = read_progress(list_checkpoints(folder)[-1])
+    assert (saved.step, saved.final) == (step, None)
+    (task.folder / PAUSE).unlink()
     WorkerRun(task, FolderSession(folder)).run()
     reference.check(task)
 
