@@ -77,7 +77,7 @@ def _epoch_seconds(options: IntegrityBenchmark, cache: FrameCache) -> float:
 
     from stop_core.clip.loading import load_clip
     from stop_core.model.methods import build_method
-    from stop_core.runtime.seeding import seed_weights
+    from stop_core.runtime.devices import seed_weights
     from stop_core.settings.experiment import ExperimentConfig
     from stop_core.training.clip_views import ShownClips
     from stop_core.training.objectives import make_objective

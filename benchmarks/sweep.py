@@ -46,7 +46,7 @@ def start(tower: str, classes: int, load) -> None:  # type: ignore[no-untyped-de
     """Does the work of a trial before its first step."""
     from stop_core.model.class_texts import ClassTexts
     from stop_core.model.methods import build_method
-    from stop_core.runtime.seeding import seed_weights
+    from stop_core.runtime.devices import seed_weights
     from stop_core.settings.experiment import ExperimentConfig
 
     seed_weights(0)

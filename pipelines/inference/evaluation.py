@@ -160,7 +160,7 @@ class Evaluation:
     def _run(self, experiment: str, cpus: float, on_part: Callable[[int], None]) -> TrainingResult:
         import torch
 
-        from stop_core.runtime.memory import OutOfMemory
+        from stop_core.runtime.devices import OutOfMemory
         from stop_core.trained_model.evaluate import evaluate
 
         torch.set_num_threads(max(1, int(cpus)))

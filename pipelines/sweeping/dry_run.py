@@ -127,7 +127,7 @@ def _measure_here(task: TrialTask, trial: Trial) -> Speed:
     from stop_core.cache import FrameCache
     from stop_core.clip.loading import load_clip
     from stop_core.model.methods import build_method
-    from stop_core.runtime.seeding import seed_weights
+    from stop_core.runtime.devices import seed_weights
     from stop_core.training.clip_views import ShownClips
     from stop_core.training.objectives import make_objective
     from stop_core.training.protocol import protocol_clips

@@ -177,7 +177,10 @@ def _text(row: dict[str, Any], name: str, table: ComparisonTable) -> str:
         case "difference" if ours and row["method"] == table.baseline:
             return "baseline"
         case "seeds":
-            return _seeds(row, table) if ours else ""
+            if not ours:
+                return ""
+            have, planned = len(row["seeds"].split()), len(table.experiments[row["method"]])
+            return str(have) if have == planned else f"{have} of {planned}"
         case "trainable_parameters" if not ours and pd.notna(value):
             return f"{value / 1e6:g} M"
     if name in _NUMBERS:
@@ -208,11 +211,6 @@ def _interval(row: dict[str, Any], name: str, sign: str) -> str:
     if pd.isna(low):
         return ""
     return f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]".replace("-", "−")
-
-
-def _seeds(row: dict[str, Any], table: ComparisonTable) -> str:
-    have, planned = len(row["seeds"].split()), len(table.experiments[row["method"]])
-    return str(have) if have == planned else f"{have} of {planned}"
 
 
 def _notes(table: ComparisonTable, frame: pd.DataFrame) -> list[Note]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.documents import read_text
@@ -24,7 +24,6 @@ from .store import (
     MOST_METRICS,
     RUN_ID,
     create_run,
-    dataset_input,
     find_run,
     run_tags,
     tracking_uri,
@@ -84,7 +83,9 @@ def write_record(client: MlflowClient, run_id: str, record: Record, folder: Path
             params = [Param(name, value) for name, value in record["values"].items()]
             client.log_batch(run_id, params=params)
         case "dataset":
-            client.log_inputs(run_id, [dataset_input(record["name"], record["data_hash"])])
+            data = record["data_hash"]
+            shown = Dataset(record["name"], data[:12], "frame cache", data)  # in a column of the UI
+            client.log_inputs(run_id, [DatasetInput(shown)])
         case "tags":
             client.log_batch(run_id, tags=[RunTag(*item) for item in record["values"].items()])
         case "untag":

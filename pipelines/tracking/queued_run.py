@@ -80,7 +80,10 @@ class QueuedRun(RunRecords):
     def store(self) -> str:
         """The URI of the store that has this run, or will have it; without its password."""
         stored = self._read(_STORE) if self.run_id else ""
-        return stored if stored and not _is_gone(stored) else without_password(self.uri)
+        # A file can be removed, or moved together with its folder.
+        file = stored.removeprefix("sqlite:///")
+        is_gone = not stored or (file != stored and not Path(file).is_file())
+        return without_password(self.uri) if is_gone else stored
 
     def _read(self, name: str) -> str:
         file = self.folder / name
@@ -221,11 +224,6 @@ class QueuedRun(RunRecords):
         if self.run_id not in ("", run_id):
             (self.folder / _LOGGED).unlink(missing_ok=True)
         self._save_id(run_id)
-
-
-def _is_gone(store: str) -> bool:
-    """Returns whether a store is a file that was removed, or moved together with its folder."""
-    return store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).is_file()
 
 
 def deliver_waiting(output: Path) -> None:

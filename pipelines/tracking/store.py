@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, LifecycleStage, Run
+from mlflow.entities import LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_COMMIT,
@@ -156,8 +156,3 @@ def _make_writable(output: Path) -> None:
             f"the folder {output} cannot be written ({problem.strerror or problem}); choose "
             "another --output, or change its permissions"
         ) from problem
-
-
-def dataset_input(name: str, data_hash: str) -> DatasetInput:
-    """Returns the dataset of a run, as the UI shows it in a column."""
-    return DatasetInput(Dataset(name, data_hash[:12], "frame cache", data_hash))

@@ -90,8 +90,8 @@ def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -
 def train_worker(arguments: dict[str, WorkerTask]) -> None:
     """Runs in each worker of Ray Train: trains, and records a failure that would repeat itself."""
     from stop_core.cache.integrity import ChangedDataError
+    from stop_core.runtime.devices import OutOfMemory
     from stop_core.runtime.distributed import broadcast_object, rank
-    from stop_core.runtime.memory import OutOfMemory
     from stop_core.training.trainer import DivergedError
 
     task = arguments["task"]

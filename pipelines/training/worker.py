@@ -23,6 +23,7 @@ from stop_core.datasets import Split
 from stop_core.evaluation.measure import Measured
 from stop_core.explain.prompt_monitor import PromptMonitor
 from stop_core.explain.training_figures import confusion, save_figure
+from stop_core.runtime.devices import seed_weights
 from stop_core.runtime.distributed import (
     broadcast_object,
     copy_from_first,
@@ -30,7 +31,6 @@ from stop_core.runtime.distributed import (
     rank,
     world_size,
 )
-from stop_core.runtime.seeding import seed_weights
 from stop_core.trained_model.files import TOWER
 from stop_core.trained_model.model import tower_facts
 from stop_core.training.checkpoint import Checkpoint, check_whole

@@ -145,7 +145,9 @@ class CacheJob:
             missing = len(records) - len(complete)
             raise ValueError(f"{self.cache}: {missing} of {len(records)} shards are not complete")
         failures = [failure for record in complete for failure in record.failures]
-        _write_failures(self.cache / FAILURES, failures)
+        rows = [asdict(failure) for failure in failures]
+        with appearing(self.cache / FAILURES) as staging:
+            pq.write_table(pa.Table.from_pylist(rows, schema=_FAILURES), staging)
         manifest = self._manifest(complete, len(failures))
         # Before the manifest: a finished cache is never cleaned again.
         remove_leftovers(self.cache)
@@ -203,9 +205,3 @@ def _refuse_differences(cache: StoragePath, differences: Sequence[str]) -> None:
             f"{cache} was made with other options: {'; '.join(differences)}. "
             "Choose another --cache, or give the same options"
         )
-
-
-def _write_failures(path: StoragePath, failures: Sequence[Failure]) -> None:
-    rows = [asdict(failure) for failure in failures]
-    with appearing(path) as staging:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_FAILURES), staging)

@@ -89,7 +89,13 @@ def write_shard(
         with appearing(path) as staging:
             # Pages of a file for an object store stay in memory for the upload.
             written = FileFollower(staging, leave=isinstance(path, Path))
-            count = _write_rows(staging, config, schema, chain([first], rows), written)
+            count, rows, most = 0, chain([first], rows), rows_per_group(config)
+            with open_writer(staging, schema, config.compression) as writer:
+                while group := list(islice(rows, most)):
+                    writer.write_table(_row_group(group, schema), row_group_size=len(group))
+                    written.follow()
+                    count += len(group)
+            written.follow()  # the footer
         if isinstance(path, Path):
             leave_memory(path)  # pages that were still being written before
         record = ShardRecord(
@@ -174,24 +180,6 @@ def _close_decoder() -> None:
     # A forked process inherits this variable, and must not close the parent's decoder.
     if _decoder is not None and _decoder.owner == os.getpid():
         _decoder.close()
-
-
-def _write_rows(
-    path: Path,
-    config: CacheConfig,
-    schema: pa.Schema,
-    rows: Iterator[_Row],
-    written: FileFollower,
-) -> int:
-    """Writes the rows, one row group at a time, and returns their number."""
-    most, count = rows_per_group(config), 0
-    with open_writer(path, schema, config.compression) as writer:
-        while group := list(islice(rows, most)):
-            writer.write_table(_row_group(group, schema), row_group_size=len(group))
-            written.follow()
-            count += len(group)
-    written.follow()  # the footer
-    return count
 
 
 def _row_group(rows: list[_Row], schema: pa.Schema) -> pa.Table:

@@ -49,7 +49,7 @@ def select_clips(
     kept = [name for name in names if not classes or name in classes]
     labels = {name: label for label, name in enumerate(kept)}
     chosen = [
-        _relabelled(clip, labels)
+        replace(clip, label=labels.get(clip.class_name, NO_LABEL))
         for clip in clips
         if clip.split in splits and (clip.label == NO_LABEL or clip.class_name in labels)
     ]
@@ -60,11 +60,6 @@ def select_clips(
         classes=tuple(sorted(classes)),
         limit=limit,
     )
-
-
-def _relabelled(clip: Clip, labels: dict[str, int]) -> Clip:
-    label = labels.get(clip.class_name, NO_LABEL)
-    return clip if label == clip.label else replace(clip, label=label)
 
 
 def _first_of_every_class(clips: list[Clip], limit: int) -> list[Clip]:

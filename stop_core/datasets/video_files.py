@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
@@ -81,7 +82,7 @@ class VideoFiles:
         """Paths by file name, with and without the extension."""
         names = ((path.rpartition("/")[2], path) for path in self.paths)
         return _grouped(
-            (key, path) for name, path in names for key in {name, _without_extension(name)}
+            (key, path) for name, path in names for key in {name, name.rpartition(".")[0] or name}
         )
 
     @cached_property
@@ -112,18 +113,15 @@ def missing_clips(root: Path, clips: Iterable[Clip]) -> list[Clip]:
     for clip in clips:
         folder, _, name = clip.path.rpartition("/")
         if folder not in names:
-            names[folder] = _files_in(root / folder)
+            names[folder] = set()
+            with (
+                suppress(FileNotFoundError, NotADirectoryError),
+                os.scandir(root / folder) as entries,
+            ):
+                names[folder] = {entry.name for entry in entries if entry.is_file()}
         if name not in names[folder]:
             missing.append(clip)
     return missing
-
-
-def _files_in(folder: Path) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
 
 
 def _walk(root: Path, folder: str) -> Iterator[str]:
@@ -145,10 +143,6 @@ def _walk(root: Path, folder: str) -> Iterator[str]:
                     waiting.append(path)
                 elif entry.is_file():
                     yield path
-
-
-def _without_extension(path: str) -> str:
-    return path.rpartition(".")[0] or path
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -50,7 +50,11 @@ def resize_frames(
     loops = _loops()
     if loops is None or shape == (rows, columns) or rows > _TALL * columns:
         for i, frame in enumerate(frames):
-            out[i] = _with_pillow(frame, shape)[top : top + height, left : left + width]
+            if shape != (rows, columns):
+                # Not with Pillow's `box` argument: its pixels differ by up to 2 levels.
+                picture = Image.fromarray(frame).resize(shape[::-1], Image.Resampling.BICUBIC)
+                frame = np.asarray(picture)
+            out[i] = frame[top : top + height, left : left + width]
         return out
     across = resize_weights(columns, shape[1], left, width)
     down = resize_weights(rows, shape[0], top, height)
@@ -74,14 +78,6 @@ def resized_shape(rows: int, columns: int, size: int) -> tuple[int, int]:
 def center_corner(rows: int, columns: int, size: int) -> tuple[int, int]:
     """Returns the first row and column of the centre crop of edge `size`, rounded as in CLIP."""
     return round((rows - size) / 2), round((columns - size) / 2)
-
-
-def _with_pillow(frame: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    if shape == frame.shape[:2]:
-        return frame
-    # Not with Pillow's `box` argument: its pixels differ by up to 2 levels.
-    height, width = shape
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
 
 
 @lru_cache(maxsize=1)

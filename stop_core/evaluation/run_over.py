@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from stop_core.model.video_model import VideoModel
+from stop_core.runtime.devices import OutOfMemory, free_cached, within_memory
 from stop_core.runtime.distributed import gather_rows, my_share
-from stop_core.runtime.memory import OutOfMemory, free_cached, within_memory
 
 EVALUATION_BATCH = 64
 

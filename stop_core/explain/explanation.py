@@ -15,7 +15,7 @@ from torch import Tensor
 from stop_core.evaluation.run_over import device_of
 from stop_core.model.trace import PromptTrace
 from stop_core.model.video_model import VideoModel
-from stop_core.runtime.precision import autocast
+from stop_core.runtime.devices import autocast
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from stop_core.evaluation.run_over import Clips, device_of
 from stop_core.explain.explanation import Answer, Traceable, best_answers, explain
 from stop_core.model.video_model import VideoModel
-from stop_core.runtime.precision import autocast
+from stop_core.runtime.devices import autocast
 from stop_core.settings.experiment import ExperimentConfig
 
 CLIPS = 4

@@ -1,8 +1,12 @@
-"""Devices of a process."""
+"""Devices of a process: GPUs, too little memory, mixed precision, and the seed of the weights."""
 
 import socket
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+
+from stop_core.settings.experiment import ExperimentConfig
 
 
 def check_gpu() -> None:
@@ -17,3 +21,41 @@ def check_gpu() -> None:
             "none there; look at nvidia-smi and the driver on that machine, or train with "
             "--device cpu"
         )
+
+
+_T = TypeVar("_T")
+
+
+class OutOfMemory(MemoryError):
+    """A computation needs more memory than the device has."""
+
+
+def within_memory(work: Callable[[], _T]) -> _T | None:
+    """Returns the result of `work`; None if its device runs out of memory.
+
+    With None, the exception and all tensors that `work` had computed are freed.
+    """
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        return None
+    except RuntimeError as problem:  # the CPU's allocator has no exception type
+        if "DefaultCPUAllocator" in str(problem):
+            return None
+        raise
+
+
+def free_cached() -> None:
+    """Frees the memory that PyTorch caches, in blocks that may not fit the next allocation."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def autocast(config: ExperimentConfig, device: torch.device) -> torch.autocast:
+    """Returns the autocast context of the model: bfloat16 with `precision` "bf16"."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def seed_weights(seed: int) -> None:
+    """Seeds PyTorch before a model is built, so that all processes get the same weights."""
+    torch.manual_seed(seed)

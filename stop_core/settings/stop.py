@@ -1,7 +1,7 @@
 """The settings of STOP, with the names of the paper."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Literal, get_args, get_origin, get_type_hints
 
 Attention = Literal["joint", "frame", "global"]
 Normalize = Literal["per_frame", "running", "none"]
@@ -86,7 +86,3 @@ class StopConfig:
             value, choices = getattr(self, name), get_args(kind)
             if get_origin(kind) is Literal and value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields by name, ready for YAML or a tracking server."""
-        return asdict(self)

@@ -24,8 +24,7 @@ from stop_core.datasets import tidied
 from stop_core.model.class_texts import ClassTexts
 from stop_core.model.methods import build_method
 from stop_core.model.video_model import VideoModel
-from stop_core.runtime.precision import autocast
-from stop_core.runtime.seeding import seed_weights
+from stop_core.runtime.devices import autocast, seed_weights
 from stop_core.settings.experiment import UNLISTED, ExperimentConfig, refuse_unlisted_tower
 from stop_core.settings.methods import METHODS
 from stop_core.storage.atomic import SUMS, hash_json

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from stop_core.runtime.memory import free_cached, within_memory
+from stop_core.runtime.devices import free_cached, within_memory
 from stop_core.training.objectives import Objective
 
 Seed = Callable[[int], None]

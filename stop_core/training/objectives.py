@@ -25,8 +25,8 @@ from stop_core.evaluation.measure import (
 from stop_core.evaluation.run_over import EVALUATION_BATCH, Clips, TextBank, device_of, run_over
 from stop_core.model.class_texts import ClassTexts
 from stop_core.model.video_model import VideoModel
+from stop_core.runtime.devices import autocast
 from stop_core.runtime.distributed import all_rows
-from stop_core.runtime.precision import autocast
 from stop_core.settings.class_templates import class_sentences
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS

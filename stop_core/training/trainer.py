@@ -15,9 +15,9 @@ from torch import Tensor
 
 from stop_core.evaluation.run_over import Clips, device_of
 from stop_core.model.video_model import VideoModel
+from stop_core.runtime.devices import OutOfMemory, free_cached, within_memory
 from stop_core.runtime.distributed import my_share, rank, sum_over_processes
 from stop_core.runtime.gradient_sum import GradientSum
-from stop_core.runtime.memory import OutOfMemory, free_cached, within_memory
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.training.backward import backward, largest_that_fits
 from stop_core.training.ema import MovingAverage

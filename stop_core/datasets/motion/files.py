@@ -168,7 +168,10 @@ def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
         waiting: deque[Future[None]] = deque()
         for chunk in chunks:
             frames_NTHWC = render(chunk_scenes(chunk, wanted), PIXELS).numpy()
-            files = [_clip_path(staging, scene_id) for scene_id in _scene_ids(chunk, wanted)]
+            files = [
+                staging / "hmdb51_org" / CLASSES[scene_id % len(CLASSES)] / clip_name(scene_id)
+                for scene_id in _scene_ids(chunk, wanted)
+            ]
             waiting.append(pool.submit(_encode_chunk, frames_NTHWC, files))
             if len(waiting) > 2 * workers:  # bounds the memory
                 waiting.popleft().result()  # raises the worker's error
@@ -181,10 +184,6 @@ def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
 def _encode_chunk(frames_NTHWC: NDArray[np.uint8], files: list[Path]) -> None:
     for frames_THWC, file in zip(frames_NTHWC, files, strict=True):
         encode_clip(frames_THWC, file)
-
-
-def _clip_path(root: Path, scene_id: int) -> Path:
-    return root / "hmdb51_org" / CLASSES[scene_id % len(CLASSES)] / clip_name(scene_id)
 
 
 def _write_splits(folder: Path, wanted: MotionArguments) -> None:

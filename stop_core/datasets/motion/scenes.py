@@ -107,11 +107,6 @@ class Scenes:
     difficulty: Difficulty = field(default_factory=Difficulty)
 
 
-def class_text(name: str) -> str:
-    """Returns the text for CLIP of the class `name`, such as "a video of a red shape and ..."."""
-    return "a video of a " + name.replace("_", " ")
-
-
 def draw_scenes(
     labels_N: Tensor, generator: Generator, difficulty: Difficulty | None = None
 ) -> Scenes:

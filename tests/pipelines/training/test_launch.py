@@ -12,7 +12,7 @@ from pipelines.training import worker
 from pipelines.training.launch import TrainingHooks, train_on_ray, train_worker
 from pipelines.training.task import FATAL
 from stop_core.cache.integrity import ChangedDataError
-from stop_core.runtime.memory import OutOfMemory
+from stop_core.runtime.devices import OutOfMemory
 from stop_core.training.trainer import DivergedError
 
 

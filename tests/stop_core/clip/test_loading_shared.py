@@ -8,7 +8,7 @@ import torch
 from stop_core.clip import loading
 from stop_core.clip.loading import ClipCache, load_clip
 from stop_core.model.methods import build_method
-from stop_core.runtime.seeding import seed_weights
+from stop_core.runtime.devices import seed_weights
 from stop_core.settings.experiment import ExperimentConfig
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from stop_core.clip.loading import load_clip
 from stop_core.evaluation.run_over import run_over
 from stop_core.model.methods import build_method
-from stop_core.runtime.memory import OutOfMemory
+from stop_core.runtime.devices import OutOfMemory
 from stop_core.settings.experiment import ExperimentConfig
 from tests.stop_core.memory_clips import MemoryClips
 

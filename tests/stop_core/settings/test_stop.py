@@ -4,8 +4,6 @@ import dataclasses
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stop_core import StopConfig
 
@@ -61,29 +59,6 @@ def test_fractional_count_is_refused_by_name(field: str) -> None:
 def test_limits_of_each_range_are_accepted(edge: dict[str, Any]) -> None:
     config = StopConfig(**edge)
     assert {name: getattr(config, name) for name in edge} == edge
-
-
-@given(
-    st.builds(
-        StopConfig,
-        n_s=st.integers(0, 50),
-        alpha=st.floats(0, 1),
-        beta=st.floats(0, 8),
-        eta=st.floats(0, 8),
-        max_prompts=st.integers(1, 8),
-        depth=st.none() | st.integers(1, 12),
-        share=st.booleans(),
-        attention=st.sampled_from(["joint", "frame"]),
-        normalize=st.sampled_from(["per_frame", "none"]),
-        selection=st.sampled_from(["ste", "hard"]),
-        difference=st.sampled_from(["prompted", "plain"]),
-        dropout=st.floats(0, 0.99),
-    )
-)
-def test_config_survives_a_round_trip_in_a_dictionary(config: StopConfig) -> None:
-    fields = config.to_dict()
-    assert set(fields) == {field.name for field in dataclasses.fields(StopConfig)}
-    assert StopConfig(**fields) == config
 
 
 def test_config_is_immutable() -> None:

@@ -18,9 +18,8 @@ from stop_core.model.prompted import PromptedModel
 from stop_core.model.tuned import TunedClip
 from stop_core.model.video_model import VideoModel
 from stop_core.runtime import gradient_sum
+from stop_core.runtime.devices import OutOfMemory, seed_weights
 from stop_core.runtime.distributed import my_share
-from stop_core.runtime.memory import OutOfMemory
-from stop_core.runtime.seeding import seed_weights
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
 from stop_core.settings.stop import StopConfig

@@ -11,7 +11,6 @@ from stop_core.datasets.motion.scenes import (
     DIRECTIONS,
     SCENE_FRAMES,
     Difficulty,
-    class_text,
     draw_scenes,
     render,
 )
@@ -82,7 +81,6 @@ def test_what_stands_still_stands_still() -> None:
 
 def test_a_class_text_is_a_sentence_for_clip() -> None:
     assert CLASSES[0] == "red_shape_and_a_shape_moving_left"
-    assert class_text(CLASSES[0]) == "a video of a red shape and a shape moving left"
 
 
 # Red, green and blue of four clips.

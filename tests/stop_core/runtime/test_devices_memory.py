@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from stop_core.runtime.memory import free_cached, within_memory
+from stop_core.runtime.devices import free_cached, within_memory
 
 
 def _raise(problem: BaseException) -> None:
