@@ -30,7 +30,6 @@ from ..tracking.environment import installed_version
 from ..tracking.store import find_run, open_experiment, tracking_uri
 
 SCRIPT = Path(__file__).with_name("served_model.py")
-_PROGRESS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 DIGEST = "stop.model_digest"
 # The packages that stop_core imports; a server does not need the others.
 _PACKAGES = (
@@ -65,9 +64,11 @@ def signature(record: ModelRecord) -> ModelSignature:
 
 @contextmanager
 def _arguments(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yields the arguments of `save_model` and `log_model`."""
+    """Yields the arguments of `save_model` and `log_model`, which print no progress meanwhile."""
     record = read_record(folder)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        warnings.filterwarnings("ignore", message=".*An input example was not provided.*")
         # Without __pycache__, where numba stores compiled functions as pickles.
         code = Path(scratch) / "stop_core"
         shutil.copytree(ROOT / "stop_core", code, ignore=shutil.ignore_patterns("__pycache__"))
@@ -76,9 +77,8 @@ def _arguments(folder: Path) -> Iterator[dict[str, Any]]:
             "artifacts": {ARTIFACT: str(folder)},
             "code_paths": [str(code)],
             "signature": signature(record),
-            "model_config": asdict(
-                ServiceOptions()
-            ),  # otherwise MLflow ignores the options of a server
+            # Without them, MLflow ignores the options of a server.
+            "model_config": asdict(ServiceOptions()),
             "pip_requirements": requirements(),
             "metadata": {DIGEST: digest(folder), "run": record.provenance.run},
         }
@@ -94,7 +94,7 @@ def digest(folder: Path) -> str:
 
 def save_mlflow_model(folder: Path, to: Path) -> None:
     """Writes the MLflow model of a trained model to a new folder."""
-    with _quiet(), _arguments(folder) as arguments:
+    with _arguments(folder) as arguments:
         mlflow.pyfunc.save_model(str(to), **arguments)
 
 
@@ -148,7 +148,7 @@ def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> Mo
         params=run.data.params if run else None,
     )
     try:
-        with _quiet(), _arguments(folder) as arguments:
+        with _arguments(folder) as arguments:
             mlflow.pyfunc.log_model(model_id=logged.model_id, **arguments)
         # The tags are set atomically with the version, so that a re-run recognises it.
         return mlflow.register_model(f"models:/{logged.model_id}", name, tags=tags)
@@ -156,18 +156,3 @@ def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> Mo
         if _registered(client, name, tags[DIGEST]) is None:
             client.delete_logged_model(logged.model_id)
         raise
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Turns off MLflow's progress bars, and its warning that there is no input example."""
-    before = os.environ.get(_PROGRESS)
-    os.environ[_PROGRESS] = "false"
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*An input example was not provided.*")
-            yield
-    finally:
-        os.environ.pop(_PROGRESS)
-        if before is not None:
-            os.environ[_PROGRESS] = before

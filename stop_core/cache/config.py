@@ -46,36 +46,16 @@ class CacheConfig:
     sampling: Sampling = SEGMENTS
 
     @classmethod
-    def of(
-        cls,
-        dataset: Dataset,
-        selection: Selection,
-        *,
-        fold: int,
-        frames: int,
-        size: int,
-        crop: Crop = "center",
-        compression: Compression = "none",
-        decoder: Decoder = "auto",
-        sampling: Sampling = SEGMENTS,
-    ) -> "CacheConfig":
-        """Builds the configuration of a cache of `selection`, a part of `dataset`."""
-        return cls(
-            dataset=dataset.name,
-            fold=fold,
-            frames=frames,
-            size=size,
-            limit=selection.limit,
-            classes=selection.classes,
-            splits=selection.splits,
-            class_names=selection.class_names,
-            clips_hash=hash_json([_listed(clip) for clip in selection.clips]),
-            task=dataset.task,
-            crop=crop,
-            compression=compression,
-            decoder=decoder,
-            sampling=sampling,
-        )
+    def of(cls, dataset: Dataset, selection: Selection, **options: Any) -> "CacheConfig":
+        """Builds the configuration of a cache of `selection`, a part of `dataset`.
+
+        `options` are the other fields; by default, frames are square and not compressed.
+        """
+        chosen = ("limit", "classes", "splits", "class_names")
+        usual: dict[str, Any] = {"crop": "center", "compression": "none"}
+        usual |= {name: getattr(selection, name) for name in chosen}
+        clips = hash_json([_listed(clip) for clip in selection.clips])
+        return cls(dataset=dataset.name, task=dataset.task, clips_hash=clips, **usual | options)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

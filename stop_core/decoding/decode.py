@@ -52,14 +52,15 @@ def decode_clip(
         if claimed > path.stat().st_size:
             raise DecodeError("truncated: too little is left") from error
         raise DecodeError(str(error)) from error
+    options = (frames, size, crop, room, sampling)
     if decoder == "decord":
         with suppress(DecodeError):  # PyAV tries next, and gives the reason if it fails too
-            return _decode(DecordVideo(video), frames, size, crop, room, sampling)
+            return _decode(DecordVideo(video), *options)
     try:
-        return _decode(video, frames, size, crop, room, sampling)
+        return _decode(video, *options)
     except Miscounted:
         video.count()
-        return _decode(video, frames, size, crop, room, sampling)
+        return _decode(video, *options)
 
 
 def most_bytes(frames: int, size: int, crop: bool) -> int:

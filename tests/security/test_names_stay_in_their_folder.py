@@ -18,8 +18,8 @@ from pipelines.tracking.outbox import RefusedError
 from pipelines.training.run import TrainingRun
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, Manifest, write_shard
 from stop_core.cache.export import Part, export
-from stop_core.cache.fetching import fetch_shards
 from stop_core.cache.files import MANIFEST, read_checked_json, write_checked_json
+from stop_core.cache.integrity import fetch_shards
 from stop_core.datasets import DATASETS, Clip, select_clips
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.paths import RemotePath, RemoteStatus

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from stop_core.cache.fetching import _fetch, _require_room
 from stop_core.cache.files import shard_path
+from stop_core.cache.integrity import _fetch, _require_room
 from stop_core.cache.manifest import ShardEntry
 from stop_core.storage.names import open_lock
 
