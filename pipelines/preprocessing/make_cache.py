@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +28,6 @@ from stop_core.datasets import (
     select_clips,
 )
 from stop_core.decoding import Decoder, most_bytes
-from stop_core.decoding.process import DECODE_TIMEOUT
 from stop_core.decoding.sampling import SEGMENTS, is_a_sampling
 from stop_core.storage.atomic import appearing
 from stop_core.storage.escaping import in_line
@@ -38,11 +37,11 @@ from stop_core.storage.skeleton import skeleton_of
 
 from ..cli.console import RunError, print_result, say, warn
 from ..cli.folders import alone_in, default_output
+from ..cli.options import flatten
 from ..cli.progress_bar import ProgressBar
+from ..cli.video_options import DecodeOptions
 from .cache_record import CacheRecord
 from .decode_shards import decode_shards
-
-_MOST_TIMEOUT = 86400
 
 
 @dataclass(frozen=True)
@@ -90,10 +89,7 @@ class PreprocessConfig:
     check: bool = False
     """Only count the clips, classes and missing videos of each split, and report suspicious lists;
     nothing is decoded or cached."""
-    retry_failed: bool = False
-    """Retry only the clips in failures.parquet."""
-    decode_timeout: float = DECODE_TIMEOUT
-    """Seconds after which a clip that is still being decoded counts as failed."""
+    decoding: DecodeOptions = field(default_factory=DecodeOptions)
     output: Path = field(default_factory=default_output)
     """Folder for the MLflow store, and for data and cache if no other folder is given."""
 
@@ -114,11 +110,6 @@ class PreprocessConfig:
             raise ValueError(
                 "--sampling must be segments, or like rate:1fps, dense:4 or dense:7.5fps, got "
                 f"{self.sampling!r}"
-            )
-        if not 0 < self.decode_timeout <= _MOST_TIMEOUT:
-            raise ValueError(
-                f"--decode-timeout must be above 0 and at most {_MOST_TIMEOUT} seconds, a day; got "
-                f"{self.decode_timeout:g}"
             )
         if not self.splits:
             raise ValueError(f"--splits needs at least one of {', '.join(SPLITS)}")
@@ -219,7 +210,7 @@ def _cache_clips(
     if isinstance(job.cache, Path) and os.access(job.cache, os.W_OK):
         lock = alone_in(job.cache)
     with lock:
-        if pending := job.pending(root, config.retry_failed):
+        if pending := job.pending(root, config.decoding.retry_failed):
             # Before `start` invalidates a finished cache: an unusable store raises here.
             record.begin(cache_config.dataset)
             for note in notes:
@@ -235,7 +226,7 @@ def _cache_clips(
                 f"({failure_counts(read_failures(job.cache))}); check the files below "
                 f"{config.data_path}"
             )
-        params = {**asdict(config), "frames": frames, "size": size}
+        params = {**flatten(config), "frames": frames, "size": size}
         if record.is_pending and (problem := record.send(manifest, params)):
             warn(
                 "the cache is complete, but it could not be recorded in MLflow "
@@ -256,7 +247,7 @@ def _decode(
         say(f"{absent} more are listed, but not below {config.data_path}")
     # Large shards first, so that no core finishes long after the others.
     plans = sorted(pending, key=lambda plan: len(plan.clips), reverse=True)
-    shards = decode_shards(job, plans, config.data_path, config.decode_timeout)
+    shards = decode_shards(job, plans, config.data_path, config.decoding.decode_timeout)
     ProgressBar(present).follow(shards)
 
 

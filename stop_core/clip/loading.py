@@ -12,7 +12,6 @@ from open_clip.transform import PreprocessCfg
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from stop_core.clip.hub import hub_file
 from stop_core.clip.pretrained import (
     FOLDER,
     HUB,
@@ -24,7 +23,7 @@ from stop_core.clip.pretrained import (
 )
 from stop_core.clip.registry import TOWERS, TowerShape
 from stop_core.clip.tower import UNFIT_ADVICE
-from stop_core.clip.weights import read_weights
+from stop_core.clip.weights import hub_file, read_weights
 from stop_core.storage.documents import shown_text
 
 

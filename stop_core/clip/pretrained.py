@@ -27,9 +27,8 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.pretrained import get_pretrained_cfg, is_pretrained_cfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-from stop_core.clip.hub import hub_file
 from stop_core.clip.registry import TOWERS
-from stop_core.clip.weights import read_weights
+from stop_core.clip.weights import hub_file, read_weights
 from stop_core.settings.experiment import UNLISTED
 from stop_core.storage.atomic import hash_file
 from stop_core.storage.documents import parse_json, read_text, shown_text

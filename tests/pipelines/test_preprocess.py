@@ -15,6 +15,7 @@ import pytest
 from pipelines.cli.console import RunError
 from pipelines.cli.options import parse, run_command
 from pipelines.cli.progress_bar import Done
+from pipelines.cli.video_options import DecodeOptions
 from pipelines.preprocess import main, summary
 from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan, read_failures, write_shard
@@ -134,7 +135,7 @@ def test_retry_failed_decodes_the_failures_again(
     config = _config(hmdb51_root, tmp_path / "cache")
     first = make_cache(config)
     (failure,) = read_failures(config.cache_path)
-    again = make_cache(replace(config, retry_failed=True))
+    again = make_cache(replace(config, decoding=DecodeOptions(retry_failed=True)))
     assert (again.data_hash, again.shards) == (first.data_hash, first.shards)
     assert read_failures(config.cache_path) == [replace(failure, attempts=2)]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from stop_core.clip import hub
+from stop_core.clip import weights
 from tests.stop_core.openai_format import openai_state, register_small
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -85,12 +85,12 @@ def test_without_a_network_loading_fails_at_once_with_one_sentence(
 def test_a_hub_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(
-            hub.huggingface_hub,
+            weights.huggingface_hub,
             "hf_hub_url",
             lambda *_: f"http://127.0.0.1:{silent.getsockname()[1]}/",
         )
-        monkeypatch.setattr(hub, "_TIMEOUT", 0.5)
+        monkeypatch.setattr(weights, "_TIMEOUT", 0.5)
         began = time.monotonic()
         with pytest.raises(OSError, match=r"does not answer within 0\.5 s|timed out"):
-            hub.hub_file("someone/something", "a.bin", wanted="the weights", advice="give FILE")
+            weights.hub_file("someone/something", "a.bin", wanted="the weights", advice="give FILE")
         assert time.monotonic() - began < 5
