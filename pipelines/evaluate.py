@@ -5,7 +5,6 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -15,6 +14,7 @@ from .cli.console import RunError, print_result, reporting, say
 from .cli.folders import command, default_output
 from .cli.options import run_command
 from .cli.progress_bar import Pace
+from .cli.video_options import Device
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions, Resources
 from .inference.evaluation import Evaluation, EvaluationOptions, evaluate_all
@@ -49,7 +49,7 @@ class EvaluateConfig:
     """A cache made by preprocess.py: a folder, or an s3:// or gs:// URI (default: the embedded set,
     preprocessed if needed)."""
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
-    device: Literal["auto", "cpu", "gpu"] = "auto"
+    device: Device = "auto"
     """Evaluate on a GPU of this machine or cluster, or on the CPU; auto: on a GPU if there is
     one."""
     cpus: float = 1
@@ -68,8 +68,7 @@ def main(config: EvaluateConfig) -> TrainingResult:
     """Evaluates, resumes or finds the finished evaluation, and prints its result."""
     options = ResourceOptions(config.device, workers=1, cpus_per_worker=config.cpus)
     resources = choose_devices(options).resources
-    gpu = resources.gpus_per_worker > 0
-    choice = ModelChoice(config.checkpoint, config.run, tower=config.tower, gpu=gpu)
+    choice = ModelChoice(config.checkpoint, config.run, tower=config.tower)
     cache = find_cache(config.cache, config.output)
     evaluation = Evaluation(choice.found(config.output), cache, config.output, config.evaluation)
     result = evaluation.remembered()
@@ -96,7 +95,7 @@ def _here(evaluation: Evaluation, resources: Resources) -> TrainingResult:
         return f"evaluated {done} of {evaluation.clips} clips (every view counts){left}"
 
     with reporting(line):
-        return evaluation.run(resources.cpus_per_worker, count)
+        return evaluation.run(resources, count)
 
 
 def _on_ray(evaluation: Evaluation, resources: Resources) -> TrainingResult:

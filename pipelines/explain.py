@@ -16,6 +16,8 @@ from stop_core.storage.escaping import in_line
 from .cli.console import print_result
 from .cli.folders import default_output
 from .cli.options import run_command
+from .cli.video_options import Device
+from .cluster.devices import usable_gpus
 from .inference.model_choice import ModelChoice
 
 _FILMS = (".mp4", ".gif")
@@ -36,6 +38,8 @@ class ExplainConfig:
     video: Annotated[Path, tyro.conf.Positional]
     """A video file."""
     model: ModelChoice = field(default_factory=ModelChoice)
+    device: Device = "auto"
+    """Run the model on a GPU of this machine, or on the CPU; auto: on a GPU if there is one."""
     to: Path | None = None
     """The film, .mp4 or .gif; the picture has the same name with .png
     (default: OUTPUT/explained/VIDEO.mp4, in the same subfolders as the video)."""
@@ -77,7 +81,7 @@ def main(config: ExplainConfig) -> None:
     from stop_core.explain.figure import draw_explanation, write_film
     from stop_core.explain.training_figures import save_figure
 
-    trained = config.model.found(config.output).load()
+    trained = config.model.found(config.output).load(usable_gpus(config.device).count > 0)
     how = trained.preprocessing
     short_side = how.short_side and round(how.short_side * config.pixels / how.size)
     larger = replace(how, size=config.pixels, short_side=short_side)

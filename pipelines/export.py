@@ -62,8 +62,6 @@ class ExportConfig:
     """Folder of the training runs and the MLflow store."""
 
     def __post_init__(self) -> None:
-        if self.model.gpu:
-            raise ValueError("the export runs on the CPU, for both CPU and GPU: leave --gpu out")
         if not 0 < self.tolerance < float("inf"):
             raise ValueError(f"--tolerance must be positive and finite, got {self.tolerance}")
         if self.register is not None and self.to != "mlflow":

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -68,10 +68,11 @@ def main(config: IndexConfig) -> None:
     """Makes or updates the index."""
     from stop_core.trained_model.model import embedding_identity
 
-    from .inference.job import VideoJob, Work
+    from .inference.job import VideoJob
+    from .inference.stages import Work
 
     choice = config.model.found(config.output)
-    trained = replace(choice, gpu=False).load()  # this machine may have no GPU
+    trained = choice.load()
     identity = embedding_identity(trained)
     data, cache = "", None
     if config.cache is not None:
@@ -84,7 +85,8 @@ def main(config: IndexConfig) -> None:
     if not videos:
         splits = " and ".join(config.splits) or "any split"
         raise RunError(f"the cache {cache} has no clip of {splits}: give other --splits")
-    work = Work(choice, "embedding", timeout=config.decoding.decode_timeout, cache=cache)
+    how, timeout = trained.preprocessing, config.decoding.decode_timeout
+    work = Work(choice, how, "embedding", timeout=timeout, cache=cache)
     parts = config.folder / "parts" / hash_json([identity, data])[:16]
     rows = VideoJob(parts, work).run(
         videos, config.workers, retry_failed=config.decoding.retry_failed

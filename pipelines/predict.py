@@ -4,7 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,19 +79,20 @@ def main(config: PredictConfig) -> list[dict[str, Any]]:
     """Predicts, and prints or writes the rows."""
     from stop_core.trained_model.model import answer_identity
 
-    from .inference.job import VideoJob, Work
+    from .inference.job import VideoJob
+    from .inference.stages import Work
 
     videos = list_videos(config.videos)
     choice = config.model.found(config.output)
-    # Loaded here to report errors before any worker starts; this machine may have no GPU.
-    trained = replace(choice, gpu=False).load()
+    # Loaded here to report errors before any worker starts, and on the CPU for its facts.
+    trained = choice.load()
     if not trained.labels:
         raise RunError(
             "this model was trained on captions and has no classes: give some with --labels, or "
             "use it with `stop index` and `stop search`"
         )
     top = min(config.top, len(trained.labels))
-    work = Work(choice, "labels", top, config.decoding.decode_timeout)
+    work = Work(choice, trained.preprocessing, "labels", top, config.decoding.decode_timeout)
     identity = answer_identity(trained)
     folder = config.output / "predictions" / f"{identity}-top{top}"
     done = VideoJob(folder, work).run(

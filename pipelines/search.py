@@ -3,7 +3,7 @@
 import json
 import sys
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +26,8 @@ from stop_core.trained_model.index import SearchIndex
 from .cli.console import RunError, print_result, say
 from .cli.folders import default_output
 from .cli.options import run_command
+from .cli.video_options import Device
+from .cluster.devices import usable_gpus
 from .inference.model_choice import ModelChoice
 from .inference.video_list import short_names
 
@@ -66,6 +68,8 @@ class SearchConfig:
     json: bool = False
     """Print JSON lines, and draw the picture only if --sheet is given."""
     model: ModelChoice = field(default_factory=ModelChoice)
+    device: Device = "auto"
+    """Run the model on a GPU of this machine, or on the CPU; auto: on a GPU if there is one."""
     output: Path = field(default_factory=default_output)
     """Folder of the index and the picture (by default), the training runs and the MLflow store."""
 
@@ -86,9 +90,9 @@ def main(config: SearchConfig) -> list[dict[str, Any]]:
     index = None
     if config.texts is None or not choice.is_given:
         index = SearchIndex(config.index or config.output / "index")
-    if index and not choice.is_given:  # the model of the index, on the device of this command
-        choice = replace(ModelChoice.from_dict(index.info.model), gpu=choice.gpu)
-    trained = choice.found(config.output).load()
+    if index and not choice.is_given:
+        choice = ModelChoice.from_dict(index.info.model)
+    trained = choice.found(config.output).load(usable_gpus(config.device).count > 0)
     if index:
         index.check(embedding_identity(trained))
     query = _query(config, trained)

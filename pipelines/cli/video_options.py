@@ -1,7 +1,9 @@
 """Options of the commands that run a model on videos. This module imports no library."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+Device = Literal["auto", "cpu", "gpu"]
 _MOST_HERE = 32  # videos; for fewer, starting Ray takes longer than it saves
 _MOST_TIMEOUT = 86400
 
@@ -11,15 +13,23 @@ class WorkerOptions:
     """Number of workers and their resources."""
 
     workers: int | None = None
-    """Ray workers; 0 uses this process (default: 0 up to 32 videos, else as many as fit)."""
-    gpus_per_worker: float = 0
-    """GPUs of each Ray worker, together with --gpu; a fraction shares a GPU between workers."""
+    """Ray workers that decode, each with one CPU; on the CPU, they also run the model. 0 uses this
+    process (default: 0 up to 32 videos, else one for each CPU)."""
+    device: Device = "auto"
+    """Run the model on the GPUs of this machine or cluster, or on the CPU; auto: on GPUs if there
+    are any."""
+    gpus_per_worker: float = 1
+    """Share of a GPU of each copy of the model; with 0.5, two copies use a GPU in turn."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"--workers must not be negative, got {self.workers}")
-        if self.gpus_per_worker < 0:
-            raise ValueError(f"--gpus-per-worker must not be negative, got {self.gpus_per_worker}")
+        if not 0 < self.gpus_per_worker <= 1:
+            raise ValueError(
+                f"--gpus-per-worker must be above 0 and at most 1, got {self.gpus_per_worker:g}"
+            )
+        if self.gpus_per_worker != 1 and self.device == "cpu":
+            raise ValueError("--gpus-per-worker needs GPUs, and --device is cpu; leave one out")
 
     def here(self, videos: int) -> bool:
         """Returns whether this process handles the videos, without Ray."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from stop_core.settings.experiment import ExperimentConfig
 
 from ..cli.console import RunError, say
+from ..cli.video_options import Device
 from .resources import ResourceOptions, Resources, node_resources
 
 # Ray's names of the NVIDIA GPUs older than Ampere, which compute bfloat16 slower than float32.
@@ -54,13 +55,7 @@ def choose_devices(options: ResourceOptions, most_workers: int = 1) -> Machine:
     wanted = options.device == "gpu" or bool(options.gpus_per_worker)
     if options.device == "cpu" or options.gpus_per_worker == 0:
         return Machine(options.on(0), bf16=False)
-    gpus = _gpus_of_cluster() if "RAY_ADDRESS" in os.environ else _gpus_here()
-    if wanted and not gpus.count:
-        where = "the cluster" if "RAY_ADDRESS" in os.environ else "this machine"
-        raise RunError(
-            f"a GPU is asked for, and {where} has none that can be used; run `stop doctor` for the "
-            "reason, or give --device cpu"
-        )
+    gpus = usable_gpus("gpu" if wanted else "auto", everywhere=True)
     resources = options.on(gpus.count, most_workers)
     if resources.gpus_per_worker:
         used = resources.workers if most_workers > 1 else gpus.count
@@ -68,6 +63,28 @@ def choose_devices(options: ResourceOptions, most_workers: int = 1) -> Machine:
         precision = "bf16" if gpus.bf16 else "fp32, as not every GPU has bf16"
         say(f"device: {of} x {' or '.join(gpus.names) or 'GPU'}; precision auto is {precision}")
     return Machine(resources, gpus.bf16 and bool(resources.gpus_per_worker))
+
+
+def usable_gpus(device: Device, *, everywhere: bool = False) -> Gpus:
+    """Returns the GPUs that may be used: none for "cpu".
+
+    Args:
+        device: as the user gave it.
+        everywhere: whether to use those of the cluster of RAY_ADDRESS, if it is set.
+
+    Raises:
+        RunError: if `device` is "gpu", and there is none that torch can use.
+    """
+    if device == "cpu":
+        return Gpus()
+    of_cluster = everywhere and "RAY_ADDRESS" in os.environ
+    gpus = _gpus_of_cluster() if of_cluster else _gpus_here()
+    if device == "gpu" and not gpus.count:
+        raise RunError(
+            f"a GPU is asked for, and {'the cluster' if of_cluster else 'this machine'} has none "
+            "that can be used; run `stop doctor` for the reason, or give --device cpu"
+        )
+    return gpus
 
 
 def has_nvidia_gpu() -> bool:

@@ -6,9 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..cli.console import RunError, say
+from ..cli.video_options import Device
 
 if TYPE_CHECKING:  # Ray Train takes seconds
     from ray.train import ScalingConfig
@@ -20,7 +21,7 @@ _SECONDS_FOR_NODES_TO_JOIN = 60.0  # after a node failed, or a cluster was start
 class ResourceOptions:
     """Workers, devices, memory and checkpoints of a training. None of them affects the result."""
 
-    device: Literal["auto", "cpu", "gpu"] = "auto"
+    device: Device = "auto"
     """Train on the GPUs of this machine or cluster, or on the CPU; auto: on GPUs if there are
     any."""
     workers: int | None = None

@@ -139,12 +139,14 @@ class Evaluation:
         return TrainingResult.load(self.folder)
 
     def run(
-        self, cpus: float = 1, on_part: Callable[[int], None] = lambda clips: None
+        self,
+        resources: Resources = Resources(),  # noqa: B008 - it is frozen
+        on_part: Callable[[int], None] = lambda clips: None,
     ) -> TrainingResult:
         """Evaluates, or resumes, and stores the result; returns a stored result at once.
 
         Args:
-            cpus: number of threads; the rounding of the outputs depends on it.
+            resources: one worker; the rounding of the outputs depends on its threads.
             on_part: is called with the number of clips of every finished part.
         """
         from ..tracking.store import open_experiment
@@ -155,15 +157,17 @@ class Evaluation:
         self.folder.mkdir(parents=True, exist_ok=True)
         with alone_in(self.folder):
             # Another process may have finished this evaluation while it held the lock.
-            return self.remembered() or self._run(experiment, cpus, on_part)
+            return self.remembered() or self._run(experiment, resources, on_part)
 
-    def _run(self, experiment: str, cpus: float, on_part: Callable[[int], None]) -> TrainingResult:
+    def _run(
+        self, experiment: str, resources: Resources, on_part: Callable[[int], None]
+    ) -> TrainingResult:
         import torch
 
         from stop_core.runtime.devices import OutOfMemory
         from stop_core.trained_model.evaluate import evaluate
 
-        torch.set_num_threads(max(1, int(cpus)))
+        torch.set_num_threads(max(1, int(resources.cpus_per_worker)))
         options, manifest, config = self.options, self.manifest, self.record.config
         tracked = self._track(experiment)
         with tracked.ended():
@@ -174,7 +178,7 @@ class Evaluation:
             parts.mkdir(exist_ok=True)
             try:
                 measured = evaluate(
-                    self.model.load(),
+                    self.model.load(resources.gpus_per_worker > 0),
                     cache,
                     options.split,
                     self.views,
@@ -256,9 +260,8 @@ def evaluate_trained(
     """
     tests = [(one, cache) for one in trained if not isinstance(one, str)
              for cache in caches[one.name]]  # fmt: skip
-    gpu = resources.gpus_per_worker > 0
     evaluations = [
-        Evaluation(ModelChoice(one.model, gpu=gpu), cache, output, options) for one, cache in tests
+        Evaluation(ModelChoice(one.model), cache, output, options) for one, cache in tests
     ]
     start_ray()
     outcomes: list[TrainingResult | str] = [one for one in trained if isinstance(one, str)]
@@ -301,5 +304,5 @@ def _submit(evaluation: Evaluation, resources: Resources) -> "ray.ObjectRef[Trai
         num_gpus=resources.gpus_per_worker,
         max_retries=resources.restarts,
     )
-    reference: ray.ObjectRef[TrainingResult] = run.remote(evaluation, resources.cpus_per_worker)
+    reference: ray.ObjectRef[TrainingResult] = run.remote(evaluation, resources)
     return reference

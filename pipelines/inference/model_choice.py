@@ -43,8 +43,6 @@ class ModelChoice:
     of the Hugging Face Hub, or random."""
     frames: int | None = None
     """With --tower: number of frames per video (default: 12)."""
-    gpu: bool = False
-    """Use a GPU; see --gpus-per-worker for Ray workers."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("checkpoint", "run", "tower") if getattr(self, name) is not None]
@@ -87,19 +85,18 @@ class ModelChoice:
             return replace(choice, checkpoint=_folder(self.checkpoint, output))
         return choice
 
-    def load(self) -> "TrainedModel":
+    def load(self, gpu: bool = False) -> "TrainedModel":
         """Loads a choice that `found` returned.
 
-        Raises RunError if there is no GPU for it, ValueError or OSError if it cannot be loaded.
+        Raises ValueError or OSError if it cannot be loaded, or if torch cannot use the GPU.
         """
-        import torch
-
+        from stop_core.runtime.devices import check_gpu
         from stop_core.settings.class_templates import find_templates
         from stop_core.trained_model.model import TrainedModel
 
-        if self.gpu and not torch.cuda.is_available():
-            raise RunError("--gpu: torch finds no GPU; run `stop doctor` for the reason")
-        device = "cuda" if self.gpu else "cpu"
+        if gpu:
+            check_gpu()
+        device = "cuda" if gpu else "cpu"
         if self.checkpoint is None:
             assert self.tower is not None
             return TrainedModel.zero_shot(
@@ -126,7 +123,8 @@ class ModelChoice:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelChoice":
         """Reads a value of `to_dict`; raises ValueError if it is invalid or its tower unlisted."""
-        choice = build(cls, values, "the model")
+        # An index of an earlier version has the device too.
+        choice = build(cls, {k: v for k, v in values.items() if k != "gpu"}, "the model")
         refuse_unlisted_tower(choice.tower, "the index")
         return choice
 

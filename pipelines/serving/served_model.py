@@ -12,6 +12,7 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
+from stop_core.runtime.devices import check_gpu
 from stop_core.storage.documents import build
 from stop_core.trained_model.model import TrainedModel
 from stop_core.trained_model.service import ARTIFACT, RequestError, ServiceOptions, VideoService
@@ -23,10 +24,10 @@ class ServedModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Loads the model and warms it up."""
         options = build(ServiceOptions, context.model_config or {}, "the options of the server")
-        device = options.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = TrainedModel.load(context.artifacts[ARTIFACT], device)
+        if options.device == "gpu":
+            check_gpu()
+        gpu = options.device != "cpu" and torch.cuda.is_available()
+        model = TrainedModel.load(context.artifacts[ARTIFACT], "cuda" if gpu else "cpu")
         self.service = VideoService(model, options)
         self.service.warm_up()
 

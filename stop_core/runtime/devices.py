@@ -18,7 +18,7 @@ def check_gpu() -> None:
     if not torch.cuda.is_available():
         raise OSError(
             f"a GPU was reserved on {socket.gethostname()}, but PyTorch {torch.__version__} finds "
-            "none there; look at nvidia-smi and the driver on that machine, or train with "
+            "none there; look at nvidia-smi and the driver on that machine, or give "
             "--device cpu"
         )
 

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,7 +42,8 @@ class ServiceOptions:
 
     video_folder: str | None = None
     """Requests can name files inside it; None refuses every path."""
-    device: str = "auto"
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: on a GPU if there is one."""
     max_requests: int = 16
     """Requests in one call."""
     max_video_mib: float = 64

@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from pipelines.cli.console import RunError
 from pipelines.cli.folders import alone_in
 from pipelines.cli.video_options import WorkerOptions
 from pipelines.inference import job as job_module
-from pipelines.inference.job import VideoJob, VideoWorker, Work, as_many_as_fit
+from pipelines.inference.job import VideoJob
 from pipelines.inference.model_choice import ModelChoice
+from pipelines.inference.stages import BothStages, FrameReader, Work
 from pipelines.inference.video_list import Video, list_videos
 from pipelines.predict import PredictConfig, main
 from stop_core.cache import FrameCache
 from stop_core.storage.paths import RemotePath
+from stop_core.trained_model.files import read_record
 from stop_core.trained_model.model import TrainedModel
 from tests.caches import write_cache
 from tests.conftest import WriteVideo
@@ -43,20 +46,21 @@ def videos(tmp_path: Path, write_video: WriteVideo) -> Path:
 
 @pytest.fixture
 def work(model_folder: Path) -> Work:
-    return Work(ModelChoice(checkpoint=model_folder), "labels", top=3)
+    how = read_record(model_folder).preprocessing
+    return Work(ModelChoice(checkpoint=model_folder), how, "labels", top=3)
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the videos that workers processed, with repeats."""
+    """Names of the videos that were read, with repeats."""
     names: list[str] = []
-    rows = VideoWorker.rows
+    read = FrameReader.read
 
-    def noted(self: VideoWorker, videos: list[Video]) -> list[dict[str, Any]]:
+    def noted(self: FrameReader, videos: list[Video]) -> Any:
         names.extend(Path(video.name).name for video in videos)
-        return rows(self, videos)
+        return read(self, videos)
 
-    monkeypatch.setattr(VideoWorker, "rows", noted)
+    monkeypatch.setattr(FrameReader, "read", noted)
     return names
 
 
@@ -74,9 +78,10 @@ def test_the_prediction_of_a_file_equals_the_evaluation_of_its_cached_row(
         for number, name in enumerate(clips.video_ids):
             logits = trained.logits(clips.read([number]))[0]
             expected[name] = torch.softmax(logits, -1)
-    worker = VideoWorker(work, threads=None)
-    rows = worker.rows(list_videos([str(videos)]))
-    worker.close()
+    both = BothStages(work, threads=None)
+    part = {"path": str(tmp_path / "p"), "videos": [asdict(v) for v in list_videos([str(videos)])]}
+    rows = both.model.rows(both.reader(part))
+    both.close()
     assert len(rows) == len(expected) == 4
     for row in rows:
         found = dict(zip(row["labels"], row["probabilities"], strict=True))
@@ -120,23 +125,32 @@ def test_finished_videos_are_not_repeated_and_changed_ones_are(
 
 
 @pytest.mark.usefixtures("decoded_here")
+@pytest.mark.parametrize("between_stages", [False, True])
 def test_resume_repeats_no_finished_part_and_loses_no_row(
-    videos: Path, work: Work, tmp_path: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+    between_stages: bool,
+    videos: Path,
+    work: Work,
+    tmp_path: Path,
+    seen: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(job_module, "_MOST_A_PART", 2)
     every = list_videos([str(videos)])
     expected = VideoJob(tmp_path / "whole", work).run(every, WorkerOptions(0))
     seen.clear()
-    rename: Callable[..., None] = pq.write_table
+    # The end of either stage: frames are read but not used, or rows written but not renamed yet.
+    owner, name = (FrameReader, "read") if between_stages else (pq, "write_table")
+    work_of_stage: Callable[..., Any] = getattr(owner, name)
 
-    def killed(table: Any, staging: Path) -> None:
-        rename(table, staging)
-        if "v2.mp4" in seen:  # written, but not renamed yet
+    def killed(*arguments: Any) -> Any:
+        done = work_of_stage(*arguments)
+        if "v2.mp4" in seen:
             raise KeyboardInterrupt
+        return done
 
     job = VideoJob(tmp_path / "parts", work)
     with monkeypatch.context() as patched:
-        patched.setattr("pipelines.inference.job.pq.write_table", killed)
+        patched.setattr(owner, name, killed)
         with pytest.raises(KeyboardInterrupt):
             job.run(every, WorkerOptions(0))
     complete = {Path(name).name for name in job.done()["video"].to_pylist()}
@@ -156,18 +170,18 @@ def test_ray_workers_return_the_rows_of_one_process(
     _check_alike(here.to_pylist(), there.to_pylist())
 
 
-def test_workers_share_the_gpus_or_report_too_few() -> None:
-    machine = {"CPU": 16.0, "GPU": 2.0}
-    assert as_many_as_fit(machine, 0) == 16
-    assert as_many_as_fit(machine, 1) == 2
-    assert as_many_as_fit(machine, 0.25) == 8
-    with pytest.raises(RunError, match="--gpus-per-worker"):
-        as_many_as_fit({"CPU": 16.0}, 0.5)
-
-
-def test_reserving_gpus_that_the_model_does_not_use_is_refused(work: Work, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--gpu"):
-        VideoJob(tmp_path, work).run([], WorkerOptions(gpus_per_worker=1))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpus_per_worker": 0.5, "device": "cpu"}, "leave one out"),
+        ({"gpus_per_worker": 2}, "at most 1"),
+        ({"gpus_per_worker": 0}, "above 0"),
+        ({"workers": -1}, "negative"),
+    ],
+)
+def test_contradicting_worker_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        WorkerOptions(**options)
 
 
 @pytest.mark.usefixtures("decoded_here")

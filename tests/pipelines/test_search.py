@@ -15,6 +15,7 @@ from PIL import Image
 from pipelines import search
 from pipelines.cli.console import RunError
 from pipelines.cli.video_options import WorkerOptions
+from pipelines.cluster import devices
 from pipelines.index import IndexConfig
 from pipelines.index import main as make_index
 from pipelines.inference.model_choice import ModelChoice
@@ -188,18 +189,20 @@ def test_the_command_chooses_the_device_of_a_search(
     index = SearchIndex(folder)
     rows = pq.read_table(folder / "embeddings.parquet")
     rows = rows.append_column("error", pa.nulls(len(rows), pa.string()))
+    # As an earlier version wrote it.
     write_index(folder, rows, replace(index.info, model=index.info.model | {"gpu": True}))
     asked: list[bool] = []
     load = ModelChoice.load
 
-    def noted(self: ModelChoice) -> TrainedModel:
-        asked.append(self.gpu)
-        return load(replace(self, gpu=False))
+    def noted(self: ModelChoice, gpu: bool = False) -> TrainedModel:
+        asked.append(gpu)
+        return load(self)
 
     monkeypatch.setattr(ModelChoice, "load", noted)
+    monkeypatch.setattr(devices, "_gpus_here", lambda: devices.Gpus(1))
     main(SearchConfig(text="a", index=folder, output=tmp_path))
-    main(SearchConfig(text="a", index=folder, output=tmp_path, model=ModelChoice(gpu=True)))
-    assert asked == [False, True]
+    main(SearchConfig(text="a", index=folder, output=tmp_path, device="cpu"))
+    assert asked == [True, False]
 
 
 def test_a_query_of_another_model_is_refused(

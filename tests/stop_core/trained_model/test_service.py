@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from stop_core.decoding import decode_clip
+from stop_core.storage.documents import build
 from stop_core.trained_model.model import TrainedModel
 from stop_core.trained_model.service import RequestError, ServiceOptions, VideoService
 
@@ -145,3 +146,10 @@ def test_threads_do_not_get_each_others_answers(service: VideoService, folder: P
 def test_limits_must_be_positive() -> None:
     with pytest.raises(ValueError, match="max_video_mib must be positive"):
         ServiceOptions(max_video_mib=0)
+
+
+def test_a_server_takes_the_devices_of_the_commands() -> None:
+    for device in ("auto", "cpu", "gpu"):
+        assert build(ServiceOptions, {"device": device}, "options").device == device
+    with pytest.raises(ValueError, match="device: input should be 'auto', 'cpu' or 'gpu'"):
+        build(ServiceOptions, {"device": "cuda"}, "options")
