@@ -24,7 +24,7 @@ from ..cli.folders import alone_in
 from ..cli.progress_bar import Done, ProgressBar
 from ..cli.video_options import WorkerOptions
 from ..cluster.devices import usable_gpus
-from .stages import SCHEMAS, BothStages, Pools, Row, Work
+from .stages import SCHEMAS, BothStages, PartRow, Pools, Work
 from .video_list import Video
 
 _MOST_A_PART = 16  # videos, which the model takes at once
@@ -65,7 +65,7 @@ class VideoJob:
             rows, _ = row_numbers(done)
             return done.take([rows[video] for video in videos])
 
-    def _checked(self, finished: Iterator[Row]) -> Iterator[Done]:
+    def _checked(self, finished: Iterator[PartRow]) -> Iterator[Done]:
         for row in finished:
             if row["error"]:
                 raise RunError(
@@ -74,7 +74,7 @@ class VideoJob:
                 )
             yield Done(clips=row["videos"], failures=row["failures"])
 
-    def _here(self, pending: Sequence[Video], workers: WorkerOptions) -> Iterator[Row]:
+    def _here(self, pending: Sequence[Video], workers: WorkerOptions) -> Iterator[PartRow]:
         gpu = usable_gpus(workers.device).count > 0
         both = BothStages(self.work, gpu, threads=None)
         try:
@@ -82,7 +82,7 @@ class VideoJob:
         finally:
             both.close()
 
-    def _ray(self, pending: Sequence[Video], workers: WorkerOptions) -> Iterator[Row]:
+    def _ray(self, pending: Sequence[Video], workers: WorkerOptions) -> Iterator[PartRow]:
         from ..cluster.resources import node_resources
         from ..cluster.session import quiet_ray_data, start_ray
 
@@ -94,7 +94,7 @@ class VideoJob:
         pools = Pools.on(node_resources(), workers.gpus_per_worker if gpus else 0, workers.workers)
         if pools.models:
             say(f"decoding on {pools.readers} CPUs; {pools.models} copies of the model on GPUs")
-        first: list[Row] = []
+        first: list[PartRow] = []
         is_said = False
         try:
             for row in pools.stream(self._parts(pending, pools.readers), self.work):
@@ -109,7 +109,7 @@ class VideoJob:
                 "same command to resume"
             ) from problem
 
-    def _parts(self, pending: Sequence[Video], workers: int) -> list[Row]:
+    def _parts(self, pending: Sequence[Video], workers: int) -> list[PartRow]:
         """Returns the parts: some videos each, and the file for their rows."""
         size = min(_MOST_A_PART, max(1, math.ceil(len(pending) / (4 * workers))))
         parts = []

@@ -42,8 +42,8 @@ from .model_choice import ModelChoice
 from .video_list import Video
 
 Kind = Literal["labels", "embedding"]
-Row = dict[str, Any]
-Stage = Callable[..., Callable[[Row], Row]]
+PartRow = dict[str, Any]
+Stage = Callable[..., Callable[[PartRow], PartRow]]
 _ENOUGH = 0.9  # share of its time for which a GPU should have frames
 _MEASURED = 8  # parts, at least; the first ones include the start of the model
 
@@ -86,7 +86,7 @@ class FrameReader:
         self.decoder = how.decoder(work.timeout)
         self.cache = FrameCache(work.cache) if work.cache is not None else None
 
-    def __call__(self, part: Row) -> Row:
+    def __call__(self, part: PartRow) -> PartRow:
         """Returns the part with its `frames`, and in `error` an error of the storage."""
         began = time.perf_counter()
         videos = [Video(**values) for values in part["videos"]]
@@ -145,7 +145,7 @@ class PartModel:
         self.work = work
         self.trained = work.model.load(gpu)
 
-    def __call__(self, part: Row) -> Row:
+    def __call__(self, part: PartRow) -> PartRow:
         """Writes the rows of the part to its `path`; returns counts, seconds and the error."""
         began = time.perf_counter()
         done = {"path": part["path"], "videos": len(part["videos"]), "error": part["error"]}
@@ -161,7 +161,7 @@ class PartModel:
         seconds = {"reading": part["reading"], "running": time.perf_counter() - began}
         return {**done, "failures": failures, **seconds}
 
-    def rows(self, part: Row) -> list[Row]:
+    def rows(self, part: PartRow) -> list[PartRow]:
         """Returns a row for every video, in their order."""
         rows = []
         for values, reason in zip(part["videos"], part["reasons"], strict=True):
@@ -174,7 +174,7 @@ class PartModel:
             self._answer([rows[number] for number in good], frames)
         return rows
 
-    def _answer(self, rows: Sequence[Row], frames_NTSSC: NDArray[np.uint8]) -> None:
+    def _answer(self, rows: Sequence[PartRow], frames_NTSSC: NDArray[np.uint8]) -> None:
         with warnings.catch_warnings():  # Ray's arrays are read-only, and nothing writes to them
             warnings.filterwarnings("ignore", message=".*not writable.*")
             frames = torch.from_numpy(frames_NTSSC)
@@ -195,7 +195,7 @@ class BothStages:
     def __init__(self, work: Work, gpu: bool = False, threads: int | None = 1) -> None:
         self.reader, self.model = FrameReader(work), PartModel(work, gpu, threads)
 
-    def __call__(self, part: Row) -> Row:
+    def __call__(self, part: PartRow) -> PartRow:
         """Returns what `PartModel` returns."""
         return self.model(self.reader(part))
 
@@ -235,12 +235,12 @@ class Pools:
 
     def stream(
         self,
-        parts: Sequence[Row],
+        parts: Sequence[PartRow],
         work: Work,
         reader: Stage = FrameReader,
         model: Stage = PartModel,
         both: Stage = BothStages,
-    ) -> Iterator[Row]:
+    ) -> Iterator[PartRow]:
         """Yields the answer of the model for each part as it is finished, in any order.
 
         Ray starts an actor or a node that fails again, and repeats its parts.
@@ -270,7 +270,7 @@ class Pools:
             )
         yield from rows.iter_rows()
 
-    def limit(self, finished: Sequence[Row]) -> str | None:
+    def limit(self, finished: Sequence[PartRow]) -> str | None:
         """Returns a sentence if the readers cannot keep the GPUs busy.
 
         Args:
