@@ -33,6 +33,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("evaluate", "EvaluateConfig", "Evaluate a trained model on any frame cache."),
         Command("benchmark", "BenchmarkConfig", "Compare methods over several seeds in a table."),
         Command("reproduce", "ReproduceConfig", "Run a recipe from the videos to the table."),
+        Command("ui", "UiConfig", "Open the runs and tables in MLflow."),
     ),
     "inference": (
         Command("predict", "PredictConfig", "Predict the labels of videos."),

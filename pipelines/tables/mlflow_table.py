@@ -16,7 +16,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ..cli.console import console, print_result
 from ..tracking.direct_run import TrackedRun
-from ..tracking.store import find_run, open_experiment, run_tags
+from ..tracking.store import find_run, open_experiment, run_tags, shared_view
 from ..training.result import TrainingResult
 from .formats import markdown, print_sheet, write_files
 from .sheet import Sheet, make_sheet
@@ -85,14 +85,15 @@ def _share_view(table: ComparisonTable, client: MlflowClient, parent: Run) -> st
 
     It has the format of the UI's "share view". A UI that does not know the format shows all runs.
     """
-    experiment, key = parent.info.experiment_id, f"table-{parent.info.run_id[:8]}"
+    link = shared_view(parent)
     metrics = [table.measures[0].replace("val/", "val_best/"), *table.tested]
     metrics.append("trainable_parameters")
     view = json.loads(Path(__file__).with_name("share_view.json").read_text("utf-8"))
     view["searchFilter"] = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
     view["selectedColumns"] = ["params.`seed`", *(f"metrics.`{name}`" for name in metrics)]
-    client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{key}", json.dumps(view))
-    return f"#/experiments/{experiment}/runs?viewStateShareKey={key}"
+    key = f"mlflow.sharedViewState.{link.rpartition('=')[2]}"
+    client.set_experiment_tag(parent.info.experiment_id, key, json.dumps(view))
+    return link
 
 
 def _chart_metrics(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, float]:

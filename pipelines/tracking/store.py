@@ -2,7 +2,6 @@
 
 import logging
 import shlex
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from ..cli.console import RunError, is_verbose
+from ..cli.folders import command, default_output
 from ..cli.store_problem import explain_store_problem, given_store
 from .environment import git_commit
 
@@ -40,6 +40,7 @@ description, or unfold it, select its runs and press Compare. `test/...` was mea
 with the chosen epoch; `val/...` is the curve over the epochs, `val_best/...` the chosen epoch;
 `cost/...` is the time of a step and the memory.
 """
+_OF_TRAININGS = "workflowType=machine_learning"
 LONGEST_PARAM = 6000  # characters; a limit of MLflow
 MOST_METRICS = 1000  # of a batch; a limit of MLflow
 
@@ -56,10 +57,33 @@ def local_store(output: Path) -> str:
 
 def ui_command(output: Path) -> str:
     """Returns the command that opens the UI of the store."""
-    if server := given_store():
-        return f"open {server} in a browser"
-    command = Path(sys.executable).with_name("mlflow")  # works without an activated environment
-    return shlex.join([str(command), "ui", "--backend-store-uri", local_store(output)])
+    given_store()  # refuses a password in the address
+    is_default = output.resolve() == default_output().resolve()
+    return command("ui") + ("" if is_default else f" --output {shlex.quote(str(output))}")
+
+
+def page_links(client: MlflowClient, address: str) -> dict[str, str]:
+    """Returns links to the newest table and to the runs of every experiment, the newest first.
+
+    With them, the UI shows runs at once; its start page is for traces of language models.
+    """
+    links: dict[str, str] = {}
+    for experiment in client.search_experiments(order_by=["last_update_time DESC"]):
+        number, name = experiment.experiment_id, experiment.name
+        runs = client.search_runs([number], max_results=1)
+        if not runs:
+            continue
+        tables = client.search_runs([number], "tags.kind = 'table'", max_results=1)
+        for table in tables:
+            links[f"newest table of {name}"] = f"{address}/{shared_view(table)}&{_OF_TRAININGS}"
+        links[f"all runs on {name}"] = f"{address}/#/experiments/{number}/runs?{_OF_TRAININGS}"
+    return links
+
+
+def shared_view(table: Run) -> str:
+    """Returns the link, on the server's page, to the cells of a table grouped by row."""
+    info = table.info
+    return f"#/experiments/{info.experiment_id}/runs?viewStateShareKey=table-{info.run_id[:8]}"
 
 
 def open_experiment(output: Path, name: str) -> str:
