@@ -46,9 +46,11 @@ class ImageTower(nn.Module):
                 f"{name} takes images of {height}x{width} pixels, not square; {UNFIT_ADVICE}"
             )
         self.image_size = int(height)
-        mean, std = self.visual.image_mean, self.visual.image_std
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        # In a process that is reused, an earlier training has moved the weights to its GPU.
+        device = next(self.visual.parameters()).device
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(self.visual, f"image_{name}"), device=device)
+            self.register_buffer(name, values.view(3, 1, 1), persistent=False)
         self.mean: Tensor
         self.std: Tensor
 

@@ -77,7 +77,7 @@ class VideoModel(nn.Module, ABC):
         They start as the CLS token, nearly, so that the tower can use them at once.
         """
         noise = 0.02 * torch.randn(count, self.tower.width)
-        return nn.Parameter(self.tower.cls_token() + noise)
+        return nn.Parameter(self.tower.cls_token().cpu() + noise)
 
     @abstractmethod
     def encode_video(self, frames: Tensor) -> Tensor:
