@@ -37,10 +37,6 @@ def check_ray() -> Iterator[Finding]:
         found, _, advice = problem.partition(". ")
         yield failure("ray sockets", found, advice)
         return
-    yield _check_start(address)
-
-
-def _check_start(address: str | None) -> Finding:
     about = "ray" if address is None else f"ray at {address}"
     advice = f"see the logs in {ray_temp_dir()}/session_latest; a start needs about 1 GiB of memory"
     if address is not None:
@@ -59,18 +55,20 @@ def _check_start(address: str | None) -> Finding:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return failure(about, f"does not answer within {_RAY_PATIENCE:.0f} s", advice)
+        yield failure(about, f"does not answer within {_RAY_PATIENCE:.0f} s", advice)
+        return
     reports = [line for line in stdout.splitlines() if line.startswith("RAY ")]
     if not reports:
         reason = (stderr.strip().splitlines() or ["no reason given"])[-1]
-        return failure(about, one_line(reason.rpartition("RunError: ")[2]), advice)
+        yield failure(about, one_line(reason.rpartition("RunError: ")[2]), advice)
+        return
     report = json.loads(reports[0].removeprefix("RAY "))
     cpus, gpus = (report["resources"].get(name, 0) for name in ("CPU", "GPU"))
     found = (
         f"{report['version']} runs a task; {report['nodes']} nodes, {cpus:g} CPUs, {gpus:g} GPUs"
     )
     advice = "training needs 2 CPUs, to compute and to read: start Ray with --num-cpus 2"
-    return warn_if(cpus < 2, about, found, advice)
+    yield warn_if(cpus < 2, about, found, advice)
 
 
 def check_mlflow(output: Path) -> Iterator[Finding]:

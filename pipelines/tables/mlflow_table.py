@@ -19,7 +19,7 @@ from ..tracking.direct_run import TrackedRun
 from ..tracking.store import find_run, open_experiment, run_tags, shared_view
 from ..training.result import TrainingResult
 from .formats import markdown, print_sheet, write_files
-from .sheet import Sheet, make_sheet
+from .sheet import make_sheet
 from .table import ComparisonTable
 
 NOTE = "mlflow.note.content"  # the description of a run in the UI
@@ -65,19 +65,15 @@ def publish_table(table: ComparisonTable, tracked: TrackedRun) -> None:
                         "fold": " ".join(map(str, table.data_hashes))})  # fmt: skip
     parent = tracked.client.get_run(tracked.run_id)
     view = _share_view(table, tracked.client, parent)
-    # A tag, unlike a parameter, can change: the same rows can get another baseline.
-    tracked.set_tags({NOTE: _description(sheet, view), "baseline": table.baseline})
-    _gather_cells(table, tracked, parent)
-    print_result(f"the table in {', '.join(file.name for file in files)}: {table.folder}")
-
-
-def _description(sheet: Sheet, view: str) -> str:
-    """Returns the text of the run's page: the columns that fit on it, and links to the rest."""
-    sheet = sheet.without(*(sheet.columns.keys() - _ON_PAGE))
-    return (
-        f"{markdown(sheet)}\nAll columns: `table.html` and `table.csv` among the artifacts. "
+    fitting = sheet.without(*(sheet.columns.keys() - _ON_PAGE))
+    description = (
+        f"{markdown(fitting)}\nAll columns: `table.html` and `table.csv` among the artifacts. "
         f"The runs below this one are the cells: [see them grouped by row]({view})."
     )
+    # A tag, unlike a parameter, can change: the same rows can get another baseline.
+    tracked.set_tags({NOTE: description, "baseline": table.baseline})
+    _gather_cells(table, tracked, parent)
+    print_result(f"the table in {', '.join(file.name for file in files)}: {table.folder}")
 
 
 def _share_view(table: ComparisonTable, client: MlflowClient, parent: Run) -> str:

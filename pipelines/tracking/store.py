@@ -95,7 +95,15 @@ def open_experiment(output: Path, name: str) -> str:
     Raises:
         RunError: if the store cannot be opened or written.
     """
-    _make_writable(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as problem:
+        raise RunError(
+            f"the folder {output} cannot be written ({problem.strerror or problem}); choose "
+            "another --output, or change its permissions"
+        ) from problem
     uri = tracking_uri(output)
     if not is_verbose():
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # it logs each table it creates
@@ -168,15 +176,3 @@ def run_tags(
         **(tags or {}),
         **({MLFLOW_PARENT_RUN_ID: parent} if parent is not None else {}),
     }
-
-
-def _make_writable(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
-    except OSError as problem:
-        raise RunError(
-            f"the folder {output} cannot be written ({problem.strerror or problem}); choose "
-            "another --output, or change its permissions"
-        ) from problem

@@ -58,7 +58,12 @@ def export(
         OSError: if the folder cannot be written.
     """
     manifest = Manifest.load(cache)
-    _check_part(part, manifest, cache)
+    for what, chosen, known in (
+        ("split", part.splits, tuple(manifest.counts)),
+        ("class", part.classes, manifest.class_names),
+    ):
+        if strange := [name for name in chosen if name not in known]:
+            raise ValueError(f"the cache {cache} has no {what} {strange[0]!r}: {', '.join(known)}")
     entries = [e for e in manifest.shards if not part.splits or e.split in part.splits]
     folder = local_shards(cache, manifest, entries)
     check_contents(folder, entries)
@@ -72,15 +77,6 @@ def export(
         if not count:
             raise ValueError(f"no clip of {cache} was chosen: nothing is exported")
     return count
-
-
-def _check_part(part: Part, manifest: Manifest, cache: StoragePath) -> None:
-    for what, chosen, known in (
-        ("split", part.splits, tuple(manifest.counts)),
-        ("class", part.classes, manifest.class_names),
-    ):
-        if strange := [name for name in chosen if name not in known]:
-            raise ValueError(f"the cache {cache} has no {what} {strange[0]!r}: {', '.join(known)}")
 
 
 def _chosen(

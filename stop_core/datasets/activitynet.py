@@ -11,7 +11,6 @@ the test set; validation is carved from training. Of the videos in an id list, t
 are read; without an id list, all that have sentences.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from stop_core.datasets.annotations import get_texts, read_annotations, safe_name
@@ -29,22 +28,18 @@ _LISTS: tuple[tuple[str, str, Split], ...] = (
 def read_activitynet(root: Path) -> list[Clip]:
     """Lists the training, validation and test clips."""
     data = DataRoot(root, _LAYOUT)
-    for captions, ids, split in _LISTS:
-        for where, v, paragraph in _read_paragraphs(data.find(captions), data.look_for(ids)):
-            names = {"default": f"videos/{v}.mp4", "other_name": v.removeprefix("v_")}
-            data.add_captioned(where, v, split, [paragraph], source=v, **names)
+    for captions, listed, split in _LISTS:
+        file, ids = data.find(captions), data.look_for(listed)
+        videos = read_annotations(file, dict)
+        names = list(videos) if ids is None else read_annotations(ids, list)
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{ids}: expected a list of texts in JSON")
+        for v in filter(videos.__contains__, names):
+            where = f"{file}, entry {v}"
+            safe_name(v, where)
+            if not isinstance(videos[v], dict):
+                raise ValueError(f"{where}: expected an object, found {videos[v]!r}")
+            paragraph = " ".join(get_texts(videos[v], "sentences", where))
+            paths = {"default": f"videos/{v}.mp4", "other_name": v.removeprefix("v_")}
+            data.add_captioned(where, v, split, [paragraph], source=v, **paths)
     return carve_validation(data.finish())
-
-
-def _read_paragraphs(captions: Path, ids: Path | None) -> Iterator[tuple[str, str, str]]:
-    """Yields location, id and joined sentences of each video."""
-    videos = read_annotations(captions, dict)
-    names = list(videos) if ids is None else read_annotations(ids, list)
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{ids}: expected a list of texts in JSON")
-    for video_id in filter(videos.__contains__, names):
-        where = f"{captions}, entry {video_id}"
-        safe_name(video_id, where)
-        if not isinstance(videos[video_id], dict):
-            raise ValueError(f"{where}: expected an object, found {videos[video_id]!r}")
-        yield where, video_id, " ".join(get_texts(videos[video_id], "sentences", where))

@@ -10,7 +10,6 @@ or 2 (test). Official test clips stay test clips; validation is carved from trai
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from stop_core.datasets.annotations import class_label, read_lines, safe_name
@@ -44,7 +43,14 @@ def read_hmdb51(root: Path, fold: int = 1) -> list[Clip]:
         )
     for folder, path in lists:
         class_name = class_label(folder, str(path))
-        for where, name, split in _read_codes(path):
+        for where, line in read_lines(path):
+            fields = line.split()
+            if len(fields) != 2 or fields[1] not in _CODES:
+                raise ValueError(
+                    f"{where}: expected '<file name> <0, 1 or 2>', found {line.strip()!r}; "
+                    "unpack the split files afresh"
+                )
+            name, split = safe_name(fields[0], where), _CODES[fields[1]]
             stem = Path(name).stem
             clip = Clip(
                 video_id=f"{class_name}/{stem}",
@@ -67,15 +73,3 @@ def source_video(stem: str, class_name: str) -> str:
     tail = rf"_{re.escape(class_name)}_[a-z]+_[a-z]+_np\d+_[a-z]+_[a-z]+_\d+"
     match = re.fullmatch(rf"(.+){tail}", stem)
     return match[1] if match else stem
-
-
-def _read_codes(path: Path) -> Iterator[tuple[str, str, Split | None]]:
-    """Yields the location, the file name and the split of each line."""
-    for where, line in read_lines(path):
-        fields = line.split()
-        if len(fields) != 2 or fields[1] not in _CODES:
-            raise ValueError(
-                f"{where}: expected '<file name> <0, 1 or 2>', found {line.strip()!r}; "
-                "unpack the split files afresh"
-            )
-        yield where, safe_name(fields[0], where), _CODES[fields[1]]

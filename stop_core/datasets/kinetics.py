@@ -6,11 +6,10 @@ The official lists, and the videos wherever the common downloads put them below 
     <root>/train/<class>/<youtube id>_<start>_<end>.mp4     start and end in seconds, six digits
 
 A list has the columns label, youtube_id, time_start, time_end, split. Published accuracies are
-mostly those of the official validation split: `read_kinetics_val` takes that as test, and carves
+mostly those of the official validation split: `val_as_test` takes that as test, and carves
 validation from training by YouTube video.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from stop_core.datasets.annotations import read_csv_rows, safe_name
@@ -25,42 +24,34 @@ _LAYOUT = (
 _FILES = {"train": ("train",), "validation": ("val", "validate"), "test": ("test",)}
 
 
-def read_kinetics(root: Path) -> list[Clip]:
-    """Lists the official training, validation and test clips; labels index the sorted classes."""
-    return _read(root, {"train": "train", "validation": "val", "test": "test"})
+def read_kinetics(root: Path, *, val_as_test: bool = False) -> list[Clip]:
+    """Lists the official training, validation and test clips; labels index the sorted classes.
 
-
-def read_kinetics_val(root: Path) -> list[Clip]:
-    """Like `read_kinetics`, with the official validation clips as test; needs no test list."""
-    return carve_validation(_read(root, {"train": "train", "validation": "test"}))
-
-
-def _read(root: Path, lists: dict[str, Split]) -> list[Clip]:
-    """Lists the clips of `lists`, which maps official lists to splits."""
+    With `val_as_test`, the official validation clips are the test, and no test list is needed.
+    """
+    lists: dict[str, Split] = {"train": "train", "validation": "val", "test": "test"}
+    if val_as_test:
+        lists = {"train": "train", "validation": "test"}
     data = DataRoot(root, _LAYOUT)
     for name, split in lists.items():
         stems = [f"{prefix}{file}" for file in _FILES[name] for prefix in ("", "kinetics_")]
         path = data.find(*(f"{stem}.csv" for stem in stems))
-        for where, youtube_id, v, class_name in _read_list(path, name):
+        # The official test lists of 400 and 600 classes have no column for the label.
+        columns = ("youtube_id", "time_start", "time_end", *(() if name == "test" else ("label",)))
+        for where, row in read_csv_rows(path, *columns):
+            youtube_id = safe_name(row["youtube_id"], where)
+            if not (label := tidied(row.get("label", ""))):
+                hint = "; --dataset kinetics-val needs no test list" if name == "test" else ""
+                raise ValueError(f"{where}: {youtube_id} has no label{hint}")
+            try:
+                start, end = int(float(row["time_start"])), int(float(row["time_end"]))
+            except (ValueError, OverflowError):
+                raise ValueError(
+                    f"{where}: expected seconds, found {row['time_start']!r} and "
+                    f"{row['time_end']!r}"
+                ) from None
+            v, class_name = f"{youtube_id}_{start:06d}_{end:06d}", safe_name(label, where)
             file = data.files.named(v) or f"{_FILES[name][0]}/{class_name}/{v}.mp4"
             data.add(Clip(v, file, split, NO_LABEL, class_name, youtube_id), where)
-    return number_classes(data.finish())
-
-
-def _read_list(path: Path, name: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yields the location of each row, its YouTube id, video id and class."""
-    # The official test lists of 400 and 600 classes have no column for the label.
-    columns = ("youtube_id", "time_start", "time_end", *(() if name == "test" else ("label",)))
-    for where, row in read_csv_rows(path, *columns):
-        youtube_id = safe_name(row["youtube_id"], where)
-        if not (label := tidied(row.get("label", ""))):
-            hint = "; --dataset kinetics-val needs no test list" if name == "test" else ""
-            raise ValueError(f"{where}: {youtube_id} has no label{hint}")
-        try:
-            start, end = int(float(row["time_start"])), int(float(row["time_end"]))
-        except (ValueError, OverflowError):
-            raise ValueError(
-                f"{where}: expected seconds, found {row['time_start']!r} and {row['time_end']!r}"
-            ) from None
-        video_id = f"{youtube_id}_{start:06d}_{end:06d}"
-        yield where, youtube_id, video_id, safe_name(label, where)
+    clips = number_classes(data.finish())
+    return carve_validation(clips) if val_as_test else clips

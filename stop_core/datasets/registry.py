@@ -11,11 +11,11 @@ from stop_core.datasets.csv_file import read_csv
 from stop_core.datasets.didemo import read_didemo
 from stop_core.datasets.folder import read_folder
 from stop_core.datasets.hmdb51 import read_hmdb51
-from stop_core.datasets.kinetics import read_kinetics, read_kinetics_val
+from stop_core.datasets.kinetics import read_kinetics
 from stop_core.datasets.lsmdc import read_lsmdc
 from stop_core.datasets.msrvtt import read_msrvtt
 from stop_core.datasets.msvd import read_msvd
-from stop_core.datasets.ssv2 import read_ssv2, read_ssv2_val
+from stop_core.datasets.ssv2 import read_ssv2
 from stop_core.datasets.ucf101 import read_ucf101
 from stop_core.datasets.vatex import read_vatex, read_vatex_1k5
 from stop_core.settings.registry import Registry
@@ -89,9 +89,9 @@ for _dataset in (
     Dataset("hmdb51", read_hmdb51, folds=3),
     Dataset("ucf101", read_ucf101, folds=3),
     Dataset("ssv2", read_ssv2),
-    Dataset("ssv2-val", read_ssv2_val),
+    Dataset("ssv2-val", partial(read_ssv2, val_as_test=True)),
     Dataset("kinetics", read_kinetics),
-    Dataset("kinetics-val", read_kinetics_val),
+    Dataset("kinetics-val", partial(read_kinetics, val_as_test=True)),
     Dataset("folder", read_folder),
     Dataset("csv", partial(read_csv, task="recognition")),
     Dataset("motion", read_hmdb51, frames=6, size=32, generate=_generate_motion),

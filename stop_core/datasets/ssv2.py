@@ -7,7 +7,7 @@ The layout that the official archives unpack to, labels in a folder or next to t
 
 Older packages call the files something-something-v2-train.json and so on. The answers to the test
 split were withheld for years, so published accuracies are those of the official validation split:
-`read_ssv2_val` takes that as test, and carves validation from training.
+`val_as_test` takes that as test, and carves validation from training.
 """
 
 from pathlib import Path
@@ -31,18 +31,14 @@ _LAYOUT = (
 )
 
 
-def read_ssv2(root: Path) -> list[Clip]:
-    """Lists the official training, validation and test clips."""
-    return _read(root, {"train": "train", "validation": "val", "test": "test"})
+def read_ssv2(root: Path, *, val_as_test: bool = False) -> list[Clip]:
+    """Lists the official training, validation and test clips.
 
-
-def read_ssv2_val(root: Path) -> list[Clip]:
-    """Like `read_ssv2`, with the official validation clips as test; needs no test answers."""
-    return carve_validation(_read(root, {"train": "train", "validation": "test"}))
-
-
-def _read(root: Path, lists: dict[str, Split]) -> list[Clip]:
-    """Lists the clips of `lists`, which maps official lists to splits."""
+    With `val_as_test`, the official validation clips are the test, and no test list is needed.
+    """
+    lists: dict[str, Split] = {"train": "train", "validation": "val", "test": "test"}
+    if val_as_test:
+        lists = {"train": "train", "validation": "test"}
     data = DataRoot(root, _LAYOUT)
     labels = _read_labels(_find(data, "labels"))
     for name, split in lists.items():
@@ -63,7 +59,7 @@ def _read(root: Path, lists: dict[str, Split]) -> list[Clip]:
             file = data.files.named(v) or f"{_VIDEOS}/{v}.webm"
             # The annotation does not say who filmed a clip, so it is its own source.
             data.add(Clip(v, file, split, labels[class_name], class_name, source=v), where)
-    return data.finish()
+    return carve_validation(data.finish()) if val_as_test else data.finish()
 
 
 def _find(data: DataRoot, name: str) -> Path:

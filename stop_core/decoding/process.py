@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,19 +178,17 @@ class _Child:
                 start_new_session=True,
             )
             theirs.close()
-            self._await_start(stderr)
-
-    def _await_start(self, stderr: IO[bytes]) -> None:
-        self._deadline = time.monotonic() + _START_TIMEOUT
-        try:
-            self._message()
-        except (EOFError, TimeoutError) as error:
-            how = self.how_it_ended() if isinstance(error, EOFError) else "it does not answer"
-            self.end()
-            stderr.seek(0)
-            lines = stderr.read().decode(errors="replace").strip().splitlines()
-            reason = lines[-1] if lines else "no reason"
-            raise OSError(f"the decoding process does not start ({how}): {reason}") from error
+            self._deadline = time.monotonic() + _START_TIMEOUT
+            try:
+                self._message()
+            except (EOFError, TimeoutError) as error:
+                ended = isinstance(error, EOFError)
+                how = self.how_it_ended() if ended else "it does not answer"
+                self.end()
+                stderr.seek(0)
+                lines = stderr.read().decode(errors="replace").strip().splitlines()
+                reason = lines[-1] if lines else "no reason"
+                raise OSError(f"the decoding process does not start ({how}): {reason}") from error
 
     def request(self, path: Path, slot: int, timeout: float) -> None:
         """Sends a request and starts its deadline."""

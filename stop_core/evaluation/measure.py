@@ -85,7 +85,7 @@ def measure_retrieval(
         clips: of the split, with the sentences of `texts`.
         video_ME: their embeddings.
         texts: has all sentences.
-        rerank: as for `retrieval_metrics`.
+        rerank: as for `retrieval_ranks`.
         query_bank: training captions, for "qb-norm".
     """
     sentences = sentences_of(clips)

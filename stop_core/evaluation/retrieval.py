@@ -24,43 +24,6 @@ QB_NORM_TEMPERATURE = 1 / 20
 _COMPARED = 2**20
 
 
-def retrieval_metrics(
-    similarity_NM: Tensor,
-    video_of_text: Tensor | None = None,
-    rerank: Rerank = "none",
-    query_bank: Tensor | None = None,
-    temperature: float | None = None,
-) -> dict[str, float]:
-    """Measures retrieval in both directions.
-
-    `t2v_r1`, `t2v_r5` and `t2v_r10` are the share of texts, from 0 to 1, whose video is among the
-    first 1, 5 or 10. `t2v_median_rank` and `t2v_mean_rank` are over the ranks, from 1; the median
-    of an even number is the mean of the middle two. `v2t_...` are the same for the videos. Ties
-    count against the model: see `text_to_video_ranks` and `video_to_text_ranks`.
-
-    A table must mark results with `rerank`. "dsl" uses all test queries at once (it is
-    transductive) and assumes that they describe each video about equally often, so it does not
-    apply to queries that are answered one by one. "qb-norm" uses training captions.
-
-    The ranks differ from CLIP4Clip's `compute_metrics`, which searches the true similarity in the
-    sorted row and so counts a query once per candidate tied with the answer, the first time at the
-    best rank: a constant matrix has R@1 = 1/M there, and 0 here.
-
-    Args:
-        similarity_NM: [N, M].
-        video_of_text: the video that a text describes, [N]; default: text i describes video i.
-        rerank: "none", "dsl" (`dual_softmax` in each direction), or "qb-norm" (`qb_norm`), which
-            normalises by texts and so returns only the `t2v_...` metrics.
-        query_bank: similarities of training captions to the same videos, [Q, M]; "qb-norm" only.
-        temperature: of the re-ranking; default: its published value.
-
-    Raises:
-        ValueError: if shapes or options do not fit each other, or a video has no text.
-    """
-    ranks = retrieval_ranks(similarity_NM, video_of_text, rerank, query_bank, temperature)
-    return rank_metrics(ranks)
-
-
 def retrieval_ranks(
     similarity_NM: Tensor,
     video_of_text: Tensor | None = None,
@@ -70,7 +33,26 @@ def retrieval_ranks(
 ) -> dict[str, Tensor]:
     """Returns the ranks of the texts' videos, "t2v" [N], and of the videos' texts, "v2t" [M].
 
-    Arguments and exceptions are those of `retrieval_metrics`; "qb-norm" has no "v2t".
+    Ties count against the model: see `text_to_video_ranks` and `video_to_text_ranks`;
+    `rank_metrics` summarises the ranks. A table must mark results with `rerank`. "dsl" uses all
+    test queries at once (it is transductive) and assumes that they describe each video about
+    equally often, so it does not apply to queries that are answered one by one. "qb-norm" uses
+    training captions.
+
+    The ranks differ from CLIP4Clip's `compute_metrics`, which searches the true similarity in the
+    sorted row and so counts a query once per candidate tied with the answer, the first time at the
+    best rank: a constant matrix has R@1 = 1/M there, and 0 here.
+
+    Args:
+        similarity_NM: [N, M].
+        video_of_text: the video that a text describes, [N]; default: text i describes video i.
+        rerank: "none", "dsl" (`dual_softmax` in each direction), or "qb-norm" (`qb_norm`), which
+            normalises by texts and so has no "v2t".
+        query_bank: similarities of training captions to the same videos, [Q, M]; "qb-norm" only.
+        temperature: of the re-ranking; default: its published value.
+
+    Raises:
+        ValueError: if shapes or options do not fit each other, or a video has no text.
     """
     if rerank not in ("none", "dsl", "qb-norm"):
         raise ValueError(f"rerank is {rerank!r}; choose 'none', 'dsl' or 'qb-norm'")
@@ -209,7 +191,12 @@ def qb_norm(
 
 
 def rank_metrics(ranks: Mapping[str, Tensor]) -> dict[str, float]:
-    """Returns the metrics of `retrieval_metrics` from the ranks of each direction."""
+    """Returns the metrics of the ranks of each direction.
+
+    `t2v_r1`, `t2v_r5` and `t2v_r10` are the share of texts, from 0 to 1, whose video is among the
+    first 1, 5 or 10. `t2v_median_rank` and `t2v_mean_rank` are over the ranks, from 1; the median
+    of an even number is the mean of the middle two. `v2t_...` are the same for the videos.
+    """
     metrics: dict[str, float] = {}
     for direction, whole in ranks.items():
         found = whole.double()

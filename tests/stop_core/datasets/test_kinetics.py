@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stop_core.datasets.kinetics import read_kinetics, read_kinetics_val
+from stop_core.datasets.kinetics import read_kinetics
 
 MakeTree = Callable[[str], Path]
 
@@ -23,7 +23,7 @@ def test_the_val_protocol_tests_on_validation_and_needs_no_test_list(make_tree: 
     root = make_tree("kinetics")
     (root / "annotations/test.csv").unlink()
     (root / "annotations/val.csv").rename(root / "annotations/kinetics_validate.csv")
-    clips = read_kinetics_val(root)
+    clips = read_kinetics(root, val_as_test=True)
     assert Counter(clip.split for clip in clips) == {"train": 6, "val": 2, "test": 2}
 
 

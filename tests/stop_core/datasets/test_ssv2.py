@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stop_core.datasets.ssv2 import read_ssv2, read_ssv2_val
+from stop_core.datasets.ssv2 import read_ssv2
 
 MakeTree = Callable[[str], Path]
 
@@ -25,7 +25,7 @@ def test_the_val_protocol_tests_on_validation_and_needs_no_test_files(make_tree:
     root = make_tree("ssv2")
     (root / "labels/test.json").unlink()
     (root / "labels/test-answers.csv").unlink()
-    clips = read_ssv2_val(root)
+    clips = read_ssv2(root, val_as_test=True)
     assert {clip.video_id for clip in clips if clip.split == "test"} == {"20", "21"}
     assert Counter(clip.split for clip in clips)["val"] == 2  # one a class
     with pytest.raises(FileNotFoundError, match=r"no test-answers\.csv"):

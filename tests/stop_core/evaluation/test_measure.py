@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from stop_core.clip.loading import load_clip
 from stop_core.evaluation.measure import measure_base_to_novel, measure_retrieval, sentences_of
-from stop_core.evaluation.retrieval import Rerank, retrieval_metrics
+from stop_core.evaluation.retrieval import Rerank, rank_metrics, retrieval_ranks
 from stop_core.evaluation.run_over import TextBank
 from stop_core.evaluation.stored_predictions import read_scores
 from stop_core.model.methods import build_method
@@ -38,12 +38,9 @@ def test_reranked_metrics_stand_apart_and_follow_from_their_ranks(
     assert found.rows == plain.rows | {f"{name}_rank": found.rows[f"{name}_rank"]}
     counts = torch.tensor([len(captions) for captions in clips.captions])
     video_N = torch.arange(10).repeat_interleave(counts)
-    expected = retrieval_metrics(
-        texts.rows(sentences_of(clips)) @ video_ME.T,
-        video_N,
-        rerank,
-        texts.rows(BANK) @ video_ME.T if bank else None,
-    )
+    similarity_NM = texts.rows(sentences_of(clips)) @ video_ME.T
+    bank_QM = texts.rows(BANK) @ video_ME.T if bank else None
+    expected = rank_metrics(retrieval_ranks(similarity_NM, video_N, rerank, bank_QM))
     assert new == {f"{name}_{measure}": value for measure, value in expected.items()}
     assert new[f"{name}_t2v_mean_rank"] != plain.metrics["t2v_mean_rank"]
     # The statistics of a table read the ranks from the stored rows.

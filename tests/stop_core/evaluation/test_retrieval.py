@@ -3,6 +3,7 @@
 import math
 from random import Random
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from stop_core.evaluation import retrieval
 from stop_core.evaluation.retrieval import (
     dual_softmax,
     qb_norm,
-    retrieval_metrics,
+    rank_metrics,
+    retrieval_ranks,
     text_to_video_ranks,
     video_to_text_ranks,
 )
@@ -23,6 +25,10 @@ from stop_core.evaluation.retrieval import (
 NAN = float("nan")
 # Few values, so that ties are common.
 SIMILARITIES = st.sampled_from([-math.inf, -0.5, 0.0, 0.5, NAN])
+
+
+def retrieval_metrics(*arguments: Any, **options: Any) -> dict[str, float]:
+    return rank_metrics(retrieval_ranks(*arguments, **options))
 
 
 @st.composite
