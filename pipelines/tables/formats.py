@@ -18,8 +18,8 @@ from rich.text import Text
 
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.escaping import csv_text, in_markdown
+from stop_core.storage.templates import rendered
 
-from ..cli.templates import rendered
 from .sheet import ON_PAPER, ON_SCREEN, PUBLISHED_NOTE, Sheet
 from .table import ComparisonTable
 

@@ -1,13 +1,12 @@
 """The model card: a README.md in the format of the Hugging Face Hub."""
 
-from functools import cache
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, Template
 
 from stop_core.datasets.registry import division
 from stop_core.storage.escaping import in_markdown, visible
+from stop_core.storage.templates import rendered
 from stop_core.tiny.shipped import TINY_TOWERS
 from stop_core.trained_model.files import ModelRecord
 
@@ -38,7 +37,10 @@ def render_card(record: ModelRecord) -> str:
         "fingerprint of the tower": origin.tower_fingerprint,
         "versions": ", ".join(f"{k} {v}" for k, v in origin.versions.items()),
     }
-    return _template().render(
+    return rendered(
+        Path(__file__).with_name("card.md.jinja"),
+        in_markdown,
+        trim=True,
         front_matter=visible(front_matter).strip(),
         config=config,
         how=how,
@@ -54,14 +56,6 @@ def render_card(record: ModelRecord) -> str:
         licence_source=licence_source,
         is_tiny=config.tower in TINY_TOWERS,
     )
-
-
-@cache
-def _template() -> Template:
-    markdown = Environment(trim_blocks=True, keep_trailing_newline=True)
-    # Every value that a user can choose passes this filter, which escapes markup.
-    markdown.filters["md"] = in_markdown
-    return markdown.from_string(Path(__file__).with_name("card.md.jinja").read_text("utf-8"))
 
 
 def _licence(tower: str, pretrained: str) -> tuple[str, str]:

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from stop_core.storage.atomic import appearing, write_whole
 from stop_core.storage.escaping import in_markdown
+from stop_core.storage.templates import rendered
 
 from ...cli.folders import command
 from ...cli.options import spell_out
-from ...cli.templates import rendered
 from ...tracking.direct_run import TrackedRun
 from ...tracking.environment import git_commit
 from ..results import BEST, CONFIRMATION, PARETO, TRIALS, SweepResult

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
-from pipelines.cli.templates import rendered
+from stop_core.storage.templates import rendered
 
 
 def test_values_are_escaped_once_and_the_text_of_a_template_is_not(tmp_path: Path) -> None:
