@@ -192,17 +192,9 @@ def _cache_clips(
 ) -> Manifest:
     """Decodes the clips of `selection` that are not yet cached, and records the cache."""
     frames, size = config.shape
-    cache_config = CacheConfig.of(
-        config.entry,
-        selection,
-        fold=config.fold,
-        frames=frames,
-        size=size,
-        crop=config.crop,
-        compression=config.compression,
-        decoder=config.decoder,
-        sampling=config.sampling,
-    )
+    names = ("fold", "crop", "compression", "decoder", "sampling")
+    options = {name: getattr(config, name) for name in names}
+    cache_config = CacheConfig.of(config.entry, selection, frames=frames, size=size, **options)
     job = CacheJob.open(config.cache_path, cache_config, selection.clips)
     record = CacheRecord(config.output, job.cache)
     # Locks exist only on a local disk, and a finished cache can be on a read-only one.

@@ -59,14 +59,8 @@ class StopConfig:
     """Dropout at the end of both prompters; at least 0 and below 1."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "n_s",
-            "max_prompts",
-            "spatial_width",
-            "temporal_width",
-            "depth",
-            "global_tokens",
-        ):
+        counts = ("n_s", "max_prompts", "depth", "global_tokens")
+        for name in (*counts, "spatial_width", "temporal_width"):
             value, least = getattr(self, name), 0 if name == "n_s" else 1
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not (whole and least <= value <= _MOST) and (name, value) != ("depth", None):
