@@ -1,6 +1,7 @@
 """Reading for training: the frame cache against other formats that hold the same frames.
 
     python benchmarks/read.py
+    python benchmarks/read.py --cold
 
 Every reader fills the same buffer, batch by batch, with clips in one shuffled order, from a warm
 page cache. The readers take turns, round after round, so that a slow minute of the machine meets
@@ -8,9 +9,16 @@ all of them; a ratio is taken within a round. WebDataset cannot read in a given 
 in the order that its own shards have. A reader whose library is not installed is left out: LMDB and
 WebDataset are in the extra `bench`; mosaicml-streaming asks for numpy below 2.2, and needs an
 environment of its own.
+
+With `--cold`, the page cache of the files is dropped before each turn, which is checked, and the
+ways to read the frame cache are compared: one thread that copies from the map, as before 29
+November 2026; the same after advice to the system; and the threads of a training.
 """
 
+import ctypes
 import io
+import mmap
+import os
 import shutil
 import statistics
 import sys
@@ -27,12 +35,13 @@ import pyarrow.parquet as pq
 import torch
 import tyro
 
-from stop_core.cache import CacheConfig, FrameCache, ShardPlan, ShardRecord
+from stop_core.cache import CacheConfig, CachedClips, FrameCache, ShardPlan, ShardRecord
 from stop_core.cache.files import record_path, shard_path, write_checked_json
 from stop_core.cache.job import CacheJob
 from stop_core.cache.layout import FRAMES_COLUMN, open_writer, rows_per_group, shard_schema
 from stop_core.cache.shards import plan_shards
 from stop_core.datasets import Clip
+from stop_core.runtime.read_ahead import read_ahead
 from stop_core.storage.atomic import hash_file
 
 Read = Callable[[np.ndarray, list[int]], None]
@@ -54,6 +63,8 @@ class Config:
     """Rounds in which every reader takes a turn."""
     only: tuple[str, ...] = ()
     """Only these readers."""
+    cold: bool = False
+    """Read from the disk."""
 
 
 def frames_of(config: Config, clip: int) -> np.ndarray:
@@ -281,6 +292,72 @@ def measure(config: Config, folder: Path) -> dict[str, list[float]]:
     return speeds
 
 
+def by_page_faults(clips: CachedClips, batches: list[list[int]], buffer: np.ndarray) -> None:
+    """One thread that copies from the map."""
+    for batch in batches:
+        for row, index in zip(buffer, batch, strict=True):
+            shard, number = clips._place(index)
+            np.copyto(row, shard.clip(number))
+
+
+def by_read(clips: CachedClips, batches: list[list[int]], buffer: np.ndarray) -> None:
+    """One thread that announces the clips of a batch to the system, then copies them."""
+    for batch in batches:
+        clips.read(batch, out=torch.from_numpy(buffer))
+
+
+def by_read_ahead(clips: CachedClips, batches: list[list[int]], buffer: np.ndarray) -> None:
+    """The threads of a training, which reads ahead."""
+    del buffer
+    for _ in read_ahead(clips, batches, torch.device("cpu")):
+        pass
+
+
+def drop_page_cache(files: list[Path]) -> None:
+    """Removes files from the page cache; SystemExit if the system keeps more than 1% of them."""
+    resident = total = 0
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+                data = np.frombuffer(mapped, np.uint8)
+                pages = np.zeros(-(-len(data) // mmap.PAGESIZE), np.uint8)
+                address, size = ctypes.c_void_p(data.ctypes.data), ctypes.c_size_t(len(data))
+                if ctypes.CDLL(None).mincore(address, size, ctypes.c_void_p(pages.ctypes.data)):
+                    raise SystemExit(f"mincore failed for {path}")
+                del data
+        resident, total = resident + int((pages & 1).sum()), total + len(pages)
+    if resident > 0.01 * total:
+        raise SystemExit(f"{resident} of {total} pages are still in memory")
+
+
+def measure_cold(config: Config, folder: Path) -> dict[str, list[float]]:
+    """MB/s of every way to read the frame cache from the disk, a figure a round."""
+    cache = write_cache(config, folder, "none", "center")
+    files = sorted(cache.glob("data/*.parquet"))
+    ways = {
+        "page faults, one thread": by_page_faults,
+        "advised, one thread": by_read,
+        "read ahead": by_read_ahead,
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    buffer = np.zeros((config.batch, config.frames, config.size, config.size, 3), dtype=np.uint8)
+    for turn in range(config.rounds):
+        order = np.random.default_rng(turn).permutation(config.clips).tolist()
+        starts = range(0, config.clips - config.batch + 1, config.batch)
+        batches = [order[start : start + config.batch] for start in starts]
+        for name in [*ways][turn % len(ways) :] + [*ways][: turn % len(ways)]:
+            clips = FrameCache(cache).split("train")  # the system keeps pages that are mapped
+            drop_page_cache(files)
+            started = time.perf_counter()
+            ways[name](clips, batches, buffer)
+            seconds = time.perf_counter() - started
+            speeds[name].append(len(batches) * buffer.nbytes / seconds / 1e6)
+            del clips
+    return speeds
+
+
 def first_batch(config: Config, cache: Path) -> float:
     """Seconds from opening a cache to its first shuffled batch, labels and all."""
     started = time.perf_counter()
@@ -295,13 +372,14 @@ def main() -> None:
     config = tyro.cli(Config)
     folder = Path(tempfile.mkdtemp(prefix="stop-read-"))
     try:
-        speeds = measure(config, folder)
-        floor = speeds.get("LMDB")
+        speeds = measure_cold(config, folder) if config.cold else measure(config, folder)
+        base = "page faults, one thread" if config.cold else "LMDB"
+        floor = speeds.get(base)
         for name, values in speeds.items():
             line = f"{name:28} {statistics.median(values):8.0f} MB/s"
             if floor:
                 ratios = [value / low for value, low in zip(values, floor, strict=True)]
-                line += f"   {statistics.median(ratios):5.2f} x LMDB"
+                line += f"   {statistics.median(ratios):5.2f} x {base}"
                 line += f" ({min(ratios):.2f} to {max(ratios):.2f})"
             print(line)
         if "frame cache" in speeds:

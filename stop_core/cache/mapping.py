@@ -3,7 +3,9 @@
 Shapes: F frames of a cached clip, H rows and W columns of a frame.
 """
 
+import ctypes
 import math
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +20,10 @@ from stop_core.cache.config import CacheConfig
 from stop_core.cache.hashed import local_folder
 from stop_core.cache.layout import COLUMNS, FRAME_HEIGHT, FRAME_WIDTH, row_places
 from stop_core.cache.manifest import ShardEntry
+from stop_core.cache.views import Window
 from stop_core.storage.documents import read_parquet, require_file, shown_text
 
+_LIBC = ctypes.CDLL(None)
 _ZSTD = pa.Codec("zstd")
 
 
@@ -32,24 +36,48 @@ class MappedShard:
 
     def __init__(self, path: Path, entry: ShardEntry, config: CacheConfig) -> None:
         self._path, self._data = path, _map(path)
-        self._shapes = [config.shape] * entry.rows
+        self.shapes = [config.shape] * entry.rows
+        """F, H, W, 3 of every row."""
         if config.crop == "none":
             sides = zip(*read_columns(path, entry.rows, FRAME_HEIGHT, FRAME_WIDTH), strict=True)
-            self._shapes = [(config.frames, height, width, 3) for height, width in sides]
-        lengths = [math.prod(shape) for shape in self._shapes]
+            self.shapes = [(config.frames, height, width, 3) for height, width in sides]
+        lengths = [math.prod(shape) for shape in self.shapes]
         self._places = row_places(read_footer(path), self._data, path, lengths)
 
     def clip(self, k: int) -> NDArray[np.uint8]:
         """Returns the frames of row k, [F, H, W, 3]: a view of the map, or decompressed."""
-        places = self._places
-        data = self._data[places.start[k] : places.start[k] + places.stored[k]]
+        places, data = self._places, self._stored(k)
         if places.compressed:
             # Decompression releases the GIL, so threads work in parallel.
             with _named(self._path):
-                size = places.prefix + math.prod(self._shapes[k])
+                size = places.prefix + math.prod(self.shapes[k])
                 page = _ZSTD.decompress(pa.py_buffer(data), size)
             data = np.frombuffer(page, np.uint8)[places.prefix :]
-        return data.reshape(self._shapes[k])
+        return data.reshape(self.shapes[k])
+
+    def will_read(self, k: int, window: Window | None) -> None:
+        """Makes the system begin to read a window of row k from the disk; None: all of it.
+
+        A copy of pages that are not in memory reads a few at a time, and waits for each.
+        """
+        data = self._stored(k)
+        if window is None or self._places.compressed:
+            _advise(data)
+            return
+        clip = data.reshape(self.shapes[k])
+        for frame in window.index:
+            _advise(clip[frame, window.top : window.top + window.size])
+
+    def _stored(self, k: int) -> NDArray[np.uint8]:
+        """Returns the mapped bytes of row k, as they are in the file."""
+        return self._data[self._places.start[k] : self._places.start[k] + self._places.stored[k]]
+
+
+def _advise(data: NDArray[np.uint8]) -> None:
+    """Makes the system begin to read contiguous bytes of a map. It is advice: it can fail."""
+    first = data.ctypes.data & -mmap.PAGESIZE
+    size = data.ctypes.data + data.nbytes - first
+    _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), mmap.MADV_WILLNEED)
 
 
 def _map(path: Path) -> NDArray[np.uint8]:

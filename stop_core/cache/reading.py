@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stop_core.cache.files import shard_path
 from stop_core.cache.integrity import BackgroundCheck, check_contents, local_shards
@@ -94,6 +94,7 @@ class CachedClips:
         # _starts[s] is the number of the first clip of shard s; the last element is N.
         self._starts = np.cumsum([0, *(entry.rows for entry in self._entries)])
         self._shards: dict[int, MappedShard] = {}
+        self._opening = Lock()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -143,29 +144,32 @@ class CachedClips:
             out = torch.empty(shape, dtype=torch.uint8)
         elif out.shape != shape or out.dtype != torch.uint8:
             raise ValueError(f"out is {out.dtype} {list(out.shape)}, not uint8 {list(shape)}")
-        target = out.numpy()
-        for i, index in enumerate(indices):
-            self._read_clip(index, view, target[i])
+        dense = is_dense(self._manifest.config.sampling)
+        places = []
+        for index in indices:  # reading begins for all clips at once, then each is copied
+            shard, row = self._place(index)
+            cached = shard.shapes[row]
+            window = None if cached == shape[1:] else view.window(index, cached[:3], dense)
+            shard.will_read(row, window)
+            places.append((shard, row, window))
+        for target_TSSC, (shard, row, window) in zip(out.numpy(), places, strict=True):
+            if window is None:
+                np.copyto(target_TSSC, shard.clip(row))
+            else:
+                window.copy(shard.clip(row), target_TSSC)
         return out
 
-    def _read_clip(self, index: int, view: View, target_TSSC: NDArray[np.uint8]) -> None:
+    def _place(self, index: int) -> tuple[MappedShard, int]:
+        """Returns the shard of a clip, and the number of its row."""
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)} in {self.path}")
-        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        clip = self._mapped(shard).clip(index - int(self._starts[shard]))
-        if clip.shape == target_TSSC.shape:
-            np.copyto(target_TSSC, clip)
-            return
-        count, height, width, _ = clip.shape
-        dense = is_dense(self._manifest.config.sampling)
-        view.window(index, (count, height, width), dense).copy(clip, target_TSSC)
-
-    def _mapped(self, shard: int) -> MappedShard:
-        if shard not in self._shards:
-            entry = self._entries[shard]
-            path = shard_path(self._folder, entry.name)
-            self._shards[shard] = MappedShard(path, entry, self._manifest.config)
-        return self._shards[shard]
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        with self._opening:
+            if number not in self._shards:
+                entry = self._entries[number]
+                path = shard_path(self._folder, entry.name)
+                self._shards[number] = MappedShard(path, entry, self._manifest.config)
+        return self._shards[number], index - int(self._starts[number])
 
     @cached_property
     def _folder(self) -> Path:

@@ -4,6 +4,7 @@ Shapes: M clips of a split, B clips at a time, X outputs per clip, N sentences, 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Protocol
 
 import torch
@@ -12,17 +13,9 @@ from torch import Tensor
 from stop_core.model.video_model import VideoModel
 from stop_core.runtime.devices import OutOfMemory, free_cached, within_memory
 from stop_core.runtime.distributed import gather_rows, my_share
+from stop_core.runtime.read_ahead import Frames, read_ahead
 
 EVALUATION_BATCH = 64
-
-
-class Frames(Protocol):
-    """The interface of the frames of some clips."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: Sequence[int]) -> Tensor:
-        """Returns the frames of these clips, uint8 [B, T, H, W, 3]."""
 
 
 class Clips(Frames, Protocol):
@@ -72,22 +65,24 @@ def run_over(
     model.eval()
     mine = list(my_share(range(len(clips))))
     parts = [torch.empty(0, width)]
-    start = 0
-    while start < len(mine):
-        frames = clips.read(mine[start : start + batch])
-        rows = within_memory(lambda: work(frames.to(device_of(model))).float().cpu())  # noqa: B023
-        if rows is not None:
-            parts.append(rows)
-            start += batch
-            continue
-        free_cached()
-        if len(frames) == 1:
-            raise OutOfMemory(
-                f"not even one clip of {frames.shape[1]} frames fits in the memory of a worker "
-                "while it evaluates; use --precision bf16, a cache of fewer frames, or a smaller "
-                "--tower"
-            )
-        batch = len(frames) // 2
+    batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
+    with closing(read_ahead(clips, batches, device_of(model))) as reads:
+        for frames in reads:
+            while len(frames):
+                some = frames[:batch]
+                rows = within_memory(lambda: work(some).float().cpu())  # noqa: B023
+                if rows is not None:
+                    parts.append(rows)
+                    frames = frames[batch:]
+                    continue
+                free_cached()
+                if len(some) == 1:
+                    raise OutOfMemory(
+                        f"not even one clip of {frames.shape[1]} frames fits in the memory of a "
+                        "worker while it evaluates; use --precision bf16, a cache of fewer frames, "
+                        "or a smaller --tower"
+                    )
+                batch = len(some) // 2
     return gather_rows(torch.cat(parts), mine, len(clips))
 
 

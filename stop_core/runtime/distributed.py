@@ -155,9 +155,14 @@ def _join(rows: Tensor, counts: list[int]) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
+def sum_in_place(values: Tensor) -> Tensor:
+    """Replaces the values by their sums over the processes, and returns them."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
 def sum_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
     """Returns the sum of each value over the processes."""
-    total = torch.tensor(values, dtype=torch.float64, device=device)
-    if world_size() > 1:
-        dist.all_reduce(total)
-    return [float(value) for value in total]
+    sums: list[float] = sum_in_place(torch.tensor(values, dtype=torch.float64).to(device)).tolist()
+    return sums

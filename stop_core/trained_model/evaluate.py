@@ -123,5 +123,10 @@ class _Part:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def read(self, indices: Sequence[int]) -> Tensor:
-        return self.clips.read([self.numbers[index] for index in indices], self.view)
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        frames, size = self.view.check(*self.clips.shape[:2])
+        return frames, size, size, 3
+
+    def read(self, indices: Sequence[int], *, out: Tensor | None = None) -> Tensor:
+        return self.clips.read([self.numbers[index] for index in indices], self.view, out)

@@ -30,8 +30,11 @@ def backward(
     micro_batch: int | None = None,
     seed: Seed = lambda part: None,
     last: Around = _NOTHING,
-) -> float:
-    """Accumulates the gradients of this process's share of a batch; returns its part of the loss.
+) -> Tensor:
+    """Accumulates the gradients of this process's share of a batch.
+
+    Returns:
+        its part of the loss, a scalar in float64 on the device: the host does not wait for it.
 
     Args:
         objective: computes outputs and loss.
@@ -51,7 +54,7 @@ def backward(
         return _backward_cached(objective, parts, clips, epoch, total, seed, last)
     if not parts:  # it still takes part in the collective operations
         return _backward_from(objective, objective.no_outputs(), clips, epoch, total)
-    loss = 0.0
+    loss = torch.zeros((), dtype=torch.float64, device=frames.device)
     for number, (part, own) in enumerate(parts):
         seed(number)
         outputs = objective.outputs(part, own, epoch)
@@ -67,12 +70,12 @@ def _backward_from(
     epoch: int,
     total: int,
     around: Around = _NOTHING,
-) -> float:
+) -> Tensor:
     loss = objective.loss(outputs, clips, epoch, total)
     if loss.requires_grad:
         with around:
             loss.backward()
-    return loss.item()
+    return loss.detach().double()
 
 
 def _backward_cached(
@@ -83,7 +86,7 @@ def _backward_cached(
     total: int,
     seed: Seed,
     last: Around,
-) -> float:
+) -> Tensor:
     rows = []
     with torch.no_grad():
         for number, (part, own) in enumerate(parts):

@@ -97,13 +97,13 @@ class ShownClips:
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def read(self, indices: Sequence[int]) -> Tensor:
-        """Returns the frames of these examples, uint8 [B, T, S, S, 3]."""
+    def read(self, indices: Sequence[int], *, out: Tensor | None = None) -> Tensor:
+        """Returns the frames of these examples, uint8 [B, T, S, S, 3]: `out`, if it is given."""
         options = self._config.training
         is_changed = options.flip or options.randaugment or options.mixup
         if self._epoch is None or not (self._has_pairs or is_changed):
-            return self._clips.read([self._pairs[index][0] for index in indices], self._view)
-        frames = torch.empty((len(indices), *self.shape), dtype=torch.uint8)
+            return self._clips.read([self._pairs[index][0] for index in indices], self._view, out)
+        frames = torch.empty((len(indices), *self.shape), dtype=torch.uint8) if out is None else out
         for row, index in enumerate(indices):
             frames[row] = self._show(index, self._epoch)
             if options.mixup:

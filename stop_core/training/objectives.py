@@ -121,7 +121,9 @@ class Recognition(Objective):
         if self.config.training.mixup:
             targets = self._mixed(clips, epoch)
         smoothing = self.config.training.label_smoothing
-        return recognition_loss(outputs, targets.to(outputs.device), total, smoothing)
+        return recognition_loss(
+            outputs, targets.to(outputs.device, non_blocking=True), total, smoothing
+        )
 
     def _mixed(self, clips: Sequence[int], epoch: int) -> Tensor:
         """Returns the probabilities of the classes of clips that mixup mixes, [B, C]."""
@@ -226,7 +228,7 @@ class Retrieval(Objective):
             with autocast(self.config, frames.device):
                 text_BE = self.model.encode_text(captions)
         else:
-            text_BE = self._bank.rows(captions).to(video_BE.device)
+            text_BE = self._bank.rows(captions).to(video_BE.device, non_blocking=True)
         return torch.cat([video_BE, text_BE.float()], 1)
 
     def no_outputs(self) -> Tensor:
@@ -238,7 +240,7 @@ class Retrieval(Objective):
         del total  # the loss counts the rows of all processes
         video_BE, text_BE = outputs.chunk(2, 1)
         numbers = [self._number[self.caption(clip, epoch)] for clip in clips]
-        texts_B = torch.tensor(numbers, dtype=torch.long, device=outputs.device)
+        texts_B = torch.tensor(numbers, dtype=torch.long).to(outputs.device, non_blocking=True)
         scale = self.model.logit_scale
         if self.config.training.captions == "one":
             return contrastive_loss(video_BE, text_BE, scale, texts_B)

@@ -60,10 +60,11 @@ class ChosenClips:
         columns = [part.captions for part in self._parts]
         return [columns[n][clip] for n, clip in self._places]
 
-    def read(self, indices: Sequence[int], view: View) -> Tensor:
+    def read(self, indices: Sequence[int], view: View, out: Tensor | None = None) -> Tensor:
         """Returns the frames of these clips, [B, T, S, S, 3] uint8, in that order."""
         frames, size = view.check(self.shape[0], self.shape[1])
-        out = torch.empty((len(indices), frames, size, size, 3), dtype=torch.uint8)
+        if out is None:
+            out = torch.empty((len(indices), frames, size, size, 3), dtype=torch.uint8)
         for row, index in enumerate(indices):
             part, clip = self._places[index]
             self._parts[part].read([clip], view, out[row : row + 1])

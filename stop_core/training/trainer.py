@@ -5,9 +5,8 @@ Shapes: B clips of this process's share of a step.
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +15,9 @@ from torch import Tensor
 from stop_core.evaluation.run_over import Clips, device_of
 from stop_core.model.video_model import VideoModel
 from stop_core.runtime.devices import OutOfMemory, free_cached, within_memory
-from stop_core.runtime.distributed import my_share, rank, sum_over_processes
+from stop_core.runtime.distributed import my_share, rank, sum_in_place, sum_over_processes
 from stop_core.runtime.gradient_sum import GradientSum
+from stop_core.runtime.read_ahead import read_ahead
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.training.backward import backward, largest_that_fits
 from stop_core.training.ema import MovingAverage
@@ -127,22 +127,20 @@ class Trainer:
         batches = epoch_batches(len(self.clips), self.config, epoch)[offset:][:left]
         ended = time.perf_counter()
         shares = [list(my_share(batch)) for batch in batches]
-        for step, (batch, read) in enumerate(
-            zip(batches, _read_ahead(self.shown(epoch), shares), strict=True), first
-        ):
-            share, frames, waited = read
-            loss, pause = self._backward(step, batch, share, frames)
-            learning_rate, norm = self._update(step, batch)
-            now = time.perf_counter()
-            yield Step(step, loss, learning_rate, norm, len(batch), now - ended, waited, pause)
-            ended = time.perf_counter()
+        with closing(read_ahead(self.shown(epoch), shares, self._device)) as reads:
+            for step, (batch, share) in enumerate(zip(batches, shares, strict=True), first):
+                started = time.perf_counter()
+                frames = next(reads)
+                waited = time.perf_counter() - started
+                sums = self._backward(step, batch, share, frames)
+                learning_rate, loss, norm, pause = self._update(step, batch, sums)
+                now = time.perf_counter()
+                yield Step(step, loss, learning_rate, norm, len(batch), now - ended, waited, pause)
+                ended = time.perf_counter()
 
-    def _backward(
-        self, step: int, batch: list[int], share: list[int], frames: Tensor
-    ) -> tuple[float, bool]:
-        """Computes the gradients; returns the mean loss and whether any process wants a pause."""
+    def _backward(self, step: int, batch: list[int], share: list[int], frames: Tensor) -> Tensor:
+        """Computes the gradients; returns the mean loss and the number of processes that pause."""
         self.optimizer.zero_grad(set_to_none=True)
-        frames = frames.to(self._device, non_blocking=True)
         epoch = step // self.steps_per_epoch
         own_loss = within_memory(
             lambda: backward(
@@ -159,10 +157,8 @@ class Trainer:
         if own_loss is None:
             raise self._out_of_memory(frames, epoch)
         self._sum.finish()
-        loss, pauses = sum_over_processes([own_loss, float(self.wants_pause())], self._device)
-        if not math.isfinite(loss):
-            raise self._diverged(f"the loss is {loss} at step {step}", batch)
-        return loss, pauses > 0
+        pauses = torch.full_like(own_loss, float(self.wants_pause()))
+        return sum_in_place(torch.stack([own_loss, pauses]))
 
     def _diverged(self, found: str, batch: list[int]) -> DivergedError:
         names = ", ".join(self.clips.video_ids[i] for i in batch)
@@ -170,19 +166,29 @@ class Trainer:
             f"{found}; lower --learning-rate, or check the clips of this batch: {names}"
         )
 
-    def _update(self, step: int, batch: list[int]) -> tuple[float, float]:
-        """Updates the weights; returns the learning rate and the norm of the gradient."""
+    def _update(
+        self, step: int, batch: list[int], sums: Tensor
+    ) -> tuple[float, float, float, bool]:
+        """Updates the weights; returns learning rate, loss, norm of the gradient and pause.
+
+        The host waits for the device once, when all of the step has been started.
+        """
         learning_rate = learning_rate_at(step, self.total_steps, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["share"]
         parameters = list(self.model.trainable().values())
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm))
-        if not math.isfinite(norm):
-            raise self._diverged(f"the norm of the gradient is {norm} at step {step}", batch)
+        norm_on_device = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+        report = torch.cat([sums, norm_on_device.to(sums)[None]])
+        # As for GradScaler: a fused optimizer changes nothing on the device if this is 1.
+        self.optimizer.found_inf = 1 - report.isfinite().all().float()  # type: ignore[attr-defined]
         self.optimizer.step()
+        loss, pauses, norm = report.tolist()
+        for value, name in ((loss, "loss"), (norm, "norm of the gradient")):
+            if not math.isfinite(value):
+                raise self._diverged(f"the {name} is {value} at step {step}", batch)
         self.model.end_step(sum_over_processes)
         self.average.update(step + 1)
-        return learning_rate, norm
+        return learning_rate, loss, norm, pauses > 0
 
     def _out_of_memory(self, frames: Tensor, epoch: int) -> OutOfMemory:
         self.optimizer.zero_grad(set_to_none=True)
@@ -199,19 +205,6 @@ class Trainer:
             f"{tried} clips at once do not fit in the memory of a worker, {fits} do: give "
             f"--micro-batch {fits} for the same result, or a smaller --batch-size"
         )
-
-
-def _read_ahead(
-    clips: Clips, shares: Sequence[list[int]]
-) -> Iterator[tuple[list[int], Tensor, float]]:
-    """Yields each share, its frames and the seconds waited for them; prefetches the next share."""
-    with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
-        reads = deque(pool.submit(clips.read, share) for share in shares[:1])
-        for number, share in enumerate(shares, 1):
-            reads.extend(pool.submit(clips.read, following) for following in shares[number:][:1])
-            started = time.perf_counter()
-            frames = reads.popleft().result()
-            yield share, frames, time.perf_counter() - started
 
 
 def _make_optimizer(model: VideoModel, config: ExperimentConfig) -> torch.optim.AdamW:

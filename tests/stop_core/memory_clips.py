@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stop_core.cache.reading import WHOLE
 from stop_core.cache.views import View
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -28,11 +29,10 @@ class MemoryClips:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def read(self, indices: Sequence[int], view: View | None = None) -> Tensor:
-        if view is None:
-            return self.frames[list(indices)]
+    def read(self, indices: Sequence[int], view: View = WHOLE, out: Tensor | None = None) -> Tensor:
         frames, size = view.check(*self.shape[:2])
-        out = torch.empty(len(indices), frames, size, size, 3, dtype=torch.uint8)
+        if out is None:
+            out = torch.empty(len(indices), frames, size, size, 3, dtype=torch.uint8)
         for row, clip in enumerate(indices):
             window = view.window(clip, (self.shape[0], self.shape[1], self.shape[2]))
             window.copy(self.frames[clip].numpy(), out[row].numpy())
