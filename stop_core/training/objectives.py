@@ -209,7 +209,7 @@ class Retrieval(Objective):
         self._video = {video: n for n, video in enumerate(dict.fromkeys(clips.video_ids))}
         described = zip(clips.video_ids, clips.captions, strict=True)
         keys = [self._key(self._video[v], self._number[s]) for v, some in described for s in some]
-        self._described = torch.tensor(keys, dtype=torch.long).unique()
+        self._described = torch.tensor(keys, dtype=torch.long).unique().to(device_of(model))
         self._bank = None if model.trains_text else TextBank(model, every)
         self._width = TextBank(model, ()).width if self._bank is None else self._bank.width
 
@@ -249,13 +249,19 @@ class Retrieval(Objective):
 
     def _positives(self, clips: Sequence[int], texts_B: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the texts of the batch that describe each video, and the reverse, [B, G] each."""
-        videos_B = texts_B.new_tensor([self._video[self.clips.video_ids[clip]] for clip in clips])
+        numbers = [self._video[self.clips.video_ids[clip]] for clip in clips]
+        videos_B = torch.tensor(numbers, dtype=torch.long).to(texts_B.device, non_blocking=True)
         videos_G, texts_G = all_rows(videos_B), all_rows(texts_B)
-        described = self._described.to(texts_B.device)
         return (
-            torch.isin(self._key(videos_B[:, None], texts_G), described),
-            torch.isin(self._key(videos_G, texts_B[:, None]), described),
+            self._is_described(self._key(videos_B[:, None], texts_G)),
+            self._is_described(self._key(videos_G, texts_B[:, None])),
         )
+
+    def _is_described(self, keys: Tensor) -> Tensor:
+        """Does the same as `torch.isin`, for which the host waits for a GPU."""
+        place = torch.searchsorted(self._described, keys).clamp(max=len(self._described) - 1)
+        is_described: Tensor = self._described[place] == keys
+        return is_described
 
     def _key(self, video: _Number, text: _Number) -> _Number:
         """Returns a number that identifies a video together with a text."""
