@@ -14,7 +14,7 @@ from stop_core.evaluation.measure import Measured
 from stop_core.model.class_texts import ClassTexts
 from stop_core.model.methods import build_method
 from stop_core.model.video_model import VideoModel
-from stop_core.runtime.seeding import seed_weights
+from stop_core.runtime.devices import seed_weights
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
 from stop_core.settings.stop import StopConfig
