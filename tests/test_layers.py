@@ -143,6 +143,7 @@ ACROSS = {
     "stop_core/datasets": "readers",
     "stop_core/decoding": "fuzz grid structures",
     "stop_core/settings": "ranges",
+    "stop_core/training": "on_simulated_gpu",
     "pipelines": "chaos_all chaos_sweep chaos_train ray_job ray_nodes",
     "pipelines/tables": "page",
 }
