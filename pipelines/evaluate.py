@@ -66,9 +66,12 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> TrainingResult:
     """Evaluates, resumes or finds the finished evaluation, and prints its result."""
+    from .tracking.queued_run import deliver_waiting  # MLflow takes seconds
+
     options = ResourceOptions(config.device, workers=1, cpus_per_worker=config.cpus)
     resources = choose_devices(options).resources
     choice = ModelChoice(config.checkpoint, config.run, tower=config.tower)
+    deliver_waiting(config.output)
     cache = find_cache(config.cache, config.output)
     evaluation = Evaluation(choice.found(config.output), cache, config.output, config.evaluation)
     result = evaluation.remembered()

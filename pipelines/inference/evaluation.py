@@ -23,7 +23,7 @@ from stop_core.trained_model.files import (
     templates_for,
 )
 
-from ..cli.console import RunError, say, warn
+from ..cli.console import say, warn
 from ..cli.folders import alone_in, results_folder
 from ..cluster.resources import Resources
 from ..cluster.session import start_ray
@@ -35,7 +35,7 @@ from .model_choice import ModelChoice
 if TYPE_CHECKING:  # MLflow takes seconds to import, and --help does not need it
     import ray
 
-    from ..tracking.direct_run import TrackedRun
+    from ..tracking.queued_run import QueuedRun
 
 _PARTS = "parts"
 
@@ -136,7 +136,17 @@ class Evaluation:
 
     def remembered(self) -> TrainingResult | None:
         """Returns the stored result; None if the evaluation is not finished."""
-        return TrainingResult.load(self.folder)
+        result = TrainingResult.load(self.folder)
+        # The tracking store may have been unavailable when the evaluation ended.
+        return result and replace(result, run_id=result.run_id or self.tracked.run_id)
+
+    @property
+    def tracked(self) -> "QueuedRun":
+        """The MLflow run of this evaluation."""
+        from ..tracking.queued_run import QueuedRun
+        from ..tracking.store import tracking_uri
+
+        return QueuedRun(self.folder, tracking_uri(self.output))
 
     def run(
         self,
@@ -153,48 +163,52 @@ class Evaluation:
 
         if result := self.remembered():
             return result
-        experiment = open_experiment(self.output, self.manifest.dataset)
+        if not self.tracked.run_id:
+            # Refuses a wrong store at the start. A store that fails later stops nothing.
+            open_experiment(self.output, self.manifest.dataset)
         self.folder.mkdir(parents=True, exist_ok=True)
         with alone_in(self.folder):
             # Another process may have finished this evaluation while it held the lock.
-            return self.remembered() or self._run(experiment, resources, on_part)
+            return self.remembered() or self._run(resources, on_part)
 
-    def _run(
-        self, experiment: str, resources: Resources, on_part: Callable[[int], None]
-    ) -> TrainingResult:
+    def _run(self, resources: Resources, on_part: Callable[[int], None]) -> TrainingResult:
         import torch
 
-        from stop_core.runtime.devices import OutOfMemory
         from stop_core.trained_model.evaluate import evaluate
+
+        from ..tracking.direct_run import now_ms
+        from ..tracking.queued_run import deliver_at_end
+        from ..training.failures import FAILURE_TAG, failures_recorded
 
         torch.set_num_threads(max(1, int(resources.cpus_per_worker)))
         options, manifest, config = self.options, self.manifest, self.record.config
-        tracked = self._track(experiment)
-        with tracked.ended():
+        tracked = self.tracked
+        with failures_recorded(tracked, f"the evaluation {self.name}"):
+            self._track(tracked)
             cache = FrameCache(self.cache)
             bank = {"train"} if options.rerank == "qb-norm" else set()
             cache.verify({options.split, *bank})
             parts = inside(self.folder, _PARTS)
             parts.mkdir(exist_ok=True)
-            try:
-                measured = evaluate(
-                    self.model.load(resources.gpus_per_worker > 0),
-                    cache,
-                    options.split,
-                    self.views,
-                    parts,
-                    templates=self.templates,
-                    rerank=options.rerank,
-                    on_part=on_part,
-                )
-            except OutOfMemory as problem:
-                raise RunError(f"the evaluation {self.name} failed: {problem}") from problem
+            measured = evaluate(
+                self.model.load(resources.gpus_per_worker > 0),
+                cache,
+                options.split,
+                self.views,
+                parts,
+                templates=self.templates,
+                rerank=options.rerank,
+                on_part=on_part,
+            )
             rows = pd.DataFrame({"split": options.split, **measured.rows})
             with appearing(self.folder / PREDICTIONS) as staging:
                 rows.to_parquet(staging, index=False)
-            tracked.log_file(self.folder / PREDICTIONS)
             metrics = {f"{options.split}/{name}": v for name, v in measured.metrics.items()}
-            tracked.log_metrics(metrics)
+            tracked.log_file(PREDICTIONS)
+            tracked.log_points([(0, now_ms(), metrics)])
+            tracked.remove_tags(FAILURE_TAG)
+            tracked.finish()
+            deliver_at_end(tracked)
         trained = self.record.provenance.metrics
         metrics |= {k: v for k, v in trained.items() if k == "trainable_parameters"}
         result = TrainingResult(
@@ -214,8 +228,9 @@ class Evaluation:
         shutil.rmtree(parts)
         return result
 
-    def _track(self, experiment: str) -> "TrackedRun":
-        from ..tracking.direct_run import TrackedRun
+    def _track(self, tracked: "QueuedRun") -> None:
+        """Starts the MLflow run of this evaluation, or continues it."""
+        from ..tracking.queued_run import deliver_at_start
 
         manifest, options, config = self.manifest, self.options, self.record.config
         trained = self.record.provenance
@@ -232,14 +247,14 @@ class Evaluation:
             "checkpoint": str(self.folder_of_model),
         }
         name = f"{config.method} seed {config.seed}, {options.split} {options.views}"
-        tracked = TrackedRun.of_folder(self.folder, self.output, experiment, name, tags)
+        tracked.open(manifest.dataset, name, tags=tags)
         own = {"split": options.split, "views": options.views, "rerank": options.rerank}
         own |= {"dataset": manifest.dataset, "evaluation_templates": str(list(self.templates))}
         tracked.log_params({**config.parameters(), **own})
         tracked.log_dataset(manifest.dataset, manifest.data_hash)
         if trained.data_hash not in ("", manifest.data_hash):
             tracked.log_dataset(trained.dataset, trained.data_hash)
-        return tracked
+        deliver_at_start(tracked)
 
 
 def evaluate_trained(

@@ -1,4 +1,4 @@
-"""The MLflow run of a training, written through an outbox: it survives an outage of the store."""
+"""The MLflow run of a training or an evaluation, through an outbox: an outage loses nothing."""
 
 import json
 import shlex
@@ -17,7 +17,8 @@ from stop_core.storage.documents import build, parse_json, read_text
 from stop_core.storage.names import inside
 from stop_core.storage.private import without_password
 
-from ..cli.store_problem import TRACKING_URI
+from ..cli.console import warn
+from ..cli.store_problem import TRACKING_URI, explain_store_problem
 from .direct_run import MetricPoint, RunRecords, write_record
 from .environment import environment
 from .outbox import Outbox, Record, RefusedError
@@ -36,6 +37,7 @@ from .store import (
 _STORE = "mlflow_store"  # file with the URI of the store that has this run
 _LOGGED = "mlflow_told.json"  # file with the last logged step of each metric
 OUTBOX = "outbox"
+_SECONDS_FOR_A_LOST_STORE = 10.0
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 
 
@@ -73,7 +75,7 @@ class QueuedRun(RunRecords):
 
     @property
     def output(self) -> Path:
-        """The output folder; its subfolder `runs` contains the folder of this run."""
+        """The output folder; its subfolder `runs` or `evaluations` has the folder."""
         return self.folder.parent.parent
 
     @property
@@ -209,7 +211,7 @@ class QueuedRun(RunRecords):
         """
         if self.store != local_store(self.output):
             raise UnnamedStoreError(
-                f"{self.folder / _STORE} says that the MLflow run of this training is in "
+                f"{self.folder / _STORE} says that the MLflow run of this folder is in "
                 f"{self.store}, and records are sent only to a store that you name: set "
                 f"{TRACKING_URI}={shlex.quote(self.store)}, or remove {self.folder / RUN_ID} for a "
                 f"new run in {without_password(self.uri)}"
@@ -226,10 +228,34 @@ class QueuedRun(RunRecords):
         self._save_id(run_id)
 
 
+def deliver_at_start(tracked: QueuedRun) -> None:
+    """Sends the first records of a run, and reports where they go if that is another store."""
+    problem = tracked.deliver()
+    if isinstance(problem, UnnamedStoreError):
+        warn(f"{problem}. Until then they wait in {tracked.outbox.folder}")
+    elif tracked.store != without_password(tracked.uri):
+        warn(f"the MLflow records of this run go to {tracked.store}, which has the run")
+
+
+def deliver_at_end(tracked: QueuedRun) -> None:
+    """Sends the last records; waits a little for a store that is away, and reports the rest."""
+    problem = tracked.deliver(_SECONDS_FOR_A_LOST_STORE)
+    if problem and (waiting := tracked.outbox.waiting()):
+        explains_itself = isinstance(problem, BlockingIOError | UnnamedStoreError)
+        reason = str(problem) if explains_itself else explain_store_problem(tracked.store, problem)
+        warn(
+            f"{reason}. {len(waiting)} records wait in {tracked.outbox.folder}, and the next "
+            "training, evaluation, table or sweep with the same --output delivers them"
+        )
+    if refused := tracked.outbox.refused():
+        warn(f"the MLflow store has refused {len(refused)} records; see {refused[0].parent}")
+
+
 def deliver_waiting(output: Path) -> None:
     """Sends the records in the output folder that have waited since an outage of their store."""
     away: set[str] = set()
-    for outbox in sorted((output / "runs").glob(f"*/{OUTBOX}")):
+    folders = [output / "runs", output / "evaluations"]
+    for outbox in sorted(box for folder in folders for box in folder.glob(f"*/{OUTBOX}")):
         run = QueuedRun(outbox.parent, tracking_uri(output))
         if run.store in away:  # it may take a minute to fail
             continue

@@ -1,4 +1,4 @@
-"""Failures of a training: one sentence for the user, the traceback for MLflow."""
+"""Failures of a training or an evaluation: one sentence for the user, the traceback for MLflow."""
 
 import time
 import traceback
@@ -14,7 +14,7 @@ FAILURE_TAG = "failure"
 
 
 @contextmanager
-def failures_recorded(tracked: QueuedRun, name: str) -> Iterator[None]:
+def failures_recorded(tracked: QueuedRun, what: str) -> Iterator[None]:
     """Records a failure of the body in MLflow, and raises it as a RunError of one sentence."""
     try:
         yield
@@ -42,7 +42,7 @@ def failures_recorded(tracked: QueuedRun, name: str) -> Iterator[None]:
             tracked.deliver()
         if not isinstance(problem, Exception) or isinstance(problem, RunError):
             raise
-        raise RunError(f"the training {name} failed: {reason}") from problem
+        raise RunError(f"{what} failed: {reason}") from problem
 
 
 def root_cause(problem: BaseException) -> str:

@@ -17,7 +17,6 @@ from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.atomic import appearing
 from stop_core.storage.names import inside
 from stop_core.storage.paths import StoragePath
-from stop_core.storage.private import without_password
 from stop_core.trained_model.files import (
     FILES,
     MODEL,
@@ -31,12 +30,11 @@ from stop_core.trained_model.files import (
 from stop_core.trained_model.frames import preprocessing_of_cache
 from stop_core.training.run_state import Origin, read_origin, read_progress
 
-from ..cli.console import Paused, RunError, warn
+from ..cli.console import Paused, RunError
 from ..cli.folders import alone_in, results_folder
-from ..cli.store_problem import explain_store_problem
 from ..cluster.resources import Resources
 from ..tracking.environment import git_commit
-from ..tracking.queued_run import QueuedRun, UnnamedStoreError
+from ..tracking.queued_run import QueuedRun, deliver_at_end, deliver_at_start
 from ..tracking.store import open_experiment, tracking_uri
 from .check_fit import check_fit
 from .checkpoints import CHECKPOINTS
@@ -46,8 +44,6 @@ from .progress_file import ProgressFile
 from .result import RESULT_VERSION, TrainingResult
 from .start_from import StartFrom
 from .task import FIGURES, PAUSE, PREDICTIONS, PROGRESS_FILE, WorkerTask
-
-_SECONDS_FOR_A_LOST_STORE = 10.0
 
 
 class TrainingRun:
@@ -164,7 +160,7 @@ class TrainingRun:
     ) -> TrainingResult:
         from .checkpoints import move_damaged_aside
 
-        with failures_recorded(self.tracked, self.name):
+        with failures_recorded(self.tracked, f"the training {self.name}"):
             self.progress_file.path.unlink(missing_ok=True)  # left by an interruption
             (self.folder / PAUSE).unlink(missing_ok=True)
             move_damaged_aside(self.folder)
@@ -201,11 +197,7 @@ class TrainingRun:
         tracked.set_tags(asdict(resources))
         if self.start and self.start.fork:
             tracked.set_tags({"forked_from": self.start.checkpoint})
-        problem = tracked.deliver()
-        if isinstance(problem, UnnamedStoreError):
-            warn(f"{problem}. Until then they wait in {tracked.outbox.folder}")
-        elif tracked.store != without_password(tracked.uri):
-            warn(f"the records of this training go to {tracked.store}, which has its MLflow run")
+        deliver_at_start(tracked)
 
     def _origin(self) -> Origin:
         return Origin(
@@ -257,7 +249,7 @@ class TrainingRun:
             tracked.set_tags({"problems": "; ".join(progress.problems)})
         tracked.remove_tags(FAILURE_TAG)
         tracked.finish()
-        _deliver_last(tracked)
+        deliver_at_end(tracked)
         result = TrainingResult(
             name=self.name,
             method=self.config.method,
@@ -308,18 +300,3 @@ def _trained_classes(config: ExperimentConfig, manifest: Manifest) -> Sequence[s
     if protocol.classes == "all":
         return names
     return [names[n] for n in base_labels(names, protocol)]
-
-
-def _deliver_last(tracked: QueuedRun) -> None:
-    """Delivers the last records; waits a little for a store that is away, and reports the rest."""
-    problem = tracked.deliver(_SECONDS_FOR_A_LOST_STORE)
-    if problem and (waiting := tracked.outbox.waiting()):
-        explains_itself = isinstance(problem, BlockingIOError | UnnamedStoreError)
-        reason = str(problem) if explains_itself else explain_store_problem(tracked.store, problem)
-        warn(
-            f"{reason}. {len(waiting)} records wait in "
-            f"{tracked.outbox.folder}, and the next training, table or sweep with the same "
-            "--output delivers them"
-        )
-    if refused := tracked.outbox.refused():
-        warn(f"the MLflow store has refused {len(refused)} records; see {refused[0].parent}")

@@ -12,6 +12,8 @@ from mlflow import MlflowClient
 from pipelines.evaluate import EvaluateConfig, main
 from pipelines.inference.evaluation import Evaluation, EvaluationOptions
 from pipelines.inference.model_choice import ModelChoice
+from pipelines.tracking import queued_run
+from pipelines.tracking.queued_run import QueuedRun, deliver_waiting
 from pipelines.tracking.store import tracking_uri
 from pipelines.train import TrainConfig
 from pipelines.train import main as train
@@ -109,8 +111,37 @@ def test_an_interrupted_evaluation_resumes_and_a_finished_one_is_not_repeated(
     assert run.data.tags["training_run"] == trained.run_id
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == [
         "environment.json",
+        "failures",  # the interruption
         PREDICTIONS,
     ]
+
+
+@pytest.mark.slow
+def test_an_outage_of_the_store_loses_no_evaluation(
+    finished: tuple[Path, TrainingResult],
+    small_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    evaluation = _evaluation(finished, small_cache, split="val", views="2x1")
+
+    def away(*given: object, **named: object) -> None:
+        raise ConnectionError("the store is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(QueuedRun, "_send", away)
+        patched.setattr(queued_run, "_SECONDS_FOR_A_LOST_STORE", 0.0)
+        found = evaluation.run()
+    assert found.run_id == ""
+    assert "the next training, evaluation, table or sweep" in capsys.readouterr().err
+    assert evaluation.tracked.outbox.waiting()
+    deliver_waiting(finished[0])
+    assert not evaluation.tracked.outbox.waiting()
+    delivered = evaluation.remembered()
+    assert delivered is not None
+    run = MlflowClient(tracking_uri(finished[0])).get_run(delivered.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {k: v for k, v in found.metrics.items() if "/" in k}
 
 
 @pytest.mark.slow

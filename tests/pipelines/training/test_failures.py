@@ -32,6 +32,6 @@ def test_the_reason_of_a_failure_is_reported_on_a_full_disk(
     monkeypatch.setattr(Outbox, "put", _full)
     tracked = QueuedRun(tmp_path, f"sqlite:///{tmp_path}/none.db")
     reason = rf"the training mine failed: {message}.*free some space"
-    with pytest.raises(RunError, match=reason), failures_recorded(tracked, "mine"):
+    with pytest.raises(RunError, match=reason), failures_recorded(tracked, "the training mine"):
         raise problem
     assert not list(tmp_path.iterdir())
