@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..cli.console import RunError, say
 from ..cli.video_options import Device
@@ -42,8 +42,9 @@ class ResourceOptions:
     """Clips that a worker embeds at a time, to save memory (default: its share of the batch)."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass instead of storing them, to save memory."""
-    compile: bool = False
-    """Compile the model with torch.compile: minutes at the start, faster steps on a GPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the training step with torch.compile: minutes at the start, once per machine and
+    shape, and faster steps on a GPU; auto: on GPUs, for 1,000 steps or more, unless it fails."""
     checkpoint_minutes: float = 2.0
     """Minutes between checkpoints within an epoch; there is always one at the end of an epoch."""
     checkpoint_every_steps: int | None = None
@@ -97,18 +98,22 @@ class ResourceOptions:
             several = min(gpus, most_workers) if share == 1 else 1
             workers = max(1, several, self.min_workers or 1)
         given = {one.name: getattr(self, one.name) for one in fields(self)}
-        device = "gpu" if share else "cpu"
-        return Resources(
-            **{**given, "device": device, "workers": workers, "gpus_per_worker": share}
-        )
+        given |= {"device": "gpu" if share else "cpu", "workers": workers, "gpus_per_worker": share}
+        if self.compile == "auto" and not share:
+            given["compile"] = "off"
+        return Resources(**given)
 
 
 @dataclass(frozen=True)
 class Resources(ResourceOptions):
-    """Resources in which nothing is left to choose."""
+    """Resources in which nothing is left to choose.
+
+    With `compile` auto, the workers are on GPUs, and decide (`WorkerRun`).
+    """
 
     workers: int = 1
     gpus_per_worker: float = 0
+    compile: Literal["auto", "on", "off"] = "off"
 
     @property
     def fewest_workers(self) -> int:

@@ -23,11 +23,13 @@ from stop_core.datasets import Split
 from stop_core.evaluation.measure import Measured
 from stop_core.explain.prompt_monitor import PromptMonitor
 from stop_core.explain.training_figures import confusion, save_figure
+from stop_core.model.baselines import LinearProbe
 from stop_core.runtime.devices import seed_weights
 from stop_core.runtime.distributed import (
     broadcast_object,
     copy_from_first,
     gather_objects,
+    my_share,
     rank,
     world_size,
 )
@@ -47,9 +49,11 @@ from .metrics_buffer import MetricsBuffer
 from .progress_file import ProgressFile
 from .session import Session
 from .task import FIGURES, PAUSE, PREDICTIONS, PROGRESS_FILE, WorkerTask
-from .worker_model import compile_encoder, prepare_model
+from .worker_model import compile_training, prepare_model
 
 _LOG = logging.getLogger(__name__)
+_FEWEST_STEPS = 1000
+"""Steps for which `compile: auto` compiles: fewer do not repay the minutes that it takes."""
 
 
 class WorkerRun:
@@ -83,8 +87,6 @@ class WorkerRun:
             for split, clips in chosen.items()
         }
         train = self.splits["train"]
-        if task.resources.compile:
-            compile_encoder(self.model, self.config.method, train.shape, device)
         self.objective = make_objective(self.model, self.config, manifest, {**self.splits})
         # A batch that fits into memory during training also fits during evaluation.
         share = task.resources.micro_batch or -(-self.config.batch_size // world_size())
@@ -124,6 +126,8 @@ class WorkerRun:
         """Trains the remaining epochs, then evaluates the best epoch and reports the result."""
         try:
             if self.progress.final is None:
+                if self.trainer and self.progress.epochs_done < self.epochs:
+                    self._compile(self.trainer.total_steps - self.progress.step)
                 while self.trainer and self.progress.epochs_done < self.epochs:
                     self.train_epoch(self.trainer)
                     if self._is_paused or broadcast_object(self._must_pause()):
@@ -132,6 +136,25 @@ class WorkerRun:
         finally:
             if self.courier:
                 self.courier.close()
+
+    def _compile(self, steps: int) -> None:
+        """Compiles the model for this worker's share of a batch, if the task says so."""
+        resources, train = self.task.resources, self.splits["train"]
+        is_auto = resources.compile == "auto"
+        share = len(my_share(range(min(self.config.batch_size, len(train)))))
+        clips = min(share, resources.micro_batch or share)
+        is_compiled = False
+        is_off = resources.compile == "off" or (is_auto and steps < _FEWEST_STEPS)
+        if clips and not is_off and not isinstance(self.model, LinearProbe):
+            is_compiled = compile_training(
+                self.model,
+                self.config,
+                (clips, *train.shape),
+                required=not is_auto,
+                report=self.buffer.report,
+            )
+        if self.tracked and is_auto:
+            self.tracked.set_tags({"compile": "on" if is_compiled else "off"})
 
     def train_epoch(self, trainer: Trainer) -> None:
         """Trains the remaining steps of the epoch, validates, and saves a checkpoint."""
@@ -229,8 +252,6 @@ class WorkerRun:
                 self._draw(partial(self._draw_confusion, measured.confusion_CC))
             if measured.rows:
                 rows.append(pd.DataFrame({"split": split, **measured.rows}))
-        # Figures show one clip at a time: compiling for that shape would take minutes.
-        self.model.__dict__.pop("encode_video", None)
         if self.monitor:
             self._draw(partial(self.monitor.draw, figures))
             if self.task.test:  # not for every trial of a sweep

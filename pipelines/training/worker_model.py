@@ -1,17 +1,27 @@
 """Prepares the model of a training worker: on its device, with less memory, or compiled."""
 
 import os
+import time
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from stop_core.clip.loading import FrozenClip
 from stop_core.model.baselines import LinearProbe
 from stop_core.model.methods import build_method
 from stop_core.model.prompted import PromptedModel
 from stop_core.model.video_model import VideoModel
-from stop_core.storage.private import private_folder
+from stop_core.runtime.devices import autocast, within_memory
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.storage.private import first_line, private_folder
 
+from ..cli.console import RunError
 from .task import WorkerTask
+
+_MOST_GRAPHS = 64
+"""Graphs that torch keeps for one function; beyond them it runs new shapes without compilation. Its
+default of 8 is too few for a process that runs many trials of a sweep."""
 
 
 def prepare_model(
@@ -20,31 +30,81 @@ def prepare_model(
     """Builds the task's method around a CLIP, with the task's memory options.
 
     Raises:
-        ValueError: if `checkpoint_activations` is set for a method that has none to checkpoint.
+        ValueError: if an option is set for a method on which it has no effect.
     """
     model = build_method(task.config, clip, classes).to(device)
-    if task.resources.checkpoint_activations:
+    options, method = task.resources, task.config.method
+    if options.checkpoint_activations:
         if not isinstance(model, PromptedModel):
-            raise ValueError(
-                f"checkpoint_activations has no effect on {task.config.method}; leave it out"
-            )
+            raise ValueError(f"checkpoint_activations has no effect on {method}; leave it out")
         model.checkpoint_activations = True
+    if options.compile == "on" and isinstance(model, LinearProbe):
+        raise ValueError(f"compile has no effect on {method}; leave it out")
     return model
 
 
-def compile_encoder(
-    model: VideoModel, method: str, shape: tuple[int, ...], device: torch.device
-) -> None:
-    """Compiles the encoder of videos with frames [T, H, W, 3].
+def compile_training(
+    model: VideoModel,
+    config: ExperimentConfig,
+    shape: Sequence[int],
+    *,
+    required: bool,
+    report: Callable[[str], None],
+) -> bool:
+    """Compiles the encoder for training batches of frames of one shape, [B, T, H, W, 3].
+
+    Batches of another size (the last one of an epoch) and evaluations run without compilation: so
+    one graph is compiled, and the metrics are those of the commands that evaluate a trained model.
+
+    Args:
+        model: on its device; its weights and statistics do not change.
+        config: settings of the training.
+        shape: of the frames.
+        required: whether to raise an exception if the model cannot be compiled.
+        report: gets lines for the user, before and after the compilation.
+
+    Returns whether the model is compiled.
 
     Raises:
-        ValueError: if the method has nothing to compile.
+        RunError: if it is `required`, and fails.
     """
-    if isinstance(model, LinearProbe):
-        raise ValueError(f"compile has no effect on {method}; leave it out")
-    frames = torch.zeros(1, *shape, dtype=torch.uint8, device=device)
-    with torch.no_grad():  # folds the frozen weights before the compiler sees them
-        model.encode_video(frames)
+    from torch._dynamo import config as dynamo  # these take a second to import
+    from torch._inductor import config as inductor
+
     # torch runs the code in this folder. Its default is one that another user can create first.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder() / "torchinductor"))
-    model.encode_video = torch.compile(model.encode_video)  # type: ignore[method-assign]
+    private = str(private_folder() / "torchinductor")
+    folder = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", private)
+    report(f"compiling the model: minutes, or seconds if {folder} has it from another training")
+    inductor.cpp_cache_precompile_headers = False  # it would not put them there
+    dynamo.recompile_limit = _MOST_GRAPHS
+    eager, device = model.encode_video, model.logit_scale.device
+    compiled = torch.compile(eager)
+    frames = torch.zeros(*shape, dtype=torch.uint8, device=device)
+
+    def one_step() -> None:
+        with autocast(config, device):
+            with torch.no_grad():  # folds the frozen weights before the compiler sees them
+                eager(frames[:1])
+            compiled(frames).sum().backward()
+
+    model.train()
+    started = time.monotonic()
+    try:
+        within_memory(one_step)  # the first training step reports a batch that is too large
+    except Exception as problem:  # compilers raise many types
+        reason = f"the model cannot be compiled ({first_line(problem)})"
+        if required:
+            raise RunError(f"{reason}; give --compile off") from problem
+        report(f"note: {reason}; it is trained without compilation")
+        return False
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.end_step(lambda sums, device: [0.0] * len(sums))  # discards the statistics
+    report(f"compiled the model in {time.monotonic() - started:.0f} s")
+
+    def encode(frames: Tensor) -> Tensor:
+        is_compiled = model.training and frames.shape == tuple(shape)
+        return compiled(frames) if is_compiled else eager(frames)
+
+    model.encode_video = encode  # type: ignore[method-assign]
+    return True

@@ -5,7 +5,6 @@ sequence, L = N + X, D channels, H heads of E channels.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from typing import Any, Self, cast
 
 import torch
@@ -381,7 +380,8 @@ def _compute_dtype(tokens: Tensor) -> torch.dtype:
     return torch.float32 if device == "cpu" and not _cpu_has(dtype) else dtype
 
 
-@cache
+# A compiler cannot trace the question.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _cpu_has(dtype: torch.dtype) -> bool:
     """Returns whether oneDNN multiplies this type natively; True if PyTorch cannot say."""
     names = {

@@ -94,7 +94,7 @@ def test_sweep_uses_only_validation_data_and_repeats_no_trial(
     "words",
     [
         "",
-        "--workers 2 --gpus-per-worker 1.0 --compile True --max-concurrent 3 --seed 4",
+        "--workers 2 --gpus-per-worker 1.0 --compile on --max-concurrent 3 --seed 4",
         "--cache 's3://some bucket/cache' --trials-per-gpu 3 --output 'out of here' --restarts 0",
     ],
 )

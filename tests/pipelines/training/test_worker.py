@@ -17,7 +17,7 @@ from pipelines.tracking.queued_run import QueuedRun
 from pipelines.tracking.store import open_experiment, tracking_uri
 from pipelines.training.checkpoints import CHECKPOINTS, Write, list_checkpoints, move_damaged_aside
 from pipelines.training.session import FolderSession, RayTrainSession
-from pipelines.training.task import FIGURES, PAUSE, WorkerTask
+from pipelines.training.task import PAUSE, WorkerTask
 from pipelines.training.worker import WorkerRun
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.training import TrainingOptions
@@ -261,7 +261,8 @@ def test_evaluation_batches_are_at_most_as_large_as_training_batches(
 
 
 @pytest.mark.slow
-def test_nothing_is_compiled_for_a_figure_of_one_clip(
+@pytest.mark.usefixtures("no_figures")
+def test_compiling_is_no_part_of_the_identity_and_only_full_batches_are_compiled(
     reference: Reference, task: WorkerTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -274,11 +275,13 @@ def test_nothing_is_compiled_for_a_figure_of_one_clip(
         return run
 
     monkeypatch.setattr("torch.compile", compiled)
-    task = replace(task, resources=replace(task.resources, compile=True))
-    WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
-    assert sizes
-    assert 1 not in sizes
-    assert (task.folder / FIGURES / "explained_1.png").exists()
+    folder = task.folder / CHECKPOINTS
+    with pytest.raises(Killed):  # after the first of six steps
+        WorkerRun(task, InterruptedSession(folder, 1, before=False)).run()
+    assert not sizes, "a CPU compiles only if it is asked to"
+    task = replace(task, resources=replace(task.resources, compile="on"))
+    WorkerRun(task, FolderSession(folder)).run()
+    assert sizes == [10] * 6, "to compile, and in each of the five other steps"
     reference.check(task)
 
 
