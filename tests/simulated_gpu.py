@@ -169,6 +169,9 @@ def simulated_gpu() -> Iterator[Traffic]:
             "get_rng_state": torch.get_rng_state(),
             "set_rng_state": None,
             "device": nullcontext(),
+            "Stream": SimpleNamespace(synchronize=_returns(None)),
+            "current_stream": None,
+            "stream": nullcontext(),
         }.items():
             patch.setattr(torch.cuda, name, _returns(value))
         stream = SimpleNamespace(is_capturing=_returns(False))
@@ -182,6 +185,7 @@ def simulated_gpu() -> Iterator[Traffic]:
         patch.setattr(torch.autograd, "_engine_run_backward", backward)
         to_list = torch.Tensor.tolist
         patch.setattr(torch.Tensor, "tolist", lambda self: to_list(self.cpu()))
+        patch.setattr(torch.Tensor, "record_stream", _returns(None))
         patch.setattr(torch.Tensor, "pin_memory", lambda self, *_: self.clone())
         overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
@@ -221,7 +225,7 @@ def _run(traffic: Traffic, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
         if func in _READS or by_bool:
             traffic.reads[_source(func)] += 1
     if not to_gpu and not on_gpu:
-        return func(*args, **kwargs)
+        return func(*args, **{k: v for k, v in kwargs.items() if k != "pin_memory"})
     result = func(*_mapped(_on_cpu, args), **{k: _mapped(_on_cpu, v) for k, v in plain.items()})
     if not to_gpu:
         return result
