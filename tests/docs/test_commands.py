@@ -171,7 +171,7 @@ def test_the_pages_run_from_a_folder_of_videos_to_a_table(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    write_motion_dataset(Path("outputs/data/motion"), train=48, test=16, seed=1)
+    write_motion_dataset(Path("outputs/data/motion"), train=16, test=8, seed=1)
     stories = ("quick start", "tutorial", "after a training")
     blocks = {
         story: [b for b in _blocks() if b.mark.partition(": ")[2].startswith(story)]
