@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 from mlflow import MlflowClient
 
 from stop_core.settings.experiment import ExperimentConfig
@@ -55,6 +56,14 @@ def curves(uri: str, run_id: str) -> Curves:
         for name in client.get_run(run_id).data.metrics
         if not name.startswith(_TIMED)
     }
+
+
+@contextlib.contextmanager
+def without_figures() -> Iterator[None]:
+    """Draws no figures in this process: they take most of the time of a small training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.training.worker.WorkerRun._draw", lambda *arguments: None)
+        yield
 
 
 def steps_saved(output: Path) -> int:

@@ -15,6 +15,7 @@ from stop_core.datasets.motion.files import write_motion_dataset
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
 from tests.caches import write_cache
+from tests.tools import without_figures
 
 NewStore = Callable[[Path], str]
 
@@ -36,7 +37,13 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture
-def trained_here(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_figures() -> Iterator[None]:
+    with without_figures():
+        yield
+
+
+@pytest.fixture
+def trained_here(local_ray: None, no_figures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains the jobs of a pool in this process, as each worker imports torch and MLflow first."""
     import ray
 

@@ -63,6 +63,7 @@ def test_the_result_follows_from_its_predictions(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_the_stored_weights_of_full_fine_tuning_give_the_reported_predictions(
     small_cache: Path, small_experiment: ExperimentConfig, tmp_path: Path
 ) -> None:
@@ -182,6 +183,7 @@ def test_sigterm_saves_a_training_and_the_same_command_finishes_it(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_a_given_checkpoint_is_resumed_or_forked_only_by_the_same_model(
     finished: tuple[TrainConfig, TrainingResult], tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("no_figures")
 def test_killing_a_node_and_the_driver_changes_neither_bits_nor_records(
     small_cache: Path, small_experiment: ExperimentConfig, tmp_path: Path
 ) -> None:

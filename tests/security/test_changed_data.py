@@ -41,7 +41,7 @@ from stop_core.cache.shards import plan_shards
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.training.run_state import LAST_PROMPTS, Origin, read_progress
-from tests.tools import curves
+from tests.tools import curves, without_figures
 
 Damage = Callable[[Path, Path], object]
 Outcome = tuple[dict[str, np.ndarray], dict[str, list[tuple[int, float]]]]
@@ -62,6 +62,12 @@ def _make(root: Path, cache: Path, size: int = 32) -> Path:
         write_shard(plan, config, root, job.cache)
     job.finish()
     return cache
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_figures() -> Iterator[None]:
+    with without_figures():
+        yield
 
 
 @pytest.fixture(scope="module")

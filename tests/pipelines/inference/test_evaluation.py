@@ -25,6 +25,7 @@ from stop_core.storage.atomic import write_sums
 from stop_core.trained_model import evaluate as module
 from stop_core.trained_model.files import CARD, PREPROCESSING
 from tests.caches import write_cache
+from tests.tools import without_figures
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,9 @@ def finished(
     """The output folder of a training with three of the six cached frames, and its result."""
     output = tmp_path_factory.mktemp("output")
     experiment = replace(small_experiment, epochs=1, frames=3)
-    return output, train(TrainConfig(cache=str(small_cache), output=output, experiment=experiment))
+    config = TrainConfig(cache=str(small_cache), output=output, experiment=experiment)
+    with without_figures():
+        return output, train(config)
 
 
 def _evaluation(finished: tuple[Path, TrainingResult], cache: Path, **options: str) -> Evaluation:

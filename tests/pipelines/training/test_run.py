@@ -13,6 +13,8 @@ from pipelines.training.run import TrainingRun
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 def test_a_training_that_succeeds_after_a_failure_is_finished_and_keeps_the_traceback(
     captioned_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -22,12 +24,12 @@ def test_a_training_that_succeeds_after_a_failure_is_finished_and_keeps_the_trac
 
     stop = StopConfig(n_s=2, max_prompts=2, spatial_width=4, temporal_width=4)
     training = TrainingRun(ExperimentConfig(stop=stop, epochs=1), captioned_cache, tmp_path)
-    monkeypatch.setattr(run_module, "train_in_process", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        training.train(Resources(), in_process=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "train_in_process", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(Resources(), in_process=True)
     client = MlflowClient(training.tracked.uri)
     assert FAILURE_TAG in client.get_run(training.tracked.run_id).data.tags
-    monkeypatch.undo()
     result = training.train(Resources(), in_process=True)
     run = client.get_run(result.run_id)
     assert run.info.status == "FINISHED"

@@ -23,7 +23,7 @@ from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.training import TrainingOptions
 from stop_core.training.checkpoint import BEST_PROMPTS
 from stop_core.training.run_state import LAST_PROMPTS, PROGRESS, Origin, read_progress
-from tests.tools import Curves, curves
+from tests.tools import Curves, curves, without_figures
 
 
 class Killed(BaseException):
@@ -145,8 +145,7 @@ def reference(
         start=None,
         origin=Origin("one", config.hash, "d" * 64, "", config.parameters()),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WorkerRun, "_draw", lambda *arguments: None)
+    with without_figures():
         WorkerRun(task, FolderSession(folder / CHECKPOINTS)).run()
     weights, records = _end_of(task)
     assert {"train/loss", "val/top1", "test/top1"} <= records.keys()
@@ -156,12 +155,6 @@ def reference(
 @pytest.fixture
 def task(reference: Reference, tmp_path: Path) -> WorkerTask:
     return reference.new_task(tmp_path / "runs" / "one")
-
-
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take half of the time, and have tests of their own."""
-    monkeypatch.setattr(WorkerRun, "_draw", lambda *arguments: None)
 
 
 @pytest.mark.slow
