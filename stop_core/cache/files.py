@@ -3,6 +3,7 @@
 <cache>/job.json                    the options of the cache; written first
 <cache>/data/train-00003.parquet    a shard: up to 64 clips of one split
 <cache>/records/train-00003.json    marks the shard as complete; holds a hash of its sources
+<cache>/clips.parquet               the ids, labels and captions of all clips, in order
 <cache>/failures.parquet            the clips that are in no shard, with the reason
 <cache>/manifest.json               marks the cache as finished; written last
 <cache>/retry.json                  during --retry-failed: the records before the retry
@@ -21,6 +22,7 @@ CACHE_FORMAT = 2
 CLIPS_PER_SHARD = 64
 JOB = "job.json"
 MANIFEST = "manifest.json"
+CLIPS = "clips.parquet"
 FAILURES = "failures.parquet"
 RETRY = "retry.json"
 LOCK = ".lock"

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import (
     CACHE_FORMAT,
+    CLIPS,
     DATA,
     FAILURES,
     JOB,
@@ -31,6 +33,7 @@ from stop_core.cache.files import (
     remove_leftovers,
     write_checked_json,
 )
+from stop_core.cache.layout import CLIP_COLUMNS
 from stop_core.cache.manifest import Manifest, ShardEntry, read_job
 from stop_core.cache.shards import (
     Failure,
@@ -134,7 +137,7 @@ class CacheJob:
         (self.cache / MANIFEST).unlink(missing_ok=True)
 
     def finish(self) -> Manifest:
-        """Writes the failures and the manifest after all shards have been recorded.
+        """Writes clips, failures and the manifest after all shards have been recorded.
 
         Raises:
             ValueError: if shards have no record; the message gives their number.
@@ -145,15 +148,27 @@ class CacheJob:
             missing = len(records) - len(complete)
             raise ValueError(f"{self.cache}: {missing} of {len(records)} shards are not complete")
         failures = [failure for record in complete for failure in record.failures]
-        rows = [asdict(failure) for failure in failures]
-        with appearing(self.cache / FAILURES) as staging:
-            pq.write_table(pa.Table.from_pylist(rows, schema=_FAILURES), staging)
+        self._write(FAILURES, [asdict(failure) for failure in failures], _FAILURES)
+        # Otherwise every process would open every shard for them.
+        self._write(CLIPS, self._clips(complete), CLIP_COLUMNS)
         manifest = self._manifest(complete, len(failures))
         # Before the manifest: a finished cache is never cleaned again.
         remove_leftovers(self.cache)
         (self.cache / RETRY).unlink(missing_ok=True)
         write_checked_json(self.cache / MANIFEST, manifest.to_dict())
         return manifest
+
+    def _write(self, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+        with appearing(self.cache / name) as staging:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), staging)
+
+    def _clips(self, records: Sequence[ShardRecord]) -> list[dict[str, Any]]:
+        """Returns a row for each clip in a shard, in the order of the shards."""
+        rows = []
+        for plan, record in zip(self.plans, records, strict=True):
+            failed = {failure.video_id for failure in record.failures}
+            rows += [asdict(clip) for clip in plan.clips if clip.video_id not in failed]
+        return rows
 
     def _manifest(self, records: Sequence[ShardRecord], failures: int) -> Manifest:
         shards = tuple(
@@ -169,6 +184,7 @@ class CacheJob:
             counts=dict(counts),
             failures=failures,
             failures_sha256=hash_file(self.cache / FAILURES),
+            clips_sha256=hash_file(self.cache / CLIPS),
             shards=shards,
         )
         return replace(manifest, data_hash=manifest.hash())
@@ -186,7 +202,7 @@ def _check_ours(cache: StoragePath, config: CacheConfig, plans: Sequence[ShardPl
     names = {path.name for path in cache.iterdir() if not is_leftover(path)} - {LOCK, JOB}
     if not names:
         return
-    if names - {DATA, RECORDS, FAILURES, MANIFEST, RETRY} or not names & {DATA, RECORDS}:
+    if names - {DATA, RECORDS, CLIPS, FAILURES, MANIFEST, RETRY} or not names & {DATA, RECORDS}:
         raise ValueError(f"{cache} holds files but no frame cache: choose another --cache")
     shards = {plan.name for plan in plans}
     for folder, suffix in ((DATA, ".parquet"), (RECORDS, ".json")):

@@ -90,6 +90,12 @@ def shard_schema(config: CacheConfig, name: str) -> pa.Schema:
     return pa.schema(fields, metadata=metadata)
 
 
+CLIP_COLUMNS = pa.schema(
+    [pa.field(n, COLUMNS[n], nullable=False) for n in ("video_id", "split", "label", "captions")]
+)
+"""The columns of `clips.parquet`."""
+
+
 def open_writer(path: Path, schema: pa.Schema, compression: str = "none") -> pq.ParquetWriter:
     """Opens a writer for the layout; each `write_table` call must hold one row group."""
     return pq.ParquetWriter(

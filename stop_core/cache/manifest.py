@@ -3,7 +3,7 @@
 import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
@@ -41,6 +41,8 @@ class Manifest:
     failures_sha256: Sha256
     """SHA-256 of `failures.parquet`."""
     shards: tuple[ShardEntry, ...]
+    clips_sha256: Sha256 | Literal[""] = ""
+    """SHA-256 of `clips.parquet`; empty for a cache without it, whose shards are read instead."""
 
     @property
     def dataset(self) -> str:

@@ -9,18 +9,23 @@ from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from stop_core.cache.files import shard_path
+from stop_core.cache.files import CLIPS, MANIFEST, shard_path
 from stop_core.cache.integrity import BackgroundCheck, check_contents, local_shards
+from stop_core.cache.layout import CLIP_COLUMNS
 from stop_core.cache.manifest import Manifest, ShardEntry
 from stop_core.cache.mapping import MappedShard, read_columns
 from stop_core.cache.views import View
 from stop_core.datasets.clip import NO_LABEL
 from stop_core.decoding.sampling import is_dense
-from stop_core.storage.paths import StoragePath, storage_path
+from stop_core.storage.atomic import hash_file
+from stop_core.storage.documents import read_parquet
+from stop_core.storage.paths import StoragePath, local_file, storage_path
 
 # torch is imported where it is used: decoding workers import this package and do not need torch,
 # which takes seconds to import.
@@ -177,8 +182,25 @@ class CachedClips:
         return local_shards(self.path, self._manifest, self._entries)
 
     def _column(self, name: str) -> list[Any]:
+        if self._manifest.clips_sha256:
+            return cast(list[Any], self._clips[name].to_pylist())
         shards = [(shard_path(self._folder, e.name), e.rows) for e in self._entries]
         return [value for path, rows in shards for value in read_columns(path, rows, name)[0]]
+
+    @cached_property
+    def _clips(self) -> pa.Table:
+        """The rows of `clips.parquet` of this split, after a comparison with the manifest."""
+        file = self.path / CLIPS
+        with local_file(file) as path:
+            is_right = path.is_file() and hash_file(path) == self._manifest.clips_sha256
+            clips = read_parquet(path, CLIP_COLUMNS) if is_right else None
+        own = None if clips is None else clips.filter(pc.field("split") == self._split)
+        if own is None or len(own) != len(self):
+            raise ValueError(
+                f"{file} is not the file of the manifest: delete {self.path / MANIFEST}, then run "
+                "the same preprocess command again, which makes both again"
+            )
+        return own
 
     def __reduce__(self) -> tuple[Callable[..., CachedClips], tuple[Any, ...]]:
         # Without maps and columns, which are loaded again on demand.

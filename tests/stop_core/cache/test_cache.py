@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -312,7 +313,41 @@ def test_a_split_or_shard_that_is_not_there_is_named(hmdb51_root: Path, tmp_path
         cache.split("train").read([0])
     shard.unlink()
     with pytest.raises(ValueError, match=f"{shard.name} is gone"):
-        _ = cache.split("train").labels
+        cache.split("train").read([0])
+
+
+def test_labels_and_captions_need_no_shard_and_are_those_of_the_shards(
+    hmdb51_root: Path, tmp_path: Path
+) -> None:
+    (next(hmdb51_root.glob("hmdb51_org/*/*.avi"))).write_bytes(b"not a video")
+    manifest = _make(tmp_path / "cache", hmdb51_root)
+    by_file = {split: FrameCache(tmp_path / "cache").split(split) for split in manifest.counts}
+    older = replace(manifest, clips_sha256="")  # a cache of an earlier version
+    for split, clips in by_file.items():
+        shards = type(clips)(clips.path, older, split)
+        assert torch.equal(clips.labels, shards.labels)
+        assert clips.video_ids == shards.video_ids
+        assert clips.captions == shards.captions
+    shutil.rmtree(tmp_path / "cache/data")
+    again = FrameCache(tmp_path / "cache").split("train")
+    assert len(again.labels) == len(again) > 0
+
+
+def test_other_labels_than_those_of_the_manifest_are_refused(
+    hmdb51_root: Path, tmp_path: Path
+) -> None:
+    _make(tmp_path / "cache", hmdb51_root)
+    file = tmp_path / "cache/clips.parquet"
+    whole = file.read_bytes()
+    rows = pd.read_parquet(file)
+    rows.assign(label=0).to_parquet(file)
+    for spoil in (lambda: None, file.unlink):
+        spoil()
+        with pytest.raises(ValueError, match=r"clips.parquet is not .*: delete .*manifest.json"):
+            _ = FrameCache(tmp_path / "cache").split("train").labels
+    (tmp_path / "cache/manifest.json").unlink()
+    _make(tmp_path / "cache", hmdb51_root)
+    assert file.read_bytes() == whole
 
 
 def test_views_are_parts_of_what_is_cached(hmdb51_root: Path, tmp_path: Path) -> None:

@@ -33,13 +33,13 @@ def _damaged(cache: Path) -> set[str]:
 
 
 def test_a_whole_cache_has_no_problem(cache: Path) -> None:
-    assert list(verify(cache)) == [""] * (3 + 3 + 3)
+    assert list(verify(cache)) == [""] * (4 + 3 + 3)
 
 
 def test_any_flipped_byte_is_found_and_its_file_named(cache: Path) -> None:
     chance = random.Random(0)
     files = [path for path in cache.rglob("*") if path.is_file()]
-    assert len(files) == 9
+    assert len(files) == 10
     for path in files:
         whole = path.read_bytes()
         for _ in range(8):
@@ -56,7 +56,7 @@ def test_a_missing_file_is_found_and_the_remedy_is_told(
     shard = next((cache / "data").glob("train*"))
     whole = shard.read_bytes()
     shard.unlink()
-    with pytest.raises(RunError, match=r"1 of 9 files .*delete them .*stop preprocess --dataset"):
+    with pytest.raises(RunError, match=r"1 of 10 files .*delete them .*stop preprocess --dataset"):
         VerifyCommand(str(cache)).run()
     assert f"{shard}: it is gone" in capsys.readouterr().out
     shard.write_bytes(whole)

@@ -114,7 +114,7 @@ def test_a_cache_made_on_a_store_from_a_store_is_the_local_one(
     remote = _make(bucket / "cache", bucket / "videos")
     assert _data(remote.cache) == _data(local.cache)
     assert [f.stage for f in read_failures(remote.cache)] == ["find", "decode"]
-    assert list(verify(remote.cache)) == [""] * 9
+    assert list(verify(remote.cache)) == [""] * 10
     with skeleton_of(bucket / "videos") as root:
         assert remote.pending(root) == []
         clips = select_clips(DATASETS["hmdb51"].read(root, 1)).clips
