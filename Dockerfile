@@ -3,7 +3,8 @@
 #   docker build --tag stop:cuda .
 #   docker build --tag stop:cpu --build-arg TORCH_INDEX=ADDRESS .
 #
-# CUDA comes with PyTorch's wheels; the machine brings the driver and NVIDIA's container toolkit.
+# CUDA 13 comes with PyTorch's wheels; the machine brings the driver, 580 or newer, and NVIDIA's
+# container toolkit.
 # For a smaller image without CUDA, give the address of PyTorch's index of CPU wheels, which
 # pytorch.org names under "Get started". Without it the image is larger, and runs on a CPU as well.
 ARG BASE=python:3.11-slim-bookworm

@@ -19,6 +19,8 @@ from ..cluster.session import LONGEST_TEMP_DIR
 from .finding import Finding, failure, ok, one_line, warn_if, warning
 
 _OLDEST_PYTHON = (3, 11)
+OLDEST_DRIVERS = {"12": 525, "13": 580}
+"""By the major version of CUDA, on Linux."""
 _GIB = 1 << 30
 _LITTLE_MEMORY = 4 * _GIB
 _LITTLE_DISK, _NO_DISK = 10 * _GIB, 1 * _GIB
@@ -89,11 +91,18 @@ def check_torch() -> Iterator[Finding]:
         yield failure(
             "gpu",
             f"there is an NVIDIA GPU, but torch (for CUDA {torch.version.cuda}) cannot use it",
-            "compare the CUDA version that nvidia-smi shows: update the driver, or install the "
-            "torch that is built for it; start a container with --gpus all",
+            f"it needs {_needed_driver(torch.version.cuda)}, and nvidia-smi shows yours: update "
+            "it, or install a torch for an older CUDA (docs/index.md, GPUs); start a container "
+            "with --gpus all",
         )
     else:
         yield ok("gpu", "none: everything runs on the CPU, which is slow for a large tower")
+
+
+def _needed_driver(cuda: str | None) -> str:
+    """Returns the NVIDIA driver that a torch for this version of CUDA needs on Linux."""
+    driver = OLDEST_DRIVERS.get((cuda or "").partition(".")[0])
+    return f"driver {driver} or newer" if driver else "a driver for that version"
 
 
 def _check_gpu(index: int) -> Finding:
@@ -107,6 +116,8 @@ def _check_gpu(index: int) -> Finding:
         free, total = torch.cuda.mem_get_info(device)
     except RuntimeError as problem:
         advice = "see nvidia-smi: another process may have the GPU, or the driver needs a restart"
+        if "no kernel image" in str(problem):  # older than all that the wheels are built for
+            advice = "install a torch for an older CUDA (docs/index.md, GPUs), or give --device cpu"
         return failure(about, f"{properties.name}: {one_line(problem)}", advice)
     found = f"{properties.name}, {_gib(free)} of {_gib(total)} free"
     if not right:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.checks.machine import OLDEST_DRIVERS
 from stop_core.storage.private import without_password
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,3 +71,13 @@ def test_the_mlflow_server_listens_on_loopback_and_has_no_password_in_the_file()
         assert re.search(rf"^{name}=$", example, re.MULTILINE)
     assert re.search(r"^POSTGRES_PASSWORD=$", example, re.MULTILINE)
     assert without_password(str(services)) == str(services)
+
+
+def test_the_driver_in_the_documents_is_that_of_the_pinned_torch() -> None:
+    constraints = (ROOT / "constraints.txt").read_text()
+    torch = re.search(r"^torch==(\S+)", constraints, re.MULTILINE)[1]  # type: ignore[index]
+    (cuda,) = set(re.findall(r"^nvidia-\S+-cu(\d+)==", constraints, re.MULTILINE))
+    needed = f"{OLDEST_DRIVERS[cuda]} or newer"
+    assert f"PyTorch {torch} is built for CUDA {cuda}." in (ROOT / "docs/index.md").read_text()
+    for name in ("docs/index.md", "Dockerfile", "deploy/ray_gcp.yaml"):
+        assert needed in (ROOT / name).read_text(), name
