@@ -19,8 +19,8 @@ from torch import Tensor
 
 from pipelines.cli.console import RunError
 from pipelines.cluster.resources import Resources
-from pipelines.inference.job import VideoWorker, Work
 from pipelines.inference.model_choice import ModelChoice
+from pipelines.inference.stages import BothStages, Work
 from pipelines.inference.video_list import list_cached
 from pipelines.preprocessing.find_cache import find_cache
 from pipelines.tracking.queued_run import QueuedRun
@@ -221,17 +221,12 @@ def test_sizes_footers_and_manifest_are_compared_before_reading(
     damage(cache, whole[1])
     with pytest.raises(ValueError, match=str(cache)):
         find_cache(str(cache), output)  # used by train and benchmark
-    for read in (_frames, _labels):
-        with pytest.raises(ValueError, match=str(cache)):
-            read(cache)
+    with pytest.raises(ValueError, match=str(cache)):
+        _frames(cache)
 
 
 def _frames(cache: Path) -> list[Tensor]:
     return [FrameCache(cache).split(split).read([0]) for split in ("train", "val", "test")]
-
-
-def _labels(cache: Path) -> list[Tensor]:
-    return [FrameCache(cache).split(split).labels for split in ("train", "val", "test")]
 
 
 @_cases(ALL)
@@ -249,7 +244,7 @@ def test_every_change_is_detected_when_contents_are_compared(
 
 def test_clips_of_a_changed_cache_are_not_embedded(cache: Path, tmp_path: Path) -> None:
     model = ModelChoice(tower="tiny", frames=2, labels=("jump", "wave"))
-    worker = VideoWorker(Work(model, "labels", cache=str(cache)))
+    worker = BothStages(Work(model, model.load().preprocessing, "labels", cache=str(cache)))
     videos = [vars(video) for video in list_cached(FrameCache(cache), ("train",))]
     row = {"path": str(tmp_path / "part.parquet"), "videos": videos}
     assert not worker(row)["error"]
