@@ -1,8 +1,11 @@
 """Fixtures of several packages: video files, and a dataset in the layout of HMDB51."""
 
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -33,6 +36,32 @@ def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     """Keeps the list of known caches of this machine out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STOP_CACHE_FOLDER", str(tmp_path_factory.mktemp("machine")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _stores_are_copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Copies the tables of the first MLflow store to the others: the migrations take a second."""
+    if "mlflow" not in sys.modules:  # no test of this run imports it
+        yield
+        return
+    from mlflow.store.db import utils
+
+    template = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    create = utils._initialize_tables
+
+    def copy(engine: Any) -> None:
+        is_file = engine.url.drivername == "sqlite" and engine.url.database
+        if not (is_file and template.exists()):
+            create(engine)
+        engine.dispose()
+        if is_file and not template.exists():
+            shutil.copyfile(engine.url.database, template)
+        elif is_file:
+            shutil.copyfile(template, engine.url.database)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", copy)
         yield
 
 
