@@ -6,11 +6,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from typing import TYPE_CHECKING, Any
 
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.documents import read_text
@@ -26,8 +22,13 @@ from .store import (
     create_run,
     find_run,
     run_tags,
+    store_client,
     tracking_uri,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
 
 _KEY_FILE = "mlflow_run_key"
 MetricPoint = tuple[int, int, dict[str, float]]
@@ -71,13 +72,15 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def write_record(client: MlflowClient, run_id: str, record: Record, folder: Path) -> None:
+def write_record(client: "MlflowClient", run_id: str, record: Record, folder: Path) -> None:
     """Writes a record to the store; files are relative to `folder`.
 
     Raises:
         RefusedError: if a file is outside of `folder`, or no longer exists.
         Exception: of SQLAlchemy, requests and MLflow.
     """
+    from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+
     match record["kind"]:
         case "params":
             params = [Param(name, value) for name, value in record["values"].items()]
@@ -119,7 +122,7 @@ class TrackedRun(RunRecords):
     def __init__(self, uri: str, run_id: str) -> None:
         self.uri = uri
         self.run_id = run_id
-        self.client = MlflowClient(uri)
+        self.client = store_client(uri)
 
     @classmethod
     def start(
@@ -133,7 +136,7 @@ class TrackedRun(RunRecords):
     ) -> "TrackedRun":
         """Starts a run, or resumes the run `run_id` if the store still has it."""
         uri = tracking_uri(output)
-        client = MlflowClient(uri)
+        client = store_client(uri)
         # If the store was moved or emptied, or the run deleted, a new run is started.
         if run_id is not None and find_run(client, run_id):
             client.update_run(run_id, status="RUNNING")
@@ -183,7 +186,7 @@ class TrackedRun(RunRecords):
         """Stores a mapping as a JSON artifact."""
         self.log_text(json.dumps(values, indent=2, default=str), name)
 
-    def log_table(self, table: pd.DataFrame, name: str) -> None:
+    def log_table(self, table: "pd.DataFrame", name: str) -> None:
         """Stores a table that the UI shows as one; replaces an earlier one."""
         if name in {file.path for file in self.client.list_artifacts(self.run_id)}:
             # A second log_table would append the same rows again.

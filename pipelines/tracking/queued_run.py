@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING
 
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.documents import build, parse_json, read_text
@@ -30,9 +28,13 @@ from .store import (
     find_run,
     local_store,
     run_tags,
+    store_client,
     stores_artifacts_in,
     tracking_uri,
 )
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 _STORE = "mlflow_store"  # file with the URI of the store that has this run
 _LOGGED = "mlflow_told.json"  # file with the last logged step of each metric
@@ -172,14 +174,16 @@ class QueuedRun(RunRecords):
             time.sleep(1.0)
 
     def _send(self, record: Record, away: set[str]) -> None:
+        from mlflow.exceptions import MlflowException
+
         try:
-            client = MlflowClient(self.uri if self._is_here(away) else self._named_store())
+            client = store_client(self.uri if self._is_here(away) else self._named_store())
             if record["kind"] != "open":
                 write_record(client, self.run_id, record, self.folder)
             elif find_run(client, self.run_id):
                 client.update_run(self.run_id, status="RUNNING")
             else:  # the run is new, or the store was emptied
-                self._create(MlflowClient(self.uri), record)
+                self._create(store_client(self.uri), record)
         except MlflowException as problem:
             if problem.error_code in _REFUSALS:
                 raise RefusedError(str(problem)) from problem
@@ -193,7 +197,7 @@ class QueuedRun(RunRecords):
         if self.store != given and given in away:
             return False
         try:
-            found = find_run(MlflowClient(self.uri), self.run_id)
+            found = find_run(store_client(self.uri), self.run_id)
         except Exception:  # of SQLAlchemy, requests or MLflow
             if self.store == given:
                 raise
@@ -218,7 +222,7 @@ class QueuedRun(RunRecords):
             )
         return self.store
 
-    def _create(self, client: MlflowClient, record: Record) -> None:
+    def _create(self, client: "MlflowClient", record: Record) -> None:
         artifacts = stores_artifacts_in(self.output, self.uri)
         experiment = experiment_id(client, record["experiment"], artifacts)
         run_id = create_run(client, experiment, record["name"], record["tags"])
@@ -266,7 +270,7 @@ def deliver_waiting(output: Path) -> None:
 
 def _answers(store: str) -> bool:
     try:
-        MlflowClient(store).search_experiments(max_results=1)
+        store_client(store).search_experiments(max_results=1)
     except Exception:  # of SQLAlchemy, requests or MLflow
         return False
     return True

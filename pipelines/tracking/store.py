@@ -1,25 +1,24 @@
-"""The MLflow store of all commands, its experiments, and how a run is found."""
+"""The MLflow store of all commands, its experiments, and how a run is found.
+
+MLflow takes seconds to import, so functions import it: a worker trains before it needs the store.
+"""
 
 import logging
 import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-
-from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage, Run
-from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import (
-    MLFLOW_GIT_COMMIT,
-    MLFLOW_PARENT_RUN_ID,
-    MLFLOW_RUN_NAME,
-    MLFLOW_SOURCE_NAME,
-)
+from typing import TYPE_CHECKING
 
 from ..cli.console import RunError, is_verbose
 from ..cli.folders import command, default_output
 from ..cli.store_problem import explain_store_problem, given_store
 from .environment import git_commit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.exceptions import MlflowException
 
 # It logs a page for each record that a store refuses; the outbox or a message reports that.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
@@ -62,7 +61,7 @@ def ui_command(output: Path) -> str:
     return command("ui") + ("" if is_default else f" --output {shlex.quote(str(output))}")
 
 
-def page_links(client: MlflowClient, address: str) -> dict[str, str]:
+def page_links(client: "MlflowClient", address: str) -> dict[str, str]:
     """Returns links to the newest table and to the runs of every experiment, the newest first.
 
     With them, the UI shows runs at once; its start page is for traces of language models.
@@ -80,10 +79,19 @@ def page_links(client: MlflowClient, address: str) -> dict[str, str]:
     return links
 
 
-def shared_view(table: Run) -> str:
+def shared_view(table: "Run") -> str:
     """Returns the link, on the server's page, to the cells of a table grouped by row."""
     info = table.info
     return f"#/experiments/{info.experiment_id}/runs?viewStateShareKey=table-{info.run_id[:8]}"
+
+
+def store_client(uri: str) -> "MlflowClient":
+    """Returns MLflow's client of a store."""
+    from mlflow import MlflowClient
+
+    if not is_verbose():  # after the import, which sets the level
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it logs each table it creates
+    return MlflowClient(uri)
 
 
 def open_experiment(output: Path, name: str) -> str:
@@ -105,10 +113,8 @@ def open_experiment(output: Path, name: str) -> str:
             "another --output, or change its permissions"
         ) from problem
     uri = tracking_uri(output)
-    if not is_verbose():
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it logs each table it creates
     try:
-        return experiment_id(MlflowClient(uri), name, stores_artifacts_in(output, uri))
+        return experiment_id(store_client(uri), name, stores_artifacts_in(output, uri))
     except Exception as problem:  # of SQLAlchemy, requests or MLflow
         raise RunError(explain_store_problem(uri, problem)) from problem
 
@@ -118,8 +124,10 @@ def stores_artifacts_in(output: Path, uri: str) -> str | None:
     return (output / "mlartifacts").resolve().as_uri() if uri == local_store(output) else None
 
 
-def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
+def experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> str:
     """Returns the id of the experiment `name`; creates it if missing, restores it if deleted."""
+    from mlflow.exceptions import MlflowException
+
     if experiment := client.get_experiment_by_name(name):
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
@@ -136,13 +144,16 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
         return experiment_id(client, name, artifacts)  # another process just created it
 
 
-def is_missing(problem: MlflowException) -> bool:
+def is_missing(problem: "MlflowException") -> bool:
     """Returns whether the store answered that it has no such run."""
     return bool(problem.error_code == "RESOURCE_DOES_NOT_EXIST")
 
 
-def find_run(client: MlflowClient, run_id: str) -> Run | None:
+def find_run(client: "MlflowClient", run_id: str) -> "Run | None":
     """Returns the run; None if it was deleted, or the store moved or emptied."""
+    from mlflow.entities import LifecycleStage
+    from mlflow.exceptions import MlflowException
+
     if not run_id:
         return None
     try:
@@ -154,7 +165,7 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
     return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
-def create_run(client: MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> str:
+def create_run(client: "MlflowClient", experiment: str, name: str, tags: Mapping[str, str]) -> str:
     """Creates a run and returns its id; if there is one with the same tag `KEY`, returns that."""
     found = None
     if KEY in tags:
@@ -167,6 +178,13 @@ def run_tags(
     name: str, tags: Mapping[str, str] | None, parent: str | None = None
 ) -> dict[str, str]:
     """Returns `tags` and the tags of every run; with `parent`, those of a child run of it."""
+    from mlflow.utils.mlflow_tags import (
+        MLFLOW_GIT_COMMIT,
+        MLFLOW_PARENT_RUN_ID,
+        MLFLOW_RUN_NAME,
+        MLFLOW_SOURCE_NAME,
+    )
+
     commit = git_commit()
     return {
         MLFLOW_RUN_NAME: name,

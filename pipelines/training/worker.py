@@ -22,7 +22,6 @@ from stop_core.clip.loading import ClipCache, load_clip
 from stop_core.datasets import Split
 from stop_core.evaluation.measure import Measured
 from stop_core.explain.prompt_monitor import PromptMonitor
-from stop_core.explain.training_figures import confusion, save_figure
 from stop_core.model.baselines import LinearProbe
 from stop_core.runtime.devices import seed_weights
 from stop_core.runtime.distributed import (
@@ -281,6 +280,9 @@ class WorkerRun:
 
     def _draw_confusion(self, counts_CC: Tensor) -> None:
         if rank() == 0:
+            # Here, because matplotlib takes a second to import.
+            from stop_core.explain.training_figures import confusion, save_figure
+
             manifest = self.cache.manifest
             figure = confusion(counts_CC, manifest.class_words, f"{manifest.dataset}, test split")
             save_figure(figure, self.task.folder / FIGURES / "confusion.png")
