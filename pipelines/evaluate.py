@@ -104,7 +104,7 @@ def _here(evaluation: Evaluation, resources: Resources) -> TrainingResult:
 def _on_ray(evaluation: Evaluation, resources: Resources) -> TrainingResult:
     from .cluster.session import start_ray
 
-    start_ray()
+    start_ray(dashboard=False)
     (outcome,) = evaluate_all([evaluation], resources)
     if isinstance(outcome, str):
         raise RunError(f"the evaluation failed: {outcome}. Run the same command to resume")

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +82,7 @@ def main(config: TrainConfig) -> "TrainingResult":
     from stop_core.model.methods import check_tower
 
     from .tracking.queued_run import deliver_waiting
+    from .training.launch import TrainingHooks
     from .training.run import TrainingRun
 
     check_tower(config.experiment)  # before minutes of decoding
@@ -100,18 +102,30 @@ def main(config: TrainConfig) -> "TrainingResult":
             say(f"note: {remark}")
         in_process = _is_in_process(config.in_process, resources)
         lines = TrainingLines(training.progress_file)
+        hooks = TrainingHooks(is_sole="RAY_ADDRESS" not in os.environ)
         if not in_process:
-            from .cluster.session import start_ray
             from .cluster.shared_storage import require_shared
 
-            start_ray()
+            # On a cluster, the folder of the store may have to be refused first.
+            _start_ray_and(training.open_store if hooks.is_sole else lambda: None)
             require_shared(config.output, training.cache, records=True)
             room_for(resources)
             lines = TrainingLines(training.progress_file, lambda: waited_for(resources))
         with reporting(lines.line, lines.events), pausing_on_sigterm(training.pause):
-            result = training.train(resources, in_process=in_process)
+            result = training.train(resources, in_process=in_process, hooks=hooks)
     _summarise(result, config)
     return result
+
+
+def _start_ray_and(work: Callable[[], None]) -> None:
+    """Starts Ray, and does other work while its processes start."""
+    from .cluster.session import import_ray, start_ray
+
+    import_ray()  # first, as two threads should not import libraries at once
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work)
+        start_ray(dashboard=False)
+    done.result()
 
 
 def _is_in_process(given: bool | None, resources: Resources) -> bool:

@@ -32,6 +32,8 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths are the same in a trial as outside of it
 }
+# No one drains a node of this machine. The watcher is a process of 2 CPU-seconds per training.
+_LOCAL_SETTINGS = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _KILLED = (
     "error: the process was ended from outside of Python: it was killed, or Ray on this machine "
@@ -41,30 +43,39 @@ _KILLED = (
 _SECONDS_FOR_A_HEAD = 30.0  # it may be starting; Ray itself tries for 15 minutes
 
 
-def start_ray() -> None:
+def import_ray() -> None:
+    """Sets the settings that Ray reads when it is imported, and imports it."""
+    alone = "RAY_ADDRESS" not in os.environ
+    for name, value in (_SETTINGS | _LOCAL_SETTINGS if alone else _SETTINGS).items():
+        os.environ.setdefault(name, value)
+    import ray  # noqa: F401
+
+
+def start_ray(*, dashboard: bool = True) -> None:
     """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine only; idempotent.
+
+    Without `dashboard`, a Ray of this machine starts without it. It needs it if several trainings
+    run under Ray Train, which asks its state service which of them are alive.
 
     Raises RunError if Ray does not start or the cluster does not answer.
     """
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
+    import_ray()
     import ray
 
+    alone = "RAY_ADDRESS" not in os.environ
     if ray.is_initialized():
         return
-    if "RAY_ADDRESS" not in os.environ and (problem := long_temp_dir()):
+    if alone and (problem := long_temp_dir()):
         raise RunError(problem)
-    keep_token_private(create="RAY_ADDRESS" not in os.environ)
+    keep_token_private(create=alone)
     await_head(os.environ.get("RAY_ADDRESS", ""), _SECONDS_FOR_A_HEAD)
     try:
         notify_of_exit(str(ray_temp_dir()))
-        alone = "RAY_ADDRESS" not in os.environ
         if alone:
             _listen_on_loopback()
         ray.init(
             address="local" if alone else None,
-            # With the dashboard: Train asks its state service who is alive.
-            include_dashboard=True if alone else None,
+            include_dashboard=dashboard if alone else None,
             # Workers report progress through files, and failures through exceptions.
             log_to_driver=is_verbose(),
             logging_level=logging.INFO if is_verbose() else logging.ERROR,

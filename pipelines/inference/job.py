@@ -86,7 +86,7 @@ class VideoJob:
         from ..cluster.resources import node_resources
         from ..cluster.session import quiet_ray_data, start_ray
 
-        start_ray()
+        start_ray(dashboard=False)
         quiet_ray_data()
         import ray.exceptions
 

@@ -71,7 +71,7 @@ def print_plan(search: Search) -> None:
 
 
 def _print_cost(search: Search, trials: list[Trial], count: int) -> None:
-    start_ray()
+    start_ray(dashboard=False)
     at_once = search.at_once()
     configs = [search.space.experiment(trial.drawn) for trial in trials]
     trained = [one.is_trained and one.epochs > 0 for one in configs]

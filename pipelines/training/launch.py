@@ -31,6 +31,8 @@ class TrainingHooks:
     """Provides the CLIP of a training in this process; default: it is loaded."""
     callbacks: tuple[Any, ...] = ()
     """`ray.train.UserCallback`s of a training with several workers."""
+    is_sole: bool = False
+    """Whether Ray runs only this training, and ends with this process."""
 
 
 def train_in_process(task: WorkerTask, checkpoints: Path, hooks: TrainingHooks) -> Path:
@@ -59,10 +61,13 @@ def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -
 
     from ..cluster.process_groups import CheckedConfig, LoopbackConfig
 
+    kind: type[TorchTrainer] = TorchTrainer
+    if hooks.is_sole:
+        from .sole_trainer import SoleTrainer as kind
     torch_config: TorchConfig = CheckedConfig() if "RAY_ADDRESS" in os.environ else LoopbackConfig()
     fatal = task.folder / FATAL
     fatal.unlink(missing_ok=True)
-    trainer = TorchTrainer(
+    trainer = kind(
         train_worker,
         train_loop_config={"task": task},
         torch_config=torch_config,

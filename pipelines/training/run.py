@@ -138,9 +138,8 @@ class TrainingRun:
         """
         if result := self.remembered():
             return result
-        if parent is None and not self.tracked.run_id:
-            # Refuses a wrong store at the start. A store that fails later stops nothing.
-            open_experiment(self.output, self.manifest.dataset)
+        if parent is None:
+            self.open_store()
         self.folder.mkdir(parents=True, exist_ok=True)
         with alone_in(self.folder):
             # Another process may have finished this training while it held the lock.
@@ -149,6 +148,11 @@ class TrainingRun:
     def pause(self) -> None:
         """Asks the workers to save the training after the current step or epoch, and to end."""
         (self.folder / PAUSE).touch()
+
+    def open_store(self) -> None:
+        """Refuses a wrong tracking store at the start. One that fails later stops nothing."""
+        if not self.tracked.run_id:
+            open_experiment(self.output, self.manifest.dataset)
 
     def _train(
         self,
