@@ -26,6 +26,8 @@ class Gpus:
     """Their different models."""
     bf16: bool = False
     """Whether all of them compute bfloat16 at full speed."""
+    memory: int = 0
+    """Bytes of the smallest one; 0 if it is not known, as on a cluster."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def choose_devices(options: ResourceOptions, most_workers: int = 1) -> Machine:
     if options.device == "cpu" or options.gpus_per_worker == 0:
         return Machine(options.on(0), bf16=False)
     gpus = usable_gpus("gpu" if wanted else "auto", everywhere=True)
-    resources = options.on(gpus.count, most_workers)
+    resources = replace(options.on(gpus.count, most_workers), gpu_bytes=gpus.memory)
     if resources.gpus_per_worker:
         used = resources.workers if most_workers > 1 else gpus.count
         of = f"{used} of {gpus.count}" if used < gpus.count else f"{gpus.count}"
@@ -104,7 +106,8 @@ def _gpus_here() -> Gpus:
         return Gpus()
     every = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
     modern = torch.version.hip is not None or all(one.major >= 8 for one in every)
-    return Gpus(len(every), tuple(sorted({one.name for one in every})), modern)
+    names, memory = tuple(sorted({one.name for one in every})), min(o.total_memory for o in every)
+    return Gpus(len(every), names, modern, memory)
 
 
 def _gpus_of_cluster() -> Gpus:

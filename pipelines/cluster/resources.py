@@ -114,6 +114,8 @@ class Resources(ResourceOptions):
     workers: int = 1
     gpus_per_worker: float = 0
     compile: Literal["auto", "on", "off"] = "off"
+    gpu_bytes: int = 0
+    """Memory of the smallest GPU; 0 if it is not known, as on a cluster."""
 
     @property
     def fewest_workers(self) -> int:

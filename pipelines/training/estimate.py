@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from stop_core.clip.registry import TowerShape
 from stop_core.settings.experiment import ExperimentConfig
 
+from ..cluster.resources import Resources
+
 PEAKS = {"A100": 312e12, "H100": 989e12}
 """Dense bfloat16 operations per second, from the data sheets."""
 SHARE_OF_PEAK = 0.25
@@ -18,6 +20,9 @@ time can be wrong by a factor of two."""
 _SAVED_BYTES = 34
 """Saved for the backward pass in bfloat16, per token, block and channel; counted in a simulated
 step of ViT-B/32 and of ViT-B/16."""
+
+_TRIED = 1.25
+"""Up to this multiple of the GPU's memory, by the estimate, a batch is tried."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,7 @@ def estimate(
     Raises:
         ValueError: if open_clip does not list the tower.
     """
-    shape = listed_shape(config.tower)
-    used = config.frames or frames
-    tokens = 1 + shape.patches + config.stop.max_prompts
+    shape, used, tokens = _sizes(config, frames)
     sequence = tokens * (used if config.stop.attention == "joint" else 1)
     per_token = 24 * shape.width**2 + 4 * sequence * shape.width  # matrices, and attention
     forward = used * tokens * shape.blocks * per_token
@@ -67,13 +70,61 @@ def estimate(
     # Gradient caching embeds every clip twice.
     passes = 4 if captions and at_once < config.batch_size else 3
     evaluated = validated * math.ceil(steps / epoch) + clips["test"]
-    saved = _SAVED_BYTES * (2 if config.precision == "fp32" else 1)
-    weights = 8 * 12 * shape.width**2 * shape.blocks  # both towers, in float32
+    weights, clip = _memory(config, frames)
     return Estimate(
         steps,
         forward * (passes * steps * config.batch_size + evaluated),
-        weights + saved * at_once * used * tokens * shape.blocks * shape.width,
+        weights + clip * at_once,
     )
+
+
+def refuse_without_memory(config: ExperimentConfig, frames: int, resources: Resources) -> None:
+    """Refuses a batch of STOP that the memory of a GPU cannot hold, before anything starts.
+
+    A batch that the estimate finds a little too large is tried: a step that does not fit reports
+    the number of clips that do. Other methods store less, and are not refused.
+
+    Args:
+        config: the experiment.
+        frames: cached frames of a clip.
+        resources: of the training.
+
+    Raises:
+        ValueError: with the memory that is needed, and a batch that fits.
+    """
+    from stop_core.clip.loading import tower_shape
+
+    card = resources.gpu_bytes * resources.gpus_per_worker
+    is_stored = config.method == "stop" and not resources.checkpoint_activations
+    if not card or not is_stored or tower_shape(config.tower) is None:
+        return
+    share = math.ceil(config.batch_size / resources.workers)
+    at_once = min(resources.micro_batch or share, share)
+    weights, clip = _memory(config, frames)
+    if weights + at_once * clip <= _TRIED * card:
+        return
+    fits = int((card - weights) / clip)
+    advice = f"give --micro-batch {fits} for the same result, or " if fits > 0 else ""
+    bf16 = "" if config.precision == "bf16" else " or --precision bf16"
+    raise ValueError(
+        f"{at_once} clips at once need about {(weights + at_once * clip) / 2**30:.0f} GiB, and a "
+        f"worker has {card / 2**30:.0f} GiB of its GPU: {advice}use --checkpoint-activations True"
+        f"{bf16}"
+    )
+
+
+def _sizes(config: ExperimentConfig, frames: int) -> tuple[TowerShape, int, int]:
+    """Returns the tower's shape, the frames of a clip that are used, and the tokens of a frame."""
+    shape = listed_shape(config.tower)
+    return shape, config.frames or frames, 1 + shape.patches + config.stop.max_prompts
+
+
+def _memory(config: ExperimentConfig, frames: int) -> tuple[float, float]:
+    """Returns the bytes of the weights, and those that a step stores for each clip."""
+    shape, used, tokens = _sizes(config, frames)
+    saved = _SAVED_BYTES * (2 if config.precision == "fp32" else 1)
+    weights = 8 * 12 * shape.width**2 * shape.blocks  # both towers, in float32
+    return weights, saved * used * tokens * shape.blocks * shape.width
 
 
 def listed_shape(tower: str) -> TowerShape:

@@ -38,6 +38,7 @@ from ..tracking.queued_run import QueuedRun, deliver_at_end, deliver_at_start
 from ..tracking.store import open_experiment, tracking_uri
 from .check_fit import check_fit
 from .checkpoints import CHECKPOINTS
+from .estimate import refuse_without_memory
 from .failures import FAILURE_TAG, failures_recorded
 from .launch import TrainingHooks, train_in_process, train_on_ray
 from .progress_file import ProgressFile
@@ -165,6 +166,7 @@ class TrainingRun:
         from .checkpoints import move_damaged_aside
 
         with failures_recorded(self.tracked, f"the training {self.name}"):
+            refuse_without_memory(self.config, self.manifest.config.frames, resources)
             self.progress_file.path.unlink(missing_ok=True)  # left by an interruption
             (self.folder / PAUSE).unlink(missing_ok=True)
             move_damaged_aside(self.folder)

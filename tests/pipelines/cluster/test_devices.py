@@ -21,7 +21,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     def properties(number: int) -> SimpleNamespace:
         name, major = gpus[number]
-        return SimpleNamespace(name=name, major=major)
+        return SimpleNamespace(name=name, major=major, total_memory=(80 - major) << 30)
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: bool(gpus))
@@ -54,6 +54,7 @@ def test_all_gpus_are_used_in_bf16_and_the_user_reads_it(
     machine += [H100] * 8
     chosen = choose_devices(ResourceOptions(), 64)
     assert (chosen.resources.workers, chosen.resources.gpus_per_worker) == (8, 1)
+    assert chosen.resources.gpu_bytes == 71 << 30
     assert chosen.settle(ExperimentConfig()).precision == "bf16"
     assert chosen.settle(ExperimentConfig(precision="fp32")).precision == "fp32"
     assert "8 x NVIDIA H100; precision auto is bf16" in capsys.readouterr().err

@@ -1,11 +1,13 @@
 """Laws of the estimate: it grows as the work does, and agrees with known sizes of CLIP."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 
-from pipelines.training.estimate import estimate, listed_shape
+from pipelines.cluster.resources import Resources
+from pipelines.training.estimate import estimate, listed_shape, refuse_without_memory
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.protocol import ProtocolConfig
 from stop_core.settings.training import TrainingOptions
@@ -60,3 +62,24 @@ def test_full_training_trains_on_the_validation_clips_and_evaluates_none() -> No
 def test_a_tower_from_a_repository_has_no_known_shape() -> None:
     with pytest.raises(ValueError, match=r"hf-hub:some/tower is not known .* that open_clip lists"):
         listed_shape("hf-hub:some/tower")
+
+
+def test_a_batch_that_a_gpu_cannot_hold_is_refused_with_one_that_it_can() -> None:
+    large = replace(B32, tower="ViT-L-14-quickgelu", batch_size=64)
+    card = Resources(device="gpu", gpus_per_worker=1, gpu_bytes=80 << 30)
+    with pytest.raises(ValueError, match=r"64 clips at once need about \d+ GiB") as refused:
+        refuse_without_memory(large, 32, card)
+    (fits,) = re.findall(r"--micro-batch (\d+) ", str(refused.value))
+    assert estimate(large, int(fits), 32, CLIPS).memory <= 80 << 30
+    assert estimate(large, int(fits) + 1, 32, CLIPS).memory > 80 << 30
+    for resources in (
+        replace(card, micro_batch=int(fits)),
+        replace(card, workers=64),
+        replace(card, checkpoint_activations=True),
+        replace(card, gpu_bytes=0),
+    ):
+        refuse_without_memory(large, 32, resources)
+    refuse_without_memory(replace(large, method="linear-probe"), 32, card)
+    refuse_without_memory(B32, 12, card)
+    with pytest.raises(ValueError, match=r"has 8 GiB of its GPU: use --checkpoint-activations"):
+        refuse_without_memory(large, 64, replace(card, gpu_bytes=16 << 30, gpus_per_worker=0.5))
