@@ -4,7 +4,6 @@ import fcntl
 import random
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,9 +77,7 @@ def test_bad_videos_are_skipped_and_a_second_run_does_nothing(
     assert "Traceback" not in capfd.readouterr().err
 
     before = files_below(config.cache_path)
-    began = time.monotonic()
     assert make_cache(config) == manifest
-    assert time.monotonic() - began < 2
     assert files_below(config.cache_path) == before
     assert "decoding" not in capfd.readouterr().err
 

@@ -219,9 +219,8 @@ def test_closing_the_courier_delivers_once_more_and_does_not_wait_for_ever() -> 
     assert not courier._thread.is_alive()
     assert courier._thread.daemon
     stuck = Courier(lambda: time.sleep(5))  # type: ignore[func-returns-value,arg-type,return-value]
-    start = time.monotonic()
     stuck.close(0.05)
-    assert time.monotonic() - start < 2
+    assert stuck._thread.is_alive()
 
 
 def _second_in(folder: Path, note: Callable[[str], None]) -> threading.Thread:
