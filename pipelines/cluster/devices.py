@@ -28,6 +28,8 @@ class Gpus:
     """Whether all of them compute bfloat16 at full speed."""
     memory: int = 0
     """Bytes of the smallest one; 0 if it is not known, as on a cluster."""
+    cpus_each: float = 1
+    """CPUs of a machine for each of its GPUs, where they are fewest."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def choose_devices(options: ResourceOptions, most_workers: int = 1) -> Machine:
     if options.device == "cpu" or options.gpus_per_worker == 0:
         return Machine(options.on(0), bf16=False)
     gpus = usable_gpus("gpu" if wanted else "auto", everywhere=True)
-    resources = replace(options.on(gpus.count, most_workers), gpu_bytes=gpus.memory)
+    resources = options.on(gpus.count, most_workers, gpus.cpus_each)
+    resources = replace(resources, gpu_bytes=gpus.memory)
     if resources.gpus_per_worker:
         used = resources.workers if most_workers > 1 else gpus.count
         of = f"{used} of {gpus.count}" if used < gpus.count else f"{gpus.count}"
@@ -107,7 +110,8 @@ def _gpus_here() -> Gpus:
     every = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
     modern = torch.version.hip is not None or all(one.major >= 8 for one in every)
     names, memory = tuple(sorted({one.name for one in every})), min(o.total_memory for o in every)
-    return Gpus(len(every), names, modern, memory)
+    cpus = len(os.sched_getaffinity(0)) / len(every)
+    return Gpus(len(every), names, modern, memory, cpus)
 
 
 def _gpus_of_cluster() -> Gpus:
@@ -117,4 +121,5 @@ def _gpus_of_cluster() -> Gpus:
     nodes = [node for node in node_resources() if node.get("GPU")]
     names = sorted({n.removeprefix(_TYPE) for node in nodes for n in node if n.startswith(_TYPE)})
     modern = bool(names) and not any(_WITHOUT_BF16.fullmatch(name) for name in names)
-    return Gpus(int(sum(node["GPU"] for node in nodes)), tuple(names), modern)
+    cpus = min((node.get("CPU", 0.0) / node["GPU"] for node in nodes), default=1)
+    return Gpus(int(sum(node["GPU"] for node in nodes)), tuple(names), modern, cpus_each=cpus)

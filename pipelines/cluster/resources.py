@@ -14,6 +14,7 @@ from ..cli.video_options import Device
 if TYPE_CHECKING:  # Ray Train takes seconds
     from ray.train import ScalingConfig
 
+_MOST_CPUS = 8  # that reading for one GPU profits from
 _SECONDS_FOR_NODES_TO_JOIN = 60.0  # after a node failed, or a cluster was started
 
 
@@ -33,8 +34,9 @@ class ResourceOptions:
     restarts: int = 2
     """Number of times that the workers of a training are restarted after one of them, or its node,
     fails. After that the training fails; the same command resumes it."""
-    cpus_per_worker: float = 1
-    """Logical CPUs, and compute threads, of each worker."""
+    cpus_per_worker: float | None = None
+    """Logical CPUs of each worker: its threads for computing and reading (default: 1 on the CPU; on
+    GPUs a GPU's part of the CPUs of its machine, at most 8)."""
     gpus_per_worker: float | None = None
     """Share of a GPU of each worker, to run several trainings of one worker on a GPU (default: 1 on
     GPUs, 0 on the CPU)."""
@@ -77,19 +79,20 @@ class ResourceOptions:
                 "workers to 1"
             )
         for name in ("cpus_per_worker", "checkpoint_minutes"):
-            if not getattr(self, name) > 0:
+            if (value := getattr(self, name)) is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("micro_batch", "checkpoint_every_steps"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
-    def on(self, gpus: int, most_workers: int = 1) -> "Resources":
+    def on(self, gpus: int, most_workers: int = 1, cpus_per_gpu: float = 1) -> "Resources":
         """Returns the resources on a machine or cluster with this number of GPUs.
 
         Args:
             gpus: number of GPUs that a training may use.
             most_workers: number of workers that a training may get, if the user gave none; with 1,
                 trainings run side by side.
+            cpus_per_gpu: number of CPUs of a machine for each of its GPUs.
         """
         share, workers = self.gpus_per_worker, self.workers
         if share is None:
@@ -99,6 +102,8 @@ class ResourceOptions:
             workers = max(1, several, self.min_workers or 1)
         given = {one.name: getattr(self, one.name) for one in fields(self)}
         given |= {"device": "gpu" if share else "cpu", "workers": workers, "gpus_per_worker": share}
+        if self.cpus_per_worker is None:
+            given["cpus_per_worker"] = max(1, int(min(_MOST_CPUS, cpus_per_gpu) * share))
         if self.compile == "auto" and not share:
             given["compile"] = "off"
         return Resources(**given)
@@ -112,6 +117,7 @@ class Resources(ResourceOptions):
     """
 
     workers: int = 1
+    cpus_per_worker: float = 1
     gpus_per_worker: float = 0
     compile: Literal["auto", "on", "off"] = "off"
     gpu_bytes: int = 0

@@ -176,7 +176,7 @@ def test_the_jobs_command_parses_and_fits_its_workers() -> None:
     (group,) = _cluster(manifest)["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert (config.resources.device, config.resources.workers) == ("auto", None)
-    assert config.resources.cpus_per_worker * int(limits["nvidia.com/gpu"]) <= int(limits["cpu"])
+    assert config.resources.on(2, 64, int(limits["cpu"])).cpus_per_worker <= int(limits["cpu"])
     assert {toleration["key"] for toleration in group["template"]["spec"]["tolerations"]} == {
         "nvidia.com/gpu"
     }

@@ -49,9 +49,18 @@ def test_without_a_gpu_nothing_changes(machine: list[tuple[str, int]]) -> None:
 
 
 def test_all_gpus_are_used_in_bf16_and_the_user_reads_it(
-    machine: list[tuple[str, int]], capsys: pytest.CaptureFixture[str]
+    machine: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     machine += [H100] * 8
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(100))
+    chosen = choose_devices(ResourceOptions(), 64)
+    assert chosen.resources.cpus_per_worker == 8  # not 12: more do not read faster
+    assert choose_devices(ResourceOptions(gpus_per_worker=0.5)).resources.cpus_per_worker == 4
+    assert choose_devices(ResourceOptions(cpus_per_worker=3)).resources.cpus_per_worker == 3
+    assert choose_devices(ResourceOptions(device="cpu")).resources.cpus_per_worker == 1
+    capsys.readouterr()
     chosen = choose_devices(ResourceOptions(), 64)
     assert (chosen.resources.workers, chosen.resources.gpus_per_worker) == (8, 1)
     assert chosen.resources.gpu_bytes == 71 << 30
@@ -104,4 +113,5 @@ def test_a_cluster_is_asked_for_the_types_of_its_gpus(
     cluster += [{"CPU": 64}, {"CPU": 8, "GPU": 2}]
     chosen = choose_devices(ResourceOptions(), 64)
     assert chosen.resources.workers == 4 * len(types) + 2
+    assert chosen.resources.cpus_per_worker == (2 if types else 4)
     assert chosen.settle(ExperimentConfig()).precision == precision

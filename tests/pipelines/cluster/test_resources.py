@@ -65,7 +65,7 @@ def test_what_the_user_leaves_open_follows_from_the_gpus(
     settled = options.on(gpus, most_workers)
     assert (settled.workers, settled.gpus_per_worker) == (workers, share)
     assert settled.device == ("gpu" if share else "cpu")
-    for name in ("min_workers", "restarts", "cpus_per_worker", "micro_batch"):
+    for name in ("min_workers", "restarts", "micro_batch"):
         assert getattr(settled, name) == getattr(options, name)
     assert settled.compile == ("auto" if share else "off")
     for compile in ("on", "off"):
