@@ -303,8 +303,10 @@ def evaluate_all(
         try:
             outcomes.append(one if isinstance(one, TrainingResult) else ray.get(one))
         except ray.exceptions.RayError as problem:
-            outcomes.append(root_cause(problem))
-            warn(f"{evaluation.name} failed: {outcomes[-1]}")
+            failed = f"the evaluation {evaluation.name} failed: "
+            # The worker says it itself, unless it was killed.
+            outcomes.append(root_cause(problem).removeprefix(failed))
+            warn(f"{failed}{outcomes[-1]}")
         else:
             say(f"evaluated {len(outcomes)} of {len(evaluations)}: {evaluation.name}")
     return outcomes

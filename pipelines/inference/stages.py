@@ -253,9 +253,12 @@ class Pools:
         # One block per part, because Ray repeats the whole block of a failed worker.
         rows: Any = ray.data.from_items(list(parts), override_num_blocks=len(parts))
         sizes = (max(1, min(size, len(parts))) for size in (self.readers, self.models))
-        # All are started at once, and one is enough to work.
+        # For a GPU, all are started at once. On the CPU, Ray starts a further one when the first is
+        # busy for long: each start takes seconds of the same cores.
         readers, models = (
-            ray.data.ActorPoolStrategy(min_size=1, initial_size=size, max_size=size)
+            ray.data.ActorPoolStrategy(
+                min_size=1, initial_size=size if self.models else 1, max_size=size
+            )
             for size in sizes
         )
         given: dict[str, Any] = {"compute": readers, "num_cpus": 1}
