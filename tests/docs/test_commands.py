@@ -163,8 +163,8 @@ def _typed(text: str) -> Iterator[tuple[Command, list[str]]]:
 
 @pytest.mark.slow
 @pytest.mark.cluster
+@pytest.mark.usefixtures("local_ray", "no_figures")
 def test_the_pages_run_from_a_folder_of_videos_to_a_table(
-    local_ray: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
