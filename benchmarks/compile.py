@@ -41,7 +41,7 @@ class CompileBenchmark:
     attentions: tuple[str, ...] = ("frame", "joint")
     precisions: tuple[str, ...] = ("fp32", "bf16")
     backend: str = "inductor"
-    """Of torch.compile."""
+    """The backend of torch.compile."""
     blocks: int = 2
     """Blocks of the tiny tower that are used."""
     clips: int = 4

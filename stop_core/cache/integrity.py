@@ -22,7 +22,7 @@ from pathlib import Path
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import (
-    CLIPS,
+    CLIP_LIST,
     DATA,
     FAILURES,
     JOB,
@@ -192,7 +192,7 @@ def verify(cache: StoragePath) -> Iterator[str]:
     yield _job_problem(cache, manifest)
     yield _hash_problem(cache / FAILURES, manifest.failures_sha256)
     if manifest.clips_sha256:
-        yield _hash_problem(cache / CLIPS, manifest.clips_sha256)
+        yield _hash_problem(cache / CLIP_LIST, manifest.clips_sha256)
     with ThreadPoolExecutor(_THREADS) as pool:
         yield from pool.map(
             lambda entry: _hash_problem(shard_path(cache, entry.name), entry.sha256),

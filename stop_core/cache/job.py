@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import (
     CACHE_FORMAT,
-    CLIPS,
+    CLIP_LIST,
     DATA,
     FAILURES,
     JOB,
@@ -150,7 +150,7 @@ class CacheJob:
         failures = [failure for record in complete for failure in record.failures]
         self._write(FAILURES, [asdict(failure) for failure in failures], _FAILURES)
         # Otherwise every process would open every shard for them.
-        self._write(CLIPS, self._clips(complete), CLIP_COLUMNS)
+        self._write(CLIP_LIST, self._clips(complete), CLIP_COLUMNS)
         manifest = self._manifest(complete, len(failures))
         # Before the manifest: a finished cache is never cleaned again.
         remove_leftovers(self.cache)
@@ -184,7 +184,7 @@ class CacheJob:
             counts=dict(counts),
             failures=failures,
             failures_sha256=hash_file(self.cache / FAILURES),
-            clips_sha256=hash_file(self.cache / CLIPS),
+            clips_sha256=hash_file(self.cache / CLIP_LIST),
             shards=shards,
         )
         return replace(manifest, data_hash=manifest.hash())
@@ -202,7 +202,7 @@ def _check_ours(cache: StoragePath, config: CacheConfig, plans: Sequence[ShardPl
     names = {path.name for path in cache.iterdir() if not is_leftover(path)} - {LOCK, JOB}
     if not names:
         return
-    if names - {DATA, RECORDS, CLIPS, FAILURES, MANIFEST, RETRY} or not names & {DATA, RECORDS}:
+    if names - {DATA, RECORDS, CLIP_LIST, FAILURES, MANIFEST, RETRY} or not names & {DATA, RECORDS}:
         raise ValueError(f"{cache} holds files but no frame cache: choose another --cache")
     shards = {plan.name for plan in plans}
     for folder, suffix in ((DATA, ".parquet"), (RECORDS, ".json")):

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stop_core.cache.files import CLIPS, MANIFEST, shard_path
+from stop_core.cache.files import CLIP_LIST, MANIFEST, shard_path
 from stop_core.cache.integrity import BackgroundCheck, check_contents, local_shards
 from stop_core.cache.layout import CLIP_COLUMNS
 from stop_core.cache.manifest import Manifest, ShardEntry
@@ -190,7 +190,7 @@ class CachedClips:
     @cached_property
     def _clips(self) -> pa.Table:
         """The rows of `clips.parquet` of this split, after a comparison with the manifest."""
-        file = self.path / CLIPS
+        file = self.path / CLIP_LIST
         with local_file(file) as path:
             is_right = path.is_file() and hash_file(path) == self._manifest.clips_sha256
             clips = read_parquet(path, CLIP_COLUMNS) if is_right else None
