@@ -77,12 +77,12 @@ def _begin(options: TrainBenchmark, cache: Path, output: Path, laps: "_Laps") ->
     from pipelines.tracking.store import open_experiment
     from pipelines.training.run import TrainingRun
 
-    laps.end("driver: imports (MLflow)")
+    laps.end("driver: imports")
     run = TrainingRun(_experiment(options), cache, output)
     laps.end("driver: look at cache and tower (imports torch and open_clip)")
     open_experiment(output, run.manifest.dataset)
     run._track(Resources(), None, None)
-    laps.end("driver: an empty store, the run")
+    laps.end("driver: import of MLflow, an empty store, the run")
     return run, run._task(Resources())
 
 
@@ -101,13 +101,14 @@ def _start_ray_train(options: TrainBenchmark, cache: Path, output: Path) -> tupl
     from pipelines.cluster.resources import Resources
     from pipelines.cluster.session import start_ray
 
-    start_ray()
+    start_ray(dashboard=False)
     laps.end("driver: Ray")
     from ray.train import RunConfig
-    from ray.train.torch import TorchTrainer
+
+    from pipelines.training.sole_trainer import SoleTrainer
 
     laps.end("driver: Ray Train's import")
-    TorchTrainer(
+    SoleTrainer(
         _in_worker,
         train_loop_config={"task": task, "out": str(output), "asked": time.time()},
         scaling_config=Resources().scaling(),
