@@ -18,7 +18,6 @@ from torch import Tensor
 
 from stop_core import StopModel
 from stop_core.clip.tower import FrozenTower
-from stop_core.model.sequences import pack
 from stop_core.settings.stop import Attention
 
 Work = Callable[[], object]
@@ -29,7 +28,7 @@ def training_steps(
     model: StopModel, frames: Tensor, attention: Attention, *, bf16: bool, compiled: bool = False
 ) -> dict[str, Work]:
     """Returns forward and backward: the floors to their input tokens, STOP to its weights."""
-    tokens = pack(model.first_tokens(frames, attention), attention)
+    tokens = model.first_tokens(frames, attention).packed
     texts = model.encode_text([f"class {number}" for number in range(len(frames))])
     labels = torch.arange(len(frames), device=tokens.device)
 
@@ -61,7 +60,7 @@ def forward_passes(
     model: StopModel, frames: Tensor, attention: Attention, *, bf16: bool, compiled: bool = False
 ) -> dict[str, Work]:
     """Returns the forward without a graph: STOP starts from pixels, the floors from tokens."""
-    tokens = pack(model.first_tokens(frames, attention), attention)
+    tokens = model.first_tokens(frames, attention).packed
 
     def without_graph(run: Callable[[Tensor], Tensor], argument: Tensor) -> Work:
         def step() -> None:

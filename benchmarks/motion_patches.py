@@ -144,10 +144,10 @@ def prompts_on(model: VideoModel, chosen_NP: Tensor | None) -> Iterator[None]:
         return given, {**named, "every_prompt": True}
 
     def choose(layer: nn.Module, given: Any, out: SpatialPrompts) -> SpatialPrompts:
-        (h_BTPD, *_), p_s = given, out.p_s
+        (tokens, *_), p_s = given, out.p_s
         assert p_s is not None
-        r_BTP = chosen_NP[:, None].expand(h_BTPD.shape[:3])
-        return replace(out, r=r_BTP, h_s=h_BTPD + r_BTP[..., None] * p_s)
+        r_BTP = chosen_NP[:, None].expand(p_s.shape[:3])
+        return replace(out, r=r_BTP, tokens=tokens.with_h(tokens.h + r_BTP[..., None] * p_s))
 
     with ExitStack() as hooks:
         for layer in model.modules():

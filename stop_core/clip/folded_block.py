@@ -42,7 +42,7 @@ class FoldedBlock:
         hiding: bool = False,
     ) -> None:
         attention, mlp = block.attn, block.mlp
-        self.width = int(attention.embed_dim)
+        self.width, self.heads = int(attention.embed_dim), int(attention.num_heads)
         self.eps_1, self.eps_2 = float(block.ln_1.eps), float(block.ln_2.eps)
         self.activation = cast(Callable[[Tensor], Tensor], mlp.gelu)
         self.made_from = made_from
@@ -56,9 +56,8 @@ class FoldedBlock:
         qkv = _after_norm(block.ln_1, attention.in_proj_weight, attention.in_proj_bias)
         self.inner = self.width
         if hiding:
-            heads = int(attention.num_heads)
-            self.inner += heads * HIDING_WIDTH
-            qkv, out = _with_hiding(heads, qkv, out)
+            self.inner += self.heads * HIDING_WIDTH
+            qkv, out = _with_hiding(self.heads, qkv, out)
         self.qkv, self.out, self.fc, self.proj = (
             FrozenLinear(*(part.to(dtype).contiguous() for part in weight_and_bias))
             for weight_and_bias in (qkv, out, fc, proj)
@@ -82,10 +81,16 @@ class FoldedBlock:
         """The part of `qkv` that computes the keys and values."""
         return self.qkv.part(self.inner, 3 * self.inner)
 
-    @property
-    def key_weight(self) -> Tensor:
-        """The matrix of the keys, [D, D]; with `hiding`, it has more rows."""
-        return self.qkv.weight[self.inner : 2 * self.inner]
+    @cached_property
+    def centred_key(self) -> Tensor:
+        """The matrix of the scaled keys by head, [H, E, D], for tokens that are not centred.
+
+        The layer norm subtracts the mean of a token; here it is subtracted from the rows.
+        """
+        keys_HED = self.qkv.weight[self.inner : 2 * self.inner].unflatten(0, (self.heads, -1))
+        scaled_HED = keys_HED.double() * keys_HED.shape[1] ** -0.5
+        centred_HED: Tensor = scaled_HED - scaled_HED.mean(-1, keepdim=True)
+        return centred_HED.to(keys_HED.dtype)
 
 
 def _after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -124,27 +124,26 @@ class FrozenTower(ImageTower):
         return cast(Tensor, self.visual._embeds(pixels_F3HW)).float()
 
     @torch.no_grad()
-    def cls_attention(self, index: int, cls_BCD: Tensor, h_BTPD: Tensor) -> Tensor:
+    def cls_attention(
+        self, index: int, cls_BCD: Tensor, h_BTPD: Tensor, variance_BTP1: Tensor
+    ) -> Tensor:
         """Returns A_raw, the attention of the CLS tokens to the patches of each frame, [B, T, P].
 
         Computed with the query and key projections of block `index`, softmax over the patches of
-        one frame, averaged over heads. `cls` is [B, 1, D] (joint) or [B, T, D] (frame attention).
+        one frame, averaged over heads. `cls` is [B, 1, D] (joint) or [B, T, D] (frame attention);
+        `variance` is that of the channels of `h`.
         """
         block = self._folded(index, torch.float32)
         query_BCD = block.query(block.norm_1(cls_BCD.float()))
-        query_BCHE = query_BCD.unflatten(-1, (self.heads, -1))
-        key_HED = block.key_weight.unflatten(0, (self.heads, -1))
+        query_HXE = query_BCD.flatten(0, 1).unflatten(-1, (self.heads, -1)).transpose(0, 1)
         # The key projection is applied to the few queries instead of all tokens. Its bias adds a
         # constant to all scores of a query, which does not change the softmax.
-        query_BCHD = torch.einsum("bche,hed->bchd", query_BCHE, key_HED)
-        normed_BTPD = block.norm_1(h_BTPD.float())
-        if cls_BCD.shape[1] == 1:
-            scores_BNH = normed_BTPD.flatten(1, 2) @ query_BCHD[:, 0].transpose(1, 2)
-            scores_BTPH = scores_BNH.unflatten(1, h_BTPD.shape[1:3])
-        else:
-            scores_BTPH = normed_BTPD @ query_BCHD.transpose(2, 3)
-        scale = (self.width // self.heads) ** -0.5
-        attention_BTP: Tensor = (scale * scores_BTPH).softmax(2).mean(-1)
+        query_XDH = (query_HXE @ block.centred_key).permute(1, 2, 0)
+        # One batch of patches per query, as a view: no copy of the tokens, no normalised tokens.
+        h_XND = h_BTPD.flatten(1, 2) if cls_BCD.shape[1] == 1 else h_BTPD.flatten(0, 1)
+        scores_BTPH = torch.bmm(h_XND.float(), query_XDH).view(*h_BTPD.shape[:3], self.heads)
+        deviation_BTP1 = (variance_BTP1 + block.eps_1).rsqrt()
+        attention_BTP: Tensor = (scores_BTPH * deviation_BTP1).softmax(2).mean(-1)
         return attention_BTP
 
     def run_block(

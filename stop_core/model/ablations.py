@@ -15,7 +15,7 @@ from stop_core.clip.loading import FrozenClip
 from stop_core.clip.tower import FrozenTower
 from stop_core.model.prompted import BlockInput, PromptedModel
 from stop_core.model.selection import choose_patches
-from stop_core.model.sequences import GapPrompts, VideoTokens, pack, pack_prompts
+from stop_core.model.sequences import GapPrompts, VideoTokens, pack_prompts
 from stop_core.model.temporal import TemporalPrompting, TemporalPrompts
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
@@ -87,7 +87,8 @@ class StaticSpatial(nn.Module):
         """Returns h^s = h + r * p^s, [B, T, P, D], with the same r and p^s for all frames."""
         config = self.config
         weight_11P = self.weight[None, None]
-        r_11P = choose_patches(weight_11P, config.n_s, straight_through=config.selection == "ste")
+        soft = config.selection == "ste"
+        r_11P, _ = choose_patches(weight_11P, config.n_s, straight_through=soft)
         p_s = F.dropout(self.prompts.expand_as(h_BTPD), config.dropout, self.training)
         return h_BTPD + r_11P[..., None] * p_s
 
@@ -124,8 +125,8 @@ class _StaticLayer(nn.Module):
         batch, frames = tokens.h.shape[:2]
         attention = self.config.attention
         if self.spatial is not None:
-            tokens = VideoTokens(tokens.cls, self.spatial(tokens.h))
-        sequence = pack(tokens, attention)
+            tokens = tokens.with_h(self.spatial(tokens.h))
+        sequence = tokens.packed
         if self.temporal is None or frames == 1:
             return BlockInput(sequence)
         return BlockInput(sequence, *pack_prompts(self.temporal(batch, frames - 1), attention))
@@ -141,13 +142,12 @@ class _TemporalWithStaticLayer(nn.Module):
         self.prompts = nn.Parameter(_START * torch.randn(prompts, tower.width))
 
     def forward(self, tokens: VideoTokens) -> BlockInput:
-        attention, h = self.config.attention, tokens.h
-        sequence = pack(tokens, attention)
+        attention, h, sequence = self.config.attention, tokens.h, tokens.packed
         static_NSD = self.prompts.expand(sequence.shape[0], -1, -1)
         present_NS = h.new_ones(static_NSD.shape[:2])
         if self.temporal is None or h.shape[1] == 1:
             return BlockInput(sequence, static_NSD, present_NS)
-        dynamic: TemporalPrompts = self.temporal(h, h.new_zeros(h.shape[:3]))
+        dynamic: TemporalPrompts = self.temporal(tokens, None)
         p_t, presence = pack_prompts(GapPrompts(dynamic.p_t, dynamic.presence), attention)
         prompts = torch.cat([p_t, static_NSD], dim=1)
         return BlockInput(sequence, prompts, torch.cat([presence, present_NS], dim=1))

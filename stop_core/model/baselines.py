@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stop_core.clip.loading import FrozenClip
-from stop_core.model.sequences import pack
 from stop_core.model.video_model import FramePooledModel, VideoModel
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import Attention
@@ -76,8 +75,7 @@ class StaticPrompts(VideoModel):
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
-        tokens = self.first_tokens(frames, self.attention)
-        packed = pack(tokens, self.attention)
+        packed = self.first_tokens(frames, self.attention).packed
         prompted, depth = len(self.prompts), self.tower.depth
         prompts_BSD: Tensor | None = None
         for index in range(depth):

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from stop_core.clip.loading import FrozenClip
 from stop_core.clip.tower import in_float32
 from stop_core.model.running_scale import RunningScale, SumOverProcesses
-from stop_core.model.sequences import VideoTokens, pack, unpack
+from stop_core.model.sequences import VideoTokens
 from stop_core.model.video_model import VideoModel
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
@@ -24,7 +24,7 @@ from stop_core.settings.stop import StopConfig
 class BlockInput(NamedTuple):
     """The input of a block: packed tokens and their prompts."""
 
-    sequence: Tensor  # [S, N, D], as returned by `pack`
+    sequence: Tensor  # [S, N, D], packed
     prompts: Tensor | None = None  # [S, X, D]
     presence: Tensor | None = None  # [S, X] 1 for a prompt, 0 for an empty slot
 
@@ -124,7 +124,7 @@ class PromptedModel(VideoModel, ABC):
                 out, *carried = self._block(prompting, index, tokens, *state)
             state = _State(*carried)
             if index + 1 < tower.depth:
-                tokens = unpack(out, tokens)
+                tokens = tokens.with_packed(out)
         if state.global_BGD is not None:
             return self.embed_video(state.global_BGD[:, :1])
         return self.embed_video(out.view(frames.shape[0], -1, tower.width))
@@ -141,10 +141,10 @@ class PromptedModel(VideoModel, ABC):
         """Runs one block with the prompting at its input; returns its tokens and the next state."""
         if index < self.prompted_blocks:
             # In float32: bfloat16 would change up to 2% of the selected patches.
-            with in_float32(tokens.h):
+            with in_float32(tokens.packed):
                 given = prompting(index, tokens)
         else:
-            given = BlockInput(pack(tokens, self.config.attention), prompts, presence)
+            given = BlockInput(tokens.packed, prompts, presence)
         last = index + 1 == self.tower.depth
         # Otherwise the next block replaces the prompts, or there is no next block.
         carry = self.prompted_blocks <= index + 1 and not last

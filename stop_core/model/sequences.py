@@ -12,12 +12,57 @@ from torch import Tensor
 from stop_core.settings.stop import Attention
 
 
+def patches_of(packed: Tensor, frames: int, joint: bool) -> Tensor:
+    """Returns the patches [B, T, P, ...] of packed sequences, a view."""
+    patches: Tensor
+    if joint:
+        patches = packed[:, 1:].unflatten(1, (frames, -1))
+    else:
+        patches = packed.unflatten(0, (-1, frames))[:, :, 1:]
+    return patches
+
+
 @dataclass(frozen=True)
 class VideoTokens:
-    """The tokens of a batch between two blocks."""
+    """The tokens of a batch between two blocks, packed as a frozen block takes them.
 
-    cls: Tensor  # [B, C, D]
-    h: Tensor  # [B, T, P, D]
+    The order of the paper is CLS, h_1, p_2, h_2, ...; here the prompts follow all patches. The
+    attention of the frozen blocks is independent of the order, so both give the same output.
+    """
+
+    packed: Tensor  # joint [B, 1 + T*P, D], frame [B*T, 1 + P, D]
+    frames: int
+    joint: bool
+
+    @classmethod
+    def pack(cls, cls_BCD: Tensor, h_BTPD: Tensor, attention: Attention) -> "VideoTokens":
+        """Packs CLS and patch tokens into the sequences of `attention`."""
+        joint, frames = attention == "joint", h_BTPD.shape[1]
+        if joint:
+            return cls(torch.cat([cls_BCD, h_BTPD.flatten(1, 2)], dim=1), frames, joint)
+        packed = torch.cat([cls_BCD[:, :, None], h_BTPD], dim=2).flatten(0, 1)
+        return cls(packed, frames, joint)
+
+    @property
+    def cls(self) -> Tensor:
+        """The CLS tokens, [B, C, D]."""
+        if self.joint:
+            return self.packed[:, :1]
+        by_video: Tensor = self.packed[:, 0].unflatten(0, (-1, self.frames))
+        return by_video
+
+    @property
+    def h(self) -> Tensor:
+        """The patch tokens, [B, T, P, D]."""
+        return patches_of(self.packed, self.frames, self.joint)
+
+    def with_h(self, h_BTPD: Tensor) -> "VideoTokens":
+        """Returns the tokens with other patches."""
+        return VideoTokens.pack(self.cls, h_BTPD, "joint" if self.joint else "frame")
+
+    def with_packed(self, packed: Tensor) -> "VideoTokens":
+        """Returns other tokens in the same layout."""
+        return VideoTokens(packed, self.frames, self.joint)
 
 
 @dataclass(frozen=True)
@@ -28,27 +73,6 @@ class GapPrompts:
     presence: Tensor  # [B, T-1, K]
 
 
-def pack(tokens: VideoTokens, attention: Attention) -> Tensor:
-    """Returns the sequences: joint [B, 1 + T*P, D], frame [B*T, 1 + P, D].
-
-    The order of the paper is CLS, h_1, p_2, h_2, ...; here the prompts follow all patches. The
-    attention of the frozen blocks is independent of the order, so both give the same output.
-    """
-    if attention == "joint":
-        return torch.cat([tokens.cls, tokens.h.flatten(1, 2)], dim=1)
-    return torch.cat([tokens.cls[:, :, None], tokens.h], dim=2).flatten(0, 1)
-
-
-def unpack(packed: Tensor, like: VideoTokens) -> VideoTokens:
-    """Inverts `pack`; the result has the shapes of `like`."""
-    batch, frames, patches, _ = like.h.shape
-    # One split instead of two slices: each slice would add a copy of the gradient.
-    cls, h = packed.split([1, packed.shape[1] - 1], dim=1)
-    if like.cls.shape[1] == 1:
-        return VideoTokens(cls, h.unflatten(1, (frames, patches)))
-    return VideoTokens(cls.view(batch, frames, -1), h.unflatten(0, (batch, frames)))
-
-
 def pack_prompts(prompts: GapPrompts, attention: Attention) -> tuple[Tensor, Tensor]:
     """Returns the prompts and their presence for the sequences of `pack`.
 
@@ -57,6 +81,7 @@ def pack_prompts(prompts: GapPrompts, attention: Attention) -> tuple[Tensor, Ten
     """
     if attention == "joint":
         return prompts.tokens.flatten(1, 2), prompts.presence.flatten(1, 2)
-    tokens = torch.cat([torch.zeros_like(prompts.tokens[:, :1]), prompts.tokens], dim=1)
+    # The slots of the first frame are empty, so any tokens can fill them.
+    tokens = torch.cat([prompts.tokens[:, :1], prompts.tokens], dim=1)
     presence = torch.cat([torch.zeros_like(prompts.presence[:, :1]), prompts.presence], dim=1)
     return tokens.flatten(0, 1), presence.flatten(0, 1)

@@ -10,18 +10,21 @@
 Shapes: B videos, T frames, P patches per frame, D channels of the tower, W hidden channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from stop_core.model.low_rank import add_prompts
+from stop_core.model.low_rank import add_prompts, map_tokens
 from stop_core.model.selection import choose_patches, min_max
+from stop_core.model.sequences import VideoTokens, patches_of
 from stop_core.model.volume import LightConv3d, TemporalConv3d, keep_variance, to_tokens, to_volume
 from stop_core.settings.stop import StopConfig
 
 _PRIME = 2**31 - 1
+
+Attend = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,12 @@ class SpatialPrompts:
     W_s: Tensor  # [B, T, P] alpha * A + (1 - alpha) * M
     r: Tensor  # [B, T, P] 1 for the n_s selected patches of a frame, else 0
     p_s: Tensor | None  # [B, T, P, D] prompts of all patches, selected or not; None if not computed
-    h_s: Tensor  # [B, T, P, D] h + r * p_s
+    tokens: VideoTokens  # CLS and h_s
+
+    @property
+    def h_s(self) -> Tensor:
+        """The prompted patches, h + r * p_s, [B, T, P, D]."""
+        return self.tokens.h
 
 
 class SpatialPrompter(nn.Module):
@@ -43,15 +51,13 @@ class SpatialPrompter(nn.Module):
 
     Layer norm, linear map to W channels, then as in the paper: Conv3d, ReLU, Conv3d, Linear, ReLU,
     Linear, Dropout. The kernels have sizes 3 and 1 in time, so that a prompt sees exactly one frame
-    to each side.
+    to each side. The prompts of a block are added to the tokens that the next block's prompts are
+    computed from: without a layer norm they would grow from block to block without bound.
     """
 
     def __init__(self, width: int, hidden: int, grid: tuple[int, int], dropout: float) -> None:
         super().__init__()
         self.grid = grid
-        # The prompts of a block are added to the tokens that the next block's prompts are computed
-        # from. Without a layer norm they would grow from block to block without bound.
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.down = nn.Linear(width, hidden)
         self.conv_in_time = TemporalConv3d(hidden)
         self.conv_in_space = nn.Conv3d(hidden, hidden, kernel_size=(1, 3, 3), padding=(0, 1, 1))
@@ -69,25 +75,12 @@ class SpatialPrompter(nn.Module):
         nn.init.normal_(self.up.weight, std=0.001)
         nn.init.zeros_(self.up.bias)
 
-    def features(self, h_BTPD: Tensor) -> Tensor:
-        """Returns P^s without its last linear map and the dropout, [B, T, P, W]."""
-        # The normalised tokens are recomputed in the backward pass: storing them would take an
-        # eighth of the memory of a step. A compiler decides that itself, and may fail if told to.
-        hidden: Tensor
-        if torch.compiler.is_compiling():
-            hidden = self._normed_down(h_BTPD)
-        else:
-            hidden = checkpoint(
-                self._normed_down, h_BTPD, use_reentrant=False, preserve_rng_state=False
-            )
-        volume = to_volume(hidden, self.grid)
-        volume = self.conv_in_space(self.conv_in_time(volume).relu())
-        features_BTPW: Tensor = self.mix(to_tokens(volume)).relu()
-        return features_BTPW
-
-    def _normed_down(self, h_BTPD: Tensor) -> Tensor:
-        hidden: Tensor = self.down(self.norm(h_BTPD))
-        return hidden
+    def features(self, hidden_BTPW: Tensor) -> Tensor:
+        """Returns P^s without its last linear map and the dropout, from norm(h) after `down`."""
+        hidden_BTPW = self.conv_in_time(hidden_BTPW, self.grid).relu()
+        features_BTPW = to_tokens(self.conv_in_space(to_volume(hidden_BTPW, self.grid)))
+        out: Tensor = self.mix(features_BTPW).relu()
+        return out
 
     def prompts(self, features_BTPW: Tensor) -> Tensor:
         """Returns p^s of all patches, [B, T, P, D], from the `features`."""
@@ -134,31 +127,32 @@ class SpatialPrompting(nn.Module):
         return mixed.to(W_s.dtype).view(frames, patches).expand_as(W_s)
 
     def forward(
-        self, h_BTPD: Tensor, attention_BTP: Tensor, *, every_prompt: bool = False
+        self, tokens: VideoTokens, attend: Attend, *, every_prompt: bool = False
     ) -> SpatialPrompts:
-        """Prompts the patch tokens `h`; `attention` is A, computed by the frozen block.
+        """Prompts the patches of `tokens`; `attend` computes A from the variance of their channels.
 
         With `every_prompt`, the result also holds the prompts of the unselected patches.
         """
         config, prompter = self.config, self.prompter
+        with torch.no_grad():
+            variance, mean = torch.var_mean(tokens.packed, dim=-1, correction=0, keepdim=True)
+            A_raw = attend(patches_of(variance, tokens.frames, tokens.joint))
         # Straight-through gradients are estimates. They train the filter N^s and do not flow back
         # through the tokens into the prompts of earlier blocks (docs/model.md).
-        M_raw = self.dynamics.energy(self.dynamics.down(h_BTPD.detach()))
-        rescale = config.normalize != "none"
-        A = min_max(attention_BTP) if rescale else attention_BTP
-        M = min_max(M_raw) if rescale else M_raw
-        W_s = config.alpha * A + (1 - config.alpha) * M
+        down, watching = prompter.down, self.dynamics.down
+        tokens, seen, normed = map_tokens(tokens, variance, mean, watching.weight, down.weight)
+        M_raw = self.dynamics.energy(seen + watching.bias)
+        A, M = A_raw, M_raw
+        if config.normalize != "none":
+            A, M = min_max(torch.stack([A_raw, M_raw])).unbind()
+        W_s = torch.lerp(M, A, config.alpha)
         soft = config.selection == "ste" and config.choose in ("learned", "lowest")
-        r = choose_patches(self._scores(W_s), config.n_s, straight_through=soft)
-        features_BTPW = prompter.features(h_BTPD)
+        r, chosen = choose_patches(self._scores(W_s), config.n_s, straight_through=soft)
+        z_BTPW = prompter.features(normed + down.bias)
         drops = prompter.training and prompter.dropout.p > 0
-        p_s = prompter.prompts(features_BTPW) if every_prompt or drops else None
-        if config.n_s == 0:
-            h_s = h_BTPD
-        elif p_s is not None:
-            h_s = h_BTPD + r[..., None] * p_s
-        else:
-            up = prompter.up
-            chosen_BTN = r.detach().topk(config.n_s, sorted=False).indices
-            h_s = add_prompts(h_BTPD, r, chosen_BTN, features_BTPW, up.weight, up.bias)
-        return SpatialPrompts(attention_BTP, M_raw, A, M, W_s, r, p_s, h_s)
+        p_s = prompter.prompts(z_BTPW) if every_prompt or drops else None
+        if p_s is not None and config.n_s:
+            tokens = tokens.with_h(tokens.h + r[..., None] * p_s)
+        elif config.n_s:
+            tokens = add_prompts(tokens, r, chosen, z_BTPW, prompter.up.weight, prompter.up.bias)
+        return SpatialPrompts(A_raw, M_raw, A, M, W_s, r, p_s, tokens)

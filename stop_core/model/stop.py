@@ -3,6 +3,7 @@
 Shapes: B videos, T frames, P patches per frame, D channels of the tower, E of the joint space.
 """
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from stop_core.clip.loading import load_clip
 from stop_core.model.methods import check_tower
 from stop_core.model.prompted import BlockInput, PromptedModel
-from stop_core.model.sequences import GapPrompts, VideoTokens, pack, pack_prompts, unpack
+from stop_core.model.sequences import GapPrompts, VideoTokens, pack_prompts
 from stop_core.model.spatial import SpatialPrompting, SpatialPrompts
 from stop_core.model.temporal import TemporalPrompting, TemporalPrompts
 from stop_core.model.trace import PromptTrace
@@ -67,22 +68,19 @@ class StopModel(PromptedModel):
         config = self.config
         layer = cast(PromptingLayer, self.layer(index))
         tracing = traces is not None
-        h = tokens.h
-        r = h.new_zeros(h.shape[:3])
-        prompted = tokens
+        prompted, r = tokens, None
         # Prompting that is turned off (n_s = 0, eta = 0) is computed only for a trace.
-        has_temporal = config.eta > 0 and h.shape[1] > 1
+        has_temporal = config.eta > 0 and tokens.frames > 1
         if config.n_s or tracing:
-            attention = self.tower.cls_attention(index, tokens.cls, h)
-            spatial: SpatialPrompts = layer.spatial(h, attention, every_prompt=tracing)
-            prompted, r = VideoTokens(tokens.cls, spatial.h_s), spatial.r
-        sequence = pack(prompted, config.attention)
+            attend = partial(self.tower.cls_attention, index, tokens.cls, tokens.h)
+            spatial: SpatialPrompts = layer.spatial(tokens, attend, every_prompt=tracing)
+            prompted, r = spatial.tokens, spatial.r
+        sequence = prompted.packed
         if has_temporal or tracing:
-            # Views of the packed tokens: the block stores those in any case, so h_s can be freed.
-            source = unpack(sequence, tokens) if config.difference == "prompted" else tokens
-            temporal: TemporalPrompts = layer.temporal(source.h, r)
+            source = prompted if config.difference == "prompted" else tokens
+            temporal: TemporalPrompts = layer.temporal(source, r)
         if traces is not None:
-            traces.append(PromptTrace.of(h, spatial, temporal))
+            traces.append(PromptTrace.of(tokens.h, spatial, temporal))
         if not has_temporal:
             return BlockInput(sequence)
         gaps = GapPrompts(temporal.p_t, temporal.presence)

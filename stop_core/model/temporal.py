@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from stop_core.model.low_rank import map_differences
 from stop_core.model.running_scale import RunningScale
-from stop_core.model.selection import count_prompts, min_max, prompt_presence
+from stop_core.model.selection import min_max, prompt_presence
+from stop_core.model.sequences import VideoTokens
 from stop_core.model.volume import LightConv3d, TemporalConv3d, keep_variance, to_tokens, to_volume
 from stop_core.settings.stop import StopConfig
 
@@ -28,9 +29,13 @@ class TemporalPrompts:
     d: Tensor  # [B, T-1, P, D] frame differences, detached
     W_t_raw: Tensor  # [B, T-1] weighted mean square of the filtered differences
     W_t: Tensor  # [B, T-1] as multiplied by eta
-    N_t: Tensor  # [B, T-1] number of prompts in the gap
     p_t: Tensor  # [B, T-1, K, D] prompts of all slots, present or not
     presence: Tensor  # [B, T-1, K] 1 for the first N_t slots, else 0; carries the soft gradient
+
+    @property
+    def N_t(self) -> Tensor:
+        """The number of prompts in each gap, [B, T-1]."""
+        return self.presence.detach().sum(-1)
 
     @property
     def p_t_mask(self) -> Tensor:
@@ -72,12 +77,12 @@ class TemporalPrompter(nn.Module):
         # One attention head over the patches of a gap, with a residual connection.
         query, key, value = self.query_key_value(hidden_BTPW).chunk(3, dim=-1)
         attended_BTPW = nn.functional.scaled_dot_product_attention(query, key, value)
-        volume = to_volume(hidden_BTPW + attended_BTPW, self.grid)
-        features_BTPW = to_tokens(self.conv_in_space(self.conv_in_time(volume).relu()))
+        seen_BTPW = self.conv_in_time(hidden_BTPW + attended_BTPW, self.grid).relu()
+        features_BTPW = to_tokens(self.conv_in_space(to_volume(seen_BTPW, self.grid)))
         share_BTPK = self.gather(features_BTPW).softmax(dim=2)
         gathered_BTKW = share_BTPK.transpose(2, 3) @ features_BTPW
-        seen_BTK1 = change_BT[..., None, None].expand(*gathered_BTKW.shape[:3], 1)
-        prompts_BTKD = self.up(torch.cat([gathered_BTKW, seen_BTK1], dim=-1)) + self.slot_bias
+        change_BTK1 = change_BT[..., None, None].expand(*gathered_BTKW.shape[:3], 1)
+        prompts_BTKD = self.up(torch.cat([gathered_BTKW, change_BTK1], dim=-1)) + self.slot_bias
         out: Tensor = self.dropout(prompts_BTKD)
         return out
 
@@ -92,32 +97,37 @@ class TemporalPrompting(nn.Module):
         self.prompter = TemporalPrompter(width, grid, config)
         self.scale = RunningScale() if config.normalize == "running" else None
 
-    def forward(self, h_BTPD: Tensor, r_BTP: Tensor) -> TemporalPrompts:
-        """Computes the prompts of the gaps of `h`; patches selected by `r` weigh 1 + beta."""
-        config = self.config
+    def forward(self, tokens: VideoTokens, r_BTP: Tensor | None) -> TemporalPrompts:
+        """Computes the prompts of the gaps; patches selected by `r`, if any, weigh 1 + beta."""
+        config, h_BTPD = self.config, tokens.h
         batch, frames, patches, width = h_BTPD.shape
         if frames == 1:
             none_B0 = h_BTPD.new_zeros(batch, 0)
             d = h_BTPD.new_zeros(batch, 0, patches, width)
             p_t = h_BTPD.new_zeros(batch, 0, config.max_prompts, width)
-            return TemporalPrompts(d, none_B0, none_B0, none_B0, p_t, p_t[..., 0])
+            return TemporalPrompts(d, none_B0, none_B0, p_t, p_t[..., 0])
         down, watching = self.prompter.down, self.change.down
         # As in the spatial selection, the surrogate gradient of N^t does not reach the tokens.
-        d, hidden, watched = map_differences(h_BTPD, down.weight, watching.weight)
+        d, watched, hidden = map_differences(tokens, watching.weight, down.weight)
         energy_BTP = self.change.energy(watched + watching.bias)
         # In float64: where the gaps of a video are nearly alike, min-max magnifies the last bit.
-        weight_BTP = 1 + config.beta * r_BTP[:, 1:]
-        exact = (weight_BTP * energy_BTP).mean(-1, dtype=torch.float64)
+        weighted_BTP = energy_BTP
+        if r_BTP is not None:
+            r_BTP = r_BTP[:, 1:]
+            weighted_BTP = torch.addcmul(energy_BTP, energy_BTP, r_BTP, value=config.beta)
+        exact = weighted_BTP.mean(-1, dtype=torch.float64)
         W_t = W_t_raw = exact.to(energy_BTP.dtype)
         if config.normalize == "per_frame":
             W_t = min_max(exact, floor=True).to(energy_BTP.dtype)
         elif self.scale is not None:
             still_11PW = watching.bias.expand(1, 1, patches, -1)
-            rest = (weight_BTP * self.change.energy(still_11PW)).mean(-1, dtype=torch.float64)
+            rest_BTP = self.change.energy(still_11PW)
+            if r_BTP is not None:
+                rest_BTP = torch.addcmul(rest_BTP, rest_BTP, r_BTP, value=config.beta)
+            rest = rest_BTP.mean(-1, dtype=torch.float64)
             W_t = self.scale(exact, rest).to(energy_BTP.dtype)
-        N_t = count_prompts(W_t, config.eta, config.max_prompts)
         soft = config.selection == "ste"
         presence = prompt_presence(W_t, config.eta, config.max_prompts, soft=soft)
         # With selection "hard", N^t gets no gradient at all.
         p_t = self.prompter(hidden + down.bias, W_t if soft else W_t.detach())
-        return TemporalPrompts(d, W_t_raw, W_t, N_t, p_t, presence)
+        return TemporalPrompts(d, W_t_raw, W_t, p_t, presence)

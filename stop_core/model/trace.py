@@ -44,5 +44,6 @@ class PromptTrace:
     @classmethod
     def of(cls, h: Tensor, spatial: SpatialPrompts, temporal: TemporalPrompts) -> "PromptTrace":
         """Joins the tokens `h` and the results of both kinds of prompting (`every_prompt` set)."""
-        symbols = {**vars(spatial), **vars(temporal), "h": h, "p_t_mask": temporal.p_t_mask}
-        return cls(**{f.name: symbols[f.name] for f in fields(cls)})
+        names = {f.name for f in fields(cls)} - {"h"}
+        sources = {name: spatial if hasattr(spatial, name) else temporal for name in names}
+        return cls(h=h, **{name: getattr(source, name) for name, source in sources.items()})

@@ -187,9 +187,10 @@ class VideoModel(nn.Module, ABC):
     def first_tokens(self, frames: Tensor, attention: Attention) -> VideoTokens:
         """`embed_frames` with one CLS token per video (joint attention) or per frame."""
         embedded = self.embed_frames(frames)
+        if attention != "joint":
+            return VideoTokens(embedded.flatten(0, 1), frames.shape[1], joint=False)
         # Before the first block, all CLS tokens of a video are equal.
-        cls_count = 1 if attention == "joint" else frames.shape[1]
-        return VideoTokens(cls=embedded[:, :cls_count, 0], h=embedded[:, :, 1:])
+        return VideoTokens.pack(embedded[:, :1, 0], embedded[:, :, 1:], attention)
 
     def embed_video(self, cls_BCD: Tensor) -> Tensor:
         """CLS tokens [B, C, D] after the last block -> [B, E]: projected, averaged, normalised."""

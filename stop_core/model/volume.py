@@ -3,19 +3,20 @@
 Shapes: B videos, T frames (or gaps), P = G x G patches, D channels of the tower, W hidden channels.
 """
 
+from typing import Any, cast
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 def to_volume(tokens_BTPW: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[B, T, P, W] -> [B, W, T, G, G]."""
+    """[B, T, P, W] -> [B, W, T, G, G], a view: the layout that PyTorch calls channels-last."""
     tokens_BTGGW: Tensor = tokens_BTPW.unflatten(2, grid)
     return tokens_BTGGW.permute(0, 4, 1, 2, 3)
 
 
 def to_tokens(volume_BWTGG: Tensor) -> Tensor:
-    """[B, W, T, G, G] -> [B, T, P, W]."""
+    """[B, W, T, G, G] -> [B, T, P, W], a view if the volume is channels-last."""
     return volume_BWTGG.permute(0, 2, 3, 4, 1).flatten(2, 3)
 
 
@@ -40,11 +41,43 @@ class TemporalConv3d(nn.Module):
         super().__init__()
         self.conv = nn.Conv3d(width, width, kernel_size=3, padding=(0, 1, 1))
 
-    def forward(self, volume_BWTGG: Tensor) -> Tensor:
-        """[B, W, T, G, G] -> [B, W, T, G, G]; an output frame sees one frame to each side."""
-        padded: Tensor = F.pad(volume_BWTGG, (0, 0, 0, 0, 1, 1), mode="replicate")
-        out: Tensor = self.conv(padded)
+    def forward(self, tokens_BTPW: Tensor, grid: tuple[int, int]) -> Tensor:
+        """[B, T, P, W] -> [B, T, P, W]; an output frame sees one frame to each side."""
+        return to_tokens(self.conv(to_volume(cast(Tensor, _RepeatEnds.apply(tokens_BTPW)), grid)))
+
+
+class _RepeatEnds(torch.autograd.Function):
+    """Repeats the first and the last frame."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        out = gradient[:, 1:-1].clone()
+        out[:, 0].add_(gradient[:, 0])
+        out[:, -1].add_(gradient[:, -1])
         return out
+
+
+class _Energy(torch.autograd.Function):
+    """x^T G x for the rows of x, with the constant 1 as their last channel."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, gram: Tensor) -> Tensor:
+        one = features.new_ones(1).expand(*features.shape[:-1], 1)
+        x = torch.cat([features, one], dim=-1)
+        mapped = x @ gram
+        ctx.save_for_backward(x, mapped)
+        return (x * mapped).sum(-1).clamp_(min=0)  # rounding can leave it slightly below 0
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, mapped = ctx.saved_tensors
+        scale = gradient[..., None]
+        grad_gram = (x * scale).flatten(0, -2).T @ x.flatten(0, -2)
+        return mapped[..., :-1] * (2 * scale), grad_gram
 
 
 class LightConv3d(nn.Module):
@@ -66,9 +99,7 @@ class LightConv3d(nn.Module):
 
         The D output channels are not computed: |U x + b|^2 is a quadratic form of the W inputs.
         """
-        volume = self.conv(to_volume(hidden_BTPW, self.grid))
-        features_BTPV = F.pad(to_tokens(volume), (0, 1), value=1.0)  # V = W + 1, for the bias
-        matrix_DV = torch.cat([self.up.weight, self.up.bias[:, None]], dim=1)
+        features_BTPW = self.conv(hidden_BTPW, self.grid)
+        matrix_DV = torch.cat([self.up.weight, self.up.bias[:, None]], dim=1)  # V = W + 1
         gram_VV = matrix_DV.T @ matrix_DV / len(matrix_DV)
-        energy_BTP: Tensor = ((features_BTPV @ gram_VV) * features_BTPV).sum(-1)
-        return energy_BTP.clamp(min=0)  # rounding can leave it slightly below 0
+        return cast(Tensor, _Energy.apply(features_BTPW, gram_VV))

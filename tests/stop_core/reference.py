@@ -8,9 +8,11 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stop_core.model.sequences import VideoTokens
 from stop_core.settings.stop import StopConfig
 
 Array = NDArray[np.float64]
@@ -235,6 +237,11 @@ def cls_attention(cls: Array, h: Array, block: nn.Module, heads: int) -> Array:
             scores = np.array([query[head] @ key[head] for key in keys])
             A[b, t] += softmax(scores / math.sqrt(len(head))) / heads
     return A
+
+
+def packed(h: Tensor) -> VideoTokens:
+    """Returns patches with CLS tokens of zeros, as a layer takes them."""
+    return VideoTokens.pack(torch.zeros_like(h[:, :, 0]), h, "frame")
 
 
 def check_spatial(

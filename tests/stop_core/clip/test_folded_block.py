@@ -53,12 +53,17 @@ def test_output_and_gradient_are_those_of_the_block(block: ResidualAttentionBloc
     torch.testing.assert_close(ours.grad, plain.grad, rtol=0, atol=1e-12)
 
 
-def test_key_weight_is_the_matrix_of_the_keys(block: ResidualAttentionBlock) -> None:
+def test_the_centred_keys_are_the_scaled_keys_of_centred_tokens(
+    block: ResidualAttentionBlock,
+) -> None:
     folded = FoldedBlock(block, torch.float64, None)
-    x = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(1)).double()
-    key = folded.key_value(x)[:, :WIDTH]
+    x = 3 + torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(1)).double()
+    key = folded.key_value(x - x.mean(-1, keepdim=True))[:, :WIDTH]
     bias = folded.key_value(torch.zeros(1, WIDTH).double())[:, :WIDTH]
-    torch.testing.assert_close(key, x @ folded.key_weight.T + bias, rtol=0, atol=1e-12)
+    heads, width = folded.centred_key.shape[:2]
+    wanted = ((key - bias) * width**-0.5).unflatten(-1, (heads, width))
+    found = torch.einsum("nd,hed->nhe", x, folded.centred_key)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
 def test_weights_are_folded_in_float64_and_held_in_the_type_asked_for(

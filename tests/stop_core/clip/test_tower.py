@@ -135,7 +135,7 @@ def test_the_cls_attention_is_the_blocks_own_inside_one_frame(
     h = noise(0, 2, 3, tower.patches, tower.width)
     cls = noise(1, 2, 3 if per_frame else 1, tower.width)
     for index, block in enumerate(tower.blocks):
-        A_raw = tower.cls_attention(index, cls, h)
+        A_raw = tower.cls_attention(index, cls, h, h.var(-1, correction=0, keepdim=True))
         torch.testing.assert_close(A_raw.sum(-1), torch.ones(2, 3))
         wanted = cls_attention(array(cls), array(h), block, tower.heads)
         assert error(A_raw, wanted) < 1e-5
@@ -404,7 +404,7 @@ def test_pixels_and_the_choice_of_patches_pass_no_gradient(
     tokens = tower.embed(make_frames(0, 1, 2, tower.image_size)[0])
     assert not tokens.requires_grad
     cls, h = tokens[None].requires_grad_().split([1, tower.patches], dim=2)
-    assert not tower.cls_attention(0, cls[:, :, 0], h).requires_grad
+    assert not tower.cls_attention(0, cls[:, :, 0], h, h[..., :1]).requires_grad
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from stop_core.model.volume import keep_variance
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
 from stop_core.settings.stop import StopConfig
+from tests.stop_core.reference import packed
 
 MakeClip = Callable[..., FrozenClip]
 MakeFrames = Callable[..., Tensor]
@@ -38,19 +39,19 @@ def noise(seed: int, *shape: int) -> Tensor:
 def spatial_prompts(config: StopConfig) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
     layer = SpatialPrompting(WIDTH, GRID, replace(config, n_s=PATCHES))
     h, A_raw = noise(0, B, T, PATCHES, WIDTH), noise(1, B, T, PATCHES).softmax(-1)
-    return layer, lambda layer: layer(h, A_raw).h_s - h
+    return layer, lambda layer: layer(packed(h), lambda _: A_raw).h_s - h
 
 
 def every_spatial_prompt(config: StopConfig) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
     layer = SpatialPrompting(WIDTH, GRID, config)
     h, A_raw = noise(0, B, T, PATCHES, WIDTH), noise(1, B, T, PATCHES).softmax(-1)
-    return layer, lambda layer: layer(h, A_raw, every_prompt=True).p_s
+    return layer, lambda layer: layer(packed(h), lambda _: A_raw, every_prompt=True).p_s
 
 
 def temporal_prompts(config: StopConfig) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
     layer = TemporalPrompting(WIDTH, GRID, replace(config, max_prompts=8))
     h = noise(0, B, T, PATCHES, WIDTH)
-    return layer, lambda layer: layer(h, torch.zeros(B, T, PATCHES)).p_t
+    return layer, lambda layer: layer(packed(h), None).p_t
 
 
 def static_spatial_prompts(config: StopConfig) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
@@ -159,7 +160,7 @@ def test_choosing_patches_passes_no_gradient_to_the_tokens(selection: str) -> No
     layer = SpatialPrompting(WIDTH, GRID, StopConfig(n_s=3, selection=selection))
     h = noise(0, B, T, PATCHES, WIDTH).requires_grad_()
     A_raw = noise(1, B, T, PATCHES).softmax(-1)
-    found = layer(h, A_raw)
+    found = layer(packed(h), lambda _: A_raw)
     for name in ("M_raw", "M", "W_s", "r"):
         made = getattr(found, name)
         if made.requires_grad:
@@ -174,7 +175,7 @@ def test_counting_prompts_passes_no_gradient_to_the_tokens(selection: str, norma
     layer = TemporalPrompting(WIDTH, GRID, StopConfig(selection=selection, normalize=normalize))
     h = noise(0, B, T, PATCHES, WIDTH).requires_grad_()
     r = torch.ones(B, T, PATCHES, requires_grad=True)
-    found = layer(h, r)
+    found = layer(packed(h), r)
     for name in ("d", "W_t_raw", "W_t", "N_t", "presence"):
         made = getattr(found, name)
         if made.requires_grad:
@@ -200,7 +201,7 @@ def test_skipping_unused_prompts_changes_no_gradient(n_s: int, selection: str, s
         layer.zero_grad()
         h = noise(0, B, T, PATCHES, WIDTH).double().requires_grad_()
         A_raw = noise(1, B, T, PATCHES).double().softmax(-1).requires_grad_()
-        prompts = layer(h, A_raw, every_prompt=every)
+        prompts = layer(packed(h), lambda _, A_raw=A_raw: A_raw, every_prompt=every)
         (prompts.h_s * noise(2, *h.shape).double()).sum().backward()
         own = [parameter.grad for parameter in layer.parameters()]
         found.append([prompts.h_s.detach(), h.grad, A_raw.grad, *own])
@@ -228,7 +229,7 @@ def test_the_weights_of_gaps_are_rescaled_from_a_mean_in_float64(
     energy = energy.gather(2, shuffled)
     monkeypatch.setattr(layer.change, "energy", lambda hidden: energy)
     with torch.no_grad():
-        found = layer(noise(1, 2, 9, patches, WIDTH), torch.zeros(2, 9, patches)).W_t
+        found = layer(packed(noise(1, 2, 9, patches, WIDTH)), None).W_t
     exact = energy.double().mean(-1)
     low, high = exact.amin(-1, keepdim=True), exact.amax(-1, keepdim=True)
     torch.testing.assert_close(found.double(), (exact - low) / (high - low), rtol=0, atol=1e-6)

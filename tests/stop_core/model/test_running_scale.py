@@ -8,6 +8,7 @@ from torch import Tensor
 from stop_core.model.running_scale import RunningScale
 from stop_core.model.temporal import TemporalPrompting, TemporalPrompts
 from stop_core.settings.stop import StopConfig
+from tests.stop_core.reference import packed
 
 GRID, WIDTH = (3, 2), 10
 changes = st.lists(st.lists(st.floats(0.01, 5), min_size=3, max_size=3), min_size=1, max_size=4)
@@ -41,7 +42,7 @@ def clip(seed: int, strength: float = 1.0, frames: int = 5) -> Tensor:
 
 @torch.no_grad()
 def prompted(own: TemporalPrompting, h: Tensor) -> TemporalPrompts:
-    found: TemporalPrompts = own(h, torch.zeros(h.shape[:3]))
+    found: TemporalPrompts = own(packed(h), None)
     return found
 
 

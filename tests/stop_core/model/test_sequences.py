@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stop_core.model.sequences import GapPrompts, VideoTokens, pack, pack_prompts, unpack
+from stop_core.model.sequences import GapPrompts, VideoTokens, pack_prompts
 from stop_core.settings.stop import Attention
 
 WIDTH, PATCHES, SLOTS = 3, 4, 2
@@ -18,37 +18,48 @@ def numbered(*shape: int) -> torch.Tensor:
     return torch.arange(1.0, 1 + torch.Size(shape).numel()).reshape(shape)
 
 
-def tokens(batch: int, frames: int, attention: Attention) -> VideoTokens:
+Given = tuple[torch.Tensor, torch.Tensor]
+
+
+def tokens(batch: int, frames: int, attention: Attention) -> Given:
+    """CLS tokens and patches."""
     cls_count = 1 if attention == "joint" else frames
-    return VideoTokens(-numbered(batch, cls_count, WIDTH), numbered(batch, frames, PATCHES, WIDTH))
+    return -numbered(batch, cls_count, WIDTH), numbered(batch, frames, PATCHES, WIDTH)
 
 
 @given(sizes, sizes, attentions)
-def test_unpack_is_the_inverse_of_pack(batch: int, frames: int, attention: Attention) -> None:
-    before = tokens(batch, frames, attention)
-    after = unpack(pack(before, attention), before)
-    assert torch.equal(after.cls, before.cls)
-    assert torch.equal(after.h, before.h)
+def test_packed_tokens_have_their_cls_and_patches_as_views(
+    batch: int, frames: int, attention: Attention
+) -> None:
+    cls, h = tokens(batch, frames, attention)
+    packed = VideoTokens.pack(cls, h, attention)
+    other = packed.with_h(h + 1)
+    assert torch.equal(packed.cls, cls)
+    assert torch.equal(packed.h, h)
+    assert torch.equal(other.cls, cls)
+    assert torch.equal(other.h, h + 1)
+    packed.h.zero_()
+    packed.cls.zero_()
+    assert not packed.packed.any()
 
 
 @given(sizes, sizes)
 def test_joint_attention_has_one_sequence_per_video(batch: int, frames: int) -> None:
-    given_ = tokens(batch, frames, "joint")
-    packed = pack(given_, "joint")
+    cls, h = tokens(batch, frames, "joint")
+    packed = VideoTokens.pack(cls, h, "joint").packed
     assert packed.shape == (batch, 1 + frames * PATCHES, WIDTH)
     for video in range(batch):
-        wanted = [given_.cls[video, 0], *given_.h[video].flatten(0, 1)]
-        assert torch.equal(packed[video], torch.stack(wanted))
+        assert torch.equal(packed[video], torch.stack([cls[video, 0], *h[video].flatten(0, 1)]))
 
 
 @given(sizes, sizes)
 def test_frame_attention_has_one_sequence_per_frame(batch: int, frames: int) -> None:
-    given_ = tokens(batch, frames, "frame")
-    packed = pack(given_, "frame").reshape(batch, frames, 1 + PATCHES, WIDTH)
+    cls, h = tokens(batch, frames, "frame")
+    packed = VideoTokens.pack(cls, h, "frame").packed.reshape(batch, frames, 1 + PATCHES, WIDTH)
     for video in range(batch):
         for frame in range(frames):
-            wanted = [given_.cls[video, frame], *given_.h[video, frame]]
-            assert torch.equal(packed[video, frame], torch.stack(wanted))
+            wanted = torch.stack([cls[video, frame], *h[video, frame]])
+            assert torch.equal(packed[video, frame], wanted)
 
 
 @given(sizes, st.integers(2, 4))
@@ -77,6 +88,6 @@ def test_in_frame_attention_a_frame_has_the_prompts_of_the_gap_before_it(
 def test_packed_prompts_have_as_many_sequences_as_packed_tokens(attention: Attention) -> None:
     gaps = GapPrompts(numbered(2, 3, SLOTS, WIDTH), numbered(2, 3, SLOTS))
     prompts, presence = pack_prompts(gaps, attention)
-    sequences = pack(tokens(2, 4, attention), attention)
+    sequences = VideoTokens.pack(*tokens(2, 4, attention), attention).packed
     assert len(prompts) == len(presence) == len(sequences)
     assert prompts.shape[:2] == presence.shape

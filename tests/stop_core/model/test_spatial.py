@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stop_core.model.spatial import SpatialPrompting, SpatialPrompts
 from stop_core.settings.stop import StopConfig
-from tests.stop_core.reference import array, check_spatial, error, min_max
+from tests.stop_core.reference import array, check_spatial, error, min_max, packed
 
 WIDTH, GRID = 10, (3, 2)
 PATCHES = GRID[0] * GRID[1]
@@ -35,9 +35,14 @@ def layer(config: StopConfig, grid: tuple[int, int] = GRID, seed: int = 0) -> Sp
         return SpatialPrompting(WIDTH, grid, config).eval()
 
 
+def encode(own: SpatialPrompting, frames: int) -> SpatialPrompts:
+    found: SpatialPrompts = own(packed(tokens(0, 2, frames)), lambda _: attention(0, 2, frames))
+    return found
+
+
 @torch.no_grad()
 def prompted(config: StopConfig, h: Tensor, A_raw: Tensor) -> SpatialPrompts:
-    return layer(config)(h, A_raw, every_prompt=True)
+    return layer(config)(packed(h), lambda _: A_raw, every_prompt=True)
 
 
 @settings(deadline=None, max_examples=25)
@@ -64,8 +69,9 @@ def test_every_equation_of_section_3_2_holds(
     stir(own, seed)
     h = tokens(seed, batch, frames, rows * columns)
     with torch.no_grad():
-        found = own(h, attention(seed, batch, frames, rows * columns), every_prompt=True)
-    symbols = SimpleNamespace(h=h, **vars(found))
+        A_raw = attention(seed, batch, frames, rows * columns)
+        found = own(packed(h), lambda _: A_raw, every_prompt=True)
+    symbols = SimpleNamespace(h=h, h_s=found.h_s, **vars(found))
     check_spatial(symbols, own, config, (rows, columns), tolerance=1e-5)
 
 
@@ -145,7 +151,7 @@ def test_the_selector_learns_only_from_straight_through_gradients(
 ) -> None:
     for frames, n_s in itertools.product((1, 2, 4), range(1, PATCHES + 1)):
         own = layer(StopConfig(n_s=n_s, selection=selection))
-        own(tokens(0, 2, frames), attention(0, 2, frames)).h_s.square().sum().backward()
+        encode(own, frames).h_s.square().sum().backward()
         for name, parameter in own.dynamics.named_parameters():
             gradient = parameter.grad
             assert (gradient is not None and bool(gradient.any())) == learns, name
@@ -155,11 +161,12 @@ def test_the_selector_learns_only_from_straight_through_gradients(
 def test_dropout_zeroes_entries_of_prompts_only_in_training() -> None:
     own = layer(StopConfig(n_s=2, dropout=0.5))
     h, A_raw = tokens(0, 2, 3), attention(0, 2, 3)
-    assert torch.equal(own(h, A_raw, every_prompt=True).p_s, own(h, A_raw, every_prompt=True).p_s)
-    assert own(h, A_raw, every_prompt=True).p_s.ne(0).all()
+    prompts = lambda: own(packed(h), lambda _: A_raw, every_prompt=True).p_s  # noqa: E731
+    assert torch.equal(prompts(), prompts())
+    assert prompts().ne(0).all()
     own.train()
     torch.manual_seed(0)
-    share = own(h, A_raw, every_prompt=True).p_s.eq(0).float().mean()
+    share = prompts().eq(0).float().mean()
     assert 0.3 < share < 0.7
 
 
@@ -169,7 +176,7 @@ def test_patches_by_chance_are_those_of_a_hash_that_a_stored_model_relies_on(cho
     prime, frames = 2**31 - 1, 3
     for draw in (5, 2**24 - 1):
         own.draw.fill_(draw)
-        found = own(tokens(0, 2, frames), attention(0, 2, frames)).r
+        found = encode(own, frames).r
         for frame in range(frames):
             first = frame * PATCHES if choose == "random" else 0
             hashes = []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stop_core.model.temporal import TemporalPrompting, TemporalPrompts
 from stop_core.settings.stop import StopConfig
-from tests.stop_core.reference import array, check_temporal, error
+from tests.stop_core.reference import array, check_temporal, error, packed
 
 WIDTH, GRID = 10, (3, 2)
 PATCHES = GRID[0] * GRID[1]
@@ -36,7 +36,7 @@ def layer(config: StopConfig, grid: tuple[int, int] = GRID, seed: int = 0) -> Te
 
 @torch.no_grad()
 def prompted(config: StopConfig, h: Tensor, r: Tensor) -> TemporalPrompts:
-    return layer(config)(h, r)
+    return layer(config)(packed(h), r)
 
 
 @settings(deadline=None, max_examples=25)
@@ -66,8 +66,10 @@ def test_every_equation_of_section_3_3_holds(
     h = tokens(seed, batch, frames, rows * columns)
     r = chosen(seed, batch, frames, n_s, rows * columns)
     with torch.no_grad():
-        found = own(h, r)
-    symbols = SimpleNamespace(h_s=h, h=h, r=r, p_t_mask=found.p_t_mask, **vars(found))
+        found = own(packed(h), r)
+    symbols = SimpleNamespace(
+        h_s=h, h=h, r=r, N_t=found.N_t, p_t_mask=found.p_t_mask, **vars(found)
+    )
     check_temporal(symbols, own, config, (rows, columns), tolerance=1e-5)
 
 
@@ -106,7 +108,7 @@ def test_gaps_between_repeated_frames_get_no_prompt_if_other_gaps_change() -> No
         for parameter in own.change.parameters():
             if parameter.ndim == 1:
                 parameter.zero_()  # without biases the weight of no change is 0
-        found = own(clip, torch.zeros(1, 12, PATCHES))
+        found = own(packed(clip), None)
     # The filter of a gap sees one gap to each side, so one change affects three gaps.
     assert (found.N_t[0] > 0).nonzero().flatten().tolist() == [4, 5, 6]
 
