@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -31,10 +32,11 @@ from torch.utils.flop_counter import flop_registry
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.floors import LeanTower
-from stop_core import StopConfig, StopModel, build_model
+from stop_core import StopConfig, StopModel
 from stop_core.clip import tower as tower_module
 from stop_core.clip.folded_block import FoldedBlock
 from stop_core.clip.frozen_linear import FrozenLinear
+from stop_core.clip.loading import FrozenClip, load_clip
 from stop_core.clip.tower import FrozenTower
 from stop_core.settings.stop import Attention
 
@@ -173,16 +175,20 @@ class Step:
 
 
 def count_step(
-    tower: str, videos: int, frames: int, attention: Attention, *, bf16: bool, **config: Any
+    make_clip: Callable[[], FrozenClip],
+    videos: int,
+    frames: int,
+    attention: Attention,
+    *,
+    bf16: bool,
 ) -> Step:
-    """Counts one training step of STOP, and one of the lean floor.
+    """Counts one training step of STOP on a CLIP, and one of the lean floor.
 
     The parts are embed (frames to the first tokens, and the last tokens to the loss), prompting and
     block (the forward pass), and backward.
     """
     with _as_on_a_gpu(), FakeTensorMode(allow_non_fake_inputs=True):
-        settings = StopConfig(attention=attention, **config)
-        model = build_model(tower, None if tower.startswith("tiny") else "random", settings).train()
+        model = StopModel(make_clip(), StopConfig(attention=attention)).train()
         size = model.image_size
         pixels = torch.zeros(videos, frames, size, size, 3, dtype=torch.uint8)
         texts = torch.zeros(400, model.tower.embedding_width)
@@ -276,7 +282,8 @@ def main(options: KernelBenchmark) -> None:
         for attention in options.attention:
             for precision in options.precision:
                 bf16 = precision == "bf16"
-                step = count_step(tower, videos, options.frames, attention, bf16=bf16)
+                make_clip = partial(load_clip, tower, "random")
+                step = count_step(make_clip, videos, options.frames, attention, bf16=bf16)
                 setting = f"{tower}, {videos} x {options.frames}, {attention}, {precision}"
                 print("| " + " | ".join((setting, *_row(step, videos))) + " |", flush=True)
                 if options.operations:

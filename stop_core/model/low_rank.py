@@ -27,18 +27,21 @@ class _MapTokens(torch.autograd.Function):
         mean: Tensor,
         watching: Tensor,
         weight: Tensor,
+        bias: Tensor,
         layout: tuple[int, bool],
     ) -> tuple[Tensor, Tensor, Tensor]:
         # The mean of a token is subtracted in the matrix, its deviation divided by in W channels.
         centred = weight - weight.mean(1, keepdim=True)
-        matrix = torch.cat([watching, centred, weight.new_ones(1, weight.shape[1])])
+        matrix = torch.cat(
+            [watching, centred, weight.new_full((1, weight.shape[1]), 1 / weight.shape[1])]
+        )
         mapped = x @ matrix[:-1].T
         deviation = (variance + _EPSILON).rsqrt()
         ctx.save_for_backward(x, mean, deviation, mapped, matrix)
         ctx.set_materialize_grads(False)
         ctx.widths, ctx.layout = (len(watching), len(weight)), layout
         seen, plain = patches_of(mapped, *layout).split(ctx.widths, dim=-1)
-        return x.view_as(x), seen, plain * patches_of(deviation, *layout)
+        return x.view_as(x), seen, torch.addcmul(bias, plain, patches_of(deviation, *layout))
 
     @staticmethod
     def backward(
@@ -53,35 +56,40 @@ class _MapTokens(torch.autograd.Function):
             patches_of(packed, *ctx.layout)[..., :watched].copy_(grad_seen)
         if grad_normed is not None:
             inside = patches_of(grad_map, *ctx.layout)
-            inside.copy_(grad_normed * patches_of(deviation, *ctx.layout))
+            torch.mul(grad_normed, patches_of(deviation, *ctx.layout), out=inside)
         grad_matrix = packed.flatten(0, 1).T @ x.flatten(0, 1)
         grad_watching = None if grad_seen is None else grad_matrix[:watched]
         if grad_normed is None:
-            return grad_x, None, None, grad_watching, None, None
+            return grad_x, None, None, grad_watching, None, None, None
         # The deviation depends on x too: d(1/s) = -(x - mean) / (D s^3).
         slope = (grad_map * mapped[..., watched:]).sum(-1, keepdim=True)
-        slope = slope * deviation * deviation / x.shape[-1]
-        grad_mean.copy_(slope * mean)
+        slope = slope * deviation * deviation
+        torch.mul(slope, mean, out=grad_mean)
         grad_x = torch.zeros_like(x) if grad_x is None else grad_x.contiguous()
-        grad_x = torch.addcmul(grad_x, slope, x, value=-1)
+        grad_x = torch.addcmul(grad_x, slope, x, value=-1 / x.shape[-1])
         grad_x.flatten(0, 1).addmm_(packed[..., watched:].flatten(0, 1), matrix[watched:])
         grad_weight = grad_matrix[watched : watched + width]
         grad_weight = grad_weight - grad_weight.mean(1, keepdim=True)
-        return grad_x, None, None, grad_watching, grad_weight, None
+        grad_bias = grad_normed.sum((0, 1, 2))
+        return grad_x, None, None, grad_watching, grad_weight, grad_bias, None
 
 
 def map_tokens(
-    tokens: VideoTokens, variance: Tensor, mean: Tensor, watching_VD: Tensor, weight_WD: Tensor
+    tokens: VideoTokens,
+    variance: Tensor,
+    mean: Tensor,
+    watching_VD: Tensor,
+    weight_WD: Tensor,
+    bias_W: Tensor,
 ) -> tuple[VideoTokens, Tensor, Tensor]:
-    """Returns the tokens, h A^T [B, T, P, V], and norm(h) W^T [B, T, P, W].
+    """Returns the tokens, h A^T [B, T, P, V], and norm(h) W^T + b [B, T, P, W].
 
     The norm is a layer norm without parameters; `variance` and `mean` [S, N, 1] are those of the
     channels of the packed tokens. The map by `watching` A trains that matrix and passes no gradient
     to h. The returned tokens are for later use, so that their gradient is added on the way.
     """
-    packed, seen, normed = _MapTokens.apply(
-        tokens.packed, variance, mean, watching_VD, weight_WD, (tokens.frames, tokens.joint)
-    )
+    args = variance, mean, watching_VD, weight_WD, bias_W, (tokens.frames, tokens.joint)
+    packed, seen, normed = _MapTokens.apply(tokens.packed, *args)
     return tokens.with_packed(packed), seen, normed
 
 

@@ -17,22 +17,28 @@ _ROUNDING = 2e-6
 _SOFT_WIDTH = 0.1  # width of the soft step, as a share of the range of a frame's weights
 
 
+def _rescale(values: Tensor, floor: bool = False) -> tuple[Tensor, Tensor]:
+    """Returns the rescaled values, and the range of each row that they were divided by."""
+    low, high = values.aminmax(dim=-1, keepdim=True)
+    spread, noise = high - low, _ROUNDING * high
+    equal = spread <= noise
+    out = values - low
+    if floor:
+        out.masked_fill_(out <= noise, 0.0)
+    return out.div_(spread).masked_fill_(equal, 0.5), spread.masked_fill_(equal, 1.0)
+
+
 class _MinMax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, floor: bool) -> Tensor:
-        low, high = values.aminmax(dim=-1, keepdim=True)
-        spread, noise = high - low, _ROUNDING * high
-        equal = spread <= noise
-        ctx.save_for_backward(spread, equal)
-        out = values - low
-        if floor:
-            out.masked_fill_(out <= noise, 0.0)
-        return out.div_(spread).masked_fill_(equal, 0.5)
+        out, spread = _rescale(values, floor)
+        ctx.save_for_backward(spread)
+        return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        spread, equal = ctx.saved_tensors
-        return gradient / spread.masked_fill(equal, 1.0), None
+        (spread,) = ctx.saved_tensors
+        return gradient / spread, None
 
 
 def min_max(values: Tensor, *, floor: bool = False) -> Tensor:
@@ -54,14 +60,15 @@ class _ChoosePatches(torch.autograd.Function):
         ranked, order = weight.sort(dim=-1, descending=True, stable=True)
         chosen = order[..., :n_s]
         ctx.mark_non_differentiable(chosen)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(weight, ranked)
         ctx.n_s = n_s
         return torch.zeros_like(weight).scatter_(-1, chosen, 1.0), chosen
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, None]:
         weight, ranked = ctx.saved_tensors
-        if ctx.n_s == 0:
+        if ctx.n_s == 0 or gradient is None:
             return None, None
         last, first_out = ctx.n_s - 1, min(ctx.n_s, weight.shape[-1] - 1)
         step = torch.lerp(ranked[..., last : last + 1], ranked[..., first_out : first_out + 1], 0.5)
@@ -86,6 +93,39 @@ def choose_patches(
     if not straight_through:
         weight_BTP = weight_BTP.detach()
     return cast(tuple[Tensor, Tensor], _ChoosePatches.apply(weight_BTP, n_s))
+
+
+class _WeightedMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, energy: Tensor, r: Tensor | None, beta: float) -> Tensor:
+        weighted = energy
+        if r is not None:
+            r = r[:, 1:]
+            weighted = torch.addcmul(energy, energy, r, value=beta)
+        ctx.save_for_backward(energy, r)
+        ctx.beta = beta
+        return weighted.mean(-1, dtype=torch.float64)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        energy, r = ctx.saved_tensors
+        gradient = (gradient / energy.shape[-1]).to(energy.dtype)[..., None]
+        if r is None:
+            return gradient.expand_as(energy), None, None
+        grad_r = None
+        if ctx.needs_input_grad[1]:
+            grad_r = energy.new_zeros(len(r), r.shape[1] + 1, r.shape[2])
+            torch.mul(ctx.beta * gradient, energy, out=grad_r[:, 1:])
+        return torch.addcmul(gradient, gradient, r, value=ctx.beta), grad_r, None
+
+
+def weighted_mean(energy_BTP: Tensor, r_BTP: Tensor | None, beta: float) -> Tensor:
+    """Returns the mean over the patches of (1 + beta * r) * energy, [B, T-1], in float64.
+
+    `energy` is that of the gaps, `r` that of the frames; None: no patch is selected. In float64
+    because min-max magnifies the last bit where the gaps of a video are nearly alike.
+    """
+    return cast(Tensor, _WeightedMean.apply(energy_BTP, r_BTP, beta))
 
 
 class _Presence(torch.autograd.Function):

@@ -82,6 +82,6 @@ def pack_prompts(prompts: GapPrompts, attention: Attention) -> tuple[Tensor, Ten
     if attention == "joint":
         return prompts.tokens.flatten(1, 2), prompts.presence.flatten(1, 2)
     # The slots of the first frame are empty, so any tokens can fill them.
-    tokens = torch.cat([prompts.tokens[:, :1], prompts.tokens], dim=1)
+    tokens = torch.cat([prompts.tokens[:, :1].detach(), prompts.tokens], dim=1)
     presence = torch.cat([torch.zeros_like(prompts.presence[:, :1]), prompts.presence], dim=1)
     return tokens.flatten(0, 1), presence.flatten(0, 1)

@@ -140,7 +140,8 @@ class SpatialPrompting(nn.Module):
         # Straight-through gradients are estimates. They train the filter N^s and do not flow back
         # through the tokens into the prompts of earlier blocks (docs/model.md).
         down, watching = prompter.down, self.dynamics.down
-        tokens, seen, normed = map_tokens(tokens, variance, mean, watching.weight, down.weight)
+        weights = watching.weight, down.weight, down.bias
+        tokens, seen, normed = map_tokens(tokens, variance, mean, *weights)
         M_raw = self.dynamics.energy(seen + watching.bias)
         A, M = A_raw, M_raw
         if config.normalize != "none":
@@ -148,7 +149,7 @@ class SpatialPrompting(nn.Module):
         W_s = torch.lerp(M, A, config.alpha)
         soft = config.selection == "ste" and config.choose in ("learned", "lowest")
         r, chosen = choose_patches(self._scores(W_s), config.n_s, straight_through=soft)
-        z_BTPW = prompter.features(normed + down.bias)
+        z_BTPW = prompter.features(normed)
         drops = prompter.training and prompter.dropout.p > 0
         p_s = prompter.prompts(z_BTPW) if every_prompt or drops else None
         if p_s is not None and config.n_s:

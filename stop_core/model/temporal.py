@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stop_core.model.low_rank import map_differences
 from stop_core.model.running_scale import RunningScale
-from stop_core.model.selection import min_max, prompt_presence
+from stop_core.model.selection import min_max, prompt_presence, weighted_mean
 from stop_core.model.sequences import VideoTokens
 from stop_core.model.volume import LightConv3d, TemporalConv3d, keep_variance, to_tokens, to_volume
 from stop_core.settings.stop import StopConfig
@@ -27,10 +27,15 @@ class TemporalPrompts:
     """Results of temporal prompting, under the paper's names; a clip of one frame has 0 gaps."""
 
     d: Tensor  # [B, T-1, P, D] frame differences, detached
-    W_t_raw: Tensor  # [B, T-1] weighted mean square of the filtered differences
+    exact: Tensor  # [B, T-1] W_t_raw in float64
     W_t: Tensor  # [B, T-1] as multiplied by eta
     p_t: Tensor  # [B, T-1, K, D] prompts of all slots, present or not
     presence: Tensor  # [B, T-1, K] 1 for the first N_t slots, else 0; carries the soft gradient
+
+    @property
+    def W_t_raw(self) -> Tensor:
+        """The weighted mean square of the filtered differences, [B, T-1]."""
+        return self.exact.to(self.W_t.dtype)
 
     @property
     def N_t(self) -> Tensor:
@@ -111,23 +116,17 @@ class TemporalPrompting(nn.Module):
         d, watched, hidden = map_differences(tokens, watching.weight, down.weight)
         energy_BTP = self.change.energy(watched + watching.bias)
         # In float64: where the gaps of a video are nearly alike, min-max magnifies the last bit.
-        weighted_BTP = energy_BTP
-        if r_BTP is not None:
-            r_BTP = r_BTP[:, 1:]
-            weighted_BTP = torch.addcmul(energy_BTP, energy_BTP, r_BTP, value=config.beta)
-        exact = weighted_BTP.mean(-1, dtype=torch.float64)
-        W_t = W_t_raw = exact.to(energy_BTP.dtype)
+        exact = weighted_mean(energy_BTP, r_BTP, config.beta)
+        rescaled = exact
         if config.normalize == "per_frame":
-            W_t = min_max(exact, floor=True).to(energy_BTP.dtype)
+            rescaled = min_max(exact, floor=True)
         elif self.scale is not None:
             still_11PW = watching.bias.expand(1, 1, patches, -1)
-            rest_BTP = self.change.energy(still_11PW)
-            if r_BTP is not None:
-                rest_BTP = torch.addcmul(rest_BTP, rest_BTP, r_BTP, value=config.beta)
-            rest = rest_BTP.mean(-1, dtype=torch.float64)
-            W_t = self.scale(exact, rest).to(energy_BTP.dtype)
+            still_BTP = self.change.energy(still_11PW).expand_as(energy_BTP)
+            rescaled = self.scale(exact, weighted_mean(still_BTP, r_BTP, config.beta))
+        W_t = rescaled.to(energy_BTP.dtype)
         soft = config.selection == "ste"
         presence = prompt_presence(W_t, config.eta, config.max_prompts, soft=soft)
         # With selection "hard", N^t gets no gradient at all.
         p_t = self.prompter(hidden + down.bias, W_t if soft else W_t.detach())
-        return TemporalPrompts(d, W_t_raw, W_t, p_t, presence)
+        return TemporalPrompts(d, exact, W_t, p_t, presence)

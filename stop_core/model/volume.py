@@ -6,6 +6,7 @@ Shapes: B videos, T frames (or gaps), P = G x G patches, D channels of the tower
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -43,41 +44,54 @@ class TemporalConv3d(nn.Module):
 
     def forward(self, tokens_BTPW: Tensor, grid: tuple[int, int]) -> Tensor:
         """[B, T, P, W] -> [B, T, P, W]; an output frame sees one frame to each side."""
-        return to_tokens(self.conv(to_volume(cast(Tensor, _RepeatEnds.apply(tokens_BTPW)), grid)))
+        args = tokens_BTPW, self.conv.weight, self.conv.bias, grid
+        return cast(Tensor, _ConvInTime.apply(*args))
 
 
-class _RepeatEnds(torch.autograd.Function):
-    """Repeats the first and the last frame."""
+class _ConvInTime(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
+        padded = torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
+        ctx.save_for_backward(padded, weight)
+        ctx.grid = grid
+        return to_tokens(F.conv3d(to_volume(padded, grid), weight, bias, padding=(0, 1, 1)))
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        out = gradient[:, 1:-1].clone()
-        out[:, 0].add_(gradient[:, 0])
-        out[:, -1].add_(gradient[:, -1])
-        return out
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        padded, weight = ctx.saved_tensors
+        grad_volume, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            *(to_volume(gradient, ctx.grid), to_volume(padded, ctx.grid), weight, [len(weight)]),
+            *([1, 1, 1], [0, 1, 1], [1, 1, 1], False, [0, 0, 0], 1, [True, True, True]),
+        )
+        grad_padded = to_tokens(grad_volume)
+        grad_padded[:, 1].add_(grad_padded[:, 0])
+        grad_padded[:, -2].add_(grad_padded[:, -1])
+        return grad_padded[:, 1:-1], grad_weight, grad_bias, None
 
 
 class _Energy(torch.autograd.Function):
-    """x^T G x for the rows of x, with the constant 1 as their last channel."""
+    """|U x + b|^2 / D for the rows of x: a quadratic form of x with a 1 as its last channel."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, gram: Tensor) -> Tensor:
-        one = features.new_ones(1).expand(*features.shape[:-1], 1)
-        x = torch.cat([features, one], dim=-1)
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        matrix = torch.cat([weight, bias[:, None]], dim=1)
+        gram = _scaled_product(matrix.T, matrix, 1 / len(matrix))
+        x = torch.cat([features, features.new_ones(1).expand(*features.shape[:-1], 1)], dim=-1)
         mapped = x @ gram
-        ctx.save_for_backward(x, mapped)
+        ctx.save_for_backward(x, mapped, matrix)
         return (x * mapped).sum(-1).clamp_(min=0)  # rounding can leave it slightly below 0
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        x, mapped = ctx.saved_tensors
-        scale = gradient[..., None]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, mapped, matrix = ctx.saved_tensors
+        scale = 2 * gradient[..., None]
         grad_gram = (x * scale).flatten(0, -2).T @ x.flatten(0, -2)
-        return mapped[..., :-1] * (2 * scale), grad_gram
+        grad_matrix = _scaled_product(matrix, grad_gram, 1 / len(matrix))
+        return mapped[..., :-1] * scale, grad_matrix[:, :-1], grad_matrix[:, -1]
+
+
+def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    return torch.addmm(left.new_empty(()), left, right, beta=0, alpha=scale)
 
 
 class LightConv3d(nn.Module):
@@ -100,6 +114,4 @@ class LightConv3d(nn.Module):
         The D output channels are not computed: |U x + b|^2 is a quadratic form of the W inputs.
         """
         features_BTPW = self.conv(hidden_BTPW, self.grid)
-        matrix_DV = torch.cat([self.up.weight, self.up.bias[:, None]], dim=1)  # V = W + 1
-        gram_VV = matrix_DV.T @ matrix_DV / len(matrix_DV)
-        return cast(Tensor, _Energy.apply(features_BTPW, gram_VV))
+        return cast(Tensor, _Energy.apply(features_BTPW, self.up.weight, self.up.bias))

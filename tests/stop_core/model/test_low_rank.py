@@ -64,18 +64,19 @@ def results(
 def test_tokens_are_mapped_with_the_gradients_of_the_equation(
     attention: Attention, used: tuple[int, ...]
 ) -> None:
-    inputs = (noise_tokens(attention), noise(1, V, D), noise(2, W, D))
+    inputs = (noise_tokens(attention), noise(1, V, D), noise(2, W, D), noise(3, W))
 
-    def ours(x: Tensor, watching: Tensor, weight: Tensor) -> list[Tensor]:
+    def ours(x: Tensor, watching: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
         variance, mean = torch.var_mean(x.detach(), -1, correction=0, keepdim=True)
-        tokens, *maps = map_tokens(tokens_of(x, attention), variance, mean, watching, weight)
+        tokens, *maps = map_tokens(tokens_of(x, attention), variance, mean, watching, weight, bias)
         return [(tokens.packed, *maps)[index] for index in used]
 
-    def equation(x: Tensor, watching: Tensor, weight: Tensor) -> list[Tensor]:
+    def equation(x: Tensor, watching: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
         h = tokens_of(x, attention).h
-        return [(x, h.detach() @ watching.T, F.layer_norm(h, (D,)) @ weight.T)[i] for i in used]
+        maps = h.detach() @ watching.T, F.linear(F.layer_norm(h, (D,)), weight, bias)
+        return [(x, *maps)[index] for index in used]
 
-    learns = (True, True, True)
+    learns = (True, True, True, True)
     torch.testing.assert_close(
         results(ours, inputs, learns), results(equation, inputs, learns), **CLOSE
     )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stop_core.model.selection import choose_patches, min_max, prompt_presence
+from stop_core.model.selection import choose_patches, min_max, prompt_presence, weighted_mean
 
 # Values that differ by clearly more than float32 rounding.
 distinct_rows = st.lists(st.integers(0, 1000), min_size=2, max_size=12, unique=True)
@@ -180,3 +180,17 @@ def test_the_gradient_of_min_max_treats_its_bounds_as_constants(floor: bool) -> 
     spread = torch.tensor([[2.0], [1.0], [1.0]])  # values that are alike have the gradient of 1
     torch.testing.assert_close(found, direction / spread)
     assert rescaled[2, 1].item() == (0 if floor else pytest.approx(1e-9))
+
+
+@pytest.mark.parametrize("frames", [2, 4])
+def test_the_mean_change_of_a_gap_weighs_the_selected_patches_of_the_later_frame(
+    frames: int,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    energy = torch.rand(2, frames - 1, 5, generator=generator).double().requires_grad_()
+    r = torch.rand(2, frames, 5, generator=generator).double().requires_grad_()
+    wanted = ((1 + 0.5 * r[:, 1:]) * energy).mean(-1)
+    torch.testing.assert_close(weighted_mean(energy, r, 0.5), wanted)
+    assert torch.autograd.gradcheck(lambda energy, r: weighted_mean(energy, r, 0.5), (energy, r))
+    torch.testing.assert_close(weighted_mean(energy, None, 0.5), energy.mean(-1))
+    assert torch.autograd.gradcheck(lambda energy: weighted_mean(energy, None, 0.5), (energy,))

@@ -67,9 +67,8 @@ def test_every_equation_of_section_3_3_holds(
     r = chosen(seed, batch, frames, n_s, rows * columns)
     with torch.no_grad():
         found = own(packed(h), r)
-    symbols = SimpleNamespace(
-        h_s=h, h=h, r=r, N_t=found.N_t, p_t_mask=found.p_t_mask, **vars(found)
-    )
+    derived = {name: getattr(found, name) for name in ("W_t_raw", "N_t", "p_t_mask")}
+    symbols = SimpleNamespace(h_s=h, h=h, r=r, **derived, **vars(found))
     check_temporal(symbols, own, config, (rows, columns), tolerance=1e-5)
 
 
