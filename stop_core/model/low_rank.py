@@ -56,7 +56,7 @@ class _MapTokens(torch.autograd.Function):
             patches_of(packed, *ctx.layout)[..., :watched].copy_(grad_seen)
         if grad_normed is not None:
             inside = patches_of(grad_map, *ctx.layout)
-            torch.mul(grad_normed, patches_of(deviation, *ctx.layout), out=inside)
+            inside.addcmul_(grad_normed, patches_of(deviation, *ctx.layout))
         grad_matrix = packed.flatten(0, 1).T @ x.flatten(0, 1)
         grad_watching = None if grad_seen is None else grad_matrix[:watched]
         if grad_normed is None:
@@ -64,7 +64,7 @@ class _MapTokens(torch.autograd.Function):
         # The deviation depends on x too: d(1/s) = -(x - mean) / (D s^3).
         slope = (grad_map * mapped[..., watched:]).sum(-1, keepdim=True)
         slope = slope * deviation * deviation
-        torch.mul(slope, mean, out=grad_mean)
+        grad_mean.addcmul_(slope, mean)
         grad_x = torch.zeros_like(x) if grad_x is None else grad_x.contiguous()
         grad_x = torch.addcmul(grad_x, slope, x, value=-1 / x.shape[-1])
         grad_x.flatten(0, 1).addmm_(packed[..., watched:].flatten(0, 1), matrix[watched:])

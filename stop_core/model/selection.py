@@ -115,7 +115,7 @@ class _WeightedMean(torch.autograd.Function):
         grad_r = None
         if ctx.needs_input_grad[1]:
             grad_r = energy.new_zeros(len(r), r.shape[1] + 1, r.shape[2])
-            torch.mul(ctx.beta * gradient, energy, out=grad_r[:, 1:])
+            grad_r[:, 1:].addcmul_(gradient, energy, value=ctx.beta)
         return torch.addcmul(gradient, gradient, r, value=ctx.beta), grad_r, None
 
 
