@@ -1,7 +1,7 @@
 """Reading for training: the frame cache against other formats that hold the same frames.
 
     python benchmarks/read.py
-    python benchmarks/read.py --cold
+    python benchmarks/read.py --cold --clips 768 --batch 8
 
 Every reader fills the same buffer, batch by batch, with clips in one shuffled order, from a warm
 page cache. The readers take turns, round after round, so that a slow minute of the machine meets
@@ -12,13 +12,17 @@ environment of its own.
 
 With `--cold`, the page cache of the files is dropped before each turn, which is checked, and the
 ways to read the frame cache are compared: one thread that copies from the map, as before 29
-November 2026; the same after advice to the system; and the threads of a training.
+November 2026; the same after advice to the system; and the threads of a training. Each reads a
+random eighth of the clips: in a dataset larger than the memory, pages next to a clip are of no use.
+Counts follow: bytes from the disk for each needed byte, and page faults that waited for the disk.
 """
 
 import ctypes
+import gc
 import io
 import mmap
 import os
+import resource
 import shutil
 import statistics
 import sys
@@ -332,8 +336,13 @@ def drop_page_cache(files: list[Path]) -> None:
         raise SystemExit(f"{resident} of {total} pages are still in memory")
 
 
+def _bytes_from_disk() -> int:
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
+
+
 def measure_cold(config: Config, folder: Path) -> dict[str, list[float]]:
-    """MB/s of every way to read the frame cache from the disk, a figure a round."""
+    """MB/s of every way to read the frame cache from the disk, a figure a round; prints counts."""
     cache = write_cache(config, folder, "none", "center")
     files = sorted(cache.glob("data/*.parquet"))
     ways = {
@@ -343,18 +352,29 @@ def measure_cold(config: Config, folder: Path) -> dict[str, list[float]]:
     }
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     buffer = np.zeros((config.batch, config.frames, config.size, config.size, 3), dtype=np.uint8)
+    counts = {name: np.zeros(2) for name in ways}
     for turn in range(config.rounds):
         order = np.random.default_rng(turn).permutation(config.clips).tolist()
-        starts = range(0, config.clips - config.batch + 1, config.batch)
+        starts = range(0, config.clips // 8 - config.batch + 1, config.batch)
         batches = [order[start : start + config.batch] for start in starts]
         for name in [*ways][turn % len(ways) :] + [*ways][: turn % len(ways)]:
             clips = FrameCache(cache).split("train")  # the system keeps pages that are mapped
+            for index in range(0, config.clips, 64):
+                clips._place(index)  # opens each shard
+            gc.collect()
             drop_page_cache(files)
+            before = _bytes_from_disk(), resource.getrusage(resource.RUSAGE_SELF).ru_majflt
             started = time.perf_counter()
             ways[name](clips, batches, buffer)
             seconds = time.perf_counter() - started
-            speeds[name].append(len(batches) * buffer.nbytes / seconds / 1e6)
+            needed = len(batches) * buffer.nbytes
+            speeds[name].append(needed / seconds / 1e6)
+            after = _bytes_from_disk(), resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+            counts[name] += np.subtract(after, before) / (needed, len(batches) * config.batch)
             del clips
+    for name, (read, faults) in counts.items():
+        read, faults = read / config.rounds, faults / config.rounds
+        print(f"{name:28} {read:.2f} bytes from disk a byte, {faults:.1f} waits a clip")
     return speeds
 
 

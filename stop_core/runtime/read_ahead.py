@@ -13,7 +13,6 @@ from torch import Tensor
 
 AHEAD = 2
 """Number of batches that are read while the caller works on another one."""
-_MOST_THREADS = 16
 
 
 class Frames(Protocol):
@@ -37,7 +36,7 @@ def read_ahead(
 ) -> Generator[Tensor, None, None]:
     """Yields the frames of each batch of clip numbers, uint8 [B, T, S, S, 3] on `device`.
 
-    As many threads as the process has compute threads, and at least two, share the clips of the
+    As many threads as the process has compute threads, and at least four, share the clips of the
     next `AHEAD` batches. For a GPU they read into pinned memory and copy on a separate stream, so
     that a batch is on the device when the caller asks for it. The host holds at most `AHEAD` + 1
     batches: without a GPU, the memory of a batch is reused when the caller asks for the next one.
@@ -45,7 +44,7 @@ def read_ahead(
     An exception of `clips.read` is raised when its batch is due. The threads end with the iterator:
     close it if it is not exhausted.
     """
-    threads = min(max(2, torch.get_num_threads()), _MOST_THREADS)
+    threads = min(max(4, torch.get_num_threads()), 16)  # some wait for the disk
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def fetch(part: Sequence[int], host: Tensor, frames: Tensor) -> None:
