@@ -6,6 +6,7 @@ Shapes: F frames of a cached clip, H rows and W columns of a frame.
 import ctypes
 import math
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,8 @@ class MappedShard:
 
     def __init__(self, path: Path, entry: ShardEntry, config: CacheConfig) -> None:
         self._path, self._data = path, _map(path)
+        # Of a file that this process cannot write, mincore says that all pages are in memory.
+        self._is_own = os.access(path, os.W_OK)
         self.shapes = [config.shape] * entry.rows
         """F, H, W, 3 of every row."""
         if config.crop == "none":
@@ -62,22 +65,32 @@ class MappedShard:
         """
         data = self._stored(k)
         if window is None or self._places.compressed:
-            _advise(data)
+            _advise(data, may_be_in_memory=self._is_own)
             return
         clip = data.reshape(self.shapes[k])
         for frame in window.index:
-            _advise(clip[frame, window.top : window.top + window.size])
+            rows = clip[frame, window.top : window.top + window.size]
+            _advise(rows, may_be_in_memory=self._is_own)
 
     def _stored(self, k: int) -> NDArray[np.uint8]:
         """Returns the mapped bytes of row k, as they are in the file."""
         return self._data[self._places.start[k] : self._places.start[k] + self._places.stored[k]]
 
 
-def _advise(data: NDArray[np.uint8]) -> None:
-    """Makes the system begin to read contiguous bytes of a map. It is advice: it can fail."""
-    first = data.ctypes.data & -mmap.PAGESIZE
-    size = data.ctypes.data + data.nbytes - first
-    _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), mmap.MADV_WILLNEED)
+def _advise(data: NDArray[np.uint8], *, may_be_in_memory: bool) -> None:
+    """Makes the system begin to read contiguous bytes of a map. It is advice: it can fail.
+
+    If the page in the middle is in memory, the others are, too, as a rule: advice would cost a
+    tenth of the time of the copy.
+    """
+    start, end = data.ctypes.data, data.ctypes.data + data.nbytes
+    if may_be_in_memory:
+        middle, found = (start + end) // 2 & -mmap.PAGESIZE, ctypes.create_string_buffer(1)
+        _LIBC.mincore(ctypes.c_void_p(middle), ctypes.c_size_t(1), found)
+        if found.raw[0] & 1:
+            return
+    first = start & -mmap.PAGESIZE
+    _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_WILLNEED)
 
 
 def _map(path: Path) -> NDArray[np.uint8]:
