@@ -1,6 +1,8 @@
 """The whole cache: every clip is stored once, unchanged and under its own name."""
 
+import ctypes
 import json
+import mmap
 import os
 import pickle
 import shutil
@@ -8,6 +10,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from stop_core.cache import (
     FrameCache,
     Manifest,
     View,
+    mapping,
     read_failures,
     write_shard,
 )
@@ -408,3 +412,32 @@ def test_hugging_face_datasets_read_the_shards(
         assert rows["label"][:] == cached.labels.tolist()
         every = b"".join(rows["frames"][:])
         assert every == cached.read(range(len(cached))).numpy().tobytes()
+
+
+@pytest.mark.parametrize("crop", ["center", "none"])
+def test_a_read_announces_the_pages_that_it_needs_unless_they_are_in_memory(
+    crop: str, hmdb51_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _make(tmp_path / "cache", hmdb51_root, crop=crop)
+    clips = FrameCache(tmp_path / "cache").split("train")
+    whole, part = clips.read([1, 0]), View(frames=1, size=8)
+    announced: list[int] = []
+    is_in_memory = False
+
+    def mincore(address: object, size: object, found: ctypes.Array[ctypes.c_char]) -> None:
+        found[0] = bytes([is_in_memory])
+
+    system = SimpleNamespace(
+        mincore=mincore, madvise=lambda a, size, _: announced.append(size.value)
+    )
+    monkeypatch.setattr(mapping, "_LIBC", system)
+    assert torch.equal(clips.read([1, 0]), whole)
+    assert sum(announced) >= whole.nbytes
+    announced.clear()
+    clips.read([1, 0], part)
+    assert len(announced) == 2
+    assert all(size < 8 * 3 * 1024 + mmap.PAGESIZE for size in announced)
+    announced.clear()
+    is_in_memory = True
+    clips.read([1, 0], part)
+    assert not announced
