@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 export MLFLOW_DISABLE_TELEMETRY = true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test mutants chaos lint docs format bench clean
+.PHONY: help setup demo test mutants chaos lint docs format bench gpu clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -49,6 +49,9 @@ bench: $(READY) ## Measure the speed of this machine against named floors
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/read.py
 	$(BIN)/python benchmarks/train.py
+
+gpu: $(READY) ## Check and measure one GPU against the CPU and named floors: a page in 8 minutes
+	$(BIN)/python benchmarks/gpu.py
 
 clean: ## Remove the virtual environment and tool caches; outputs/ stays
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

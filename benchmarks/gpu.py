@@ -1,7 +1,9 @@
-"""Benchmarks STOP on one GPU: step time, videos per second, ratio to the floors, utilization.
+"""Checks and benchmarks STOP on one GPU, and prints a page of Markdown.
 
-Needs only torch, open_clip and stop_core: no Ray, no MLflow, no weights, no data.
-The subjects of a row (see floors.py) take turns in this process, on the same random frames.
+First the results are compared with those of the CPU (gpu_checks.py), then follow step time, videos
+per second, ratio to the floors and utilization, and last the training loop that reads and copies
+its clips. Needs only torch, open_clip and stop_core: no Ray, no MLflow, no weights, no data. The
+subjects of a row (see floors.py) take turns in this process, on the same random frames.
 
     python benchmarks/gpu.py                      # ViT-B/32, B/16 and L/14, under 8 minutes
     mkdir -p docs/benchmarks && python benchmarks/gpu.py > docs/benchmarks/NAME-OF-THE-GPU.md
@@ -11,7 +13,7 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,15 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.floors import SUBJECTS, Work, forward_passes, training_steps
+from benchmarks.gpu_checks import CLASSES, NoiseClips, check_device
 from stop_core import StopConfig, StopModel, build_model
+from stop_core.model.class_texts import ClassTexts
+from stop_core.runtime.devices import OutOfMemory
+from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import Attention
+from stop_core.settings.training import TrainingOptions
+from stop_core.training.objectives import Recognition
+from stop_core.training.trainer import Trainer
 
 _MATMUL = 8192  # edge of the square matrices whose product measures the hardware's peak
 HEADER = (
@@ -60,6 +69,8 @@ class GpuBenchmark:
     """Use bfloat16 autocast."""
     width: int = 32
     """Hidden channels of STOP's prompters."""
+    checks: bool = True
+    """Compare every method with the CPU first."""
     rounds: int = 10
     """Number of timed turns."""
     minutes: float = 7.5
@@ -81,13 +92,58 @@ def main(options: GpuBenchmark) -> None:
     until = time.monotonic() + 60 * options.minutes
     peak = _matmul_rate(options)
     print(_preamble(options, peak))
-    print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER), flush=True)
+    if options.checks:
+        print("## Results against the CPU\n")
+        _print_row(("compared", "largest relative difference", ""), header=True)
+        for row in check_device(
+            options.device, options.towers[0], compiled="compiled" in options.modes
+        ):
+            _print_row(row)
+    print("\n## Steps\n")
+    _print_row(HEADER, header=True)
     # Compiling takes minutes: the eager rows of all towers come first.
     for mode in options.modes:
         for tower, videos in zip(options.towers, options.videos, strict=True):
             for attention in options.attention:
                 for cells in _rows(options, tower, videos, attention, mode, peak, until):
-                    print("| " + " | ".join((tower, *cells)) + " |", flush=True)
+                    _print_row((tower, *cells))
+    print("\n## Training loop\n")
+    _print_row(("tower", "videos", "videos/s", "share of time waiting for clips"), header=True)
+    for tower, videos in zip(options.towers, options.videos, strict=True):
+        _print_row((tower, *_loop(options, tower, videos, until)))
+
+
+def _print_row(cells: Sequence[str], *, header: bool = False) -> None:
+    rule = "\n|" + "---|" * len(cells) if header else ""
+    print("| " + " | ".join(cells) + " |" + rule, flush=True)
+
+
+def _loop(options: GpuBenchmark, tower: str, videos: int, until: float) -> tuple[str, ...]:
+    """Trains STOP on clips that are read from the host's memory and copied ahead.
+
+    The first two steps warm up. A batch that does not fit needs a smaller `--videos`.
+    """
+    if time.monotonic() > until:
+        return (str(videos), "not started: out of time", "")
+    stop = StopConfig(spatial_width=options.width, temporal_width=options.width)
+    config = ExperimentConfig(
+        tower=tower,
+        pretrained="random",
+        stop=stop,
+        batch_size=videos,
+        precision="bf16" if options.bf16 else "fp32",
+        training=TrainingOptions(steps=options.rounds + 2),
+    )
+    model = build_model(tower, "random", stop).to(options.device)
+    clips = NoiseClips(videos * (options.rounds + 2), options.frames, model.image_size)
+    objective = Recognition(model, config, clips, ClassTexts(model, CLASSES))
+    try:
+        steps = list(Trainer(model, config, clips, objective).steps(0))[2:]
+    except OutOfMemory as problem:
+        return (str(videos), f"failed: {problem}", "")
+    seconds = sum(step.seconds for step in steps)
+    waited = sum(step.wait_seconds for step in steps) / seconds
+    return (str(videos), f"{videos * len(steps) / seconds:.0f}", f"{waited:.0%}")
 
 
 def _rows(
