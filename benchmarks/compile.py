@@ -99,6 +99,7 @@ def _row(options: CompileBenchmark, config: ExperimentConfig) -> str:
         encode: Callable[[Tensor], Tensor], trained: dict[str, torch.nn.Parameter], count: int
     ) -> dict[str, Tensor]:
         """Returns the output and the gradients of a step."""
+        torch.manual_seed(1)  # of dropout
         with autocast(config, frames.device):
             out = encode(frames[:count])
         (out.float() * weight_BE[:count]).sum().backward()
