@@ -29,13 +29,13 @@ from .inference.evaluation import EvaluationOptions, evaluate_trained
 from .preprocessing.find_cache import find_folds, find_targets
 from .tables.published import read_published
 from .tables.read_table import Table, read_table
-from .tables.table import ComparisonTable
 from .training.result import TrainingResult
-from .training.run import TrainingRun
 
 if TYPE_CHECKING:  # Ray and MLflow take seconds to import, and --help needs neither
+    from .tables.table import ComparisonTable
     from .tracking.direct_run import TrackedRun
     from .training.pool import Job
+    from .training.run import TrainingRun
 
 TABLES = SWEEPS / "tables"
 ABLATION = TABLES / "ablation.yaml"
@@ -59,24 +59,26 @@ class BenchmarkConfig:
           --published sweeps/published/msrvtt_vit_b32.csv
     """
 
-    table: Path | None = None
-    """YAML file with the rows, like sweeps/tables/motion.yaml (default: the file there that has the
-    name of the dataset, or else recognition.yaml or retrieval.yaml)."""
+    cache: str | None = None
+    """A cache made by preprocess: a folder, or an s3:// or gs:// URI (default: the embedded set,
+    preprocessed if needed); or the caches of several folds, separated by commas, for rows that are
+    means over the folds."""
     methods: tuple[str, ...] = ()
     """Only these methods, for example stop,vpt-deep,zero-shot, each with the settings of its first
     row in the table, or else with the common settings (default: all rows)."""
     rows: tuple[str, ...] = ()
     """Only the rows with these titles (default: all rows)."""
+    table: Path | None = None
+    """YAML file with the rows, like sweeps/tables/motion.yaml (default: the file there that has the
+    name of the dataset, or else recognition.yaml or retrieval.yaml)."""
     ablation: bool = False
     """Print the ablation table instead: the row of STOP, with one component removed at a time."""
+    seeds: int = 3
+    """Number of trainings per row, with the seeds 0, 1, ...; untrained rows are run once."""
     baseline: str | None = None
     """Title of the row that the others are compared with (default: the baseline of the table)."""
     published: Path | None = None
     """CSV file with published results to show; docs/tables.md describes its columns."""
-    cache: str | None = None
-    """A cache made by preprocess: a folder, or an s3:// or gs:// URI (default: the embedded set,
-    preprocessed if needed); or the caches of several folds, separated by commas, for rows that are
-    means over the folds."""
     output: Path = field(default_factory=default_output)
     """Folder of runs, tables and the MLflow store."""
     transfer: tuple[str, ...] = ()
@@ -89,8 +91,6 @@ class BenchmarkConfig:
     rerank: Literal["none", "dsl", "qb-norm"] = "none"
     """For retrieval, columns with re-ranked figures: dsl uses the other queries of the test set,
     qb-norm the captions of the training split. Nothing is chosen by them."""
-    seeds: int = 3
-    """Number of trainings per row, with the seeds 0, 1, ...; untrained rows are run once."""
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     resources: ResourceOptions = field(default_factory=ResourceOptions)
 
@@ -121,8 +121,10 @@ class BenchmarkConfig:
         return views if self.rerank == "none" else f"{views}-{self.rerank}"
 
 
-def main(config: BenchmarkConfig) -> ComparisonTable:
+def main(config: BenchmarkConfig) -> "ComparisonTable":
     """Runs the missing trainings of the table, prints it, and stores it."""
+    # These take seconds to import, and --help does not need them.
+    from .tables.table import ComparisonTable
     from .tracking.queued_run import deliver_waiting
     from .training.pool import Job
 
@@ -158,7 +160,7 @@ def main(config: BenchmarkConfig) -> ComparisonTable:
     return table
 
 
-def _label(title: str, run: TrainingRun, *, several: bool) -> str:
+def _label(title: str, run: "TrainingRun", *, several: bool) -> str:
     fold = f", fold {run.manifest.fold}" if several else ""
     return f"{title}{fold}, seed {run.config.seed}"
 
@@ -168,7 +170,7 @@ def _further(caches: Mapping[StoragePath, Manifest]) -> dict[int, str]:
 
 
 def _check_test(
-    tested: Manifest, rows: dict[str, list[TrainingRun]], config: BenchmarkConfig
+    tested: Manifest, rows: "dict[str, list[TrainingRun]]", config: BenchmarkConfig
 ) -> None:
     """Refuses a cache that does not suit the test, before anything is trained."""
     from stop_core.clip.loading import tower_shape
@@ -180,7 +182,9 @@ def _check_test(
             several_views(config.views, frames, shape.image_size, tested.config)
 
 
-def _readers(rows: dict[str, list[TrainingRun]], tested: Manifest) -> dict[str, list[TrainingRun]]:
+def _readers(
+    rows: "dict[str, list[TrainingRun]]", tested: Manifest
+) -> "dict[str, list[TrainingRun]]":
     """Returns the rows that can be tested on a cache: with the same classes, or by reading text."""
     found = {
         title: runs
@@ -201,7 +205,7 @@ def _how(config: BenchmarkConfig) -> dict[str, Any]:
 
 
 def _run(
-    table: ComparisonTable, jobs: "list[Job]", config: BenchmarkConfig, resources: Resources
+    table: "ComparisonTable", jobs: "list[Job]", config: BenchmarkConfig, resources: Resources
 ) -> None:
     """Runs the missing trainings, and publishes the table even if some of them fail."""
     from .tables.mlflow_table import track
@@ -225,13 +229,14 @@ def _run(
 
 def _transfer(
     target: dict[StoragePath, Manifest],
-    rows: dict[str, list[TrainingRun]],
-    source: ComparisonTable,
+    rows: "dict[str, list[TrainingRun]]",
+    source: "ComparisonTable",
     config: BenchmarkConfig,
     resources: Resources,
 ) -> None:
     """Tests the finished trainings on another cache, and publishes the table of it."""
     from .tables.mlflow_table import track
+    from .tables.table import ComparisonTable
 
     manifest = next(iter(target.values()))
     kept, how = _readers(rows, manifest), _how(config)
@@ -260,7 +265,7 @@ def _transfer(
 
 
 def _publish(
-    table: ComparisonTable,
+    table: "ComparisonTable",
     parent: "TrackedRun",
     outcomes: Sequence[TrainingResult | str],
     config: BenchmarkConfig,
@@ -319,8 +324,10 @@ def _trainings(
     caches: list[StoragePath],
     config: BenchmarkConfig,
     machine: Machine,
-) -> list[TrainingRun]:
+) -> "list[TrainingRun]":
     """Returns the trainings of a row; raises ValueError if it does not fit the cache."""
+    from .training.run import TrainingRun
+
     where = f"{file}: row {title!r}"
     if "seed" in values:
         raise ValueError(f"{where} sets seed; give --seeds instead")

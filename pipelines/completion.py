@@ -17,7 +17,7 @@ import tyro
 
 from .cli.commands import commands
 from .cli.console import print_result
-from .cli.options import CHOICES, run_command
+from .cli.options import rules, run_command
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def script(shell: str) -> str:
             reduce(or_, every),
             prog="stop",
             args=["--tyro-print-completion", shell],
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-            registry=CHOICES,
+            config=(tyro.conf.OmitArgPrefixes,),
+            registry=rules(),
         )
     return printed.getvalue()
 

@@ -1,9 +1,5 @@
 """Turns a video dataset into a frame cache: decoded once, then read at memory speed.
 
-    python pipelines/preprocess.py                                 # the built-in demonstration set
-    python pipelines/preprocess.py --dataset hmdb51 --data-root DIR --cache DIR
-    python pipelines/preprocess.py --dataset hmdb51 --data-root DIR --check
-
 The same command resumes after an interruption. It returns at once if the cache is complete.
 """
 

@@ -52,6 +52,7 @@ class ReproduceConfig:
     after an interruption, run the same command to resume. See docs/reproduce.md.
 
     Examples:
+      stop reproduce hmdb51 --help      (with the defaults of this recipe)
       stop reproduce hmdb51 --dry-run
       stop reproduce hmdb51 --data-root data/hmdb51
       stop reproduce msrvtt_vit_b16 --data-root data/msrvtt --pretrained ViT-B-16.pt --seeds 5
@@ -83,8 +84,8 @@ class ReproduceConfig:
 
     @staticmethod
     def default_file(arguments: Sequence[str]) -> Path | None:
-        """Returns the recipe that the first argument names; None to print the help."""
-        if {"-h", "--help"} & set(arguments):
+        """Returns the recipe that the first argument names; None for the help about all."""
+        if {"-h", "--help"} & set(arguments[:1]):
             return None
         return recipe_file(arguments[0] if arguments else "")
 

@@ -42,17 +42,17 @@ class SweepConfig:
     space: Path = SWEEPS / "motion.yaml"
     """The search space: a YAML file, or the name of one in sweeps/, for example hmdb51."""
     cache: str | None = None
-    """A cache made by preprocess: a folder, or its s3:// or gs:// URI. Default: the embedded
-    set, which is prepared first if necessary."""
+    """A cache made by preprocess: a folder, or an s3:// or gs:// URI (default: the embedded set,
+    preprocessed if needed)."""
     output: Path = field(default_factory=default_output)
     """Folder for the trials, the best settings and the MLflow store."""
     trials: int | None = None
-    """Number of settings to draw. Default: the number in the space. A larger number extends the
+    """Number of settings to draw (default: the number in the space). A larger number extends the
     same sweep. Not for a space whose points are all tried."""
     seed: int = 0
     """Seed of the draws, and of the training of every trial."""
     max_concurrent: int | None = None
-    """Number of concurrent trials. Default: as many as the cluster has room for."""
+    """Number of concurrent trials (default: as many as the cluster has room for)."""
     trials_per_gpu: int | None = None
     """Number of trials that share a GPU; N is the same as --gpus-per-worker 1/N."""
     dry_run: bool = False

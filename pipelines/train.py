@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class TrainConfig:
     """Train STOP, or one of its baselines, on a frame cache, and test the best epoch once.
 
-    Without --cache: STOP on the embedded demonstration set, with the settings of
-    sweeps/recipes/motion.yaml, in about a minute on one CPU core.
+    Without --cache: STOP on the embedded demonstration set, with the defaults "in motion.yaml"
+    below (sweeps/recipes/motion.yaml), in about a minute on one CPU core.
 
     Validation chooses the epoch. The result, the prompts and the predictions are stored under
     <output>/runs, and in MLflow. After an interruption, run the same command to resume; when the
@@ -43,6 +43,11 @@ class TrainConfig:
       python pipelines/train.py --method vpt-deep --seed 1
       python pipelines/train.py --cache outputs/cache/hmdb51 --tower ViT-B-32-quickgelu \\
           --pretrained openai --epochs 20 --batch-size 64
+      python pipelines/train.py --cache outputs/cache/hmdb51 --tower ViT-B-32-quickgelu \\
+          --pretrained openai --shots 16 --full-training
+      python pipelines/train.py --cache outputs/cache/msrvtt --tower ViT-B-32-quickgelu \\
+          --pretrained openai --captions every --epochs 5
+      python pipelines/train.py --resume-from NAME --fork --learning-rate 1e-4
     """
 
     cache: str | None = None
@@ -56,7 +61,7 @@ class TrainConfig:
     """With --resume-from: start a new training, with any settings, from the weights only."""
     in_process: bool | None = None
     """Train in this process, without Ray Train: starts sooner, but is not restarted after a failure
-    (default: True for one worker on the CPU, unless RAY_ADDRESS is set)."""
+    (default: for one worker on the CPU, unless RAY_ADDRESS is set)."""
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     resources: ResourceOptions = field(default_factory=ResourceOptions)
 

@@ -2,20 +2,39 @@
 
 import atexit
 import gc
-import inspect
 import logging
 import os
+import re
 import shlex
 import sys
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from inspect import cleandoc
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
+from shutil import get_terminal_size
+from textwrap import fill
+from types import NoneType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
 from stop_core.settings.experiment import refuse_unlisted_tower
 from stop_core.settings.methods import option_types
@@ -39,6 +58,7 @@ from .store_problem import TRACKING_URI, explain_store_problem
 
 _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
+_DEFAULT = re.compile(r" \(default: ([^)]*)\)")
 _COMMON_OPTIONS = """--config FILE.yaml sets defaults; an option on the command line overrides it.
 --quiet shows only warnings and errors on stderr, --verbose also debug messages, and the logs of
 Ray's workers and of other libraries."""
@@ -69,14 +89,19 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
         )
         _refuse_unknown_names(config_type, arguments)
         with ending_with_reader():  # of the help
+            if {"-h", "--help"} & set(arguments):  # tyro would not wrap it
+                print(
+                    _wrapped(f"{cleandoc(config_type.__doc__ or '')}\n\n{_COMMON_OPTIONS}"),
+                    end="\n\n",
+                )
             config: _T = tyro.cli(
                 config_type,
                 prog=prog,
-                args=_spell_out_flags(config_type, arguments),
+                args=_without_values_of_flags(config_type, arguments),
                 default=cast(Any, default),
-                description=f"{inspect.cleandoc(config_type.__doc__ or '')}\n\n{_COMMON_OPTIONS}",
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-                registry=CHOICES,
+                description="",
+                config=(tyro.conf.OmitArgPrefixes,),
+                registry=rules(config_file),
             )
             return config
     except (ValueError, ArgumentError) as problem:
@@ -84,32 +109,75 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
         sys.exit(EXIT_USAGE)
 
 
-CHOICES = ConstructorRegistry()
-"""Lets a field that is annotated with a `Registry` take the names of its entries only."""
-_with_names: set[object] = set()
+def rules(file: Path | None = None) -> ConstructorRegistry:
+    """Returns tyro's rules for our options: their choices and their help.
+
+    A field that is annotated with a `Registry` takes the names of its entries only. The help has
+    the usual default of an option, and next to it that of `file`, if it has another.
+    """
+    registry = ConstructorRegistry()
+    inside: set[object] = set()
+
+    @registry.struct_rule
+    def explain(info: StructTypeInfo) -> StructConstructorSpec | None:
+        kind: Any = info.type
+        if not is_dataclass(kind) or kind in inside:
+            return None
+        inside.add(kind)  # so that this rule leaves the following call to tyro's own
+        usual = ConstructorRegistry.get_struct_spec(info)
+        inside.remove(kind)
+        assert isinstance(usual, StructConstructorSpec)
+        hints = get_type_hints(kind, include_extras=True)
+        own = {field.name: field for field in fields(kind)}
+        explained = (
+            one if is_dataclass(one.type) else _explained(one, hints[one.name], own[one.name], file)
+            for one in usual.fields
+        )
+        return replace(usual, fields=tuple(explained))
+
+    return registry
 
 
-@CHOICES.struct_rule
-def _choose_names(info: StructTypeInfo) -> StructConstructorSpec | None:
-    kind: Any = info.type
-    hints = get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
-    names = {
-        name: tuple(extra)
-        for name, hint in hints.items()
-        for extra in getattr(hint, "__metadata__", ())
-        if isinstance(extra, Registry)
-    }
-    if not names or kind in _with_names:
-        return None
-    _with_names.add(kind)  # so that this rule leaves the following call to tyro's own
-    usual = ConstructorRegistry.get_struct_spec(info)
-    _with_names.remove(kind)
-    assert isinstance(usual, StructConstructorSpec)
-    typed = [
-        replace(one, type=cast(Any, Literal)[names[one.name]]) if one.name in names else one
-        for one in usual.fields
-    ]
-    return replace(usual, fields=tuple(typed))
+def _explained(
+    option: StructFieldSpec, hint: Any, field: "Field[Any]", file: Path | None
+) -> StructFieldSpec:
+    """Returns an option with its choices, its help in one paragraph, and its default once."""
+    extras = getattr(hint, "__metadata__", ())
+    bare = hint.__origin__ if extras else hint
+    names = next((tuple(one) for one in extras if isinstance(one, Registry)), None)
+    inner = [one for one in get_args(bare) if one not in (NoneType, Ellipsis)]
+    text = option.helptext() if callable(option.helptext) else option.helptext
+    text = " ".join((text or "").split())
+    told = _DEFAULT.search(text)
+    usual = option.default
+    if file is not None and field.default is not MISSING:
+        usual = field.default
+    elif file is not None and field.default_factory is not MISSING:
+        usual = field.default_factory()
+
+    def defaults(given: str) -> str:
+        same = option.default == usual
+        label = (
+            given if same else " ".join(map(str, usual if isinstance(usual, tuple) else [usual]))
+        )
+        label = told[1] if told else "" if usual is None or usual is False else label
+        other = "" if same or file is None else f"in {file.name}: {given}"
+        parts = "; ".join(filter(None, (label and f"default: {label}", other)))
+        return parts and f"({parts})"
+
+    metavar = None
+    if len(inner) == 1 and inner[0] is not bool:  # of a union with None, or of a tuple
+        choices = f"{{{','.join(map(str, get_args(inner[0])))}}}"
+        metavar = choices if get_args(inner[0]) else inner[0].__name__.upper()
+        metavar += " ..." * (get_origin(bare) is tuple)
+    told_once = tyro.conf.arg(metavar=metavar, help_behavior_hint=defaults)
+    kind = cast(Any, Literal)[names] if names else option.type
+    markers = (tyro.conf.DisallowNone,) if inner == [bool] else ()
+    return replace(
+        option,
+        type=cast(Any, Annotated)[(kind, told_once, *markers)],
+        helptext=_DEFAULT.sub("", text),
+    )
 
 
 def run_command(
@@ -187,8 +255,11 @@ def spell_out(config: Any, always: Sequence[str] = (), never: Sequence[str] = ()
     words = []
     for name, value in flatten(config).items():
         if name not in never and (name in always or value != usual[name]):
-            given = value if isinstance(value, tuple) else (value,)
-            words += [f"--{name.replace('_', '-')}", *(shlex.quote(str(one)) for one in given)]
+            no = "no-" if value is False else ""
+            given = (
+                value if isinstance(value, tuple) else () if isinstance(value, bool) else (value,)
+            )
+            words += [f"--{no}{name.replace('_', '-')}", *(shlex.quote(str(one)) for one in given)]
     return words
 
 
@@ -238,14 +309,24 @@ def _from_yaml(config_type: type[_T], path: Path) -> _T:
     return from_mapping(config_type, normal, f"--config {path}")
 
 
-def _spell_out_flags(config_type: type[Any], arguments: Sequence[str]) -> list[str]:
-    """Rewrites `--check` as `--check True`, the form that tyro is set to read."""
+def _without_values_of_flags(config_type: type[Any], arguments: Sequence[str]) -> list[str]:
+    """Rewrites `--check True` as `--check`, and `--check=False` as `--no-check`."""
     flags = {f"--{name.replace('_', '-')}" for name, kind in _typed_options(config_type)
-             if kind is bool}  # fmt: skip
+             if bool in (kind, *get_args(kind))}  # fmt: skip
     words: list[str] = []
-    for word, following in pairwise([*arguments, "--"]):
-        words += [word, "True"] if word in flags and following.startswith("--") else [word]
+    for word in arguments:
+        option, _, value = word.partition("=")
+        words += [option, value] if option in flags and value else [word]
+        if words[-1] in ("True", "False") and words[-2:-1] and words[-2] in flags:
+            words[-2:] = [words[-2] if words[-1] == "True" else f"--no-{words[-2][2:]}"]
     return words
+
+
+def _wrapped(text: str) -> str:
+    """Returns a text with its paragraphs wrapped, except those with indented lines."""
+    width = min(get_terminal_size().columns, 100)
+    parts = (one if "\n " in one else fill(one, width) for one in text.split("\n\n"))
+    return "\n\n".join(parts)
 
 
 def _refuse_unknown_names(config_type: type[Any], arguments: Sequence[str]) -> None:

@@ -35,6 +35,7 @@ class ProgressBar:
                     self._count(done)
             return
         from rich import progress
+        from rich.table import Column
         from rich.text import Text
 
         class Left(progress.ProgressColumn):
@@ -43,10 +44,10 @@ class ProgressBar:
 
         columns = (
             progress.TextColumn("decoding"),
-            progress.BarColumn(),
+            progress.BarColumn(bar_width=20),
             progress.MofNCompleteColumn(),
             progress.TextColumn("clips, {task.fields[failed]} failed"),
-            Left(),
+            Left(Column(no_wrap=True)),
         )
         with progress.Progress(*columns, console=self._console) as bar:
             task = bar.add_task("", total=self.total, failed=0)

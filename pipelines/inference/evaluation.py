@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
-
 from stop_core.cache import FrameCache
 from stop_core.cache.manifest import Manifest
 from stop_core.cache.views import parse_views, several_views
@@ -200,6 +198,8 @@ class Evaluation:
                 rerank=options.rerank,
                 on_part=on_part,
             )
+            import pandas as pd
+
             rows = pd.DataFrame({"split": options.split, **measured.rows})
             with appearing(self.folder / PREDICTIONS) as staging:
                 rows.to_parquet(staging, index=False)

@@ -50,6 +50,12 @@ class PreprocessConfig:
 
     Without options, a small labelled demonstration set is generated and cached. The same command
     resumes after an interruption; a finished cache is not changed.
+
+    Examples:
+      stop preprocess --dataset hmdb51 --data-root data/hmdb51 --fold 2 --check
+      stop preprocess --dataset hmdb51 --data-root data/hmdb51 --fold 2
+      stop preprocess --dataset msrvtt --data-root data/msrvtt --cache s3://bucket/msrvtt
+      stop preprocess --dataset folder --data-root my_videos --frames 8 --size 224
     """
 
     dataset: Annotated[str, DATASETS] = "motion"

@@ -34,7 +34,7 @@ class StartFrom:
         if differences := read_origin(self.checkpoint).differences(origin):
             raise ValueError(
                 f"--resume-from: {self.checkpoint} is of another training: "
-                f"{'; '.join(differences)}. Give the same options, or --fork True to start a new "
+                f"{'; '.join(differences)}. Give the same options, or --fork to start a new "
                 "training from its weights"
             )
 

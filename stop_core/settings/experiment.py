@@ -41,9 +41,6 @@ class ExperimentConfig:
 
     method: Annotated[str, METHODS] = "stop"
     """STOP, a baseline, or a method of an installed package; docs/model.md describes them."""
-    options: tuple[str, ...] = ()
-    """Options that only this method has, as NAME=VALUE; docs/model.md lists them. In a file they
-    are written like all others."""
     tower: str = "tiny"
     """Any open_clip ViT, for example ViT-B-32-quickgelu; tiny (frames of 32 pixels, 16 patches) and
     tiny-64 (64 pixels, 64 patches) are included in this package; or one of an installed package.
@@ -52,29 +49,37 @@ class ExperimentConfig:
     """An open_clip tag such as openai, a local weights file (or TAG=FILE if the file does not name
     its training), a folder of the Hugging Face Hub, or random (default: the included weights of
     the tiny towers)."""
-    stop: StopConfig = field(default_factory=StopConfig)
-    static_prompts: int = 8
-    """Prompts per block, for the methods with vpt in their names; vpt-shallow prompts one block."""
-    templates: tuple[str, ...] = (DEFAULT,)
-    """Sentences with {} for the class, several for an ensemble; or default, ensemble or another set
-    of the dataset in stop_core/settings/templates.yaml; or a .yaml file with a list of them."""
-    context_tokens: int = 0
-    """Learned tokens before every text (CoOp); 0: none, and the texts are embedded once."""
-    frames: int | None = None
-    """Frames per clip: the middles of this many equal segments of the cached frames (default: all
-    cached frames)."""
-    segment_jitter: bool = False
-    """Train on a random frame of every segment (TSN), a different one in each epoch; for a cache
-    with more than `frames` frames."""
-    random_crop: bool = False
-    """Train on a random square of each clip, a different one in each epoch, and evaluate the
-    centre; for a cache with frames larger than the input of the tower."""
     epochs: int = 10
     """Passes over the training clips, or over their captions with `captions` every."""
     batch_size: int = 32
     """Clips per optimizer step, summed over all workers."""
     learning_rate: float = 2e-3
     """Peak learning rate of AdamW."""
+    seed: int = 0
+    """Seed of the initial weights, the draw of `shots`, the order of the clips, and dropout."""
+    frames: int | None = None
+    """Frames per clip: the middles of this many equal segments of the cached frames (default: all
+    cached frames)."""
+    templates: tuple[str, ...] = (DEFAULT,)
+    """Sentences with {} for the class, several for an ensemble; or default, ensemble or another set
+    of the dataset in stop_core/settings/templates.yaml; or a .yaml file with a list of them."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: run the model under bfloat16 autocast; weights, losses and selections stay fp32. auto:
+    bf16 where the training runs on GPUs that have it, else fp32."""
+    options: tuple[str, ...] = ()
+    """Options that only this method has, as NAME=VALUE; docs/model.md lists them. In a file they
+    are written like all others."""
+    stop: StopConfig = field(default_factory=StopConfig)
+    static_prompts: int = 8
+    """Prompts per block, for the methods with vpt in their names; vpt-shallow prompts one block."""
+    context_tokens: int = 0
+    """Learned tokens before every text (CoOp); 0: none, and the texts are embedded once."""
+    segment_jitter: bool = False
+    """Train on a random frame of every segment (TSN), a different one in each epoch; for a cache
+    with more than `frames` frames."""
+    random_crop: bool = False
+    """Train on a random square of each clip, a different one in each epoch, and evaluate the
+    centre; for a cache with frames larger than the input of the tower."""
     spatial_rate: float = 0.5
     """Learning rate of the spatial prompting layers as a fraction of `learning_rate`."""
     weight_decay: float = 0.01
@@ -87,11 +92,6 @@ class ExperimentConfig:
     """Decay of an exponential moving average of the weights, used in evaluation; 0: none."""
     training: TrainingOptions = field(default_factory=TrainingOptions)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16: run the model under bfloat16 autocast; weights, losses and selections stay fp32. auto:
-    bf16 where the training runs on GPUs that have it, else fp32."""
-    seed: int = 0
-    """Seed of the initial weights, the draw of `shots`, the order of the clips, and dropout."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

@@ -28,8 +28,8 @@ class TrainingOptions:
     adam_eps: float = 1e-8
     """AdamW's addend to the denominator."""
     decay_biases: bool = True
-    """Weight decay on all trainable tensors; False: not on biases, norms and other tensors of fewer
-    than two dimensions."""
+    """Weight decay on all trainable tensors, which includes biases, norms and others of fewer than
+    two dimensions."""
     warmup: float | None = None
     """Share of the training that is warm-up, from 0 to 1, instead of `warmup_steps`."""
     flip: bool = False

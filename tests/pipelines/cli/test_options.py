@@ -1,13 +1,14 @@
 """Laws of the command line: options build the config, and a mistake is one sentence."""
 
 import logging
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from pipelines.cli.console import RunError
-from pipelines.cli.options import flatten, from_mapping, parse, run
+from pipelines.cli.options import flatten, from_mapping, parse, run, spell_out
 from pipelines.train import TrainConfig
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
@@ -23,6 +24,9 @@ class Inner:
     """Depth."""
     deep: bool = False
     """Deep."""
+    wide: bool | None = None
+    """Many words that are broken by hand, and of which a line of the box holds more than
+    these (default: as deep)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -88,11 +92,42 @@ def test_nested_fields_are_options() -> None:
         ("--name y --deep", True),
         ("--deep True", True),
         ("--deep False --name y", False),
+        ("--deep=False", False),
+        ("--deep --no-deep", False),
         ("", False),
     ],
 )
 def test_a_flag_needs_no_value(words: str, deep: bool) -> None:
     assert parse(Options, words.split()).inner.deep is deep
+
+
+@pytest.mark.parametrize(
+    ("words", "wide"), [("", None), ("--wide", True), ("--no-wide", False), ("--wide False", False)]
+)
+def test_a_flag_can_be_left_to_the_program(words: str, wide: bool | None) -> None:
+    assert parse(Options, words.split()).inner.wide is wide
+
+
+def test_the_words_of_a_config_are_read_as_this_config() -> None:
+    config = Options("z", (Path("p q"),), Inner(0.75, None, True, False))
+    words = spell_out(config)
+    assert {"--deep", "--no-wide"} <= set(words)
+    assert parse(Options, shlex.split(" ".join(words))) == config
+
+
+def test_help_fits_the_terminal_and_has_each_default_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit):
+        parse(Options, ["--config", _file(tmp_path, "alpha: 0.1\n"), "--help"], "stop test")
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 60
+    text = " ".join(word for word in shown.split() if word != "│")
+    assert "--alpha FLOAT Between 0 and 1. (default: 0.5; in config.yaml: 0.1)" in text
+    assert "--depth INT Depth. --deep, --no-deep Deep. --wide, --no-wide Many words" in text
+    assert "holds more than these. (default: as deep) ╰" in text
+    assert "--paths PATH ... Paths. ╰" in text
 
 
 def test_command_line_overrides_the_file_which_overrides_defaults(tmp_path: Path) -> None:
