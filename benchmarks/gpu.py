@@ -28,7 +28,7 @@ from benchmarks.floors import SUBJECTS, Work, forward_passes, training_steps
 from benchmarks.gpu_checks import CLASSES, NoiseClips, check_device
 from stop_core import StopConfig, StopModel, build_model
 from stop_core.model.class_texts import ClassTexts
-from stop_core.runtime.devices import OutOfMemory
+from stop_core.runtime.devices import OutOfMemory, use_gpu
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import Attention
 from stop_core.settings.training import TrainingOptions
@@ -89,6 +89,8 @@ def main(options: GpuBenchmark) -> None:
     """Prints one row per tower, attention, kind of work and mode."""
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("error: PyTorch sees no GPU here; --device cpu tries the script out")
+    if options.device == "cuda":
+        use_gpu()
     until = time.monotonic() + 60 * options.minutes
     peak = _matmul_rate(options)
     print(_preamble(options, peak))

@@ -18,7 +18,7 @@ from ray.train.torch.config import (
     _TorchBackend,
 )
 
-from stop_core.runtime.devices import check_gpu
+from stop_core.runtime.devices import use_gpu
 from stop_core.storage.private import private_folder
 
 
@@ -71,7 +71,7 @@ def _check_gpus(worker_group: Any) -> bool:
     """Checks the GPUs of all workers; returns whether they have any."""
     has_gpus: bool = worker_group.get_resources_per_worker().get("GPU", 0) > 0
     if has_gpus:
-        worker_group.execute(check_gpu)
+        worker_group.execute(use_gpu)
     return has_gpus
 
 

@@ -90,12 +90,12 @@ class ModelChoice:
 
         Raises ValueError or OSError if it cannot be loaded, or if torch cannot use the GPU.
         """
-        from stop_core.runtime.devices import check_gpu
+        from stop_core.runtime.devices import use_gpu
         from stop_core.settings.class_templates import find_templates
         from stop_core.trained_model.model import TrainedModel
 
         if gpu:
-            check_gpu()
+            use_gpu()
         device = "cuda" if gpu else "cpu"
         if self.checkpoint is None:
             assert self.tower is not None

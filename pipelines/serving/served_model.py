@@ -12,7 +12,7 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from stop_core.runtime.devices import check_gpu
+from stop_core.runtime.devices import use_gpu
 from stop_core.storage.documents import build
 from stop_core.trained_model.model import TrainedModel
 from stop_core.trained_model.service import ARTIFACT, RequestError, ServiceOptions, VideoService
@@ -25,7 +25,7 @@ class ServedModel(PythonModel):
         """Loads the model and warms it up."""
         options = build(ServiceOptions, context.model_config or {}, "the options of the server")
         if options.device == "gpu":
-            check_gpu()
+            use_gpu()
         gpu = options.device != "cpu" and torch.cuda.is_available()
         model = TrainedModel.load(context.artifacts[ARTIFACT], "cuda" if gpu else "cpu")
         self.service = VideoService(model, options)

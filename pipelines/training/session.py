@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from stop_core.runtime.devices import check_gpu
+from stop_core.runtime.devices import use_gpu
 
 from .checkpoints import Write, list_checkpoints, write_checkpoint
 
@@ -34,7 +34,7 @@ class RayTrainSession:
             return torch.device("cpu")
         from ray.train.torch import get_device
 
-        check_gpu()
+        use_gpu()
         device: torch.device = get_device()
         return device
 
@@ -85,7 +85,7 @@ class FolderSession:
     def device(self, gpu: bool) -> torch.device:
         """Returns the GPU that was reserved for the process, or the CPU."""
         if gpu:
-            check_gpu()
+            use_gpu()
         return torch.device("cuda" if gpu else "cpu")
 
     def latest(self) -> Path | None:

@@ -9,11 +9,14 @@ import torch
 from stop_core.settings.experiment import ExperimentConfig
 
 
-def check_gpu() -> None:
-    """Refuses a GPU that was reserved for this process and that torch cannot use.
+def use_gpu() -> None:
+    """Prepares this process for the GPU that was reserved for it.
+
+    float32 is computed in full: by default, cuDNN rounds the inputs of convolutions to TF32, and
+    convolutions decide which patches are selected.
 
     Raises:
-        OSError: with the machine and the remedy.
+        OSError: if torch cannot use the GPU, with the machine and the remedy.
     """
     if not torch.cuda.is_available():
         raise OSError(
@@ -21,6 +24,7 @@ def check_gpu() -> None:
             "none there; look at nvidia-smi and the driver on that machine, or give "
             "--device cpu"
         )
+    torch.backends.cudnn.allow_tf32 = False
 
 
 _T = TypeVar("_T")

@@ -1,13 +1,20 @@
-"""The check of a GPU that was reserved for a process."""
+"""The preparation of a process for the GPU that was reserved for it."""
 
 import pytest
+import torch
 
-from stop_core.runtime.devices import check_gpu
+from stop_core.runtime.devices import use_gpu
 
 
 def test_a_reserved_gpu_that_torch_cannot_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(OSError, match=r"a GPU was reserved on .* finds none.*--device cpu"):
-        check_gpu()
+        use_gpu()
+
+
+def test_convolutions_on_a_gpu_round_no_input_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    check_gpu()
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    use_gpu()
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
