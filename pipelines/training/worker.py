@@ -22,7 +22,6 @@ from stop_core.clip.loading import ClipCache, load_clip
 from stop_core.datasets import Split
 from stop_core.evaluation.measure import Measured
 from stop_core.explain.prompt_monitor import PromptMonitor
-from stop_core.model.baselines import LinearProbe
 from stop_core.runtime.devices import seed_weights
 from stop_core.runtime.distributed import (
     broadcast_object,
@@ -144,7 +143,7 @@ class WorkerRun:
         clips = min(share, resources.micro_batch or share)
         is_compiled = False
         is_off = resources.compile == "off" or (is_auto and steps < _FEWEST_STEPS)
-        if clips and not is_off and not isinstance(self.model, LinearProbe):
+        if clips and not is_off and not self.model.not_compiled:
             is_compiled = compile_training(
                 self.model,
                 self.config,

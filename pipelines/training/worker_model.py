@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from stop_core.clip.loading import FrozenClip
-from stop_core.model.baselines import LinearProbe
 from stop_core.model.methods import build_method
 from stop_core.model.prompted import PromptedModel
 from stop_core.model.video_model import VideoModel
@@ -22,6 +21,10 @@ from .task import WorkerTask
 _MOST_GRAPHS = 64
 """Graphs that torch keeps for one function; beyond them it runs new shapes without compilation. Its
 default of 8 is too few for a process that runs many trials of a sweep."""
+
+
+_MOST_DIFFERENCE = 0.5
+"""Of two gradients, as a share. Rounding, which can change a selection, makes less than 0.02."""
 
 
 def prepare_model(
@@ -38,8 +41,8 @@ def prepare_model(
         if not isinstance(model, PromptedModel):
             raise ValueError(f"checkpoint_activations has no effect on {method}; leave it out")
         model.checkpoint_activations = True
-    if options.compile == "on" and isinstance(model, LinearProbe):
-        raise ValueError(f"compile has no effect on {method}; leave it out")
+    if options.compile == "on" and model.not_compiled:
+        raise ValueError(f"{method} cannot be compiled: {model.not_compiled}; give --compile off")
     return model
 
 
@@ -66,7 +69,7 @@ def compile_training(
     Returns whether the model is compiled.
 
     Raises:
-        RunError: if it is `required`, and fails.
+        RunError: if it is `required`, and fails, or gives another gradient.
     """
     from torch._dynamo import config as dynamo  # these take a second to import
     from torch._inductor import config as inductor
@@ -79,13 +82,23 @@ def compile_training(
     dynamo.recompile_limit = _MOST_GRAPHS
     eager, device = model.encode_video, model.logit_scale.device
     compiled = torch.compile(eager)
-    frames = torch.zeros(*shape, dtype=torch.uint8, device=device)
+    chance = torch.Generator().manual_seed(0)  # not the training's
+    frames = torch.randint(256, tuple(shape), generator=chance, dtype=torch.uint8).to(device)
+
+    def gradient(encode: Callable[[Tensor], Tensor]) -> Tensor:
+        model.zero_grad(set_to_none=True)
+        with autocast(config, device):
+            encode(frames).sum().backward()
+        found = (one.grad for one in model.parameters())
+        return torch.cat([one.flatten().float() for one in found if one is not None])
 
     def one_step() -> None:
-        with autocast(config, device):
-            with torch.no_grad():  # folds the frozen weights before the compiler sees them
-                eager(frames[:1])
-            compiled(frames).sum().backward()
+        # First without compilation, which folds the frozen weights before the compiler sees them.
+        first, second = gradient(eager), gradient(eager)
+        own = gradient(compiled)
+        is_random = not torch.allclose(first, second, rtol=1e-3)  # dropout: nothing to compare with
+        if not is_random and (own - first).norm() > _MOST_DIFFERENCE * first.norm():
+            raise RuntimeError("its gradient differs from the one without compilation")
 
     model.train()
     started = time.monotonic()

@@ -24,6 +24,8 @@ class LinearProbe(FramePooledModel):
     The logits are those of the classifier; the texts are not used.
     """
 
+    not_compiled = "only one linear map is trained"
+
     def __init__(self, clip: FrozenClip, classes: int) -> None:
         super().__init__(clip)
         self.classifier = nn.Linear(self.tower.embedding_width, classes)

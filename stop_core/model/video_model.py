@@ -35,6 +35,8 @@ class VideoModel(nn.Module, ABC):
     any_tower = False
     """Whether the method needs no blocks of the tower, which can then be of any kind; `tower` is an
     `ImageTower` if they cannot be run."""
+    not_compiled = ""
+    """The reason why torch.compile does not fit the method; empty if it does."""
 
     def __init__(self, clip: FrozenClip) -> None:
         super().__init__()

@@ -136,6 +136,17 @@ def test_a_model_that_cannot_be_compiled_is_trained_eagerly_or_refused(
     assert _results(model).keys() == {"", *model.trainable()}
 
 
+def test_a_compiled_model_with_another_gradient_is_refused(
+    clip: FrozenClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.compile", lambda encode: lambda frames: 3 * encode(frames))
+    model = _model(clip)
+    with pytest.raises(RunError, match="its gradient differs from the one without compilation"):
+        _compile(model)
+    dropout = replace(CONFIG, stop=replace(STOP, dropout=0.5))
+    assert _compile(_model(clip, dropout), dropout)[0], "nothing to compare with"
+
+
 def test_a_step_is_one_graph_with_the_eager_result_and_no_later_step_or_trial_compiles(
     clip: FrozenClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
