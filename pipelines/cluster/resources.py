@@ -166,13 +166,18 @@ def room_for(resources: Resources) -> int:
 
 
 def waited_for(resources: Resources) -> str | None:
-    """Returns what a training that has not started waits for; None if enough of it is free."""
-    import ray
+    """Returns what a training that has not started waits for; None if its workers have it.
 
-    available: Callable[[], dict[str, float]] = ray.available_resources
-    free, workers = available(), resources.fewest_workers
-    if all(free.get(name, 0.0) >= workers * need for name, need in resources.per_worker.items()):
+    They hold it while they start, so free resources say nothing: Ray knows what is pending.
+    """
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    demands = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands
+    if not demands.ray_task_actor_demand and not demands.placement_group_demand:
         return None
+    available: Callable[[], dict[str, float]] = ray.available_resources
+    free = available()
     rest = " and ".join(f"{free.get(name, 0.0):g} {name}s" for name in resources.per_worker)
     return f"waiting for {_needs(resources)}; {rest} of the cluster are free"
 

@@ -64,7 +64,7 @@ def print_plan(search: Search) -> None:
         ]
         for trial in trials
     )
-    print_table(f"{search.name}: trials", ["trial", "seed", *names], rows)
+    print_table(f"{search.name}: trials", ["trial", "seed", *names], rows, names)
     if unknown:
         print_result(f"and {unknown} more, which TPE draws from the results of earlier trials")
     _print_cost(search, trials, len(trials) + unknown)

@@ -85,19 +85,28 @@ def print_trials(search: Search, result: SweepResult) -> None:
         ["" if row[name] != row[name] else short(row[name]) for name in names]
         for row in frame.to_dict("records")
     )
-    print_table(f"trials, {order}best first (validation data)", names, rows)
+    title = f"trials, {order}best first (validation data)"
+    print_table(title, names, rows, settings=list(search.space.search))
 
 
-def print_table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table with a column for each of the names."""
+def print_table(
+    title: str, names: Sequence[str], rows: Iterable[Sequence[str]], settings: Sequence[str]
+) -> None:
+    """Prints a table; if it is too wide, the columns of the settings are printed as one."""
     from rich.table import Table
 
+    terminal, records = console(160), [dict(zip(names, row, strict=True)) for row in rows]
+    width = sum(max(len(name), *(len(one[name]) for one in records)) + 3 for name in names) + 1
+    if width > terminal.width:
+        for one in records:
+            one["settings"] = ", ".join(f"{name}={one[name]}" for name in settings if one[name])
+        names = [*(name for name in names if name not in settings), "settings"]
     table = Table(title=title, title_justify="left")
     for name in names:
-        table.add_column(name, justify="right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console(160).print(table)
+        table.add_column(name, justify="left" if name == "settings" else "right", overflow="fold")
+    for one in records:
+        table.add_row(*(one[name] for name in names))
+    terminal.print(table)
 
 
 def _row(search: Search, trial: Trial) -> dict[str, Any]:

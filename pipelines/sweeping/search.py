@@ -226,6 +226,7 @@ class Search:
         """
 
         def ended(trial: Trial) -> None:
+            say(self._ended_line(trial, trials))
             self._mark(trial)
             if courier:
                 courier.call()
@@ -281,10 +282,18 @@ class Search:
         room = room_for(self.resources)
         return min(room, self.max_concurrent) if self.max_concurrent else room
 
+    def _ended_line(self, trial: Trial, trials: Trials) -> str:
+        objective = self.space.objectives[0]
+        value, ranked = trial.value(objective), trials.ranked(objective)
+        parts = [trial.reason] if value is None else [f"{objective} {value:.4f}"]
+        parts += ["the best so far"] if ranked and trial in ranked[0].trials else []
+        return f"{trial.name} {trial.state} at epoch {trial.epochs}: {', '.join(parts)}"
+
     def _line(self, driver: Driver) -> str:
         objective, trials = self.space.objectives[0], driver.trials
-        counts = ", ".join(f"{len(trials.in_state(state))} {state}" for state in ENDS)
-        line = f"{len(trials.in_state(*ENDS))} of {driver.most} trials ended ({counts})"
+        line = f"{len(trials.in_state(*ENDS))} of {driver.most} trials ended"
+        for state in ENDS[1:]:
+            line += f", {count} {state}" if (count := len(trials.in_state(state))) else ""
         if ranked := trials.ranked(objective):
             word = "least" if is_minimised(objective) else "best"
             line += f", {word} {objective} {ranked[0].value(objective):.4f} ({ranked[0].name})"

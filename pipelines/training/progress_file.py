@@ -88,7 +88,9 @@ class TrainingLines:
         if progress is None or not progress.total:
             return self._waiting()
         line = f"step {progress.step}/{progress.total}, loss {progress.loss:.3f}"
-        return line + self._left(progress)
+        ended = progress.step == progress.total
+        return line + (", validating and testing" if ended else self._left(progress))
 
     def _left(self, progress: TrainingProgress) -> str:
-        return self._pace.left(progress.step, progress.total) if progress.total else ""
+        ended = progress.step == progress.total  # what follows, such as the test, has no steps
+        return "" if ended else self._pace.left(progress.step, progress.total)

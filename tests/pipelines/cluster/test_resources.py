@@ -1,10 +1,13 @@
 """The resources that a training requests from the cluster."""
 
+import time
 from dataclasses import replace
 
 import pytest
+import ray
+from ray.util import placement_group, remove_placement_group
 
-from pipelines.cluster.resources import ResourceOptions, Resources, _room
+from pipelines.cluster.resources import ResourceOptions, Resources, _room, waited_for
 
 FOUR = Resources(workers=4, gpus_per_worker=1)
 
@@ -28,6 +31,33 @@ def test_a_worker_needs_room_on_one_node() -> None:
     assert _room(FOUR, nodes((1, 8), (8, 1))) == 0, "GPUs without CPUs are of no use"
     assert _room(FOUR, nodes((8, 3), (8, 5))) == 2
     assert _room(replace(FOUR, workers=2), []) == 0
+
+
+def _until(waits: bool, resources: Resources) -> str:
+    """Returns the line once there is one, or none; Ray reports what is pending every second."""
+    while bool(line := waited_for(resources)) != waits:
+        time.sleep(0.1)
+    return line or ""
+
+
+def test_workers_that_are_starting_are_not_waited_for(local_ray: None) -> None:
+    cpus = int(ray.cluster_resources()["CPU"])
+    resources = Resources(cpus_per_worker=cpus)
+    first, second = (placement_group([resources.per_worker]) for _ in range(2))
+    try:
+        assert f"with {cpus} CPU" in _until(True, resources)
+        assert waited_for(resources).endswith("; 0 CPUs of the cluster are free")
+        remove_placement_group(first)
+        assert second.wait(60)
+        _until(False, resources)
+        assert "CPU" not in ray.available_resources(), "the second has taken them"
+        task = ray.remote(lambda: 0).options(num_cpus=cpus).remote()
+        _until(True, resources)
+        remove_placement_group(second)
+        assert ray.get(task) == 0
+    finally:
+        for group in (first, second):
+            remove_placement_group(group)
 
 
 def test_shares_of_a_gpu_fill_it() -> None:

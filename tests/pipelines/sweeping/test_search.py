@@ -111,6 +111,24 @@ def test_started_trials_resume_even_if_fewer_are_requested(
     assert search._line(driver).startswith("0 of 20 trials ended")
 
 
+def test_the_line_of_an_ended_trial_says_how_and_whether_it_is_the_best(tmp_path: Path) -> None:
+    _write_manifest(tmp_path)
+    space = SearchSpace(("val/top1",), {}, {"n_s": Distribution(low=1, high=99, is_whole=True)})
+    search = Search(space, "mine", 3, 0, tmp_path, tmp_path / "out", Resources())
+    trials = Trials(search.folder)
+    for n_s, value in enumerate((0.25, 0.5)):
+        trial = trials.add({"n_s": n_s}, 0)
+        trial.state = "finished"
+        trial.add_epoch({"epoch": 2, "val/top1": value})
+    trials.add({"n_s": 9}, 0).state = "failed"
+    trials.all[2].reason = "out of memory"
+    assert [search._ended_line(trial, trials) for trial in trials.all] == [
+        "trial-0000 finished at epoch 2: val/top1 0.2500",
+        "trial-0001 finished at epoch 2: val/top1 0.5000, the best so far",
+        "trial-0002 failed at epoch 0: out of memory",
+    ]
+
+
 @pytest.mark.parametrize(("frames", "fits"), [((3, 4), True), ((7, 8), False)])
 def test_setting_is_checked_with_the_one_that_it_depends_on(
     frames: tuple[int, ...], fits: bool, tmp_path: Path

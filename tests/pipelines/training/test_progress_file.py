@@ -28,3 +28,4 @@ def test_every_event_is_printed_once_after_a_restart_of_the_worker(tmp_path: Pat
         "epoch 2/2: b",
     ]
     assert lines.events() == []
+    assert lines.line() == "step 4/4, loss 0.250, validating and testing"
