@@ -67,7 +67,7 @@ def test_dry_run_counts_planned_trials_and_lists_those_that_need_no_results(
         seeds=1 if draws else 2, around={} if draws else {"n_s": 2}, startup_trials=4,
     )  # fmt: skip
     search = Search(space, "mine", asked, 0, large_frames, tmp_path / "out", Resources())
-    monkeypatch.setattr(dry_run, "start_ray", lambda: None)
+    monkeypatch.setattr(dry_run, "start_ray", lambda dashboard: None)
     monkeypatch.setattr(Search, "at_once", lambda self: 2)
     # Two epochs of one step, three evaluations of one clip: 2 * 10 + 3 * 20 seconds per trial.
     monkeypatch.setattr(dry_run, "_measure", lambda search, trial: Speed(10.0, 20.0, 0.0))
@@ -104,7 +104,7 @@ def test_dry_run_counts_captions_and_steps(
     searched = {"n_s": Distribution((1,))}
     space = SearchSpace(("val/t2v_r1",), {"batch_size": 1, **fixed}, searched, "grid")
     search = Search(space, "mine", None, 0, large_frames, tmp_path / "out", Resources())
-    monkeypatch.setattr(dry_run, "start_ray", lambda: None)
+    monkeypatch.setattr(dry_run, "start_ray", lambda dashboard: None)
     monkeypatch.setattr(Search, "at_once", lambda self: 1)
     monkeypatch.setattr(dry_run, "_measure", lambda search, trial: Speed(10.0, 20.0, 0.0, 3))
     print_plan(search)
