@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.notebooks.run import NOTEBOOKS, page_text
+
 ROOT = Path(__file__).resolve().parents[1]
 PROMISED = re.findall(r"^::: (\S+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
 
 
 def _examples() -> Iterator[tuple[str, str, str]]:
     """Yields page, module and name of each import of stop_core in a block of Python."""
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *NOTEBOOKS):
         for block in re.findall(
-            r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+            r"^```python\n(.*?)^```", page_text(page), re.MULTILINE | re.DOTALL
         ):
             for node in ast.walk(ast.parse(block)):
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stop_core"):

@@ -13,9 +13,12 @@ import pytest
 from pipelines.cli.commands import Command, commands
 from pipelines.cli.options import parse, run_command
 from stop_core.datasets.motion.files import write_motion_dataset
+from tests.notebooks.run import NOTEBOOKS, page_text, run_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+PAGES = sorted(
+    [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", *NOTEBOOKS]
+)
 SECRETS = "deploy/mlflow/.env"  # everybody makes their own
 # An HTML comment above a block gives its use in this test: `run: STORY`, `file: STORY NAME`.
 _BLOCK = re.compile(
@@ -41,7 +44,7 @@ class Block:
 
 def _blocks() -> Iterator[Block]:
     for page in PAGES:
-        for found in _BLOCK.finditer(page.read_text()):
+        for found in _BLOCK.finditer(page_text(page)):
             yield Block(page.name, found["kind"], found["mark"] or "", found["text"])
 
 
@@ -111,10 +114,10 @@ def test_a_documented_training_on_a_dataset_of_the_field_names_its_tower() -> No
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_named_on_a_page_exist(page: Path) -> None:
-    folders = "pipelines|stop_core|sweeps|tests|deploy|benchmarks"
-    for name in re.findall(rf"(?<![\w/~.])(?:{folders})/[\w./-]*\w", page.read_text()):
+    folders = "pipelines|stop_core|sweeps|tests|deploy|benchmarks|notebooks"
+    for name in re.findall(rf"(?<![\w/~.])(?:{folders})/[\w./-]*\w", page_text(page)):
         assert (ROOT / name).exists() or name == SECRETS, name
-    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page_text(page)):
         assert (page.parent / link).exists(), link
 
 
@@ -127,6 +130,18 @@ def test_documented_targets_of_make_exist() -> None:
         assert {word for word in words if "=" not in word} <= targets, words
 
 
+# The results of commands, read without MLflow, are those of the notebook.
+_READ = """
+(folder,) = Path("../outputs/sweeps").iterdir()
+stored = pd.read_csv(folder / "trials.csv")
+assert list(stored["mlflow_run_id"]) == list(trials["run_id"]), "best first"
+assert list(stored["val/top1"]) == list(trials[measure])
+assert len(settings) == 2 and trials[settings].notna().all(None)
+(file,) = Path("../outputs/tables").glob("*/table.csv")
+by_row = pd.read_csv(file).set_index("method")["test_top1_mean"]
+pd.testing.assert_series_equal(rows["mean"], by_row[rows.index], check_names=False)
+assert len(rows) == len(by_row)
+"""
 # Smaller settings for the test.
 _SMALLER = {
     r"(?m)^stop train(?= +#)": "stop train --epochs 1",
@@ -197,3 +212,4 @@ def test_the_pages_run_from_a_folder_of_videos_to_a_table(
     assert len(re.findall(r"scene000\d\d_\S+ +\d+\.\d%", said)) >= 8, said
     assert {path.suffix for path in Path("outputs/explained/clips").iterdir()} == {".png", ".mp4"}
     assert Path("outputs/search.png").is_file()
+    run_notebook("read_a_sweep.ipynb", tmp_path, _READ)
