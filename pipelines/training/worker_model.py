@@ -24,7 +24,7 @@ default of 8 is too few for a process that runs many trials of a sweep."""
 
 
 _MOST_DIFFERENCE = 0.5
-"""Of two gradients, as a share. Rounding, which can change a selection, makes less than 0.02."""
+"""Relative difference of two gradients. Rounding, which can change a selection, makes < 0.02."""
 
 
 def prepare_model(
