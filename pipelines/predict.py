@@ -19,7 +19,7 @@ import tyro
 from stop_core.storage.atomic import appearing
 from stop_core.storage.escaping import in_line
 
-from .cli.console import RunError, print_result, warn
+from .cli.console import RunError, print_result, reporting, warn
 from .cli.folders import default_output
 from .cli.options import run_command
 from .cli.video_options import DecodeOptions, WorkerOptions
@@ -85,7 +85,8 @@ def main(config: PredictConfig) -> list[dict[str, Any]]:
     videos = list_videos(config.videos)
     choice = config.model.found(config.output)
     # Loaded here to report errors before any worker starts, and on the CPU for its facts.
-    trained = choice.load()
+    with reporting(lambda: "loading the model"):
+        trained = choice.load()
     if not trained.labels:
         raise RunError(
             "this model was trained on captions and has no classes: give some with --labels, or "

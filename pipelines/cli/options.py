@@ -49,6 +49,7 @@ from .console import (
     EXIT_USAGE,
     RunError,
     ending_with_reader,
+    print_result,
     say,
     set_verbosity,
 )
@@ -90,9 +91,8 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
         _refuse_unknown_names(config_type, arguments)
         with ending_with_reader():  # of the help
             if {"-h", "--help"} & set(arguments):  # tyro would not wrap it
-                print(
-                    _wrapped(f"{cleandoc(config_type.__doc__ or '')}\n\n{_COMMON_OPTIONS}"),
-                    end="\n\n",
+                print_result(
+                    _wrapped(f"{cleandoc(config_type.__doc__ or '')}\n\n{_COMMON_OPTIONS}")
                 )
             config: _T = tyro.cli(
                 config_type,
@@ -326,7 +326,7 @@ def _wrapped(text: str) -> str:
     """Returns a text with its paragraphs wrapped, except those with indented lines."""
     width = min(get_terminal_size().columns, 100)
     parts = (one if "\n " in one else fill(one, width) for one in text.split("\n\n"))
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) + "\n"
 
 
 def _refuse_unknown_names(config_type: type[Any], arguments: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stop_core.storage.private import first_line, private_folder
 
-from ..cli.console import RunError, is_verbose, show_debug
+from ..cli.console import RunError, is_verbose, reporting, show_debug
 from ..cli.folders import ROOT
 from ..cli.store_problem import TRACKING_URI, given_store
 from .ray_token import keep_token_private
@@ -73,15 +73,16 @@ def start_ray(*, dashboard: bool = True) -> None:
         notify_of_exit(str(ray_temp_dir()))
         if alone:
             _listen_on_loopback()
-        ray.init(
-            address="local" if alone else None,
-            include_dashboard=dashboard if alone else None,
-            # Workers report progress through files, and failures through exceptions.
-            log_to_driver=is_verbose(),
-            logging_level=logging.INFO if is_verbose() else logging.ERROR,
-            runtime_env=_runtime_env(),
-            _temp_dir=str(ray_temp_dir()) if alone else None,
-        )
+        with reporting(lambda: "starting Ray" if alone else "connecting to Ray"):
+            ray.init(
+                address="local" if alone else None,
+                include_dashboard=dashboard if alone else None,
+                # Workers report progress through files, and failures through exceptions.
+                log_to_driver=is_verbose(),
+                logging_level=logging.INFO if is_verbose() else logging.ERROR,
+                runtime_env=_runtime_env(),
+                _temp_dir=str(ray_temp_dir()) if alone else None,
+            )
     except Exception as problem:  # of many types: after 30 s Ray raises a bare Exception
         where = os.environ.get("RAY_ADDRESS")
         failure = f"Ray at {where} cannot be reached" if where else "Ray does not start here"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 
 from stop_core.cache import FrameCache
@@ -44,14 +45,17 @@ def list_videos(given: Sequence[str]) -> list[Video]:
 def short_names(names: Sequence[str], given: Sequence[str] = ()) -> list[str]:
     """Returns display names: the path inside a given folder, or else the name of the file.
 
-    If two of these were equal, all names are returned in full.
+    If two of these were equal, all are the paths below the innermost folder that has all videos.
     """
     roots = [f"{storage_path(text).resolve()}/" for text in given]
     short = [
         next((name.removeprefix(root) for root in roots if name.startswith(root)), Path(name).name)
         for name in names
     ]
-    return short if len(set(short)) == len(set(names)) else list(names)
+    if len(set(short)) == len(set(names)):
+        return short
+    common = commonprefix(list(names)).rpartition("/")[0]  # noqa: RUF071 - names can be URIs
+    return [name.removeprefix(f"{common}/") for name in names]
 
 
 def list_cached(cache: FrameCache, splits: Sequence[str]) -> list[Video]:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cli.console import RunError, is_verbose
+from stop_core.storage.private import without_password
+
+from ..cli.console import RunError, is_verbose, reporting
 from ..cli.folders import command, default_output
 from ..cli.store_problem import explain_store_problem, given_store
 from .environment import git_commit
@@ -114,7 +116,8 @@ def open_experiment(output: Path, name: str) -> str:
         ) from problem
     uri = tracking_uri(output)
     try:
-        return experiment_id(store_client(uri), name, stores_artifacts_in(output, uri))
+        with reporting(lambda: f"opening the MLflow store {without_password(uri)}"):
+            return experiment_id(store_client(uri), name, stores_artifacts_in(output, uri))
     except Exception as problem:  # of SQLAlchemy, requests or MLflow
         raise RunError(explain_store_problem(uri, problem)) from problem
 

@@ -41,7 +41,7 @@ def run_all(jobs: list[Job], resources: Resources, parent: str) -> list[Training
     def line() -> str | None:
         current = [jobs[number] for number in list(running.values())]
         if not any(job.training.progress_file.read() for job in current):
-            return waited_for(resources)
+            return waited_for(resources) or "the trainings load the model and the data"
         return _progress_line(current, total - len(queue) - len(current), total, pace)
 
     with reporting(line):

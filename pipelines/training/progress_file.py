@@ -63,7 +63,7 @@ class ProgressFile:
 class TrainingLines:
     """The lines that the driver prints about one training.
 
-    `waiting` returns the line before the first step, or None.
+    `waiting` returns what the first step waits for, or None.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class TrainingLines:
         """Returns the current step, loss and time left, or what the first step waits for."""
         progress = self._file.read()
         if progress is None or not progress.total:
-            return self._waiting()
+            return self._waiting() or "loading the model and the data"
         line = f"step {progress.step}/{progress.total}, loss {progress.loss:.3f}"
         ended = progress.step == progress.total
         return line + (", validating and testing" if ended else self._left(progress))
