@@ -169,7 +169,10 @@ def _explained(
     if len(inner) == 1 and inner[0] is not bool:  # of a union with None, or of a tuple
         choices = f"{{{','.join(map(str, get_args(inner[0])))}}}"
         metavar = choices if get_args(inner[0]) else inner[0].__name__.upper()
-        metavar += " ..." * (get_origin(bare) is tuple)
+        if get_origin(bare) is tuple:
+            metavar += " ..."
+        elif tyro.conf.Positional in extras:
+            metavar = f"[{metavar}]"
     told_once = tyro.conf.arg(metavar=metavar, help_behavior_hint=defaults)
     kind = cast(Any, Literal)[names] if names else option.type
     markers = (tyro.conf.DisallowNone,) if inner == [bool] else ()
