@@ -56,7 +56,11 @@ class Report:
         left_out = [one for one in trials.in_state("finished") if one not in compared]
         first = next((one for one in self._measured() if one.first.number == 0), None)
         options = ["--config", search.folder / BEST, "--output", search.output]
-        train = [shlex.join(map(str, options)), *spell_out(search.resources)]
+        own = (
+            ("compile",) if search.resources.gpus_per_worker else ()
+        )  # off only where it was asked
+        words = spell_out(search.resources, always=own, never=("gpu_bytes",))
+        train = [shlex.join(map(str, options)), *words]
         text = rendered(
             Path(__file__).with_name("report.md.jinja"),
             in_markdown,

@@ -53,7 +53,7 @@ def _search(folder: Path) -> Search:
     manifest = Manifest(CACHE_FORMAT, config, "", {"train": 1}, 0, "0" * 64, shards)
     manifest = replace(manifest, data_hash=manifest.hash())
     write_checked_json(folder / "manifest.json", manifest.to_dict())
-    resources = Resources(device="gpu", workers=2, gpus_per_worker=1)
+    resources = Resources(device="gpu", workers=2, gpus_per_worker=1, gpu_bytes=80 << 30)
     search = Search(SPACE, "mine", None, 0, folder, folder / "my outputs", resources)
     search.folder.mkdir(parents=True)
     return search
@@ -100,7 +100,8 @@ def test_command_for_the_best_settings_uses_the_resources_of_the_sweep(search: S
     text = Report(search, trials, result, "").write().read_text()
     line = next(line for line in text.splitlines() if "--output" in line)
     config = parse(TrainConfig, shlex.split(line)[2:])
-    assert (config.output, config.resources.on(2)) == (search.output, search.resources)
+    expected = replace(search.resources, gpu_bytes=0)  # of the machine, not an option
+    assert (config.output, config.resources.on(2)) == (search.output, expected)
     assert config.experiment.stop.n_s == 1
 
 
