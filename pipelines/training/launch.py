@@ -6,6 +6,7 @@ module, so modules that take seconds to import (torch, open_clip, MLflow) are im
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,8 @@ def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -
 
     kind: type[TorchTrainer] = TorchTrainer
     if hooks.is_sole:
-        from .sole_trainer import SoleTrainer as kind
+        with suppress(ImportError):  # it needs internals of Ray, which another release may not have
+            from .sole_trainer import SoleTrainer as kind
     torch_config: TorchConfig = CheckedConfig() if "RAY_ADDRESS" in os.environ else LoopbackConfig()
     fatal = task.folder / FATAL
     fatal.unlink(missing_ok=True)
