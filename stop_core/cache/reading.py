@@ -6,7 +6,7 @@ Shapes: N clips of a split, B clips of a batch, T frames, S edge of a square of 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
@@ -190,18 +190,28 @@ class CachedClips:
     @cached_property
     def _clips(self) -> pa.Table:
         """The rows of `clips.parquet` of this split, after a comparison with the manifest."""
-        file = self.path / CLIP_LIST
-        with local_file(file) as path:
-            is_right = path.is_file() and hash_file(path) == self._manifest.clips_sha256
-            clips = read_parquet(path, CLIP_COLUMNS) if is_right else None
-        own = None if clips is None else clips.filter(pc.field("split") == self._split)
-        if own is None or len(own) != len(self):
-            raise ValueError(
-                f"{file} is not the file of the manifest: delete {self.path / MANIFEST}, then run "
-                "the same preprocess command again, which makes both again"
-            )
+        clips = _clip_list(self.path, self._manifest.clips_sha256)
+        own = clips.filter(pc.field("split") == self._split)
+        if len(own) != len(self):
+            raise _not_of_the_manifest(self.path)
         return own
 
     def __reduce__(self) -> tuple[Callable[..., CachedClips], tuple[Any, ...]]:
         # Without maps and columns, which are loaded again on demand.
         return CachedClips, (self.path, self._manifest, self._split)
+
+
+@lru_cache(maxsize=1)  # the splits of a cache are in one file
+def _clip_list(cache: StoragePath, sha256: str) -> pa.Table:
+    """Returns the rows of `clips.parquet`; ValueError if it is not the file with that hash."""
+    with local_file(cache / CLIP_LIST) as path:
+        if not path.is_file() or hash_file(path) != sha256:
+            raise _not_of_the_manifest(cache)
+        return read_parquet(path, CLIP_COLUMNS)
+
+
+def _not_of_the_manifest(cache: StoragePath) -> ValueError:
+    return ValueError(
+        f"{cache / CLIP_LIST} is not the file of the manifest: delete {cache / MANIFEST}, then run "
+        "the same preprocess command again, which makes both again"
+    )
