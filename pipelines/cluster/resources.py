@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -168,7 +168,7 @@ def room_for(resources: Resources) -> int:
 def waited_for(resources: Resources) -> str | None:
     """Returns what a training that has not started waits for; None if its workers have it.
 
-    They hold it while they start, so free resources say nothing: Ray knows what is pending.
+    They hold it while they start, so free resources say nothing; Ray knows the pending requests.
     """
     import ray
     from ray.autoscaler.v2.sdk import get_cluster_status
@@ -192,12 +192,16 @@ def node_resources() -> list[dict[str, float]]:
 
 def _room(resources: Resources, nodes: list[dict[str, float]]) -> int:
     """Returns the number of trainings that fit; a worker cannot be split among nodes."""
-    workers = sum(
+    return copies_that_fit(nodes, resources.per_worker) // resources.fewest_workers
+
+
+def copies_that_fit(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
+    """Returns how often some resources, by Ray's names, fit into the nodes, each time into one."""
+    return sum(
         # Not below the whole number that floats of thirds should have given.
-        min(int(node.get(name, 0.0) / need + 1e-9) for name, need in resources.per_worker.items())
+        min(int(node.get(name, 0.0) / need + 1e-9) for name, need in needs.items())
         for node in nodes
     )
-    return workers // resources.fewest_workers
 
 
 def _needs(resources: Resources) -> str:

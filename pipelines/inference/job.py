@@ -95,13 +95,12 @@ class VideoJob:
         if pools.models:
             say(f"decoding on {pools.readers} CPUs; {pools.models} copies of the model on GPUs")
         first: list[PartRow] = []
-        is_said = False
         try:
             for row in pools.stream(self._parts(pending, pools.readers), self.work):
-                first.append(row)
-                if not is_said and (limit := pools.limit(first)):
-                    say(f"note: {limit}")
-                    is_said = True
+                if len(first) < pools.measured:
+                    first.append(row)
+                    if limit := pools.limit(first):
+                        say(f"note: {limit}")
                 yield row
         except ray.exceptions.RayError as problem:
             raise RunError(

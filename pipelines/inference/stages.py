@@ -38,6 +38,7 @@ from stop_core.trained_model.frames import Preprocessing
 from stop_core.trained_model.index import VIDEO_COLUMNS
 
 from ..cli.console import RunError
+from ..cluster.resources import copies_that_fit
 from .model_choice import ModelChoice
 from .video_list import Video
 
@@ -229,8 +230,7 @@ class Pools:
         cpus = int(sum(node.get("CPU", 0.0) for node in nodes))
         if not cpus:
             raise RunError("no node of the Ray cluster has a CPU; start nodes with CPUs")
-        # Not below the whole number that floats of thirds should have given.
-        fit = sum(int(node.get("GPU", 0.0) / share + 1e-9) for node in nodes) if share else 0
+        fit = copies_that_fit(nodes, {"GPU": share}) if share else 0
         return cls(min(readers or cpus, cpus), fit, share)
 
     def stream(
@@ -273,6 +273,11 @@ class Pools:
             )
         yield from rows.iter_rows()
 
+    @property
+    def measured(self) -> int:
+        """Number of finished parts from which `limit` judges."""
+        return max(_MEASURED, 3 * self.models)
+
     def limit(self, finished: Sequence[PartRow]) -> str | None:
         """Returns a sentence if the readers cannot keep the GPUs busy.
 
@@ -280,7 +285,7 @@ class Pools:
             finished: the first finished parts, with the seconds of both stages; None is returned
                 while they are too few.
         """
-        if not self.models or len(finished) < max(_MEASURED, 3 * self.models):
+        if not self.models or len(finished) < self.measured:
             return None
         reading, running = (
             median(part[name] / part["videos"] for part in finished)
