@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from pipelines.cluster.resources import Resources
 from pipelines.cluster.session import start_ray
@@ -18,6 +19,7 @@ from tests.caches import write_cache
 from tests.tools import without_figures
 
 NewStore = Callable[[Path], str]
+Encode = Callable[[Tensor], Tensor]
 
 
 @pytest.fixture(autouse=True)
@@ -151,3 +153,19 @@ def decoded_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     torch.set_num_threads(1)  # small tensors gain nothing from threads
     monkeypatch.setattr(DecodeProcess, "decode", decode)
+
+
+@pytest.fixture
+def compiled_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lets torch.compile return its function; the sizes of the batches that run in it."""
+    sizes: list[int] = []
+
+    def compiled(encode: Encode) -> Encode:
+        def run(frames: Tensor) -> Tensor:
+            sizes.append(len(frames))
+            return encode(frames)
+
+        return run
+
+    monkeypatch.setattr("torch.compile", compiled)
+    return sizes

@@ -34,7 +34,7 @@ def test_a_worker_needs_room_on_one_node() -> None:
 
 
 def _until(waits: bool, resources: Resources) -> str:
-    """Returns the line once there is one, or none; Ray reports what is pending every second."""
+    """Returns the line once there is one, or none; Ray reports pending requests every second."""
     while bool(line := waited_for(resources)) != waits:
         time.sleep(0.1)
     return line or ""

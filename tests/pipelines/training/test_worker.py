@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from torch import Tensor
 
 from pipelines.cluster.resources import Resources
 from pipelines.tracking.queued_run import QueuedRun
@@ -256,25 +254,15 @@ def test_evaluation_batches_are_at_most_as_large_as_training_batches(
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_compiling_is_no_part_of_the_identity_and_only_full_batches_are_compiled(
-    reference: Reference, task: WorkerTask, monkeypatch: pytest.MonkeyPatch
+    reference: Reference, task: WorkerTask, compiled_sizes: list[int]
 ) -> None:
-    sizes: list[int] = []
-
-    def compiled(encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def run(frames: Tensor) -> Tensor:
-            sizes.append(len(frames))
-            return encode(frames)
-
-        return run
-
-    monkeypatch.setattr("torch.compile", compiled)
     folder = task.folder / CHECKPOINTS
     with pytest.raises(Killed):  # after the first of six steps
         WorkerRun(task, InterruptedSession(folder, 1, before=False)).run()
-    assert not sizes, "a CPU compiles only if it is asked to"
+    assert not compiled_sizes, "a CPU compiles only if it is asked to"
     task = replace(task, resources=replace(task.resources, compile="on"))
     WorkerRun(task, FolderSession(folder)).run()
-    assert sizes == [10] * 6, "to compile, and in each of the five other steps"
+    assert compiled_sizes == [10] * 6, "to compile, and in each of the five other steps"
     reference.check(task)
 
 

@@ -86,18 +86,8 @@ def _compile_with(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_full_training_batches_are_compiled_and_compiling_changes_no_state(
-    clip: FrozenClip, monkeypatch: pytest.MonkeyPatch
+    clip: FrozenClip, compiled_sizes: list[int]
 ) -> None:
-    sizes: list[int] = []
-
-    def compiled(encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def run(frames: Tensor) -> Tensor:
-            sizes.append(len(frames))
-            return encode(frames)
-
-        return run
-
-    monkeypatch.setattr("torch.compile", compiled)
     model = _model(clip)
     before = model.prompt_state_dict()
     done, lines = _compile(model)
@@ -113,7 +103,9 @@ def test_only_full_training_batches_are_compiled_and_compiling_changes_no_state(
         model.encode_video(_frames(count))
     model.eval()
     model.encode_video(_frames(3))
-    assert sizes == [3, 3, 3], "of the first step while compiling, and of two training batches"
+    assert compiled_sizes == [3, 3, 3], (
+        "of the first step while compiling, and of two training batches"
+    )
 
 
 def test_a_model_that_cannot_be_compiled_is_trained_eagerly_or_refused(
