@@ -71,7 +71,7 @@ def main(config: UiConfig) -> None:
     command += ["--host=127.0.0.1", f"--port={config.port}", "--workers=1"]
     with (
         tempfile.TemporaryFile("w+") as log,
-        # A session of its own, so that all of its processes end together.
+        # In a separate session, so that all of its processes end together.
         subprocess.Popen(
             command,
             stdout=log,

@@ -86,7 +86,7 @@ def set_verbosity(level: int) -> None:
 def pausing_on_sigterm(pause: Callable[[], None]) -> Iterator[None]:
     """Calls `pause` when SIGTERM comes, which schedulers send before they end a process.
 
-    A second SIGTERM does what it did before.
+    A second SIGTERM has its previous effect.
     """
 
     def handle(*_: object) -> None:

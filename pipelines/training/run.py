@@ -234,12 +234,12 @@ class TrainingRun:
         check_whole(checkpoint)
         progress = read_progress(checkpoint)
         metrics = progress.final
-        if metrics is None and (self.folder / PAUSE).exists():
-            raise Paused(
-                f"the training {self.name} is saved after step {progress.step}; run the same "
-                "command again to resume"
-            )
         if metrics is None:
+            if (self.folder / PAUSE).exists():
+                raise Paused(
+                    f"the training {self.name} is saved after step {progress.step}; run the same "
+                    "command again to resume"
+                )
             raise RunError(f"the training {self.name} ended before it was tested; run it again")
         with appearing(self.folder / PREDICTIONS) as staging:
             shutil.copyfile(checkpoint / PREDICTIONS, staging)

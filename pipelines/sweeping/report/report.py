@@ -56,9 +56,8 @@ class Report:
         left_out = [one for one in trials.in_state("finished") if one not in compared]
         first = next((one for one in self._measured() if one.first.number == 0), None)
         options = ["--config", search.folder / BEST, "--output", search.output]
-        own = (
-            ("compile",) if search.resources.gpus_per_worker else ()
-        )  # off only where it was asked
+        # On GPUs, off is the choice of the user, and not the default.
+        own = ("compile",) if search.resources.gpus_per_worker else ()
         words = spell_out(search.resources, always=own, never=("gpu_bytes",))
         train = [shlex.join(map(str, options)), *words]
         text = rendered(
