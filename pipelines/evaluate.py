@@ -124,6 +124,8 @@ def _summarise(evaluation: Evaluation, result: TrainingResult, config: EvaluateC
         print_result("note: dsl uses the other queries of the test set; report it separately")
     print_result(f"predictions: {result.folder}")
     print_result(f"all runs: {ui_command(config.output)}")
+    if options.frames is not None:
+        return  # a table tests all rows with the frames of their training
     own = trained.data_hash == result.data_hash
     words = [] if own else ["--cache", f"CACHE_OF_{source}".replace(" ", "_")]
     if config.cache is not None:

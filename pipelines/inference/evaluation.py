@@ -47,6 +47,9 @@ class EvaluationOptions:
     views: str = "1x1"
     """Temporal clips x spatial crops of every video (1 or 3 crops), such as 4x3: the probabilities
     of all views are averaged. The cache needs room for them."""
+    frames: int | None = None
+    """Frames of each temporal clip, for a model that accepts other numbers than in its training
+    (default: as in the training)."""
     rerank: Literal["none", "dsl", "qb-norm"] = "none"
     """For retrieval, re-ranked figures in addition: dsl (uses the other queries of the test set) or
     qb-norm (uses the captions of the training split)."""
@@ -56,6 +59,8 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         parse_views(self.views)
+        if self.frames is not None and self.frames < 1:
+            raise ValueError(f"frames must be at least 1, got {self.frames}")
 
     def check(self, manifest: Manifest) -> None:
         """Raises ValueError if a cache has no clips to evaluate, or none for the re-ranking."""
@@ -105,16 +110,18 @@ class Evaluation:
                 f"and the model was trained on {how.sampling}: preprocess with --sampling "
                 f"{how.sampling} into another --cache"
             )
-        self.views = several_views(options.views, how.frames, how.size, manifest.config)
+        frames = options.frames or how.frames
+        self.views = several_views(options.views, frames, how.size, manifest.config)
         config = record.config
         identity = [
             hash_file(self.folder_of_model / PROMPTS),
             *(config.hash, config.seed, record.provenance.tower_fingerprint),
-            *(how.frames, how.size, manifest.data_hash, RESULT_VERSION),
+            *(frames, how.size, manifest.data_hash, RESULT_VERSION),
             *(options.split, options.views, options.rerank, self.templates),
         ]
         rest = f"{config.method}-seed{config.seed}-{options.split}-{options.views}"
         rest += "" if options.rerank == "none" else f"-{options.rerank}"
+        rest += "" if frames == how.frames else f"-{frames}-frames"
         parent = self.output / "evaluations"
         rest += f"-{hash_json(identity)[:12]}"
         self.name = results_folder(parent, manifest.dataset, manifest.fold, rest).name
@@ -250,6 +257,7 @@ class Evaluation:
         tracked.open(manifest.dataset, name, tags=tags)
         own = {"split": options.split, "views": options.views, "rerank": options.rerank}
         own |= {"dataset": manifest.dataset, "evaluation_templates": str(list(self.templates))}
+        own |= {"evaluation_frames": str(self.views[0].frames)}
         tracked.log_params({**config.parameters(), **own})
         tracked.log_dataset(manifest.dataset, manifest.data_hash)
         if trained.data_hash not in ("", manifest.data_hash):

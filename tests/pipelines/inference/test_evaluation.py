@@ -19,6 +19,7 @@ from pipelines.train import TrainConfig
 from pipelines.train import main as train
 from pipelines.training.result import TrainingResult
 from pipelines.training.task import PREDICTIONS
+from stop_core.cache import FrameCache
 from stop_core.cache.manifest import Manifest
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.atomic import write_sums
@@ -40,7 +41,9 @@ def finished(
         return output, train(config)
 
 
-def _evaluation(finished: tuple[Path, TrainingResult], cache: Path, **options: str) -> Evaluation:
+def _evaluation(
+    finished: tuple[Path, TrainingResult], cache: Path, **options: str | int
+) -> Evaluation:
     output, result = finished
     choice = ModelChoice(Path(result.folder)).found(output)
     return Evaluation(choice, cache, output, EvaluationOptions(**options))  # type: ignore[arg-type]
@@ -62,6 +65,24 @@ def test_the_numbers_of_the_training_are_repeated_bit_for_bit(
         pd.read_parquet(Path(found.folder) / PREDICTIONS), rows, check_exact=True
     )
     assert (found.config_hash, found.seed) == (trained.config_hash, trained.seed)
+
+
+@pytest.mark.slow
+def test_a_model_is_evaluated_with_another_number_of_frames(
+    finished: tuple[Path, TrainingResult], small_cache: Path
+) -> None:
+    usual = _evaluation(finished, small_cache)
+    assert _evaluation(finished, small_cache, frames=3).folder == usual.folder
+    longer = _evaluation(finished, small_cache, frames=6)
+    assert longer.name.split("-")[-3:-1] == ["6", "frames"]
+    clips = FrameCache(small_cache).split("test")
+    frames = clips.read(range(len(clips)))
+    assert frames.shape[1] == 6, "all frames of the cache"
+    highest = longer.model.load().logits(frames).softmax(-1).amax(-1)
+    rows = pd.read_parquet(Path(longer.run().folder) / PREDICTIONS).set_index("video_id")
+    assert rows.loc[clips.video_ids, "probability"].tolist() == pytest.approx(highest.tolist())
+    with pytest.raises(ValueError, match="preprocess with --frames 7"):
+        _evaluation(finished, small_cache, frames=7)
 
 
 @pytest.mark.slow
