@@ -159,6 +159,7 @@ def simulated_gpu() -> Iterator[Traffic]:
         for name, value in {
             "is_available": True,
             "device_count": 1,
+            "get_device_properties": SimpleNamespace(name="GPU", major=9, total_memory=1 << 34),
             "current_device": 0,
             "is_bf16_supported": True,
             "synchronize": None,
