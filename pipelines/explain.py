@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 if not __package__:  # run as a file: PEP 366
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -11,6 +11,7 @@ if not __package__:  # run as a file: PEP 366
 
 import tyro
 
+from stop_core.storage.atomic import appearing
 from stop_core.storage.escaping import in_line
 
 from .cli.console import print_result
@@ -19,6 +20,9 @@ from .cli.options import run_command
 from .cli.video_options import Device
 from .cluster.devices import usable_gpus
 from .inference.model_choice import ModelChoice
+
+if TYPE_CHECKING:  # importing it takes seconds; --help is fast without
+    from stop_core.explain.explanation import Explanation
 
 _FILMS = (".mp4", ".gif")
 
@@ -33,11 +37,14 @@ class ExplainConfig:
     Examples:
       stop explain clip.mp4 --checkpoint outputs/runs/NAME
       stop explain clip.mp4 --checkpoint outputs/runs/NAME --block 1 --to talk/clip.gif
+      stop explain clip.mp4 --checkpoint outputs/runs/NAME --beside outputs/runs/OTHER
     """
 
     video: Annotated[Path, tyro.conf.Positional]
     """A video file."""
     model: ModelChoice = field(default_factory=ModelChoice)
+    beside: Path | None = None
+    """A second trained model, to compare: its explanation of the same video is drawn below."""
     device: Device = "auto"
     """Run the model on a GPU of this machine, or on the CPU; auto: on a GPU if there is one."""
     to: Path | None = None
@@ -74,14 +81,29 @@ class ExplainConfig:
 
 
 def main(config: ExplainConfig) -> None:
-    """Decodes the video twice, for the model and for the figures; draws both."""
+    """Explains the video by each model; draws the picture and the film."""
+    from stop_core.explain.figure import draw_below, write_film
+
+    models = [config.model]
+    models += [] if config.beside is None else [ModelChoice(config.beside)]
+    explained = [_explained(config, model) for model in models]
+    picture = config.film.with_suffix(".png")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(picture) as staging:
+        draw_below(explained).save(staging, format="PNG")
+    print_result(f"picture: {picture}")
+    write_film(explained, config.film)
+    print_result(f"film: {config.film}")
+
+
+def _explained(config: ExplainConfig, model: ModelChoice) -> "Explanation":
+    """Decodes the video twice, for the model and for the figures; prints the best answers."""
     import torch
 
     from stop_core.explain.explanation import best_answers, explain
-    from stop_core.explain.figure import draw_explanation, write_film
-    from stop_core.explain.training_figures import save_figure
 
-    trained = config.model.found(config.output).load(usable_gpus(config.device).count > 0)
+    found = model.found(config.output)
+    trained = found.load(usable_gpus(config.device).count > 0)
     how = trained.preprocessing
     short_side = how.short_side and round(how.short_side * config.pixels / how.size)
     larger = replace(how, size=config.pixels, short_side=short_side)
@@ -90,11 +112,16 @@ def main(config: ExplainConfig) -> None:
     frames = torch.from_numpy(clip.frames)
     labels = trained.labels or ()
     answers = best_answers(trained.class_probabilities(frames[None])[0], labels) if labels else ()
+    title = config.title or config.video.name
+    if config.beside is not None and found.checkpoint is not None:
+        name = in_line(found.checkpoint.name)
+        title = f"{name}: {title}"
+        print_result(f"{name}:")
     explained = explain(
         trained.model,
         trained.config,
         frames,
-        title=config.title or config.video.name,
+        title=title,
         block=config.block,
         answers=answers,
         pictures_THWC=pictures.frames,
@@ -103,11 +130,7 @@ def main(config: ExplainConfig) -> None:
     )
     for answer in explained.answers:
         print_result(f"{answer.probability:7.1%}  {in_line(answer.label)}")
-    picture = config.film.with_suffix(".png")
-    save_figure(draw_explanation(explained), picture)
-    print_result(f"picture: {picture}")
-    write_film(explained, config.film)
-    print_result(f"film: {config.film}")
+    return explained
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from stop_core.decoding import segment_midpoints
 from stop_core.storage.escaping import in_line
 
 _GAP, _EDGE, _TEXT, _HEADING = 6, 16, 22, 40
-_LEAST_PIXELS = 96
+LEAST_PIXELS = 96
 _INK, _GREY, _EMPTY = (27, 38, 44), (102, 117, 124), (238, 242, 243)
 
 
@@ -72,7 +72,7 @@ def draw_clips(heading: str, clips: CachedClips, most: int, frames: int) -> Imag
         Strip(clips.video_ids[clip], "", clips.read([clip], View(frames=shown))[0].numpy())
         for clip in segment_midpoints(len(clips), min(most, len(clips))).tolist()
     ]
-    size = pixels * max(1, _LEAST_PIXELS // pixels)  # a whole factor: all pixels equally large
+    size = pixels * max(1, LEAST_PIXELS // pixels)  # a whole factor: all pixels equally large
     return draw_contact_sheet(heading, strips, shown, size)
 
 

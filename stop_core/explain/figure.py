@@ -4,7 +4,7 @@ Shapes: T frames, one frame of H x W pixels, P patches of it, G gaps.
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -135,20 +135,43 @@ def _draw_row(
             outline(axes, chosen, side, 1.6)
 
 
-def write_film(explanation: Explanation, path: Path) -> None:
+def draw_below(explanations: Sequence[Explanation]) -> Image.Image:
+    """Draws explanations of one video by several models, one below the other."""
+    pages = []
+    for one in explanations:
+        drawn = io.BytesIO()
+        draw_explanation(one).savefig(drawn, format="png", dpi=120)
+        pages.append(Image.open(drawn).convert("RGB"))
+    size = max(page.width for page in pages), sum(page.height for page in pages)
+    whole, top = Image.new("RGB", size, "white"), 0
+    for page in pages:
+        whole.paste(page, (0, top))
+        top += page.height
+    return whole
+
+
+def write_film(explanations: Sequence[Explanation], path: Path) -> None:
     """Writes the film atomically, in the format of the ending of `path`, .mp4 or .gif.
 
-    Raises ValueError for another ending, OSError if it cannot be written.
+    Several models are shown one below the other, frame by frame.
+
+    Raises:
+        ValueError: for another ending, or models that read different numbers of frames.
+        OSError: if it cannot be written.
     """
     if path.suffix.lower() not in ENDINGS:
         raise ValueError(f"a film is written as .mp4 or .gif, got {path.name}")
+    counts = [len(one.pictures_THWC) for one in explanations]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"the models read {' and '.join(map(str, counts))} frames of a video, and a film shows "
+            "them frame by frame; compare models with the same number"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:
         write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
-        count = len(explanation.pictures_THWC)
-        write(
-            zip(scenes(explanation), [*[_HELD] * (count - 1), _HELD_AT_END], strict=True), staging
-        )
+        pictures = map(np.concatenate, zip(*map(scenes, explanations), strict=True))
+        write(zip(pictures, [*[_HELD] * (counts[0] - 1), _HELD_AT_END], strict=True), staging)
 
 
 def scenes(explanation: Explanation) -> Iterator[NDArray[np.uint8]]:
@@ -211,9 +234,10 @@ def _write_mp4(held: Iterable[tuple[NDArray[np.uint8], int]], path: Path) -> Non
     options = {"preset": "medium", "crf": "20"}
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=_RATE, options=options)
-        stream.width, stream.height = (round(inches * _DOTS) for inches in _INCHES)
         stream.pix_fmt = "yuv420p"
-        for picture, count in held:
+        for number, (picture, count) in enumerate(held):
+            if not number:
+                stream.height, stream.width = picture.shape[:2]
             for _ in range(count):
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 container.mux(stream.encode(frame))

@@ -12,6 +12,7 @@ from PIL import Image
 from stop_core.clip.loading import FrozenClip
 from stop_core.explain.explanation import Answer, Explanation, best_answers, explain
 from stop_core.explain.figure import (
+    draw_below,
     draw_explanation,
     heat_picture,
     outline,
@@ -137,7 +138,7 @@ def test_a_film_has_every_frame_and_shows_the_last_one_longest(
         **{n: getattr(explanation, n)[:1] for n in ("W_t_G", "N_t_G")},
     )
     film = tmp_path / f"film{ending}"
-    write_film(short, film)
+    write_film([short], film)
     if ending == ".gif":
         with Image.open(film) as image:
             assert image.n_frames == 2
@@ -150,9 +151,27 @@ def test_a_film_has_every_frame_and_shows_the_last_one_longest(
     assert [path.name for path in tmp_path.iterdir()] == [film.name]
 
 
+def test_several_models_are_drawn_one_below_the_other(
+    explanation: Explanation, tmp_path: Path
+) -> None:
+    other = replace(explanation, title="another model")
+    one, both = draw_below([explanation]), draw_below([explanation, other])
+    assert both.size == (one.width, 2 * one.height)
+    upper, lower = (np.asarray(both)[half] for half in np.array_split(range(both.height), 2))
+    np.testing.assert_array_equal(upper, np.asarray(one))
+    np.testing.assert_array_equal(lower, np.asarray(draw_below([other])))
+    single = {n: getattr(explanation, n)[:1] for n in BY_FRAME}
+    film = tmp_path / "film.gif"
+    write_film([replace(one, **single) for one in (explanation, other)], film)
+    with Image.open(film) as image:
+        assert image.size == (960, 1080)
+    with pytest.raises(ValueError, match="4 and 1 frames"):
+        write_film([explanation, replace(other, **single)], film)
+
+
 def test_another_ending_is_refused(explanation: Explanation, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.mp4 or \.gif"):
-        write_film(explanation, tmp_path / "film.avi")
+        write_film([explanation], tmp_path / "film.avi")
 
 
 def test_a_long_label_takes_at_most_two_lines() -> None:
