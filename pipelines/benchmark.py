@@ -20,11 +20,10 @@ from stop_core.storage.paths import StoragePath
 from .cli.console import print_result, say
 from .cli.experiment_fields import build_experiment
 from .cli.folders import SWEEPS, default_output, named_file
-from .cli.options import run_command
+from .cli.options import OutputFolder, run_command
 from .cluster.devices import Machine, choose_devices
 from .cluster.resources import ResourceOptions, Resources
 from .cluster.session import start_ray
-from .cluster.shared_storage import require_shared
 from .inference.evaluation import EvaluationOptions, evaluate_trained
 from .preprocessing.find_cache import find_folds, find_targets
 from .tables.published import read_published
@@ -79,8 +78,8 @@ class BenchmarkConfig:
     """Title of the row that the others are compared with (default: the baseline of the table)."""
     published: Path | None = None
     """CSV file with published results to show; docs/tables.md describes its columns."""
-    output: Path = field(default_factory=default_output)
-    """Folder of runs, tables and the MLflow store."""
+    output: OutputFolder = field(default_factory=default_output)
+    """Folder, or s3:// or gs:// URI, of runs, tables and the MLflow store."""
     transfer: tuple[str, ...] = ()
     """Zero-shot transfer: other caches, on which the rows are tested as they are, in one more table
     for each; the folds of a dataset share one. Rows with learned weights for their classes are left
@@ -215,8 +214,7 @@ def _run(
     missing = [job for job in jobs if job.training.remembered() is None]
     say(f"{len(jobs)} trainings in the table, {len(missing)} of them to run")
     if missing:
-        start_ray()
-        require_shared(config.output, *{job.training.cache for job in missing}, records=True)
+        start_ray(config.output, *{job.training.cache for job in missing}, records=True)
     with parent.ended():
         outcomes = run_all(jobs, resources, parent.run_id)
         if config.test_name:

@@ -12,7 +12,7 @@ if not __package__:  # run as a file: PEP 366
 
 from .cli.console import RunError, print_result, reporting, say
 from .cli.folders import command, default_output
-from .cli.options import run_command
+from .cli.options import OutputFolder, run_command
 from .cli.progress_bar import Pace
 from .cli.video_options import Device
 from .cluster.devices import choose_devices
@@ -38,7 +38,7 @@ class EvaluateConfig:
       stop evaluate --checkpoint outputs/runs/NAME --cache outputs/cache/msrvtt --rerank dsl
     """
 
-    checkpoint: Path | None = None
+    checkpoint: OutputFolder | None = None
     """Folder of a trained model, or of its training run: outputs/runs/NAME. Or the beginning of
     NAME, as for `stop predict`."""
     run: str | None = None
@@ -54,7 +54,7 @@ class EvaluateConfig:
     one."""
     cpus: float = 1
     """Logical CPUs, and compute threads."""
-    output: Path = field(default_factory=default_output)
+    output: OutputFolder = field(default_factory=default_output)
     """Folder of evaluations, training runs and the MLflow store."""
 
     def __post_init__(self) -> None:
@@ -104,7 +104,8 @@ def _here(evaluation: Evaluation, resources: Resources) -> TrainingResult:
 def _on_ray(evaluation: Evaluation, resources: Resources) -> TrainingResult:
     from .cluster.session import start_ray
 
-    start_ray(dashboard=False)
+    shared = (evaluation.output, evaluation.cache, evaluation.folder_of_model)
+    start_ray(*shared, records=True, dashboard=False)
     (outcome,) = evaluate_all([evaluation], resources)
     if isinstance(outcome, str):
         raise RunError(f"the evaluation failed: {outcome}. Run the same command to resume")

@@ -16,7 +16,7 @@ if not __package__:  # run as a file: PEP 366
     __package__ = "pipelines"
 
 from stop_core.evaluation.stored_predictions import RESULT
-from stop_core.storage.atomic import appearing_folder
+from stop_core.storage.atomic import appearing_folder, fetched_folder
 from stop_core.trained_model.files import CARD, LABELS, PREPROCESSING, PROVENANCE, find_model
 
 from .cli.console import RunError, print_result, say
@@ -91,7 +91,8 @@ def main(config: ExportConfig) -> None:
     chosen = config.model.found(config.output)
     config = replace(config, model=chosen)
     if chosen.checkpoint is not None and not chosen.labels:
-        _export(find_model(chosen.checkpoint), config)
+        with fetched_folder(find_model(chosen.checkpoint)) as here:
+            _export(here, config)
         return
     # CLIP without training, or with other labels: a model that has no folder yet.
     trained = chosen.load()
@@ -105,7 +106,7 @@ def _export(folder: Path, config: ExportConfig) -> None:
         _register(folder, config, config.register)
         return
     checkpoint, parent = config.model.checkpoint, config.output
-    if checkpoint is not None and (find_model(checkpoint).parent / RESULT).is_file():
+    if isinstance(checkpoint, Path) and (find_model(checkpoint).parent / RESULT).is_file():
         parent = find_model(checkpoint).parent  # the training run
     out = config.out or parent / "exports" / config.to
     if out.exists():

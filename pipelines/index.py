@@ -14,13 +14,13 @@ import tyro
 
 from stop_core.cache import FrameCache
 from stop_core.storage.atomic import hash_json
-from stop_core.storage.paths import storage_path
+from stop_core.storage.paths import StoragePath, storage_path
 from stop_core.trained_model.frames import Preprocessing
 from stop_core.trained_model.index import IndexInfo, write_index
 
 from .cli.console import RunError, print_result
 from .cli.folders import default_output
-from .cli.options import run_command
+from .cli.options import OutputFolder, run_command
 from .cli.video_options import DecodeOptions, WorkerOptions
 from .inference.model_choice import ModelChoice
 from .inference.video_list import list_cached, list_videos
@@ -44,12 +44,12 @@ class IndexConfig:
     """A frame cache instead of videos: a folder, or its s3:// or gs:// URI."""
     splits: tuple[str, ...] = ()
     """Splits of the cache (default: all)."""
-    index: Path | None = None
+    index: OutputFolder | None = None
     """Folder of the index (default: OUTPUT/index)."""
     model: ModelChoice = field(default_factory=ModelChoice)
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
     workers: WorkerOptions = field(default_factory=WorkerOptions)
-    output: Path = field(default_factory=default_output)
+    output: OutputFolder = field(default_factory=default_output)
     """Folder of the index (by default), the training runs and the MLflow store."""
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class IndexConfig:
             raise ValueError("--splits needs --cache")
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> StoragePath:
         """Folder of the index."""
         return self.index or self.output / "index"
 

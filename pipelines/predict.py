@@ -21,7 +21,7 @@ from stop_core.storage.escaping import in_line
 
 from .cli.console import RunError, print_result, reporting, warn
 from .cli.folders import default_output
-from .cli.options import run_command
+from .cli.options import OutputFolder, run_command
 from .cli.video_options import DecodeOptions, WorkerOptions
 from .inference.model_choice import ModelChoice
 from .inference.video_list import list_videos, short_names
@@ -56,7 +56,7 @@ class PredictConfig:
     """Format of the rows (default: by the ending of --to; without --to, a table)."""
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
     workers: WorkerOptions = field(default_factory=WorkerOptions)
-    output: Path = field(default_factory=default_output)
+    output: OutputFolder = field(default_factory=default_output)
     """Folder of the finished parts, the training runs and the MLflow store."""
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ from stop_core.trained_model.index import SearchIndex
 
 from .cli.console import RunError, print_result, say
 from .cli.folders import default_output
-from .cli.options import run_command
+from .cli.options import OutputFolder, run_command
 from .cli.video_options import Device
 from .cluster.devices import usable_gpus
 from .inference.model_choice import ModelChoice
@@ -70,7 +70,7 @@ class SearchConfig:
     model: ModelChoice = field(default_factory=ModelChoice)
     device: Device = "auto"
     """Run the model on a GPU of this machine, or on the CPU; auto: on a GPU if there is one."""
-    output: Path = field(default_factory=default_output)
+    output: OutputFolder = field(default_factory=default_output)
     """Folder of the index and the picture (by default), the training runs and the MLflow store."""
 
     def __post_init__(self) -> None:

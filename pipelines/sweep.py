@@ -11,7 +11,7 @@ if not __package__:  # run as a file: PEP 366
 
 from .cli.console import print_result
 from .cli.folders import SWEEPS, command, default_output, named_file
-from .cli.options import run_command, spell_out
+from .cli.options import OutputFolder, run_command, spell_out
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions
 from .preprocessing.find_cache import find_cache
@@ -44,8 +44,8 @@ class SweepConfig:
     cache: str | None = None
     """A cache made by preprocess: a folder, or an s3:// or gs:// URI (default: the embedded set,
     preprocessed if needed)."""
-    output: Path = field(default_factory=default_output)
-    """Folder for the trials, the best settings and the MLflow store."""
+    output: OutputFolder = field(default_factory=default_output)
+    """Folder, or s3:// or gs:// URI, for the trials, the best settings and the MLflow store."""
     trials: int | None = None
     """Number of settings to draw (default: the number in the space). A larger number extends the
     same sweep. Not for a space whose points are all tried."""

@@ -13,10 +13,11 @@ if not __package__:  # run as a file: PEP 366
     __package__ = "pipelines"
 
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.storage.paths import StoragePath
 
 from .cli.console import pausing_on_sigterm, print_result, reporting, say
 from .cli.folders import SWEEPS, default_output
-from .cli.options import run_command
+from .cli.options import OutputFolder, run_command
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions, Resources, room_for, waited_for
 from .preprocessing.find_cache import find_cache
@@ -53,9 +54,9 @@ class TrainConfig:
     cache: str | None = None
     """A cache made by preprocess: a folder, or an s3:// or gs:// URI (default: the embedded set,
     preprocessed if needed)."""
-    output: Path = field(default_factory=default_output)
-    """Folder of runs, checkpoints and the MLflow store."""
-    resume_from: Path | None = None
+    output: OutputFolder = field(default_factory=default_output)
+    """Folder, or s3:// or gs:// URI, of runs, checkpoints and the MLflow store."""
+    resume_from: OutputFolder | None = None
     """Start from this checkpoint, or from the latest one of this run (a folder, or its name)."""
     fork: bool = False
     """With --resume-from: start a new training, with any settings, from the weights only."""
@@ -109,11 +110,9 @@ def main(config: TrainConfig) -> "TrainingResult":
         lines = TrainingLines(training.progress_file)
         hooks = TrainingHooks(is_sole="RAY_ADDRESS" not in os.environ)
         if not in_process:
-            from .cluster.shared_storage import require_shared
-
             # On a cluster, the folder of the store may have to be refused first.
-            _start_ray_and(training.open_store if hooks.is_sole else lambda: None)
-            require_shared(config.output, training.cache, records=True)
+            work = training.open_store if hooks.is_sole else lambda: None
+            _start_ray_and(work, config.output, training.cache)
             room_for(resources)
             lines = TrainingLines(training.progress_file, lambda: waited_for(resources))
         with reporting(lines.line, lines.events), pausing_on_sigterm(training.pause):
@@ -122,14 +121,14 @@ def main(config: TrainConfig) -> "TrainingResult":
     return result
 
 
-def _start_ray_and(work: Callable[[], None]) -> None:
+def _start_ray_and(work: Callable[[], None], *folders: StoragePath) -> None:
     """Starts Ray, and does other work while its processes start."""
     from .cluster.session import import_ray, start_ray
 
     import_ray()  # first, as two threads should not import libraries at once
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(work)
-        start_ray(dashboard=False)
+        start_ray(*folders, records=True, dashboard=False)
     done.result()
 
 

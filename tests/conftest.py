@@ -1,15 +1,19 @@
 """Fixtures of several packages: video files, and a dataset in the layout of HMDB51."""
 
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from stop_core.storage.paths import RemotePath
 
 WriteVideo = Callable[..., Path]
 
@@ -116,3 +120,22 @@ def hmdb51_root(tmp_path: Path, write_video: WriteVideo) -> Path:
             lines.append(f"{file} {1 if i < 6 else 2} \n")
         (splits / f"{name}_test_split1.txt").write_text("".join(lines))
     return root
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """The address of an S3 server in this process."""
+    from tests.stores import s3_server
+
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> "RemotePath":
+    """A folder in a new bucket, as `--output` would be read."""
+    from tests.stores import new_bucket
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    return new_bucket(s3_address, f"test-{secrets.token_hex(8)}")

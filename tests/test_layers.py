@@ -19,7 +19,7 @@ ARROWS = {
         "cache": "datasets decoding storage",
         "clip": "settings storage tiny",
         "model": "clip datasets settings",
-        "evaluation": "model runtime",
+        "evaluation": "model runtime storage",
         "training": "cache datasets evaluation model runtime settings storage",
         "explain": "cache decoding evaluation model runtime settings storage",
         "trained_model": (

@@ -1,17 +1,20 @@
 """Folders: of this installation, of the YAML files in `sweeps/`, and of results."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from stop_core.cache.files import LOCK
 from stop_core.datasets.registry import division
-from stop_core.storage.names import open_lock
+from stop_core.storage.locks import EXPIRED, locked
+from stop_core.storage.names import P
+from stop_core.storage.paths import StoragePath, storage_path
 
 from .console import say
 
+_PATIENCE = 300.0  # seconds
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 ROOT = _PACKAGE.parent
@@ -48,7 +51,16 @@ def default_output() -> Path:
     return Path("outputs")
 
 
-def results_folder(parent: Path, dataset: str, fold: int, rest: str) -> Path:
+def output_folder(text: str) -> StoragePath:
+    """Returns the folder for results at a path or URI; a store may be away for some minutes.
+
+    Raises ValueError as `storage_path`.
+    """
+    folder = storage_path(text)
+    return folder if isinstance(folder, Path) else replace(folder, patience=_PATIENCE)
+
+
+def results_folder(parent: P, dataset: str, fold: int, rest: str) -> P:
     """Returns the folder of results: `hmdb51-fold1-REST`, or `motion-REST` if there is one fold.
 
     Before 2026-12 it was called `hmdb511-REST`. Such a folder is used if it exists.
@@ -64,12 +76,12 @@ def is_full(problem: object) -> bool:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Waits until no other process works in this folder; the lock of a killed process is free."""
-    with open_lock(folder / LOCK) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process works in {folder}; waiting until it ends")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+def alone_in(folder: StoragePath) -> Iterator[None]:
+    """Waits until no other process works in this folder; the lock of a killed process is free.
+
+    On an object store, its lock expires after a minute.
+    """
+    expires = "" if isinstance(folder, Path) else f" (or {EXPIRED:.0f} s after it was killed)"
+    message = f"another process works in {folder}; waiting until it ends{expires}"
+    with locked(folder / LOCK, lambda: say(message)):
         yield

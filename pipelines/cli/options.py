@@ -40,6 +40,7 @@ from stop_core.settings.experiment import refuse_unlisted_tower
 from stop_core.settings.methods import option_types
 from stop_core.settings.registry import Registry
 from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
+from stop_core.storage.paths import RemotePath, StoragePath
 from stop_core.storage.private import without_password
 
 from .commands import commands
@@ -54,10 +55,21 @@ from .console import (
     set_verbosity,
 )
 from .experiment_fields import closest
-from .folders import named_file
+from .folders import named_file, output_folder
 from .store_problem import TRACKING_URI, explain_store_problem
 
 _T = TypeVar("_T")
+OutputFolder = Annotated[
+    StoragePath,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: output_folder(words[0]),
+        is_instance=lambda value: isinstance(value, Path | RemotePath),
+        str_from_instance=lambda folder: [str(folder)],
+    ),
+]
+"""The type of an option for a folder of results, or its s3:// or gs:// URI."""
 _LOG = logging.getLogger(__name__)
 _DEFAULT = re.compile(r" \(default: ([^)]*)\)")
 _COMMON_OPTIONS = """--config FILE.yaml sets defaults; an option on the command line overrides it.
@@ -88,7 +100,7 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
         default = (
             _from_yaml(config_type, named_file(config_file, "recipes")) if config_file else None
         )
-        _refuse_unknown_names(config_type, arguments)
+        _refuse_values(config_type, arguments)
         with ending_with_reader():  # of the help
             if {"-h", "--help"} & set(arguments):  # tyro would not wrap it
                 print_result(
@@ -245,7 +257,8 @@ def flatten(config: Any) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for field in fields(config):
         value = getattr(config, field.name)
-        flat.update(flatten(value) if is_dataclass(value) else {field.name: value})
+        is_group = is_dataclass(value) and not isinstance(value, RemotePath)
+        flat.update(flatten(value) if is_group else {field.name: value})
     return flat
 
 
@@ -284,6 +297,8 @@ def _build(config_type: type[_T], remaining: dict[str, Any], origin: str) -> _T:
 
 def _as_type(kind: Any, value: Any, name: str, origin: str) -> Any:
     """Reads a YAML value as the command line would read the same text."""
+    if kind == StoragePath:
+        return output_folder(str(value))
     words = value if isinstance(value, list | tuple) else [value]
     try:
         return tyro.cli(
@@ -332,7 +347,7 @@ def _wrapped(text: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _refuse_unknown_names(config_type: type[Any], arguments: Sequence[str]) -> None:
+def _refuse_values(config_type: type[Any], arguments: Sequence[str]) -> None:
     """Refuses a value that is none of the choices in a sentence, where tyro prints a box."""
     hints = dict(_typed_options(config_type))
     for word, following in pairwise([*arguments, "--"]):
@@ -341,6 +356,15 @@ def _refuse_unknown_names(config_type: type[Any], arguments: Sequence[str]) -> N
         extras: tuple[Any, ...] = getattr(hint, "__metadata__", ())
         registries = [one for one in extras if isinstance(one, Registry)]
         names = get_args(hint) if get_origin(hint) is Literal else next(iter(registries), ())
+        if option.startswith("--") and "://" in value:
+            kind = getattr(hint, "__origin__", hint)
+            if kind == StoragePath:
+                output_folder(value)  # raises the ValueError that tyro would print in a box
+            elif Path in (kind, *get_args(kind)):
+                raise ValueError(
+                    f"{option} of this command takes a path of a disk, and "
+                    f"{without_password(value)} is a URI"
+                )
         if names and option.startswith("--") and not value.startswith("--") and value not in names:
             raise ValueError(f"{option} cannot be {shown(value)}; {closest(value, names)}")
 

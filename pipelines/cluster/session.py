@@ -12,12 +12,14 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from stop_core.storage.paths import StoragePath
 from stop_core.storage.private import first_line, private_folder
 
 from ..cli.console import RunError, is_verbose, reporting, show_debug
 from ..cli.folders import ROOT
 from ..cli.store_problem import TRACKING_URI, given_store
 from .ray_token import keep_token_private
+from .shared_storage import require_shared
 
 _LONGEST_REASON = 200  # characters; it may contain a log
 # The system's limit for the path of a socket in bytes, less the longest path that Ray appends.
@@ -51,20 +53,31 @@ def import_ray() -> None:
     import ray  # noqa: F401
 
 
-def start_ray(*, dashboard: bool = True) -> None:
+def start_ray(*folders: StoragePath, records: bool = False, dashboard: bool = True) -> None:
     """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine only; idempotent.
 
-    Without `dashboard`, a Ray of this machine starts without it. It needs it if several trainings
-    run under Ray Train, which asks its state service which of them are alive.
+    Args:
+        folders: the folders that workers read or write.
+        records: whether workers record in MLflow.
+        dashboard: False starts a Ray of this machine without it. It needs it if several trainings
+            run under Ray Train, which asks its state service which of them are alive.
 
-    Raises RunError if Ray does not start or the cluster does not answer.
+    Raises:
+        RunError: if Ray does not start or the cluster does not answer; if a machine of the cluster
+            does not see a folder, or the workers cannot share the tracking store.
     """
     import_ray()
     import ray
 
+    if not ray.is_initialized():
+        _connect(dashboard)
+    require_shared(*folders, records=records)
+
+
+def _connect(dashboard: bool) -> None:
+    import ray
+
     alone = "RAY_ADDRESS" not in os.environ
-    if ray.is_initialized():
-        return
     if alone and (problem := long_temp_dir()):
         raise RunError(problem)
     keep_token_private(create=alone)

@@ -21,7 +21,7 @@ def require_shared(*folders: StoragePath, records: bool = False) -> None:
     Nothing is checked on one machine, nor of a URI.
 
     Args:
-        folders: what the workers read or write; those on this machine exist.
+        folders: what the workers read or write.
         records: whether the workers record in MLflow, which SQLite allows on one machine only.
     """
     import ray
@@ -44,8 +44,13 @@ def _require(folder: Path, nodes: list[str]) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
-    token = folder / f".shared-{secrets.token_hex(8)}"
-    token.touch(exist_ok=False)
+    own = folder / f".shared-{secrets.token_hex(8)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        own.touch(exist_ok=False)
+        token = own
+    except OSError:  # it can only be read: another machine sees the same name there
+        token = min(folder.iterdir())
     try:
         look = ray.remote(num_cpus=0)(_sees)
         asked = [
@@ -53,7 +58,7 @@ def _require(folder: Path, nodes: list[str]) -> None:
         ]
         blind = sorted({name for name, sees in ray.get(asked) if not sees})
     finally:
-        token.unlink()
+        own.unlink(missing_ok=True)
     if blind:
         raise RunError(
             f"{', '.join(blind)} of the cluster cannot see {folder}: use a folder that every "

@@ -1,16 +1,20 @@
 """One evaluation of a trained model on a cache: named by its identity, resumed, stored, tracked."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stop_core.cache import FrameCache
 from stop_core.cache.manifest import Manifest
 from stop_core.cache.views import parse_views, several_views
 from stop_core.datasets import Split
-from stop_core.storage.atomic import appearing, hash_file, hash_json
+from stop_core.storage.atomic import (
+    appearing,
+    fetched_folder,
+    hash_file,
+    hash_json,
+    remove_folder,
+)
 from stop_core.storage.names import inside
 from stop_core.storage.paths import StoragePath
 from stop_core.trained_model.files import (
@@ -92,14 +96,19 @@ class Evaluation:
     """
 
     def __init__(
-        self, model: ModelChoice, cache: StoragePath, output: Path, options: EvaluationOptions
+        self,
+        model: ModelChoice,
+        cache: StoragePath,
+        output: StoragePath,
+        options: EvaluationOptions,
     ) -> None:
         assert model.checkpoint is not None
         self.model = model
         self.cache, self.output, self.options = cache.resolve(), output.resolve(), options
         self.manifest = manifest = Manifest.load(self.cache)
         self.folder_of_model = find_model(model.checkpoint)
-        self.record = record = read_record(self.folder_of_model)
+        with fetched_folder(self.folder_of_model) as here:
+            self.record = record = read_record(here)
         refuse_other_classes(record, manifest)
         options.check(manifest)
         self.templates = templates_for(record, manifest, options.templates)
@@ -232,7 +241,7 @@ class Evaluation:
             folder=str(self.folder),
         )
         result.save()
-        shutil.rmtree(parts)
+        remove_folder(parts)
         return result
 
     def _track(self, tracked: "QueuedRun") -> None:
@@ -268,7 +277,7 @@ class Evaluation:
 def evaluate_trained(
     trained: Sequence[TrainingResult | str],
     caches: Mapping[str, Sequence[StoragePath]],
-    output: Path,
+    output: StoragePath,
     options: EvaluationOptions,
     resources: Resources,
 ) -> list[TrainingResult | str]:
@@ -286,7 +295,8 @@ def evaluate_trained(
     evaluations = [
         Evaluation(ModelChoice(one.model), cache, output, options) for one, cache in tests
     ]
-    start_ray()
+    models = {one.folder_of_model for one in evaluations}
+    start_ray(output, *{one.cache for one in evaluations}, *models, records=True)
     outcomes: list[TrainingResult | str] = [one for one in trained if isinstance(one, str)]
     for (one, _), outcome in zip(tests, evaluate_all(evaluations, resources), strict=True):
         if not isinstance(outcome, str) and outcome.data_hash == one.data_hash:

@@ -10,12 +10,12 @@ that cannot be decoded is a row with the reason; the other videos are not affect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import pyarrow as pa
 
 from stop_core.storage.atomic import hash_json
 from stop_core.storage.documents import read_parquet
+from stop_core.storage.paths import StoragePath, local_file, matches, storage_path
 from stop_core.storage.private import first_line
 from stop_core.trained_model.index import VIDEO_COLUMNS
 
@@ -33,14 +33,17 @@ _MOST_A_PART = 16  # videos, which the model takes at once
 class VideoJob:
     """One task for many videos, and the folder of its finished parts, one folder per task."""
 
-    def __init__(self, folder: Path, work: Work) -> None:
+    def __init__(self, folder: StoragePath, work: Work) -> None:
         self.folder = folder.resolve()
         self.work = work
 
     def done(self) -> pa.Table:
         """Returns the rows of all finished parts."""
         schema = SCHEMAS[self.work.kind]
-        parts = [read_parquet(path, schema) for path in sorted(self.folder.glob("part-*.parquet"))]
+        parts = []
+        for path in matches(self.folder, "part-*.parquet"):
+            with local_file(path) as here:
+                parts.append(read_parquet(here, schema))
         return pa.concat_tables(parts) if parts else schema.empty_table()
 
     def run(
@@ -86,7 +89,9 @@ class VideoJob:
         from ..cluster.resources import node_resources
         from ..cluster.session import quiet_ray_data, start_ray
 
-        start_ray(dashboard=False)
+        model, cache = self.work.model.checkpoint, self.work.cache
+        read = [*([model] if model else []), *([storage_path(cache)] if cache else [])]
+        start_ray(self.folder, *read, dashboard=False)
         quiet_ray_data()
         import ray.exceptions
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stop_core.settings.experiment import UNLISTED, refuse_unlisted_tower
-from stop_core.storage.atomic import appearing_folder
+from stop_core.storage.atomic import SUMS, appearing_folder, fetched_folder
 from stop_core.storage.documents import build
 from stop_core.storage.names import inside, is_the_name_of_a_file
+from stop_core.storage.paths import StoragePath, storage_path
 from stop_core.storage.private import first_line
 
 from ..cli.console import RunError, say
+from ..cli.options import OutputFolder
 
 if TYPE_CHECKING:  # importing it takes seconds; --help is fast without
     from stop_core.trained_model.model import TrainedModel
@@ -25,7 +27,7 @@ _MOST_LISTED = 10
 class ModelChoice:
     """A trained model, or a CLIP without training."""
 
-    checkpoint: Path | None = None
+    checkpoint: OutputFolder | None = None
     """Folder of a trained model, or of its training run: outputs/runs/NAME. Or the beginning of
     NAME: the newest tested training in --output is used, if all that match have the same method,
     seed and data."""
@@ -63,7 +65,7 @@ class ModelChoice:
         """Whether the options name a model."""
         return any(value is not None for value in (self.checkpoint, self.run, self.tower))
 
-    def found(self, output: Path) -> "ModelChoice":
+    def found(self, output: StoragePath) -> "ModelChoice":
         """Returns the choice with absolute paths, for any process; downloads a run.
 
         `output` has the training runs and the MLflow store. Raises RunError if there is no model.
@@ -107,7 +109,8 @@ class ModelChoice:
                 templates=self.templates or ("default",),
                 device=device,
             )
-        model = TrainedModel.load(self.checkpoint, device, tower=self.tower)
+        with fetched_folder(self.checkpoint) as here:
+            model = TrainedModel.load(here, device, tower=self.tower)
         if not self.labels:
             return model
         dataset = model.provenance.dataset
@@ -124,12 +127,15 @@ class ModelChoice:
     def from_dict(cls, values: dict[str, Any]) -> "ModelChoice":
         """Reads a value of `to_dict`; raises ValueError if it is invalid or its tower unlisted."""
         # An index of an earlier version has the device too.
-        choice = build(cls, {k: v for k, v in values.items() if k != "gpu"}, "the model")
+        values = {k: v for k, v in values.items() if k != "gpu"}
+        folder = values.pop("checkpoint", None)
+        choice = build(cls, values, "the model")
+        choice = replace(choice, checkpoint=None if folder is None else storage_path(str(folder)))
         refuse_unlisted_tower(choice.tower, "the index")
         return choice
 
 
-def _folder(checkpoint: Path, output: Path) -> Path:
+def _folder(checkpoint: StoragePath, output: StoragePath) -> StoragePath:
     """Returns the folder itself, or that of the run with this name or beginning of a name.
 
     Of runs with the same data, method and seed, the newest is taken and printed. Raises RunError if
@@ -142,14 +148,14 @@ def _folder(checkpoint: Path, output: Path) -> Path:
     if checkpoint.exists() or checkpoint.name != str(checkpoint):
         return checkpoint.resolve()
     runs = output / "runs"
-    if (runs / checkpoint).exists():
-        return (runs / checkpoint).resolve()
+    if (runs / str(checkpoint)).exists():
+        return (runs / str(checkpoint)).resolve()
     begun = [one for one in runs.glob("*") if one.name.startswith(checkpoint.name)]
     # A complete part of a name comes first: "seed1" is not meant as the beginning of "seed10".
     called = [one for one in begun if one.name.startswith(f"{checkpoint}-")] or begun
-    newest: dict[tuple[object, ...], tuple[float, Path]] = {}
+    newest: dict[tuple[object, ...], tuple[int, str, StoragePath]] = {}
     unfit = []
-    for folder in sorted(called):
+    for folder in sorted(called, key=str):
         result = TrainingResult.load(folder)
         if result is None:
             unfit.append(f"{folder.name} is not finished: it has no {RESULT}")
@@ -161,19 +167,19 @@ def _folder(checkpoint: Path, output: Path) -> Path:
             unfit.append(f"{folder.name} was not trained (--epochs 0), or not tested")
         else:
             key = result.data_hash, result.method, result.seed
-            dated = (folder / RESULT).stat().st_mtime, folder
+            dated = (folder / RESULT).stat().st_mtime_ns, str(folder), folder
             newest[key] = max(dated, newest.get(key, dated))
     if not newest:
         raise RunError(
             f"there is no folder {checkpoint}, and no trained and tested model in {runs} whose "
             f"name begins with it; give the folder that `stop train` printed{_listed(unfit)}"
         )
-    (_, folder), *others = newest.values()
+    (_, _, folder), *others = newest.values()
     if others:
         raise RunError(
             f"{len(newest)} trainings with different data, method or seed have names that begin "
             f"with {checkpoint}; give more of the name"
-            + _listed(sorted(one.name for _, one in newest.values()))
+            + _listed(sorted(one.name for _, _, one in newest.values()))
         )
     say(f"using the model of {folder}")
     return folder.resolve()
@@ -191,12 +197,12 @@ def _absolute(text: str) -> str:
     return str(path.resolve()) if path.suffix and "{}" not in text and path.is_file() else text
 
 
-def _downloaded(run: str, output: Path) -> Path:
+def _downloaded(run: str, output: StoragePath) -> StoragePath:
     """Downloads the model of an MLflow run atomically; returns its folder, which is kept."""
     if not is_the_name_of_a_file(run):
         raise RunError(f"--run {run} is not the id of an MLflow run; use --checkpoint for a folder")
     folder = inside((output / "models").resolve(), run)
-    if folder.is_dir():
+    if folder.is_dir() and (isinstance(folder, Path) or (folder / _ARTIFACT / SUMS).is_file()):
         return folder
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException

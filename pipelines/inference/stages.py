@@ -18,7 +18,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
@@ -38,6 +37,7 @@ from stop_core.trained_model.frames import Preprocessing
 from stop_core.trained_model.index import VIDEO_COLUMNS
 
 from ..cli.console import RunError
+from ..cli.folders import output_folder
 from ..cluster.resources import copies_that_fit
 from .model_choice import ModelChoice
 from .video_list import Video
@@ -154,7 +154,7 @@ class PartModel:
         if not part["error"]:
             rows = self.rows(part)
             try:
-                with appearing(Path(part["path"])) as staging:
+                with appearing(output_folder(part["path"])) as staging:
                     table = pa.Table.from_pylist(rows, schema=SCHEMAS[self.work.kind])
                     pq.write_table(table, staging)
             except OSError as problem:

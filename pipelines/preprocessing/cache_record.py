@@ -4,7 +4,6 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from stop_core.cache import Manifest
@@ -22,7 +21,7 @@ class CacheRecord:
         cache: the folder of the cache.
     """
 
-    def __init__(self, output: Path, cache: StoragePath) -> None:
+    def __init__(self, output: StoragePath, cache: StoragePath) -> None:
         self.output = output
         name = hashlib.sha256(str(cache.resolve()).encode()).hexdigest()[:16]
         self._pending = output / "unrecorded" / f"{name}.json"

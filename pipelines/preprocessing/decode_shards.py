@@ -17,7 +17,6 @@ from stop_core.storage.private import first_line
 from ..cli.console import RunError
 from ..cli.progress_bar import Done
 from ..cluster.session import quiet_ray_data, start_ray
-from ..cluster.shared_storage import require_shared
 
 
 def decode_shards(
@@ -37,8 +36,7 @@ def decode_shards(
     Raises:
         RunError: if a shard cannot be written, or a worker fails. Finished shards are kept.
     """
-    start_ray()
-    require_shared(job.cache, data_root)
+    start_ray(job.cache, data_root)
     import ray
     import ray.exceptions
 

@@ -12,7 +12,7 @@ from stop_core.storage.paths import StoragePath, storage_path
 EMBEDDED = "motion"
 
 
-def find_cache(cache: str | None, output: Path) -> StoragePath:
+def find_cache(cache: str | None, output: StoragePath) -> StoragePath:
     """Returns the finished cache at `cache`; None means the embedded set, made if absent.
 
     Raises:
@@ -22,7 +22,7 @@ def find_cache(cache: str | None, output: Path) -> StoragePath:
     return _find(cache, output)[0]
 
 
-def _find(cache: str | None, output: Path) -> tuple[StoragePath, Manifest]:
+def _find(cache: str | None, output: StoragePath) -> tuple[StoragePath, Manifest]:
     if cache is not None:
         path = storage_path(cache)
         manifest = Manifest.load(path)
@@ -35,7 +35,7 @@ def _find(cache: str | None, output: Path) -> tuple[StoragePath, Manifest]:
     return config.cache_path, make_cache(config)
 
 
-def find_folds(caches: str | None, output: Path) -> dict[StoragePath, Manifest]:
+def find_folds(caches: str | None, output: StoragePath) -> dict[StoragePath, Manifest]:
     """Returns the caches that are separated by commas, with their manifests; by default, the one.
 
     Raises:
@@ -61,7 +61,7 @@ def _are_folds(one: Manifest, other: Manifest) -> bool:
     return one.fold != other.fold and same == other.config
 
 
-def find_targets(caches: Sequence[str], output: Path) -> list[dict[StoragePath, Manifest]]:
+def find_targets(caches: Sequence[str], output: StoragePath) -> list[dict[StoragePath, Manifest]]:
     """Returns the caches of each table of a transfer: the folds of a dataset share one.
 
     Each of `caches` can be several, separated by commas. Raises as `find_cache`.

@@ -37,7 +37,7 @@ from stop_core.storage.skeleton import skeleton_of
 
 from ..cli.console import RunError, print_result, say, warn
 from ..cli.folders import alone_in, default_output
-from ..cli.options import flatten
+from ..cli.options import OutputFolder, flatten
 from ..cli.progress_bar import ProgressBar
 from ..cli.video_options import DecodeOptions
 from .cache_record import CacheRecord
@@ -96,7 +96,7 @@ class PreprocessConfig:
     """Only count the clips, classes and missing videos of each split, and report suspicious lists;
     nothing is decoded or cached."""
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
-    output: Path = field(default_factory=default_output)
+    output: OutputFolder = field(default_factory=default_output)
     """Folder for the MLflow store, and for data and cache if no other folder is given."""
 
     def __post_init__(self) -> None:
@@ -147,7 +147,9 @@ class PreprocessConfig:
             raise ValueError(
                 f"{self.dataset} needs --data-root, the folder that its archives were unpacked to"
             )
-        return storage_path(self.data_root or self.output / "data" / self.dataset).resolve()
+        # Videos are generated on a disk.
+        disk = self.output if isinstance(self.output, Path) else default_output()
+        return storage_path(self.data_root or disk / "data" / self.dataset).resolve()
 
     @property
     def cache_path(self) -> StoragePath:
@@ -287,7 +289,7 @@ def failure_counts(failures: Sequence[Failure]) -> str:
 _NAMED = 5  # missing videos that a message names; the report lists all
 
 
-def check_files(selection: Selection, root: Path, report: Path) -> tuple[str, str]:
+def check_files(selection: Selection, root: Path, report: StoragePath) -> tuple[str, str]:
     """Compares a selection of clips with the files below the data root, folder by folder.
 
     Args:

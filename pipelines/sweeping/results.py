@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,10 +10,10 @@ import yaml
 
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.escaping import csv_text
+from stop_core.storage.paths import StoragePath, local_file
 
 from ..cli.console import RunError, console, print_result, say
 from ..cluster.session import start_ray
-from ..cluster.shared_storage import require_shared
 from ..tracking.queued_run import QueuedRun
 from ..training.pool import Job, run_all
 from ..training.result import TrainingResult
@@ -36,7 +35,7 @@ class SweepResult:
     trials: pd.DataFrame
     """A row per trial: finished settings, best first, then the trials that did not finish."""
     best: TriedSettings
-    best_file: Path
+    best_file: StoragePath
     """For `train.py --config`."""
     front: list[TriedSettings]
     """The Pareto front of several objectives; empty for one objective."""
@@ -149,7 +148,10 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
     """
     file = search.folder / CONFIRMATION
     if not seeds:
-        frame = pd.read_csv(file) if file.is_file() else pd.DataFrame()
+        if not file.is_file():
+            return None
+        with local_file(file) as here:
+            frame = pd.read_csv(here)
         return frame if "trial" in frame else None
     best = search.space.experiment(result.best.drawn)
     first = search.seed + search.space.seeds
@@ -161,8 +163,7 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
         for seed in range(first, first + seeds)
     ]
     if any(job.training.remembered() is None for job in jobs):
-        start_ray()
-        require_shared(search.output, search.cache, records=True)
+        start_ray(search.output, search.cache, records=True)
     say(f"retraining {result.best.name} on {seeds} other seeds, then testing it")
     outcomes = run_all(jobs, search.resources, parent)
     if failures := [one for one in outcomes if isinstance(one, str)]:

@@ -14,11 +14,9 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -26,6 +24,7 @@ from ray import tune
 from stop_core.cache.manifest import Manifest
 from stop_core.clip.loading import ClipCache
 from stop_core.clip.pretrained import weights_fingerprint
+from stop_core.storage.atomic import remove_folder
 from stop_core.storage.paths import StoragePath
 
 from ..cli.console import RunError, reporting, say
@@ -33,12 +32,12 @@ from ..cli.folders import alone_in
 from ..cli.progress_bar import Pace
 from ..cluster.resources import Resources, room_for
 from ..cluster.session import start_ray
-from ..cluster.shared_storage import require_shared
 from ..tracking.direct_run import TrackedRun
 from ..tracking.outbox import Courier
 from ..tracking.queued_run import QueuedRun, deliver_waiting
 from ..tracking.store import open_experiment, tracking_uri
 from ..training.result import RESULT_VERSION
+from ..training.session import place
 from .space import (
     BASE_MEASURE,
     SWEEP_COSTS,
@@ -67,7 +66,7 @@ class Search:
     """Number of draws; None: the number of the space."""
     seed: int
     cache: StoragePath
-    output: Path
+    output: StoragePath
     resources: Resources
     max_concurrent: int | None = None
     """Number of concurrent trials; None: as many as the cluster has room for."""
@@ -159,7 +158,7 @@ class Search:
         return f"{self.dataset}-{self.title}-{self.identity}"
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> StoragePath:
         """Folder of the results."""
         return self.output / "sweeps" / self.name
 
@@ -198,8 +197,7 @@ class Search:
                 return
             # Otherwise Tune prints where its temporary files are.
             os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-            start_ray()
-            require_shared(self.output, self.cache, records=True)
+            start_ray(self.output, self.cache, records=True)
             ended, started = len(trials.in_state(*ENDS)), len(trials.in_state("running"))
             say(
                 f"{self.name}: {driver.most} trials by {self.space.algorithm}"
@@ -249,7 +247,8 @@ class Search:
 
     def _tuner(self, driver: Driver) -> tune.Tuner:
         # A sweep resumes from the trials on disk, and never from the files of Tune.
-        shutil.rmtree(self.folder / "tune", ignore_errors=True)
+        remove_folder(self.folder / "tune")
+        storage, filesystem = place(self.folder)
         task, keeper, worker = driver.task, ClipCache(), self.resources
 
         def trial(config: dict[str, Any]) -> None:
@@ -270,7 +269,8 @@ class Search:
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(self.folder),
+                storage_path=storage,
+                storage_filesystem=filesystem,
                 verbose=0,
                 callbacks=[Failures(driver)],
                 failure_config=tune.FailureConfig(max_failures=worker.restarts),

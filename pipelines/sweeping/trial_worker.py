@@ -3,7 +3,6 @@
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from ray import tune
@@ -32,7 +31,7 @@ class TrialTask:
     """Eight hex digits."""
     space: SearchSpace
     cache: StoragePath
-    output: Path
+    output: StoragePath
     resources: Resources
     parent: str = ""
     """MLflow run id of the sweep."""

@@ -11,7 +11,6 @@ import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.documents import Number, Whole, build, parse_json, read_text
 from stop_core.storage.names import inside
+from stop_core.storage.paths import StoragePath, matches
 
 from .space import SWEEP_COSTS, is_minimised
 
@@ -117,11 +117,11 @@ class Trials:
     Every point has as many trainings as there are `seeds`.
     """
 
-    def __init__(self, folder: Path, seeds: int = 1) -> None:
+    def __init__(self, folder: StoragePath, seeds: int = 1) -> None:
         self.seeds = seeds
         self.folder = inside(folder, "trials")
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = sorted(self.folder.glob("trial-*.json"))
+        files = matches(self.folder, "trial-*.json")
         self.all = [build(Trial, parse_json(read_text(path)), path) for path in files]
 
     def add(self, drawn: dict[str, Any], seed: int, run: str = "") -> Trial:

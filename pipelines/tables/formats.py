@@ -18,6 +18,7 @@ from rich.text import Text
 
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.escaping import csv_text, in_markdown
+from stop_core.storage.paths import StoragePath
 from stop_core.storage.templates import rendered
 
 from .sheet import ON_PAPER, ON_SCREEN, PUBLISHED_NOTE, Sheet
@@ -29,7 +30,7 @@ _PAPER = 120  # characters of scriptsize in the width of a page of two columns
 _SPREAD = re.compile(r"([\d.]+) ± ([\d.]+)")
 
 
-def write_files(table: ComparisonTable, sheet: Sheet) -> list[Path]:
+def write_files(table: ComparisonTable, sheet: Sheet) -> list[StoragePath]:
     """Writes the table in every format, and returns the files.
 
     `table.csv` has every number, unrounded; the other formats are for readers.

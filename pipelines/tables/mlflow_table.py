@@ -14,6 +14,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from stop_core.storage.paths import StoragePath
+
 from ..cli.console import console, print_result
 from ..tracking.direct_run import TrackedRun
 from ..tracking.store import find_run, open_experiment, run_tags, shared_view
@@ -34,7 +36,7 @@ _ON_PAGE = {
 }  # fmt: skip
 
 
-def track(table: ComparisonTable, output: Path) -> TrackedRun:
+def track(table: ComparisonTable, output: StoragePath) -> TrackedRun:
     """Returns the MLflow run of this table; it is the same each time the same table is made."""
     experiment = open_experiment(output, table.dataset)
     tracked = TrackedRun.of_folder(

@@ -1,7 +1,6 @@
 """Statistics of a table's rows from their per-video predictions: intervals and tests."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from stop_core.evaluation.statistics import (
     resampled_scores,
 )
 from stop_core.evaluation.stored_predictions import read_scores
+from stop_core.storage.paths import storage_path
 
 from ..training.result import TrainingResult
 from ..training.task import PREDICTIONS
@@ -53,7 +53,7 @@ def row_statistics(
     primary = measures[0]
     # Refuses rows of different videos: they are read like the seeds of one row.
     for folds in zip(*(_by_fold(rows[title]) for title in scores), strict=True):
-        read_scores([Path(fold[0].folder) / PREDICTIONS for fold in folds], [primary])
+        read_scores([storage_path(fold[0].folder) / PREDICTIONS for fold in folds], [primary])
     # All at once, so that all rows and measures have the same videos in a resample.
     cells = [(title, measure) for title in scores for measure in measures]
     resamples = resampled_scores([scores[title][measure] for title, measure in cells])
@@ -89,7 +89,9 @@ def _scores(results: Sequence[TrainingResult], measures: Sequence[str]) -> dict[
     """Returns the scores of one row by video, after checking them against the recorded measures."""
     folds = []
     for own in _by_fold(results):
-        folds.append(read_scores([Path(result.folder) / PREDICTIONS for result in own], measures))
+        folds.append(
+            read_scores([storage_path(result.folder) / PREDICTIONS for result in own], measures)
+        )
         for measure, videos in folds[-1].items():
             for result, score in zip(own, videos.scores().tolist(), strict=True):
                 if abs(result.metrics[measure] - score) > 1e-9:

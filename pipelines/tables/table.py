@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -16,6 +15,7 @@ from stop_core.datasets.registry import division
 from stop_core.evaluation.stored_predictions import reranked_name
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.protocol import ProtocolConfig
+from stop_core.storage.paths import StoragePath
 
 from ..cli.console import RunError
 from ..cli.folders import results_folder
@@ -49,7 +49,7 @@ class ComparisonTable:
     """The fold, or the first one."""
     data_hash: str
     experiments: dict[str, list[ExperimentConfig]]
-    folder: Path
+    folder: StoragePath
     task: Task = "recognition"
     name: str = "table"
     """Name of the file with the rows."""
@@ -88,7 +88,7 @@ class ComparisonTable:
         cls,
         manifest: Manifest,
         trainings: Mapping[str, Sequence[TrainingRun]],
-        output: Path,
+        output: StoragePath,
         name: str = "table",
         **options: Any,
     ) -> "ComparisonTable":

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stop_core.storage.atomic import write_whole
+from stop_core.storage.atomic import named_copy, write_whole
 from stop_core.storage.documents import read_text
 from stop_core.storage.names import inside
+from stop_core.storage.paths import StoragePath
 
 from .environment import environment
 from .outbox import Record, RefusedError
@@ -72,7 +73,7 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def write_record(client: "MlflowClient", run_id: str, record: Record, folder: Path) -> None:
+def write_record(client: "MlflowClient", run_id: str, record: Record, folder: StoragePath) -> None:
     """Writes a record to the store; files are relative to `folder`.
 
     Raises:
@@ -111,7 +112,8 @@ def write_record(client: "MlflowClient", run_id: str, record: Record, folder: Pa
                 raise RefusedError(str(problem)) from problem
             if not path.exists():
                 raise RefusedError(f"{path} is no longer there")
-            client.log_artifact(run_id, str(path), record["artifact_folder"])
+            with named_copy(path) as file:
+                client.log_artifact(run_id, str(file), record["artifact_folder"])
         case "end":
             client.set_terminated(run_id, record["status"], record["time"])
 
@@ -127,7 +129,7 @@ class TrackedRun(RunRecords):
     @classmethod
     def start(
         cls,
-        output: Path,
+        output: StoragePath,
         experiment_id: str,
         name: str,
         *,
@@ -147,7 +149,12 @@ class TrackedRun(RunRecords):
 
     @classmethod
     def of_folder(
-        cls, folder: Path, output: Path, experiment_id: str, name: str, tags: Mapping[str, str]
+        cls,
+        folder: StoragePath,
+        output: StoragePath,
+        experiment_id: str,
+        name: str,
+        tags: Mapping[str, str],
     ) -> "TrackedRun":
         """Starts or resumes the run of a folder. A folder has one run, even after interruptions.
 
@@ -178,9 +185,10 @@ class TrackedRun(RunRecords):
         new = {name: float(value) for name, value in values.items() if held.get(name) != value}
         self._put({"kind": "points", "points": [(0, now_ms(), new)]})
 
-    def log_file(self, path: Path, folder: str | None = None) -> None:
+    def log_file(self, path: StoragePath, folder: str | None = None) -> None:
         """Stores a copy of a file as an artifact."""
-        self.client.log_artifact(self.run_id, str(path), folder)
+        with named_copy(path) as file:
+            self.client.log_artifact(self.run_id, str(file), folder)
 
     def log_json(self, values: Mapping[str, Any], name: str) -> None:
         """Stores a mapping as a JSON artifact."""

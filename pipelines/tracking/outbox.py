@@ -9,20 +9,19 @@ again, which is idempotent: a run is found by its key before it is created, a po
 themselves.
 """
 
-import fcntl
 import itertools
 import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.documents import parse_json, read_text
-from stop_core.storage.names import inside, open_lock
+from stop_core.storage.locks import locked
+from stop_core.storage.names import inside
+from stop_core.storage.paths import StoragePath, matches
 
 Record = dict[str, Any]
 _numbers = itertools.count()
@@ -35,7 +34,7 @@ class RefusedError(Exception):
 class Outbox:
     """The waiting records of one MLflow run, in the order in which they were added."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: StoragePath) -> None:
         self.folder = folder
 
     def put(self, record: Record) -> None:
@@ -44,13 +43,13 @@ class Outbox:
         order = f"{time.time_ns():020d}-{next(_numbers):06d}-{os.getpid()}"
         write_whole(self.folder / f"{order}-{record['kind']}.json", json.dumps(record))
 
-    def waiting(self) -> list[Path]:
+    def waiting(self) -> list[StoragePath]:
         """Returns the records that are not delivered."""
-        return sorted(self.folder.glob("[0-9]*.json"))
+        return matches(self.folder, "[0-9]*.json")
 
-    def refused(self) -> list[Path]:
+    def refused(self) -> list[StoragePath]:
         """Returns the records that the store refused."""
-        return sorted((self.folder / "refused").glob("*.json"))
+        return matches(self.folder / "refused", "*.json")
 
     def deliver(self, send: Callable[[Record], None]) -> Exception | None:
         """Sends the waiting records in order; stops at the first error and returns it.
@@ -63,7 +62,7 @@ class Outbox:
         """
         if not self.waiting():
             return None
-        with _held(self.folder / ".lock") as mine:
+        with locked(self.folder / ".lock") as mine:
             for path in self.waiting() if mine else []:
                 try:
                     record = parse_json(read_text(path))
@@ -82,7 +81,7 @@ class Outbox:
                 path.unlink(missing_ok=True)
         return None
 
-    def _refuse(self, path: Path, record: Record) -> None:
+    def _refuse(self, path: StoragePath, record: Record) -> None:
         inside(self.folder, "refused").mkdir(exist_ok=True)
         write_whole(inside(self.folder, f"refused/{path.name}"), json.dumps(record))
 
@@ -126,15 +125,3 @@ class Courier:
                 retry, waits = self._FIRST_RETRY, None
             else:
                 waits, retry = retry, min(2 * retry, self._LAST_RETRY)
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Yields whether this process got the lock; does not wait for it."""
-    with open_lock(path) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.documents import build, parse_json, read_text
 from stop_core.storage.names import inside
+from stop_core.storage.paths import StoragePath, matches
 from stop_core.storage.private import without_password
 
 from ..cli.console import warn
@@ -65,7 +66,7 @@ class QueuedRun(RunRecords):
     Several processes can use the same run, on machines that share the folder.
     """
 
-    def __init__(self, folder: Path, uri: str) -> None:
+    def __init__(self, folder: StoragePath, uri: str) -> None:
         self.folder = folder
         self.uri = uri
         self.outbox = Outbox(inside(folder, OUTBOX))
@@ -76,7 +77,7 @@ class QueuedRun(RunRecords):
         return self._read(RUN_ID)
 
     @property
-    def output(self) -> Path:
+    def output(self) -> StoragePath:
         """The output folder; its subfolder `runs` or `evaluations` has the folder."""
         return self.folder.parent.parent
 
@@ -255,11 +256,11 @@ def deliver_at_end(tracked: QueuedRun) -> None:
         warn(f"the MLflow store has refused {len(refused)} records; see {refused[0].parent}")
 
 
-def deliver_waiting(output: Path) -> None:
+def deliver_waiting(output: StoragePath) -> None:
     """Sends the records in the output folder that have waited since an outage of their store."""
     away: set[str] = set()
     folders = [output / "runs", output / "evaluations"]
-    for outbox in sorted(box for folder in folders for box in folder.glob(f"*/{OUTBOX}")):
+    for outbox in (box for folder in folders for box in matches(folder, f"*/{OUTBOX}")):
         run = QueuedRun(outbox.parent, tracking_uri(output))
         if run.store in away:  # it may take a minute to fail
             continue

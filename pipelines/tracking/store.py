@@ -6,15 +6,18 @@ MLflow takes seconds to import, so functions import it: a worker trains before i
 import logging
 import shlex
 import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stop_core.storage.atomic import write_whole
+from stop_core.storage.paths import StoragePath
 from stop_core.storage.private import without_password
 
 from ..cli.console import RunError, is_verbose, reporting
 from ..cli.folders import command, default_output
-from ..cli.store_problem import explain_store_problem, given_store
+from ..cli.store_problem import TRACKING_URI, explain_store_problem, given_store
 from .environment import git_commit
 
 if TYPE_CHECKING:
@@ -46,19 +49,32 @@ LONGEST_PARAM = 6000  # characters; a limit of MLflow
 MOST_METRICS = 1000  # of a batch; a limit of MLflow
 
 
-def tracking_uri(output: Path) -> str:
-    """Returns the store of MLFLOW_TRACKING_URI, or else an SQLite store in the output folder."""
-    return given_store() or local_store(output)
+def tracking_uri(output: StoragePath) -> str:
+    """Returns the store of MLFLOW_TRACKING_URI, or else an SQLite store in the output folder.
+
+    Raises:
+        RunError: if the output is on an object store, and no tracking store is given.
+    """
+    if uri := given_store() or local_store(output):
+        return uri
+    raise RunError(
+        f"--output {output} cannot hold MLflow's SQLite store, which needs a disk: start an MLflow "
+        f"server, and set {TRACKING_URI} to its address (docs/clusters.md); on one machine, "
+        "sqlite:////FOLDER/mlflow.db is enough"
+    )
 
 
-def local_store(output: Path) -> str:
-    """Returns the URI of the SQLite store in the output folder."""
-    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+def local_store(output: StoragePath) -> str:
+    """Returns the URI of the SQLite store in the output folder; "" on an object store."""
+    file = (output / "mlflow.db").resolve()
+    return f"sqlite:///{file}" if isinstance(file, Path) else ""
 
 
-def ui_command(output: Path) -> str:
+def ui_command(output: StoragePath) -> str:
     """Returns the command that opens the UI of the store."""
     given_store()  # refuses a password in the address
+    if not isinstance(output, Path):
+        return command("ui")
     is_default = output.resolve() == default_output().resolve()
     return command("ui") + ("" if is_default else f" --output {shlex.quote(str(output))}")
 
@@ -96,7 +112,7 @@ def store_client(uri: str) -> "MlflowClient":
     return MlflowClient(uri)
 
 
-def open_experiment(output: Path, name: str) -> str:
+def open_experiment(output: StoragePath, name: str) -> str:
     """Prepares the store; returns the id of the experiment `name`, which is created if missing.
 
     The driver calls it once before anything runs in parallel: processes that open an empty SQLite
@@ -107,8 +123,13 @@ def open_experiment(output: Path, name: str) -> str:
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
+        if isinstance(output, Path):
+            with tempfile.TemporaryFile(dir=output):
+                pass
+        else:
+            probe = output.once() / f".writable-{uuid.uuid4().hex}"
+            write_whole(probe, "")
+            probe.unlink()
     except OSError as problem:
         raise RunError(
             f"the folder {output} cannot be written ({problem.strerror or problem}); choose "
@@ -122,9 +143,11 @@ def open_experiment(output: Path, name: str) -> str:
         raise RunError(explain_store_problem(uri, problem)) from problem
 
 
-def stores_artifacts_in(output: Path, uri: str) -> str | None:
+def stores_artifacts_in(output: StoragePath, uri: str) -> str | None:
     """Returns the folder for artifacts of a new experiment; None if the server chooses it."""
-    return (output / "mlartifacts").resolve().as_uri() if uri == local_store(output) else None
+    if not isinstance(output, Path) or uri != local_store(output):
+        return None
+    return (output / "mlartifacts").resolve().as_uri()
 
 
 def experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> str:

@@ -5,7 +5,8 @@
     <run>/checkpoint_manager_snapshot.json   those that Ray Train has registered
 
 Each is written atomically before it is reported. So training resumes from the latest checkpoint on
-disk, even if Ray Train had not registered it yet.
+disk, even if Ray Train had not registered it yet. On an object store, a checkpoint without
+SHA256SUMS, its last object, is not complete.
 """
 
 import os
@@ -13,15 +14,18 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
-from stop_core.storage.atomic import sync
+from stop_core.storage.atomic import SUMS, appearing_folder, fetched_folder, remove_folder, sync
 from stop_core.storage.documents import parse_json, read_text
-from stop_core.storage.names import inside
+from stop_core.storage.names import P, inside
+from stop_core.storage.paths import RemotePath, StoragePath
 from stop_core.training.run_state import read_progress
 
 from ..cli.console import RunError, warn
@@ -35,27 +39,19 @@ writes its checkpoints into the folder of the run itself."""
 _STAGING = ".checkpoint_"
 
 
-def write_checkpoint(folder: Path, write: Write) -> Path:
-    """Writes the next checkpoint below `folder` atomically; `write` fills it with files.
+def write_checkpoint(folder: P, write: Write) -> P:
+    """Writes the next checkpoint below `folder` atomically; `write` fills a local folder.
 
     Raises:
         OSError: if it cannot be written; the message says what to do.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=folder))
-        try:
+        done = list_checkpoints(folder)
+        number = int(done[-1].name.removeprefix("checkpoint_")) + 1 if done else 0
+        checkpoint = folder / f"checkpoint_{number:06d}"
+        with _appearing(checkpoint) as staging:
             write(staging)
-            for path in (*staging.iterdir(), staging):
-                sync(path)
-            done = list_checkpoints(folder)
-            number = int(done[-1].name.removeprefix("checkpoint_")) + 1 if done else 0
-            checkpoint = folder / f"checkpoint_{number:06d}"
-            os.replace(staging, checkpoint)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)  # it takes room on a full disk
-            raise
-        sync(folder)
     except (OSError, SafetensorError) as problem:
         reason = "the disk is full" if is_full(problem) else getattr(problem, "strerror", None)
         raise OSError(
@@ -65,14 +61,32 @@ def write_checkpoint(folder: Path, write: Write) -> Path:
     return checkpoint
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
+@contextmanager
+def _appearing(checkpoint: StoragePath) -> Iterator[Path]:
+    if isinstance(checkpoint, RemotePath):
+        with appearing_folder(checkpoint) as staging:
+            yield staging
+        return
+    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=checkpoint.parent))
+    try:
+        yield staging
+        for path in (*staging.iterdir(), staging):
+            sync(path)
+        os.replace(staging, checkpoint)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)  # it takes room on a full disk
+        raise
+    sync(checkpoint.parent)
+
+
+def list_checkpoints(folder: P) -> list[P]:
     """Returns the checkpoints that were written below a folder, the newest last."""
     return sorted(p for p in folder.glob("checkpoint_*") if re.fullmatch(r"\w+_\d{6,}", p.name))
 
 
 def latest_checkpoint(
-    run: Path, preferred: Path | None = None, states: Collection[str] | None = None
-) -> Path | None:
+    run: P, preferred: StoragePath | None = None, states: Collection[str] | None = None
+) -> P | None:
     """Returns the readable checkpoint of a run with the most steps; None if there is none.
 
     Args:
@@ -93,7 +107,7 @@ def latest_checkpoint(
     return None
 
 
-def move_damaged_aside(run: Path) -> None:
+def move_damaged_aside(run: StoragePath) -> None:
     """Moves damaged checkpoints and a stale list of Ray Train out of the way, and reports them.
 
     Call it before the training, while no other process works in the folder.
@@ -102,7 +116,11 @@ def move_damaged_aside(run: Path) -> None:
         RunError: if there are checkpoints, and none is readable.
     """
     for path in [*run.glob(f"{_STAGING}*"), *inside(run, CHECKPOINTS).glob(f"{_STAGING}*")]:
-        shutil.rmtree(path, ignore_errors=True)  # left by an interruption
+        remove_folder(path)  # left by an interruption
+    if isinstance(run, RemotePath):
+        for path in run_checkpoints(run):
+            if not (path / SUMS).exists():  # its upload was interrupted
+                remove_folder(path)
     damages = {path: damage for path in run_checkpoints(run) if (damage := damage_of(path))}
     for path, damage in damages.items():
         latest = latest_checkpoint(run)
@@ -118,15 +136,15 @@ def move_damaged_aside(run: Path) -> None:
         _move_aside(run / SNAPSHOT)
 
 
-def run_checkpoints(run: Path) -> list[Path]:
+def run_checkpoints(run: P) -> list[P]:
     """Returns the checkpoints in both places of a run's folder, readable or not."""
     return [*run.glob("checkpoint_*[0-9]"), *inside(run, CHECKPOINTS).glob("checkpoint_*[0-9]")]
 
 
-def by_progress(checkpoints: Collection[Path], preferred: Path | None = None) -> list[Path]:
+def by_progress(checkpoints: Collection[P], preferred: StoragePath | None = None) -> list[P]:
     """Sorts checkpoints by their number of steps, the latest first; unreadable ones come last."""
 
-    def key(path: Path) -> tuple[tuple[int, int, bool], bool, str]:
+    def key(path: P) -> tuple[tuple[int, int, bool], bool, str]:
         try:
             order = read_progress(path).order
         except (OSError, ValueError):
@@ -136,22 +154,26 @@ def by_progress(checkpoints: Collection[Path], preferred: Path | None = None) ->
     return sorted(checkpoints, key=key, reverse=True)
 
 
-def damage_of(checkpoint: Path) -> str | None:
+def damage_of(checkpoint: StoragePath) -> str | None:
     """Returns why a checkpoint is not readable; None if every file is as it was written."""
     from stop_core.training.checkpoint import check_whole  # imports torch
 
     try:
-        check_whole(checkpoint)
+        with fetched_folder(checkpoint) as here:
+            check_whole(here)
     except ValueError as problem:
         return str(problem)
     return None
 
 
-def _move_aside(path: Path) -> Path:
-    return path.rename(path.with_name(f"damaged-{time.time_ns()}-{path.name}"))
+def _move_aside(path: P) -> P:
+    aside = path.parent / f"damaged-{time.time_ns()}-{path.name}"
+    move: Any = path.rename  # to a path of its own kind
+    move(aside)
+    return aside
 
 
-def _is_sound(snapshot: Path) -> bool:
+def _is_sound(snapshot: StoragePath) -> bool:
     """Whether Ray can read its list of checkpoints, and finds all of them."""
     if not snapshot.exists():
         return True

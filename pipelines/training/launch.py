@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stop_core.storage.atomic import write_whole
 from stop_core.storage.documents import read_text
+from stop_core.storage.paths import StoragePath
 
 from ..cli.console import RunError
 from ..cluster.resources import Resources
@@ -36,7 +36,9 @@ class TrainingHooks:
     """Whether Ray runs only this training, and ends with this process."""
 
 
-def train_in_process(task: WorkerTask, checkpoints: Path, hooks: TrainingHooks) -> Path:
+def train_in_process(
+    task: WorkerTask, checkpoints: StoragePath, hooks: TrainingHooks
+) -> StoragePath:
     """Trains in this process, and returns the last checkpoint below the folder `checkpoints`."""
     from .session import FolderSession
     from .worker import WorkerRun
@@ -49,7 +51,7 @@ def train_in_process(task: WorkerTask, checkpoints: Path, hooks: TrainingHooks) 
     return latest
 
 
-def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -> Path:
+def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -> StoragePath:
     """Trains in workers of Ray Train, and returns the last checkpoint.
 
     Ray Train finds the checkpoints of an interrupted training by the name and folder of its run.
@@ -61,6 +63,7 @@ def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from ..cluster.process_groups import CheckedConfig, LoopbackConfig
+    from .session import as_path, place
 
     kind: type[TorchTrainer] = TorchTrainer
     if hooks.is_sole:
@@ -69,6 +72,7 @@ def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -
     torch_config: TorchConfig = CheckedConfig() if "RAY_ADDRESS" in os.environ else LoopbackConfig()
     fatal = task.folder / FATAL
     fatal.unlink(missing_ok=True)
+    storage, filesystem = place(task.folder.parent)
     trainer = kind(
         train_worker,
         train_loop_config={"task": task},
@@ -76,7 +80,8 @@ def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -
         scaling_config=resources.scaling(),
         run_config=RunConfig(
             name=task.folder.name,
-            storage_path=str(task.folder.parent),
+            storage_path=storage,
+            storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=resources.restarts),
             callbacks=list(hooks.callbacks),
@@ -91,7 +96,7 @@ def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -
         raise RunError(read_text(fatal))
     if outcome.checkpoint is None:
         raise RunError(f"the training {task.folder.name} ended without a result; run it again")
-    return Path(outcome.checkpoint.path)
+    return as_path(outcome.checkpoint.path, task.folder)
 
 
 def train_worker(arguments: dict[str, WorkerTask]) -> None:

@@ -1,6 +1,7 @@
 """The progress of one training, in a small file: a worker writes it, the driver prints it."""
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -8,10 +9,12 @@ from pathlib import Path
 
 from stop_core.storage.atomic import appearing
 from stop_core.storage.documents import build, parse_json, read_text
+from stop_core.storage.paths import StoragePath
 
 from ..cli.progress_bar import Pace
 
-_SECONDS_BETWEEN_WRITES = 0.5
+_LOG = logging.getLogger(__name__)
+_SECONDS_BETWEEN_WRITES, _ON_A_STORE = 0.5, 10.0
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,15 @@ class TrainingProgress:
 class ProgressFile:
     """The file. It is replaced atomically, so the driver never reads a truncated one."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: StoragePath) -> None:
+        self.path = path if isinstance(path, Path) else path.once()
         self._now: TrainingProgress | None = None
         self._written = 0.0
+        self._pause = _SECONDS_BETWEEN_WRITES if isinstance(path, Path) else _ON_A_STORE
 
     def write(self, step: int, total: int, loss: float) -> None:
-        """Records a step, at most twice a second."""
-        if time.monotonic() - self._written >= _SECONDS_BETWEEN_WRITES or step == total:
+        """Records a step, at most twice a second; on an object store, every ten seconds."""
+        if time.monotonic() - self._written >= self._pause or step == total:
             self._written = time.monotonic()
             self._replace(step=step, total=total, loss=loss)
 
@@ -49,11 +53,20 @@ class ProgressFile:
             return build(TrainingProgress, parse_json(read_text(self.path)), self.path)
         except FileNotFoundError:
             return None
+        except OSError:
+            if isinstance(self.path, Path):
+                raise
+            return None  # the store is away, and the progress is only for the terminal
 
     def _replace(self, **values: object) -> None:
         self._now = TrainingProgress(**{**asdict(self._current()), **values})
-        with appearing(self.path, lasting=False) as staging:
-            staging.write_text(json.dumps(asdict(self._now)))
+        try:
+            with appearing(self.path, lasting=False) as staging:
+                staging.write_text(json.dumps(asdict(self._now)))
+        except OSError:
+            if isinstance(self.path, Path):
+                raise
+            _LOG.debug("%s cannot be written", self.path, exc_info=True)
 
     def _current(self) -> TrainingProgress:
         # A worker that Ray restarted continues the file of the worker before it.

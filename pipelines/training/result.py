@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from stop_core.evaluation.stored_predictions import RESULT
 from stop_core.storage.atomic import hash_json, write_whole
 from stop_core.storage.documents import Number, Whole, build, parse_json, read_text
+from stop_core.storage.paths import StoragePath, storage_path
 from stop_core.trained_model.files import MODEL
+
+from ..cli.folders import output_folder
 
 _SUM = "sha256"
 RESULT_VERSION = 2  # increase it when a change of code changes results: old ones are not reused
@@ -37,9 +39,9 @@ class TrainingResult:
     reused: bool = False
 
     @property
-    def model(self) -> Path:
-        """Folder of the trained model, which `TrainedModel.load` reads."""
-        return Path(self.folder) / MODEL
+    def model(self) -> StoragePath:
+        """Folder of the trained model, which `TrainedModel.load` reads if it is local."""
+        return storage_path(self.folder) / MODEL
 
     @property
     def metric_lines(self) -> list[str]:
@@ -48,7 +50,7 @@ class TrainingResult:
         return [f"  {name:<22} {value:.4f}" for name, value in measured]
 
     @classmethod
-    def load(cls, folder: Path) -> "TrainingResult | None":
+    def load(cls, folder: StoragePath) -> "TrainingResult | None":
         """Returns the result of the training in a folder; None if it is not finished.
 
         Raises:
@@ -75,4 +77,4 @@ class TrainingResult:
         """Writes the result into its folder; call it after all other files are complete."""
         values = asdict(self)
         values[_SUM] = hash_json(values)
-        write_whole(Path(self.folder) / RESULT, json.dumps(values, indent=2))
+        write_whole(output_folder(self.folder) / RESULT, json.dumps(values, indent=2))

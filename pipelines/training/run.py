@@ -9,14 +9,13 @@ tracking store does not stop a training.
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from stop_core.cache.manifest import Manifest
 from stop_core.datasets.protocols import base_labels
 from stop_core.settings.experiment import ExperimentConfig
-from stop_core.storage.atomic import appearing
+from stop_core.storage.atomic import appearing, fetched_folder, write_whole
 from stop_core.storage.names import inside
-from stop_core.storage.paths import StoragePath
+from stop_core.storage.paths import StoragePath, matches
 from stop_core.trained_model.files import (
     FILES,
     MODEL,
@@ -67,7 +66,7 @@ class TrainingRun:
         self,
         config: ExperimentConfig,
         cache: StoragePath,
-        output: Path,
+        output: StoragePath,
         *,
         test: bool = True,
         sweep: str = "",
@@ -148,7 +147,7 @@ class TrainingRun:
 
     def pause(self) -> None:
         """Asks the workers to save the training after the current step or epoch, and to end."""
-        (self.folder / PAUSE).touch()
+        write_whole(self.folder / PAUSE, "")
 
     def open_store(self) -> None:
         """Refuses a wrong tracking store at the start. One that fails later stops nothing."""
@@ -226,30 +225,31 @@ class TrainingRun:
             origin=self._origin(),
         )
 
-    def _store(self, checkpoint: Path) -> TrainingResult:
+    def _store(self, checkpoint: StoragePath) -> TrainingResult:
         """Stores predictions and model of the last checkpoint, and at the end the result."""
         from stop_core.trained_model.model import keep_model
         from stop_core.training.checkpoint import BEST_PROMPTS, check_whole
 
-        check_whole(checkpoint)
-        progress = read_progress(checkpoint)
-        metrics = progress.final
-        if metrics is None:
-            if (self.folder / PAUSE).exists():
-                raise Paused(
-                    f"the training {self.name} is saved after step {progress.step}; run the same "
-                    "command again to resume"
-                )
-            raise RunError(f"the training {self.name} ended before it was tested; run it again")
-        with appearing(self.folder / PREDICTIONS) as staging:
-            shutil.copyfile(checkpoint / PREDICTIONS, staging)
-        record = self._model_record(metrics, TowerFacts.load(checkpoint / TOWER))
-        keep_model(inside(self.folder, MODEL), record, checkpoint / BEST_PROMPTS)
+        with fetched_folder(checkpoint) as here:
+            check_whole(here)
+            progress = read_progress(here)
+            metrics = progress.final
+            if metrics is None:
+                if (self.folder / PAUSE).exists():
+                    raise Paused(
+                        f"the training {self.name} is saved after step {progress.step}; run the "
+                        "same command again to resume"
+                    )
+                raise RunError(f"the training {self.name} ended before it was tested; run it again")
+            with appearing(self.folder / PREDICTIONS) as staging:
+                shutil.copyfile(here / PREDICTIONS, staging)
+            record = self._model_record(metrics, TowerFacts.load(here / TOWER))
+            keep_model(inside(self.folder, MODEL), record, here / BEST_PROMPTS)
         tracked = self.tracked
         tracked.log_file(PREDICTIONS)
         for name in FILES:
             tracked.log_file(f"{MODEL}/{name}", MODEL)
-        for figure in sorted(inside(self.folder, FIGURES).glob("*.png")):
+        for figure in matches(inside(self.folder, FIGURES), "*.png"):
             tracked.log_file(f"{FIGURES}/{figure.name}", FIGURES)
         if progress.problems:
             tracked.set_tags({"problems": "; ".join(progress.problems)})

@@ -5,13 +5,17 @@ single worker runs in the driver or in a Ray task, which Ray restarts by itself:
 helper processes of Ray Train would cost more than a short training.
 """
 
-import shutil
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.fs
 import torch
 
 from stop_core.runtime.devices import use_gpu
+from stop_core.storage.atomic import remove_folder
+from stop_core.storage.paths import RemotePath, StoragePath
 
 from .checkpoints import Write, list_checkpoints, write_checkpoint
 
@@ -24,9 +28,9 @@ _REPORTS_TO_REGISTER = 4
 class RayTrainSession:
     """The session of a worker of Ray Train, which owns the folder `run`."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: StoragePath) -> None:
         self.run = run
-        self._made: list[Path] = []
+        self._made: list[StoragePath] = []
 
     def device(self, gpu: bool) -> torch.device:
         """Returns the device that Ray Train assigned."""
@@ -38,12 +42,12 @@ class RayTrainSession:
         device: torch.device = get_device()
         return device
 
-    def latest(self) -> Path | None:
+    def latest(self) -> StoragePath | None:
         """Returns the last checkpoint that Ray Train registered."""
         import ray.train
 
         checkpoint = ray.train.get_checkpoint()
-        return Path(checkpoint.path) if checkpoint else None
+        return as_path(checkpoint.path, self.run) if checkpoint else None
 
     def report(self, metrics: dict[str, float], write: Write | None) -> None:
         """Reports to Ray Train; every rank must call it, and only one passes a `write`.
@@ -56,17 +60,18 @@ class RayTrainSession:
         if write is None:
             ray.train.report(metrics)
             return
-        self._made.append(write_checkpoint(self.run, write))
+        made = write_checkpoint(self.run, write)
+        self._made.append(made)
         ray.train.report(
             metrics,
-            checkpoint=ray.train.Checkpoint.from_directory(str(self._made[-1])),
+            checkpoint=ray.train.Checkpoint(*place(made)),
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
         )
         if len(self._made) == _REPORTS_TO_REGISTER:
             # Ray removes the older checkpoints that it registered. The others are removed here.
             for old in list_checkpoints(self.run):
-                if old < self._made[0]:
-                    shutil.rmtree(old, ignore_errors=True)
+                if old.name < self._made[0].name:
+                    _remove(old)
 
 
 class FolderSession:
@@ -77,7 +82,7 @@ class FolderSession:
     """
 
     def __init__(
-        self, folder: Path, on_report: Callable[[dict[str, float]], None] | None = None
+        self, folder: StoragePath, on_report: Callable[[dict[str, float]], None] | None = None
     ) -> None:
         self.folder = folder
         self.on_report = on_report
@@ -88,7 +93,7 @@ class FolderSession:
             use_gpu()
         return torch.device("cuda" if gpu else "cpu")
 
-    def latest(self) -> Path | None:
+    def latest(self) -> StoragePath | None:
         """Returns the checkpoint with the highest number."""
         return next(reversed(list_checkpoints(self.folder)), None)
 
@@ -97,9 +102,26 @@ class FolderSession:
         if write is not None:
             write_checkpoint(self.folder, write)
             for old in list_checkpoints(self.folder)[:-_KEPT]:
-                shutil.rmtree(old, ignore_errors=True)
+                _remove(old)
         if self.on_report:
             self.on_report(metrics)
+
+
+def _remove(checkpoint: StoragePath) -> None:
+    with suppress(OSError):  # the next report removes it
+        remove_folder(checkpoint)
+
+
+def place(folder: StoragePath) -> tuple[str, pyarrow.fs.FileSystem]:
+    """Returns the path of a folder as Ray takes it, with its file system."""
+    if isinstance(folder, RemotePath):
+        return folder.key, folder.filesystem
+    return str(folder), pyarrow.fs.LocalFileSystem()
+
+
+def as_path(path: str, run: StoragePath) -> StoragePath:
+    """Returns the path that Ray gives of a checkpoint of `run`: the inverse of `place`."""
+    return replace(run, key=path) if isinstance(run, RemotePath) else Path(path)
 
 
 Session = RayTrainSession | FolderSession

@@ -2,8 +2,8 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
+from stop_core.storage.paths import StoragePath
 from stop_core.training.run_state import LAST_PROMPTS, ORIGIN, Origin, read_origin
 
 
@@ -11,7 +11,7 @@ from stop_core.training.run_state import LAST_PROMPTS, ORIGIN, Origin, read_orig
 class StartFrom:
     """The checkpoint that a training starts from if it has no checkpoint yet."""
 
-    checkpoint: Path
+    checkpoint: StoragePath
     fork: bool
     """Take only the prompts, into a new training; otherwise resume the same training."""
 
@@ -39,7 +39,7 @@ class StartFrom:
             )
 
 
-def find_checkpoint(where: Path, output: Path) -> Path:
+def find_checkpoint(where: StoragePath, output: StoragePath) -> StoragePath:
     """Returns the checkpoint `where`, or the latest of the run `where`, by its folder or name.
 
     Raises:
@@ -48,7 +48,7 @@ def find_checkpoint(where: Path, output: Path) -> Path:
     """
     from .checkpoints import by_progress, damage_of, run_checkpoints
 
-    for folder in (where, output / "runs" / where):
+    for folder in (where, output / "runs" / str(where)):
         damage = None
         for path in by_progress([folder, *run_checkpoints(folder)]):
             if any((path / name).exists() for name in (ORIGIN, LAST_PROMPTS)):

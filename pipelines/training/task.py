@@ -1,7 +1,6 @@
 """The task that the driver sends to a training worker, and the names of the files they share."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.paths import StoragePath
@@ -25,7 +24,7 @@ class WorkerTask:
 
     config: ExperimentConfig
     cache: StoragePath
-    folder: Path
+    folder: StoragePath
     """Folder of the run, visible to every node; records wait here for MLflow."""
     tracking_uri: str
     resources: Resources

@@ -7,6 +7,7 @@ weights and the same records.
 import logging
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ from stop_core.runtime.distributed import (
     rank,
     world_size,
 )
+from stop_core.storage.atomic import fetched_folder
+from stop_core.storage.paths import StoragePath
 from stop_core.trained_model.files import TOWER
 from stop_core.trained_model.model import tower_facts
 from stop_core.training.checkpoint import Checkpoint, check_whole
@@ -188,14 +191,20 @@ class WorkerRun:
         if rank() != 0:
             return False
         now = time.monotonic()
-        if now - self._looked >= 1:  # a shared folder may be slow
+        # A shared folder may be slow, and a store is asked over the network.
+        if now - self._looked >= (1 if isinstance(self.task.folder, Path) else 10):
             self._looked = now
             if self._must_pause():
                 return True
         return now - self._saved >= 60 * self.task.resources.checkpoint_minutes
 
     def _must_pause(self) -> bool:
-        return (self.task.folder / PAUSE).exists()
+        pause = self.task.folder / PAUSE
+        if isinstance(pause, Path):
+            return pause.exists()
+        with suppress(OSError):  # the store is away; it is asked again
+            return pause.once().exists()
+        return False
 
     def _end_epoch(self, trainer: Trainer) -> None:
         """Validates, keeps the epoch if it is the best, and saves a checkpoint."""
@@ -304,7 +313,8 @@ class WorkerRun:
         own = broadcast_object(own)
         if folder := own or (start.checkpoint if start and not start.fork else None):
             groups = self.trainer.optimizer.state_dict()["param_groups"] if self.trainer else []
-            checkpoint = Checkpoint.load(folder, groups)
+            with fetched_folder(folder) as here:
+                checkpoint = Checkpoint.load(here, groups)
             _refuse_unverified(folder, checkpoint.progress, states)
             self._restore(checkpoint)
             self.buffer.report(
@@ -314,9 +324,10 @@ class WorkerRun:
             if folder != self.session.latest():
                 self.progress.final = None  # test again, so that this session reports a result
         elif start:
-            check_whole(start.checkpoint)
-            _refuse_unverified(start.checkpoint, read_progress(start.checkpoint), ())
-            self.model.load_prompt_state_dict(load_file(start.checkpoint / LAST_PROMPTS))
+            with fetched_folder(start.checkpoint) as here:
+                check_whole(here)
+                _refuse_unverified(start.checkpoint, read_progress(here), ())
+                self.model.load_prompt_state_dict(load_file(here / LAST_PROMPTS))
             self.best_prompts = self.model.prompt_state_dict()
             self.buffer.report(f"starting with the weights of {start.checkpoint}")
 
@@ -372,7 +383,9 @@ class WorkerRun:
             self.courier.call()
 
 
-def _refuse_unverified(checkpoint: Path, progress: RunProgress, states: Collection[str]) -> None:
+def _refuse_unverified(
+    checkpoint: StoragePath, progress: RunProgress, states: Collection[str]
+) -> None:
     if not progress.may_resume(states):
         raise ChangedDataError(
             f"{checkpoint} was trained on files of a cache that had not been verified then and "

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from stop_core.evaluation.statistics import VideoScores
+from stop_core.storage.paths import StoragePath, local_file
 
 RESULT = "result.json"
 """File name in the folder of a finished training run."""
@@ -23,7 +23,7 @@ def reranked_name(rerank: str) -> str:
     return rerank.replace("-", "_")
 
 
-def read_scores(files: Sequence[Path], measures: Sequence[str]) -> dict[str, VideoScores]:
+def read_scores(files: Sequence[StoragePath], measures: Sequence[str]) -> dict[str, VideoScores]:
     """Reads the `predictions.parquet` of several trainings of one configuration.
 
     The order of the rows in a file has no effect: videos are sorted by id.
@@ -42,18 +42,21 @@ def read_scores(files: Sequence[Path], measures: Sequence[str]) -> dict[str, Vid
     return {measure: _join(files, tables, measure) for measure in measures}
 
 
-def _read(file: Path) -> pd.DataFrame:
+def _read(file: StoragePath) -> pd.DataFrame:
     try:
-        return pd.read_parquet(file)
+        with local_file(file) as here:
+            return pd.read_parquet(here)
     except (OSError, ValueError) as problem:  # pyarrow raises these
         found = f"cannot be read ({problem})" if file.exists() else "are missing"
         raise OSError(
-            f"the predictions {file} {found}; delete {file.with_name(RESULT)} and run the same "
+            f"the predictions {file} {found}; delete {file.parent / RESULT} and run the same "
             "command again, which computes them from the last checkpoint"
         ) from problem
 
 
-def _join(files: Sequence[Path], tables: Sequence[pd.DataFrame], measure: str) -> VideoScores:
+def _join(
+    files: Sequence[StoragePath], tables: Sequence[pd.DataFrame], measure: str
+) -> VideoScores:
     split, name = measure.split("/")
     videos = []
     for file, table in zip(files, tables, strict=True):

@@ -15,6 +15,7 @@ from stop_core.explain.explanation import Answer, Traceable, best_answers, expla
 from stop_core.model.video_model import VideoModel
 from stop_core.runtime.devices import autocast
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.storage.paths import StoragePath
 
 CLIPS = 4
 
@@ -108,7 +109,7 @@ class PromptMonitor:
             self.before = PromptStats(state["regions"], state["counts"])
             self.history_EG = state["history"]
 
-    def draw(self, folder: Path) -> None:
+    def draw(self, folder: StoragePath) -> None:
         """Writes figures of the present prompts and of all epochs, if the model can be traced."""
         from stop_core.explain import training_figures as figures
 
@@ -126,7 +127,7 @@ class PromptMonitor:
 
     def explain(
         self,
-        folder: Path,
+        folder: StoragePath,
         probabilities: Callable[[Tensor], Tensor | None],
         class_names: Sequence[str],
     ) -> None:

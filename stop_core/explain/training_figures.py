@@ -5,7 +5,6 @@ Shapes: N classes, C clips, L prompted blocks, T frames, G = T - 1 gaps, P patch
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,12 +13,13 @@ from torch import Tensor
 from stop_core.explain.figure import outline, per_pixel, show_picture
 from stop_core.storage.atomic import appearing
 from stop_core.storage.escaping import in_figure
+from stop_core.storage.paths import StoragePath
 
 _MOST_LABELS = 40  # class names that can be read
 _MOST_FRAMES = 8
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: StoragePath) -> None:
     """Writes a figure as PNG, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:

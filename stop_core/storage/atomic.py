@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stop_core.storage.documents import read_text, require_file, shown
-from stop_core.storage.names import create, is_the_name_of_a_file
-from stop_core.storage.paths import RemotePath, StoragePath, scratch_file
+from stop_core.storage.names import create, inside, is_the_name_of_a_file
+from stop_core.storage.paths import RemotePath, StoragePath, scratch_file, scratch_folder
 
 _STAGING = ".tmp"
 
@@ -52,8 +52,19 @@ def appearing(path: StoragePath, *, new: bool = False, lasting: bool = True) -> 
 
 
 @contextmanager
-def appearing_folder(path: Path) -> Iterator[Path]:
-    """Yields a staging folder that is renamed to `path` on success and removed on an error."""
+def appearing_folder(path: StoragePath) -> Iterator[Path]:
+    """Yields a staging folder that is renamed to `path` on success and removed on an error.
+
+    An object store has no renames: its objects are uploaded, SHA256SUMS last. A folder without
+    that object is not complete.
+    """
+    if isinstance(path, RemotePath):
+        with scratch_folder() as staging:
+            yield staging
+            files = [file for file in staging.rglob("*") if file.is_file()]
+            for file in sorted(files, key=lambda file: file.name == SUMS):
+                (path / str(file.relative_to(staging))).upload(file)
+        return
     staging = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(4)}{_STAGING}")
     staging.mkdir(parents=True)
     try:
@@ -61,6 +72,47 @@ def appearing_folder(path: Path) -> Iterator[Path]:
         os.replace(staging, path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def fetched_folder(path: StoragePath) -> Iterator[Path]:
+    """Yields a local folder with the files of `path`: itself, or a copy that is removed afterwards.
+
+    Raises:
+        OSError: if an object cannot be fetched.
+        ValueError: if the name of an object cannot be the name of a file.
+    """
+    if isinstance(path, Path):
+        yield path
+        return
+    with scratch_folder() as copy:
+        for name, status in path.listing():
+            if status is not None:
+                file = inside(copy, name)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                inside(path, name).download(file)
+        yield copy
+
+
+@contextmanager
+def named_copy(path: StoragePath) -> Iterator[Path]:
+    """Yields a local file with the bytes and the name of `path`: itself, or a copy."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with scratch_folder() as folder:
+        copy = inside(folder, path.name)
+        path.download(copy)
+        yield copy
+
+
+def remove_folder(path: StoragePath) -> None:
+    """Removes a folder, if there is one; on an object store, it is incomplete first."""
+    if isinstance(path, RemotePath):
+        (path / SUMS).unlink(missing_ok=True)
+        path.rmtree()
+    elif path.exists():
+        shutil.rmtree(path)
 
 
 def _link(staging: Path, path: Path) -> bool:

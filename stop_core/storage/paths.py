@@ -11,25 +11,37 @@ writes a cache works with both. It has no `__fspath__`: code that needs a local 
 
 import errno
 import fcntl
+import logging
 import os
+import shutil
 import tempfile
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs
 
 from stop_core.storage.private import private_folder, without_password
 
+_T = TypeVar("_T")
+_LOG = logging.getLogger(__name__)
 SCHEMES = ("s3", "gs")
 # Without a limit, Google's client retries for 15 minutes if there is no answer.
 _GCS_PATIENCE = "retry_limit_seconds=60"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_FOLDER = ".folder"  # suffix of a scratch folder
+_LONGEST_PAUSE = 30.0  # seconds between two attempts
+# Answers of a store that another attempt does not change.
+_FINAL = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE", "CREDENTIALS")
+FENCED: set["RemotePath"] = set()
+"""Folders whose lock this process has lost: it writes nothing more below them (`locks.py`)."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ class RemotePath:
     """Options of the connection in pyarrow's syntax: `endpoint_override=...`."""
     user: str = ""
     """User, if not that of the environment: "anonymous" for a public bucket."""
+    patience: float = field(default=0.0, compare=False)
+    """Seconds for which a request is repeated while the store does not answer."""
 
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""
@@ -98,6 +112,10 @@ class RemotePath:
         """Returns whether there are objects below this name."""
         return bool(self._info().type == pyarrow.fs.FileType.Directory)
 
+    def once(self) -> "RemotePath":
+        """Returns the same path without patience."""
+        return replace(self, patience=0.0)
+
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Does nothing: an object store has no folders."""
 
@@ -107,8 +125,12 @@ class RemotePath:
             yield self / name
 
     def glob(self, pattern: str) -> Iterator["RemotePath"]:
-        """Yields the paths directly below this one whose name matches."""
-        return (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
+        """Yields the paths below this one whose name matches; `*` stays within a part of it."""
+        parts = pattern.split("/")
+        for name, _ in self.listing(recursive=len(parts) > 1):
+            own = name.split("/")
+            if len(own) == len(parts) and all(map(fnmatchcase, own, parts)):
+                yield self / name
 
     def listing(self, recursive: bool = True) -> Iterator[tuple[str, RemoteStatus | None]]:
         """Yields the relative name and status (None for a folder) of everything below this path.
@@ -116,7 +138,7 @@ class RemotePath:
         A request returns a thousand objects.
         """
         selector = pyarrow.fs.FileSelector(self.key, allow_not_found=True, recursive=recursive)
-        for info in self.filesystem.get_file_info(selector):
+        for info in self._ask(lambda: self.filesystem.get_file_info(selector)):
             name = info.path[len(self.key) + 1 :]
             if info.type == pyarrow.fs.FileType.File:
                 yield name, RemoteStatus(info.size, info.mtime_ns)
@@ -127,12 +149,16 @@ class RemotePath:
         """Opens an object for reading, as a binary file."""
         if mode != "rb":
             raise ValueError(f"{self} can be opened for reading bytes only, not with {mode!r}")
-        return self.filesystem.open_input_file(self.key)
+        return self._ask(lambda: self.filesystem.open_input_file(self.key))
 
     def read_bytes(self) -> bytes:
         """Returns the whole object."""
-        with self.open() as file:
-            return bytes(file.read())
+
+        def read() -> bytes:
+            with self.filesystem.open_input_file(self.key) as file:
+                return bytes(file.read())
+
+        return self._ask(read)
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """Returns the whole object as text."""
@@ -141,36 +167,69 @@ class RemotePath:
     def unlink(self, missing_ok: bool = False) -> None:
         """Removes an object."""
         try:
-            self.filesystem.delete_file(self.key)
+            self._ask(lambda: self.filesystem.delete_file(self.key))
         except FileNotFoundError:
             if not missing_ok:
                 raise
+
+    def rename(self, target: "RemotePath") -> None:
+        """Moves the object, or all objects below this path, one after another: not atomically."""
+        self._ask(lambda: _copy(self.key, self.filesystem, target.key, target.filesystem))
+        if self.is_file():
+            self.unlink()
+        else:
+            self.rmtree()
+
+    def rmtree(self) -> None:
+        """Removes all objects below this path, if there are any."""
+        with suppress(FileNotFoundError):
+            self._ask(lambda: self.filesystem.delete_dir(self.key))
 
     def upload(self, local: Path) -> None:
         """Uploads a local file atomically: the object is visible when the upload is complete.
 
         Raises:
-            OSError: if the store does not answer or refuses; then there is no object.
+            OSError: if the store does not answer or refuses; then there is no object. Also if this
+                process has lost the lock of a folder that the object is in.
         """
-        here = pyarrow.fs.LocalFileSystem()
-        # One call in native code, so that no signal interrupts it and completes half an object.
-        pyarrow.fs.copy_files(
-            str(local), self.key, source_filesystem=here, destination_filesystem=self.filesystem
-        )
-        if self.stat().st_size != local.stat().st_size:
-            raise OSError(f"{self} did not arrive whole")
+        if lost := next((one for one in FENCED if self.key.startswith(f"{one.key}/")), None):
+            raise OSError(
+                f"another process works in {lost} now, because this one could not renew its lock "
+                "in time: run the same command again when that one has ended"
+            )
+
+        def upload() -> None:
+            # One call in native code, so that no signal interrupts it and completes half an object.
+            _copy(str(local), pyarrow.fs.LocalFileSystem(), self.key, self.filesystem)
+            if self.stat().st_size != local.stat().st_size:
+                raise OSError(f"{self} did not arrive whole")
+
+        self._ask(upload)
 
     def download(self, local: Path) -> None:
         """Copies this object into a local file."""
-        pyarrow.fs.copy_files(
-            self.key,
-            str(local),
-            source_filesystem=self.filesystem,
-            destination_filesystem=pyarrow.fs.LocalFileSystem(),
-        )
+        here = pyarrow.fs.LocalFileSystem()
+        self._ask(lambda: _copy(self.key, self.filesystem, str(local), here))
 
     def _info(self) -> pyarrow.fs.FileInfo:
-        return self.filesystem.get_file_info(self.key)
+        return self._ask(lambda: self.filesystem.get_file_info(self.key))
+
+    def _ask(self, request: Callable[[], _T]) -> _T:
+        """Returns the answer of the store; repeats the request for `patience` seconds."""
+        began, pause = time.monotonic(), 1.0
+        while True:
+            try:
+                return request()
+            except FileNotFoundError:
+                raise
+            except OSError as problem:
+                is_final = problem.errno in _NO_ROOM or any(w in str(problem) for w in _FINAL)
+                if is_final or time.monotonic() + pause - began > self.patience:
+                    raise
+                if pause == 1.0:
+                    _LOG.warning("%s: %s; retrying", self, problem)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 StoragePath = Path | RemotePath
@@ -209,6 +268,12 @@ def storage_path(text: str | StoragePath) -> StoragePath:
     return RemotePath(scheme, key, query, user)
 
 
+def matches(folder: StoragePath, pattern: str) -> list[StoragePath]:
+    """Returns the paths of `folder.glob(pattern)`, sorted."""
+    found: list[StoragePath] = [*folder.glob(pattern)]
+    return sorted(found, key=str)
+
+
 @contextmanager
 def local_file(path: StoragePath) -> Iterator[Path]:
     """Yields a local file with the bytes of `path`: itself, or a copy that is removed afterwards.
@@ -245,15 +310,36 @@ def scratch_file(suffix: str = "") -> Iterator[Path]:
                 path.unlink(missing_ok=True)
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yields an empty local folder that is removed afterwards, like a `scratch_file`."""
+    with scratch_file() as lock:
+        folder = lock.with_suffix(_FOLDER)
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _remove_abandoned(folder: Path) -> None:
     """Removes the files of killed processes; files in use are locked."""
     for path in folder.iterdir():
+        if path.suffix == _FOLDER:
+            continue  # removed with the file that is its lock
         try:
             with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path.with_suffix(_FOLDER), ignore_errors=True)
                 path.unlink(missing_ok=True)
         except (BlockingIOError, FileNotFoundError):
             continue
+
+
+def _copy(
+    source: str, there: pyarrow.fs.FileSystem, target: str, here: pyarrow.fs.FileSystem
+) -> None:
+    pyarrow.fs.copy_files(source, target, source_filesystem=there, destination_filesystem=here)
 
 
 @cache
@@ -262,9 +348,6 @@ def _connect(scheme: str, bucket: str, query: str) -> pyarrow.fs.FileSystem:
         query = f"{query}&{_GCS_PATIENCE}".lstrip("&")
     filesystem, _ = pyarrow.fs.FileSystem.from_uri(f"{scheme}://{bucket}/?{query}".rstrip("?"))
     return filesystem
-
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Shapes: M clips of the split, X outputs per clip (logits or the channels of an e
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,6 +26,7 @@ from stop_core.evaluation.retrieval import Rerank
 from stop_core.evaluation.run_over import EVALUATION_BATCH, TextBank, run_over
 from stop_core.settings.methods import METHODS
 from stop_core.storage.atomic import appearing
+from stop_core.storage.paths import StoragePath, local_file
 from stop_core.trained_model.files import refuse_other_classes
 from stop_core.trained_model.model import TrainedModel
 
@@ -38,7 +38,7 @@ def evaluate(
     cache: FrameCache,
     split: Split,
     views: Sequence[View],
-    parts: Path,
+    parts: StoragePath,
     *,
     templates: tuple[str, ...],
     rerank: Rerank = "none",
@@ -85,7 +85,8 @@ def evaluate(
                 outputs = run_over(work, part, trained.model, width, batch)
                 with appearing(path) as staging:
                     save_file({"outputs": outputs}, staging)
-            rows.append(load_file(path)["outputs"])
+            with local_file(path) as here:
+                rows.append(load_file(here)["outputs"])
             on_part(len(part))
         outputs_VMX.append(torch.cat(rows))
     if manifest.task == "retrieval":

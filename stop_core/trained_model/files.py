@@ -17,7 +17,6 @@ import importlib.metadata
 import json
 import platform
 import shlex
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -37,6 +36,7 @@ from stop_core.storage.atomic import (
     appearing,
     appearing_folder,
     check_sums,
+    remove_folder,
     write_sums,
     write_whole,
 )
@@ -51,7 +51,8 @@ from stop_core.storage.documents import (
     shown,
     shown_text,
 )
-from stop_core.storage.names import inside
+from stop_core.storage.names import P, inside
+from stop_core.storage.paths import StoragePath
 from stop_core.trained_model.frames import Pixel, Preprocessing
 
 _T = TypeVar("_T")
@@ -177,7 +178,7 @@ def versions() -> dict[str, str]:
 
 
 def write_model(
-    folder: Path, record: ModelRecord, write_prompts: Callable[[Path], object], card: str
+    folder: StoragePath, record: ModelRecord, write_prompts: Callable[[Path], object], card: str
 ) -> None:
     """Writes `folder` atomically, and replaces an existing one; raises OSError if that fails.
 
@@ -200,11 +201,10 @@ def write_model(
         for name, text in texts.items():
             write_whole(staging / name, text)
         write_sums(staging, without=[CARD])
-        if inside(folder.parent, folder.name).exists():  # a rename replaces no folder
-            shutil.rmtree(folder)
+        remove_folder(inside(folder.parent, folder.name))  # a rename replaces no folder
 
 
-def find_model(where: Path) -> Path:
+def find_model(where: P) -> P:
     """Returns the model's folder: `where` itself, or the one inside a training run.
 
     Raises FileNotFoundError with the next command if there is no complete model.
@@ -235,7 +235,7 @@ def find_model(where: Path) -> Path:
     )
 
 
-def _retraining(run: Path) -> str:
+def _retraining(run: StoragePath) -> str:
     # A finished training run has the tensors too: the command writes the model from them.
     if not (run / RESULT).is_file():
         return ""

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from stop_core.storage.atomic import appearing, hash_json
 from stop_core.storage.documents import build, parse_json, read_parquet, shown, shown_text
+from stop_core.storage.paths import StoragePath, local_file
 
 INDEX_FORMAT = 2
 EMBEDDINGS = "embeddings.parquet"
@@ -59,7 +60,7 @@ class SearchIndex:
     Raises FileNotFoundError if there is none, ValueError if it is damaged or of another version.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: StoragePath) -> None:
         path = folder / EMBEDDINGS
         if not path.is_file():
             raise FileNotFoundError(
@@ -67,33 +68,37 @@ class SearchIndex:
                 f"`stop index VIDEOS --index {shlex.quote(str(folder))}`"
             )
         try:
-            schema = pq.read_schema(path)
-            values = parse_json((schema.metadata or {}).get(_INFO, b"null").decode())
-            version = values.pop("format_version", None) if isinstance(values, dict) else None
-            if shown(version) != str(INDEX_FORMAT):  # True would be equal to 1
-                raise ValueError(f"it has version {shown(version)}, not {INDEX_FORMAT}")
-            digest = values.pop(_DIGEST, None)
-            self.info = build(IndexInfo, values)
-            vector = schema.field("embedding").type if "embedding" in schema.names else None
-            if not isinstance(vector, pa.FixedSizeListType) or vector.value_type != pa.float32():
-                raise ValueError(f"its column embedding is {vector}")
-            wanted = [
-                pa.field(name, kind, nullable=False)
-                for name, kind in {**VIDEO_COLUMNS, "embedding": vector}.items()
-                if name == "video" or name in schema.names
-            ]
-            table = read_parquet(path, pa.schema(wanted))
-            flat = table["embedding"].combine_chunks().flatten().to_numpy()
-            self.embeddings_ME: NDArray[np.float32] = flat.reshape(len(table), vector.list_size)
-            self.videos: list[dict[str, Any]] = table.drop_columns(["embedding"]).to_pylist()
-            if digest != _digest(self.info, self.videos, flat):
-                raise ValueError("its content differs from its checksum")
+            with local_file(path) as here:
+                self._read(here)
         except (pa.ArrowException, OSError, ValueError) as problem:
             raise ValueError(
                 f"the index {path} cannot be read ({shown_text(problem)}): make it again with "
                 "`stop index`"
             ) from problem
         self.folder = folder
+
+    def _read(self, file: Path) -> None:
+        schema = pq.read_schema(file)
+        values = parse_json((schema.metadata or {}).get(_INFO, b"null").decode())
+        version = values.pop("format_version", None) if isinstance(values, dict) else None
+        if shown(version) != str(INDEX_FORMAT):  # True would be equal to 1
+            raise ValueError(f"it has version {shown(version)}, not {INDEX_FORMAT}")
+        digest = values.pop(_DIGEST, None)
+        self.info = build(IndexInfo, values)
+        vector = schema.field("embedding").type if "embedding" in schema.names else None
+        if not isinstance(vector, pa.FixedSizeListType) or vector.value_type != pa.float32():
+            raise ValueError(f"its column embedding is {vector}")
+        wanted = [
+            pa.field(name, kind, nullable=False)
+            for name, kind in {**VIDEO_COLUMNS, "embedding": vector}.items()
+            if name == "video" or name in schema.names
+        ]
+        table = read_parquet(file, pa.schema(wanted))
+        flat = table["embedding"].combine_chunks().flatten().to_numpy()
+        self.embeddings_ME: NDArray[np.float32] = flat.reshape(len(table), vector.list_size)
+        self.videos: list[dict[str, Any]] = table.drop_columns(["embedding"]).to_pylist()
+        if digest != _digest(self.info, self.videos, flat):
+            raise ValueError("its content differs from its checksum")
 
     def check(self, identity: str) -> None:
         """Raises ValueError if queries with this `identity` were embedded by another model."""
@@ -111,7 +116,7 @@ class SearchIndex:
         return [(int(row), float(score_M[row])) for row in order]
 
 
-def write_index(folder: Path, rows: pa.Table, info: IndexInfo) -> None:
+def write_index(folder: StoragePath, rows: pa.Table, info: IndexInfo) -> None:
     """Writes an index, and replaces an existing one. The embeddings are written last.
 
     `rows` has the columns `error`, `embedding` and others to store for each video.

@@ -29,6 +29,7 @@ from stop_core.settings.experiment import UNLISTED, ExperimentConfig, refuse_unl
 from stop_core.settings.methods import METHODS
 from stop_core.storage.atomic import SUMS, hash_json
 from stop_core.storage.documents import require_file
+from stop_core.storage.paths import StoragePath
 from stop_core.trained_model.card import render_card
 from stop_core.trained_model.files import (
     PROMPTS,
@@ -232,7 +233,7 @@ class TrainedModel(ModelRecord):
         )
 
 
-def keep_model(folder: Path, record: ModelRecord, prompts: Path) -> None:
+def keep_model(folder: StoragePath, record: ModelRecord, prompts: Path) -> None:
     """Writes the folder of a model whose tensors are in the file `prompts`."""
     write_model(folder, record, partial(shutil.copyfile, prompts), render_card(record))
 

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from stop_core.storage.documents import Number, Whole, build, parse_json, read_text
+from stop_core.storage.paths import StoragePath
 
 LAST_PROMPTS = "last_prompts.safetensors"
 PROGRESS = "progress.json"
@@ -80,11 +80,11 @@ class Origin:
         return found
 
 
-def read_origin(directory: Path) -> Origin:
+def read_origin(directory: StoragePath) -> Origin:
     """Returns the origin of a checkpoint; raises OSError or ValueError if there is none."""
     return build(Origin, parse_json(read_text(directory / ORIGIN)), directory / ORIGIN)
 
 
-def read_progress(directory: Path) -> RunProgress:
+def read_progress(directory: StoragePath) -> RunProgress:
     """Returns the progress of a checkpoint; raises OSError or ValueError if there is none."""
     return build(RunProgress, parse_json(read_text(directory / PROGRESS)), directory / PROGRESS)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from stop_core.storage.atomic import appearing, write_whole
 from stop_core.storage.escaping import in_markdown
+from stop_core.storage.paths import StoragePath, matches
 from stop_core.storage.templates import rendered
 
 from ...cli.folders import command
@@ -40,7 +41,7 @@ class Report:
     confirmed: pd.DataFrame | None = None
     """The last confirmation, a row per seed; None if there is none."""
 
-    def write(self) -> Path:
+    def write(self) -> StoragePath:
         """Writes the report and its figures; returns the path of the report."""
         search, space, trials = self.search, self.search.space, self.trials
         objective, best = space.objectives[0], self.result.best
@@ -102,7 +103,7 @@ class Report:
         if self.confirmed is not None:
             tracked.log_file(folder / CONFIRMATION)
         for inner, pattern in ((REPORT_FIGURES, "*.png"), (PARETO, "*.yaml")):
-            for path in sorted((folder / inner).glob(pattern)):
+            for path in matches(folder / inner, pattern):
                 tracked.log_file(path, inner)
         tracked.log_table(result.trials, "trials.json")
         values = {f"best/{o}": result.best.value(o) for o in self.search.space.objectives}
