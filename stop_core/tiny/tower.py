@@ -7,6 +7,7 @@ ship with their weights, so that code built on a CLIP can be tried on a laptop i
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class TinyTokenizer:
         self.sot_token_id = 1 + len(VOCABULARY) + BUCKETS
         self.eot_token_id = self.sot_token_id + 1
         self.vocab_size = self.eot_token_id + 1
-        self._splitter = SimpleTokenizer(context_length=CONTEXT_LENGTH)
+        self._splitter = _open_clips_tokenizer()
         self._ids = {word: 1 + i for i, word in enumerate(VOCABULARY)}
 
     def encode(self, text: str) -> list[int]:
@@ -79,6 +80,12 @@ class TinyTokenizer:
         # Not hash(): Python salts it differently in every process.
         digest = hashlib.sha256(word.encode()).digest()
         return [1 + len(VOCABULARY) + byte % BUCKETS for byte in digest[:BUCKETS_A_WORD]]
+
+
+@cache
+def _open_clips_tokenizer() -> SimpleTokenizer:
+    """Returns open_clip's tokenizer, which takes longer to make than a whole tiny CLIP."""
+    return SimpleTokenizer(context_length=CONTEXT_LENGTH)
 
 
 def vision_config(tower: TinyTower) -> dict[str, Any]:

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from scipy import stats
 
 from stop_core.evaluation.statistics import interval, resampled_scores
 from stop_core.evaluation.stored_predictions import read_scores
@@ -90,6 +88,9 @@ def _fanova(
     search: Search, found: Sequence[tuple[Trial, float]], names: list[str]
 ) -> dict[str, float] | None:
     """Returns the share of every setting; None if no tree finds a difference."""
+    # Imported late, as it takes two seconds.
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     objective = search.space.objectives[0]
     finished = [
         Trial(number, {n: one.drawn[n] for n in names}, 0, "finished", [], {objective: value})
@@ -139,7 +140,9 @@ def _summary(search: Search, alike: list[Trial]) -> dict[str, Any]:
     values = np.array([one.value(objective) for one in alike], dtype=float)
     mean, count = float(values.mean()), len(values)
     if count > 1:
-        half = float(stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5)
+        from scipy.special import stdtrit  # Student's quantile
+
+        half = float(stdtrit(count - 1, 0.975) * values.std(ddof=1) / count**0.5)
         low, high = mean - half, mean + half
     else:
         low, high = _over_videos(search, alike[0], objective)
