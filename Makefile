@@ -24,8 +24,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Compare STOP with its baselines on the embedded data: a table in minutes
 	$(BIN)/python pipelines/benchmark.py
 
+# With bytecode, or each process would compile the rewritten tests again.
 test: $(READY) ## Run all tests that this machine supports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 mutants: $(READY) ## Plant 300 faults in the core modules, and count those that the tests notice
 	$(BIN)/python tests/mutants.py

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +17,66 @@ if TYPE_CHECKING:
     from stop_core.storage.paths import RemotePath
 
 WriteVideo = Callable[..., Path]
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist can be absent or turned off
 def pytest_xdist_auto_num_workers() -> int:
-    """Returns the number of processes: one more than cores, as many tests wait for Ray."""
+    """Returns the number of processes: one more than cores, as the group "clusters" waits."""
     return len(os.sched_getaffinity(0)) + 1
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest files first, so that no process is left with one at the end.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Returns a scheduler that runs each group of tests in one process: see `_group`.
 
-    Needs `--no-loadscope-reorder`, without which xdist orders files by their number of tests.
+    Not xdist's `loadgroup`, which renames tests: pytest 9.2 ignores the new names.
     """
-    marks: dict[Path, set[str]] = {}
-    for item in items:
-        marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
-    items.sort(key=lambda item: [mark not in marks[item.path] for mark in ("cluster", "slow")])
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the groups of Ray first, then the longest files.
+
+    So one process mostly waits for clusters while the others compute, and none is left with a long
+    file at the end. Needs `--no-loadscope-reorder`, without which xdist orders files by their
+    number of tests.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    first = {"shared ray": 0, "clusters": 1}
+    items.sort(key=lambda item: first.get(_group(item.nodeid), 2 if item.path in slow else 3))
+
+
+def _group(nodeid: str) -> str:
+    """Returns the group of a test: all tests of the shared Ray, of other clusters, or its file."""
+    file, _, function = nodeid.partition("[")[0].partition("::")
+    return _group_of(file, function)
+
+
+@cache
+def _group_of(file: str, function: str) -> str:
+    # xdist distributes tests by their ids only, so the group follows from the source, in which ruff
+    # leaves two empty lines between functions.
+    source = (_ROOT / file).read_text(encoding="utf-8")
+    parts = source.split("\n\n\n")
+    own = next((part for part in parts if f"def {function}(" in part), "")
+    if "local_ray" in own or "trained_here" in own:
+        return "shared ray"
+    return "clusters" if "mark.cluster" in own else file
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Ends the shared Ray after its last test: its idle processes would take time from others."""
+    ray = sys.modules.get("ray")
+    if ray and ray.is_initialized() and "local_ray" not in getattr(nextitem, "fixturenames", ()):
+        ray.shutdown()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -32,7 +32,6 @@ from tests.tools import free_ports, kill_tree
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 30
 ADMIN = "password of admin"
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 if shutil.which("initdb") is None or shutil.which("postgres") is None:
     pytest.skip("PostgreSQL is not installed", allow_module_level=True)
 pytest.importorskip("moto", reason="the S3 server of the tests is in the extra `dev`")
@@ -142,6 +141,8 @@ def _listeners(pid: int) -> set[str]:
     return {connection.laddr.ip for connection in found}
 
 
+@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_several_writers_share_a_server_on_postgresql_and_an_object_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

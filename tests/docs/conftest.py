@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.own_package import install_project, see
-from tests.pipelines.conftest import local_ray, no_figures
+from tests.pipelines.conftest import local_ray, no_figures, trained_here
 
-__all__ = ["local_ray", "no_figures"]
+__all__ = ["local_ray", "no_figures", "trained_here"]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/your-own-method.md"
 

@@ -178,7 +178,7 @@ def _typed(text: str) -> Iterator[tuple[Command, list[str]]]:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.usefixtures("local_ray", "no_figures")
+@pytest.mark.usefixtures("trained_here")
 def test_the_pages_run_from_a_folder_of_videos_to_a_table(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -29,13 +29,10 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
 
 
-@pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    import ray
-
+@pytest.fixture
+def local_ray() -> None:
+    """Starts a Ray that all tests with this fixture share; `tests/conftest.py` ends it."""
     start_ray()
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ trials: 2
 startup_trials: 1
 scheduler: asha
 objective: val/top1
-fixed: {method: stop, tower: tiny, epochs: 2, batch_size: 32, n_s: 2, max_prompts: 2}
+fixed: {method: vpt-deep, tower: tiny, epochs: 2, batch_size: 32, n_s: 2, max_prompts: 2}
 search:
   alpha: {uniform: [0.25, 0.75]}
   eta: {choice: [1.0, 2.0]}

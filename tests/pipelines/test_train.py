@@ -139,7 +139,7 @@ class _Watcher(threading.Thread):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_workers_train_like_one_despite_a_kill(
-    finished: tuple[TrainConfig, TrainingResult], small_cache: Path, tmp_path: Path
+    finished: tuple[TrainConfig, TrainingResult], small_cache: Path, tmp_path: Path, local_ray: None
 ) -> None:
     config, one = finished
     resources = Resources(workers=2, checkpoint_every_steps=1)

@@ -262,8 +262,7 @@ def test_law_5_every_trainable_tensor_has_a_gradient_from_the_first_step(
     make_frames: MakeFrames,
 ) -> None:
     clip = make_clip()
-    patches = 9
-    for n_s in range(1, patches + 1):
+    for n_s in (1, 2, 8, 9):  # of 9 patches
         config = StopConfig(
             n_s=n_s, attention=attention, normalize=normalize, share=n_s % 2 == 0, depth=1 + n_s % 2
         )
