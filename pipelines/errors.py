@@ -12,10 +12,11 @@ from stop_core.cache import FrameCache
 from stop_core.cache.views import View
 from stop_core.datasets import Split, class_words
 from stop_core.storage.atomic import write_whole
+from stop_core.storage.paths import StoragePath, local_file
 
 from .cli.console import RunError, print_result
 from .cli.folders import default_output
-from .cli.options import run_command
+from .cli.options import OutputFolder, run_command
 from .inference.model_choice import ModelChoice
 from .preprocessing.find_cache import find_cache
 from .training.result import TrainingResult
@@ -34,7 +35,7 @@ class ErrorsConfig:
       stop errors --checkpoint outputs/runs/NAME --cache outputs/cache/hmdb51 --split val
     """
 
-    checkpoint: Path
+    checkpoint: OutputFolder
     """Folder of a finished training: outputs/runs/NAME. Or the beginning of NAME, as for `stop
     predict`."""
     cache: str | None = None
@@ -47,7 +48,7 @@ class ErrorsConfig:
     """Largest number of clips of each."""
     tower: str | None = None
     """The model's tower, which is needed only for hf-hub:REPOSITORY and local-dir:FOLDER."""
-    output: Path = field(default_factory=default_output)
+    output: OutputFolder = field(default_factory=default_output)
     """Folder of the training runs and the MLflow store."""
 
     def __post_init__(self) -> None:
@@ -56,7 +57,7 @@ class ErrorsConfig:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
 
 
-def main(config: ErrorsConfig) -> Path:
+def main(config: ErrorsConfig) -> StoragePath:
     """Writes the page into the folder of the training, and returns its path."""
     import pandas as pd
 
@@ -83,7 +84,8 @@ def main(config: ErrorsConfig) -> Path:
         )
     if cache.manifest.task == "retrieval":
         raise RunError(f"{result.dataset} has captions and no classes that could be confused")
-    rows = pd.read_parquet(folder / PREDICTIONS)
+    with local_file(folder / PREDICTIONS) as file:
+        rows = pd.read_parquet(file)
     rows = rows[rows["split"] == config.split]
     if rows.empty:
         raise RunError(
