@@ -105,7 +105,7 @@ def _start_ray_train(options: TrainBenchmark, cache: Path, output: Path) -> tupl
     laps.end("driver: Ray")
     from ray.train import RunConfig
 
-    from pipelines.training.sole_trainer import SoleTrainer
+    from pipelines.ray_internals.sole_trainer import SoleTrainer
 
     laps.end("driver: Ray Train's import")
     SoleTrainer(

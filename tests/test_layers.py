@@ -1,6 +1,7 @@
 """Imports point one way: between packages, between the rooms of a package, between modules."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -27,12 +28,13 @@ ARROWS = {
         ),
     },
     "pipelines": {
-        "cli": "",
-        "cluster": "cli",
+        "ray_internals": "",
+        "cli": "ray_internals",
+        "cluster": "cli ray_internals",
         "tracking": "cli",
         "checks": "cli cluster tracking",
         "preprocessing": "cli cluster tracking",
-        "training": "cli cluster tracking",
+        "training": "cli cluster ray_internals tracking",
         "serving": "cli tracking",
         "sweeping": "cli cluster tracking training",
         "tables": "cli tracking training",
@@ -103,6 +105,22 @@ def test_no_import_goes_in_a_circle() -> None:
 def test_the_science_needs_no_cluster() -> None:
     for module in _modules("stop_core"):
         assert not {name.split(".")[0] for name in IMPORTS[module]} & {"ray", "mlflow", "pipelines"}
+
+
+def test_one_room_uses_internals_of_ray() -> None:
+    for module, path in MODULES.items():
+        if _room(module) == "ray_internals":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.Attribute):
+                names = [ast.unparse(node)]
+            for name in names:
+                assert not re.match(r"ray\b.*\._(?!_)", name), f"{module} uses {name}"
 
 
 def test_only_entry_points_are_at_the_top() -> None:

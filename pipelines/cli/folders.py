@@ -1,6 +1,5 @@
 """Folders: of this installation, of the YAML files in `sweeps/`, and of results."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +11,7 @@ from stop_core.storage.locks import EXPIRED, locked
 from stop_core.storage.names import P
 from stop_core.storage.paths import StoragePath, storage_path
 
+from ..ray_internals.driver import in_ray_job
 from .console import say
 
 _PATIENCE = 300.0  # seconds
@@ -46,7 +46,7 @@ def default_output() -> Path:
 
     The working directory of a Ray job is a temporary copy, which is deleted after the job.
     """
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    if in_ray_job():
         return Path.home() / "stop-outputs"
     return Path("outputs")
 

@@ -7,31 +7,31 @@ address for each other.
 
 import os
 import uuid
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.train.backend import Backend
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import (
-    _set_torch_distributed_env_vars,
-    _setup_torch_process_group,
-    _TorchBackend,
-)
+from torch.distributed import init_process_group
 
 from stop_core.runtime.devices import use_gpu
 from stop_core.storage.private import private_folder
+
+_TorchBackend: Any = TorchConfig().backend_cls
 
 
 class CheckedConfig(TorchConfig):
     """Refuses a GPU that torch cannot use, before NCCL fails without giving the reason."""
 
     @property
-    def backend_cls(self) -> type[_TorchBackend]:
+    def backend_cls(self) -> type[Backend]:
         """Returns the class that Ray Train calls when the workers have started."""
         return _Checked
 
 
-class _Checked(_TorchBackend):
+class _Checked(_TorchBackend):  # type: ignore[misc]
     # Ray declares a worker group without the methods that its own backend calls: hence `Any`.
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         _check_gpus(worker_group)
@@ -45,15 +45,14 @@ class LoopbackConfig(TorchConfig):
     """
 
     @property
-    def backend_cls(self) -> type[_TorchBackend]:
+    def backend_cls(self) -> type[Backend]:
         """Returns the class that Ray Train calls when the workers have started."""
         return _Loopback
 
 
-class _Loopback(_TorchBackend):
+class _Loopback(_TorchBackend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         backend = "nccl" if _check_gpus(worker_group) else "gloo"
-        worker_group.execute(_set_torch_distributed_env_vars)
         self.file = private_folder() / f"workers-{uuid.uuid4().hex}"
         size, seconds = len(worker_group), backend_config.timeout_s
         joining: list[Any] = [
@@ -78,4 +77,10 @@ def _check_gpus(worker_group: Any) -> bool:
 def _join(backend: str, rank: int, size: int, file: Path, seconds: int) -> None:
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
-    _setup_torch_process_group(backend, rank, size, file.as_uri(), seconds)
+    init_process_group(
+        backend,
+        init_method=file.as_uri(),
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=seconds),
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..cli.console import RunError, say
 from ..cli.video_options import Device
+from ..ray_internals.driver import has_pending_requests
 
 if TYPE_CHECKING:  # Ray Train takes seconds
     from ray.train import ScalingConfig
@@ -171,10 +172,8 @@ def waited_for(resources: Resources) -> str | None:
     They hold it while they start, so free resources say nothing; Ray knows the pending requests.
     """
     import ray
-    from ray.autoscaler.v2.sdk import get_cluster_status
 
-    demands = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands
-    if not demands.ray_task_actor_demand and not demands.placement_group_demand:
+    if not has_pending_requests():
         return None
     available: Callable[[], dict[str, float]] = ray.available_resources
     free = available()

@@ -18,6 +18,7 @@ from stop_core.storage.private import first_line, private_folder
 from ..cli.console import RunError, is_verbose, reporting, show_debug
 from ..cli.folders import ROOT
 from ..cli.store_problem import TRACKING_URI, given_store
+from ..ray_internals.driver import in_ray_job, listen_on_loopback
 from .ray_token import keep_token_private
 from .shared_storage import require_shared
 
@@ -82,10 +83,13 @@ def _connect(dashboard: bool) -> None:
         raise RunError(problem)
     keep_token_private(create=alone)
     await_head(os.environ.get("RAY_ADDRESS", ""), _SECONDS_FOR_A_HEAD)
+    if alone and not listen_on_loopback():
+        raise RunError(
+            f"Ray {ray.__version__} would listen on every network of this machine; install the "
+            "version of constraints.txt, or start it with `ray start --head` and set RAY_ADDRESS"
+        )
     try:
         notify_of_exit(str(ray_temp_dir()))
-        if alone:
-            _listen_on_loopback()
         with reporting(lambda: "starting Ray" if alone else "connecting to Ray"):
             ray.init(
                 address="local" if alone else None,
@@ -172,19 +176,6 @@ def _greet(host: str, port: int) -> None:
             raise ConnectionError("another program listens there")
 
 
-def _listen_on_loopback() -> None:
-    """Makes a Ray of this machine listen on loopback only.
-
-    Otherwise its servers listen on all interfaces, protected by the token only. Ray has a switch
-    for systems without clusters: it reads the environment when it is imported, and its processes
-    read it when they start.
-    """
-    from ray._private import ray_constants
-
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False
-
-
 def _runtime_env() -> dict[str, object] | None:
     """Returns the environment of the workers: the path of this package, and the level of logs.
 
@@ -193,7 +184,7 @@ def _runtime_env() -> dict[str, object] | None:
     """
     hook = f"{show_debug.__module__}.{show_debug.__name__}"
     level: dict[str, object] = {"worker_process_setup_hook": hook} if is_verbose() else {}
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # the job has packaged the working directory
+    if in_ray_job():  # the job has packaged the working directory
         return level or None
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     # The workers of a running cluster do not inherit the environment of this process.

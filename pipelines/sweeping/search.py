@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,6 @@ from ray import tune
 from stop_core.cache.manifest import Manifest
 from stop_core.clip.loading import ClipCache
 from stop_core.clip.pretrained import weights_fingerprint
-from stop_core.storage.atomic import remove_folder
 from stop_core.storage.paths import StoragePath
 
 from ..cli.console import RunError, reporting, say
@@ -37,7 +37,6 @@ from ..tracking.outbox import Courier
 from ..tracking.queued_run import QueuedRun, deliver_waiting
 from ..tracking.store import open_experiment, tracking_uri
 from ..training.result import RESULT_VERSION
-from ..training.session import place
 from .space import (
     BASE_MEASURE,
     SWEEP_COSTS,
@@ -206,10 +205,14 @@ class Search:
                 + (f"; {ended} have ended before, {started} resume" if trials.all else "")
             )
             pace = Pace(shortest_pause=_LONG_TRIAL)
-            with reporting(
-                lambda: self._line(driver) + pace.left(len(trials.in_state(*ENDS)), driver.most)
+            # A sweep resumes from the trials in its folder, and never from the files of Tune.
+            with (
+                tempfile.TemporaryDirectory(prefix="stop-tune-") as files,
+                reporting(
+                    lambda: self._line(driver) + pace.left(len(trials.in_state(*ENDS)), driver.most)
+                ),
             ):
-                self._tuner(driver).fit()
+                self._tuner(driver, files).fit()
             if not driver.is_done:  # Tune catches Ctrl-C, and returns
                 raise KeyboardInterrupt
             if driver.exhausted:
@@ -245,10 +248,7 @@ class Search:
         if trial.state == "stopped early":
             run.finish("KILLED")
 
-    def _tuner(self, driver: Driver) -> tune.Tuner:
-        # A sweep resumes from the trials on disk, and never from the files of Tune.
-        remove_folder(self.folder / "tune")
-        storage, filesystem = place(self.folder)
+    def _tuner(self, driver: Driver, files: str) -> tune.Tuner:
         task, keeper, worker = driver.task, ClipCache(), self.resources
 
         def trial(config: dict[str, Any]) -> None:
@@ -269,8 +269,7 @@ class Search:
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=storage,
-                storage_filesystem=filesystem,
+                storage_path=files,
                 verbose=0,
                 callbacks=[Failures(driver)],
                 failure_config=tune.FailureConfig(max_failures=worker.restarts),

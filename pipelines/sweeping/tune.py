@@ -6,10 +6,10 @@ unfinished trials are suggested first, and the scheduler is given every recorded
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -186,7 +186,8 @@ class NotedAsha(ASHAScheduler):
         )
         self._driver = driver
         for trial in driver.trials.in_state(*ENDS):
-            self._replay(None, SimpleNamespace(trial_id=trial.name), trial)
+            ended = TuneTrial("ended", trial_id=trial.name, stub=True)  # of no trainable
+            self._replay(None, ended, trial)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Adds a trial with its recorded epochs, which do not stop it."""
@@ -212,10 +213,10 @@ class NotedAsha(ASHAScheduler):
         else:
             super().on_trial_complete(tune_controller, trial, result)
 
-    def _replay(self, tune_controller: Any, stand_in: Any, trial: Trial) -> None:
-        super().on_trial_add(tune_controller, stand_in)
+    def _replay(self, tune_controller: Any, tune_trial: TuneTrial, trial: Trial) -> None:
+        super().on_trial_add(tune_controller, tune_trial)
         for row in trial.curve:
-            super().on_trial_result(tune_controller, stand_in, row)
+            super().on_trial_result(tune_controller, tune_trial, row)
 
 
 def _metrics(result: dict[str, Any]) -> dict[str, float]:

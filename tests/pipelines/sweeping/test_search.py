@@ -103,7 +103,7 @@ def test_started_trials_resume_even_if_fewer_are_requested(
     driver = search.driver(trials, "")
     monkeypatch.setattr(Search, "at_once", lambda self: 1)
     monkeypatch.setattr(tune, "Tuner", lambda trainable, **options: options)
-    samples = search._tuner(driver)["tune_config"].num_samples  # type: ignore[index]
+    samples = search._tuner(driver, str(tmp_path))["tune_config"].num_samples  # type: ignore[index]
     suggested = [driver.suggest(str(number)) for number in range(21)]
     assert [one["name"] for one in suggested[:20]] == begun  # type: ignore[index]
     assert suggested[20] == Searcher.FINISHED

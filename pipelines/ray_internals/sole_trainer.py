@@ -35,3 +35,6 @@ class _FixedWorkers(FixedScalingPolicy):
 
     def _maybe_send_resource_request(self) -> None:
         pass
+
+    def _cancel_resource_request(self) -> None:
+        pass
