@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 export MLFLOW_DISABLE_TELEMETRY = true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test mutants chaos lint docs format bench gpu clean
+.PHONY: help setup demo test ray mutants chaos lint docs format bench gpu clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,10 @@ demo: $(READY) ## Compare STOP with its baselines on the embedded data: a table 
 # With bytecode, or each process would compile the rewritten tests again.
 test: $(READY) ## Run all tests that this machine supports
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+ray: ## Run the tests of the pipelines on the oldest and the newest Ray that pyproject.toml allows
+	.ci/ray oldest
+	.ci/ray newest
 
 mutants: $(READY) ## Plant 300 faults in the core modules, and count those that the tests notice
 	$(BIN)/python tests/mutants.py
@@ -55,4 +59,4 @@ gpu: $(READY) ## Check and measure one GPU against the CPU and named floors: a p
 	$(BIN)/python benchmarks/gpu.py
 
 clean: ## Remove the virtual environment and tool caches; outputs/ stays
-	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-ray site .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
