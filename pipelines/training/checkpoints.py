@@ -2,10 +2,8 @@
 
     <run>/checkpoint_000007                  of a training under Ray Train
     <run>/checkpoints/checkpoint_000007      of one without it
-    <run>/checkpoint_manager_snapshot.json   those that Ray Train has registered
 
-Each is written atomically before it is reported. So training resumes from the latest checkpoint on
-disk, even if Ray Train had not registered it yet. On an object store, a checkpoint without
+Each is written atomically before it is reported. On an object store, a checkpoint without
 SHA256SUMS, its last object, is not complete.
 """
 
@@ -16,14 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from stop_core.storage.atomic import SUMS, appearing_folder, fetched_folder, remove_folder, sync
-from stop_core.storage.documents import parse_json, read_text
 from stop_core.storage.names import P, inside
 from stop_core.storage.paths import RemotePath, StoragePath
 from stop_core.training.run_state import read_progress
@@ -32,10 +28,9 @@ from ..cli.console import RunError, warn
 from ..cli.folders import is_full
 
 Write = Callable[[Path], None]
-SNAPSHOT = "checkpoint_manager_snapshot.json"
 CHECKPOINTS = "checkpoints"
-"""Folder of the checkpoints of a training without Ray Train, below the folder of the run. Ray Train
-writes its checkpoints into the folder of the run itself."""
+"""Folder of the checkpoints of a training without Ray Train, below the folder of the run. Those of
+Ray Train's workers are in the folder of the run itself."""
 _STAGING = ".checkpoint_"
 
 
@@ -108,7 +103,7 @@ def latest_checkpoint(
 
 
 def move_damaged_aside(run: StoragePath) -> None:
-    """Moves damaged checkpoints and a stale list of Ray Train out of the way, and reports them.
+    """Moves damaged checkpoints out of the way, and reports them.
 
     Call it before the training, while no other process works in the folder.
 
@@ -131,9 +126,6 @@ def move_damaged_aside(run: StoragePath) -> None:
             )
         aside = _move_aside(path)
         warn(f"{damage}: it is now {aside}, and the training resumes from {latest}")
-    if not _is_sound(run / SNAPSHOT):
-        # Ray would raise. Without the list, the workers find the latest checkpoint themselves.
-        _move_aside(run / SNAPSHOT)
 
 
 def run_checkpoints(run: P) -> list[P]:
@@ -171,16 +163,3 @@ def _move_aside(path: P) -> P:
     move: Any = path.rename  # to a path of its own kind
     move(aside)
     return aside
-
-
-def _is_sound(snapshot: StoragePath) -> bool:
-    """Whether Ray can read its list of checkpoints, and finds all of them."""
-    if not snapshot.exists():
-        return True
-    try:
-        values = parse_json(read_text(snapshot))
-        names = [one["checkpoint_dir_name"] for one in values["checkpoint_results"]]
-        present = all(inside(snapshot.parent, name).is_dir() for name in names)
-        return values["ray_version"] == version("ray") and present
-    except (ValueError, KeyError, TypeError):
-        return False

@@ -5,6 +5,7 @@ module, so modules that take seconds to import (torch, open_clip, MLflow) are im
 """
 
 import os
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,49 +55,49 @@ def train_in_process(
 def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -> StoragePath:
     """Trains in workers of Ray Train, and returns the last checkpoint.
 
-    Ray Train finds the checkpoints of an interrupted training by the name and folder of its run.
+    The workers resume from the latest checkpoint in the folder of the run, after a restart by Ray
+    Train too. Ray Train knows no checkpoints, and its own files are temporary.
 
     Raises:
         RunError: if the workers gave up, with their reason, or if there is no checkpoint.
     """
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig
+    from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from ..cluster.process_groups import CheckedConfig, LoopbackConfig
-    from .session import as_path, place
+    from .session import RayTrainSession
 
     kind: type[TorchTrainer] = TorchTrainer
     if hooks.is_sole:
         with suppress(ImportError):  # it needs internals of Ray, which another release may not have
-            from .sole_trainer import SoleTrainer as kind
+            from ..ray_internals.sole_trainer import SoleTrainer as kind
     torch_config: TorchConfig = CheckedConfig() if "RAY_ADDRESS" in os.environ else LoopbackConfig()
     fatal = task.folder / FATAL
     fatal.unlink(missing_ok=True)
-    storage, filesystem = place(task.folder.parent)
-    trainer = kind(
-        train_worker,
-        train_loop_config={"task": task},
-        torch_config=torch_config,
-        scaling_config=resources.scaling(),
-        run_config=RunConfig(
-            name=task.folder.name,
-            storage_path=storage,
-            storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=resources.restarts),
-            callbacks=list(hooks.callbacks),
-        ),
-    )
-    try:
-        outcome = trainer.fit()
-    except Exception:  # it may only be the consequence of another worker's failure
-        if not fatal.is_file():
-            raise
+    with tempfile.TemporaryDirectory(prefix="stop-train-") as files:
+        trainer = kind(
+            train_worker,
+            train_loop_config={"task": task},
+            torch_config=torch_config,
+            scaling_config=resources.scaling(),
+            run_config=RunConfig(
+                name=task.folder.name,
+                storage_path=files,
+                failure_config=FailureConfig(max_failures=resources.restarts),
+                callbacks=list(hooks.callbacks),
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception:  # it may only be the consequence of another worker's failure
+            if not fatal.is_file():
+                raise
     if fatal.is_file():
         raise RunError(read_text(fatal))
-    if outcome.checkpoint is None:
+    latest = RayTrainSession(task.folder).latest()
+    if latest is None:
         raise RunError(f"the training {task.folder.name} ended without a result; run it again")
-    return as_path(outcome.checkpoint.path, task.folder)
+    return latest
 
 
 def train_worker(arguments: dict[str, WorkerTask]) -> None:

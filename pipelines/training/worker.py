@@ -48,7 +48,7 @@ from ..tracking.queued_run import QueuedRun
 from .checkpoints import latest_checkpoint
 from .metrics_buffer import MetricsBuffer
 from .progress_file import ProgressFile
-from .session import Session
+from .session import FolderSession
 from .task import FIGURES, PAUSE, PREDICTIONS, PROGRESS_FILE, WorkerTask
 from .worker_model import compile_training, prepare_model
 
@@ -66,7 +66,9 @@ class WorkerRun:
         clips: provides the CLIP; None: it is loaded.
     """
 
-    def __init__(self, task: WorkerTask, session: Session, clips: ClipCache | None = None) -> None:
+    def __init__(
+        self, task: WorkerTask, session: FolderSession, clips: ClipCache | None = None
+    ) -> None:
         torch.set_num_threads(max(1, int(task.resources.cpus_per_worker)))
         self.task = task
         self.config = task.config

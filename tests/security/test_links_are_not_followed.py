@@ -88,7 +88,7 @@ def _run(folder: Path) -> None:
         ),
         *("outbox", "outbox/.lock", "outbox/refused", "trials", "trials/trial-0000.json"),
         *("checkpoints", "checkpoint_000000", "checkpoint_000001", MODEL, ".checkpoint_x"),
-        *("checkpoint_manager_snapshot.json", "figures"),
+        "figures",
     ],
 )
 @pytest.mark.parametrize("target", ["victim", ".", "checkpoint_000001", "absent"])

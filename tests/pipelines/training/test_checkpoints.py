@@ -1,8 +1,6 @@
 """Checkpoints are written atomically; a damaged one does not stop a training."""
 
 import errno
-import json
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,6 @@ import torch
 from pipelines.cli.console import RunError
 from pipelines.training.checkpoints import (
     CHECKPOINTS,
-    SNAPSHOT,
     latest_checkpoint,
     list_checkpoints,
     move_damaged_aside,
@@ -33,12 +30,6 @@ def _checkpoint(folder: Path, step: int, final: dict[str, float] | None = None) 
 def _truncate(checkpoint: Path) -> None:
     file = checkpoint / OPTIMIZER
     file.write_bytes(file.read_bytes()[:-40])
-
-
-def _snapshot(run: Path, *registered: Path) -> None:
-    results = [{"checkpoint_dir_name": path.name} for path in registered]
-    values = {"ray_version": version("ray"), "checkpoint_results": results}
-    (run / SNAPSHOT).write_text(json.dumps(values))
 
 
 def test_an_interrupted_checkpoint_leaves_nothing(tmp_path: Path) -> None:
@@ -65,18 +56,15 @@ def test_a_full_disk_is_reported_and_no_partial_checkpoint_is_left(tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-def test_the_checkpoint_with_the_most_steps_is_the_latest_even_if_ray_has_not_registered_it(
-    tmp_path: Path,
-) -> None:
+def test_the_checkpoint_with_the_most_steps_is_the_latest(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
-    registered = _checkpoint(tmp_path, 10)
-    _snapshot(tmp_path, registered)
-    unregistered = _checkpoint(tmp_path, 12)
+    first = _checkpoint(tmp_path, 10)
+    second = _checkpoint(tmp_path, 12)
     _checkpoint(tmp_path / CHECKPOINTS, 11)
-    assert latest_checkpoint(tmp_path, registered) == unregistered
+    assert latest_checkpoint(tmp_path, first) == second
     # The checkpoint of a finished training has as many steps as that of its last epoch.
     ended = _checkpoint(tmp_path / CHECKPOINTS, 12, {"test/top1": 0.5})
-    assert latest_checkpoint(tmp_path, unregistered) == ended
+    assert latest_checkpoint(tmp_path, second) == ended
     again = _checkpoint(tmp_path, 12, {"test/top1": 0.5})
     assert (latest_checkpoint(tmp_path, ended), latest_checkpoint(tmp_path, again)) == (
         ended,
@@ -88,9 +76,7 @@ def test_a_damaged_checkpoint_is_moved_aside_and_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = (_checkpoint(tmp_path, step) for step in (1, 2))
-    _snapshot(tmp_path, first, second)
     move_damaged_aside(tmp_path)
-    assert (tmp_path / SNAPSHOT).exists()  # nothing is damaged
     assert not capsys.readouterr().err
     _truncate(second)
     move_damaged_aside(tmp_path)
@@ -98,26 +84,7 @@ def test_a_damaged_checkpoint_is_moved_aside_and_reported(
     assert line.startswith(f"the checkpoint {second} cannot be read (")
     assert line.endswith(f"the training resumes from {first}")
     assert latest_checkpoint(tmp_path) == first
-    assert not (
-        tmp_path / SNAPSHOT
-    ).exists()  # Ray would raise because it names a missing checkpoint
-    _checkpoint(tmp_path, 2)
-    move_damaged_aside(tmp_path)
-    assert len(list(tmp_path.glob("damaged-*"))) == 2
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{}", '{"ray_version": "1.0", "checkpoint_results": []}', "removed"]
-)
-def test_a_list_that_ray_cannot_read_or_trust_is_moved_aside(tmp_path: Path, text: str) -> None:
-    first = _checkpoint(tmp_path, 1)
-    if text == "removed":  # the advice for a damaged checkpoint
-        _snapshot(tmp_path, first, tmp_path / "checkpoint_000001")
-    else:
-        (tmp_path / SNAPSHOT).write_text(text)
-    move_damaged_aside(tmp_path)
-    assert not (tmp_path / SNAPSHOT).exists()
-    assert latest_checkpoint(tmp_path) == first
+    assert len(list(tmp_path.glob("damaged-*"))) == 1
 
 
 def test_a_training_does_not_restart_by_itself_if_no_checkpoint_is_readable(

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-from ray.train import Checkpoint
 
-from pipelines.training.checkpoints import list_checkpoints, write_checkpoint
+from pipelines.training.checkpoints import list_checkpoints
 from pipelines.training.session import FolderSession, RayTrainSession
 
 
@@ -34,24 +33,19 @@ def test_a_report_without_a_checkpoint_keeps_the_last_checkpoint(tmp_path: Path)
     assert session.latest() == tmp_path / "checkpoint_000000"
 
 
-def test_checkpoints_that_ray_never_registered_are_removed(
+def test_ray_train_gets_all_reports_and_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registered: list[Path] = []  # Ray keeps the last two, and is one report late
-
-    def report(metrics: dict[str, float], *, checkpoint: Checkpoint, **_: object) -> None:
-        assert all(path.exists() for path in registered[-2:])
-        registered.append(Path(checkpoint.path))
-
-    monkeypatch.setattr("ray.train.report", report)
-    for number in range(3):
-        write_checkpoint(tmp_path, _writes(f"before {number}"))
-    registered += list_checkpoints(tmp_path)[:2]
+    reported: list[dict[str, float]] = []
+    monkeypatch.setattr("ray.train.report", reported.append)
     session = RayTrainSession(tmp_path)
-    for number in range(5):
-        session.report({}, _writes(str(number)))
+    for number in range(3):
+        session.report({"epoch": number}, _writes(str(number)))
+    session.report({"epoch": 3}, None)  # of another rank
+    assert [one["epoch"] for one in reported] == [0, 1, 2, 3]
     left = [(path / "state").read_text() for path in list_checkpoints(tmp_path)]
-    assert left == ["0", "1", "2", "3", "4"]
+    assert left == ["1", "2"]
+    assert RayTrainSession(tmp_path).latest() == list_checkpoints(tmp_path)[-1]
 
 
 def test_a_reserved_gpu_that_is_missing_is_refused_with_advice(
