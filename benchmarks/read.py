@@ -43,7 +43,6 @@ from stop_core.cache import CacheConfig, CachedClips, FrameCache, ShardPlan, Sha
 from stop_core.cache.files import record_path, shard_path, write_checked_json
 from stop_core.cache.job import CacheJob
 from stop_core.cache.layout import FRAMES_COLUMN, open_writer, rows_per_group, shard_schema
-from stop_core.cache.shards import plan_shards
 from stop_core.datasets import Clip
 from stop_core.runtime.read_ahead import read_ahead
 from stop_core.storage.atomic import hash_file
@@ -78,7 +77,9 @@ def frames_of(config: Config, clip: int) -> np.ndarray:
     return random.integers(0, 64, shape, dtype=np.uint8) + np.uint8(clip % 192)
 
 
-def write_cache(config: Config, folder: Path, compression: str, crop: str) -> Path:
+def write_cache(
+    config: Config, folder: Path, compression: str, crop: str, clips_per_shard: int | None = None
+) -> Path:
     """A cache as preprocessing would have made it, without the videos."""
     cache = folder / f"cache-{compression}-{crop}"
     clips = [Clip(f"{i}", f"{i}", "train", 0, "a", f"{i}") for i in range(config.clips)]
@@ -98,9 +99,9 @@ def write_cache(config: Config, folder: Path, compression: str, crop: str) -> Pa
         crop=crop,
         compression=compression,
     )
-    job = CacheJob.open(cache, made, clips)
+    job = CacheJob.open(cache, made, clips, clips_per_shard)
     number = 0
-    for plan in plan_shards(clips):
+    for plan in job.plans:
         path = shard_path(cache, plan.name)
         _write_shard(path, made, plan, number, config)
         number += len(plan.clips)

@@ -37,22 +37,11 @@ def decode_shards(
         RunError: if a shard cannot be written, or a worker fails. Finished shards are kept.
     """
     start_ray(job.cache, data_root)
-    import ray
     import ray.exceptions
 
-    quiet_ray_data()
-    # One block per plan: each task writes one shard, and reports it as soon as it is on disk. Ray
-    # retries the task of a failed worker or node three times. That is safe, because a shard is
-    # written atomically, and a command tries no clip of it twice.
-    records = ray.data.from_items(
-        [{"plan": plan} for plan in plans], override_num_blocks=len(plans)
-    ).map(
-        cast(Callable[[dict[str, Any]], dict[str, Any]], write_shard_row),  # with fn_args
-        fn_args=(job.config, data_root, job.cache.resolve(), timeout),
-        num_cpus=1,
-    )
+    options = (job.config, data_root, job.cache.resolve(), timeout)
     try:
-        for row in records.iter_rows():
+        for row in one_task_each(plans, write_shard_row, *options):
             if row["error"]:
                 raise RunError(
                     f"cannot write the shard {row['shard']} to {job.cache}: {row['error']}. "
@@ -65,6 +54,24 @@ def decode_shards(
             f"workers died while decoding ({first_line(error)}). "
             "Finished shards are kept; run the same command again to resume"
         ) from error
+
+
+def one_task_each(
+    plans: Sequence[ShardPlan], work: Callable[..., dict[str, Any]], *options: object
+) -> Iterator[dict[str, Any]]:
+    """Yields the result of `work({"plan": plan}, *options)` of each plan, each a task with one CPU.
+
+    Ray must have been started.
+    """
+    import ray
+
+    quiet_ray_data()
+    # One block per plan: each task writes one shard, and reports it as soon as it is on disk. Ray
+    # retries the task of a failed worker or node three times. That is safe, because a shard is
+    # written atomically, and a command tries no clip of it twice.
+    items = ray.data.from_items([{"plan": plan} for plan in plans], override_num_blocks=len(plans))
+    function = cast(Callable[[dict[str, Any]], dict[str, Any]], work)  # with fn_args
+    yield from items.map(function, fn_args=options, num_cpus=1).iter_rows()
 
 
 def write_shard_row(

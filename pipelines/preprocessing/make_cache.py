@@ -12,6 +12,7 @@ from typing import Annotated
 
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan
 from stop_core.cache.config import MOST_CLIP_BYTES, Compression, Crop
+from stop_core.cache.files import MOST_CLIPS_PER_SHARD
 from stop_core.cache.job import read_failures
 from stop_core.cache.shards import Failure
 from stop_core.cache.summary import count_reasons
@@ -92,6 +93,9 @@ class PreprocessConfig:
     """Only these classes (default: all)."""
     splits: tuple[Split, ...] = SPLITS
     """Only these splits."""
+    clips_per_shard: int | None = None
+    """Clips of a file of the cache, which one task makes (default: 1 to 512, by their number and
+    size: docs/cache.md; a resumed cache keeps its own)."""
     check: bool = False
     """Only count the clips, classes and missing videos of each split, and report suspicious lists;
     nothing is decoded or cached."""
@@ -112,6 +116,11 @@ class PreprocessConfig:
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise ValueError(f"--{option} must be at least 1, got {value}")
+        if self.clips_per_shard not in (None, *range(1, MOST_CLIPS_PER_SHARD + 1)):
+            raise ValueError(
+                f"--clips-per-shard must be from 1 to {MOST_CLIPS_PER_SHARD}, got "
+                f"{self.clips_per_shard}"
+            )
         if not is_a_sampling(self.sampling):
             raise ValueError(
                 "--sampling must be segments, or like rate:1fps, dense:4 or dense:7.5fps, got "
@@ -203,11 +212,13 @@ def _cache_clips(
     names = ("fold", "crop", "compression", "decoder", "sampling")
     options = {name: getattr(config, name) for name in names}
     cache_config = CacheConfig.of(config.entry, selection, frames=frames, size=size, **options)
-    job = CacheJob.open(config.cache_path, cache_config, selection.clips)
+    count = config.clips_per_shard
+    job = CacheJob.open(config.cache_path, cache_config, selection.clips, count)
     record = CacheRecord(config.output, job.cache)
-    # Locks exist only on a local disk, and a finished cache can be on a read-only one.
+    # A finished cache can be on a disk or in a bucket that can only be read.
     lock: AbstractContextManager[None] = nullcontext()
-    if isinstance(job.cache, Path) and os.access(job.cache, os.W_OK):
+    here = isinstance(job.cache, Path)
+    if not job.is_finished() or (here and os.access(str(job.cache), os.W_OK)):
         lock = alone_in(job.cache)
     with lock:
         if pending := job.pending(root, config.decoding.retry_failed):

@@ -1,7 +1,7 @@
 """The paths in a cache folder, and its JSON files, which are written atomically with a checksum.
 
-<cache>/job.json                    the options of the cache; written first
-<cache>/data/train-00003.parquet    a shard: up to 64 clips of one split
+<cache>/job.json                    its options and the size of its shards; written first
+<cache>/data/train-00003.parquet    a shard: some clips of one split
 <cache>/records/train-00003.json    marks the shard as complete; holds a hash of its sources
 <cache>/clips.parquet               the ids, labels and captions of all clips, in order
 <cache>/failures.parquet            the clips that are in no shard, with the reason
@@ -20,6 +20,8 @@ from stop_core.storage.paths import StoragePath
 
 CACHE_FORMAT = 2
 CLIPS_PER_SHARD = 64
+"""The number for caches whose `job.json` does not record it."""
+MOST_CLIPS_PER_SHARD = 512
 JOB = "job.json"
 MANIFEST = "manifest.json"
 CLIP_LIST = "clips.parquet"

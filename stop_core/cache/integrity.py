@@ -216,7 +216,7 @@ def verify(cache: StoragePath) -> Iterator[str]:
 def _job_problem(cache: StoragePath, manifest: Manifest) -> str:
     path = cache / JOB
     try:
-        config = read_job(cache)
+        config = read_job(cache).config
     except FileNotFoundError:
         return f"{path}: it is gone"
     except ValueError as error:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
+from math import prod
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import (
     CACHE_FORMAT,
     CLIP_LIST,
+    CLIPS_PER_SHARD,
     DATA,
     FAILURES,
     JOB,
@@ -34,7 +36,7 @@ from stop_core.cache.files import (
     write_checked_json,
 )
 from stop_core.cache.layout import CLIP_COLUMNS
-from stop_core.cache.manifest import Manifest, ShardEntry, read_job
+from stop_core.cache.manifest import JobFile, Manifest, ShardEntry, read_job
 from stop_core.cache.shards import (
     Failure,
     ShardPlan,
@@ -42,6 +44,7 @@ from stop_core.cache.shards import (
     begin_retry,
     plan_shards,
     still_to_retry,
+    usual_clips_per_shard,
 )
 from stop_core.datasets import Clip
 from stop_core.storage.atomic import appearing, hash_file, is_leftover
@@ -69,26 +72,37 @@ class CacheJob:
     plans: tuple[ShardPlan, ...]
 
     @classmethod
-    def open(cls, cache: StoragePath, config: CacheConfig, clips: Sequence[Clip]) -> "CacheJob":
+    def open(
+        cls,
+        cache: StoragePath,
+        config: CacheConfig,
+        clips: Sequence[Clip],
+        clips_per_shard: int | None = None,
+    ) -> "CacheJob":
         """Starts a cache in an absent or empty folder, or resumes one with the same options.
 
-        Of commands that start at the same moment, the first to write `job.json` wins.
+        Of commands that start at the same moment, the first to write `job.json` wins. A resumed
+        cache keeps the size of its shards; a new one has `usual_clips_per_shard` by default.
 
         Raises:
             ValueError: if the folder holds other files, or a cache with other options.
             OSError: if the folder cannot be written.
         """
-        plans = tuple(plan_shards(clips))
+        count = clips_per_shard or usual_clips_per_shard(len(clips), prod(config.shape))
         is_started = (cache / JOB).is_file()
         if not is_started and cache.is_dir():
-            _check_ours(cache, config, plans)
+            count = _count_in(cache, config, clips, [count, CLIPS_PER_SHARD])
         try:
             cache.mkdir(parents=True, exist_ok=True)
             if not is_started:
-                job = {"format_version": CACHE_FORMAT, "config": config.to_dict()}
+                job = asdict(JobFile(config, count)) | {"config": config.to_dict()}
                 with suppress(FileExistsError):
                     write_checked_json(cache / JOB, job, new=True)
-            _refuse_differences(cache, read_job(cache).differences(config))
+            job_file = read_job(cache)
+            differences, count = job_file.config.differences(config), job_file.clips_per_shard
+            if clips_per_shard not in (None, count):
+                differences.append(f"clips_per_shard is {count} there and {clips_per_shard} here")
+            _refuse_differences(cache, differences)
             for folder in (DATA, RECORDS):
                 inside(cache, folder).mkdir(exist_ok=True)
         except OSError as error:
@@ -96,7 +110,7 @@ class CacheJob:
                 f"cannot write a cache to {cache} ({error.strerror or error}): "
                 "choose another --cache, or ask for the permission"
             ) from error
-        return cls(cache, config, plans)
+        return cls(cache, config, tuple(plan_shards(clips, count)))
 
     def pending(self, data_root: StoragePath, retry_failed: bool = False) -> list[ShardPlan]:
         """Returns the shards that are missing or whose sources have changed.
@@ -197,22 +211,38 @@ def read_failures(cache: StoragePath) -> list[Failure]:
     return [Failure(**row) for row in table.to_pylist()]
 
 
-def _check_ours(cache: StoragePath, config: CacheConfig, plans: Sequence[ShardPlan]) -> None:
-    """Raises ValueError for a folder without `job.json` that holds anything but this cache."""
+def _count_in(
+    cache: StoragePath, config: CacheConfig, clips: Sequence[Clip], counts: Sequence[int]
+) -> int:
+    """Returns the first of `counts` that fits the shards of a folder without `job.json`.
+
+    Raises:
+        ValueError: if the folder holds anything but this cache.
+    """
     names = {path.name for path in cache.iterdir() if not is_leftover(path)} - {LOCK, JOB}
     if not names:
-        return
+        return counts[0]
     if names - {DATA, RECORDS, CLIP_LIST, FAILURES, MANIFEST, RETRY} or not names & {DATA, RECORDS}:
         raise ValueError(f"{cache} holds files but no frame cache: choose another --cache")
-    shards = {plan.name for plan in plans}
-    for folder, suffix in ((DATA, ".parquet"), (RECORDS, ".json")):
-        for path in (cache / folder).glob("[!.]*"):
-            if path.name.removesuffix(suffix) not in shards:
-                raise ValueError(
-                    f"{path} does not belong to this frame cache: choose another --cache"
-                )
     if MANIFEST in names:
         _refuse_differences(cache, Manifest.load(cache).config.differences(config))
+    found = {
+        path: path.name.removesuffix(suffix)
+        for folder, suffix in ((DATA, ".parquet"), (RECORDS, ".json"))
+        for path in (cache / folder).glob("[!.]*")
+    }
+    records = [ShardRecord.load(cache, name) for name in set(found.values())]
+    lengths = {r.name: r.rows + len(r.failures) for r in records if r is not None}
+    for count in counts:
+        plans = {plan.name: len(plan.clips) for plan in plan_shards(clips, count)}
+        strange = [
+            path
+            for path, name in found.items()
+            if name not in plans or lengths.get(name, plans[name]) != plans[name]
+        ]
+        if not strange:
+            return count
+    raise ValueError(f"{strange[0]} does not belong to this frame cache: choose another --cache")
 
 
 def _refuse_differences(cache: StoragePath, differences: Sequence[str]) -> None:

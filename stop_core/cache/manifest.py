@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.files import CLIPS_PER_SHARD, JOB, MANIFEST, RECORDS, read_checked_json
+from stop_core.cache.files import (
+    CACHE_FORMAT,
+    CLIPS_PER_SHARD,
+    JOB,
+    MANIFEST,
+    MOST_CLIPS_PER_SHARD,
+    RECORDS,
+    read_checked_json,
+)
 from stop_core.datasets import Split, Task, class_words
 from stop_core.storage.atomic import hash_json
 from stop_core.storage.documents import Name, Sha256, Whole, build
@@ -21,7 +29,7 @@ class ShardEntry:
 
     name: Name
     split: Split
-    rows: Annotated[int, Interval(ge=1, le=CLIPS_PER_SHARD)]
+    rows: Annotated[int, Interval(ge=1, le=MOST_CLIPS_PER_SHARD)]
     file_bytes: Whole
     sha256: Sha256
 
@@ -116,9 +124,21 @@ def _refuse_changes(path: StoragePath, manifest: Manifest) -> None:
         )
 
 
-def read_job(cache: StoragePath) -> CacheConfig:
+@dataclass(frozen=True)
+class JobFile:
+    """The contents of `job.json`."""
+
+    config: CacheConfig
+    clips_per_shard: Annotated[int, Interval(ge=1, le=MOST_CLIPS_PER_SHARD)] = CLIPS_PER_SHARD
+    format_version: int = CACHE_FORMAT
+
+
+def read_job(cache: StoragePath) -> JobFile:
     """Reads the options of a cache; ValueError if they are invalid."""
-    return CacheConfig.from_dict(read_checked_json(cache / JOB).get("config"), cache / JOB)
+    path = cache / JOB
+    values = read_checked_json(path)
+    config = CacheConfig.from_dict(values.get("config"), path)
+    return build(JobFile, values | {"config": config.to_dict()}, path)
 
 
 def _refuse_unfinished(cache: StoragePath) -> None:
@@ -127,7 +147,7 @@ def _refuse_unfinished(cache: StoragePath) -> None:
             f"there is no frame cache at {cache}: make one with `stop preprocess "
             f"--dataset NAME --data-root DIR --cache {shlex.quote(str(cache))}`"
         )
-    config = read_job(cache)
+    config = read_job(cache).config
     done = sum(1 for _ in (cache / RECORDS).glob("[!.]*.json"))
     raise ValueError(
         f"the frame cache at {cache} is unfinished ({done} shards are complete, and it has no "

@@ -12,6 +12,7 @@ from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import (
     CACHE_FORMAT,
     CLIPS_PER_SHARD,
+    MOST_CLIPS_PER_SHARD,
     RETRY,
     read_checked_json,
     record_path,
@@ -26,6 +27,7 @@ from stop_core.storage.paths import RemotePath, StoragePath
 DECODING = 4
 """Version of the decoded frames: shards of an older version are made again."""
 _CONNECTIONS = 16
+_LEAST_CLIPS, _LEAST_BYTES, _MOST_BYTES = 16, 1 << 23, 1 << 29
 
 Stamp = tuple[int, int]
 
@@ -79,7 +81,7 @@ class ShardRecord:
 
     name: Name
     split: Split
-    rows: Annotated[int, Interval(ge=0, le=CLIPS_PER_SHARD)]
+    rows: Annotated[int, Interval(ge=0, le=MOST_CLIPS_PER_SHARD)]
     file_bytes: Whole
     """Size of the shard's file; 0 without a file, if no clip could be cached."""
     sha256: Sha256 | Literal[""]
@@ -115,7 +117,27 @@ class ShardRecord:
             return self.file_bytes == 0
 
 
-def plan_shards(clips: Sequence[Clip], clips_per_shard: int = CLIPS_PER_SHARD) -> list[ShardPlan]:
+def usual_clips_per_shard(clips: int, clip_bytes: int) -> int:
+    """Returns the clips per shard of a new cache: the power of two nearest to sqrt(N) / 8.
+
+    So the number of shards and their size grow alike. A shard has at least 16 clips, so that a
+    task lasts long enough for the scheduler, and 8 MiB, unless 64 clips are smaller; but at most
+    512 MiB, unless one clip is larger.
+
+    Args:
+        clips: N, the clips of all splits.
+        clip_bytes: bytes of the frames of a clip.
+    """
+    count = 1
+    while count < MOST_CLIPS_PER_SHARD and 2 * count * clip_bytes <= _MOST_BYTES:
+        least = _LEAST_CLIPS if count * clip_bytes >= _LEAST_BYTES else CLIPS_PER_SHARD
+        if count >= least and clips < 128 * count**2:  # sqrt(clips) / 8 < sqrt(2) * count
+            break
+        count *= 2
+    return count
+
+
+def plan_shards(clips: Sequence[Clip], clips_per_shard: int) -> list[ShardPlan]:
     """Divides clips into shards of one split each, in list order.
 
     The plan depends only on the list, so every run of a command makes the same shards.

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ EXTENSIONS = (
     *(".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".3g2", ".ts", ".mts", ".m2ts"),
     *(".ogv", ".vob", ".asf", ".f4v"),
 )
+_CONNECTIONS = 16
 # Flickr names videos of an unknown kind with a bare dot at the end: "79785633@N03_79013_8bb0df."
 _ENDING = re.compile(rf"(?:{'|'.join(map(re.escape, EXTENSIONS))}|\.)+\Z", re.IGNORECASE)
 
@@ -108,41 +110,43 @@ def video_key(name: str) -> str:
 
 def missing_clips(root: Path, clips: Iterable[Clip]) -> list[Clip]:
     """Returns the clips whose file is missing, in their order."""
-    names: dict[str, set[str]] = {}
-    missing = []
-    for clip in clips:
-        folder, _, name = clip.path.rpartition("/")
-        if folder not in names:
-            names[folder] = set()
-            with (
-                suppress(FileNotFoundError, NotADirectoryError),
-                os.scandir(root / folder) as entries,
-            ):
-                names[folder] = {entry.name for entry in entries if entry.is_file()}
-        if name not in names[folder]:
-            missing.append(clip)
-    return missing
+    clips = list(clips)
+    folders = list({clip.path.rpartition("/")[0] for clip in clips})
+
+    def files(folder: str) -> set[str]:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(root / folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+        return set()
+
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        names = dict(zip(folders, pool.map(files, folders), strict=True))
+    parts = [(clip, *clip.path.rpartition("/")) for clip in clips]
+    return [clip for clip, folder, _, name in parts if name not in names[folder]]
 
 
 def _walk(root: Path, folder: str) -> Iterator[str]:
-    """Yields the files below a folder, skipping hidden ones."""
-    waiting, entered = [folder], set()
-    while waiting:
-        relative = waiting.pop()
-        status = (root / relative).stat()
-        if (status.st_dev, status.st_ino) in entered:  # a link that leads back up
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        with os.scandir(root / relative) as entries:
-            for entry in entries:
-                path = f"{relative}/{entry.name}" if relative else entry.name
-                if entry.name.startswith("."):
+    """Yields the files below a folder, skipping hidden ones, level by level."""
+    level, entered = [folder], set()
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        while level:
+            found = pool.map(lambda relative: _look(root / relative), level)
+            pairs, level = list(zip(level, found, strict=True)), []
+            for relative, (status, folders, files) in pairs:
+                if (status.st_dev, status.st_ino) in entered:  # a link that leads back up
                     continue
-                # Neither accesses the disk again, unless the entry is a link.
-                if entry.is_dir():
-                    waiting.append(path)
-                elif entry.is_file():
-                    yield path
+                entered.add((status.st_dev, status.st_ino))
+                start = f"{relative}/" if relative else ""
+                level += [start + name for name in folders]
+                yield from (start + name for name in files)
+
+
+def _look(folder: Path) -> tuple[os.stat_result, list[str], list[str]]:
+    """Returns the status of a folder, and the sorted names of its folders and files."""
+    with os.scandir(folder) as entries:
+        shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        # Neither accesses the disk again, unless the entry is a link.
+        folders = [entry.name for entry in shown if entry.is_dir()]
+        return folder.stat(), folders, [e.name for e in shown if e.is_file()]
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -8,15 +8,17 @@ time of change. Annotations have their content; videos are empty and take no dis
 import os
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain, repeat
 from pathlib import Path
 
 from stop_core.storage.names import check_path, create
-from stop_core.storage.paths import StoragePath
+from stop_core.storage.paths import RemotePath, RemoteStatus, StoragePath
 
 ANNOTATION_ENDINGS = frozenset({".csv", ".json", ".jsonl", ".pkl", ".tsv", ".txt", ".xlsx"})
-_CONNECTIONS = 8
+_CONNECTIONS = 16
+_MOST_FOLDERS = 1000  # a page of a listing; more are listed together
 
 
 @contextmanager
@@ -35,21 +37,23 @@ def skeleton_of(data_root: StoragePath) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="stop-outline-") as folder:
         # A subfolder, so that a data root without any object is missing rather than empty.
         root = Path(folder) / "root"
-        annotations = []
-        for name, status in data_root.listing():
-            if status is None:
-                continue
-            path = root / check_path(name, data_root)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                create(path)
-            except OSError as problem:  # on a disk, a name cannot be both a file and a folder
-                raise ValueError(f"{data_root} has {name} and names below it or alike") from problem
-            os.truncate(path, status.st_size)
-            os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
-            if path.suffix.lower() in ANNOTATION_ENDINGS:
-                annotations.append(name)
+        annotations, made = [], set()
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            for name, status in _objects(data_root, pool):
+                path = root / check_path(name, data_root)
+                try:
+                    if path.parent not in made:
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        made.add(path.parent)
+                    create(path)
+                except OSError as problem:  # on a disk, a name cannot be both a file and a folder
+                    raise ValueError(
+                        f"{data_root} has {name} and names below it or alike"
+                    ) from problem
+                os.truncate(path, status.st_size)
+                os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
+                if path.suffix.lower() in ANNOTATION_ENDINGS:
+                    annotations.append(name)
             for _ in pool.map(lambda name: (data_root / name).download(root / name), annotations):
                 pass
         try:
@@ -60,3 +64,32 @@ def skeleton_of(data_root: StoragePath) -> Iterator[Path]:
                 for part in error.args
             )
             raise
+
+
+def _objects(data_root: RemotePath, pool: Executor) -> Iterator[tuple[str, RemoteStatus]]:
+    """Yields the name and status of every object below `data_root`.
+
+    A store returns a listing in pages, one after another, so several folders are listed at once.
+    """
+    folders = [""]
+    while folders:
+        # For GCS, pyarrow finds the folders of a folder only if an object marks them.
+        whole = data_root.scheme != "s3" or len(folders) >= _CONNECTIONS
+        listings = pool.map(_listing, repeat(data_root), folders, repeat(whole))
+        folders = []
+        for name, status in chain.from_iterable(listings):
+            if status is None:
+                folders.append(name)
+            else:
+                yield name, status
+
+
+def _listing(
+    data_root: RemotePath, folder: str, whole: bool
+) -> list[tuple[str, RemoteStatus | None]]:
+    """Lists a folder, whose folders have no status, or, if `whole`, all objects below it."""
+    place, start = (data_root / folder, f"{folder}/") if folder else (data_root, "")
+    found = [(start + name, s) for name, s in place.listing(whole) if s is not None or not whole]
+    if sum(status is None for _, status in found) > _MOST_FOLDERS:
+        return _listing(data_root, folder, True)
+    return found

@@ -37,7 +37,6 @@ from stop_core.cache.export import Part, export
 from stop_core.cache.files import MANIFEST, read_checked_json, write_checked_json
 from stop_core.cache.integrity import BackgroundCheck, ChangedDataError
 from stop_core.cache.layout import open_writer, shard_schema
-from stop_core.cache.shards import plan_shards
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.training.run_state import LAST_PROMPTS, Origin, read_progress
@@ -56,8 +55,7 @@ def _make(root: Path, cache: Path, size: int = 32) -> Path:
     """Makes a cache of four training clips in two shards, and two clips of each other split."""
     selection = select_clips(DATASETS["csv"].read(root, 1))
     config = CacheConfig.of(DATASETS["csv"], selection, fold=1, frames=2, size=size)
-    job = CacheJob.open(cache, config, selection.clips)
-    job = replace(job, plans=tuple(plan_shards(selection.clips, 4)))
+    job = CacheJob.open(cache, config, selection.clips, 4)
     for plan in job.plans:
         write_shard(plan, config, root, job.cache)
     job.finish()

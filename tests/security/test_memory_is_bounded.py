@@ -116,9 +116,9 @@ def test_a_manifest_cannot_claim_a_billion_clips(
     values = Manifest.load(tmp_path / "cache").to_dict()
     values["shards"][0]["rows"] = values["counts"]["train"] = 10**9
     write_checked_json(path, values)
-    with pytest.raises(ValueError, match=r"manifest\.json: shards\.0\.rows: .* equal to 64"):
+    with pytest.raises(ValueError, match=r"manifest\.json: shards\.0\.rows: .* equal to 512"):
         Manifest.load(tmp_path / "cache")
     with path.open("r+b") as file:
-        file.truncate(10**9 // 64 * 170)  # the size for the shards of a billion clips
+        file.truncate(10**9 // 512 * 170)  # the size for the shards of a billion clips
     with pytest.raises(ValueError, match="the limit is 67,108,864"):
         Manifest.load(tmp_path / "cache")

@@ -29,7 +29,6 @@ from stop_core.cache import (
     read_failures,
     write_shard,
 )
-from stop_core.cache.job import plan_shards
 from stop_core.datasets import DATASETS, NO_LABEL, Selection, select_clips
 from stop_core.decoding import decode_clip
 
@@ -48,8 +47,7 @@ def _config(selection: Selection, **options: Any) -> CacheConfig:
 
 def _job(cache: Path, root: Path, clips_per_shard: int = 3, **options: Any) -> CacheJob:
     selection = _selection(root)
-    job = CacheJob.open(cache, _config(selection, **options), selection.clips)
-    return replace(job, plans=tuple(plan_shards(selection.clips, clips_per_shard)))
+    return CacheJob.open(cache, _config(selection, **options), selection.clips, clips_per_shard)
 
 
 def _make(cache: Path, root: Path, **options: Any) -> Manifest:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stop_core.cache import CacheConfig, CacheJob, job, write_shard
-from stop_core.cache.files import read_checked_json
+from stop_core.cache.files import read_checked_json, write_checked_json
 from stop_core.datasets import DATASETS, Selection, select_clips
 from tests.tools import files_below
 
@@ -31,8 +31,9 @@ def begin(hmdb51_root: Path, tmp_path: Path) -> Begin:
     selection = _selection(hmdb51_root)
 
     def begin(**options: Any) -> CacheJob:
+        count = options.pop("clips_per_shard", None)
         config = replace(_config(selection), **options)
-        return CacheJob.open(tmp_path / "cache", config, selection.clips)
+        return CacheJob.open(tmp_path / "cache", config, selection.clips, count)
 
     return begin
 
@@ -95,6 +96,40 @@ def test_a_lost_or_damaged_job_file_is_made_again_and_nothing_else(
         begin()
 
 
+def test_a_resumed_cache_keeps_the_size_of_its_shards(
+    begin: Begin, hmdb51_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "usual_clips_per_shard", lambda clips, size: 4)
+    first = begin(clips_per_shard=3)
+    assert [len(plan.clips) for plan in first.plans] == [3, 3, 3, 1, 2, 3, 1]
+    assert begin() == begin(clips_per_shard=3) == first
+    with pytest.raises(ValueError, match="clips_per_shard is 3 there and 4 here"):
+        begin(clips_per_shard=4)
+    job_file = tmp_path / "cache/job.json"
+    values = read_checked_json(job_file)
+    del values["clips_per_shard"]  # as before 30 November 2026
+    write_checked_json(job_file, values)
+    assert [len(plan.clips) for plan in begin().plans] == [10, 2, 4]
+
+
+def test_without_a_job_file_the_shards_show_their_size(
+    begin: Begin, hmdb51_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = begin()  # 64 clips a shard, as all caches before 30 November 2026
+    for plan in first.plans[:2]:
+        write_shard(plan, first.config, hmdb51_root, first.cache)
+    monkeypatch.setattr(job, "usual_clips_per_shard", lambda clips, size: 4)
+    (tmp_path / "cache/job.json").unlink()
+    assert begin().pending(hmdb51_root) == [first.plans[2]]
+    (tmp_path / "cache/job.json").unlink()
+    with pytest.raises(ValueError, match="clips_per_shard is 64 there and 9 here"):
+        begin(clips_per_shard=9)
+    (tmp_path / "cache/job.json").unlink()
+    monkeypatch.setattr(job, "CLIPS_PER_SHARD", 4)
+    with pytest.raises(ValueError, match="does not belong to this frame cache"):
+        begin()
+
+
 def _a_moment_faster(begin: Begin, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     """Lets another command begin just before the next one writes."""
     write = job.write_checked_json
@@ -128,14 +163,14 @@ def test_a_cache_that_another_command_has_just_begun_is_one(
     begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupts between the two checks of the folder."""
-    check = job._check_ours
+    check = job._count_in
 
-    def after_the_other(*arguments: Any) -> None:
-        monkeypatch.setattr(job, "_check_ours", check)
+    def after_the_other(*arguments: Any) -> int:
+        monkeypatch.setattr(job, "_count_in", check)
         begin()
-        check(*arguments)
+        return check(*arguments)
 
-    monkeypatch.setattr(job, "_check_ours", after_the_other)
+    monkeypatch.setattr(job, "_count_in", after_the_other)
     (tmp_path / "cache").mkdir()
     assert begin() == begin()
 

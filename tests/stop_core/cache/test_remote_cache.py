@@ -80,14 +80,18 @@ def bucket(server: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return RemotePath("s3", f"{name}/some folder", f"{query}&region=us-east-1")
 
 
+def _open(cache: StoragePath, root: Path, clips_per_shard: int | None = None) -> CacheJob:
+    selection = select_clips(DATASETS["hmdb51"].read(root, 1))
+    config = CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=4, size=16)
+    return CacheJob.open(cache, config, selection.clips, clips_per_shard)
+
+
 def _make(cache: StoragePath, data_root: StoragePath, retry_failed: bool = False) -> CacheJob:
     with skeleton_of(data_root) as root:
-        selection = select_clips(DATASETS["hmdb51"].read(root, 1))
-        config = CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=4, size=16)
-        job = CacheJob.open(cache, config, selection.clips)
+        job = _open(cache, root)
         pending = job.pending(root, retry_failed)
     for plan in pending:
-        write_shard(plan, config, data_root, cache)
+        write_shard(plan, job.config, data_root, cache)
     job.finish()
     return job
 
@@ -121,6 +125,28 @@ def test_a_cache_made_on_a_store_from_a_store_is_the_local_one(
     (bucket / "videos" / clips[-1].path).upload(second)
     with skeleton_of(bucket / "videos") as root:
         assert [plan.split for plan in remote.pending(root)] == [clips[-1].split]
+
+
+def test_two_commands_at_once_make_one_cache_next_to_others(
+    hmdb51_root: Path, tmp_path: Path, bucket: RemotePath
+) -> None:
+    other = _make(bucket / "cache 2", hmdb51_root).cache
+    begun = _open(tmp_path / "alone", hmdb51_root, 4)
+    for plan in begun.plans:
+        write_shard(plan, begun.config, hmdb51_root, begun.cache)
+    alone = begun.finish()
+    one, two = (_open(bucket / "cache", hmdb51_root, 4) for _ in range(2))
+    assert one == two
+    assert one.pending(hmdb51_root) == two.pending(hmdb51_root) == list(begun.plans)
+    for number, plan in enumerate(one.plans):
+        both = (one, two) if number % 2 else (two, one)
+        for job in both:
+            write_shard(plan, job.config, hmdb51_root, job.cache)
+    assert one.finish() == alone
+    assert two.finish() == alone
+    assert _data(one.cache) == _data(begun.cache)
+    assert not any(verify(one.cache))
+    assert not any(verify(other))
 
 
 def test_failures_alone_are_fetched_and_tried_again(

@@ -14,6 +14,7 @@ from stop_core.cache.shards import (
     begin_retry,
     plan_shards,
     still_to_retry,
+    usual_clips_per_shard,
 )
 from stop_core.datasets import Clip, Split
 from stop_core.storage.paths import RemotePath
@@ -44,6 +45,31 @@ def test_a_shard_has_clips_of_one_split_in_the_order_of_the_list() -> None:
         ("test-00000", [0, 5]),
     ]
     assert all({one.split for one in plan.clips} == {plan.split} for plan in found)
+
+
+@pytest.mark.parametrize(
+    ("clips", "megabytes", "expected"),
+    [
+        (3_328, 0.02, 64),  # the embedded set
+        (6_766, 1.8, 16),  # HMDB51
+        (9_537, 1.8, 16),
+        (118_000, 1.8, 32),
+        (220_000, 1.8, 64),
+        (220_000, 9.4, 32),  # 2 TB
+        (1_100_000, 1.8, 128),  # 2 TB
+        (10**8, 1.8, 256),
+        (10**8, 0.1, 512),
+        (1, 400, 1),
+        (1, 0.001, 64),
+    ],
+)
+def test_shards_grow_with_the_root_of_the_number_of_clips(
+    clips: int, megabytes: float, expected: int
+) -> None:
+    count = usual_clips_per_shard(clips, round(megabytes * 1e6))
+    assert count == expected
+    if count > 16 and 8 < count * megabytes < 256 and count < 512:
+        assert 2**-0.5 <= (clips**0.5 / 8) / count <= 2**0.5
 
 
 def test_a_source_is_known_by_its_size_and_time_and_none_if_it_cannot_be_reached(

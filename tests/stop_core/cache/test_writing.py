@@ -4,7 +4,6 @@ import hashlib
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,7 +11,6 @@ import pytest
 
 from stop_core.cache import CacheConfig, CacheJob, Manifest, read_failures, write_shard, writing
 from stop_core.cache.files import shard_path, write_checked_json
-from stop_core.cache.shards import plan_shards
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.decoding import decode_clip
 from tests.stop_core.cache.conftest import FlakyDecoder
@@ -23,8 +21,7 @@ WriteVideo = Callable[..., Path]
 def _job(cache: Path, root: Path, clips_per_shard: int = 5) -> CacheJob:
     selection = select_clips(DATASETS["hmdb51"].read(root, 1))
     config = CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=4, size=16)
-    job = CacheJob.open(cache, config, selection.clips)
-    return replace(job, plans=tuple(plan_shards(selection.clips, clips_per_shard)))
+    return CacheJob.open(cache, config, selection.clips, clips_per_shard)
 
 
 def _make(cache: Path, root: Path, retry_failed: bool = False) -> Manifest:
