@@ -67,8 +67,8 @@ def main(config: ErrorsConfig) -> StoragePath:
     from .tracking.store import tracking_uri
 
     choice = ModelChoice(config.checkpoint, tower=config.tower).found(config.output)
-    assert choice.checkpoint is not None
     folder = choice.checkpoint
+    assert isinstance(folder, Path)
     result = TrainingResult.load(folder)
     if result is None:
         raise RunError(

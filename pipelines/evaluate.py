@@ -12,7 +12,7 @@ if not __package__:  # run as a file: PEP 366
 
 from .cli.console import RunError, print_result, reporting, say
 from .cli.folders import command, default_output
-from .cli.options import OutputFolder, run_command
+from .cli.options import ModelPath, OutputFolder, run_command
 from .cli.progress_bar import Pace
 from .cli.video_options import Device
 from .cluster.devices import choose_devices
@@ -38,9 +38,9 @@ class EvaluateConfig:
       stop evaluate --checkpoint outputs/runs/NAME --cache outputs/cache/msrvtt --rerank dsl
     """
 
-    checkpoint: OutputFolder | None = None
+    checkpoint: ModelPath | None = None
     """Folder of a trained model, or of its training run: outputs/runs/NAME. Or the beginning of
-    NAME, as for `stop predict`."""
+    NAME, or hf://USER/NAME[@REVISION], as for `stop predict`."""
     run: str | None = None
     """Id of the MLflow run of a training, instead of --checkpoint."""
     tower: str | None = None

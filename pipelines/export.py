@@ -91,7 +91,7 @@ def main(config: ExportConfig) -> None:
     chosen = config.model.found(config.output)
     config = replace(config, model=chosen)
     if chosen.checkpoint is not None and not chosen.labels:
-        with fetched_folder(find_model(chosen.checkpoint)) as here:
+        with fetched_folder(chosen.folder) as here:
             _export(here, config)
         return
     # CLIP without training, or with other labels: a model that has no folder yet.
@@ -115,7 +115,7 @@ def _export(folder: Path, config: ExportConfig) -> None:
         if config.to == "mlflow":
             from .serving.mlflow_model import save_mlflow_model
 
-            save_mlflow_model(folder, staging)
+            save_mlflow_model(folder, staging, config.model.of_hub)
         else:
             _write_program(folder, config, staging)
     print_result(f"exported to {out}")
@@ -131,7 +131,7 @@ def _register(folder: Path, config: ExportConfig, name: str) -> None:
     from .serving.mlflow_model import register
     from .tracking.store import tracking_uri
 
-    version = register(folder, config.output, name, config.alias)
+    version = register(folder, config.output, name, config.alias, config.model.of_hub)
     uri = f"models:/{name}@{config.alias}" if config.alias else f"models:/{name}/{version}"
     print_result(f"registered as version {version} of {name}")
     uri, store = shlex.quote(uri), shlex.quote(without_password(tracking_uri(config.output)))
@@ -166,7 +166,7 @@ def _write_program(folder: Path, config: ExportConfig, out: Path) -> None:
         )
     for name in (LABELS, PREPROCESSING, PROVENANCE, CARD):
         shutil.copyfile(folder / name, out / name)
-    parity = {"largest_difference": found, "tolerance": config.tolerance}
+    parity = {"largest_difference": found, "tolerance": config.tolerance, **config.model.of_hub}
     (out / "parity.json").write_text(json.dumps(parity, indent=2) + "\n")
 
 

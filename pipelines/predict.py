@@ -111,7 +111,7 @@ def main(config: PredictConfig) -> list[dict[str, Any]]:
     ]
     if config.to is not None:
         origin = {"model": identity, "run": trained.provenance.run}
-        origin |= {"method": trained.config.method, "tower": trained.config.tower}
+        origin |= {"method": trained.config.method, "tower": trained.config.tower, **choice.of_hub}
         _write(rows, config.to, config.form, origin)
         print_result(f"wrote {len(rows)} rows to {config.to}")
     elif config.form == "jsonl":

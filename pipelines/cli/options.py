@@ -40,7 +40,7 @@ from stop_core.settings.experiment import refuse_unlisted_tower
 from stop_core.settings.methods import option_types
 from stop_core.settings.registry import Registry
 from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
-from stop_core.storage.paths import RemotePath, StoragePath
+from stop_core.storage.paths import HUB, HubAddress, RemotePath, StoragePath
 from stop_core.storage.private import without_password
 
 from .commands import commands
@@ -70,6 +70,24 @@ OutputFolder = Annotated[
     ),
 ]
 """The type of an option for a folder of results, or its s3:// or gs:// URI."""
+
+
+def model_path(text: str) -> StoragePath | HubAddress:
+    """Returns the folder of a trained model, or its address on the Hugging Face Hub."""
+    return HubAddress(text) if text.startswith(HUB) else output_folder(text)
+
+
+ModelPath = Annotated[
+    StoragePath | HubAddress,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: model_path(words[0]),
+        is_instance=lambda value: isinstance(value, Path | RemotePath | HubAddress),
+        str_from_instance=lambda folder: [str(folder)],
+    ),
+]
+"""The type of an option for a trained model: its folder or URI, or hf://USER/NAME[@REVISION]."""
 _LOG = logging.getLogger(__name__)
 _DEFAULT = re.compile(r" \(default: ([^)]*)\)")
 _COMMON_OPTIONS = """--config FILE.yaml sets defaults; an option on the command line overrides it.

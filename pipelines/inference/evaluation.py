@@ -19,7 +19,6 @@ from stop_core.storage.names import inside
 from stop_core.storage.paths import StoragePath
 from stop_core.trained_model.files import (
     PROMPTS,
-    find_model,
     read_record,
     refuse_other_classes,
     templates_for,
@@ -102,11 +101,10 @@ class Evaluation:
         output: StoragePath,
         options: EvaluationOptions,
     ) -> None:
-        assert model.checkpoint is not None
         self.model = model
         self.cache, self.output, self.options = cache.resolve(), output.resolve(), options
         self.manifest = manifest = Manifest.load(self.cache)
-        self.folder_of_model = find_model(model.checkpoint)
+        self.folder_of_model = model.folder
         with fetched_folder(self.folder_of_model) as here:
             self.record = record = read_record(here)
         refuse_other_classes(record, manifest)
@@ -261,6 +259,7 @@ class Evaluation:
             "trained_on_data_hash": trained.data_hash,
             "training_run": trained.mlflow_run_id,
             "checkpoint": str(self.folder_of_model),
+            **self.model.of_hub,
         }
         name = f"{config.method} seed {config.seed}, {options.split} {options.views}"
         tracked.open(manifest.dataset, name, tags=tags)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from stop_core.storage.atomic import hash_json
 from stop_core.storage.documents import read_parquet
-from stop_core.storage.paths import StoragePath, local_file, matches, storage_path
+from stop_core.storage.paths import HubAddress, StoragePath, local_file, matches, storage_path
 from stop_core.storage.private import first_line
 from stop_core.trained_model.index import VIDEO_COLUMNS
 
@@ -90,7 +90,9 @@ class VideoJob:
         from ..cluster.session import quiet_ray_data, start_ray
 
         model, cache = self.work.model.checkpoint, self.work.cache
-        read = [*([model] if model else []), *([storage_path(cache)] if cache else [])]
+        # Each machine downloads a model of the hub.
+        folders = [] if model is None or isinstance(model, HubAddress) else [model]
+        read = [*folders, *([storage_path(cache)] if cache else [])]
         start_ray(self.folder, *read, dashboard=False)
         quiet_ray_data()
         import ray.exceptions

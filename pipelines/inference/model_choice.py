@@ -9,11 +9,12 @@ from stop_core.settings.experiment import UNLISTED, refuse_unlisted_tower
 from stop_core.storage.atomic import SUMS, appearing_folder, fetched_folder
 from stop_core.storage.documents import build
 from stop_core.storage.names import inside, is_the_name_of_a_file
-from stop_core.storage.paths import StoragePath, storage_path
+from stop_core.storage.paths import HubAddress, StoragePath
 from stop_core.storage.private import first_line
+from stop_core.trained_model.files import find_model
 
 from ..cli.console import RunError, say
-from ..cli.options import OutputFolder
+from ..cli.options import ModelPath, model_path
 
 if TYPE_CHECKING:  # importing it takes seconds; --help is fast without
     from stop_core.trained_model.model import TrainedModel
@@ -27,10 +28,10 @@ _MOST_LISTED = 10
 class ModelChoice:
     """A trained model, or a CLIP without training."""
 
-    checkpoint: OutputFolder | None = None
+    checkpoint: ModelPath | None = None
     """Folder of a trained model, or of its training run: outputs/runs/NAME. Or the beginning of
     NAME: the newest tested training in --output is used, if all that match have the same method,
-    seed and data."""
+    seed and data. Or hf://USER/NAME[@REVISION] for a model of the Hugging Face Hub."""
     run: str | None = None
     """Id of the MLflow run of a training, instead of --checkpoint."""
     labels: tuple[str, ...] = ()
@@ -68,6 +69,8 @@ class ModelChoice:
     def found(self, output: StoragePath) -> "ModelChoice":
         """Returns the choice with absolute paths, for any process; downloads a run.
 
+        A model of the hub is downloaded, and named by its commit: other machines download the same.
+
         `output` has the training runs and the MLflow store. Raises RunError if there is no model.
         """
         if not self.is_given:
@@ -83,9 +86,31 @@ class ModelChoice:
             choice = replace(choice, tower=tower, pretrained=pretrained)
         if self.run is not None:
             return replace(choice, run=None, checkpoint=_downloaded(self.run, output))
+        if isinstance(self.checkpoint, HubAddress):
+            from stop_core.trained_model.hub import hub_model
+
+            pinned, _ = hub_model(self.checkpoint.name)
+            say(f"using the model {pinned}")
+            return replace(choice, checkpoint=HubAddress(pinned))
         if self.checkpoint is not None:
             return replace(choice, checkpoint=_folder(self.checkpoint, output))
         return choice
+
+    @property
+    def of_hub(self) -> dict[str, str]:
+        """The commit of a model of the Hugging Face Hub, as metadata; empty for other models."""
+        is_of_hub = isinstance(self.checkpoint, HubAddress)
+        return {"checkpoint": str(self.checkpoint)} if is_of_hub else {}
+
+    @property
+    def folder(self) -> StoragePath:
+        """Folder of the checkpoint of a choice that `found` returned."""
+        assert self.checkpoint is not None
+        if isinstance(self.checkpoint, HubAddress):
+            from stop_core.trained_model.hub import hub_model
+
+            return hub_model(self.checkpoint.name)[1]
+        return find_model(self.checkpoint)
 
     def load(self, gpu: bool = False) -> "TrainedModel":
         """Loads a choice that `found` returned.
@@ -109,7 +134,7 @@ class ModelChoice:
                 templates=self.templates or ("default",),
                 device=device,
             )
-        with fetched_folder(self.checkpoint) as here:
+        with fetched_folder(self.folder) as here:
             model = TrainedModel.load(here, device, tower=self.tower)
         if not self.labels:
             return model
@@ -130,8 +155,12 @@ class ModelChoice:
         values = {k: v for k, v in values.items() if k != "gpu"}
         folder = values.pop("checkpoint", None)
         choice = build(cls, values, "the model")
-        choice = replace(choice, checkpoint=None if folder is None else storage_path(str(folder)))
+        choice = replace(choice, checkpoint=None if folder is None else model_path(str(folder)))
         refuse_unlisted_tower(choice.tower, "the index")
+        if isinstance(choice.checkpoint, HubAddress):  # only the user can name a server to contact
+            from stop_core.trained_model.hub import hub_model
+
+            hub_model(choice.checkpoint.name, download=False)
         return choice
 
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -63,7 +63,7 @@ def signature(record: ModelRecord) -> ModelSignature:
 
 
 @contextmanager
-def _arguments(folder: Path) -> Iterator[dict[str, Any]]:
+def _arguments(folder: Path, origin: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """Yields the arguments of `save_model` and `log_model`, which print no progress meanwhile."""
     record = read_record(folder)
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
@@ -72,15 +72,17 @@ def _arguments(folder: Path) -> Iterator[dict[str, Any]]:
         # Without __pycache__, where numba stores compiled functions as pickles.
         code = Path(scratch) / "stop_core"
         shutil.copytree(ROOT / "stop_core", code, ignore=shutil.ignore_patterns("__pycache__"))
+        # A copy, because the files of a downloaded model are links, which MLflow refuses.
+        model = shutil.copytree(folder, Path(scratch) / "model")
         yield {
             "python_model": str(SCRIPT),
-            "artifacts": {ARTIFACT: str(folder)},
+            "artifacts": {ARTIFACT: str(model)},
             "code_paths": [str(code)],
             "signature": signature(record),
             # Without them, MLflow ignores the options of a server.
             "model_config": asdict(ServiceOptions()),
             "pip_requirements": requirements(),
-            "metadata": {DIGEST: digest(folder), "run": record.provenance.run},
+            "metadata": {DIGEST: digest(folder), "run": record.provenance.run, **origin},
         }
 
 
@@ -92,13 +94,15 @@ def digest(folder: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def save_mlflow_model(folder: Path, to: Path) -> None:
-    """Writes the MLflow model of a trained model to a new folder."""
-    with _arguments(folder) as arguments:
+def save_mlflow_model(folder: Path, to: Path, origin: Mapping[str, str] = {}) -> None:
+    """Writes the MLflow model of a trained model to a new folder; `origin` is more metadata."""
+    with _arguments(folder, origin) as arguments:
         mlflow.pyfunc.save_model(str(to), **arguments)
 
 
-def register(folder: Path, output: Path, name: str, alias: str | None) -> str:
+def register(
+    folder: Path, output: Path, name: str, alias: str | None, origin: Mapping[str, str]
+) -> str:
     """Logs the model to the MLflow run of its training and registers it; returns the version.
 
     Registering the same model again, also after an interruption, returns the same version. The
@@ -107,7 +111,7 @@ def register(folder: Path, output: Path, name: str, alias: str | None) -> str:
     client = MlflowClient(tracking_uri(output))
     try:
         version = _registered(client, name, digest(folder)) or _register(
-            client, folder, output, name
+            client, folder, output, name, origin
         )
         run = find_run(client, version.run_id or "")
         model = str(version.source).removeprefix("models:/")
@@ -133,12 +137,14 @@ def _registered(client: MlflowClient, name: str, wanted: str) -> ModelVersion | 
     return None
 
 
-def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> ModelVersion:
-    origin = read_record(folder).provenance
-    experiment = open_experiment(output, origin.dataset or "zero-shot")
+def _register(
+    client: MlflowClient, folder: Path, output: Path, name: str, origin: Mapping[str, str]
+) -> ModelVersion:
+    trained = read_record(folder).provenance
+    experiment = open_experiment(output, trained.dataset or "zero-shot")
     mlflow.set_tracking_uri(tracking_uri(output))
-    run = find_run(client, origin.mlflow_run_id)
-    tags = {measure: f"{value:.6g}" for measure, value in origin.metrics.items()}
+    run = find_run(client, trained.mlflow_run_id)
+    tags = {measure: f"{value:.6g}" for measure, value in trained.metrics.items()}
     tags[DIGEST] = digest(folder)
     # Not in start_run: it would change the end time and status of the training's run.
     logged = client.create_logged_model(
@@ -148,7 +154,7 @@ def _register(client: MlflowClient, folder: Path, output: Path, name: str) -> Mo
         params=run.data.params if run else None,
     )
     try:
-        with _arguments(folder) as arguments:
+        with _arguments(folder, origin) as arguments:
             mlflow.pyfunc.log_model(model_id=logged.model_id, **arguments)
         # The tags are set atomically with the version, so that a re-run recognises it.
         return mlflow.register_model(f"models:/{logged.model_id}", name, tags=tags)

@@ -8,10 +8,12 @@ import pickle
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from queue import Empty, Queue
+from typing import Any, TypeVar
 
 import huggingface_hub
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from stop_core.storage.documents import shown_text
 
+_T = TypeVar("_T")
 _EXTRAS = ("input_resolution", "context_length", "vocab_size")
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -211,24 +214,39 @@ def hub_file(repository: str, *names: str, wanted: str, advice: str) -> Path:
 
 
 def _no_answer(repository: str, name: str) -> str:
-    """Returns why the hub cannot be reached, after at most `_TIMEOUT` seconds; "" if it can.
+    """Returns why the hub cannot be reached; "" if it can."""
 
-    In a thread, since the name lookup of a request has no timeout.
+    def ask(seconds: float) -> None:
+        with suppress(EntryNotFoundError):
+            url = huggingface_hub.hf_hub_url(repository, name)
+            huggingface_hub.get_hf_file_metadata(url, timeout=seconds)
+
+    try:
+        ask_hub(ask)
+    except Exception as problem:
+        return shown_text(problem).rstrip(".")
+    return ""
+
+
+def ask_hub(request: Callable[[float], _T]) -> _T:
+    """Returns the answer to a request, which is called with its timeout in seconds.
+
+    Raises TimeoutError after that time: the name lookup of a request has no timeout of its own, so
+    it runs in a thread. Also raises the errors of the request.
     """
-    reasons = [f"the Hugging Face Hub does not answer within {_TIMEOUT:g} s"]
+    answers: Queue[_T | Exception] = Queue()
 
     def ask() -> None:
         try:
-            url = huggingface_hub.hf_hub_url(repository, name)
-            huggingface_hub.get_hf_file_metadata(url, timeout=_TIMEOUT)
-        except EntryNotFoundError:
-            pass
+            answers.put(request(_TIMEOUT))
         except Exception as problem:
-            reasons[0] = shown_text(problem).rstrip(".")
-            return
-        reasons.clear()
+            answers.put(problem)
 
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_TIMEOUT)
-    return reasons[0] if reasons else ""
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=_TIMEOUT)
+    except Empty:
+        raise TimeoutError(f"the Hugging Face Hub does not answer within {_TIMEOUT:g} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

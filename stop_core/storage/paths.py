@@ -233,6 +233,18 @@ class RemotePath:
 
 
 StoragePath = Path | RemotePath
+HUB = "hf://"
+
+
+@dataclass(frozen=True)
+class HubAddress:
+    """A model on the Hugging Face Hub: `hf://USER/NAME`, or `hf://USER/NAME@REVISION`."""
+
+    name: str
+    """The whole address."""
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def storage_path(text: str | StoragePath) -> StoragePath:

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import yaml
+from open_clip.pretrained import get_pretrained_cfg, is_pretrained_cfg
 
+from stop_core.clip.pretrained import HUB as HUB_TOWER
 from stop_core.datasets.registry import division
 from stop_core.storage.escaping import in_markdown, visible
 from stop_core.storage.templates import rendered
@@ -17,6 +19,9 @@ _LICENCES = {
     "datacomp": ("MIT", "https://huggingface.co/laion"),
     "metaclip": ("CC-BY-NC-4.0", "https://github.com/facebookresearch/MetaCLIP"),
 }
+# The hub's names of metrics, by the endings of ours.
+_KINDS = dict.fromkeys(("top1", "top5", "mean_class"), "accuracy")
+_KINDS |= dict.fromkeys(("_r1", "_r5", "_r10"), "recall")
 
 
 def render_card(record: ModelRecord) -> str:
@@ -77,18 +82,38 @@ def _front_matter(record: ModelRecord) -> dict[str, object]:
         "library_name": "stop-video",
         "pipeline_tag": task,
         "tags": ["video", "clip", "prompt-tuning", config.method],
-        "license": "other",
-        "license_name": "see-below",
     }
-    metrics = [
-        {"type": name, "name": name, "value": value}
-        for name, value in sorted(origin.metrics.items())
-        if "/" in name
-    ]
+    if config.tower in TINY_TOWERS and origin.dataset.startswith("motion"):
+        values["license"] = "apache-2.0"  # all of it was made by this project
+    else:  # its author chooses; the terms of the dataset matter
+        values["license"], values["license_name"] = "other", "see-card"
+        values["license_link"] = "README.md"
+    if base := _base_model(config.tower, config.pretrained or ""):
+        values["base_model"] = base
+    measured: dict[str, list[dict[str, object]]] = {}
+    for name, value in sorted(origin.metrics.items()):
+        split, _, metric = name.partition("/")
+        if metric:
+            kind = next(
+                (kind for ending, kind in _KINDS.items() if metric.endswith(ending)), metric
+            )
+            measured.setdefault(split, []).append({"type": kind, "name": metric, "value": value})
     if origin.dataset:
         values["datasets"] = [origin.dataset]
-    if origin.dataset and metrics:
+    if origin.dataset and measured:
         data = {"type": origin.dataset, "name": division(origin.dataset, origin.fold)}
-        results = [{"task": {"type": task}, "dataset": data, "metrics": metrics}]
+        results: list[dict[str, object]] = [
+            {"task": {"type": task}, "dataset": data | {"split": split}, "metrics": metrics}
+            for split, metrics in measured.items()
+        ]
         values["model-index"] = [{"name": origin.run, "results": results}]
     return values
+
+
+def _base_model(tower: str, pretrained: str) -> str:
+    """Returns the repository of the tower's weights on the hub; "" if they have none."""
+    if tower.startswith(HUB_TOWER):
+        return tower.removeprefix(HUB_TOWER)
+    tag = pretrained.partition("=")[0]  # of TAG=FILE, too
+    weights = get_pretrained_cfg(tower, tag) if is_pretrained_cfg(tower, tag) else {}
+    return str(weights.get("hf_hub", "").rpartition("/")[0])

@@ -29,7 +29,7 @@ from stop_core.settings.experiment import UNLISTED, ExperimentConfig, refuse_unl
 from stop_core.settings.methods import METHODS
 from stop_core.storage.atomic import SUMS, hash_json
 from stop_core.storage.documents import require_file
-from stop_core.storage.paths import StoragePath
+from stop_core.storage.paths import HUB, StoragePath
 from stop_core.trained_model.card import render_card
 from stop_core.trained_model.files import (
     PROMPTS,
@@ -43,6 +43,7 @@ from stop_core.trained_model.files import (
     write_model,
 )
 from stop_core.trained_model.frames import Preprocessing
+from stop_core.trained_model.hub import hub_model
 
 # The settings that inference depends on; the others only describe the training.
 _SETTINGS = ("method", "tower", "static_prompts", "context_tokens", "precision")
@@ -66,18 +67,21 @@ class TrainedModel(ModelRecord):
         *,
         tower: str | None = None,
     ) -> "TrainedModel":
-        """Loads a model from its folder, or from the folder of its training run.
+        """Loads a model from its folder, the folder of its training run, or `hf://USER/NAME`.
 
         The CLIP tower is loaded as for the training: by open_clip's tag, or from the same file.
         Only safetensors, JSON and YAML without tags are read, so no code of the folder runs. A
         folder can come from anyone, so a tower "hf-hub:..." or "local-dir:..." that it names is not
-        trusted: `tower` has to name it again.
+        trusted: `tower` has to name it again. A model of the Hugging Face Hub is downloaded if it
+        is not in its cache; `hf://USER/NAME@REVISION` names a branch, a tag or a commit.
 
         Raises:
             FileNotFoundError: if there is no model, or one of its files is missing.
             ValueError: if a file is damaged, or the tower differs from that of the training.
-            OSError: if the tower cannot be read or downloaded.
+            OSError: if the tower or the model cannot be read or downloaded.
         """
+        if str(folder).startswith(HUB):
+            _, folder = hub_model(str(folder))
         found = find_model(Path(folder))
         record = read_record(found)
         if tower is not None and tower.startswith(UNLISTED):
