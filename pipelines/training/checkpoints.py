@@ -7,19 +7,15 @@ Each is written atomically before it is reported. On an object store, a checkpoi
 SHA256SUMS, its last object, is not complete.
 """
 
-import os
 import re
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from stop_core.storage.atomic import SUMS, appearing_folder, fetched_folder, remove_folder, sync
+from stop_core.storage.atomic import SUMS, appearing_folder, fetched_folder, remove_folder
 from stop_core.storage.names import P, inside
 from stop_core.storage.paths import RemotePath, StoragePath
 from stop_core.training.run_state import read_progress
@@ -45,7 +41,7 @@ def write_checkpoint(folder: P, write: Write) -> P:
         done = list_checkpoints(folder)
         number = int(done[-1].name.removeprefix("checkpoint_")) + 1 if done else 0
         checkpoint = folder / f"checkpoint_{number:06d}"
-        with _appearing(checkpoint) as staging:
+        with appearing_folder(checkpoint) as staging:
             write(staging)
     except (OSError, SafetensorError) as problem:
         reason = "the disk is full" if is_full(problem) else getattr(problem, "strerror", None)
@@ -54,24 +50,6 @@ def write_checkpoint(folder: P, write: Write) -> P:
             "get write permission, and run the same command to resume from the last checkpoint"
         ) from problem
     return checkpoint
-
-
-@contextmanager
-def _appearing(checkpoint: StoragePath) -> Iterator[Path]:
-    if isinstance(checkpoint, RemotePath):
-        with appearing_folder(checkpoint) as staging:
-            yield staging
-        return
-    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=checkpoint.parent))
-    try:
-        yield staging
-        for path in (*staging.iterdir(), staging):
-            sync(path)
-        os.replace(staging, checkpoint)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)  # it takes room on a full disk
-        raise
-    sync(checkpoint.parent)
 
 
 def list_checkpoints(folder: P) -> list[P]:

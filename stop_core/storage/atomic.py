@@ -52,11 +52,11 @@ def appearing(path: StoragePath, *, new: bool = False, lasting: bool = True) -> 
 
 
 @contextmanager
-def appearing_folder(path: StoragePath) -> Iterator[Path]:
+def appearing_folder(path: StoragePath, *, lasting: bool = True) -> Iterator[Path]:
     """Yields a staging folder that is renamed to `path` on success and removed on an error.
 
-    An object store has no renames: its objects are uploaded, SHA256SUMS last. A folder without
-    that object is not complete.
+    An object store has no renames: the objects are uploaded, SHA256SUMS last. A folder without it
+    is not complete. `lasting` is that of `appearing`.
     """
     if isinstance(path, RemotePath):
         with scratch_folder() as staging:
@@ -65,13 +65,18 @@ def appearing_folder(path: StoragePath) -> Iterator[Path]:
             for file in sorted(files, key=lambda file: file.name == SUMS):
                 (path / str(file.relative_to(staging))).upload(file)
         return
-    staging = path.absolute().with_name(f".{path.absolute().name}.{secrets.token_hex(4)}{_STAGING}")
+    path = path.absolute()
+    staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_STAGING}")
     staging.mkdir(parents=True)
     try:
         yield staging
+        for part in (*staging.rglob("*"), staging) if lasting else ():
+            sync(part)
         os.replace(staging, path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    if lasting:
+        sync(path.parent)
 
 
 @contextmanager

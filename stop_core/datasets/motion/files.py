@@ -102,7 +102,7 @@ def write_set(
     if _is_complete(record, kind, arguments):
         return
     try:
-        with _one_thread(), appearing_folder(root) as staging:
+        with _one_thread(), appearing_folder(root, lasting=False) as staging:
             write(staging)
     except OSError:
         # Another process was faster: fine if it wrote the same set, else an error.
