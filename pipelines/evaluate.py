@@ -12,7 +12,7 @@ if not __package__:  # run as a file: PEP 366
 
 from .cli.console import RunError, print_result, reporting, say
 from .cli.folders import command, default_output
-from .cli.options import ModelPath, OutputFolder, run_command
+from .cli.options import OptionalModel, OutputFolder, run_command
 from .cli.progress_bar import Pace
 from .cli.video_options import Device
 from .cluster.devices import choose_devices
@@ -38,7 +38,7 @@ class EvaluateConfig:
       stop evaluate --checkpoint outputs/runs/NAME --cache outputs/cache/msrvtt --rerank dsl
     """
 
-    checkpoint: ModelPath | None = None
+    checkpoint: OptionalModel = None
     """Folder of a trained model, or of its training run: outputs/runs/NAME. Or the beginning of
     NAME, or hf://USER/NAME[@REVISION], as for `stop predict`."""
     run: str | None = None

@@ -16,7 +16,7 @@ from stop_core.storage.escaping import in_line
 
 from .cli.console import print_result
 from .cli.folders import default_output
-from .cli.options import ModelPath, run_command
+from .cli.options import OptionalModel, run_command
 from .cli.video_options import Device
 from .cluster.devices import usable_gpus
 from .inference.model_choice import ModelChoice
@@ -43,7 +43,7 @@ class ExplainConfig:
     video: Annotated[Path, tyro.conf.Positional]
     """A video file."""
     model: ModelChoice = field(default_factory=ModelChoice)
-    beside: ModelPath | None = None
+    beside: OptionalModel = None
     """A second trained model, to compare: its explanation of the same video is drawn below."""
     device: Device = "auto"
     """Run the model on a GPU of this machine, or on the CPU; auto: on a GPU if there is one."""

@@ -20,7 +20,7 @@ from stop_core.trained_model.index import IndexInfo, write_index
 
 from .cli.console import RunError, print_result
 from .cli.folders import default_output
-from .cli.options import OutputFolder, run_command
+from .cli.options import OptionalFolder, OutputFolder, run_command
 from .cli.video_options import DecodeOptions, WorkerOptions
 from .inference.model_choice import ModelChoice
 from .inference.video_list import list_cached, list_videos
@@ -44,7 +44,7 @@ class IndexConfig:
     """A frame cache instead of videos: a folder, or its s3:// or gs:// URI."""
     splits: tuple[str, ...] = ()
     """Splits of the cache (default: all)."""
-    index: OutputFolder | None = None
+    index: OptionalFolder = None
     """Folder of the index (default: OUTPUT/index)."""
     model: ModelChoice = field(default_factory=ModelChoice)
     decoding: DecodeOptions = field(default_factory=DecodeOptions)

@@ -17,7 +17,7 @@ from stop_core.storage.paths import StoragePath
 
 from .cli.console import pausing_on_sigterm, print_result, reporting, say
 from .cli.folders import SWEEPS, default_output
-from .cli.options import OutputFolder, run_command
+from .cli.options import OptionalFolder, OutputFolder, run_command
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions, Resources, room_for, waited_for
 from .preprocessing.find_cache import find_cache
@@ -56,7 +56,7 @@ class TrainConfig:
     preprocessed if needed)."""
     output: OutputFolder = field(default_factory=default_output)
     """Folder, or s3:// or gs:// URI, of runs, checkpoints and the MLflow store."""
-    resume_from: OutputFolder | None = None
+    resume_from: OptionalFolder = None
     """Start from this checkpoint, or from the latest one of this run (a folder, or its name)."""
     fork: bool = False
     """With --resume-from: start a new training, with any settings, from the weights only."""

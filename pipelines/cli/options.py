@@ -59,17 +59,6 @@ from .folders import named_file, output_folder
 from .store_problem import TRACKING_URI, explain_store_problem
 
 _T = TypeVar("_T")
-OutputFolder = Annotated[
-    StoragePath,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="PATH",
-        instance_from_str=lambda words: output_folder(words[0]),
-        is_instance=lambda value: isinstance(value, Path | RemotePath),
-        str_from_instance=lambda folder: [str(folder)],
-    ),
-]
-"""The type of an option for a folder of results, or its s3:// or gs:// URI."""
 
 
 def model_path(text: str) -> StoragePath | HubAddress:
@@ -77,17 +66,24 @@ def model_path(text: str) -> StoragePath | HubAddress:
     return HubAddress(text) if text.startswith(HUB) else output_folder(text)
 
 
-ModelPath = Annotated[
-    StoragePath | HubAddress,
-    tyro.constructors.PrimitiveConstructorSpec(
+def _option(read: Callable[[str], Any]) -> Any:
+    """Returns tyro's rule for an option whose text `read` turns into a value."""
+    return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH",
-        instance_from_str=lambda words: model_path(words[0]),
-        is_instance=lambda value: isinstance(value, Path | RemotePath | HubAddress),
-        str_from_instance=lambda folder: [str(folder)],
-    ),
-]
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: isinstance(value, Path | RemotePath | HubAddress | None),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+_FOLDER, _MODEL = _option(output_folder), _option(model_path)
+OutputFolder = Annotated[StoragePath, _FOLDER]
+"""The type of an option for a folder of results, or its s3:// or gs:// URI."""
+OptionalFolder = Annotated[StoragePath | None, _FOLDER]
+ModelPath = Annotated[StoragePath | HubAddress, _MODEL]
 """The type of an option for a trained model: its folder or URI, or hf://USER/NAME[@REVISION]."""
+OptionalModel = Annotated[StoragePath | HubAddress | None, _MODEL]
 _LOG = logging.getLogger(__name__)
 _DEFAULT = re.compile(r" \(default: ([^)]*)\)")
 _COMMON_OPTIONS = """--config FILE.yaml sets defaults; an option on the command line overrides it.
@@ -315,8 +311,9 @@ def _build(config_type: type[_T], remaining: dict[str, Any], origin: str) -> _T:
 
 def _as_type(kind: Any, value: Any, name: str, origin: str) -> Any:
     """Reads a YAML value as the command line would read the same text."""
-    if kind == StoragePath:
-        return output_folder(str(value))
+    if RemotePath in get_args(kind):
+        read = model_path if HubAddress in get_args(kind) else output_folder
+        return None if value is None else read(str(value))
     words = value if isinstance(value, list | tuple) else [value]
     try:
         return tyro.cli(
@@ -375,10 +372,10 @@ def _refuse_values(config_type: type[Any], arguments: Sequence[str]) -> None:
         registries = [one for one in extras if isinstance(one, Registry)]
         names = get_args(hint) if get_origin(hint) is Literal else next(iter(registries), ())
         if option.startswith("--") and "://" in value:
-            kind = getattr(hint, "__origin__", hint)
-            if kind == StoragePath:
-                output_folder(value)  # raises the ValueError that tyro would print in a box
-            elif Path in (kind, *get_args(kind)):
+            if {_FOLDER, _MODEL}.intersection(extras):
+                # Raises the ValueError that tyro would print in a box.
+                (model_path if _MODEL in extras else output_folder)(value)
+            elif Path in (hint, *get_args(hint)):
                 raise ValueError(
                     f"{option} of this command takes a path of a disk, and "
                     f"{without_password(value)} is a URI"

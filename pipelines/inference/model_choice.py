@@ -14,7 +14,7 @@ from stop_core.storage.private import first_line
 from stop_core.trained_model.files import find_model
 
 from ..cli.console import RunError, say
-from ..cli.options import ModelPath, model_path
+from ..cli.options import OptionalModel, model_path
 
 if TYPE_CHECKING:  # importing it takes seconds; --help is fast without
     from stop_core.trained_model.model import TrainedModel
@@ -28,7 +28,7 @@ _MOST_LISTED = 10
 class ModelChoice:
     """A trained model, or a CLIP without training."""
 
-    checkpoint: ModelPath | None = None
+    checkpoint: OptionalModel = None
     """Folder of a trained model, or of its training run: outputs/runs/NAME. Or the beginning of
     NAME: the newest tested training in --output is used, if all that match have the same method,
     seed and data. Or hf://USER/NAME[@REVISION] for a model of the Hugging Face Hub."""
