@@ -94,19 +94,13 @@ class CountKernels(TorchDispatchMode):
         written = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if func.is_view or name in _FREE or "empty" in name or not written:
             return out
-        flops = 0
-        if count := flop_registry.get(func._overloadpacket):
-            flops = int(count(*args, **(kwargs or {}), out_val=out))
-        elif "attention" in name:
-            query, key = args[:2] if "backward" not in name else args[1:3]
-            flops = (10 if "backward" in name else 4) * query.numel() * key.shape[-2]
         self.kernels.append(
             Kernel(
                 self.part,
                 name,
                 _kernels(name, args, kwargs or {}),
                 _bytes(name, read, written),
-                flops,
+                count_flops(func, args, kwargs or {}, out),
                 (read or written)[0].dtype,
                 "attention" in name and (kwargs or {}).get("attn_mask") is not None,
             )
@@ -123,6 +117,17 @@ class CountKernels(TorchDispatchMode):
             return result
 
         return counted
+
+
+def count_flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+    """Returns the arithmetic of an operation if it is a product, a convolution or attention."""
+    name = func._schema.name
+    if count := flop_registry.get(func._overloadpacket):
+        return int(count(*args, **kwargs, out_val=out))
+    if "attention" not in name:
+        return 0
+    query, key = args[:2] if "backward" not in name else args[1:3]
+    return int((10 if "backward" in name else 4) * query.numel() * key.shape[-2])
 
 
 def _kernels(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
@@ -187,7 +192,7 @@ def count_step(
     The parts are embed (frames to the first tokens, and the last tokens to the loss), prompting and
     block (the forward pass), and backward.
     """
-    with _as_on_a_gpu(), FakeTensorMode(allow_non_fake_inputs=True):
+    with as_on_a_gpu(), FakeTensorMode(allow_non_fake_inputs=True):
         model = StopModel(make_clip(), StopConfig(attention=attention)).train()
         size = model.image_size
         pixels = torch.zeros(videos, frames, size, size, 3, dtype=torch.uint8)
@@ -225,7 +230,7 @@ def count_step(
 
 
 @contextmanager
-def _as_on_a_gpu() -> Iterator[None]:
+def as_on_a_gpu() -> Iterator[None]:
     """Has the model take the paths of a GPU, and fold weights that have no data."""
     folded: dict[tuple[object, ...], FoldedBlock] = {}
 

@@ -159,20 +159,19 @@ class _MapDifferences(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, watching: Tensor, weight: Tensor, layout: tuple[int, bool]
-    ) -> tuple[Tensor, ...]:
-        h = patches_of(x, *layout)
-        d = h[:, 1:] - h[:, :-1]
+    ) -> tuple[Tensor, Tensor]:
         matrix = torch.cat([watching, weight])
-        ctx.save_for_backward(x, matrix)  # x instead of d: the next block stores x in any case
-        ctx.mark_non_differentiable(d)
+        ctx.save_for_backward(x, matrix)  # the next block stores x in any case
         ctx.set_materialize_grads(False)
         ctx.watched, ctx.layout = len(watching), layout
-        both = d @ matrix.T
-        return d, both[..., : len(watching)], both[..., len(watching) :]
+        # The differences are taken in W channels, so that those in D are never written.
+        mapped = patches_of(x @ matrix.T, *layout)
+        both = mapped[:, 1:] - mapped[:, :-1]
+        return both[..., : len(watching)], both[..., len(watching) :]
 
     @staticmethod
     def backward(
-        ctx: Any, _: Tensor | None, grad_watched: Tensor | None, grad_first: Tensor | None
+        ctx: Any, grad_watched: Tensor | None, grad_first: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         x, matrix = ctx.saved_tensors
         # The differences are taken of the gradients, in the layout of `x`, 0 for CLS tokens.
@@ -196,17 +195,13 @@ class _MapDifferences(torch.autograd.Function):
 
 def map_differences(
     tokens: VideoTokens, watching_VD: Tensor, weight_WD: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns d = h_i - h_{i-1} and its two linear maps: [B, T-1, P, D], [..., V], [..., W].
+) -> tuple[Tensor, Tensor]:
+    """Returns two linear maps of d = h_i - h_{i-1}: [B, T-1, P, V] and [B, T-1, P, W].
 
-    No gradient flows through d itself. The map by `watching` trains that matrix and passes no
-    gradient to h.
+    The map by `watching` trains that matrix and passes no gradient to h.
     """
-    layout = tokens.frames, tokens.joint
-    return cast(
-        tuple[Tensor, Tensor, Tensor],
-        _MapDifferences.apply(tokens.packed, watching_VD, weight_WD, layout),
-    )
+    args = tokens.packed, watching_VD, weight_WD, (tokens.frames, tokens.joint)
+    return cast(tuple[Tensor, Tensor], _MapDifferences.apply(*args))
 
 
 def _expand(index_BTK: Tensor, like: Tensor) -> Tensor:

@@ -26,11 +26,17 @@ from stop_core.settings.stop import StopConfig
 class TemporalPrompts:
     """Results of temporal prompting, under the paper's names; a clip of one frame has 0 gaps."""
 
-    d: Tensor  # [B, T-1, P, D] frame differences, detached
+    tokens: VideoTokens  # T frames, from whose patches the prompts are computed
     exact: Tensor  # [B, T-1] W_t_raw in float64
     W_t: Tensor  # [B, T-1] as multiplied by eta
     p_t: Tensor  # [B, T-1, K, D] prompts of all slots, present or not
     presence: Tensor  # [B, T-1, K] 1 for the first N_t slots, else 0; carries the soft gradient
+
+    @property
+    def d(self) -> Tensor:
+        """The frame differences, [B, T-1, P, D], detached."""
+        h = self.tokens.h.detach()
+        return h[:, 1:] - h[:, :-1]
 
     @property
     def W_t_raw(self) -> Tensor:
@@ -108,12 +114,11 @@ class TemporalPrompting(nn.Module):
         batch, frames, patches, width = h_BTPD.shape
         if frames == 1:
             none_B0 = h_BTPD.new_zeros(batch, 0)
-            d = h_BTPD.new_zeros(batch, 0, patches, width)
             p_t = h_BTPD.new_zeros(batch, 0, config.max_prompts, width)
-            return TemporalPrompts(d, none_B0, none_B0, p_t, p_t[..., 0])
+            return TemporalPrompts(tokens, none_B0, none_B0, p_t, p_t[..., 0])
         down, watching = self.prompter.down, self.change.down
         # As in the spatial selection, the surrogate gradient of N^t does not reach the tokens.
-        d, watched, hidden = map_differences(tokens, watching.weight, down.weight)
+        watched, hidden = map_differences(tokens, watching.weight, down.weight)
         energy_BTP = self.change.energy(watched + watching.bias)
         # In float64: where the gaps of a video are nearly alike, min-max magnifies the last bit.
         exact = weighted_mean(energy_BTP, r_BTP, config.beta)
@@ -129,4 +134,4 @@ class TemporalPrompting(nn.Module):
         presence = prompt_presence(W_t, config.eta, config.max_prompts, soft=soft)
         # With selection "hard", N^t gets no gradient at all.
         p_t = self.prompter(hidden + down.bias, W_t if soft else W_t.detach())
-        return TemporalPrompts(d, exact, W_t, p_t, presence)
+        return TemporalPrompts(tokens, exact, W_t, p_t, presence)

@@ -86,8 +86,12 @@ class _Energy(torch.autograd.Function):
         x, mapped, matrix = ctx.saved_tensors
         scale = 2 * gradient[..., None]
         grad_gram = (x * scale).flatten(0, -2).T @ x.flatten(0, -2)
-        grad_matrix = _scaled_product(matrix, grad_gram, 1 / len(matrix))
-        return mapped[..., :-1] * scale, grad_matrix[:, :-1], grad_matrix[:, -1]
+        # Two products: parts of one would be copied into the gradients.
+        grad_weight, grad_bias = (
+            _scaled_product(matrix, part, 1 / len(matrix))
+            for part in grad_gram.split([-1 + len(grad_gram), 1], 1)
+        )
+        return mapped[..., :-1] * scale, grad_weight, grad_bias[:, 0]
 
 
 def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:

@@ -31,10 +31,11 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, steps_done: int) -> None:
         """Adds the weights after `steps_done` steps to the average."""
-        decay = min(self.decay, steps_done / (steps_done + 9))
-        weights = self.model.learned() if self.average else {}
-        for name, average in self.average.items():
-            average.lerp_(weights[name], 1 - decay)
+        if self.average:
+            weights, decay = self.model.learned(), min(self.decay, steps_done / (steps_done + 9))
+            # All at once: a GPU would start a kernel for each.
+            averages = list(self.average.values())
+            torch._foreach_lerp_(averages, [weights[name] for name in self.average], 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -67,7 +67,7 @@ def test_every_equation_of_section_3_3_holds(
     r = chosen(seed, batch, frames, n_s, rows * columns)
     with torch.no_grad():
         found = own(packed(h), r)
-    derived = {name: getattr(found, name) for name in ("W_t_raw", "N_t", "p_t_mask")}
+    derived = {name: getattr(found, name) for name in ("d", "W_t_raw", "N_t", "p_t_mask")}
     symbols = SimpleNamespace(h_s=h, h=h, r=r, **derived, **vars(found))
     check_temporal(symbols, own, config, (rows, columns), tolerance=1e-5)
 
