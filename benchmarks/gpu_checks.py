@@ -53,6 +53,8 @@ class NoiseClips:
             256, (count, *self.shape), generator=generator, dtype=torch.uint8
         )
         self.labels = torch.arange(count) % len(CLASSES)
+        self.source = None
+        self.shards = [f"train-{number // 4:05d}" for number in range(count)]
         self.video_ids = [f"clip {number}" for number in range(count)]
         self.captions: list[tuple[str, ...]] = [("a shape",)] * count
 

@@ -104,7 +104,8 @@ def main(config: TrainConfig) -> "TrainingResult":
     result = training.remembered()
     if result is None:
         say(f"training {training.name}")
-        for remark in remarks_on(training.config, training.cache):
+        local = resources.local_cache_bytes
+        for remark in remarks_on(training.config, training.cache, local):
             say(f"note: {remark}")
         in_process = _is_in_process(config.in_process, resources)
         lines = TrainingLines(training.progress_file)

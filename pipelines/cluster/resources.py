@@ -48,6 +48,10 @@ class ResourceOptions:
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the training step with torch.compile: minutes at the start, once per machine and
     shape, and faster steps on a GPU; auto: on GPUs, for 1,000 steps or more, unless it fails."""
+    local_cache_gb: float | None = None
+    """Disk space of each machine, in GB, for copies of shards below $STOP_CACHE_FOLDER; with it, a
+    cache on a shared folder is copied too (default: for a cache on an object store, most of the
+    free disk; no copies otherwise)."""
     checkpoint_minutes: float = 2.0
     """Minutes between checkpoints within an epoch; there is always one at the end of an epoch."""
     checkpoint_every_steps: int | None = None
@@ -79,12 +83,17 @@ class ResourceOptions:
                 "training cannot share a GPU (NCCL refuses it); set gpus_per_worker to 1, or "
                 "workers to 1"
             )
-        for name in ("cpus_per_worker", "checkpoint_minutes"):
+        for name in ("cpus_per_worker", "local_cache_gb", "checkpoint_minutes"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("micro_batch", "checkpoint_every_steps"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+
+    @property
+    def local_cache_bytes(self) -> int | None:
+        """Returns `local_cache_gb` in bytes."""
+        return None if self.local_cache_gb is None else int(self.local_cache_gb * 1e9)
 
     def on(self, gpus: int, most_workers: int = 1, cpus_per_gpu: float = 1) -> "Resources":
         """Returns the resources on a machine or cluster with this number of GPUs.

@@ -197,7 +197,7 @@ class Evaluation:
         tracked = self.tracked
         with failures_recorded(tracked, f"the evaluation {self.name}"):
             self._track(tracked)
-            cache = FrameCache(self.cache)
+            cache = FrameCache(self.cache, resources.local_cache_bytes)
             bank = {"train"} if options.rerank == "qb-norm" else set()
             cache.verify({options.split, *bank})
             parts = inside(self.folder, _PARTS)

@@ -137,7 +137,7 @@ def _measure_here(task: TrialTask, trial: Trial) -> Speed:
     config = task.training(trial.drawn, trial.seed).config
     device = torch.device("cuda" if task.resources.gpus_per_worker else "cpu")
     began = time.perf_counter()
-    cache = FrameCache(task.cache)
+    cache = FrameCache(task.cache, task.resources.local_cache_bytes)
     seed_weights(config.seed)
     clip = load_clip(config.tower, config.pretrained)
     model = build_method(config, clip, len(cache.manifest.class_names)).to(device)

@@ -52,10 +52,13 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[Spl
             )
 
 
-def remarks_on(config: ExperimentConfig, cache: StoragePath) -> list[str]:
+def remarks_on(
+    config: ExperimentConfig, cache: StoragePath, local_bytes: int | None = None
+) -> list[str]:
     """Returns a sentence for each property of the splits of a cache that is probably a mistake.
 
     The classes of a cache on an object store are not read here; preprocessing has checked them.
+    `local_bytes` is the bound on the copies of shards on each machine.
     """
     manifest = Manifest.load(cache)
     if not config.is_trained:
@@ -63,6 +66,13 @@ def remarks_on(config: ExperimentConfig, cache: StoragePath) -> list[str]:
     remarks = []
     if not manifest.counts.get("val") and not config.protocol.full_training:
         remarks.append("there are no validation clips: the last epoch is tested, and not the best")
+    needed = sum(entry.file_bytes for entry in manifest.shards if entry.split == "train")
+    if local_bytes is not None and local_bytes < needed and config.training.shuffle == "global":
+        remarks.append(
+            f"--local-cache-gb {local_bytes / 1e9:.3g} is less than the {needed / 1e9:.3g} GB of "
+            "the training split, so a shard is fetched many times in an epoch; with --shuffle "
+            "shards, once"
+        )
     if isinstance(cache, Path) and config.training.flip:
         captions = FrameCache(cache).split("train").captions
         if sided := sum(any(map(names_side, some)) for some in captions):

@@ -73,7 +73,7 @@ class WorkerRun:
         self.task = task
         self.config = task.config
         self.session = session
-        self.cache = FrameCache(task.cache)
+        self.cache = FrameCache(task.cache, task.resources.local_cache_bytes)
         manifest = self.cache.manifest
         wanted: tuple[Split, ...] = ("train", "val", "test") if task.test else ("train", "val")
         self.contents = self.cache.watch(wanted)  # before any of them is read

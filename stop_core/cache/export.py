@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.files import shard_path
-from stop_core.cache.integrity import check_contents, local_shards
+from stop_core.cache.fetching import LocalShards
+from stop_core.cache.integrity import check_contents
 from stop_core.cache.layout import FRAME_HEIGHT, FRAME_WIDTH, FRAMES_COLUMN, shard_schema
 from stop_core.cache.manifest import Manifest, ShardEntry
 from stop_core.storage.atomic import appearing_folder
@@ -65,9 +65,10 @@ def export(
         if strange := [name for name in chosen if name not in known]:
             raise ValueError(f"the cache {cache} has no {what} {strange[0]!r}: {', '.join(known)}")
     entries = [e for e in manifest.shards if not part.splits or e.split in part.splits]
-    folder = local_shards(cache, manifest, entries)
-    check_contents(folder, entries)
-    rows = _chosen(folder, entries, part, manifest.config)
+    files = LocalShards(cache, manifest)
+    if not files.are_copies:  # copies are compared when they are fetched
+        check_contents(files.folder, entries)
+    rows = _chosen(files, entries, part, manifest.config)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"{to} is not an empty folder: choose another --to")
     with appearing_folder(to) as staging:
@@ -80,13 +81,13 @@ def export(
 
 
 def _chosen(
-    folder: Path, entries: Sequence[ShardEntry], part: Part, config: CacheConfig
+    files: LocalShards, entries: Sequence[ShardEntry], part: Part, config: CacheConfig
 ) -> Iterator[tuple[str, pa.Table]]:
     """Yields batches of the selected rows, each with the name of its shard."""
     taken: dict[str, int] = {}
-    for entry in entries:
+    for entry, path in files.each(entries):
         for batch in read_batches(
-            shard_path(folder, entry.name),
+            path,
             shard_schema(config, entry.name),
             rows=entry.rows,
             most=_MOST_BYTES + entry.rows * config.most_clip_bytes,

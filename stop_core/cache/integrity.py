@@ -1,20 +1,12 @@
 """Checks that the files of a finished cache are those from when it was made.
 
-A reader compares sizes and footers of shards with the manifest first, which takes milliseconds.
-Contents are hashed once per machine, during training in the background of the first epoch, or when
-a shard is downloaded from an object store, once per machine:
-
-    ABSENT --lock, download, hash--> PRESENT
-
-A shard gets its name after its bytes have been verified, so an interrupted download leaves no file
-of that name. The processes of a machine share the folder; a lock per shard prevents two of them
-from downloading the same one. `verify` hashes every file, and names all that differ.
+A reader compares the size and footer of a shard with the manifest when it opens it. Contents are
+hashed once per machine, during training in the background of the first epoch; copies of shards are
+hashed when they are fetched (`fetching.py`). `verify` hashes every file, and names all that differ.
 """
 
-import fcntl
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +15,6 @@ from pathlib import Path
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.files import (
     CLIP_LIST,
-    DATA,
     FAILURES,
     JOB,
     RECORDS,
@@ -31,14 +22,14 @@ from stop_core.cache.files import (
     record_path,
     shard_path,
 )
-from stop_core.cache.hashed import FOLDER_VARIABLE, HashedFiles, local_folder, stamp
+from stop_core.cache.hashed import HashedFiles, stamp
 from stop_core.cache.layout import CONFIG_KEY, SHARD
 from stop_core.cache.manifest import Manifest, ShardEntry, read_job
 from stop_core.cache.mapping import read_footer, remedy
 from stop_core.cache.shards import ShardRecord
-from stop_core.storage.atomic import appearing, hash_file, hash_json
+from stop_core.storage.atomic import hash_file, hash_json
 from stop_core.storage.documents import build
-from stop_core.storage.names import inside, open_lock
+from stop_core.storage.names import inside
 from stop_core.storage.paths import StoragePath
 
 _THREADS = 8
@@ -49,49 +40,41 @@ class ChangedDataError(ValueError):
     """A shard that differs from the one in the manifest."""
 
 
-def local_shards(cache: StoragePath, manifest: Manifest, entries: Sequence[ShardEntry]) -> Path:
-    """Returns a local folder with these shards, after a check of their sizes and footers.
-
-    Raises:
-        OSError: if they cannot be downloaded.
-        ValueError: if one is missing, damaged, or from another cache, split or position.
-    """
-    folder = fetch_shards(cache, manifest, entries)
-    check_footers(folder, manifest.config, entries)
-    return folder
-
-
 def check_footers(folder: Path, config: CacheConfig, entries: Sequence[ShardEntry]) -> None:
     """Compares the sizes and footers of shards with the manifest, and reads nothing else.
 
     Raises:
         ValueError: if one is missing, damaged, or from another cache, split or position.
     """
-    options = json.dumps(config.to_dict(), sort_keys=True)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(lambda entry: _check_footer(folder, options, entry), entries):
+        for _ in pool.map(lambda e: check_footer(shard_path(folder, e.name), config, e), entries):
             pass
 
 
-def _check_footer(folder: Path, config: str, entry: ShardEntry) -> None:
-    path = shard_path(folder, entry.name)
+def check_footer(path: Path, config: CacheConfig, entry: ShardEntry) -> None:
+    """Compares the size and footer of the shard at `path`; raises as `check_footers`."""
     footer = read_footer(path)
     metadata = footer.metadata or {}
     # Early shards of format version 2 do not hold their name; their hash identifies them.
     name = metadata.get(SHARD.encode(), entry.name.encode()).decode(errors="replace")
+    expected_options = json.dumps(config.to_dict(), sort_keys=True)
     options = metadata.get(CONFIG_KEY.encode(), b"").decode(errors="replace")
     for field, found, expected in (
         ("size", path.stat().st_size, entry.file_bytes),
         ("number of rows", footer.num_rows, entry.rows),
         ("name", name, entry.name),
-        ("options", options, config),
+        ("options", options, expected_options),
     ):
         if found != expected:
-            values = "" if field == "options" else f", {expected!r}, but {found!r}"
-            raise ChangedDataError(
-                f"the shard {path} is not the one of this cache: its {field} is not the "
-                f"manifest's{values}; delete it, then {remedy(path)}"
-            )
+            raise _another(path, field, expected, found)
+
+
+def _another(path: Path, field: str, expected: object, found: object) -> ChangedDataError:
+    values = "" if field == "options" else f", {expected!r}, but {found!r}"
+    return ChangedDataError(
+        f"the shard {path} is not the one of this cache: its {field} is not the "
+        f"manifest's{values}; delete it, then {remedy(path)}"
+    )
 
 
 def check_contents(folder: Path, entries: Sequence[ShardEntry]) -> None:
@@ -131,7 +114,7 @@ class BackgroundCheck:
     def __init__(self, folder: Path, entries: Sequence[ShardEntry]) -> None:
         self._folder = folder
         self._files = HashedFiles(folder)
-        self._begun = {entry: stamp(shard_path(folder, entry.name)) for entry in entries}
+        self._begun = {entry: _begin(shard_path(folder, entry.name), entry) for entry in entries}
         self._verified: set[ShardEntry] = set()
         self._problem: Exception | None = None
         self.state = hash_json(list(self._begun.values()))
@@ -179,6 +162,19 @@ class BackgroundCheck:
                     "compared with the manifest: give the same command again"
                 )
             self._verified.add(entry)
+
+
+def _begin(path: Path, entry: ShardEntry) -> list[int]:
+    """Returns the stamp of a shard; refuses one of another size."""
+    try:
+        found = stamp(path)
+    except OSError as error:
+        raise ChangedDataError(
+            f"the shard {path} cannot be read ({error.strerror}): {remedy(path)}"
+        ) from error
+    if found[0] != entry.file_bytes:
+        raise _another(path, "size", entry.file_bytes, found[0])
+    return found
 
 
 def verify(cache: StoragePath) -> Iterator[str]:
@@ -246,57 +242,3 @@ def _record_problem(cache: StoragePath, name: str, entry: ShardEntry | None) -> 
     expected = (entry.rows, entry.file_bytes, entry.sha256) if entry else (0, 0, "")
     fits = (record.rows, record.file_bytes, record.sha256) == expected
     return "" if fits else f"{path}: it does not fit the manifest", len(record.failures)
-
-
-_CONNECTIONS = 8
-
-
-def fetch_shards(cache: StoragePath, manifest: Manifest, shards: Sequence[ShardEntry]) -> Path:
-    """Returns a local folder with these shards of a cache: the cache itself if it is local.
-
-    Raises:
-        OSError: if the disk has no room for them, or the store cannot be reached.
-        ValueError: if a downloaded shard does not have the SHA-256 of the manifest.
-    """
-    if isinstance(cache, Path):
-        return cache
-    # Named by content: an address can be reused for other data.
-    folder = inside(local_folder(), manifest.data_hash[:32])
-    inside(folder, DATA).mkdir(parents=True, exist_ok=True)
-    missing = [entry for entry in shards if not shard_path(folder, entry.name).is_file()]
-    _require_room(folder, sum(entry.file_bytes for entry in missing))
-    with ThreadPoolExecutor(_CONNECTIONS) as pool:
-        for _ in pool.map(lambda entry: _fetch(cache, entry, folder), missing):
-            pass
-    return folder
-
-
-def _fetch(cache: StoragePath, entry: ShardEntry, folder: Path) -> None:
-    source, target = shard_path(cache, entry.name), shard_path(folder, entry.name)
-    with open_lock(inside(folder, f".{entry.name}.lock")) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.is_file():  # another process has downloaded it meanwhile
-            return
-        with appearing(target) as staging:
-            try:
-                with source.open("rb") as remote, staging.open("wb") as file:
-                    shutil.copyfileobj(remote, file, 1 << 22)
-            except FileNotFoundError as error:
-                raise ValueError(
-                    f"the shard {source} is gone: run the same preprocess command again"
-                ) from error
-            if hash_file(staging) != entry.sha256:
-                raise ValueError(
-                    f"the shard {source} is damaged: its hash differs from the manifest. Delete it "
-                    "and run the same preprocess command"
-                )
-        HashedFiles(folder).add(target, entry.sha256)
-
-
-def _require_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(
-            f"{needed / 1e9:.1f} GB of shards are to be fetched and {folder} has room for "
-            f"{free / 1e9:.1f}: set {FOLDER_VARIABLE} to a folder with more"
-        )

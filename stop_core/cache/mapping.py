@@ -9,6 +9,7 @@ import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,22 @@ from numpy.typing import NDArray
 
 from stop_core.cache.config import CacheConfig
 from stop_core.cache.hashed import local_folder
-from stop_core.cache.layout import COLUMNS, FRAME_HEIGHT, FRAME_WIDTH, row_places
+from stop_core.cache.layout import COLUMNS, FRAME_HEIGHT, FRAME_WIDTH, RowPlaces, row_places
 from stop_core.cache.manifest import ShardEntry
 from stop_core.cache.views import Window
 from stop_core.storage.documents import read_parquet, require_file, shown_text
 
 _LIBC = ctypes.CDLL(None)
 _ZSTD = pa.Codec("zstd")
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """The shapes and places of the rows of a shard, without a map of the file."""
+
+    shapes: list[tuple[int, int, int, int]]
+    """F, H, W, 3 of every row."""
+    places: RowPlaces
 
 
 class MappedShard:
@@ -35,17 +45,19 @@ class MappedShard:
         ValueError: if the file is missing, damaged, or does not have the layout of the format.
     """
 
-    def __init__(self, path: Path, entry: ShardEntry, config: CacheConfig) -> None:
+    def __init__(
+        self,
+        path: Path,
+        entry: ShardEntry,
+        config: CacheConfig,
+        layout: ShardLayout | None = None,
+    ) -> None:
+        """Maps a shard; `layout` is that of an earlier map of the file, which was checked."""
         self._path, self._data = path, _map(path)
         # Of a file that this process cannot write, mincore says that all pages are in memory.
         self._is_own = os.access(path, os.W_OK)
-        self.shapes = [config.shape] * entry.rows
-        """F, H, W, 3 of every row."""
-        if config.crop == "none":
-            sides = zip(*read_columns(path, entry.rows, FRAME_HEIGHT, FRAME_WIDTH), strict=True)
-            self.shapes = [(config.frames, height, width, 3) for height, width in sides]
-        lengths = [math.prod(shape) for shape in self.shapes]
-        self._places = row_places(read_footer(path), self._data, path, lengths)
+        self.layout = layout or _read_layout(path, self._data, entry, config)
+        self.shapes, self._places = self.layout.shapes, self.layout.places
 
     def clip(self, k: int) -> NDArray[np.uint8]:
         """Returns the frames of row k, [F, H, W, 3]: a view of the map, or decompressed."""
@@ -91,6 +103,17 @@ def _advise(data: NDArray[np.uint8], *, may_be_in_memory: bool) -> None:
             return
     first = start & -mmap.PAGESIZE
     _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_WILLNEED)
+
+
+def _read_layout(
+    path: Path, data: NDArray[np.uint8], entry: ShardEntry, config: CacheConfig
+) -> ShardLayout:
+    shapes = [config.shape] * entry.rows
+    if config.crop == "none":
+        sides = zip(*read_columns(path, entry.rows, FRAME_HEIGHT, FRAME_WIDTH), strict=True)
+        shapes = [(config.frames, height, width, 3) for height, width in sides]
+    lengths = [math.prod(shape) for shape in shapes]
+    return ShardLayout(shapes, row_places(read_footer(path), data, path, lengths))
 
 
 def _map(path: Path) -> NDArray[np.uint8]:

@@ -5,7 +5,8 @@ Shapes: N clips of a split, B clips of a batch, T frames, S edge of a square of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from stop_core.cache.files import CLIP_LIST, MANIFEST, shard_path
-from stop_core.cache.integrity import BackgroundCheck, check_contents, local_shards
+from stop_core.cache.fetching import LocalShards
+from stop_core.cache.files import CLIP_LIST, MANIFEST
+from stop_core.cache.integrity import BackgroundCheck, check_contents
 from stop_core.cache.layout import CLIP_COLUMNS
 from stop_core.cache.manifest import Manifest, ShardEntry
-from stop_core.cache.mapping import MappedShard, read_columns
+from stop_core.cache.mapping import MappedShard, ShardLayout, read_columns
 from stop_core.cache.views import View
 from stop_core.datasets.clip import NO_LABEL
 from stop_core.decoding.sampling import is_dense
@@ -39,16 +42,19 @@ class FrameCache:
     """A finished cache, local or on an object store. Cheap to open and to pickle.
 
     Args:
-        path: the cache's folder or URI; shards at a URI are downloaded to this machine.
+        path: the cache's folder or URI; shards at a URI are fetched when they are needed.
+        limit: bytes of all copies of shards on this machine (`LocalShards`).
 
     Raises:
         FileNotFoundError: if there is no cache at `path`.
         ValueError: if it is unfinished; the message gives the command that finishes it.
     """
 
-    def __init__(self, path: StoragePath | str) -> None:
+    def __init__(self, path: StoragePath | str, limit: int | None = None) -> None:
         self.path = storage_path(path)
         self.manifest = Manifest.load(self.path)
+        self._limit = limit
+        self._files = LocalShards(self.path, self.manifest, limit)
 
     def split(self, name: str) -> CachedClips:
         """Returns the clips of one split, which can be empty.
@@ -62,12 +68,13 @@ class FrameCache:
                 f"{', '.join(self.manifest.counts)}: preprocess with --splits {name} as well, "
                 "into another --cache"
             )
-        return CachedClips(self.path, self.manifest, name)
+        return CachedClips(self.path, self.manifest, name, self._files)
 
     def verify(self, splits: Collection[str] | None = None) -> None:
         """Compares every byte of some splits, by default all, with the manifest.
 
-        A file that this machine has verified before is hashed again only if it has changed.
+        A file that this machine has verified before is hashed again only if it has changed. Copies
+        of shards are not fetched for it: they are compared when they are fetched and opened.
 
         Raises:
             ValueError: if a shard differs; the message names it and the remedy.
@@ -79,18 +86,24 @@ class FrameCache:
         return BackgroundCheck(*self._shards(splits))
 
     def _shards(self, splits: Collection[str] | None) -> tuple[Path, list[ShardEntry]]:
-        entries = [e for e in self.manifest.shards if splits is None or e.split in splits]
-        return local_shards(self.path, self.manifest, entries), entries
+        entries = [] if self._files.are_copies else self.manifest.shards
+        chosen = [e for e in entries if splits is None or e.split in splits]
+        return self._files.folder, chosen
 
-    def __reduce__(self) -> tuple[Callable[..., FrameCache], tuple[StoragePath]]:
-        return FrameCache, (self.path,)
+    def __reduce__(self) -> tuple[Callable[..., FrameCache], tuple[Any, ...]]:
+        return FrameCache, (self.path, self._limit)
 
 
 class CachedClips:
     """The clips of one split, numbered 0 to N-1 in a fixed order."""
 
-    def __init__(self, path: StoragePath, manifest: Manifest, split: str) -> None:
+    def __init__(
+        self, path: StoragePath, manifest: Manifest, split: str, files: LocalShards | None = None
+    ) -> None:
         self.path = path
+        self._files = files or LocalShards(path, manifest)
+        self.source = self._files if self._files.are_copies else None
+        """Fetches the shards if they are not on this machine."""
         self.shape = manifest.config.shape
         """F, S, S, 3: the frames of one clip as `read` returns them by default."""
         self._manifest = manifest
@@ -99,10 +112,16 @@ class CachedClips:
         # _starts[s] is the number of the first clip of shard s; the last element is N.
         self._starts = np.cumsum([0, *(entry.rows for entry in self._entries)])
         self._shards: dict[int, MappedShard] = {}
+        self._layouts: dict[int, ShardLayout] = {}
         self._opening = Lock()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    @cached_property
+    def shards(self) -> list[str]:
+        """N names: the shard of each clip."""
+        return [entry.name for entry in self._entries for _ in range(entry.rows)]
 
     @cached_property
     def labels(self) -> Tensor:
@@ -149,43 +168,59 @@ class CachedClips:
             out = torch.empty(shape, dtype=torch.uint8)
         elif out.shape != shape or out.dtype != torch.uint8:
             raise ValueError(f"out is {out.dtype} {list(out.shape)}, not uint8 {list(shape)}")
-        dense = is_dense(self._manifest.config.sampling)
-        places = []
-        for index in indices:  # reading begins for all clips at once, then each is copied
-            shard, row = self._place(index)
-            cached = shard.shapes[row]
-            window = None if cached == shape[1:] else view.window(index, cached[:3], dense)
-            shard.will_read(row, window)
-            places.append((shard, row, window))
-        for target_TSSC, (shard, row, window) in zip(out.numpy(), places, strict=True):
-            if window is None:
-                np.copyto(target_TSSC, shard.clip(row))
-            else:
-                window.copy(shard.clip(row), target_TSSC)
+        if self.source is None:
+            self._copy(indices, view, out.numpy())
+        else:  # one at a time: a thread that holds a copy must not wait for room for another one
+            for row, index in enumerate(indices):
+                self._copy([index], view, out[row : row + 1].numpy())
         return out
 
-    def _place(self, index: int) -> tuple[MappedShard, int]:
-        """Returns the shard of a clip, and the number of its row."""
+    def _copy(self, indices: Sequence[int], view: View, out_BTSSC: NDArray[np.uint8]) -> None:
+        """Copies clips; reading begins for all of them at once."""
+        dense = is_dense(self._manifest.config.sampling)
+        with ExitStack() as opened:
+            places = []
+            for index in indices:
+                shard, row = opened.enter_context(self._place(index))
+                cached, shown = shard.shapes[row], out_BTSSC.shape[1:]
+                window = None if cached == shown else view.window(index, cached[:3], dense)
+                shard.will_read(row, window)
+                places.append((shard, row, window))
+            for target_TSSC, (shard, row, window) in zip(out_BTSSC, places, strict=True):
+                if window is None:
+                    np.copyto(target_TSSC, shard.clip(row))
+                else:
+                    window.copy(shard.clip(row), target_TSSC)
+
+    @contextmanager
+    def _place(self, index: int) -> Iterator[tuple[MappedShard, int]]:
+        """Yields the shard of a clip, mapped, and the number of its row."""
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)} in {self.path}")
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        with self._opening:
-            if number not in self._shards:
-                entry = self._entries[number]
-                path = shard_path(self._folder, entry.name)
-                self._shards[number] = MappedShard(path, entry, self._manifest.config)
-        return self._shards[number], index - int(self._starts[number])
-
-    @cached_property
-    def _folder(self) -> Path:
-        """The folder of the shards on this machine."""
-        return local_shards(self.path, self._manifest, self._entries)
+        entry, row = self._entries[number], index - int(self._starts[number])
+        if self.source is None:  # it stays mapped
+            with self._opening:
+                if number not in self._shards:
+                    with self._files.opened(entry.name) as path:
+                        self._shards[number] = MappedShard(path, entry, self._manifest.config)
+            yield self._shards[number], row
+            return
+        # A map of an evicted copy would hold its blocks on the disk, so it is not kept.
+        with self.source.opened(entry.name) as path:
+            known = self._layouts.get(number)
+            shard = MappedShard(path, entry, self._manifest.config, known)
+            self._layouts[number] = shard.layout
+            yield shard, row
 
     def _column(self, name: str) -> list[Any]:
         if self._manifest.clips_sha256:
             return cast(list[Any], self._clips[name].to_pylist())
-        shards = [(shard_path(self._folder, e.name), e.rows) for e in self._entries]
-        return [value for path, rows in shards for value in read_columns(path, rows, name)[0]]
+        return [
+            value
+            for entry, path in self._files.each(self._entries)
+            for value in read_columns(path, entry.rows, name)[0]
+        ]
 
     @cached_property
     def _clips(self) -> pa.Table:
@@ -198,7 +233,7 @@ class CachedClips:
 
     def __reduce__(self) -> tuple[Callable[..., CachedClips], tuple[Any, ...]]:
         # Without maps and columns, which are loaded again on demand.
-        return CachedClips, (self.path, self._manifest, self._split)
+        return CachedClips, (self.path, self._manifest, self._split, self._files)
 
 
 @lru_cache(maxsize=1)  # the splits of a cache are in one file

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stop_core.cache.files import shard_path
-from stop_core.cache.integrity import local_shards
+from stop_core.cache.fetching import LocalShards
 from stop_core.cache.job import read_failures
 from stop_core.cache.manifest import Manifest
 from stop_core.cache.mapping import read_columns
@@ -35,13 +34,12 @@ def summarise(cache: StoragePath) -> Summary:
         FileNotFoundError, ValueError: if there is no finished cache, or a shard is damaged.
     """
     manifest = Manifest.load(cache)
-    folder = local_shards(cache, manifest, manifest.shards)
     classes: dict[str, Counter[str]] = {name: Counter() for name in manifest.class_names}
     captions: Counter[str] = Counter()
     decoders: Counter[str] = Counter()
-    for entry in manifest.shards:
+    for entry, path in LocalShards(cache, manifest).each(manifest.shards):
         names, sentences, served = read_columns(
-            shard_path(folder, entry.name), entry.rows, "class_name", "captions", "decoder"
+            path, entry.rows, "class_name", "captions", "decoder"
         )
         for name in filter(None, names):  # clips with captions have no class
             classes.setdefault(name, Counter())[entry.split] += 1

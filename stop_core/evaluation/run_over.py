@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stop_core.model.video_model import VideoModel
 from stop_core.runtime.devices import OutOfMemory, free_cached, within_memory
-from stop_core.runtime.distributed import gather_rows, my_share
+from stop_core.runtime.distributed import gather_rows, my_block, my_share
 from stop_core.runtime.read_ahead import Frames, read_ahead
 
 EVALUATION_BATCH = 64
@@ -63,10 +63,14 @@ def run_over(
         OutOfMemory: if not even one clip fits in memory; the message names the options.
     """
     model.eval()
-    mine = list(my_share(range(len(clips))))
-    parts = [torch.empty(0, width)]
-    batches = [mine[start : start + batch] for start in range(0, len(mine), batch)]
-    with closing(read_ahead(clips, batches, device_of(model))) as reads:
+
+    # Consecutive clips: the processes of a machine read few shards at a time, and each shard once.
+    def batches_of(rank: int | None = None) -> list[Sequence[int]]:
+        own = my_block(range(len(clips)), rank)
+        return [own[start : start + size] for start in range(0, len(own), size)]
+
+    mine, parts, size = my_block(range(len(clips))), [torch.empty(0, width)], batch
+    with closing(read_ahead(clips, batches_of(), device_of(model), batches_of)) as reads:
         for frames in reads:
             while len(frames):
                 some = frames[:batch]

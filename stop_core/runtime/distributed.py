@@ -21,9 +21,23 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def my_share(items: Sequence[_T]) -> Sequence[_T]:
-    """Returns every `world_size`-th item from this rank on; the shares form a partition."""
-    return items[rank() :: world_size()]
+def my_share(items: Sequence[_T], number: int | None = None) -> Sequence[_T]:
+    """Returns every `world_size`-th item from this rank on; the shares form a partition.
+
+    `number` is that of another process; default: of this one.
+    """
+    return items[rank() if number is None else number :: world_size()]
+
+
+def my_block(items: Sequence[_T], number: int | None = None) -> Sequence[_T]:
+    """Returns consecutive items, as many as `my_share`; the blocks form a partition.
+
+    `number` is that of another process; default: of this one.
+    """
+    number = rank() if number is None else number
+    size, rest = divmod(len(items), world_size())
+    start = number * size + min(number, rest)
+    return items[start : start + size + (number < rest)]
 
 
 def copy_from_first(tensors: Iterable[Tensor]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Captions = Literal["one", "every"]
+Shuffle = Literal["global", "shards"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class TrainingOptions:
     steps: int | None = None
     """Optimizer steps of the whole training, instead of `epochs`; validation follows each pass over
     the training clips and the last step."""
+    shuffle: Shuffle = "global"
+    """Order of the training clips in an epoch. global: all clips are shuffled; shards: the shards
+    are, and the clips of many shards at a time, for a cache that is larger than the disk of a
+    machine (docs/cache.md)."""
     adam_beta1: float = 0.9
     """Decay of AdamW's mean of the gradients."""
     adam_beta2: float = 0.999
@@ -52,6 +57,7 @@ class TrainingOptions:
         # The comparisons are written so that NaN fails them too.
         for name, holds, demand in (
             ("captions", self.captions in ("one", "every"), "must be one or every"),
+            ("shuffle", self.shuffle in ("global", "shards"), "must be global or shards"),
             ("steps", self.steps is None or 1 <= self.steps < infinite, "must be at least 1"),
             ("adam_beta1", 0 <= self.adam_beta1 < 1, fraction),
             ("adam_beta2", 0 <= self.adam_beta2 < 1, fraction),
@@ -64,6 +70,11 @@ class TrainingOptions:
         ):
             if not holds:
                 raise ValueError(f"{name} {demand}, got {getattr(self, name)}")
+        if self.mixup and self.shuffle == "shards":
+            raise ValueError(
+                f"mixup is {self.mixup}, and mixes each clip with one of any shard, but shuffle is "
+                "shards; leave one of them out"
+            )
         usual = TrainingOptions.randaugment_magnitude
         if self.randaugment == 0 and self.randaugment_magnitude != usual:
             raise ValueError(

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stop_core.cache import CachedClips, FrameCache
+from stop_core.cache.fetching import LocalShards
 from stop_core.cache.manifest import Manifest
 from stop_core.cache.views import View
 from stop_core.datasets import Split
@@ -128,6 +129,14 @@ class _Part:
     def shape(self) -> tuple[int, int, int, int]:
         frames, size = self.view.check(*self.clips.shape[:2])
         return frames, size, size, 3
+
+    @property
+    def source(self) -> LocalShards | None:
+        return self.clips.source
+
+    @property
+    def shards(self) -> list[str]:
+        return [self.clips.shards[number] for number in self.numbers]
 
     def read(self, indices: Sequence[int], *, out: Tensor | None = None) -> Tensor:
         return self.clips.read([self.numbers[index] for index in indices], self.view, out)

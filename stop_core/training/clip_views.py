@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stop_core.cache import CachedClips, View
+from stop_core.cache.fetching import LocalShards
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.training import names_side
 from stop_core.training.augmentation import augment, mix, mixing
@@ -77,6 +78,17 @@ class ShownClips:
             return [(clip, 0) for clip in range(len(self._clips))]
         captions = self._clips.captions
         return [(clip, n) for clip, some in enumerate(captions) for n in range(len(some))]
+
+    @property
+    def source(self) -> LocalShards | None:
+        """Fetches the shards of the clips; None if they are on this machine."""
+        return self._clips.source
+
+    @cached_property
+    def shards(self) -> list[str]:
+        """N names: the shard of each example."""
+        shards = self._clips.shards
+        return [shards[clip] for clip, _ in self._pairs]
 
     @cached_property
     def labels(self) -> Tensor:

@@ -30,6 +30,7 @@ class ChosenClips:
         every = ((n, clip) for n, part in enumerate(parts) for clip in range(len(part)))
         self._places = list(every if places is None else places)
         self.shape = parts[0].shape
+        self.source = parts[0].source
 
     def at(self, clips: Sequence[int]) -> "ChosenClips":
         """Returns the clips of these numbers only."""
@@ -48,6 +49,11 @@ class ChosenClips:
         """[N], int64: the labels of the cache."""
         columns = [part.labels.tolist() for part in self._parts]
         return torch.tensor([columns[n][clip] for n, clip in self._places], dtype=torch.int64)
+
+    @cached_property
+    def shards(self) -> list[str]:
+        """N names: the shard of each clip."""
+        return [self._parts[n].shards[clip] for n, clip in self._places]
 
     @cached_property
     def video_ids(self) -> list[str]:

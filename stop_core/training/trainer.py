@@ -15,13 +15,20 @@ from torch import Tensor
 from stop_core.evaluation.run_over import Clips, device_of
 from stop_core.model.video_model import VideoModel
 from stop_core.runtime.devices import OutOfMemory, free_cached, within_memory
-from stop_core.runtime.distributed import my_share, rank, sum_in_place, sum_over_processes
+from stop_core.runtime.distributed import (
+    my_block,
+    my_share,
+    rank,
+    sum_in_place,
+    sum_over_processes,
+)
 from stop_core.runtime.gradient_sum import GradientSum
 from stop_core.runtime.read_ahead import read_ahead
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.training.backward import backward, largest_that_fits
 from stop_core.training.ema import MovingAverage
 from stop_core.training.objectives import Objective
+from stop_core.training.order import epoch_batches
 
 
 class DivergedError(ArithmeticError):
@@ -48,13 +55,6 @@ def _seed_dropout(seed: int, step: int, part: int) -> None:
     So dropout follows from seed and step, and a resumed training needs no stored random state.
     """
     torch.manual_seed(((seed * 1_000_003 + step + 1) * 1_009 + rank()) * 1_013 + part)
-
-
-def epoch_batches(clips: int, config: ExperimentConfig, epoch: int) -> list[list[int]]:
-    """Returns the batches of an epoch: each clip (or pair) once, in an order by seed and epoch."""
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-    order: list[int] = torch.randperm(clips, generator=generator).tolist()
-    return [order[i : i + config.batch_size] for i in range(0, clips, config.batch_size)]
 
 
 def learning_rate_at(step: int, total_steps: int, config: ExperimentConfig) -> float:
@@ -124,10 +124,17 @@ class Trainer:
         self.model.train()
         epoch, offset = divmod(first, self.steps_per_epoch)
         left = self.total_steps - first
-        batches = epoch_batches(len(self.clips), self.config, epoch)[offset:][:left]
+        clips, by_shards = self.shown(epoch), self.config.training.shuffle == "shards"
+        shards = clips.shards if by_shards else ()
+        batches = epoch_batches(len(clips), self.config, epoch, shards)[offset:][:left]
         ended = time.perf_counter()
-        shares = [list(my_share(batch)) for batch in batches]
-        with closing(read_ahead(self.shown(epoch), shares, self._device)) as reads:
+        part = my_block if by_shards else my_share
+
+        def shares_of(rank: int | None = None) -> list[list[int]]:
+            return [list(part(batch, rank)) for batch in batches]
+
+        shares = shares_of()
+        with closing(read_ahead(clips, shares, self._device, shares_of)) as reads:
             for step, (batch, share) in enumerate(zip(batches, shares, strict=True), first):
                 started = time.perf_counter()
                 frames = next(reads)

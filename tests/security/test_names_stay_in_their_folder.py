@@ -18,8 +18,8 @@ from pipelines.tracking.outbox import RefusedError
 from pipelines.training.run import TrainingRun
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, Manifest, write_shard
 from stop_core.cache.export import Part, export
+from stop_core.cache.fetching import LocalShards
 from stop_core.cache.files import MANIFEST, read_checked_json, write_checked_json
-from stop_core.cache.integrity import fetch_shards
 from stop_core.datasets import DATASETS, Clip, select_clips
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.paths import RemotePath, RemoteStatus
@@ -154,7 +154,8 @@ def test_downloaded_shards_stay_in_their_folder(
         replace(manifest, shards=(replace(manifest.shards[0], name=name),)),
     ):
         with pytest.raises(ValueError, match="the name"):
-            fetch_shards(_Bucket("s3", "bucket"), wrong, wrong.shards)
+            for _ in LocalShards(_Bucket("s3", "bucket"), wrong).each(wrong.shards):
+                pass
     assert not [path for path in tmp_path.iterdir() if path.name != "inner"]
 
 

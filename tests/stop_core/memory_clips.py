@@ -20,6 +20,8 @@ class MemoryClips:
         self.frames = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
         self.shape = shape[1:]
         self.labels = torch.arange(count) % 3
+        self.source = None
+        self.shards = [f"train-{number // 4:05d}" for number in range(count)]
         self.video_ids = [f"clip {number}" for number in range(count)]
         self.captions = [
             tuple(f"a {COLOURS[(i + k) % 4]} shape at {i % 5 + k}" for k in range(1 + i % 3))

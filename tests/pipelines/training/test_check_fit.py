@@ -136,6 +136,10 @@ def test_clips_that_are_never_mirrored_are_counted(hmdb51_root: Path) -> None:
     (remark,) = remarks_on(FLIP, cache)
     assert remark.startswith("flip leaves 1 of 3 training clips as they are")
     assert remarks_on(ExperimentConfig(), cache) == []
+    (remark,) = remarks_on(ExperimentConfig(), cache, local_bytes=1000)
+    assert "fetched many times in an epoch; with --shuffle shards, once" in remark
+    assert remarks_on(ExperimentConfig(), cache, local_bytes=1 << 30) == []
+    assert remarks_on(_with(shuffle="shards"), cache, local_bytes=1000) == []
 
 
 def test_full_training_needs_validation_clips_to_add() -> None:

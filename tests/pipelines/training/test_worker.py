@@ -17,6 +17,8 @@ from pipelines.training.checkpoints import CHECKPOINTS, Write, list_checkpoints,
 from pipelines.training.session import FolderSession, RayTrainSession
 from pipelines.training.task import PAUSE, WorkerTask
 from pipelines.training.worker import WorkerRun
+from stop_core.cache import FrameCache
+from stop_core.cache.hashed import local_folder
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.training import TrainingOptions
 from stop_core.training.checkpoint import BEST_PROMPTS
@@ -178,6 +180,25 @@ def test_an_interruption_at_any_save_changes_no_bit_and_no_record(
         WorkerRun(task, InterruptedSession(folder, at, before=before)).run()
     WorkerRun(task, FolderSession(folder)).run()
     reference.check(task)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
+def test_copies_within_a_bound_change_no_bit_and_no_record_after_an_interruption(
+    reference: Reference, task: WorkerTask
+) -> None:
+    """With room for one shard: those of the splits make room for each other."""
+    largest = max(entry.file_bytes for entry in FrameCache(task.cache).manifest.shards)
+    task = replace(task, resources=replace(task.resources, local_cache_gb=1.01 * largest / 1e9))
+    folder = task.folder / CHECKPOINTS
+    with pytest.raises(Killed):
+        WorkerRun(task, InterruptedSession(folder, 3, before=True)).run()
+    run = WorkerRun(task, FolderSession(folder))
+    assert run.cache.split("train").source is not None
+    run.run()
+    reference.check(task)
+    held = sum(path.stat().st_size for path in local_folder().glob("*/data/*"))
+    assert 0 < held <= 1.01 * largest
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ where it is installed.
 """
 
 import pickle
+import re
 import shutil
 import socket
 import subprocess
@@ -21,9 +22,12 @@ import torch
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, hashed, read_failures, write_shard
 from stop_core.cache.integrity import verify
 from stop_core.datasets import DATASETS, select_clips
+from stop_core.settings.experiment import ExperimentConfig
+from stop_core.settings.training import TrainingOptions
 from stop_core.storage.atomic import hash_file
 from stop_core.storage.paths import RemotePath, StoragePath
 from stop_core.storage.skeleton import skeleton_of
+from stop_core.training.order import epoch_batches
 from tests.stop_core.cache.conftest import FlakyDecoder
 
 
@@ -38,30 +42,42 @@ def _server_command(scheme: str, host: str, port: str) -> list[str]:
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
-def server(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
-    """A store in a process of its own; gives its scheme and `host:port`."""
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str, Path]]:
+    """A store in a process of its own; gives its scheme, `host:port`, and log of requests."""
     scheme = request.param
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     host, port = address.split(":")
     command = _server_command(scheme, host, port)
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
     try:
         for _ in range(600):
             if not socket.socket().connect_ex((host, int(port))):
                 break
             time.sleep(0.05)
-        yield scheme, address
+        yield scheme, address, log
     finally:
         process.kill()
         process.wait()
 
 
 @pytest.fixture
-def bucket(server: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
-    scheme, address = server
+def log(server: tuple[str, str, Path]) -> Path:
+    if server[0] == "gs":
+        pytest.skip("the emulator logs no requests")
+    return server[2]
+
+
+@pytest.fixture
+def bucket(
+    server: tuple[str, str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RemotePath:
+    scheme, address, _ = server
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("STOP_CACHE_FOLDER", str(tmp_path / "fetched"))
@@ -86,9 +102,14 @@ def _open(cache: StoragePath, root: Path, clips_per_shard: int | None = None) ->
     return CacheJob.open(cache, config, selection.clips, clips_per_shard)
 
 
-def _make(cache: StoragePath, data_root: StoragePath, retry_failed: bool = False) -> CacheJob:
+def _make(
+    cache: StoragePath,
+    data_root: StoragePath,
+    retry_failed: bool = False,
+    clips_per_shard: int | None = None,
+) -> CacheJob:
     with skeleton_of(data_root) as root:
-        job = _open(cache, root)
+        job = _open(cache, root, clips_per_shard)
         pending = job.pending(root, retry_failed)
     for plan in pending:
         write_shard(plan, job.config, data_root, cache)
@@ -235,16 +256,45 @@ def test_a_store_that_is_lost_fails_no_clip(
 def test_fetched_shards_count_as_compared_and_a_change_after_it_is_seen(
     hmdb51_root: Path, tmp_path: Path, bucket: RemotePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = FrameCache(_make(bucket / "cache", hmdb51_root).cache)
-    fetched = len(cache.split("train").read([0]))
-    assert fetched == 1
     read: list[Path] = []
     monkeypatch.setattr(hashed, "hash_file", lambda path: read.append(path) or hash_file(path))
-    cache.verify(["train"])
+    path = _make(bucket / "cache", hmdb51_root).cache
+    for _ in range(2):  # the second one finds the copy
+        cache = FrameCache(path)
+        cache.watch(["train"]).wait()
+        cache.verify(["train"])
+        assert len(cache.split("train").read([0])) == 1
     assert not read
-    for path in (tmp_path / "fetched").rglob("train-*.parquet"):
-        data = path.read_bytes()
-        path.write_bytes(data[:3000] + bytes([data[3000] ^ 1]) + data[3001:])
-    with pytest.raises(ValueError, match="delete it, then run the same command again, which downl"):
-        FrameCache(cache.path).verify(["train"])
+    (copy,) = (tmp_path / "fetched").rglob("train-*.parquet")
+    data = copy.read_bytes()
+    copy.write_bytes(data[:3000] + bytes([data[3000] ^ 1]) + data[3001:])
+    for changed in (cache, FrameCache(path)):
+        with pytest.raises(ValueError, match="delete it, then run the same command again, which d"):
+            changed.split("train").read([0])
     assert read
+
+
+def test_requests_before_the_first_batch_do_not_grow_with_the_cache(
+    hmdb51_root: Path, tmp_path: Path, bucket: RemotePath, log: Path
+) -> None:
+    """In both orders, with room for two shards. Every process of a training opens the cache."""
+    found = set()
+    for rows in (3, 1):  # 4 and 10 shards of the training split
+        cache = _make(bucket / f"cache{rows}", hmdb51_root, clips_per_shard=rows).cache
+        largest = max(entry.file_bytes for entry in FrameCache(cache).manifest.shards)
+        for shuffle in ("global", "shards"):
+            shutil.rmtree(tmp_path / "fetched", ignore_errors=True)
+            before = len(log.read_text())
+            clips = FrameCache(cache, limit=2 * largest).split("train")
+            assert len(clips.video_ids) == len(clips.labels) == 10
+            options = TrainingOptions(shuffle=shuffle)  # type: ignore[arg-type]
+            batch = epoch_batches(
+                10, ExperimentConfig(batch_size=2, training=options), 0, clips.shards
+            )[0]
+            needed = {clips.shards[clip] for clip in batch}
+            assert len(clips.read(batch)) == 2
+            requests = log.read_text()[before:]
+            assert sorted(re.findall(r"GET \S*/data/(\S+)\.parquet", requests)) == sorted(needed)
+            found.add(requests.count("HTTP/1.1") - 2 * len(needed))
+    assert len(found) == 1
+    assert max(found) < 12

@@ -27,7 +27,8 @@ from stop_core.settings.training import TrainingOptions
 from stop_core.training import trainer as training
 from stop_core.training.clip_views import ShownClips
 from stop_core.training.objectives import Objective, Recognition, Retrieval
-from stop_core.training.trainer import DivergedError, Step, Trainer, epoch_batches, learning_rate_at
+from stop_core.training.order import epoch_batches
+from stop_core.training.trainer import DivergedError, Step, Trainer, learning_rate_at
 from tests.stop_core.memory_clips import MemoryClips
 from tests.stop_core.processes import run_together
 
