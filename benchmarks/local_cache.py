@@ -16,7 +16,6 @@ from unittest.mock import patch
 import tyro
 
 from stop_core.cache.fetching import _Plan
-from stop_core.cache.files import CLIPS_PER_SHARD
 from stop_core.runtime import distributed
 from stop_core.runtime.distributed import my_block, my_share
 from stop_core.settings.experiment import ExperimentConfig
@@ -29,20 +28,21 @@ class LocalCacheBenchmark:
     """The training and its machines."""
 
     clips: int = 220_000
+    clips_per_shard: int = 64
     batch_size: int = 256
     machines: int = 4
     workers: int = 8
-    """Of each machine."""
+    """Workers of each machine."""
     bounds: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1.0)
-    """Of the disk of a machine, as shares of the cache."""
+    """Disk space of a machine for copies, as shares of the cache."""
     epochs: int = 8
     """Before the one that is counted."""
 
 
 def main(options: LocalCacheBenchmark) -> None:
     """Prints a row for each bound: downloads, per shard of this machine's part of the clips."""
-    shards = [str(clip // CLIPS_PER_SHARD) for clip in range(options.clips)]
-    count = math.ceil(options.clips / CLIPS_PER_SHARD)
+    shards = [str(clip // options.clips_per_shard) for clip in range(options.clips)]
+    count = math.ceil(options.clips / options.clips_per_shard)
     config = ExperimentConfig(batch_size=options.batch_size)
     by_shards = replace(config, training=TrainingOptions(shuffle="shards"))
     plans = {

@@ -25,6 +25,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,7 +35,7 @@ from stop_core.cache.integrity import ChangedDataError, check_footer
 from stop_core.cache.manifest import Manifest, ShardEntry
 from stop_core.cache.mapping import remedy
 from stop_core.storage.names import inside, open_lock
-from stop_core.storage.paths import StoragePath
+from stop_core.storage.paths import RemotePath, StoragePath
 
 _LOG = logging.getLogger(__name__)
 _THREADS = 8
@@ -43,6 +44,8 @@ _BLOCK = 1 << 23
 _USED_OF_FREE = 0.9
 """Share of the free disk that copies can fill if there is no bound."""
 _PAUSE = 0.05
+_PATIENCE = 300.0
+"""Seconds for which a training waits for a store that does not answer."""
 
 
 class LocalShards:
@@ -56,7 +59,8 @@ class LocalShards:
     """
 
     def __init__(self, cache: StoragePath, manifest: Manifest, limit: int | None = None) -> None:
-        self._cache, self._manifest, self._limit = cache, manifest, limit
+        self._cache = replace(cache, patience=_PATIENCE) if isinstance(cache, RemotePath) else cache
+        self._manifest, self._limit = manifest, limit
         self._entries = {entry.name: entry for entry in manifest.shards}
         self._plan = _Plan(())
         self._seen: dict[str, list[int]] = {}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stop_core.cache import CachedClips, FrameCache, View
+from stop_core.cache.fetching import LocalShards
 from stop_core.datasets import Split
 from stop_core.datasets.protocols import base_labels, draw_shots, find_listed
 from stop_core.settings.experiment import ExperimentConfig
@@ -30,7 +31,6 @@ class ChosenClips:
         every = ((n, clip) for n, part in enumerate(parts) for clip in range(len(part)))
         self._places = list(every if places is None else places)
         self.shape = parts[0].shape
-        self.source = parts[0].source
 
     def at(self, clips: Sequence[int]) -> "ChosenClips":
         """Returns the clips of these numbers only."""
@@ -49,6 +49,11 @@ class ChosenClips:
         """[N], int64: the labels of the cache."""
         columns = [part.labels.tolist() for part in self._parts]
         return torch.tensor([columns[n][clip] for n, clip in self._places], dtype=torch.int64)
+
+    @property
+    def source(self) -> LocalShards | None:
+        """Fetches the shards of all parts; None if they are on this machine."""
+        return self._parts[0].source
 
     @cached_property
     def shards(self) -> list[str]:

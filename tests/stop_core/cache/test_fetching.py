@@ -102,7 +102,7 @@ def test_each_shard_is_fetched_once_by_two_processes(store: Store) -> None:
 
 
 def test_the_files_never_exceed_the_bound(store: Store) -> None:
-    """Of threads and processes that read all shards, with room for two of them."""
+    """Threads and processes read all shards, with room for two of them."""
     context = multiprocessing.get_context("fork")
     worker = context.Process(target=_read_in_turn, args=(_shards(store, 2.5), range(60)))
     worker.start()

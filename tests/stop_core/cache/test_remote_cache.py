@@ -21,6 +21,7 @@ import torch
 
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, hashed, read_failures, write_shard
 from stop_core.cache.integrity import verify
+from stop_core.cache.reading import _clip_list
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.training import TrainingOptions
@@ -284,6 +285,7 @@ def test_requests_before_the_first_batch_do_not_grow_with_the_cache(
         largest = max(entry.file_bytes for entry in FrameCache(cache).manifest.shards)
         for shuffle in ("global", "shards"):
             shutil.rmtree(tmp_path / "fetched", ignore_errors=True)
+            _clip_list.cache_clear()
             before = len(log.read_text())
             clips = FrameCache(cache, limit=2 * largest).split("train")
             assert len(clips.video_ids) == len(clips.labels) == 10

@@ -33,6 +33,7 @@ STOP: dict[str, tuple[list[Any], list[Any]]] = {
 }
 TRAINING: dict[str, tuple[list[Any], list[Any]]] = {
     "captions": (["one", "every"], ["all", ""]),
+    "shuffle": (["global", "shards"], ["none", ""]),
     "steps": ([None, 1, 10**6], [0, -1, NAN, INFINITE]),
     "adam_beta1": ([0.0, 0.999], [-1e-9, 1.0, NAN]),
     "adam_beta2": ([0.0, 0.9999], [-1e-9, 1.0, NAN]),
@@ -104,8 +105,9 @@ DEFAULTS: dict[str, Any] = {
     "templates": ("default",), "context_tokens": 0, "frames": None, "segment_jitter": False,
     "random_crop": False, "epochs": 10, "batch_size": 32, "learning_rate": 2e-3,
     "spatial_rate": 0.5, "weight_decay": 0.01, "warmup_steps": 30, "clip_norm": 1.0, "ema": 0.0,
-    "precision": "auto", "seed": 0, "captions": "one", "steps": None, "adam_beta1": 0.9,
-    "adam_beta2": 0.999, "adam_eps": 1e-8, "decay_biases": True, "warmup": None, "flip": False,
+    "precision": "auto", "seed": 0, "captions": "one", "shuffle": "global", "steps": None,
+    "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_eps": 1e-8, "decay_biases": True,
+    "warmup": None, "flip": False,
     "randaugment": 0, "randaugment_magnitude": 9, "label_smoothing": 0.0, "mixup": 0.0,
     "shots": None, "shots_list": (), "classes": "all", "base_seed": None, "base_classes": (),
     "full_training": False,

@@ -12,7 +12,6 @@ import torch
 
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, write_shard
 from stop_core.cache.fetching import _copies
-from stop_core.cache.job import plan_shards
 from stop_core.clip.loading import load_clip
 from stop_core.datasets import DATASETS, select_clips
 from stop_core.model.methods import build_method
@@ -34,8 +33,7 @@ def _cache(folder: Path, root: Path) -> FrameCache:
     """Five shards of two training clips."""
     selection = select_clips(DATASETS["hmdb51"].read(root, 1))
     config = CacheConfig.of(DATASETS["hmdb51"], selection, fold=1, frames=2, size=32)
-    job = CacheJob.open(folder, config, selection.clips)
-    job = replace(job, plans=tuple(plan_shards(selection.clips, 2)))
+    job = CacheJob.open(folder, config, selection.clips, clips_per_shard=2)
     for plan in job.plans:
         write_shard(plan, config, root, folder)
     job.finish()
