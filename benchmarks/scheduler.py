@@ -1,4 +1,4 @@
-"""Measures the tasks that one driver can feed: tiny Ray tasks, run as preprocessing runs its own.
+"""What one driver can feed: tiny Ray tasks, one per shard, run as preprocessing runs its own.
 
     python benchmarks/scheduler.py                        # 100,000 tasks
     python benchmarks/scheduler.py --tasks 2000 --through ray-data

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -41,6 +42,8 @@ class Stage:
     environment: dict[str, str]
     """Environment in which a driver finds them."""
     commands: dict[str, list[str]]
+    ports: list[int] = field(default_factory=list)
+    """Ports of the MLflow server and the object store, where they are wanted."""
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -62,6 +65,19 @@ class Stage:
     def kill(self, name: str) -> None:
         """Kills a process and its children."""
         kill_tree(self.running.pop(name))
+
+    def start_all(self) -> None:
+        """Starts all that does not run, the nodes last, and waits until all answers."""
+        missing = [name for name in self.commands if name not in self.running]
+        for name in missing:
+            (self.folder / f"{name}.log").unlink(missing_ok=True)  # `has_started` reads it
+            if name not in self.nodes:
+                self.start(name)
+        _await(self, lambda: self.has_started("head") and all(map(_answers, self.ports)))
+        for name in filter(self.nodes.__contains__, missing):
+            # One by one: a raylet gives up if its agents do not start within 15 s.
+            self.start(name)
+            _await(self, partial(self.has_started, name))
 
     def revive(self) -> None:
         """Restarts processes that have ended: Ray gives up a node that takes 30 s to start."""
@@ -98,6 +114,7 @@ def ray_nodes(
     cpus: int = 2,
     server: bool = False,
     hidden: Path | None = None,
+    apart: bool = False,
 ) -> Iterator[Stage]:
     """Head and nodes, and with `server` an MLflow server, from start to end of the context.
 
@@ -109,23 +126,28 @@ def ray_nodes(
         cpus: logical ones, of each node.
         server: otherwise a driver keeps the store in a file.
         hidden: a folder that the nodes do not see: they get a name and mounts of their own.
+        apart: home, temporary files and Ray's sessions are below `hidden`, so that nothing is
+            shared but an S3 server, the bucket `stop` of `STOP_TEST_S3`, host and port.
     """
-    ports = iter(free_ports(6 + len(PORTS) * (nodes + 1)))
-    gcs, store = next(ports), next(ports)
+    ports = iter(free_ports(7 + len(PORTS) * (nodes + 1)))
+    gcs, store, bucket = next(ports), next(ports), next(ports)
     # It contains Ray's sockets, whose paths must not be long.
-    sessions = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
+    sessions = hidden / "r" if apart and hidden else Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
     ray = [str(BIN / "ray"), "start", "--block"]
     head = [*ray, "--head", f"--port={gcs}", "--num-cpus=0", f"--temp-dir={sessions}"]
     head += [f"--dashboard-port={next(ports)}", f"--ray-client-server-port={next(ports)}"]
     head += ["--node-ip-address=127.0.0.1", *(f"--{name}={next(ports)}" for name in PORTS)]
     commands = {"head": head}
+    if apart:  # the head starts in a third of the time
+        head.append("--include-dashboard=false")
     for number in range(nodes):
         # A separate address: a driver with the same address may run on this node and end with it.
         node = [*ray, f"--address=127.0.0.1:{gcs}", f"--num-cpus={cpus}"]
         node += [f"--node-ip-address=127.0.0.{number + 2}"]
         node += [f"--{name}={next(ports)}" for name in PORTS]
         if hidden:
-            enter = f'hostname node{number} && mount -t tmpfs none "{hidden}" && exec "$@"'
+            enter = f'hostname node{number} && mount -t tmpfs none "{hidden}" && '
+            enter += f'mkdir -p "{hidden}/home" "{hidden}/tmp" && exec "$@"'
             node = ["unshare", "--mount", "--uts", "sh", "-c", enter, "sh", *node]
         commands[f"node{number}"] = node
     if server:
@@ -133,14 +155,20 @@ def ray_nodes(
         mlflow += ["--workers=1", f"--backend-store-uri=sqlite:///{folder}/server.db"]
         commands["store"] = [*mlflow, f"--artifacts-destination={folder}/artifacts"]
     stage = Stage(folder, _environment(gcs, store if server else None), commands)
+    stage.ports = [store] if server else []
+    if apart:
+        s3 = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(bucket)]
+        commands["s3"] = s3
+        stage.ports.append(bucket)
+        stage.environment |= {
+            "HOME": f"{hidden}/home",
+            "TMPDIR": f"{hidden}/tmp",
+            "STOP_TEST_S3": f"127.0.0.1:{bucket}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+        }
     try:
-        for name in commands:
-            if not name.startswith("node"):
-                stage.start(name)
-        _await(stage, lambda: stage.has_started("head") and (not server or _answers(store)))
-        for name in stage.nodes:
-            stage.start(name)
-        _await(stage, lambda: all(stage.has_started(name) for name in stage.nodes))
+        stage.start_all()
         yield stage
     finally:
         for name in list(stage.running):
@@ -161,6 +189,7 @@ def _environment(gcs: int, store: int | None) -> dict[str, str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
         "RAY_health_check_period_ms": "500",  # a killed node is missed after 2 s, not after 13 s
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six processes that nothing here needs
     }
     if store is not None:
         environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{store}"
