@@ -18,7 +18,10 @@ from pipelines.cli.video_options import DecodeOptions
 from pipelines.preprocess import main, summary
 from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache
 from stop_core.cache import CacheConfig, CacheJob, Manifest, ShardPlan, read_failures, write_shard
+from stop_core.cache.files import LOCK
 from stop_core.datasets import DATASETS, Clip, select_clips
+from stop_core.storage.locks import locked
+from stop_core.storage.paths import RemotePath
 from tests.pipelines.chaos import kill_at_random, many_clips
 from tests.tools import files_below
 
@@ -150,6 +153,22 @@ def test_another_command_waits_while_a_cache_is_made(
     assert make_cache(config) == make_cache(config)
     (config.cache_path / "job.json").unlink()
     assert make_cache(config).shards, "the lock is taken for part of the cache"
+
+
+def test_another_command_waits_while_a_cache_in_a_bucket_is_made(
+    hmdb51_root: Path, bucket: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def while_held(job: CacheJob, *others: Any) -> Iterator[Done]:
+        with locked(job.cache / LOCK) as mine:
+            assert not mine
+        yield from _serially(job, *others)
+
+    monkeypatch.setattr("pipelines.preprocessing.make_cache.decode_shards", while_held)
+    config = replace(_config(hmdb51_root, Path()), cache=str(bucket / "cache"))
+    manifest = make_cache(config)
+    with locked(bucket / "cache" / LOCK) as mine:
+        assert mine, "it is released"
+        assert make_cache(config) == manifest, "a finished cache needs no lock"
 
 
 def test_nothing_to_decode_is_one_sentence(hmdb51_root: Path, tmp_path: Path) -> None:
