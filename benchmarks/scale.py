@@ -25,11 +25,10 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from stop_core.training.order import epoch_batches
-
 from stop_core.cache.shards import usual_clips_per_shard
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.training import Shuffle, TrainingOptions
+from stop_core.training.order import epoch_batches
 
 GB, GOAL = 1e9, 0.9
 GPUS_PER_NODE = 8
