@@ -1,5 +1,6 @@
 """Searches the settings of STOP with Ray Tune; a trial is a training like that of train.py."""
 
+import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -142,7 +143,8 @@ def main(config: SweepConfig) -> "SweepResult | None":
         confirmed = confirm(search, result, config.confirm, tracked.run_id)
         Report(search, trials, result, config.command(), confirmed).publish(tracked)
     print_result(f"report: {search.folder / REPORT}")
-    print_result(f"best settings: {command('train')} --config {result.best_file}")
+    best = shlex.quote(str(result.best_file))
+    print_result(f"best settings: {command('train')} --config {best}")
     print_result(f"all runs: {ui_command(config.output)}")
     return result
 

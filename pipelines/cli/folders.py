@@ -32,7 +32,7 @@ def command(name: str) -> str:
     return f"python pipelines/{name}.py" if CHECKOUT else f"stop {name}"
 
 
-def named_file(given: Path, folder: str = ".") -> Path:
+def named_file(given: P, folder: str = ".") -> P | Path:
     """Returns `given`, or the file of `sweeps/<folder>` that it names: `motion` is `motion.yaml`.
 
     An existing path is never taken for a name.

@@ -40,7 +40,7 @@ from stop_core.settings.experiment import refuse_unlisted_tower
 from stop_core.settings.methods import option_types
 from stop_core.settings.registry import Registry
 from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
-from stop_core.storage.paths import HUB, HubAddress, RemotePath, StoragePath
+from stop_core.storage.paths import HUB, HubAddress, RemotePath, StoragePath, storage_path
 from stop_core.storage.private import without_password
 
 from .commands import commands
@@ -103,7 +103,7 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         common = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-        common.add_argument("--config", type=Path)
+        common.add_argument("--config", type=storage_path)
         verbosity = common.add_mutually_exclusive_group()
         for option, level in (("--verbose", logging.DEBUG), ("--quiet", logging.WARNING)):
             verbosity.add_argument(option, dest="level", action="store_const", const=level)
@@ -135,7 +135,7 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
         sys.exit(EXIT_USAGE)
 
 
-def rules(file: Path | None = None) -> ConstructorRegistry:
+def rules(file: StoragePath | None = None) -> ConstructorRegistry:
     """Returns tyro's rules for our options: their choices and their help.
 
     A field that is annotated with a `Registry` takes the names of its entries only. The help has
@@ -165,7 +165,7 @@ def rules(file: Path | None = None) -> ConstructorRegistry:
 
 
 def _explained(
-    option: StructFieldSpec, hint: Any, field: "Field[Any]", file: Path | None
+    option: StructFieldSpec, hint: Any, field: "Field[Any]", file: StoragePath | None
 ) -> StructFieldSpec:
     """Returns an option with its choices, its help in one paragraph, and its default once."""
     extras = getattr(hint, "__metadata__", ())
@@ -325,7 +325,7 @@ def _as_type(kind: Any, value: Any, name: str, origin: str) -> Any:
         raise ValueError(f"{origin}: {name} cannot be {shown(value)}") from None
 
 
-def _from_yaml(config_type: type[_T], path: Path) -> _T:
+def _from_yaml(config_type: type[_T], path: StoragePath) -> _T:
     try:
         values = parse_yaml(read_text(path, MOST_YAML))
     except (OSError, ValueError) as problem:

@@ -14,7 +14,7 @@ from pipelines.index import main as make_index
 from pipelines.inference.model_choice import ModelChoice
 from pipelines.inference.stages import FrameReader
 from pipelines.predict import PredictConfig, main
-from stop_core.storage.atomic import SUMS
+from stop_core.storage.atomic import SUMS, write_whole
 from stop_core.storage.paths import RemotePath, StoragePath, storage_path
 from tests.conftest import WriteVideo
 
@@ -83,10 +83,10 @@ def test_a_command_that_needs_a_disk_refuses_a_uri(capsys: pytest.CaptureFixture
     assert "--to of this command takes a path of a disk" in capsys.readouterr().err
 
 
-def test_options_and_recipes_take_uris(tmp_path: Path) -> None:
+def test_options_and_recipes_take_uris(bucket: RemotePath) -> None:
     uri = "s3://bucket/outputs"
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"output: {uri}\ncheckpoint: {uri}/runs/NAME\n")
+    recipe = bucket / "recipe.yaml"
+    write_whole(recipe, f"output: {uri}\ncheckpoint: {uri}/runs/NAME\n")
     words = ["--output", uri, "--checkpoint", f"{uri}/runs/NAME"]
     for given in (words, ["--config", str(recipe)]):
         config = parse(EvaluateConfig, given)
