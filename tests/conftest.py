@@ -150,10 +150,9 @@ def video_writer() -> WriteVideo:
     return write
 
 
-@pytest.fixture
-def hmdb51_root(tmp_path: Path, write_video: WriteVideo) -> Path:
-    """A dataset of two classes, 6 training and 2 test clips each, in the layout of HMDB51."""
-    root = tmp_path / "hmdb51"
+@pytest.fixture(scope="session")
+def _hmdb51(tmp_path_factory: pytest.TempPathFactory, write_video: WriteVideo) -> Path:
+    root = tmp_path_factory.mktemp("hmdb51")
     splits = root / "testTrainMulti_7030_splits"
     splits.mkdir(parents=True)
     for c, name in enumerate(("ride_bike", "wave")):
@@ -164,6 +163,12 @@ def hmdb51_root(tmp_path: Path, write_video: WriteVideo) -> Path:
             lines.append(f"{file} {1 if i < 6 else 2} \n")
         (splits / f"{name}_test_split1.txt").write_text("".join(lines))
     return root
+
+
+@pytest.fixture
+def hmdb51_root(tmp_path: Path, _hmdb51: Path) -> Path:
+    """A dataset of two classes, 6 training and 2 test clips each, in the layout of HMDB51."""
+    return shutil.copytree(_hmdb51, tmp_path / "hmdb51")
 
 
 @pytest.fixture(scope="session")

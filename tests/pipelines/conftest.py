@@ -15,7 +15,7 @@ from pipelines.training.result import TrainingResult
 from stop_core.datasets.motion.files import write_motion_dataset
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
-from tests.caches import write_cache
+from tests.caches import decoding_here, write_cache
 from tests.tools import without_figures
 
 NewStore = Callable[[Path], str]
@@ -133,23 +133,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def decoded_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def decoded_here() -> Iterator[None]:
     """Decodes in this process, as starting a decoding process takes a second."""
-    from collections.abc import Iterable
-
     import torch
 
-    from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess, decode_clip
-
-    def decode(self: DecodeProcess, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
-        for path in paths:
-            try:
-                yield decode_clip(path, self.frames, self.size, self.crop, sampling=self.sampling)
-            except DecodeError as error:
-                yield error
-
     torch.set_num_threads(1)  # small tensors gain nothing from threads
-    monkeypatch.setattr(DecodeProcess, "decode", decode)
+    with decoding_here():
+        yield
 
 
 @pytest.fixture

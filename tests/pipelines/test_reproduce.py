@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +37,7 @@ def _run(*words: str) -> None:
     main(parse(ReproduceConfig, words))
 
 
+@cache
 def _plan(*words: str) -> Plan:
     return Plan(parse(ReproduceConfig, [*words, "--dry-run"]))
 
