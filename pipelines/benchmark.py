@@ -150,18 +150,16 @@ def main(config: BenchmarkConfig) -> "ComparisonTable":
         further=_further(caches),
         **_how(config),
     )
-    # Two rows can have the same configuration, which is trained once.
-    jobs = {run.name: Job(run, _label(title, run, several=bool(table.further)))
-            for title, runs in rows.items() for run in runs}  # fmt: skip
+    jobs = {}
+    for title, runs in rows.items():
+        for run in runs:
+            fold = f", fold {run.manifest.fold}" if table.further else ""
+            # Two rows can have the same configuration, which is trained once.
+            jobs[run.name] = Job(run, f"{title}{fold}, seed {run.config.seed}")
     _run(table, list(jobs.values()), config, machine.resources)
     for target in targets:
         _transfer(target, rows, table, config, machine.resources)
     return table
-
-
-def _label(title: str, run: "TrainingRun", *, several: bool) -> str:
-    fold = f", fold {run.manifest.fold}" if several else ""
-    return f"{title}{fold}, seed {run.config.seed}"
 
 
 def _further(caches: Mapping[StoragePath, Manifest]) -> dict[int, str]:
@@ -292,7 +290,13 @@ def choose_rows(config: BenchmarkConfig, manifest: Manifest) -> tuple[Path, Tabl
         raise ValueError(f"{file} has no row {unknown[0]!r}; it has {', '.join(table.rows)}")
     rows = {title: table.rows[title] for title in config.rows or table.rows}
     if config.methods:
-        rows = _rows_of_methods(config.chosen_methods, table, file)
+        rows = {}
+        for method in config.chosen_methods:
+            if (title := _first_row_of(method, table)) is None:
+                say(f"{file} has no row of {method}: it gets the common settings, untuned")
+            rows[title or method] = (
+                table.rows[title] if title else table.common | {"method": method}
+            )
     baseline = config.baseline or (table.baseline if table.baseline in rows else next(iter(rows)))
     if baseline not in rows:
         raise ValueError(f"baseline is {baseline!r}, but the rows are {', '.join(rows)}")
@@ -302,17 +306,6 @@ def choose_rows(config: BenchmarkConfig, manifest: Manifest) -> tuple[Path, Tabl
 def _first_row_of(method: str, table: Table) -> str | None:
     default = ExperimentConfig().method
     return next((t for t, row in table.rows.items() if row.get("method", default) == method), None)
-
-
-def _rows_of_methods(methods: list[str], table: Table, file: Path) -> dict[str, dict[str, Any]]:
-    """Returns one row per method."""
-    rows = {}
-    for method in methods:
-        title = _first_row_of(method, table)
-        if title is None:
-            say(f"{file} has no row of {method}: it gets the common settings, untuned")
-        rows[title or method] = table.rows[title] if title else {**table.common, "method": method}
-    return rows
 
 
 def _trainings(

@@ -54,21 +54,15 @@ def write_results(search: Search, trials: Trials) -> SweepResult:
     write_whole(search.folder / TRIALS, csv_text(frame))
     write_whole(search.folder / BEST, _as_yaml(search, ranked[0].first))
     front = trials.front(objectives) if len(objectives) > 1 else []
-    _write_front(search, front)
-    return SweepResult(frame, ranked[0], search.folder / BEST, front)
-
-
-def _write_front(search: Search, front: list[TriedSettings]) -> None:
-    """Writes a file for each point of the front, and deletes those of dominated points."""
-    folder = search.folder / PARETO
+    folder, names = search.folder / PARETO, {f"{point.name}.yaml" for point in front}
     if front:
         folder.mkdir(exist_ok=True)
     for point in front:
         write_whole(folder / f"{point.name}.yaml", _as_yaml(search, point.first))
-    names = {f"{point.name}.yaml" for point in front}
-    for path in folder.glob("trial-*.yaml"):
+    for path in folder.glob("trial-*.yaml"):  # a dominated point
         if re.fullmatch(r"trial-\d{4,}\.yaml", path.name) and path.name not in names:
             path.unlink()
+    return SweepResult(frame, ranked[0], search.folder / BEST, front)
 
 
 def print_trials(search: Search, result: SweepResult) -> None:

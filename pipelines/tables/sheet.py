@@ -193,14 +193,10 @@ def _text(row: dict[str, Any], name: str, table: ComparisonTable) -> str:
     return f"{factor * mean:.1f}" + ("" if pd.isna(spread) else f" ± {factor * spread:.1f}")
 
 
-def _p(value: float) -> str:
-    return "<.001" if value < 0.001 else "1" if value >= 0.9995 else f"{value:.3f}"[1:]
-
-
 _NUMBERS: dict[str, Callable[[float], str]] = {
     "trainable_parameters": "{:,.0f}".format,
     "difference": lambda value: f"{100 * value:+.1f}".replace("-", "−"),
-    "p_holm": _p,
+    "p_holm": lambda p: "<.001" if p < 0.001 else "1" if p >= 0.9995 else f"{p:.3f}"[1:],
     "step_seconds": lambda value: f"{1000 * value:.0f}",
     "memory_megabytes": "{:,.0f}".format,
 }

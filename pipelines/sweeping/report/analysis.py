@@ -144,15 +144,10 @@ def _summary(search: Search, alike: list[Trial]) -> dict[str, Any]:
 
         half = float(stdtrit(count - 1, 0.975) * values.std(ddof=1) / count**0.5)
         low, high = mean - half, mean + half
+    elif objective in SWEEP_COSTS or objective.endswith("median_rank"):
+        low = high = float("nan")
     else:
-        low, high = _over_videos(search, alike[0], objective)
+        file = search.output / "runs" / alike[0].run / PREDICTIONS
+        outcomes = read_scores([file], [objective])[objective]
+        low, high = interval(resampled_scores([outcomes], _BOOTSTRAPS)[0])
     return {"mean": mean, "low": low, "high": high, "seeds": count, "values": values.tolist()}
-
-
-def _over_videos(search: Search, trial: Trial, objective: str) -> tuple[float, float]:
-    """Returns the bootstrap interval over the validation videos; nan if there is none."""
-    if objective in SWEEP_COSTS or objective.endswith("median_rank"):
-        return float("nan"), float("nan")
-    file = search.output / "runs" / trial.run / PREDICTIONS
-    outcomes = read_scores([file], [objective])[objective]
-    return interval(resampled_scores([outcomes], _BOOTSTRAPS)[0])
