@@ -1,4 +1,4 @@
-"""What one driver can feed: tiny Ray tasks, one per shard, run as preprocessing runs its own.
+"""Measures what one driver feeds: tiny Ray tasks, one per shard, run as preprocessing runs its own.
 
     python benchmarks/scheduler.py                        # 100,000 tasks
     python benchmarks/scheduler.py --tasks 2000 --through ray-data
