@@ -20,6 +20,7 @@ from stop_core.storage.paths import StoragePath
 from .cli.console import print_result, say
 from .cli.experiment_fields import build_experiment
 from .cli.folders import SWEEPS, default_output, named_file
+from .cli.json_output import add_result
 from .cli.options import OutputFolder, run_command
 from .cluster.devices import Machine, choose_devices
 from .cluster.resources import ResourceOptions, Resources
@@ -147,7 +148,7 @@ def main(config: BenchmarkConfig) -> "ComparisonTable":
         name=file.stem + config.test_name,
         baseline=chosen.baseline,
         published=published,
-        further=_further(caches),
+        **_of_caches(caches),
         **_how(config),
     )
     jobs = {}
@@ -162,8 +163,12 @@ def main(config: BenchmarkConfig) -> "ComparisonTable":
     return table
 
 
-def _further(caches: Mapping[StoragePath, Manifest]) -> dict[int, str]:
-    return {one.fold: one.data_hash for one in list(caches.values())[1:]}
+def _of_caches(caches: Mapping[StoragePath, Manifest]) -> dict[str, Any]:
+    """Returns the options of a table about its data."""
+    return {
+        "further": {one.fold: one.data_hash for one in list(caches.values())[1:]},
+        "caches": {one.data_hash: path.resolve() for path, one in caches.items()},
+    }
 
 
 def _check_test(
@@ -247,7 +252,7 @@ def _transfer(
         config.output,
         name=f"{source.name}-transfer",
         baseline=source.baseline if source.baseline in kept else "",
-        further=_further(target),
+        **_of_caches(target),
         trained_on=source.division,
         **how | {"notes": [*how["notes"], *left_out]},
     )
@@ -271,6 +276,9 @@ def _publish(
 
     table.fill([result for result in outcomes if not isinstance(result, str)])
     publish_table(table, parent)
+    shown = {"name": table.name, "dataset": table.division, "baseline": table.baseline}
+    shown |= {"rows": table.frame().to_dict("records"), "run_id": parent.run_id}
+    add_result(tables=[{**shown, "folder": table.folder}], next=ui_command(config.output))
     print_result(f"all runs: {ui_command(config.output)}")
     table.complain_about([reason for reason in outcomes if isinstance(reason, str)])
 

@@ -1,6 +1,5 @@
 """Checks an installation and suggests fixes."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ if not __package__:  # run as a file: PEP 366
 from .checks.finding import MARKS, Finding, examined
 from .cli.console import EXIT_FAILURE, print_result
 from .cli.folders import default_output
+from .cli.json_output import add_result
 from .cli.options import run_command
 
 
@@ -31,8 +31,6 @@ class DoctorConfig:
     """Folder for results, and for the MLflow store if there is no server."""
     ray: bool = True
     """Start Ray, or connect to its cluster, which takes about ten seconds."""
-    json: bool = False
-    """Print the findings as JSON."""
 
 
 def findings(config: DoctorConfig) -> Iterator[Finding]:
@@ -58,14 +56,11 @@ def main(config: DoctorConfig) -> None:
     found = []
     for finding in findings(config):
         found.append(finding)
-        if not config.json:
-            print_result(describe_finding(finding))
+        print_result(describe_finding(finding))
     failures = sum(finding.status == "failure" for finding in found)
     warnings = sum(finding.status == "warning" for finding in found)
-    if config.json:
-        values = {"healthy": failures == 0, "findings": [asdict(finding) for finding in found]}
-        print_result(json.dumps(values, indent=2))
-    elif failures or warnings:
+    add_result(healthy=failures == 0, findings=[asdict(finding) for finding in found])
+    if failures or warnings:
         print_result(f"\n{failures} failures, {warnings} warnings in {len(found)} checks")
     else:
         print_result(f"\n{len(found)} checks passed")

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 if not __package__:  # run as a file: PEP 366
@@ -12,6 +12,7 @@ if not __package__:  # run as a file: PEP 366
 
 from .cli.console import RunError, print_result, reporting, say
 from .cli.folders import command, default_output
+from .cli.json_output import add_result
 from .cli.options import OptionalModel, OutputFolder, run_command
 from .cli.progress_bar import Pace
 from .cli.video_options import Device
@@ -133,7 +134,9 @@ def _summarise(evaluation: Evaluation, result: TrainingResult, config: EvaluateC
         words += ["--cache" if own else "--transfer", shlex.quote(config.cache)]
     words += [] if options.views == "1x1" else ["--views", options.views]
     words += [] if options.rerank == "none" else ["--rerank", options.rerank]
-    print_result(f"next    {' '.join([command('benchmark'), *words])}")
+    following = " ".join([command("benchmark"), *words])
+    print_result(f"next    {following}")
+    add_result(**asdict(result), trained_on=source, next=following)
 
 
 if __name__ == "__main__":

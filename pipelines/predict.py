@@ -21,6 +21,7 @@ from stop_core.storage.escaping import in_line
 
 from .cli.console import RunError, print_result, reporting, warn
 from .cli.folders import default_output
+from .cli.json_output import add_result
 from .cli.options import OutputFolder, run_command
 from .cli.video_options import DecodeOptions, WorkerOptions
 from .inference.model_choice import ModelChoice
@@ -109,6 +110,7 @@ def main(config: PredictConfig) -> list[dict[str, Any]]:
         }
         for row in done.to_pylist()
     ]
+    add_result(rows=rows, file=config.to, model=identity, run=trained.provenance.run)
     if config.to is not None:
         origin = {"model": identity, "run": trained.provenance.run}
         origin |= {"method": trained.config.method, "tower": trained.config.tower, **choice.of_hub}

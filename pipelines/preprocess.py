@@ -20,6 +20,7 @@ from stop_core.tiny.shipped import TINY
 
 from .cli.console import print_result
 from .cli.folders import command
+from .cli.json_output import add_result
 from .cli.options import run_command
 from .preprocessing.make_cache import PreprocessConfig, check, failure_counts, make_cache
 
@@ -30,6 +31,18 @@ CLIP_SIZE = 224  # input size of the common CLIP towers, in pixels
 def summary(config: PreprocessConfig, manifest: Manifest) -> str:
     """Returns the final summary: cached clips, failures, and the next command."""
     cache = config.cache_path
+    following = _next_command(config, cache)
+    add_result(
+        cache=cache,
+        dataset=manifest.dataset,
+        fold=manifest.fold,
+        counts=manifest.counts,
+        failures=manifest.failures,
+        frames=manifest.config.frames,
+        size=manifest.config.size,
+        data_hash=manifest.data_hash,
+        next=following,
+    )
     classes = f"{len(manifest.class_names)} classes"
     kind = "with captions" if manifest.task == "retrieval" else classes
     counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
@@ -48,8 +61,8 @@ def summary(config: PreprocessConfig, manifest: Manifest) -> str:
         if len(failures) > _SHOWN_FAILURES:
             lines.append(f"          and {len(failures) - _SHOWN_FAILURES} more")
     lines.append(f"cache     {cache}  (data hash {manifest.data_hash[:12]})")
-    if command := _next_command(config, cache):
-        lines.append(f"next      {command}")
+    if following:
+        lines.append(f"next      {following}")
     return "\n".join(lines)
 
 

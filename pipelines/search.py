@@ -1,6 +1,5 @@
 """Searches videos by a text or by another video, and texts by a video."""
 
-import json
 import sys
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -23,8 +22,9 @@ from stop_core.storage.escaping import in_line
 from stop_core.storage.paths import RemotePath, StoragePath, local_file, storage_path
 from stop_core.trained_model.index import SearchIndex
 
-from .cli.console import RunError, print_result, say
+from .cli.console import RunError, print_result
 from .cli.folders import default_output
+from .cli.json_output import add_result, wants_json
 from .cli.options import OutputFolder, run_command
 from .cli.video_options import Device
 from .cluster.devices import usable_gpus
@@ -41,7 +41,8 @@ _FRAMES, _PIXELS = 6, 160  # of a video on the sheet
 class SearchConfig:
     """Find the videos of an index by a text or by another video, or texts by a video.
 
-    Prints rank, score (a cosine, from -1 to 1) and name, and draws the videos on a contact sheet.
+    Prints rank, score (a cosine, from -1 to 1) and name, and draws the videos on a contact sheet
+    (with --json, only if --sheet is given).
     The model of the index is used; another model is refused.
 
     Examples:
@@ -65,8 +66,6 @@ class SearchConfig:
     fetch: bool = False
     """For the picture, download the videos at s3:// and gs:// that the index names, with your
     credentials."""
-    json: bool = False
-    """Print JSON lines, and draw the picture only if --sheet is given."""
     model: ModelChoice = field(default_factory=ModelChoice)
     device: Device = "auto"
     """Run the model on a GPU of this machine, or on the CPU; auto: on a GPU if there is one."""
@@ -105,9 +104,10 @@ def main(config: SearchConfig) -> list[dict[str, Any]]:
             for rank, (row, score) in enumerate(hits, 1)
         ]
     for one in found:
-        line = f"{one['rank']:4}  {one['score']:6.3f}  {in_line(one.get('text') or one['video'])}"
-        print_result(json.dumps(one, ensure_ascii=False) if config.json else line)
-    if index and config.texts is None and (config.sheet is not None or not config.json):
+        name = in_line(one.get("text") or one["video"])
+        print_result(f"{one['rank']:4}  {one['score']:6.3f}  {name}")
+    add_result(results=found, sheet=config.sheet)
+    if index and config.texts is None and (config.sheet is not None or not wants_json()):
         _draw(config, index, hits)
     return found
 
@@ -161,7 +161,7 @@ def _draw(config: SearchConfig, index: SearchIndex, hits: list[tuple[int, float]
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as staging:
         sheet.save(staging, format="PNG")
-    (say if config.json else print_result)(f"contact sheet: {path}")
+    print_result(f"contact sheet: {path}")
 
 
 def _frames(

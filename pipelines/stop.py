@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options, body = commands()[name].load()
         body(parse(options, arguments[1:], prog=f"stop {name}"))
 
-    run(command)
+    run(command, arguments[1:])
 
 
 def usage() -> str:

@@ -12,6 +12,7 @@ if not __package__:  # run as a file: PEP 366
 
 from .cli.console import print_result
 from .cli.folders import SWEEPS, command, default_output, named_file
+from .cli.json_output import add_result
 from .cli.options import OutputFolder, run_command, spell_out
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions
@@ -142,10 +143,21 @@ def main(config: SweepConfig) -> "SweepResult | None":
         print_trials(search, result)
         confirmed = confirm(search, result, config.confirm, tracked.run_id)
         Report(search, trials, result, config.command(), confirmed).publish(tracked)
+    following = f"{command('train')} --config {shlex.quote(str(result.best_file))}"
     print_result(f"report: {search.folder / REPORT}")
-    best = shlex.quote(str(result.best_file))
-    print_result(f"best settings: {command('train')} --config {best}")
+    print_result(f"best settings: {following}")
     print_result(f"all runs: {ui_command(config.output)}")
+    add_result(
+        name=search.name,
+        trials=result.trials.to_dict("records"),
+        best={"trial": result.best.name, "settings": result.best.drawn, "file": result.best_file},
+        front=[point.name for point in result.front],
+        confirmed=[] if confirmed is None else confirmed.to_dict("records"),
+        run_id=tracked.run_id,
+        folder=search.folder,
+        report=search.folder / REPORT,
+        next=following,
+    )
     return result
 
 

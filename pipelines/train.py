@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from stop_core.storage.paths import StoragePath
 
 from .cli.console import pausing_on_sigterm, print_result, reporting, say
 from .cli.folders import SWEEPS, default_output
+from .cli.json_output import add_result
 from .cli.options import OptionalFolder, OutputFolder, run_command
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions, Resources, room_for, waited_for
@@ -155,6 +156,7 @@ def _summarise(result: "TrainingResult", config: TrainConfig) -> None:
         print_result(f"note: {problem}")
     print_result(f"prompts, predictions and settings: {result.folder}")
     print_result(f"all runs: {ui_command(config.output)}")
+    add_result(**asdict(result), model=result.model, next=ui_command(config.output))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,11 @@ class Command:
     help: str
     """One line."""
 
+    @property
+    def has_result(self) -> bool:
+        """Whether it takes --json; docs/using.md lists the fields of its document."""
+        return self.name in _WITH_RESULT
+
     def load(self) -> tuple[type[Any], Callable[[Any], object]]:
         """Imports the command's module; returns its class of options and its `main`."""
         module = import_module(f"..{self.name}", __package__)
@@ -49,6 +54,9 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("completion", "CompletionConfig", "Print the completion script for a shell."),
     ),
 }
+
+_WITH_RESULT = {"preprocess", "train", "sweep", "evaluate", "benchmark"}
+_WITH_RESULT |= {"predict", "search", "doctor"}
 
 
 def commands() -> dict[str, Command]:

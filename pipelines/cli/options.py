@@ -9,8 +9,10 @@ import shlex
 import sys
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from inspect import cleandoc
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from shutil import get_terminal_size
@@ -43,7 +45,7 @@ from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.storage.paths import HUB, HubAddress, RemotePath, StoragePath, storage_path
 from stop_core.storage.private import without_password
 
-from .commands import commands
+from .commands import Command, commands
 from .console import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -56,6 +58,7 @@ from .console import (
 )
 from .experiment_fields import closest
 from .folders import named_file, output_folder
+from .json_output import JSON_OPTION, add_result, printing_json, wants_json
 from .store_problem import TRACKING_URI, explain_store_problem
 
 _T = TypeVar("_T")
@@ -84,11 +87,11 @@ OptionalFolder = Annotated[StoragePath | None, _FOLDER]
 ModelPath = Annotated[StoragePath | HubAddress, _MODEL]
 """The type of an option for a trained model: its folder or URI, or hf://USER/NAME[@REVISION]."""
 OptionalModel = Annotated[StoragePath | HubAddress | None, _MODEL]
-_LOG = logging.getLogger(__name__)
 _DEFAULT = re.compile(r" \(default: ([^)]*)\)")
 _COMMON_OPTIONS = """--config FILE.yaml sets defaults; an option on the command line overrides it.
 --quiet shows only warnings and errors on stderr, --verbose also debug messages, and the logs of
 Ray's workers and of other libraries."""
+_JSON_OPTION = "--json prints the result as one JSON document on stdout, and the rest on stderr."
 
 
 def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | None = None) -> _T:
@@ -97,18 +100,23 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
     `--config FILE` gives defaults in YAML; every other option overrides it. A recipe for several
     commands has a mapping for each, under the command's name. Without `--config`, the static
     method `default_file` of the dataclass, if there is one, can name a file for given arguments.
-    `--verbose` and `--quiet` set the level of the messages on stderr. Bad usage, which includes a
-    ValueError of the dataclass, is reported in one sentence and exits with 2.
+    `--verbose` and `--quiet` set the level of the messages on stderr; `run` obeys `--json`. Bad
+    usage, which includes a ValueError of the dataclass, is reported in one sentence and exits with
+    2.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         common = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         common.add_argument("--config", type=storage_path)
+        common.add_argument(JSON_OPTION, action="store_true")
         verbosity = common.add_mutually_exclusive_group()
         for option, level in (("--verbose", logging.DEBUG), ("--quiet", logging.WARNING)):
             verbosity.add_argument(option, dest="level", action="store_const", const=level)
         given, arguments = common.parse_known_args(arguments)
         set_verbosity(given.level or logging.INFO)
+        has_result = any(one.has_result for one in _commands_with(config_type))
+        if given.json and not has_result:
+            raise ValueError(f"this command has no result for scripts; leave {JSON_OPTION} out")
         default_file = getattr(config_type, "default_file", lambda arguments: None)
         config_file = given.config or default_file(arguments)
         default = (
@@ -117,22 +125,40 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
         _refuse_values(config_type, arguments)
         with ending_with_reader():  # of the help
             if {"-h", "--help"} & set(arguments):  # tyro would not wrap it
-                print_result(
-                    _wrapped(f"{cleandoc(config_type.__doc__ or '')}\n\n{_COMMON_OPTIONS}")
+                common_options = "\n".join(
+                    [_COMMON_OPTIONS, *([_JSON_OPTION] if has_result else [])]
                 )
-            config: _T = tyro.cli(
-                config_type,
-                prog=prog,
-                args=_without_values_of_flags(config_type, arguments),
-                default=cast(Any, default),
-                description="",
-                config=(tyro.conf.OmitArgPrefixes,),
-                registry=rules(config_file),
-            )
+                print_result(_wrapped(f"{cleandoc(config_type.__doc__ or '')}\n\n{common_options}"))
+            with _complaints_of_tyro():
+                config: _T = tyro.cli(
+                    config_type,
+                    prog=prog,
+                    args=_without_values_of_flags(config_type, arguments),
+                    default=cast(Any, default),
+                    description="",
+                    config=(tyro.conf.OmitArgPrefixes,),
+                    registry=rules(config_file),
+                )
             return config
     except (ValueError, ArgumentError) as problem:
         _complain(problem)
         sys.exit(EXIT_USAGE)
+
+
+@contextmanager
+def _complaints_of_tyro() -> Iterator[None]:
+    """Takes the sentence out of the box that tyro draws around it, for --json."""
+    box = StringIO()
+    try:
+        with redirect_stderr(box) if wants_json() else nullcontext():
+            yield
+    except SystemExit:
+        # A title, a text and a hint, with lines between them, which are of - without UTF-8.
+        inner = (line.strip("│╭╮╰╯─ ") for line in box.getvalue().splitlines())
+        lines = [line for line in inner if line.strip("-")]
+        if lines:
+            _complain(" ".join(lines[1:]).partition(" For full help")[0])
+        raise
 
 
 def rules(file: StoragePath | None = None) -> ConstructorRegistry:
@@ -216,12 +242,20 @@ def run_command(
     prog: str | None = None,
 ) -> NoReturn:
     """Runs a command: reads its options with `parse`, and passes them to `main` with `run`."""
-    config = parse(config_type, argv, prog)
-    run(lambda: main(config))
+    run(lambda: main(parse(config_type, argv, prog)), argv)
 
 
-def run(main: Callable[[], object]) -> NoReturn:
-    """Runs an entry point; reports a failure that a user can mend in one sentence, exit code 1."""
+def run(main: Callable[[], object], argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs an entry point; reports a failure that a user can mend in one sentence, exit code 1.
+
+    With `--json` in the arguments, stdout is one JSON document, also after a failure.
+    """
+    is_json = JSON_OPTION in (sys.argv[1:] if argv is None else argv)
+    with ending_with_reader(), printing_json() if is_json else nullcontext():
+        _run(main)
+
+
+def _run(main: Callable[[], object]) -> NoReturn:
     # Python collects garbage again when it exits, which takes a second after importing MLflow.
     atexit.register(gc.freeze)
     try:
@@ -243,7 +277,7 @@ def run(main: Callable[[], object]) -> NoReturn:
         _complain(explain_store_problem(uri, problem))
         sys.exit(EXIT_FAILURE)
     except KeyboardInterrupt:
-        _LOG.error("interrupted; run the same command again to resume from what is complete")
+        _complain("interrupted; run the same command again to resume from what is complete")
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
 
@@ -334,9 +368,8 @@ def _from_yaml(config_type: type[_T], path: StoragePath) -> _T:
         raise ValueError(f"--config {path} must hold `option: value` lines")
     # A mapping called like a command has the options of that command; the others skip it.
     sections = {name: values.pop(name) for name in commands() if isinstance(values.get(name), dict)}
-    for name, command in commands().items():
-        if command.options == config_type.__name__:
-            values = sections.get(name, values)
+    for command in _commands_with(config_type):
+        values = sections.get(command.name, values)
     normal = {str(name).replace("-", "_"): value for name, value in values.items()}
     refuse_unlisted_tower(str(normal.get("tower")), f"--config {path}")
     return from_mapping(config_type, normal, f"--config {path}")
@@ -393,5 +426,11 @@ def _typed_options(config_type: type[Any]) -> Iterator[tuple[str, Any]]:
             yield name, kind
 
 
+def _commands_with(config_type: type[Any]) -> list[Command]:
+    return [one for one in commands().values() if one.options == config_type.__name__]
+
+
 def _complain(problem: BaseException | str) -> None:
-    say(f"error: {without_password(str(problem)) or type(problem).__name__}")
+    text = without_password(str(problem)) or type(problem).__name__
+    add_result(error=text)
+    say(f"error: {text}")

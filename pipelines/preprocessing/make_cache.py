@@ -38,6 +38,7 @@ from stop_core.storage.skeleton import skeleton_of
 
 from ..cli.console import RunError, print_result, say, warn
 from ..cli.folders import alone_in, default_output
+from ..cli.json_output import add_result
 from ..cli.options import OutputFolder, flatten
 from ..cli.progress_bar import ProgressBar
 from ..cli.video_options import DecodeOptions
@@ -273,6 +274,7 @@ def check(config: PreprocessConfig) -> str:
             )
         selection, notes = listed_clips(config, root)
         table, problem = check_files(selection, root, report)
+    add_result(clips=len(selection.clips), missing_listed_in=report if problem else None)
     print_result(table)
     for note in notes:
         print_result(textwrap.fill(f"note  {note}", 80, subsequent_indent=" " * 6))

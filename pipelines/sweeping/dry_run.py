@@ -11,6 +11,7 @@ import ray
 from stop_core.cache.manifest import Manifest
 
 from ..cli.console import RunError, print_result
+from ..cli.json_output import add_result
 from ..cluster.session import start_ray
 from ..training.failures import root_cause
 from .results import print_table
@@ -88,6 +89,14 @@ def _print_cost(search: Search, trials: list[Trial], count: int) -> None:
     evaluations = statistics.mean(math.ceil(total / epoch) for epoch, total in lengths) + 1
     seconds = steps * speed.step_seconds + evaluations * counts["val"] * speed.clip_seconds
     total = (count * seconds + at_once * speed.start_seconds) / at_once
+    add_result(
+        name=search.name,
+        trials=[{"trial": one.name, "seed": one.seed, "settings": one.drawn} for one in trials],
+        count=count,
+        at_once=at_once,
+        seconds_per_trial=seconds,
+        seconds=total,
+    )
     print_result(
         f"measured on {_STEPS - 2} steps of {measured.name} and {_CLIPS} validation clips, with no "
         f"other trial running: {speed.step_seconds:.3g} s per step, {speed.clip_seconds:.3g} s per "

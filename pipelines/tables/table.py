@@ -60,6 +60,8 @@ class ComparisonTable:
     """Data hashes of the other folds, by number. Then a row is the mean over all folds."""
     trained_on: str = ""
     """Name of the data that all rows were trained on, if it is not the data of the table."""
+    caches: Mapping[str, StoragePath] = field(default_factory=dict)
+    """The caches by their data hashes."""
     rerank: str = "none"
     notes: Sequence[str] = ()
     """Further sentences about how all rows were evaluated."""

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pipelines.benchmark import BenchmarkConfig, choose_rows, main
+from pipelines.cli.json_output import printing_json
 from pipelines.cli.options import parse
 from pipelines.preprocessing.find_cache import find_folds
 from pipelines.tables.read_table import read_table
@@ -20,6 +21,7 @@ from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.protocol import ProtocolConfig
 from stop_core.trained_model.model import TrainedModel
 from tests.caches import write_cache
+from tests.json_documents import documented
 
 
 @pytest.mark.slow
@@ -53,8 +55,13 @@ def test_a_table_runs_only_the_missing_trainings(
     assert "pipelines/ui.py --output" in shown.out
 
     # Another seed adds a cell, and the finished cells are reused.
-    main(replace(config, seeds=2))
-    assert "3 trainings in the table, 1 of them to run" in capsys.readouterr().err
+    with printing_json():
+        table = main(replace(config, seeds=2))
+    document = documented("benchmark", capsys)
+    (shown_table,) = document["tables"]
+    means = [row["test_top1_mean"] for row in shown_table["rows"]]
+    assert means == table.frame()["test_top1_mean"].tolist()
+    assert shown_table["rows"][0]["step_seconds"] is None, "it is NaN in the table"
 
 
 def test_a_row_that_does_not_fit_the_cache_is_reported_after_waiting_records_are_delivered(

@@ -1,10 +1,8 @@
 """Laws of `stop doctor`: a problem is named, with advice; otherwise the checks pass."""
 
-import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,9 @@ from mlflow.store.db.utils import _get_latest_schema_revision
 from pipelines import doctor
 from pipelines.checks import machine, services, videos
 from pipelines.checks.finding import Finding, examined, failure, ok
+from pipelines.cli.options import run
 from pipelines.doctor import DoctorConfig, describe_finding, main
+from tests.json_documents import documented
 
 
 def _only(found: Iterator[Finding]) -> Finding:
@@ -173,10 +173,10 @@ def test_only_a_failure_changes_the_exit_code(
 ) -> None:
     finding = Finding("disk", status, "found this", "do that")  # type: ignore[arg-type]
     monkeypatch.setattr(doctor, "findings", lambda config: iter([finding]))
-    with pytest.raises(SystemExit) if code else nullcontext() as ended:
-        main(DoctorConfig(json=True))
-    assert (ended.value.code if ended else 0) == code
-    report = json.loads(capsys.readouterr().out)
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: main(DoctorConfig()), ["--json"])
+    assert ended.value.code == code
+    report = documented("doctor", capsys)
     assert report["healthy"] is (code == 0)
     assert report["findings"] == [
         {"about": "disk", "status": status, "found": "found this", "advice": "do that"}

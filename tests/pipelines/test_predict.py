@@ -17,6 +17,7 @@ import torch
 from pipelines.cli import folders
 from pipelines.cli.console import RunError
 from pipelines.cli.folders import alone_in
+from pipelines.cli.json_output import printing_json
 from pipelines.cli.video_options import WorkerOptions
 from pipelines.inference import job as job_module
 from pipelines.inference.job import VideoJob
@@ -30,6 +31,7 @@ from stop_core.trained_model.files import read_record
 from stop_core.trained_model.model import TrainedModel
 from tests.caches import write_cache
 from tests.conftest import WriteVideo
+from tests.json_documents import documented
 
 
 @pytest.fixture
@@ -268,6 +270,9 @@ def test_every_format_has_the_same_rows(
     assert "broken.mp4  failed" in printed.out
     assert f"{rows[1]['probability']:.1%}  {rows[1]['label']}" in printed.out
     assert "1 of 5 videos failed" in printed.err
+    with printing_json():
+        main(_config(videos, tmp_path, model=model, top=2))
+    assert documented("predict", capsys)["rows"] == rows
 
 
 @pytest.mark.usefixtures("decoded_here")

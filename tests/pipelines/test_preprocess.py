@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli.console import RunError
+from pipelines.cli.json_output import printing_json
 from pipelines.cli.options import parse, run_command
 from pipelines.cli.progress_bar import Done
 from pipelines.cli.video_options import DecodeOptions
@@ -22,6 +23,7 @@ from stop_core.cache.files import LOCK
 from stop_core.datasets import DATASETS, Clip, select_clips
 from stop_core.storage.locks import locked
 from stop_core.storage.paths import RemotePath
+from tests.json_documents import documented
 from tests.pipelines.chaos import kill_at_random, many_clips
 from tests.tools import files_below
 
@@ -105,11 +107,15 @@ def test_the_next_command_of_own_clips_names_a_fitting_tower(
 
 @pytest.mark.parametrize(("size", "tower"), [(32, ""), (64, " --tower tiny-64")])
 def test_the_next_command_names_a_tower_that_takes_the_frames(
-    small_cache: Path, size: int, tower: str
+    small_cache: Path, size: int, tower: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = PreprocessConfig(dataset="motion", cache="c", size=size)
-    last = summary(config, Manifest.load(small_cache)).splitlines()[-1]
+    with printing_json():
+        last = summary(config, Manifest.load(small_cache)).splitlines()[-1]
     assert last.endswith(f"train.py --config sweeps/recipes/motion.yaml --cache c{tower}")
+    document = documented("preprocess", capsys)
+    assert last == f"next      {document['next']}"
+    assert document["counts"] == Manifest.load(small_cache).counts
 
 
 @pytest.mark.slow

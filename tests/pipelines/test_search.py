@@ -1,6 +1,5 @@
 """A video finds itself, files and their cache agree, and other models are refused."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 
 from pipelines import search
 from pipelines.cli.console import RunError
+from pipelines.cli.json_output import printing_json
 from pipelines.cli.video_options import WorkerOptions
 from pipelines.cluster import devices
 from pipelines.index import IndexConfig
@@ -25,6 +25,7 @@ from stop_core.trained_model.index import SearchIndex, write_index
 from stop_core.trained_model.model import TrainedModel
 from tests.caches import write_cache
 from tests.conftest import WriteVideo
+from tests.json_documents import documented
 
 pytestmark = pytest.mark.usefixtures("decoded_here")
 
@@ -59,7 +60,7 @@ def test_a_video_finds_itself_and_text_scores_are_dot_products(
     assert "failed  1" in capsys.readouterr().out
     for seed in range(4):
         video = videos / f"a/v{seed}.mp4"
-        found = main(SearchConfig(video=video, index=folder, output=tmp_path, json=True))
+        found = main(SearchConfig(video=video, index=folder, output=tmp_path))
         assert found[0]["video"] == str(video)
         assert found[0]["score"] == pytest.approx(1, abs=1e-5)
     sheet = tmp_path / "sheet.png"
@@ -225,11 +226,11 @@ def test_texts_are_found_by_a_video(
     texts.write_text("a red square\n\na blue circle\na red square\na green cross\n")
     model = ModelChoice(checkpoint=model_folder)
     config = SearchConfig(
-        video=videos / "a/v0.mp4", texts=texts, model=model, output=tmp_path, json=True, top=2
+        video=videos / "a/v0.mp4", texts=texts, model=model, output=tmp_path, top=2
     )
-    found = main(config)
-    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert printed == found
+    with printing_json():
+        found = main(config)
+    assert documented("search", capsys)["results"] == found
     assert len(found) == 2
     assert found[0]["score"] >= found[1]["score"]
     assert len({one["text"] for one in found}) == 2

@@ -9,11 +9,13 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from pipelines.cli.json_output import printing_json
 from pipelines.cli.options import parse
 from pipelines.cluster.resources import Resources
 from pipelines.sweep import SweepConfig, main
 from pipelines.tracking.store import tracking_uri
 from pipelines.train import TrainConfig
+from tests.json_documents import documented
 
 SPACE = """
 algorithm: tpe
@@ -35,7 +37,7 @@ points_to_evaluate:
 @pytest.mark.slow
 @pytest.mark.usefixtures("trained_here")  # the confirmation
 def test_sweep_uses_only_validation_data_and_repeats_no_trial(
-    small_cache: Path, tmp_path: Path
+    small_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space = tmp_path / "space.yaml"
     space.write_text(SPACE)
@@ -75,14 +77,20 @@ def test_sweep_uses_only_validation_data_and_repeats_no_trial(
     assert "few for 3 settings" in report or "Too few trials" in report
 
     again = main(replace(config, confirm=1))
+    capsys.readouterr()
     assert again is not None
     assert again.trials.equals(frame)
     rows = pd.read_csv(result.best_file.parent / "confirmation.csv")
     assert rows["seed"].tolist() == [1]
     assert rows["test/top1"].between(0, 1).all()
     assert set(rows["trial"]) == {winner["trial"]}
-    last = main(config)
+    with printing_json():
+        last = main(config)
     assert last is not None
+    document = documented("sweep", capsys)
+    assert [row["trial"] for row in document["trials"]] == frame["trial"].tolist()
+    assert document["best"]["file"] == str(result.best_file)
+    assert document["confirmed"][0]["seed"] == 1
     assert last.trials.equals(frame)
     assert len(client.search_runs(["1"])) == len(runs) + 1, "of the confirmation"
     assert "## Confirmation" in (result.best_file.parent / "report.md").read_text()

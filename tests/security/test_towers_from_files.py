@@ -211,7 +211,7 @@ def test_loading_does_not_use_the_network(tmp_path: Path) -> None:
             info = IndexInfo(embedding_identity(model), choice, None)
             (folder / f"index-{{name}}").mkdir()
             write_index(folder / f"index-{{name}}", pa.Table.from_pylist(rows, schema), info)
-            assert main(SearchConfig(text="a cat", index=folder / f"index-{{name}}", json=True))
+            assert main(SearchConfig(text="a cat", index=folder / f"index-{{name}}"))
         load_clip("local-dir:{hub}").tokenize(["a dog"])
         load_clip(SMALL, "random").tokenize(["a dog"])
         assert not asked, asked

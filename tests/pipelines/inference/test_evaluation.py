@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+from pipelines.cli.json_output import printing_json
 from pipelines.evaluate import EvaluateConfig, main
 from pipelines.inference.evaluation import Evaluation, EvaluationOptions
 from pipelines.inference.model_choice import ModelChoice
@@ -26,6 +27,7 @@ from stop_core.storage.atomic import write_sums
 from stop_core.trained_model import evaluate as module
 from stop_core.trained_model.files import CARD, PREPROCESSING
 from tests.caches import write_cache
+from tests.json_documents import documented
 from tests.tools import without_figures
 
 
@@ -118,11 +120,11 @@ def test_an_interrupted_evaluation_resumes_and_a_finished_one_is_not_repeated(
     assert f"test/top1              {found.metrics['test/top1']:.4f}" in shown
     assert f"next    python pipelines/benchmark.py --cache {small_cache} --views 2x1" in shown
 
-    again = main(config)
+    with printing_json():
+        again = main(config)
     assert len(calls) == 3
     assert again.reused
-    assert again.metrics == found.metrics
-    assert "evaluated before; nothing was run" in capsys.readouterr().out
+    assert documented("evaluate", capsys)["metrics"] == again.metrics == found.metrics
     assert not (evaluation.folder / "parts").exists()
     client = MlflowClient(tracking_uri(output))
     experiment = client.get_experiment_by_name("hmdb51")
