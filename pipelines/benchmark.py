@@ -276,9 +276,15 @@ def _publish(
 
     table.fill([result for result in outcomes if not isinstance(result, str)])
     publish_table(table, parent)
-    shown = {"name": table.name, "dataset": table.division, "baseline": table.baseline}
-    shown |= {"rows": table.frame().to_dict("records"), "run_id": parent.run_id}
-    add_result(tables=[{**shown, "folder": table.folder}], next=ui_command(config.output))
+    shown = {
+        "name": table.name,
+        "dataset": table.division,
+        "baseline": table.baseline,
+        "rows": table.frame().to_dict("records"),
+        "run_id": parent.run_id,
+        "folder": table.folder,
+    }
+    add_result(tables=[shown], next=ui_command(config.output))
     print_result(f"all runs: {ui_command(config.output)}")
     table.complain_about([reason for reason in outcomes if isinstance(reason, str)])
 

@@ -267,7 +267,7 @@ class Evaluation:
         own |= {"dataset": manifest.dataset, "evaluation_templates": str(list(self.templates))}
         own |= {"evaluation_frames": str(self.views[0].frames)}
         tracked.log_params({**config.parameters(), **own})
-        tracked.log_dataset(manifest.dataset, manifest.data_hash)
+        tracked.log_dataset(manifest.dataset, manifest.data_hash, self.cache, "testing")
         if trained.data_hash not in ("", manifest.data_hash):
             tracked.log_dataset(trained.dataset, trained.data_hash)
         deliver_at_start(tracked)

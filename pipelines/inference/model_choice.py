@@ -233,18 +233,18 @@ def _downloaded(run: str, output: StoragePath) -> StoragePath:
     folder = inside((output / "models").resolve(), run)
     if folder.is_dir() and (isinstance(folder, Path) or (folder / _ARTIFACT / SUMS).is_file()):
         return folder
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     from stop_core.storage.private import without_password
 
     from ..cli.store_problem import explain_store_problem
+    from ..tracking.direct_run import download_model
     from ..tracking.store import is_missing, tracking_uri
 
     uri = tracking_uri(output)
     try:
         with appearing_folder(folder) as staging:
-            MlflowClient(uri).download_artifacts(run, _ARTIFACT, str(staging))
+            download_model(uri, run, _ARTIFACT, staging)
     except (MlflowException, OSError) as problem:
         if isinstance(problem, MlflowException) and not is_missing(problem):
             raise RunError(explain_store_problem(uri, problem)) from problem

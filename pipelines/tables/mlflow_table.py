@@ -6,9 +6,6 @@ original run. If a training was repeated because its folder was deleted, the ear
 `stale` and is no longer a child of the table.
 """
 
-import json
-from pathlib import Path
-
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -18,7 +15,7 @@ from stop_core.storage.paths import StoragePath
 
 from ..cli.console import console, print_result
 from ..tracking.direct_run import TrackedRun
-from ..tracking.store import find_run, open_experiment, run_tags, shared_view
+from ..tracking.store import find_run, open_experiment, run_tags, save_table_view
 from ..training.result import TrainingResult
 from .formats import markdown, print_sheet, write_files
 from .sheet import make_sheet
@@ -48,7 +45,7 @@ def track(table: ComparisonTable, output: StoragePath) -> TrackedRun:
          "data_hash": " ".join(table.data_hashes.values())},
     )  # fmt: skip
     for data_hash in table.data_hashes.values():
-        tracked.log_dataset(table.dataset, data_hash)
+        tracked.log_dataset(table.dataset, data_hash, table.caches.get(data_hash, ""))
     return tracked
 
 
@@ -79,19 +76,11 @@ def publish_table(table: ComparisonTable, tracked: TrackedRun) -> None:
 
 
 def _share_view(table: ComparisonTable, client: MlflowClient, parent: Run) -> str:
-    """Saves a view of the cells, grouped by row, with the columns of the table; returns its link.
-
-    It has the format of the UI's "share view". A UI that does not know the format shows all runs.
-    """
-    link = shared_view(parent)
+    """Saves a view of the cells with the columns of the table; returns its link."""
     metrics = [table.measures[0].replace("val/", "val_best/"), *table.tested]
     metrics.append("trainable_parameters")
-    view = json.loads(Path(__file__).with_name("share_view.json").read_text("utf-8"))
-    view["searchFilter"] = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
-    view["selectedColumns"] = ["params.`seed`", *(f"metrics.`{name}`" for name in metrics)]
-    key = f"mlflow.sharedViewState.{link.rpartition('=')[2]}"
-    client.set_experiment_tag(parent.info.experiment_id, key, json.dumps(view))
-    return link
+    columns = ["params.`seed`", *(f"metrics.`{name}`" for name in metrics)]
+    return save_table_view(client, parent, columns)
 
 
 def _chart_metrics(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, float]:
@@ -136,7 +125,8 @@ def _gather_cells(table: ComparisonTable, tracked: TrackedRun, parent: Run) -> N
             written = TrackedRun(tracked.uri, cell.info.run_id)
             written.log_params(config.parameters())
             written.log_metrics(measures)
-            written.log_dataset(result.dataset, result.data_hash)
+            cache = table.caches.get(result.data_hash, "")
+            written.log_dataset(result.dataset, result.data_hash, cache)
             written.finish()
         shown.add(cell.info.run_id)
     for child in children:

@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from .store import (
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
 
 _KEY_FILE = "mlflow_run_key"
 MetricPoint = tuple[int, int, dict[str, float]]
@@ -47,9 +48,23 @@ class RunRecords:
         params = {name: str(value)[:LONGEST_PARAM] for name, value in values.items()}
         self._put({"kind": "params", "values": params})
 
-    def log_dataset(self, name: str, data_hash: str) -> None:
-        """Records the dataset of the run."""
-        self._put({"kind": "dataset", "name": name, "data_hash": data_hash})
+    def log_dataset(
+        self, name: str, data_hash: str, cache: object = "", context: str = "training"
+    ) -> None:
+        """Records a dataset of the run.
+
+        `mlflow.data.get_source` answers with its cache; with its hash, if the cache is not known.
+        """
+        record = {"kind": "dataset", "name": name, "data_hash": data_hash}
+        self._put(record | {"cache": str(cache), "context": context})
+
+    def log_model(self, name: str, files: Sequence[str], note: str) -> None:
+        """Makes files of the run's folder, which must stay where they are, its LoggedModel.
+
+        The model has the parameters of the run, and its metrics `test/...` and `val_best/...` on
+        the first dataset. Record all of them before. `note` is its description.
+        """
+        self._put({"kind": "model", "name": name, "files": files, "note": note})
 
     def set_tags(self, values: Mapping[str, Any]) -> None:
         """Sets tags; replaces those of the same name."""
@@ -80,16 +95,20 @@ def write_record(client: "MlflowClient", run_id: str, record: Record, folder: St
         RefusedError: if a file is outside of `folder`, or no longer exists.
         Exception: of SQLAlchemy, requests and MLflow.
     """
-    from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
     match record["kind"]:
         case "params":
             params = [Param(name, value) for name, value in record["values"].items()]
             client.log_batch(run_id, params=params)
         case "dataset":
-            data = record["data_hash"]
-            shown = Dataset(record["name"], data[:12], "frame cache", data)  # in a column of the UI
-            client.log_inputs(run_id, [DatasetInput(shown)])
+            data, cache = record["data_hash"], record.get("cache", "")
+            scheme = cache.partition("://")[0] if "://" in cache else "local"
+            kind, source = (scheme, {"uri": cache}) if cache else ("code", {"tags": {"hash": data}})
+            shown = Dataset(record["name"], data[:12], kind, json.dumps(source))
+            tags = [InputTag(MLFLOW_DATASET_CONTEXT, record.get("context", "training"))]
+            client.log_inputs(run_id, [DatasetInput(shown, tags)])
         case "tags":
             client.log_batch(run_id, tags=[RunTag(*item) for item in record["values"].items()])
         case "untag":
@@ -106,16 +125,84 @@ def write_record(client: "MlflowClient", run_id: str, record: Record, folder: St
         case "text":
             client.log_text(run_id, record["text"], record["name"])
         case "file":
-            try:
-                path = inside(folder, record["name"])
-            except ValueError as problem:  # the folder was written by someone else
-                raise RefusedError(str(problem)) from problem
-            if not path.exists():
-                raise RefusedError(f"{path} is no longer there")
-            with named_copy(path) as file:
+            with named_copy(_own_file(folder, record["name"])) as file:
                 client.log_artifact(run_id, str(file), record["artifact_folder"])
+        case "model":
+            files = [_own_file(folder, name) for name in record["files"]]
+            _log_model(client, run_id, record, files)
         case "end":
             client.set_terminated(run_id, record["status"], record["time"])
+
+
+def _own_file(folder: StoragePath, name: str) -> StoragePath:
+    """Returns a file of the folder, or raises RefusedError."""
+    try:
+        path = inside(folder, name)
+    except ValueError as problem:  # the folder was written by someone else
+        raise RefusedError(str(problem)) from problem
+    if not path.exists():
+        raise RefusedError(f"{path} is no longer there")
+    return path
+
+
+def _log_model(
+    client: "MlflowClient", run_id: str, record: Record, files: list[StoragePath]
+) -> None:
+    """Creates the LoggedModel of a run, or completes one that an interruption left."""
+    from mlflow.entities import LoggedModelOutput, Metric
+    from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+    run = client.get_run(run_id)
+    name, tags = record["name"], {MLFLOW_RUN_NOTE: record["note"]}
+    model = find_model_of(client, run, name) or client.create_logged_model(
+        run.info.experiment_id, name, run_id, tags, run.data.params
+    )
+    for path in files:
+        with named_copy(path) as file:
+            client.log_model_artifact(model.model_id, str(file))
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    data = inputs[0].dataset if inputs else None
+    metrics = []
+    for measure in run.data.metrics:
+        if measure.startswith(("test/", "val_best/")):
+            # The same point of the run, which does not get another one.
+            point = max(client.get_metric_history(run_id, measure), key=lambda one: one.timestamp)
+            metrics.append(
+                Metric(
+                    measure,
+                    point.value,
+                    point.timestamp,
+                    point.step,
+                    model_id=model.model_id,
+                    dataset_name=data.name if data else None,
+                    dataset_digest=data.digest if data else None,
+                    run_id=run_id,
+                )
+            )
+    client.log_batch(run_id, metrics=metrics)
+    client.finalize_logged_model(model.model_id, "READY")
+    known = run.outputs.model_outputs if run.outputs else []
+    if model.model_id not in {one.model_id for one in known}:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+
+def find_model_of(client: "MlflowClient", run: "Run", name: str) -> "LoggedModel | None":
+    """Returns the LoggedModel of a run with this name."""
+    query = f"source_run_id = '{run.info.run_id}' AND name = '{name}'"
+    return next(iter(client.search_logged_models([run.info.experiment_id], query)), None)
+
+
+def download_model(uri: str, run_id: str, name: str, to: Path) -> None:
+    """Downloads the LoggedModel of a run, or the artifact of an earlier version, to `to / name`."""
+    from mlflow.artifacts import download_artifacts
+
+    client = store_client(uri)
+    model = find_model_of(client, client.get_run(run_id), name)
+    if model is None:
+        client.download_artifacts(run_id, name, str(to))
+    else:  # models:/ID would be looked up in the store of the environment
+        folder = download_artifacts(model.artifact_location, dst_path=str(to), tracking_uri=uri)
+        Path(folder).rename(inside(to, name))
 
 
 class TrackedRun(RunRecords):

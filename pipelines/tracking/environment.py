@@ -3,13 +3,20 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
+
+from stop_core.storage.private import without_password
 
 from ..cli.folders import ROOT
 
 _DISTRIBUTION = "stop-video"
 _PACKAGES = ("torch", "open_clip_torch", "ray", "mlflow", "decord", "pyarrow", "pandas", "numpy")
+
+_LONGEST = 1000  # characters of a command; MLflow's limit is 5000
 
 
 def git_commit() -> str:
@@ -24,6 +31,15 @@ def git_commit() -> str:
         return given
     version = installed_version(_DISTRIBUTION)
     return f"{_DISTRIBUTION} {version}" if version else "unknown"
+
+
+def command_line() -> str:
+    """Returns the command of this process, for a record: `stop train --seed 1`."""
+    program, *words = sys.argv
+    path = Path(program).resolve()
+    shown = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+    text = shlex.join([*(["python"] if path.suffix == ".py" else []), shown, *words])
+    return without_password(text)[:_LONGEST]
 
 
 def environment() -> dict[str, Any]:

@@ -41,7 +41,8 @@ _STORE = "mlflow_store"  # file with the URI of the store that has this run
 _LOGGED = "mlflow_told.json"  # file with the last logged step of each metric
 OUTBOX = "outbox"
 _SECONDS_FOR_A_LOST_STORE = 10.0
-_REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND")
+"""Errors that a retry does not help; the last one: an older server, which has no LoggedModel."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,13 @@ class QueuedRun(RunRecords):
     ) -> None:
         """Starts the run, or resumes the one that this folder started."""
         all_tags = run_tags(name, tags, parent)
-        self._put(
-            {
-                "kind": "open",
-                "experiment": experiment,
-                "name": name,
-                "tags": {**all_tags, KEY: uuid.uuid4().hex},
-                "environment": environment(),
-            }
-        )
+        record = {"experiment": experiment, "name": name, "tags": all_tags}
+        self.start({**record, "environment": environment()})
+
+    def start(self, record: Record) -> None:
+        """Starts or resumes the run of a record; without `environment`, one of another project."""
+        tags = {**record["tags"], KEY: uuid.uuid4().hex}
+        self._put({"kind": "open", **record, "tags": tags})
 
     def adopt(self, run_id: str) -> None:
         """Makes the run with this id the run of the folder, if the folder has none yet."""
@@ -133,11 +132,7 @@ class QueuedRun(RunRecords):
         Each metric is logged once per step: steps that are repeated after a resume are skipped,
         though their time is another.
         """
-        values = parse_json(self._read(_LOGGED) or "{}")
-        logged = build(_LoggedSteps, values, self.folder / _LOGGED)
-        # A new run, which replaces one that is gone, has no points yet.
-        is_same = not logged.run or logged.run == self.run_id
-        steps = logged.steps if is_same else {}
+        steps = self._logged_steps()
         new = []
         for step, time_ms, metrics in points:
             unlogged = {
@@ -150,6 +145,18 @@ class QueuedRun(RunRecords):
             self._put({"kind": "points", "points": new})
             # After an interruption here the same points are sent again, with the same times.
             write_whole(self.folder / _LOGGED, json.dumps({"run": self.run_id, "steps": steps}))
+
+    @property
+    def last_step(self) -> int:
+        """The last step of any metric; -1 before the first one."""
+        return max(self._logged_steps().values(), default=-1)
+
+    def _logged_steps(self) -> dict[str, int]:
+        values = parse_json(self._read(_LOGGED) or "{}")
+        logged = build(_LoggedSteps, values, self.folder / _LOGGED)
+        # A new run, which replaces one that is gone, has no points yet.
+        is_same = not logged.run or logged.run == self.run_id
+        return logged.steps if is_same else {}
 
     def log_file(self, name: str, artifact_folder: str | None = None) -> None:
         """Stores a file of the run's folder as an artifact; it must stay where it is."""
@@ -225,9 +232,11 @@ class QueuedRun(RunRecords):
 
     def _create(self, client: "MlflowClient", record: Record) -> None:
         artifacts = stores_artifacts_in(self.output, self.uri)
-        experiment = experiment_id(client, record["experiment"], artifacts)
+        is_ours = "environment" in record
+        experiment = experiment_id(client, record["experiment"], artifacts, is_ours=is_ours)
         run_id = create_run(client, experiment, record["name"], record["tags"])
-        client.log_dict(run_id, record["environment"], "environment.json")
+        if is_ours:
+            client.log_dict(run_id, record["environment"], "environment.json")
         if self.run_id not in ("", run_id):
             (self.folder / _LOGGED).unlink(missing_ok=True)
         self._save_id(run_id)

@@ -3,11 +3,12 @@
 MLflow takes seconds to import, so functions import it: a worker trains before it needs the store.
 """
 
+import json
 import logging
 import shlex
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from stop_core.storage.private import without_password
 from ..cli.console import RunError, is_verbose, reporting
 from ..cli.folders import command, default_output
 from ..cli.store_problem import TRACKING_URI, explain_store_problem, given_store
-from .environment import git_commit
+from .environment import command_line, git_commit
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +45,14 @@ description, or unfold it, select its runs and press Compare. `test/...` was mea
 with the chosen epoch; `val/...` is the curve over the epochs, `val_best/...` the chosen epoch;
 `cost/...` is the time of a step and the memory.
 """
-_OF_TRAININGS = "workflowType=machine_learning"
+_VIEW = "mlflow.sharedViewState."  # the beginning of a tag of an experiment
+_ALL_RUNS = "runs"
+_MEASURES = ("test/top1", "test/t2v_r1", "val_best/top1", "val_best/t2v_r1", "cost/step_seconds")
+_COLUMNS = [
+    *(f"metrics.`{name}`" for name in (*_MEASURES, "trainable_parameters")),
+    *("params.`method`", "params.`seed`", "tags.`kind`"),
+]
+"""Columns of all runs: by itself, the UI shows no measure, and columns that fill a page."""
 LONGEST_PARAM = 6000  # characters; a limit of MLflow
 MOST_METRICS = 1000  # of a batch; a limit of MLflow
 
@@ -92,15 +100,38 @@ def page_links(client: "MlflowClient", address: str) -> dict[str, str]:
             continue
         tables = client.search_runs([number], "tags.kind = 'table'", max_results=1)
         for table in tables:
-            links[f"newest table of {name}"] = f"{address}/{shared_view(table)}&{_OF_TRAININGS}"
-        links[f"all runs on {name}"] = f"{address}/#/experiments/{number}/runs?{_OF_TRAININGS}"
+            links[f"newest table of {name}"] = f"{address}/{table_view(table)}"
+        key = _ALL_RUNS if f"{_VIEW}{_ALL_RUNS}" in experiment.tags else ""
+        links[f"all runs on {name}"] = f"{address}/{_link(number, key)}"
     return links
 
 
-def shared_view(table: "Run") -> str:
+def table_view(table: "Run") -> str:
     """Returns the link, on the server's page, to the cells of a table grouped by row."""
-    info = table.info
-    return f"#/experiments/{info.experiment_id}/runs?viewStateShareKey=table-{info.run_id[:8]}"
+    return _link(table.info.experiment_id, f"table-{table.info.run_id[:8]}")
+
+
+def save_table_view(client: "MlflowClient", table: "Run", columns: Sequence[str]) -> str:
+    """Saves the view of a table with these columns; returns the link of `table_view`."""
+    query = f"tags.`mlflow.parentRunId` = '{table.info.run_id}'"
+    key = f"{_VIEW}table-{table.info.run_id[:8]}"
+    client.set_experiment_tag(table.info.experiment_id, key, _view(columns, query, by_row=True))
+    return table_view(table)
+
+
+def _link(experiment: str, view: str) -> str:
+    shared = f"&viewStateShareKey={view}" if view else ""
+    return f"#/experiments/{experiment}/runs?workflowType=machine_learning{shared}"
+
+
+def _view(columns: Sequence[str], query: str = "", *, by_row: bool = False) -> str:
+    """Returns a view of runs in the format that the UI shares.
+
+    A UI that does not know the format shows all runs.
+    """
+    view = json.loads(Path(__file__).with_name("share_view.json").read_text("utf-8"))
+    view |= {"searchFilter": query, "selectedColumns": list(columns)}
+    return json.dumps(view if by_row else view | {"groupBy": None})
 
 
 def store_client(uri: str) -> "MlflowClient":
@@ -150,24 +181,37 @@ def stores_artifacts_in(output: StoragePath, uri: str) -> str | None:
     return (output / "mlartifacts").resolve().as_uri()
 
 
-def experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> str:
-    """Returns the id of the experiment `name`; creates it if missing, restores it if deleted."""
+def experiment_id(
+    client: "MlflowClient", name: str, artifacts: str | None, *, is_ours: bool = True
+) -> str:
+    """Returns the id of the experiment `name`; creates it if missing, restores it if deleted.
+
+    An experiment of this project has a description, and columns for its runs.
+    """
     from mlflow.exceptions import MlflowException
 
     if experiment := client.get_experiment_by_name(name):
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
+        if (
+            is_ours and f"{_VIEW}{_ALL_RUNS}" not in experiment.tags
+        ):  # it was created by an earlier version
+            client.set_experiment_tag(
+                experiment.experiment_id, f"{_VIEW}{_ALL_RUNS}", _view(_COLUMNS)
+            )
         return str(experiment.experiment_id)
-    tags = {
-        "mlflow.note.content": EXPERIMENT_NOTE.format(dataset=name),
-        "mlflow.experimentKind": "custom_model_development",  # or the UI shows it as GenAI
-    }
+    tags = {"mlflow.experimentKind": "custom_model_development"}  # or the UI shows it as GenAI
+    if is_ours:
+        tags["mlflow.note.content"] = EXPERIMENT_NOTE.format(dataset=name)
+        tags[f"{_VIEW}{_ALL_RUNS}"] = _view(_COLUMNS)
     try:
         return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
     except MlflowException as problem:
         if problem.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return experiment_id(client, name, artifacts)  # another process just created it
+        return experiment_id(
+            client, name, artifacts, is_ours=is_ours
+        )  # another process just created it
 
 
 def is_missing(problem: "MlflowException") -> bool:
@@ -192,7 +236,15 @@ def find_run(client: "MlflowClient", run_id: str) -> "Run | None":
 
 
 def create_run(client: "MlflowClient", experiment: str, name: str, tags: Mapping[str, str]) -> str:
-    """Creates a run and returns its id; if there is one with the same tag `KEY`, returns that."""
+    """Creates a run and returns its id; if there is one with the same tag `KEY`, returns that.
+
+    The command of a child run is that of its parent: a worker of Ray has another one.
+    """
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
+
+    parent = find_run(client, tags.get(MLFLOW_PARENT_RUN_ID, ""))
+    if parent and MLFLOW_SOURCE_NAME in parent.data.tags:
+        tags = {**tags, MLFLOW_SOURCE_NAME: parent.data.tags[MLFLOW_SOURCE_NAME]}
     found = None
     if KEY in tags:
         found = client.search_runs([experiment], f"tags.`{KEY}` = '{tags[KEY]}'", max_results=1)
@@ -209,13 +261,15 @@ def run_tags(
         MLFLOW_PARENT_RUN_ID,
         MLFLOW_RUN_NAME,
         MLFLOW_SOURCE_NAME,
+        MLFLOW_SOURCE_TYPE,
     )
 
     commit = git_commit()
     return {
         MLFLOW_RUN_NAME: name,
         MLFLOW_GIT_COMMIT: commit,
-        MLFLOW_SOURCE_NAME: "STOP",
+        MLFLOW_SOURCE_NAME: command_line(),
+        MLFLOW_SOURCE_TYPE: "JOB",  # of LOCAL, the UI shows only what follows the last slash
         "git_commit": commit,
         **(tags or {}),
         **({MLFLOW_PARENT_RUN_ID: parent} if parent is not None else {}),

@@ -30,7 +30,7 @@ from stop_core.trained_model.frames import preprocessing_of_cache
 from stop_core.training.run_state import Origin, read_origin, read_progress
 
 from ..cli.console import Paused, RunError
-from ..cli.folders import alone_in, results_folder
+from ..cli.folders import alone_in, command, results_folder
 from ..cluster.resources import Resources
 from ..tracking.environment import git_commit
 from ..tracking.queued_run import QueuedRun, deliver_at_end, deliver_at_start
@@ -44,6 +44,13 @@ from .progress_file import ProgressFile
 from .result import RESULT_VERSION, TrainingResult
 from .start_from import StartFrom
 from .task import FIGURES, PAUSE, PREDICTIONS, PROGRESS_FILE, WorkerTask
+
+_NOTE = f"""The model that this training chose by validation, with its card (README.md).
+
+`{command("predict")} VIDEOS --run ID` predicts with it; ID is that of the source run.
+`{command("export")} --run ID --to mlflow --register NAME` registers it in the form that MLflow
+serves, which these files do not have.
+"""
 
 
 class TrainingRun:
@@ -198,7 +205,7 @@ class TrainingRun:
             },
         )
         tracked.log_params({**self.config.parameters(), "dataset": self.manifest.dataset})
-        tracked.log_dataset(self.manifest.dataset, self.manifest.data_hash)
+        tracked.log_dataset(self.manifest.dataset, self.manifest.data_hash, self.cache)
         tracked.set_tags(asdict(resources))
         if self.start and self.start.fork:
             tracked.set_tags({"forked_from": self.start.checkpoint})
@@ -247,8 +254,8 @@ class TrainingRun:
             keep_model(inside(self.folder, MODEL), record, here / BEST_PROMPTS)
         tracked = self.tracked
         tracked.log_file(PREDICTIONS)
-        for name in FILES:
-            tracked.log_file(f"{MODEL}/{name}", MODEL)
+        if self.test:  # the weights of a sweep's trials stay in their folders
+            tracked.log_model(MODEL, [f"{MODEL}/{name}" for name in FILES], _NOTE)
         for figure in matches(inside(self.folder, FIGURES), "*.png"):
             tracked.log_file(f"{FIGURES}/{figure.name}", FIGURES)
         if progress.problems:

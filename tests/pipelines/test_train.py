@@ -11,11 +11,15 @@ import pandas as pd
 import psutil
 import pytest
 from mlflow import MlflowClient
+from mlflow.data import get_source
 from safetensors.numpy import load_file
 
 from pipelines.cli.console import Paused, RunError
+from pipelines.cli.json_output import printing_json
 from pipelines.cluster.devices import choose_devices
 from pipelines.cluster.resources import Resources
+from pipelines.tracking.direct_run import download_model
+from pipelines.tracking.environment import command_line
 from pipelines.tracking.store import tracking_uri
 from pipelines.train import TrainConfig, main
 from pipelines.training.progress_file import ProgressFile
@@ -29,6 +33,7 @@ from stop_core.settings.experiment import ExperimentConfig
 from stop_core.trained_model.files import PROMPTS
 from stop_core.trained_model.model import TrainedModel
 from stop_core.training.run_state import LAST_PROMPTS
+from tests.json_documents import documented
 from tests.pipelines.ray_nodes import train_worker
 from tests.tools import files_below, is_loopback, listening, steps_saved
 
@@ -83,11 +88,16 @@ def test_the_stored_weights_of_full_fine_tuning_give_the_reported_predictions(
 
 @pytest.mark.slow
 def test_a_finished_training_is_remembered_and_not_run_again(
-    finished: tuple[TrainConfig, TrainingResult],
+    finished: tuple[TrainConfig, TrainingResult], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, result = finished
     written = Path(result.folder).stat().st_mtime_ns
-    again = main(config)
+    with printing_json():
+        again = main(config)
+    document = documented("train", capsys)
+    assert document["metrics"] == result.metrics
+    assert document["model"] == str(result.model)
+    assert document["reused"]
     assert again == replace(result, reused=True)
     assert Path(result.folder).stat().st_mtime_ns == written
 
@@ -110,9 +120,21 @@ def test_mlflow_has_settings_curves_hashes_and_files(
     curve = client.get_metric_history(result.run_id, "val/top1")
     assert len({point.step for point in curve}) == len(curve) == config.experiment.epochs
     files = {file.path for file in client.list_artifacts(result.run_id)}
-    assert {"model", PREDICTIONS, "environment.json"} <= files
-    copy = client.download_artifacts(result.run_id, "model", str(tmp_path))
-    assert files_below(Path(copy)) == files_below(result.model)
+    assert {PREDICTIONS, "environment.json"} <= files
+    assert run.data.tags["mlflow.source.name"] == command_line()
+    (data,) = run.inputs.dataset_inputs
+    assert get_source(data).to_dict() == {"uri": str(Path(str(config.cache)).resolve())}
+    (output,) = run.outputs.model_outputs
+    logged = client.get_logged_model(output.model_id)
+    assert logged.status == "READY"
+    assert logged.params == run.data.params
+    assert {one.key: one.value for one in logged.metrics}.items() >= {
+        name: result.metrics[name] for name in result.metrics if name.startswith("test/")
+    }.items()
+    assert {one.dataset_digest for one in logged.metrics} == {result.data_hash[:12]}
+    assert len(_curve(config.output, result, "test/top1")) == 1
+    download_model(tracking_uri(config.output), result.run_id, "model", tmp_path)
+    assert files_below(tmp_path / "model") == files_below(result.model)
 
 
 class _Watcher(threading.Thread):

@@ -31,11 +31,14 @@ def test_the_newest_table_comes_first_and_then_the_runs_of_its_experiment(
     client.create_run(motion, tags={"kind": "table"}, start_time=1)
     newest = client.create_run(motion, tags={"kind": "table"}, start_time=2).info.run_id
     view, runs = page_links(client, "http://host:1").items()
-    page = f"http://host:1/#/experiments/{motion}/runs?"
-    kind = "workflowType=machine_learning"
+    page = f"http://host:1/#/experiments/{motion}/runs?workflowType=machine_learning"
     share = f"viewStateShareKey=table-{newest[:8]}"
-    assert view == ("newest table of motion", f"{page}{share}&{kind}")
-    assert runs == ("all runs on motion", page + kind)
+    assert view == ("newest table of motion", f"{page}&{share}")
+    assert runs == ("all runs on motion", f"{page}&viewStateShareKey=runs")
+    client.delete_experiment_tag(motion, "mlflow.sharedViewState.runs")  # of an earlier version
+    assert page_links(client, "http://host:1")["all runs on motion"] == page
+    assert open_experiment(tmp_path, "motion") == motion
+    assert page_links(client, "http://host:1")["all runs on motion"] == runs[1]
 
 
 def test_a_folder_without_runs_and_a_used_port_are_refused(

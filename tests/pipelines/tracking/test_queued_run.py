@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.data import get_source
 from mlflow.entities import Run
 
 from pipelines.tracking import queued_run
+from pipelines.tracking.direct_run import download_model
 from pipelines.tracking.queued_run import QueuedRun, UnnamedStoreError, deliver_waiting
 from pipelines.tracking.store import tracking_uri
 from tests.pipelines.conftest import NewStore
@@ -276,6 +278,90 @@ def test_blocked_outbox_does_not_delay_the_others(
     assert asked == ["a", "c", "d"]  # a store that does not answer is asked once
     waiting = [len(QueuedRun(tmp_path / "runs" / name, uri).outbox.waiting()) for name in "abcd"]
     assert waiting == [2, 2, 0, 0]
+
+
+def test_a_run_has_one_model_with_its_metrics_on_its_data(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
+    run.open("motion", "a training")
+    run.log_params({"alpha": 0.5})
+    run.log_dataset("motion", "0123456789abcdef", "s3://bucket/cache")
+    measures = {"test/top1": 0.5, "val_best/top1": 0.75, "train/loss": 2.0}
+    run.log_points([(7, 1000, measures)])
+    (run.folder / "model").mkdir()
+    (run.folder / "model" / "weights").write_text("w")
+    client = MlflowClient(run.uri)
+
+    def log() -> None:
+        run.log_model("model", ["model/weights"], "the note")
+        run.log_text("the next record", "note.txt")
+
+    log()
+    with monkeypatch.context() as patch:  # an interruption after the model was created
+        patch.setattr(MlflowClient, "log_model_artifact", _fail)
+        assert isinstance(run.deliver(), ConnectionError)
+    log()
+    assert run.deliver() is None
+    assert not run.outbox.refused()
+    stored = client.get_run(run.run_id)
+    (output,) = stored.outputs.model_outputs
+    (model,) = client.search_logged_models([stored.info.experiment_id])
+    assert model.tags["mlflow.note.content"] == "the note"
+    assert (model.model_id, model.status, model.params) == (
+        output.model_id,
+        "READY",
+        {"alpha": "0.5"},
+    )
+    logged = {one.key: (one.value, one.step, one.dataset_digest) for one in model.metrics}
+    assert logged == {
+        "test/top1": (0.5, 7, "0123456789ab"),
+        "val_best/top1": (0.75, 7, "0123456789ab"),
+    }
+    assert _history(tmp_path, run.run_id, "test/top1") == [(7, 0.5)]
+    download_model(run.uri, run.run_id, "model", tmp_path)
+    assert (tmp_path / "model" / "weights").read_text() == "w"
+
+
+def _fail(*_: object) -> None:
+    raise ConnectionError("away")
+
+
+@pytest.mark.parametrize(
+    ("cache", "source"),
+    [
+        ("/data/cache", {"uri": "/data/cache"}),
+        ("s3://bucket/cache", {"uri": "s3://bucket/cache"}),
+        ("gs://bucket/cache", {"uri": "gs://bucket/cache"}),
+        ("", {"tags": {"hash": "0123456789abcdef"}}),  # the data of a training elsewhere
+    ],
+)
+def test_mlflow_gives_the_source_of_a_dataset(
+    cache: str, source: dict[str, object], tmp_path: Path, new_store: NewStore
+) -> None:
+    run = QueuedRun(tmp_path / "runs" / "run", new_store(tmp_path / "mlflow.db"))
+    run.open("motion", "a training")
+    run.log_dataset("motion", "0123456789abcdef", cache)
+    assert run.deliver() is None
+    (data,) = MlflowClient(run.uri).get_run(run.run_id).inputs.dataset_inputs
+    assert get_source(data).to_dict() == source
+
+
+def test_a_child_run_has_the_command_of_its_parent(
+    tmp_path: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = new_store(tmp_path / "mlflow.db")
+    monkeypatch.setattr("sys.argv", ["/usr/bin/stop", "sweep", "--space", "a b"])
+    parent = QueuedRun(tmp_path / "runs" / "parent", uri)
+    parent.open("motion", "a sweep")
+    assert parent.deliver() is None
+    monkeypatch.setattr("sys.argv", ["/ray/default_worker.py", "--node-ip-address"])
+    child = QueuedRun(tmp_path / "runs" / "child", uri)
+    child.open("motion", "a trial", parent=parent.run_id)
+    assert child.deliver() is None
+    for run in (parent, child):
+        tags = MlflowClient(uri).get_run(run.run_id).data.tags
+        assert tags["mlflow.source.name"] == "stop sweep --space 'a b'"
 
 
 def test_tag_can_be_removed_twice(tmp_path: Path, new_store: NewStore) -> None:
