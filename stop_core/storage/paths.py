@@ -37,6 +37,7 @@ SCHEMES = ("s3", "gs")
 _GCS_PATIENCE = "retry_limit_seconds=60"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _FOLDER = ".folder"  # suffix of a scratch folder
+_COMPARED = 1 << 20  # bytes up to which an uploaded object is read again
 _LONGEST_PAUSE = 30.0  # seconds between two attempts
 # Answers of a store that another attempt does not change.
 _FINAL = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE", "CREDENTIALS")
@@ -201,10 +202,18 @@ class RemotePath:
         def upload() -> None:
             # One call in native code, so that no signal interrupts it and completes half an object.
             _copy(str(local), pyarrow.fs.LocalFileSystem(), self.key, self.filesystem)
-            if self.stat().st_size != local.stat().st_size:
+            if not self._has_arrived(local):
                 raise OSError(f"{self} did not arrive whole")
 
         self._ask(upload)
+
+    def _has_arrived(self, local: Path) -> bool:
+        # pyarrow reports no error of the end of an upload. A small object may have replaced one of
+        # the same size, so it is compared; the others have checksums.
+        status, size = self._info(), local.stat().st_size
+        if status.type != pyarrow.fs.FileType.File or status.size != size:
+            return False
+        return size > _COMPARED or self.read_bytes() == local.read_bytes()
 
     def download(self, local: Path) -> None:
         """Copies this object into a local file."""

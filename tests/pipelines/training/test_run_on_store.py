@@ -64,19 +64,26 @@ def _on_store(like: TrainingRun, bucket: StoragePath) -> TrainingRun:
     return TrainingRun(like.config, like.cache, bucket)
 
 
-def test_the_result_on_a_store_is_that_on_a_disk(on_disk: TrainingRun, bucket: RemotePath) -> None:
-    training = _on_store(on_disk, bucket)
-    result = training.train(Resources(), in_process=True)
-    assert not result.reused
-    assert _facts(training) == _facts(on_disk)
-    again = _on_store(on_disk, bucket).train(Resources(), in_process=True)
-    assert again.reused
-    assert again.folder == str(training.folder)
-    assert not Outbox(training.folder / "outbox").waiting()
-    assert not list((training.folder / ".lock").iterdir())
+@contextmanager
+def _outage(requests: int | None) -> Iterator[list[float]]:
+    """Lets every request fail until `requests` pauses were made; None: for ever."""
+    slept: list[float] = []
+
+    real = RemotePath.filesystem
+    assert isinstance(real, property)
+
+    def filesystem(self: RemotePath) -> Any:
+        if requests is None or len(slept) < requests:
+            raise OSError("AWS Error NETWORK_CONNECTION during PutObject operation")
+        return real.__get__(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RemotePath, "filesystem", property(filesystem))
+        patch.setattr(paths.time, "sleep", slept.append)
+        yield slept
 
 
-def test_a_killed_training_resumes_from_the_store_on_an_empty_machine(
+def test_a_killed_training_resumes_on_an_empty_machine_and_waits_for_a_store_that_is_away(
     on_disk: TrainingRun, bucket: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = _on_store(on_disk, bucket)
@@ -99,49 +106,22 @@ def test_a_killed_training_resumes_from_the_store_on_an_empty_machine(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "empty"))
     (tmp_path / "empty").mkdir()
     monkeypatch.setattr(locks, "EXPIRED", 0.0)  # the claim of the killed process
-    resumed = _on_store(on_disk, bucket)
-    resumed.train(Resources(), in_process=True)
+    resumed, outage, during = _on_store(on_disk, bucket), _outage(5), []
+
+    def report(row: dict[str, float]) -> None:
+        if row["epoch"] == 2 and not row["finished"]:
+            during.append(outage.__enter__())
+
+    try:
+        resumed.train(Resources(), in_process=True, hooks=TrainingHooks(report))
+    finally:
+        outage.__exit__(None, None, None)
+    assert during[0][:3] == [1.0, 2.0, 4.0]
+    assert len(during[0]) == 5
     progress = resumed.progress_file.read()
     assert progress is not None
     assert progress.events[0].startswith(f"resuming {training.name} after epoch 1 of 2")
     assert _facts(resumed) == _facts(on_disk)
-
-
-@contextmanager
-def _outage(requests: int | None) -> Iterator[list[float]]:
-    """Lets every request fail until `requests` pauses were made; None: for ever."""
-    slept: list[float] = []
-
-    real = RemotePath.filesystem
-    assert isinstance(real, property)
-
-    def filesystem(self: RemotePath) -> Any:
-        if requests is None or len(slept) < requests:
-            raise OSError("AWS Error NETWORK_CONNECTION during PutObject operation")
-        return real.__get__(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RemotePath, "filesystem", property(filesystem))
-        patch.setattr(paths.time, "sleep", slept.append)
-        yield slept
-
-
-def test_an_outage_of_the_store_is_waited_for(on_disk: TrainingRun, bucket: RemotePath) -> None:
-    training, during = _on_store(on_disk, bucket), []
-    outage = _outage(5)
-
-    def report(row: dict[str, float]) -> None:
-        if row["epoch"] == 1:
-            during.append(outage.__enter__())
-
-    try:
-        training.train(Resources(), in_process=True, hooks=TrainingHooks(report))
-    finally:
-        outage.__exit__(None, None, None)
-    (slept,) = during
-    assert len(slept) == 5
-    assert slept[:3] == [1.0, 2.0, 4.0]
-    assert _facts(training) == _facts(on_disk)
 
 
 def test_an_outage_that_lasts_leaves_a_run_that_resumes(
@@ -168,7 +148,7 @@ def test_an_outage_that_lasts_leaves_a_run_that_resumes(
     assert _facts(resumed) == _facts(on_disk)
 
 
-def test_of_two_commands_at_once_one_waits_and_trains_nothing(
+def test_of_two_commands_at_once_one_waits_and_both_have_the_result_on_a_disk(
     on_disk: TrainingRun, bucket: RemotePath, capsys: pytest.CaptureFixture[str]
 ) -> None:
     second: list[TrainingResult] = []
@@ -188,6 +168,12 @@ def test_of_two_commands_at_once_one_waits_and_trains_nothing(
     other.join()
     assert second[0].reused
     assert second[0].metrics == first.metrics
+    assert not first.reused
+    training = _on_store(on_disk, bucket)
+    assert first.folder == second[0].folder == str(training.folder)
+    assert _facts(training) == _facts(on_disk)
+    assert not Outbox(training.folder / "outbox").waiting()
+    assert not list((training.folder / ".lock").iterdir())
     assert "another process works in s3://" in capsys.readouterr().err
 
 

@@ -5,9 +5,11 @@ import pickle
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stop_core.storage import paths
 from stop_core.storage.paths import RemotePath, scratch_file, storage_path
 
 
@@ -65,3 +67,29 @@ def test_scratch_files_are_removed_even_after_a_kill(
             assert mine.exists()
         assert mine.suffix == ".avi"
     assert not mine.exists()
+
+
+@pytest.mark.parametrize("earlier", [None, "old!", "older"])
+def test_an_upload_that_fails_without_an_error_is_noticed(
+    bucket: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: str | None
+) -> None:
+    """As pyarrow's `copy_files` does if the store refuses a part, or the end of an upload."""
+    file = tmp_path / "file"
+    if earlier is not None:
+        file.write_text(earlier)
+        (bucket / "x").upload(file)
+    file.write_text("new!")
+    copy, failed = paths._copy, []
+
+    def fails_once(source: str, *others: Any) -> None:
+        if failed:
+            copy(source, *others)
+        failed.append(source)
+
+    monkeypatch.setattr(paths, "_copy", fails_once)
+    monkeypatch.setattr(paths.time, "sleep", lambda seconds: None)
+    with pytest.raises(OSError, match="did not arrive whole"):
+        (bucket.once() / "x").upload(file)
+    failed.clear()
+    (bucket / "x").upload(file)
+    assert (bucket / "x").read_text() == "new!"
