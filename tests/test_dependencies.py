@@ -30,7 +30,13 @@ VIDEO = CORE | _names(EXTRAS["video"])
     ("package", "declared"),
     [
         ("stop_core", VIDEO | _names(EXTRAS["export"])),
-        ("pipelines", VIDEO | _names(EXTRAS["pipelines"]) | _names(EXTRAS["export"])),
+        (
+            "pipelines",
+            VIDEO
+            | _names(EXTRAS["pipelines"])
+            | _names(EXTRAS["export"])
+            | _names(EXTRAS["serve"]),
+        ),
     ],
 )
 def test_imported_packages_are_declared(package: str, declared: set[str]) -> None:

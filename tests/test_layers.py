@@ -35,7 +35,7 @@ ARROWS = {
         "checks": "cli cluster tracking",
         "preprocessing": "cli cluster tracking",
         "training": "cli cluster ray_internals tracking",
-        "serving": "cli tracking",
+        "serving": "cli ray_internals tracking",
         "sweeping": "cli cluster tracking training",
         "tables": "cli tracking training",
         "inference": "cli cluster tracking training",

@@ -47,6 +47,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("explain", "ExplainConfig", "Visualize the prompts of a trained STOP on a video."),
         Command("errors", "ErrorsConfig", "Show the clips that a model gets wrong, by confusion."),
         Command("export", "ExportConfig", "Export a model as torch or ONNX program, or to MLflow."),
+        Command("serve", "ServeConfig", "Serve a model over HTTP, in batches on several replicas."),
         Command("push", "PushConfig", "Upload a trained model to the Hugging Face Hub."),
     ),
     "installation": (

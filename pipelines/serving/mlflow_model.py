@@ -22,7 +22,8 @@ from mlflow.types.schema import Array, Object, Property
 
 from stop_core.storage.private import first_line, without_password
 from stop_core.trained_model.files import FILES, ModelRecord, read_record
-from stop_core.trained_model.service import ARTIFACT, KINDS, ServiceOptions
+from stop_core.trained_model.service import ARTIFACT, KINDS
+from stop_core.trained_model.service_options import ServiceOptions
 
 from ..cli.console import RunError
 from ..cli.folders import ROOT

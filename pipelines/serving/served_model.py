@@ -15,7 +15,8 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from stop_core.runtime.devices import use_gpu
 from stop_core.storage.documents import build
 from stop_core.trained_model.model import TrainedModel
-from stop_core.trained_model.service import ARTIFACT, RequestError, ServiceOptions, VideoService
+from stop_core.trained_model.service import ARTIFACT, RequestError, VideoService
+from stop_core.trained_model.service_options import ServiceOptions
 
 
 class ServedModel(PythonModel):

@@ -13,16 +13,17 @@ import math
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stop_core.decoding import DecodeError
+from stop_core.decoding import DecodeError, DecodeProcess
 from stop_core.trained_model.model import TrainedModel
+from stop_core.trained_model.service_options import ServiceOptions
 
 KINDS = ("path", "video", "frames", "text")
 """Possible content of a request: exactly one of them."""
@@ -36,48 +37,36 @@ class RequestError(ValueError):
     """An invalid request; the message is for its sender."""
 
 
-@dataclass(frozen=True)
-class ServiceOptions:
-    """Options of a server. The HTTP server in front has to limit the bytes of a request."""
-
-    video_folder: str | None = None
-    """Requests can name files inside it; None refuses every path."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    """auto: on a GPU if there is one."""
-    max_requests: int = 16
-    """Requests in one call."""
-    max_video_mib: float = 64
-    """Size of an encoded video, in MiB."""
-    decode_seconds: float = 20.0
-    """Deadline for one video; after it the decoding process is killed."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_requests", "max_video_mib", "decode_seconds"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+Prepared = Tensor | str | RequestError
+"""A request that is ready for the model: uint8 frames [T, S, S, 3], a text; or its refusal."""
 
 
 class VideoService:
-    """A loaded model and a decoding process. Thread-safe."""
+    """A loaded model and decoding processes. Thread-safe."""
 
     def __init__(self, model: TrainedModel, options: ServiceOptions) -> None:
         self.model = model
         self.folder = Path(options.video_folder).resolve(True) if options.video_folder else None
         self.options = options
-        self._decoder = model.preprocessing.decoder(options.decode_seconds)
-        self._lock = threading.Lock()
+        self._decoders: SimpleQueue[DecodeProcess] = SimpleQueue()
+        for _ in range(options.decoders):
+            self._decoders.put(model.preprocessing.decoder(options.decode_seconds))
+        self._lock = threading.Lock()  # of the model
 
     def warm_up(self) -> None:
-        """Folds the weights and starts the decoder, so that the first request is fast."""
+        """Folds the weights and starts the decoders, so that the first request is fast."""
         how = self.model.preprocessing
-        frames = torch.zeros(1, how.frames, how.size, how.size, 3, dtype=torch.uint8)
-        (self.model.logits if self.model.classes else self.model.embed_videos)(frames)
-        # The file does not exist; the process starts and reports that.
-        list(self._decoder.decode([Path("/nonexistent")]))
+        self._run(torch.zeros(1, how.frames, how.size, how.size, 3, dtype=torch.uint8))
+        for _ in range(self.options.decoders):
+            # The file does not exist; the process starts and reports that.
+            decoder = self._decoders.get()
+            list(decoder.decode([Path("/nonexistent")]))
+            self._decoders.put(decoder)
 
     def close(self) -> None:
-        """Ends the decoding process."""
-        self._decoder.close()
+        """Ends the decoding processes."""
+        for _ in range(self.options.decoders):
+            self._decoders.get().close()
 
     def answer(self, requests: Sequence[Mapping[str, Any]], top: int = 5) -> list[dict[str, Any]]:
         """Returns the answer to every request, in order; `error` is None or the reason.
@@ -94,45 +83,70 @@ class VideoService:
         Raises:
             RequestError: if there are no requests, or too many, or `top` is below 1.
         """
-        if not 1 <= len(requests) <= self.options.max_requests:
+        self.check(len(requests), top)
+        return self.finish([(self.prepare(request), top) for request in requests])
+
+    def check(self, count: int, top: int) -> None:
+        """Raises RequestError for a wrong number of requests in a call, or a wrong `top`."""
+        if not 1 <= count <= self.options.max_requests:
             raise RequestError(
-                f"found {len(requests)} rows with one of {', '.join(KINDS)}; send from 1 to "
+                f"found {count} rows with one of {', '.join(KINDS)}; send from 1 to "
                 f"{self.options.max_requests}"
             )
         if top < 1:
             raise RequestError(f"top is {top}; ask for at least 1 class")
-        with self._lock:
-            return [self._answer(request, top) for request in requests]
 
-    def _answer(self, request: Mapping[str, Any], top: int) -> dict[str, Any]:
+    def prepare(self, request: Mapping[str, Any]) -> Prepared:
+        """Checks and decodes a request, as for `answer`; waits for a free decoding process."""
         try:
             kind, value = _only(request)
-            if kind == "text":
-                if self.model.classes:
-                    raise RequestError("this model has classes and takes no text; send a video")
-                if not value.strip() or len(value) > _MOST_CHARACTERS:
-                    raise RequestError(f"text must have 1 to {_MOST_CHARACTERS} characters")
-                return self._embedding(self.model.embed_texts([value]))
-            frames = self._frames(kind, value)
+            if kind != "text":
+                return self._frames(kind, value)
+            if self.model.classes:
+                raise RequestError("this model has classes and takes no text; send a video")
+            if not value.strip() or len(value) > _MOST_CHARACTERS:
+                raise RequestError(f"text must have 1 to {_MOST_CHARACTERS} characters")
+            return value
         except RequestError as problem:
-            empty = ("label", "probability", "top") if self.model.classes else ("embedding",)
-            return {**dict.fromkeys(empty), "error": str(problem)}
+            return problem
+
+    def finish(self, prepared: Sequence[tuple[Prepared, int]]) -> list[dict[str, Any]]:
+        """Returns the answers to requests, each with its `top`; runs the model once on all."""
+        videos = [one for one, _ in prepared if isinstance(one, Tensor)]
+        texts = [one for one, _ in prepared if isinstance(one, str)]
+        with self._lock:
+            of_videos = iter(self._run(torch.stack(videos)) if videos else ())
+            of_texts = iter(self.model.embed_texts(texts).cpu() if texts else ())
+        return [
+            self._refusal(one)
+            if isinstance(one, RequestError)
+            else self._answer(next(of_texts if isinstance(one, str) else of_videos), top)
+            for one, top in prepared
+        ]
+
+    def _run(self, frames_BTSSC: Tensor) -> Tensor:
+        """Returns probabilities [B, C], or embeddings [B, E] without classes."""
+        model = self.model
+        run = model.class_probabilities if model.classes else model.embed_videos
+        return run(frames_BTSSC).cpu()
+
+    def _refusal(self, problem: RequestError) -> dict[str, Any]:
+        empty = ("label", "probability", "top") if self.model.classes else ("embedding",)
+        return {**dict.fromkeys(empty), "error": str(problem)}
+
+    def _answer(self, row: Tensor, top: int) -> dict[str, Any]:
         if not self.model.classes:
-            return self._embedding(self.model.embed_videos(frames))
+            return {"embedding": row.tolist(), "error": None}
         labels = self.model.labels or ()
-        values, numbers = self.model.class_probabilities(frames)[0].topk(min(top, len(labels)))
+        values, numbers = row.topk(min(top, len(labels)))
         best = [
             {"label": labels[number], "probability": value}
             for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
         ]
         return {**best[0], "top": best, "error": None}
 
-    @staticmethod
-    def _embedding(embedding_1E: Tensor) -> dict[str, Any]:
-        return {"embedding": embedding_1E[0].cpu().tolist(), "error": None}
-
     def _frames(self, kind: str, value: str) -> Tensor:
-        """Returns uint8 frames, [1, T, S, S, 3]."""
+        """Returns uint8 frames, [T, S, S, 3]."""
         if kind == "path":
             return self._decoded(self._allowed(value))
         # Checked before decoding: base64 has four characters for three bytes.
@@ -142,10 +156,10 @@ class VideoService:
         data = _from_base64(kind, value)
         if kind == "frames":
             how = self.model.preprocessing
-            shape = (1, how.frames, how.size, how.size, 3)
+            shape = (how.frames, how.size, how.size, 3)
             if len(data) != math.prod(shape):
                 raise RequestError(
-                    f"frames has {len(data)} bytes; send uint8 RGB of shape {list(shape[1:])}, "
+                    f"frames has {len(data)} bytes; send uint8 RGB of shape {list(shape)}, "
                     f"{math.prod(shape)} bytes"
                 )
             return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
@@ -155,10 +169,14 @@ class VideoService:
             return self._decoded(path)
 
     def _decoded(self, path: Path) -> Tensor:
-        (clip,) = self._decoder.decode([path])
-        if isinstance(clip, DecodeError):
-            raise RequestError(f"the video cannot be decoded: {clip}")
-        return torch.from_numpy(clip.frames.copy())[None]
+        decoder = self._decoders.get()
+        try:
+            (clip,) = decoder.decode([path])
+            if isinstance(clip, DecodeError):
+                raise RequestError(f"the video cannot be decoded: {clip}")
+            return torch.from_numpy(clip.frames.copy())
+        finally:
+            self._decoders.put(decoder)
 
     def _allowed(self, value: str) -> Path:
         """Returns the file of a path, if it is inside the folder after resolving links."""
