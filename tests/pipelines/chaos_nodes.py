@@ -196,7 +196,7 @@ class Story:
         return len(self._read("sweeps/*/trials/*.json"))
 
     def cache_files(self) -> dict[str, bytes]:
-        """Returns the files of the cache, except locks, and records of when videos were uploaded."""
+        """Returns the files of the cache, except locks and records of upload times."""
         folder, apart = self.bucket / "cache", (".lock", "records/")
         names = [name for name, status in folder.listing() if status and not name.startswith(apart)]
         return {name: (folder / name).read_bytes() for name in names}
