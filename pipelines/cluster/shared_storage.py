@@ -50,7 +50,7 @@ def _require(folder: Path, nodes: list[str]) -> None:
         own.touch(exist_ok=False)
         token = own
     except OSError:  # it can only be read: another machine sees the same name there
-        token = min(folder.iterdir())
+        token = min(folder.iterdir(), default=folder)
     try:
         look = ray.remote(num_cpus=0)(_sees)
         asked = [

@@ -33,6 +33,7 @@ def _runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.inference.evaluation.evaluate_all", evaluate)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_runs_here", "no_figures")
 def test_a_table_in_a_bucket_has_the_rows_of_one_on_a_disk(
     small_cache: Path,
