@@ -173,15 +173,22 @@ def test_an_evaluation_on_the_gpu_has_the_metrics_of_the_cpu(
 
 
 def test_an_explanation_on_the_gpu_is_that_of_the_cpu(
-    videos: Path, model_folder: Path, traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+    videos: Path,
+    model_folder: Path,
+    traffic: Traffic,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn: list[Any] = []
-    for place in ("figure.draw_explanation", "training_figures.save_figure"):
-        monkeypatch.setattr(f"stop_core.explain.{place}", lambda *_: None)
-    monkeypatch.setattr("stop_core.explain.figure.write_film", lambda one, _: drawn.append(one))
+    monkeypatch.setattr("stop_core.explain.figure.draw_below", lambda _: Mock())
+    monkeypatch.setattr("stop_core.explain.figure.write_film", lambda one, _: drawn.extend(one))
     for device in ("cpu", "auto"):
         choice = ModelChoice(model_folder)
-        explain.main(explain.ExplainConfig(videos / "v0.mp4", model=choice, device=device))
+        explain.main(
+            explain.ExplainConfig(
+                videos / "v0.mp4", model=choice, device=device, to=tmp_path / "film.mp4"
+            )
+        )
     assert traffic.reads
     one, other = map(vars, drawn)
     assert one.keys() == other.keys()
