@@ -163,7 +163,6 @@ ACROSS = {
     "stop_core/settings": "ranges",
     "stop_core/training": "on_simulated_gpu",
     "pipelines": "chaos_all chaos_sweep chaos_train on_simulated_gpu ray_job ray_nodes",
-    "pipelines/tables": "page",
 }
 """Test files about several modules of a room."""
 
