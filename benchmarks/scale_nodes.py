@@ -47,7 +47,7 @@ class Case:
 CASES = (
     Case("by shards", "shards", 1.0, 0.5),
     Case("by shards, long steps", "shards", 1.0, 3.0),
-    Case("by shards, room for a half", "shards", 0.5, 0.5),
+    Case("by shards, room for a quarter", "shards", 0.25, 0.5),
     Case("by shards, one server for all", "shards", 1.0, 0.5, is_shared=True),
     Case("global", "global", 1.0, 0.5),
     Case("global, room for a quarter", "global", 0.25, 0.5),

@@ -4,19 +4,25 @@ Both orders depend only on the settings and the epoch: not on the workers, nor o
 
 - global: a permutation of all clips.
 - shards: each place of a batch has a lane, a part of the clips in a random order of the shards. A
-  worker has neighbouring lanes, so the workers of a machine read few shards at a time, and every
-  shard is read by one machine (a few by two).
+  worker has neighbouring lanes, so the workers of a machine read few shards at a time. Groups of
+  neighbouring lanes have the same shards in every epoch, so a machine finds its copies again.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 
 from stop_core.settings.experiment import ExperimentConfig
 
+_T = TypeVar("_T")
 MIXED_SHARDS = 256
 """Number of shards that batches are drawn from at a time, in the order by shards; half of them at
 the start and end of an epoch. Many lists are sorted by class, so a shard can have clips of one."""
+
+GROUPS = 64
+"""Number of groups of lanes, if it divides the batch size (otherwise their common divisor)."""
 
 
 def epoch_batches(
@@ -35,37 +41,57 @@ def epoch_batches(
     if config.training.shuffle == "global":
         order: list[int] = torch.randperm(clips, generator=generator).tolist()
         return [order[i : i + size] for i in range(0, clips, size)]
-    lanes = _lanes(_by_shards(shards, -(-MIXED_SHARDS // size), generator), size)
+    lanes = _lanes(shards, size, config.seed, generator)
     steps = max(map(len, lanes), default=0)
     return [[lane[step] for lane in lanes if step < len(lane)] for step in range(steps)]
 
 
-def _by_shards(shards: Sequence[str], mixed: int, generator: torch.Generator) -> list[int]:
-    """Returns clip numbers: the shards in a random order, and the clips of `mixed` shards mixed."""
-    members: dict[str, list[int]] = {}
-    for clip, shard in enumerate(shards):
-        members.setdefault(shard, []).append(clip)
-    groups = list(members.values())
-    drawn = [groups[n] for n in torch.randperm(len(groups), generator=generator).tolist()]
-    order = []
-    for start in range(0, len(drawn), mixed):
-        some = [clip for group in drawn[start : start + mixed] for clip in group]
-        order += [some[n] for n in torch.randperm(len(some), generator=generator).tolist()]
-    return order
-
-
-def _lanes(order: Sequence[int], size: int) -> list[list[int]]:
-    """Divides clips into lanes that differ in length by one at most.
+def _lanes(
+    shards: Sequence[str], size: int, seed: int, generator: torch.Generator
+) -> list[list[int]]:
+    """Divides the clips into lanes that differ in length by one at most.
 
     The longer ones are spread evenly, so that in the last batch, too, a worker has its own lanes.
     Every other lane is reversed: two lanes that share a shard begin with it, or end with it, so
     that it is not fetched twice.
     """
-    shortest, rest = divmod(len(order), size)
+    shortest, rest = divmod(len(shards), size)
     longer = {n * size // rest for n in range(rest)}
-    lanes, start = [], 0
-    for lane in range(size):
-        end = start + shortest + (lane in longer)
-        lanes.append(list(order[start:end])[:: -1 if lane % 2 else 1])
-        start = end
+    lengths = [shortest + (lane in longer) for lane in range(size)]
+    drawn = _drawn(_by_shard(range(len(shards)), shards), torch.Generator().manual_seed(seed))
+    in_every_epoch = [clip for clips in drawn for clip in clips]
+    groups = math.gcd(size, GROUPS)
+    lanes: list[list[int]] = []
+    start = 0
+    for group in range(groups):
+        own = lengths[len(lanes) : (group + 1) * size // groups]
+        members = _by_shard(in_every_epoch[start : start + sum(own)], shards)
+        # Other groups can share the first and the last shard, which therefore keep their places.
+        order = [*members[:1], *_drawn(members[1:-1], generator), *members[1:][-1:]]
+        clips = _mixed(order, -(-MIXED_SHARDS // size), generator)
+        for length in own:
+            lanes.append(clips[:length][:: -1 if len(lanes) % 2 else 1])
+            clips = clips[length:]
+        start += sum(own)
     return lanes
+
+
+def _by_shard(clips: Iterable[int], shards: Sequence[str]) -> list[list[int]]:
+    """Returns the clips of each shard, in the order of their first clips."""
+    members: dict[str, list[int]] = {}
+    for clip in clips:
+        members.setdefault(shards[clip], []).append(clip)
+    return list(members.values())
+
+
+def _drawn(items: Sequence[_T], generator: torch.Generator) -> list[_T]:
+    """Returns the items in a random order."""
+    return [items[n] for n in torch.randperm(len(items), generator=generator).tolist()]
+
+
+def _mixed(order: Sequence[list[int]], count: int, generator: torch.Generator) -> list[int]:
+    """Returns the clips of these shards; those of `count` neighbouring shards are mixed."""
+    mixed = []
+    for start in range(0, len(order), count):
+        mixed += _drawn([c for clips in order[start : start + count] for c in clips], generator)
+    return mixed

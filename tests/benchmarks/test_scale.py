@@ -61,11 +61,10 @@ def test_by_shards_the_nodes_fetch_the_cache_once_and_all_of_it_by_a_global_shuf
     whole = WORK.clips * WORK.clip_bytes
     first, second, third = model(WORK, by_shards, 4, per_node=1)
     assert whole / 4 <= first.fetched <= whole / 4 + 4 * WORK.shard_bytes
-    assert second.fetched < first.fetched
+    assert second.fetched == third.fetched == 0, "a node keeps its part"
     assert [one.fetched for one in model(WORK, replace(by_shards, shuffle="global"), 4)] == [
         *(whole, 0, 0)
     ]
-    assert third.fetched < second.fetched
 
 
 def test_an_epoch_lasts_as_long_as_its_slowest_part() -> None:

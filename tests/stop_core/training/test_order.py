@@ -67,6 +67,20 @@ def test_a_batch_mixes_many_shards_and_an_epoch_reads_each_on_one_machine() -> N
     assert max(at_once) < 2 * 256 / machines, "few shards are needed at a time"
 
 
+@pytest.mark.parametrize("machines", [2, 4, 16])
+def test_a_machine_has_the_same_shards_in_every_epoch(machines: int) -> None:
+    clips, config = 32_000, replace(BY_SHARDS, batch_size=64)
+    shards, read = _shards(clips), []
+    with patch.object(distributed, "world_size", lambda: machines):
+        for epoch in range(3):
+            batches = _batches(clips, config, epoch)
+            mine = [[shards[clip] for clip in my_block(batch, 1)] for batch in batches]
+            read.append([name for names in mine for name in names])
+    assert set(read[0]) == set(read[1]) == set(read[2])
+    assert len(set(read[0])) <= 500 / machines + 2
+    assert read[0] != read[1] != read[2], "in another order"
+
+
 def test_a_shard_is_needed_once_in_an_epoch_not_at_its_start_and_its_end() -> None:
     """Lanes that share a shard read it at the same time."""
     clips, config = 64_000, replace(BY_SHARDS, batch_size=256)
