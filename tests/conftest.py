@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 WriteVideo = Callable[..., Path]
 _ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """Lets Ctrl-C reach the tested commands, also if a shell started the tests in the background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist can be absent or turned off

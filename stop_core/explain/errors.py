@@ -112,7 +112,7 @@ def errors_page(
         clips=clips,
         wrong=sum(len(one.rows) for one in found),
         found=found,
-        sheets=list(zip(found, map(_data_uri, sheets), strict=False)),
+        sheets=list(zip(found[: len(sheets)], map(_data_uri, sheets), strict=True)),
     )
 
 

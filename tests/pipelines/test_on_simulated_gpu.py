@@ -122,9 +122,9 @@ def test_index_and_search_find_a_video_on_the_gpu(
     assert any("stages.py" in line for line in traffic.reads), "the embeddings come from the GPU"
     traffic.clear()
     video = videos / "v1.mp4"
-    found = search.main(search.SearchConfig(video=video, index=folder, output=tmp_path, json=True))
+    found = search.main(search.SearchConfig(video=video, index=folder, output=tmp_path))
     assert (found[0]["video"], found[0]["score"]) == (str(video), pytest.approx(1, abs=1e-5))
-    found = search.main(search.SearchConfig("a circle", index=folder, output=tmp_path, json=True))
+    found = search.main(search.SearchConfig("a circle", index=folder, output=tmp_path))
     assert sum("search.py" in line for line in traffic.reads) == 2
     text_E = TrainedModel.load(model_folder).embed_texts(["a circle"])[0].numpy()
     wanted = SearchIndex(folder).nearest(text_E, 10)

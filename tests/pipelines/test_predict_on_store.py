@@ -66,7 +66,7 @@ def test_an_index_in_a_bucket_finds_what_one_on_a_disk_finds(
         model = ModelChoice(checkpoint=stored_model)
         workers = WorkerOptions(0)
         make_index(IndexConfig((str(videos),), model=model, workers=workers, output=output))
-        found.append(search.main(search.SearchConfig(text="red", output=output, json=True)))
+        found.append(search.main(search.SearchConfig(text="red", output=output)))
     assert found[0] == found[1]
     assert len(found[0]) == 2
 

@@ -121,7 +121,11 @@ def test_only_print_result_and_the_log_handler_print() -> None:
                 found.append((path.name, ast.unparse(node.func)))
             if isinstance(node, ast.Attribute) and node.attr == "to_csv":
                 found.append((path.name, "to_csv"))
-    assert sorted(found) == [("console.py", "print"), ("console.py", "sys.stderr.write")]
+    # The document of --json is ASCII.
+    documents = [("json_output.py", "print")]
+    assert sorted(found) == [
+        ("console.py", "print"), ("console.py", "sys.stderr.write"), *documents
+    ]  # fmt: skip
 
 
 @pytest.fixture

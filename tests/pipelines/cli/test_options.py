@@ -244,4 +244,4 @@ def test_a_recipe_has_a_mapping_for_another_command(tmp_path: Path) -> None:
     words = ["--config", file, "--frames", "4"]
     assert parse(PreprocessConfig, words).frames == 4, "the command line overrides it"
     with pytest.raises(SystemExit):
-        parse(Options, ["--config", _file(tmp_path, "serve: {frames: 9}")])
+        parse(Options, ["--config", _file(tmp_path, "teleport: {frames: 9}")])
