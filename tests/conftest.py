@@ -22,7 +22,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure() -> None:
-    """Lets Ctrl-C reach the tested commands, also if a shell started the tests in the background."""
+    """Lets Ctrl-C reach tested commands, also if a shell started the tests in the background."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
