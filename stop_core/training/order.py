@@ -21,7 +21,7 @@ MIXED_SHARDS = 256
 """Number of shards that batches are drawn from at a time, in the order by shards; half of them at
 the start and end of an epoch. Many lists are sorted by class, so a shard can have clips of one."""
 
-GROUPS = 64
+LANE_GROUPS = 64
 """Number of groups of lanes, if it divides the batch size (otherwise their common divisor)."""
 
 
@@ -60,7 +60,7 @@ def _lanes(
     lengths = [shortest + (lane in longer) for lane in range(size)]
     drawn = _drawn(_by_shard(range(len(shards)), shards), torch.Generator().manual_seed(seed))
     in_every_epoch = [clip for clips in drawn for clip in clips]
-    groups = math.gcd(size, GROUPS)
+    groups = math.gcd(size, LANE_GROUPS)
     lanes: list[list[int]] = []
     start = 0
     for group in range(groups):
