@@ -12,7 +12,7 @@ from stop_core.cache import FrameCache
 from stop_core.cache.views import View
 from stop_core.datasets import Split, class_words
 from stop_core.storage.atomic import write_whole
-from stop_core.storage.paths import StoragePath, local_file
+from stop_core.storage.paths import RemotePath, StoragePath, local_file
 
 from .cli.console import RunError, print_result
 from .cli.folders import default_output
@@ -68,7 +68,7 @@ def main(config: ErrorsConfig) -> StoragePath:
 
     choice = ModelChoice(config.checkpoint, tower=config.tower).found(config.output)
     folder = choice.checkpoint
-    assert isinstance(folder, Path)
+    assert isinstance(folder, Path | RemotePath)  # the type of the option
     result = TrainingResult.load(folder)
     if result is None:
         raise RunError(
