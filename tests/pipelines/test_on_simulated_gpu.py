@@ -20,9 +20,7 @@ from pipelines.cli.video_options import WorkerOptions
 from pipelines.cluster.resources import Resources
 from pipelines.inference.model_choice import ModelChoice
 from pipelines.serving.served_model import ServedModel
-from pipelines.tracking.queued_run import QueuedRun
-from pipelines.tracking.store import tracking_uri
-from pipelines.training.checkpoints import CHECKPOINTS, Write, list_checkpoints
+from pipelines.training.checkpoints import CHECKPOINTS, list_checkpoints
 from pipelines.training.session import FolderSession
 from pipelines.training.task import WorkerTask
 from pipelines.training.worker import WorkerRun
@@ -33,8 +31,9 @@ from stop_core.trained_model.index import SearchIndex
 from stop_core.trained_model.model import TrainedModel
 from stop_core.trained_model.service import ARTIFACT
 from stop_core.training.checkpoint import BEST_PROMPTS
-from stop_core.training.run_state import LAST_PROMPTS, Origin, read_progress
+from stop_core.training.run_state import LAST_PROMPTS, read_progress
 from tests.conftest import WriteVideo
+from tests.pipelines.worker_tasks import InterruptedSession, Killed, new_task
 from tests.simulated_gpu import Traffic, simulated_gpu
 
 pytestmark = pytest.mark.usefixtures("decoded_here")
@@ -53,31 +52,7 @@ def videos(tmp_path: Path, write_video: WriteVideo) -> Path:
     return tmp_path / "videos"
 
 
-class Killed(BaseException):
-    """Replaces SIGKILL: nothing in the code catches it."""
-
-
-class KilledSession(FolderSession):
-    """Is killed right after its first save."""
-
-    def report(self, metrics: dict[str, float], write: Write | None) -> None:
-        super().report(metrics, write)
-        raise Killed
-
-
-def _task(output: Path, cache: Path, config: ExperimentConfig) -> WorkerTask:
-    folder = output / "runs" / "one"
-    QueuedRun(folder, tracking_uri(output)).open("motion", "one")
-    return WorkerTask(
-        config=config,
-        cache=cache,
-        folder=folder,
-        tracking_uri=tracking_uri(output),
-        resources=Resources(gpus_per_worker=1, checkpoint_every_steps=1),
-        test=True,
-        start=None,
-        origin=Origin("one", config.hash, "d" * 64, "", config.parameters()),
-    )
+RESOURCES = Resources(gpus_per_worker=1, checkpoint_every_steps=1)
 
 
 def _end_of(task: WorkerTask) -> tuple[dict[str, Tensor], dict[str, float] | None]:
@@ -97,10 +72,12 @@ def test_a_training_that_is_killed_resumes_on_the_gpu_with_the_same_bits(
 ) -> None:
     config = replace(small_experiment, epochs=1, batch_size=20, ema=0.5, frames=2)
     config = config.for_dataset("hmdb51")
-    one, other = (_task(tmp_path / name, small_cache, config) for name in ("one", "other"))
+    one, other = (
+        new_task(tmp_path / name, small_cache, config, RESOURCES) for name in ("one", "other")
+    )
     WorkerRun(one, FolderSession(one.folder / CHECKPOINTS)).run()
     with pytest.raises(Killed):  # after the first of two steps
-        WorkerRun(other, KilledSession(other.folder / CHECKPOINTS)).run()
+        WorkerRun(other, InterruptedSession(other.folder / CHECKPOINTS, 1, before=False)).run()
     traffic.clear()
     WorkerRun(other, FolderSession(other.folder / CHECKPOINTS)).run()
     assert any("stop_core/training/trainer.py" in line for line in traffic.reads)

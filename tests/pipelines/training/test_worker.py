@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from pipelines.cluster.resources import Resources
 from pipelines.tracking.queued_run import QueuedRun
-from pipelines.tracking.store import open_experiment, tracking_uri
+from pipelines.tracking.store import open_experiment
 from pipelines.training.checkpoints import CHECKPOINTS, Write, list_checkpoints, move_damaged_aside
 from pipelines.training.session import FolderSession, RayTrainSession
 from pipelines.training.task import PAUSE, WorkerTask
@@ -22,28 +22,9 @@ from stop_core.cache.hashed import local_folder
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.training import TrainingOptions
 from stop_core.training.checkpoint import BEST_PROMPTS
-from stop_core.training.run_state import LAST_PROMPTS, PROGRESS, Origin, read_progress
+from stop_core.training.run_state import LAST_PROMPTS, PROGRESS, read_progress
+from tests.pipelines.worker_tasks import InterruptedSession, Killed, new_task
 from tests.tools import Curves, curves, without_figures
-
-
-class Killed(BaseException):
-    """Replaces SIGKILL: nothing in the code catches it."""
-
-
-class InterruptedSession(FolderSession):
-    """Is interrupted at save number `at`: before it is on disk, or right after."""
-
-    def __init__(self, folder: Path, at: int, *, before: bool) -> None:
-        super().__init__(folder)
-        self.left, self.before = at, before
-
-    def report(self, metrics: dict[str, float], write: Write | None) -> None:
-        self.left -= 1
-        if self.left == 0 and self.before:
-            raise Killed
-        super().report(metrics, write)
-        if self.left == 0:
-            raise Killed
 
 
 class PausingSession(FolderSession):
@@ -132,20 +113,10 @@ def reference(
     config = config.for_dataset("hmdb51")
     output = tmp_path_factory.mktemp("reference")
     open_experiment(output, "motion")
-    folder = output / "runs" / "one"
-    QueuedRun(folder, tracking_uri(output)).open("motion", "one")
-    task = WorkerTask(
-        config=config,
-        cache=small_cache,
-        folder=folder,
-        tracking_uri=tracking_uri(output),
-        resources=Resources(checkpoint_minutes=60, checkpoint_every_steps=1),
-        test=True,
-        start=None,
-        origin=Origin("one", config.hash, "d" * 64, "", config.parameters()),
-    )
+    resources = Resources(checkpoint_minutes=60, checkpoint_every_steps=1)
+    task = new_task(output, small_cache, config, resources)
     with without_figures():
-        WorkerRun(task, FolderSession(folder / CHECKPOINTS)).run()
+        WorkerRun(task, FolderSession(task.folder / CHECKPOINTS)).run()
     weights, records = _end_of(task)
     assert {"train/loss", "val/top1", "test/top1"} <= records.keys()
     return Reference(task, weights, records)
