@@ -1,14 +1,12 @@
 """Prints the comparison table: all methods with the same code, data and selection rule."""
 
-import sys
+if __name__ == "__main__":  # python pipelines/benchmark.py
+    __import__("stop").run_file(__file__)
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
 
 from stop_core.cache.manifest import Manifest
 from stop_core.cache.views import parse_views, several_views
@@ -21,7 +19,7 @@ from .cli.console import print_result, say
 from .cli.experiment_fields import build_experiment
 from .cli.folders import SWEEPS, default_output, named_file
 from .cli.json_output import add_result
-from .cli.options import OutputFolder, run_command
+from .cli.options import OutputFolder
 from .cluster.devices import Machine, choose_devices
 from .cluster.resources import ResourceOptions, Resources
 from .cluster.session import start_ray
@@ -349,7 +347,3 @@ def _trainings(
         ]
     except ValueError as problem:
         raise ValueError(f"{where}: {problem}") from problem
-
-
-if __name__ == "__main__":
-    run_command(BenchmarkConfig, main)

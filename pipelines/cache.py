@@ -1,14 +1,12 @@
 """Inspects, verifies, exports and plots a frame cache."""
 
-import sys
+if __name__ == "__main__":  # python pipelines/cache.py
+    __import__("stop").run_file(__file__)
+
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
 
 import tyro
 from rich.table import Table
@@ -24,7 +22,6 @@ from stop_core.storage.escaping import in_line
 from stop_core.storage.paths import storage_path
 
 from .cli.console import RunError, console, print_result
-from .cli.options import run_command
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,3 @@ def _counted(counts: Counter[str]) -> str:
 def main(config: CacheToolConfig) -> None:
     """Runs the chosen action on the cache."""
     config.command.run()
-
-
-if __name__ == "__main__":
-    run_command(CacheToolConfig, main)

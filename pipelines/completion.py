@@ -1,23 +1,20 @@
 """Prints the completion script of `stop` for a shell."""
 
-import sys
+if __name__ == "__main__":  # python pipelines/completion.py
+    __import__("stop").run_file(__file__)
+
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import reduce
 from io import StringIO
 from operator import or_
-from pathlib import Path
 from typing import Annotated, Any, Literal
-
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
 
 import tyro
 
 from .cli.commands import commands
 from .cli.console import print_result
-from .cli.options import rules, run_command
+from .cli.options import rules
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,3 @@ def script(shell: str) -> str:
 def main(config: CompletionConfig) -> None:
     """Prints the completion script."""
     print_result(script(config.shell))
-
-
-if __name__ == "__main__":
-    run_command(CompletionConfig, main)

@@ -1,20 +1,18 @@
 """Checks an installation and suggests fixes."""
 
+if __name__ == "__main__":  # python pipelines/doctor.py
+    __import__("stop").run_file(__file__)
+
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
-
 from .checks.finding import MARKS, Finding, examined
 from .cli.console import EXIT_FAILURE, print_result
 from .cli.folders import default_output
 from .cli.json_output import add_result
-from .cli.options import run_command
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,3 @@ def describe_finding(finding: Finding) -> str:
     """Returns a finding as one line, and its advice as a second one."""
     line = f"{MARKS[finding.status]:<5} {finding.about:<17} {finding.found}"
     return line + (f"\n{'':<6}-> {finding.advice}" if finding.advice else "")
-
-
-if __name__ == "__main__":
-    run_command(DoctorConfig, main)

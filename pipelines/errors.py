@@ -1,12 +1,10 @@
 """Shows the clips that a trained model gets wrong, by confusion, on one page."""
 
-import sys
+if __name__ == "__main__":  # python pipelines/errors.py
+    __import__("stop").run_file(__file__)
+
 from dataclasses import dataclass, field
 from pathlib import Path
-
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
 
 from stop_core.cache import FrameCache
 from stop_core.cache.views import View
@@ -16,7 +14,7 @@ from stop_core.storage.paths import RemotePath, StoragePath, local_file
 
 from .cli.console import RunError, print_result
 from .cli.folders import default_output
-from .cli.options import OutputFolder, run_command
+from .cli.options import OutputFolder
 from .inference.model_choice import ModelChoice
 from .preprocessing.find_cache import find_cache
 from .training.result import TrainingResult
@@ -111,7 +109,3 @@ def main(config: ErrorsConfig) -> StoragePath:
     print_result(f"{sum(len(one.rows) for one in found)} of {len(rows)} clips are wrong")
     print_result(f"page: {page}")
     return page
-
-
-if __name__ == "__main__":
-    run_command(ErrorsConfig, main)

@@ -1,19 +1,16 @@
 """Evaluates a trained model on any frame cache, also with other classes than it was trained on."""
 
+if __name__ == "__main__":  # python pipelines/evaluate.py
+    __import__("stop").run_file(__file__)
+
 import os
 import shlex
-import sys
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
 
 from .cli.console import RunError, print_result, reporting, say
 from .cli.folders import command, default_output
 from .cli.json_output import add_result
-from .cli.options import OptionalModel, OutputFolder, run_command
+from .cli.options import OptionalModel, OutputFolder
 from .cli.progress_bar import Pace
 from .cli.video_options import Device
 from .cluster.devices import choose_devices
@@ -137,7 +134,3 @@ def _summarise(evaluation: Evaluation, result: TrainingResult, config: EvaluateC
     following = " ".join([command("benchmark"), *words])
     print_result(f"next    {following}")
     add_result(**asdict(result), trained_on=source, next=following)
-
-
-if __name__ == "__main__":
-    run_command(EvaluateConfig, main)

@@ -1,13 +1,11 @@
 """Draws the regions, maps, prompts and prediction of a trained STOP for one video."""
 
-import sys
+if __name__ == "__main__":  # python pipelines/explain.py
+    __import__("stop").run_file(__file__)
+
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
 
 import tyro
 
@@ -16,7 +14,7 @@ from stop_core.storage.escaping import in_line
 
 from .cli.console import print_result
 from .cli.folders import default_output
-from .cli.options import OptionalModel, run_command
+from .cli.options import OptionalModel
 from .cli.video_options import Device
 from .cluster.devices import usable_gpus
 from .inference.model_choice import ModelChoice
@@ -131,7 +129,3 @@ def _explained(config: ExplainConfig, model: ModelChoice) -> "Explanation":
     for answer in explained.answers:
         print_result(f"{answer.probability:7.1%}  {in_line(answer.label)}")
     return explained
-
-
-if __name__ == "__main__":
-    run_command(ExplainConfig, main)

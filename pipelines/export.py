@@ -1,19 +1,17 @@
 """Exports a trained model as a program, or as an MLflow model that can be served."""
 
+if __name__ == "__main__":  # python pipelines/export.py
+    __import__("stop").run_file(__file__)
+
 import json
 import re
 import shlex
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
-
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
 
 from stop_core.evaluation.stored_predictions import RESULT
 from stop_core.storage.atomic import appearing_folder, fetched_folder
@@ -21,7 +19,6 @@ from stop_core.trained_model.files import CARD, LABELS, PREPROCESSING, PROVENANC
 
 from .cli.console import RunError, print_result, say
 from .cli.folders import default_output
-from .cli.options import run_command
 from .inference.model_choice import ModelChoice
 
 ProgramFormat = Literal["torch", "onnx", "mlflow"]
@@ -168,7 +165,3 @@ def _write_program(folder: Path, config: ExportConfig, out: Path) -> None:
         shutil.copyfile(folder / name, out / name)
     parity = {"largest_difference": found, "tolerance": config.tolerance, **config.model.of_hub}
     (out / "parity.json").write_text(json.dumps(parity, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    run_command(ExportConfig, main)

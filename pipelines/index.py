@@ -1,14 +1,11 @@
 """Embeds videos into an index, to search them by texts and by other videos."""
 
-import shlex
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated
+if __name__ == "__main__":  # python pipelines/index.py
+    __import__("stop").run_file(__file__)
 
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
+import shlex
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import tyro
 
@@ -20,7 +17,7 @@ from stop_core.trained_model.index import IndexInfo, write_index
 
 from .cli.console import RunError, print_result
 from .cli.folders import default_output
-from .cli.options import OptionalFolder, OutputFolder, run_command
+from .cli.options import OptionalFolder, OutputFolder
 from .cli.video_options import DecodeOptions, WorkerOptions
 from .inference.model_choice import ModelChoice
 from .inference.video_list import list_cached, list_videos
@@ -121,7 +118,3 @@ def _refuse_other_frames(cache: FrameCache, how: Preprocessing) -> None:
 def _shape(frames: int, size: int, square: bool, sampling: str) -> str:
     crop = f"squares of {size} pixels" if square else f"whole frames, short side {size} pixels"
     return f"{frames} frames per video ({crop}, sampled as {sampling})"
-
-
-if __name__ == "__main__":
-    run_command(IndexConfig, main)

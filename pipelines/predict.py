@@ -1,16 +1,14 @@
 """Predicts the most probable labels of videos, with a trained model or with CLIP."""
 
+if __name__ == "__main__":  # python pipelines/predict.py
+    __import__("stop").run_file(__file__)
+
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
-
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +20,7 @@ from stop_core.storage.escaping import in_line
 from .cli.console import RunError, print_result, reporting, warn
 from .cli.folders import default_output
 from .cli.json_output import add_result
-from .cli.options import OutputFolder, run_command
+from .cli.options import OutputFolder
 from .cli.video_options import DecodeOptions, WorkerOptions
 from .inference.model_choice import ModelChoice
 from .inference.video_list import list_videos, short_names
@@ -167,7 +165,3 @@ def _print_table(rows: Sequence[dict[str, Any]], given: Sequence[str]) -> None:
             print_result(
                 f"{name if rank == 0 else '':<{width}}  {probability:6.1%}  {in_line(label)}"
             )
-
-
-if __name__ == "__main__":
-    run_command(PredictConfig, main)

@@ -3,13 +3,10 @@
 The same command resumes after an interruption. It returns at once if the cache is complete.
 """
 
-import shlex
-import sys
-from pathlib import Path
+if __name__ == "__main__":  # python pipelines/preprocess.py
+    __import__("stop").run_file(__file__)
 
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
+import shlex
 
 from stop_core.cache import Manifest
 from stop_core.cache.job import read_failures
@@ -21,7 +18,6 @@ from stop_core.tiny.shipped import TINY
 from .cli.console import print_result
 from .cli.folders import command
 from .cli.json_output import add_result
-from .cli.options import run_command
 from .preprocessing.make_cache import PreprocessConfig, check, failure_counts, make_cache
 
 _SHOWN_FAILURES = 5
@@ -85,7 +81,3 @@ def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
 def main(config: PreprocessConfig) -> None:
     """Makes the cache and prints its summary; with --check, only counts the clips."""
     print_result(check(config) if config.check else summary(config, make_cache(config)))
-
-
-if __name__ == "__main__":
-    run_command(PreprocessConfig, main)

@@ -1,13 +1,10 @@
 """Uploads a trained model to the Hugging Face Hub."""
 
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated
+if __name__ == "__main__":  # python pipelines/push.py
+    __import__("stop").run_file(__file__)
 
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +13,7 @@ from stop_core.trained_model.files import read_record
 
 from .cli.console import print_result, reporting, say
 from .cli.folders import default_output
-from .cli.options import ModelPath, OutputFolder, run_command
+from .cli.options import ModelPath, OutputFolder
 from .inference.model_choice import ModelChoice
 
 
@@ -56,7 +53,3 @@ def main(config: PushConfig) -> str:
     print_result(f"pushed {address}")
     print_result(f"next    stop predict VIDEOS --checkpoint {address}")
     return address
-
-
-if __name__ == "__main__":
-    run_command(PushConfig, main)

@@ -1,16 +1,14 @@
 """Runs a recipe from the videos to the table: check, preprocess, train, test, compare."""
 
+if __name__ == "__main__":  # python pipelines/reproduce.py
+    __import__("stop").run_file(__file__)
+
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
-
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
 
 import tyro
 import yaml
@@ -28,7 +26,7 @@ from .cli.commands import commands
 from .cli.console import RunError, is_quiet, is_verbose, print_result, warn
 from .cli.experiment_fields import closest
 from .cli.folders import SWEEPS, command, default_output, named_file
-from .cli.options import parse, run_command, spell_out
+from .cli.options import parse, spell_out
 from .cluster.resources import ResourceOptions
 from .preprocessing.make_cache import PreprocessConfig, listed_clips
 from .training.estimate import PEAKS, estimate, listed_shape
@@ -278,7 +276,3 @@ def recipe_file(given: str) -> Path:
 def _verbosity() -> list[str]:
     """Returns the option that keeps the level of the messages in a command of this process."""
     return ["--quiet"] if is_quiet() else ["--verbose"] if is_verbose() else []
-
-
-if __name__ == "__main__":
-    run_command(ReproduceConfig, main)

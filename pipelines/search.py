@@ -1,14 +1,12 @@
 """Searches videos by a text or by another video, and texts by a video."""
 
-import sys
+if __name__ == "__main__":  # python pipelines/search.py
+    __import__("stop").run_file(__file__)
+
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
 
 import numpy as np
 import tyro
@@ -25,7 +23,7 @@ from stop_core.trained_model.index import SearchIndex
 from .cli.console import RunError, print_result
 from .cli.folders import default_output
 from .cli.json_output import add_result, wants_json
-from .cli.options import OutputFolder, run_command
+from .cli.options import OutputFolder
 from .cli.video_options import Device
 from .cluster.devices import usable_gpus
 from .inference.model_choice import ModelChoice
@@ -204,7 +202,3 @@ def _path(text: str, fetch: bool) -> StoragePath:
     if isinstance(path, RemotePath) and not fetch:
         raise ValueError("not fetched: give --fetch if you trust the index")
     return path
-
-
-if __name__ == "__main__":
-    run_command(SearchConfig, main)

@@ -1,21 +1,19 @@
 """Serves a trained model over HTTP with Ray Serve: in batches, on several replicas."""
 
-import sys
+if __name__ == "__main__":  # python pipelines/serve.py
+    __import__("stop").run_file(__file__)
+
 import threading
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
 
 from stop_core.storage.paths import HubAddress
 from stop_core.trained_model.service_options import ServiceOptions
 
 from .cli.console import RunError, print_result, reporting, say
 from .cli.folders import default_output
-from .cli.options import OutputFolder, run_command
+from .cli.options import OutputFolder
 from .cluster.devices import usable_gpus
 from .inference.model_choice import ModelChoice
 
@@ -111,7 +109,3 @@ def main(config: ServeConfig) -> None:
         threading.Event().wait()
     finally:
         serve.delete(_NAME)  # a cluster can have other applications
-
-
-if __name__ == "__main__":
-    run_command(ServeConfig, main)

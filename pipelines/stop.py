@@ -26,13 +26,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name not in commands():
         say(f"error: {unknown(name)}")
         sys.exit(EXIT_USAGE)
-    from .cli.options import parse, run
+    from .cli.options import run_command
 
-    def command() -> None:
-        options, body = commands()[name].load()
-        body(parse(options, arguments[1:], prog=f"stop {name}"))
+    run_command(commands()[name], arguments[1:], prog=f"stop {name}")
 
-    run(command, arguments[1:])
+
+def run_file(file: str) -> None:
+    """Runs the command whose file is the program: `python pipelines/train.py`."""
+    from .cli.options import run_command
+
+    run_command(commands()[Path(file).stem])
 
 
 def usage() -> str:

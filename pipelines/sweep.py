@@ -1,19 +1,17 @@
 """Searches the settings of STOP with Ray Tune; a trial is a training like that of train.py."""
 
+if __name__ == "__main__":  # python pipelines/sweep.py
+    __import__("stop").run_file(__file__)
+
 import shlex
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
-
 from .cli.console import print_result
 from .cli.folders import SWEEPS, command, default_output, named_file
 from .cli.json_output import add_result
-from .cli.options import OutputFolder, run_command, spell_out
+from .cli.options import OutputFolder, spell_out
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions
 from .preprocessing.find_cache import find_cache
@@ -159,7 +157,3 @@ def main(config: SweepConfig) -> "SweepResult | None":
         next=following,
     )
     return result
-
-
-if __name__ == "__main__":
-    run_command(SweepConfig, main)

@@ -1,16 +1,14 @@
 """Trains STOP, or a baseline, on a frame cache."""
 
+if __name__ == "__main__":  # python pipelines/train.py
+    __import__("stop").run_file(__file__)
+
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
 
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.paths import StoragePath
@@ -18,7 +16,7 @@ from stop_core.storage.paths import StoragePath
 from .cli.console import pausing_on_sigterm, print_result, reporting, say
 from .cli.folders import SWEEPS, default_output
 from .cli.json_output import add_result
-from .cli.options import OptionalFolder, OutputFolder, run_command
+from .cli.options import OptionalFolder, OutputFolder
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions, Resources, room_for, waited_for
 from .preprocessing.find_cache import find_cache
@@ -157,7 +155,3 @@ def _summarise(result: "TrainingResult", config: TrainConfig) -> None:
     print_result(f"prompts, predictions and settings: {result.folder}")
     print_result(f"all runs: {ui_command(config.output)}")
     add_result(**asdict(result), model=result.model, next=ui_command(config.output))
-
-
-if __name__ == "__main__":
-    run_command(TrainConfig, main)

@@ -1,5 +1,8 @@
 """Command line: opens the runs of an output folder, or of the MLflow server, in the browser."""
 
+if __name__ == "__main__":  # python pipelines/ui.py
+    __import__("stop").run_file(__file__)
+
 import os
 import signal
 import socket
@@ -15,13 +18,8 @@ from typing import IO
 from urllib.error import URLError
 from urllib.request import urlopen
 
-if not __package__:  # run as a file: PEP 366
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "pipelines"
-
 from .cli.console import RunError, print_result, say
 from .cli.folders import default_output
-from .cli.options import run_command
 from .cli.store_problem import given_store
 
 _SECONDS_TO_START = 120.0
@@ -115,7 +113,3 @@ def _answers(address: str) -> bool:
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False
-
-
-if __name__ == "__main__":
-    run_command(UiConfig, main)

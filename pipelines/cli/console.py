@@ -45,7 +45,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 _LEVELS = {"note:": logging.WARNING, "warning:": logging.WARNING, "error:": logging.ERROR}
 _LOG = logging.getLogger(__name__)
 _PACKAGE = logging.getLogger(__name__.partition(".")[0])  # a wheel installs it under another name
-_OURS = (_PACKAGE.name, "stop_core", "__main__")  # the last: a command that is run as a file
+_OURS = (_PACKAGE.name, "stop_core")
 
 
 class _StderrHandler(logging.Handler):

@@ -236,13 +236,15 @@ def _explained(
 
 
 def run_command(
-    config_type: type[_T],
-    main: Callable[[_T], object],
-    argv: Sequence[str] | None = None,
-    prog: str | None = None,
+    command: Command, argv: Sequence[str] | None = None, prog: str | None = None
 ) -> NoReturn:
-    """Runs a command: reads its options with `parse`, and passes them to `main` with `run`."""
-    run(lambda: main(parse(config_type, argv, prog)), argv)
+    """Runs a command with its options; its module is imported by `run`, which reports failures."""
+
+    def main() -> None:
+        options, body = command.load()
+        body(parse(options, argv, prog))
+
+    run(main, argv)
 
 
 def run(main: Callable[[], object], argv: Sequence[str] | None = None) -> NoReturn:

@@ -161,7 +161,7 @@ def _smaller(text: str) -> str:
 def _run(command: Command, arguments: list[str]) -> None:
     """Runs the command in this process, which has started Ray already."""
     with pytest.raises(SystemExit) as end:
-        run_command(*command.load(), arguments)
+        run_command(command, arguments)
     assert end.value.code in (0, None), [command.name, *arguments]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.cli.commands import commands
 from pipelines.cli.console import RunError
 from pipelines.cli.json_output import printing_json
 from pipelines.cli.options import parse, run_command
@@ -194,7 +195,7 @@ def test_an_unwritable_cache_is_one_sentence_and_exit_code_1(
     (tmp_path / "file").touch()
     monkeypatch.setattr(sys, "argv", _command(hmdb51_root, tmp_path / "file/cache")[1:])
     with pytest.raises(SystemExit) as caught:
-        run_command(PreprocessConfig, main)
+        run_command(commands()["preprocess"])
     assert caught.value.code == 1
     error = capsys.readouterr().err
     assert error.startswith("error: cannot write a cache to")
