@@ -47,10 +47,7 @@ class CacheConfig:
 
     @classmethod
     def of(cls, dataset: Dataset, selection: Selection, **options: Any) -> "CacheConfig":
-        """Builds the configuration of a cache of `selection`, a part of `dataset`.
-
-        `options` are the other fields; by default, frames are square and not compressed.
-        """
+        """Builds the options of a cache of `selection`; `options` are those with other values."""
         chosen = ("limit", "classes", "splits", "class_names")
         usual: dict[str, Any] = {"crop": "center", "compression": "none"}
         usual |= {name: getattr(selection, name) for name in chosen}
@@ -59,7 +56,7 @@ class CacheConfig:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """F, H, W, 3: the shape of one clip's frames, or of their centre if they are uncropped."""
+        """F, H, W, 3 of one clip's frames, or of their centre if they are uncropped."""
         return (self.frames, self.size, self.size, 3)
 
     @property
@@ -73,12 +70,7 @@ class CacheConfig:
 
     @classmethod
     def from_dict(cls, values: Any, where: object = "the cache's options") -> "CacheConfig":
-        """Builds the configuration from the result of `to_dict`, with or without JSON in between.
-
-        Raises:
-            ValueError: if a field is missing, unknown, of another type or out of its range; the
-                message begins with `where`.
-        """
+        """Builds the options from the result of `to_dict`; ValueError if a field is not valid."""
         config = build(cls, values, f"{where}, config")
         if config.most_clip_bytes > MOST_CLIP_BYTES:
             raise ValueError(
@@ -125,10 +117,8 @@ class CacheConfig:
 def _listed(clip: Clip) -> tuple[object, ...]:
     """Returns the annotation of a clip, without its path, which depends on the existing files."""
     # Field by field: asdict() takes seconds for 220,000 clips.
-    return (
-        *(clip.video_id, clip.split, clip.label),
-        *(clip.class_name, clip.source, clip.captions),
-    )
+    names = (clip.video_id, clip.split, clip.label, clip.class_name)
+    return (*names, clip.source, clip.captions)
 
 
 def _show(value: object) -> str:

@@ -45,17 +45,8 @@ def export(
 ) -> int:
     """Writes a part of a finished cache atomically to a new folder; returns the number of clips.
 
-    Args:
-        cache: a finished cache.
-        part: the clips to export.
-        to: a folder that does not exist, or is empty.
-        kind: "parquet": one file per shard, with all columns. "png": one folder per clip, one file
-            per frame.
-        codec: compression of Parquet files.
-
-    Raises:
-        ValueError: if `to` is not empty, or no clip is selected.
-        OSError: if the folder cannot be written.
+    Parquet has one file per shard, with all columns; PNG one folder per clip, one file per frame.
+    Raises ValueError if `to` is not empty, or no clip is selected.
     """
     manifest = Manifest.load(cache)
     for what, chosen, known in (

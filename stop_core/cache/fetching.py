@@ -87,9 +87,7 @@ class LocalShards:
     def opened(self, name: str) -> Iterator[Path]:
         """Yields the path of a shard, which is not removed while the context is open.
 
-        Raises:
-            OSError: if it cannot be fetched, or is larger than the bound.
-            ChangedDataError: if it is not the shard of the manifest.
+        Raises OSError if it cannot be fetched, ChangedDataError if it is not the manifest's shard.
         """
         entry, path = self._entries[name], shard_path(self.folder, name)
         if not self.are_copies:
@@ -116,13 +114,10 @@ class LocalShards:
 
     @contextmanager
     def expect(self, batches: Sequence[Collection[str]]) -> Iterator[Callable[[int], None]]:
-        """Fetches shards in the background, in the order in which this machine needs them.
+        """Fetches the shards of each batch of this machine in the background, in this order.
 
-        Args:
-            batches: names of the shards of each batch, for all processes of the machine: a shard
-                that is needed later makes room for one that is needed sooner.
-
-        Yields a function to call with the number of each batch, when the earlier ones were read.
+        A shard that is needed later makes room for one that is needed sooner. Yields a function to
+        call with the number of each batch, when the earlier ones were read.
         """
         plan = self._plan = _Plan(batches if self.are_copies else ())
         claims, turn = self._claims(plan), threading.Lock()
@@ -197,10 +192,8 @@ class LocalShards:
     def _claim(self, entry: ShardEntry, needed: float, *, wait: bool) -> IO[bytes] | None:
         """Locks a missing shard for this process, and reserves its room; None if it is not missing.
 
-        Args:
-            entry: the shard.
-            needed: shards that are needed after this batch can be evicted.
-            wait: whether to wait for the download of another process; otherwise it is left to it.
+        Shards that are needed after the batch `needed` can be evicted. Without `wait`, a shard that
+        another process downloads is left to it.
         """
         target = shard_path(self.folder, entry.name)
         if target.exists():
@@ -258,10 +251,7 @@ class LocalShards:
         return self._plan.next_use(name) if path.parent.parent == self.folder else math.inf
 
     def _download(self, entry: ShardEntry, file: IO[bytes], plan: "_Plan | None" = None) -> None:
-        """Downloads a claimed shard, and gives it its name if its hash is right.
-
-        If the plan is closed meanwhile, the download is removed.
-        """
+        """Downloads a claimed shard; removes the download if the plan is closed meanwhile."""
         source, target = shard_path(self._cache, entry.name), shard_path(self.folder, entry.name)
         part, digest, left = _part(target), hashlib.sha256(), entry.file_bytes
         try:

@@ -50,12 +50,7 @@ def write_checked_json(path: StoragePath, value: dict[str, Any], *, new: bool = 
 
 
 def read_checked_json(path: StoragePath) -> dict[str, Any]:
-    """Reads a file of `write_checked_json`.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it was made by another version of the format, or a byte of it has changed.
-    """
+    """Reads a file of `write_checked_json`; ValueError if it is damaged, or of another format."""
     remedy = "delete it and run the same preprocess command again"
     try:
         text = read_text(path)

@@ -23,8 +23,7 @@ FOLDER_VARIABLE = "STOP_CACHE_FOLDER"
 def local_folder() -> Path:
     """Returns the folder of this machine for these lists and for downloaded shards.
 
-    It is the environment variable `STOP_CACHE_FOLDER`, which each machine can set to its fast disk,
-    or else `stop-video` in the user's cache folder.
+    Each machine can set `STOP_CACHE_FOLDER` to its fast disk.
     """
     if chosen := os.environ.get(FOLDER_VARIABLE):
         return Path(chosen)
@@ -32,11 +31,8 @@ def local_folder() -> Path:
 
 
 def stamp(path: Path) -> list[int]:
-    """Returns the size, mtime and ctime in ns, and inode of a file.
-
-    `touch` and `cp -p` set mtime; only the system sets ctime.
-    """
-    status = path.stat()
+    """Returns the size, mtime and ctime in ns, and inode of a file."""
+    status = path.stat()  # `touch` and `cp -p` set mtime; only the system sets ctime
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
@@ -54,9 +50,6 @@ class HashedFiles:
         """Returns whether a file has that SHA-256; hashes it only if it is new or has changed.
 
         One process of a machine hashes; the others wait for it.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
         """
         if _line(path, sha256) in self._known:
             return True

@@ -12,16 +12,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from stop_core.cache import files
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.files import (
-    CLIP_LIST,
-    FAILURES,
-    JOB,
-    RECORDS,
-    read_checked_json,
-    record_path,
-    shard_path,
-)
+from stop_core.cache.files import read_checked_json, record_path, shard_path
 from stop_core.cache.hashed import HashedFiles, stamp
 from stop_core.cache.layout import CONFIG_KEY, SHARD
 from stop_core.cache.manifest import Manifest, ShardEntry, read_job
@@ -41,11 +34,7 @@ class ChangedDataError(ValueError):
 
 
 def check_footers(folder: Path, config: CacheConfig, entries: Sequence[ShardEntry]) -> None:
-    """Compares the sizes and footers of shards with the manifest, and reads nothing else.
-
-    Raises:
-        ValueError: if one is missing, damaged, or from another cache, split or position.
-    """
+    """Compares only the sizes and footers of shards; ValueError if one is missing or differs."""
     with ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(lambda e: check_footer(shard_path(folder, e.name), config, e), entries):
             pass
@@ -78,21 +67,17 @@ def _another(path: Path, field: str, expected: object, found: object) -> Changed
 
 
 def check_contents(folder: Path, entries: Sequence[ShardEntry]) -> None:
-    """Compares every byte of shards with the manifest, unless this machine has done it before.
-
-    Raises:
-        ValueError: if one is missing or differs.
-    """
-    files = HashedFiles(folder)
+    """Compares every byte of shards that this machine has not compared; raises ValueError."""
+    hashed = HashedFiles(folder)
     for entry in entries:
-        _check_content(folder, entry, files)
+        _check_content(folder, entry, hashed)
 
 
-def _check_content(folder: Path, entry: ShardEntry, files: HashedFiles) -> None:
+def _check_content(folder: Path, entry: ShardEntry, hashed: HashedFiles) -> None:
     path = shard_path(folder, entry.name)
     problem = "its SHA-256 is not the one in the manifest"
     try:
-        if files.has(path, entry.sha256):
+        if hashed.has(path, entry.sha256):
             return
     except OSError as error:
         problem = f"it cannot be read ({error.strerror or error})"
@@ -123,22 +108,14 @@ class BackgroundCheck:
         self._thread.start()
 
     def is_verified(self) -> bool:
-        """Returns whether all contents have been compared, without waiting.
-
-        Raises:
-            ChangedDataError: if a shard differs.
-        """
+        """Returns whether all contents have been compared, without waiting; raises as `wait`."""
         if self._thread.is_alive():
             return False
         self.wait()
         return True
 
     def wait(self) -> None:
-        """Waits until all contents have been compared, and checks for changes since then.
-
-        Raises:
-            ChangedDataError: if a shard differs, or was changed before it was compared.
-        """
+        """Waits for the comparison, and checks for changes since; ChangedDataError if any."""
         self._thread.join()
         if self._problem is not None:
             raise self._problem
@@ -178,17 +155,13 @@ def _begin(path: Path, entry: ShardEntry) -> list[int]:
 
 
 def verify(cache: StoragePath) -> Iterator[str]:
-    """Checks the manifest, then every file; yields a problem for each, empty if there is none.
-
-    Raises:
-        FileNotFoundError, ValueError: if there is no finished cache, or its manifest is damaged.
-    """
+    """Checks the manifest, whose errors are raised, then every file: yields its problem, or ""."""
     manifest = Manifest.load(cache)
     yield ""
     yield _job_problem(cache, manifest)
-    yield _hash_problem(cache / FAILURES, manifest.failures_sha256)
+    yield _hash_problem(cache / files.FAILURES, manifest.failures_sha256)
     if manifest.clips_sha256:
-        yield _hash_problem(cache / CLIP_LIST, manifest.clips_sha256)
+        yield _hash_problem(cache / files.CLIP_LIST, manifest.clips_sha256)
     with ThreadPoolExecutor(_THREADS) as pool:
         yield from pool.map(
             lambda entry: _hash_problem(shard_path(cache, entry.name), entry.sha256),
@@ -196,7 +169,7 @@ def verify(cache: StoragePath) -> Iterator[str]:
         )
     entries = {entry.name: entry for entry in manifest.shards}
     # A shard without any cached clip has a record and no file.
-    records = (path.name for path in inside(cache, RECORDS).iterdir() if path.name[0] != ".")
+    records = (path.name for path in inside(cache, files.RECORDS).iterdir() if path.name[0] != ".")
     failures, readable = 0, True
     for name in sorted(entries.keys() | {name.removesuffix(".json") for name in records}):
         problem, count = _record_problem(cache, name, entries.get(name))
@@ -204,13 +177,13 @@ def verify(cache: StoragePath) -> Iterator[str]:
         yield problem
     if readable and failures != manifest.failures:
         yield (
-            f"{cache / RECORDS}: the records list {failures} failures and the manifest "
+            f"{cache / files.RECORDS}: the records list {failures} failures and the manifest "
             f"{manifest.failures}"
         )
 
 
 def _job_problem(cache: StoragePath, manifest: Manifest) -> str:
-    path = cache / JOB
+    path = cache / files.JOB
     try:
         config = read_job(cache).config
     except FileNotFoundError:

@@ -9,7 +9,6 @@ states, and the same command resumes from there to the same bytes, even if `job.
 identity in each record shows whether its shard belongs to this job.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -36,7 +35,7 @@ from stop_core.cache.files import (
     write_checked_json,
 )
 from stop_core.cache.layout import CLIP_COLUMNS
-from stop_core.cache.manifest import JobFile, Manifest, ShardEntry, read_job
+from stop_core.cache.manifest import JobFile, Manifest, ShardEntry, count_rows, read_job
 from stop_core.cache.shards import (
     Failure,
     ShardPlan,
@@ -83,10 +82,7 @@ class CacheJob:
 
         Of commands that start at the same moment, the first to write `job.json` wins. A resumed
         cache keeps the size of its shards; a new one has `usual_clips_per_shard` by default.
-
-        Raises:
-            ValueError: if the folder holds other files, or a cache with other options.
-            OSError: if the folder cannot be written.
+        Raises ValueError if the folder holds anything else; OSError if it cannot be written.
         """
         count = clips_per_shard or usual_clips_per_shard(len(clips), prod(config.shape))
         is_started = (cache / JOB).is_file()
@@ -151,11 +147,7 @@ class CacheJob:
         (self.cache / MANIFEST).unlink(missing_ok=True)
 
     def finish(self) -> Manifest:
-        """Writes clips, failures and the manifest after all shards have been recorded.
-
-        Raises:
-            ValueError: if shards have no record; the message gives their number.
-        """
+        """Writes clips, failures and the manifest; ValueError if a shard has no record."""
         records = self._records()
         complete = [record for record in records if record is not None]
         if len(complete) < len(records):
@@ -163,8 +155,11 @@ class CacheJob:
             raise ValueError(f"{self.cache}: {missing} of {len(records)} shards are not complete")
         failures = [failure for record in complete for failure in record.failures]
         self._write(FAILURES, [asdict(failure) for failure in failures], _FAILURES)
-        # Otherwise every process would open every shard for them.
-        self._write(CLIP_LIST, self._clips(complete), CLIP_COLUMNS)
+        clips = []  # in a file: otherwise every process would open every shard for them
+        for plan, record in zip(self.plans, complete, strict=True):
+            failed = {failure.video_id for failure in record.failures}
+            clips += [asdict(clip) for clip in plan.clips if clip.video_id not in failed]
+        self._write(CLIP_LIST, clips, CLIP_COLUMNS)
         manifest = self._manifest(complete, len(failures))
         # Before the manifest: a finished cache is never cleaned again.
         remove_leftovers(self.cache)
@@ -176,26 +171,15 @@ class CacheJob:
         with appearing(self.cache / name) as staging:
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), staging)
 
-    def _clips(self, records: Sequence[ShardRecord]) -> list[dict[str, Any]]:
-        """Returns a row for each clip in a shard, in the order of the shards."""
-        rows = []
-        for plan, record in zip(self.plans, records, strict=True):
-            failed = {failure.video_id for failure in record.failures}
-            rows += [asdict(clip) for clip in plan.clips if clip.video_id not in failed]
-        return rows
-
     def _manifest(self, records: Sequence[ShardRecord], failures: int) -> Manifest:
         shards = tuple(
             ShardEntry(r.name, r.split, r.rows, r.file_bytes, r.sha256) for r in records if r.rows
         )
-        counts = Counter({split: 0 for split in self.config.splits})
-        for shard in shards:
-            counts[shard.split] += shard.rows
         manifest = Manifest(
             format_version=CACHE_FORMAT,
             config=self.config,
             data_hash="",
-            counts=dict(counts),
+            counts=count_rows(self.config, shards),
             failures=failures,
             failures_sha256=hash_file(self.cache / FAILURES),
             clips_sha256=hash_file(self.cache / CLIP_LIST),
@@ -214,11 +198,7 @@ def read_failures(cache: StoragePath) -> list[Failure]:
 def _count_in(
     cache: StoragePath, config: CacheConfig, clips: Sequence[Clip], counts: Sequence[int]
 ) -> int:
-    """Returns the first of `counts` that fits the shards of a folder without `job.json`.
-
-    Raises:
-        ValueError: if the folder holds anything but this cache.
-    """
+    """Returns the first of `counts` that fits the shards of a folder; ValueError if none does."""
     names = {path.name for path in cache.iterdir() if not is_leftover(path)} - {LOCK, JOB}
     if not names:
         return counts[0]

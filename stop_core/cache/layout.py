@@ -71,10 +71,7 @@ def rows_per_group(config: CacheConfig) -> int:
 
 
 def shard_schema(config: CacheConfig, name: str) -> pa.Schema:
-    """Returns the schema of the shard `name`, whose metadata describes the bytes of `frames`.
-
-    The footer of the shard holds it, which reveals swapped shards without hashing.
-    """
+    """Returns the schema of a shard; its metadata, in the footer, reveals swapped shards."""
     square = config.crop == "center"
     shape = config.shape if square else (config.frames, None, None, 3)
     metadata = {
@@ -126,16 +123,9 @@ class RowPlaces:
 def row_places(
     metadata: pq.FileMetaData, data: NDArray[np.uint8], where: Path, lengths: Sequence[int]
 ) -> RowPlaces:
-    """Returns the place of the frames of each row.
+    """Returns the places of the frames of a file of which `data` is the map.
 
-    Args:
-        metadata: the footer of the file.
-        data: the memory map of the file.
-        where: the path, for messages.
-        lengths: bytes of the frames of each row that the file should have.
-
-    Raises:
-        ValueError: if the column `frames` does not have such rows, laid out as this module says.
+    Raises ValueError if the rows do not have `lengths` bytes each, or another layout.
     """
     names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     if FRAMES_COLUMN not in names:
@@ -200,11 +190,9 @@ def _add_group(
 
 
 def _page_sizes(header: bytes) -> tuple[int, int]:
-    """Returns the sizes of a Parquet page, raw and compressed; -1 if they cannot be read.
-
-    The header is a Thrift compact structure whose first three fields are 32-bit integers: page
-    type, uncompressed size, compressed size. 0x15 begins each: next field, integer.
-    """
+    """Returns the sizes of a Parquet page, raw and compressed; -1 if they cannot be read."""
+    # Thrift's compact protocol: three integers, each after a byte 0x15 (next field, integer), are
+    # the page type, the uncompressed size and the compressed size.
     found = _THREE_INTEGERS.match(header)
     if not found:
         return -1, -1

@@ -1,7 +1,7 @@
 """The manifest, which lists the contents of a finished cache."""
 
 import shlex
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -91,8 +91,8 @@ class Manifest:
         """Reads the manifest of a finished cache.
 
         Raises:
-            FileNotFoundError: if there is no cache; the message gives the command that makes one.
-            ValueError: if the cache is unfinished or cannot be read; the message gives the remedy.
+            FileNotFoundError: if there is no cache.
+            ValueError: if the cache is unfinished or cannot be read.
         """
         if not (cache / MANIFEST).is_file():
             _refuse_unfinished(cache)
@@ -107,14 +107,11 @@ class Manifest:
 
 def _refuse_changes(path: StoragePath, manifest: Manifest) -> None:
     """Raises ValueError for an edited manifest, which can have a correct checksum."""
-    rows = Counter({split: 0 for split in manifest.config.splits})
-    for shard in manifest.shards:
-        rows[shard.split] += shard.rows
     names = {shard.name for shard in manifest.shards}
     in_place = all(shard.name.startswith(f"{shard.split}-") for shard in manifest.shards)
     if (
         manifest.hash() != manifest.data_hash
-        or rows != manifest.counts
+        or count_rows(manifest.config, manifest.shards) != manifest.counts
         or len(names) < len(manifest.shards)
         or not in_place
     ):
@@ -122,6 +119,14 @@ def _refuse_changes(path: StoragePath, manifest: Manifest) -> None:
             f"{path} was changed: its data hash, its counts and its list of shards do not fit each "
             "other; delete it and run the same preprocess command again"
         )
+
+
+def count_rows(config: CacheConfig, shards: Sequence[ShardEntry]) -> dict[Split, int]:
+    """Returns the number of clips of each split of a cache."""
+    counts = dict.fromkeys(config.splits, 0)
+    for shard in shards:
+        counts[shard.split] = counts.get(shard.split, 0) + shard.rows
+    return counts
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,5 @@ def _refuse_unfinished(cache: StoragePath) -> None:
     done = sum(1 for _ in (cache / RECORDS).glob("[!.]*.json"))
     raise ValueError(
         f"the frame cache at {cache} is unfinished ({done} shards are complete, and it has no "
-        f"{MANIFEST}): finish it with "
-        f"`{config.command(cache)}`"
+        f"{MANIFEST}): finish it with `{config.command(cache)}`"
     )

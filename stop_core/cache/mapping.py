@@ -147,13 +147,9 @@ def _named(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ValueError(f"the shard {path} is gone: {remedy(path)}") from error
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: object) -> ValueError:
-    return ValueError(
-        f"the shard {path} is damaged ({shown_text(error)}): delete it, then {remedy(path)}"
-    )
+        raise ValueError(
+            f"the shard {path} is damaged ({shown_text(error)}): delete it, then {remedy(path)}"
+        ) from error
 
 
 def remedy(path: Path) -> str:

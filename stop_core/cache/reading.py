@@ -47,7 +47,7 @@ class FrameCache:
 
     Raises:
         FileNotFoundError: if there is no cache at `path`.
-        ValueError: if it is unfinished; the message gives the command that finishes it.
+        ValueError: if it is unfinished.
     """
 
     def __init__(self, path: StoragePath | str, limit: int | None = None) -> None:
@@ -57,11 +57,7 @@ class FrameCache:
         self._files = LocalShards(self.path, self.manifest, limit)
 
     def split(self, name: str) -> CachedClips:
-        """Returns the clips of one split, which can be empty.
-
-        Raises:
-            ValueError: if the cache was made without that split.
-        """
+        """Returns the clips of a split, which can be empty; ValueError if it is not cached."""
         if name not in self.manifest.counts:
             raise ValueError(
                 f"the cache {self.path} has no split {name!r}, only "
@@ -71,13 +67,10 @@ class FrameCache:
         return CachedClips(self.path, self.manifest, name, self._files)
 
     def verify(self, splits: Collection[str] | None = None) -> None:
-        """Compares every byte of some splits, by default all, with the manifest.
+        """Compares every byte of some splits, by default all; ValueError if a shard differs.
 
         A file that this machine has verified before is hashed again only if it has changed. Copies
-        of shards are not fetched for it: they are compared when they are fetched and opened.
-
-        Raises:
-            ValueError: if a shard differs; the message names it and the remedy.
+        of shards are compared when they are fetched and opened.
         """
         check_contents(*self._shards(splits))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Interval
 
@@ -55,11 +55,7 @@ class ShardPlan:
     clips: tuple[Clip, ...]
 
     def sources(self, data_root: StoragePath) -> list[Stamp | None]:
-        """Returns the size and mtime of every clip's file; None for a missing file.
-
-        Raises:
-            OSError: if an object store does not answer.
-        """
+        """Returns the size and mtime of every clip's file; None for a missing file."""
         paths = [data_root / clip.path for clip in self.clips]
         if isinstance(data_root, Path):
             return [_stamp(path) for path in paths]
@@ -67,11 +63,7 @@ class ShardPlan:
             return list(pool.map(_stamp, paths))
 
     def identity(self, config: CacheConfig, sources: Sequence[Stamp | None]) -> str:
-        """Returns a hash of the configuration, clips and source files.
-
-        A shard with this identity is up to date. A source that is replaced, edited, touched, added
-        or removed changes it.
-        """
+        """Returns a hash of the options, clips and source files, which an up-to-date shard has."""
         return hash_json([CACHE_FORMAT, DECODING, config.to_dict(), asdict(self), sources])
 
 
@@ -89,10 +81,6 @@ class ShardRecord:
     identity: Sha256
     failures: tuple[Failure, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields, ready for JSON."""
-        return asdict(self)
-
     @classmethod
     def load(cls, cache: StoragePath, name: str) -> "ShardRecord | None":
         """Reads the record of a shard; None if it is missing or unusable."""
@@ -100,8 +88,7 @@ class ShardRecord:
             path = record_path(cache, name)
             return build(cls, read_checked_json(path), path)
         except (FileNotFoundError, ValueError):
-            # The shard is then made again, with a new record.
-            return None
+            return None  # the shard is then made again, with a new record
 
     @property
     def has_retriable(self) -> bool:
@@ -122,11 +109,7 @@ def usual_clips_per_shard(clips: int, clip_bytes: int) -> int:
 
     So the number of shards and their size grow alike. A shard has at least 16 clips, so that a
     task lasts long enough for the scheduler, and 8 MiB, unless 64 clips are smaller; but at most
-    512 MiB, unless one clip is larger.
-
-    Args:
-        clips: N, the clips of all splits.
-        clip_bytes: bytes of the frames of a clip.
+    512 MiB, unless one clip is larger. N are the clips of all splits.
     """
     count = 1
     while count < MOST_CLIPS_PER_SHARD and 2 * count * clip_bytes <= _MOST_BYTES:
@@ -138,10 +121,7 @@ def usual_clips_per_shard(clips: int, clip_bytes: int) -> int:
 
 
 def plan_shards(clips: Sequence[Clip], clips_per_shard: int) -> list[ShardPlan]:
-    """Divides clips into shards of one split each, in list order.
-
-    The plan depends only on the list, so every run of a command makes the same shards.
-    """
+    """Divides clips into shards of one split each, in list order; every run has the same ones."""
     plans = []
     for split in SPLITS:
         chosen = [clip for clip in clips if clip.split == split]
@@ -168,7 +148,7 @@ def begin_retry(cache: StoragePath, records: Sequence[ShardRecord]) -> None:
     and the file removed, no clip is retried twice, after an interruption or when Ray repeats a
     task.
     """
-    hashes = {r.name: hash_json(r.to_dict()) for r in records if r.has_retriable}
+    hashes = {r.name: hash_json(asdict(r)) for r in records if r.has_retriable}
     if hashes and not (cache / RETRY).is_file():
         write_checked_json(cache / RETRY, {"records": hashes})
 
@@ -180,4 +160,4 @@ def still_to_retry(cache: StoragePath, records: Sequence[ShardRecord]) -> frozen
     begun = read_checked_json(cache / RETRY).get("records")
     if not isinstance(begun, dict):
         raise ValueError(f"{cache / RETRY} lists no records: delete it, and run the command again")
-    return frozenset(r.name for r in records if begun.get(r.name) == hash_json(r.to_dict()))
+    return frozenset(r.name for r in records if begun.get(r.name) == hash_json(asdict(r)))

@@ -28,11 +28,7 @@ class Summary:
 
 
 def summarise(cache: StoragePath) -> Summary:
-    """Counts the contents of a finished cache, local or on an object store.
-
-    Raises:
-        FileNotFoundError, ValueError: if there is no finished cache, or a shard is damaged.
-    """
+    """Counts the contents of a finished cache; raises as `Manifest.load`."""
     manifest = Manifest.load(cache)
     classes: dict[str, Counter[str]] = {name: Counter() for name in manifest.class_names}
     captions: Counter[str] = Counter()

@@ -47,11 +47,7 @@ class View:
                 raise ValueError(f"{name} of a view must be at least 1, got {value}")
 
     def check(self, frames: int, size: int) -> tuple[int, int]:
-        """Returns T and the edge of the square for clips of `frames` frames of `size` pixels.
-
-        Raises:
-            ValueError: if the view needs more than is cached.
-        """
+        """Returns T and the edge of the square; ValueError if the view needs more than cached."""
         needed = (self.frames or frames) * self.clips
         if needed > frames:
             several = f" ({self.clips} temporal clips)" if self.clips > 1 else ""
@@ -67,10 +63,7 @@ class View:
         return self.frames or frames, self.size or size
 
     def window(self, clip: int, cached: tuple[int, int, int], dense: bool = False) -> "Window":
-        """Returns the window of clip number `clip`, of which F, H and W are cached.
-
-        With `dense`, the frames are consecutive.
-        """
+        """Returns the window of a clip; `cached` is F, H, W; dense frames are consecutive."""
         count, height, width = cached
         frames, size = self.frames or count, self.size or min(height, width)
         top, left = center_corner(height, width, size)
@@ -95,11 +88,7 @@ class View:
 
 
 def parse_views(text: str) -> tuple[int, int]:
-    """Reads "4x3", as papers write it: the number of temporal clips, and of spatial crops.
-
-    Raises:
-        ValueError: if it is something else.
-    """
+    """Reads "4x3": the number of temporal clips, and of spatial crops; ValueError if it is not."""
     found = _SEVERAL.fullmatch(text)
     if found is None:
         raise ValueError(f"views is {text!r}; give temporal clips x crops (1 or 3), such as 4x3")
@@ -107,14 +96,11 @@ def parse_views(text: str) -> tuple[int, int]:
 
 
 def several_views(text: str, frames: int, size: int, cached: CacheConfig) -> list[View]:
-    """Returns the views of a test, such as "4x3", each with `frames` frames of `size` pixels.
+    """Returns the views of a test, such as "4x3"; ValueError if the cached frames do not suffice.
 
     The temporal clips all span the video, with different frames; of a dense sampling, they are
-    windows at equal distances, which can overlap. The crops are at the start, centre
-    and end of the longer side of the frames.
-
-    Raises:
-        ValueError: if the cache has too few frames, or frames without room for several crops.
+    windows at equal distances, which can overlap. The crops are at the start, centre and end of the
+    longer side of the frames.
     """
     clips, crops = parse_views(text)
     if crops > 1 and cached.crop == "center" and cached.size <= size:

@@ -4,6 +4,7 @@ import atexit
 import os
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -43,20 +44,10 @@ def write_shard(
 ) -> ShardRecord:
     """Decodes the clips of a shard and writes its file, then its record, each atomically.
 
-    A clip that is missing or cannot be decoded becomes a failure in the record. At most one row
-    group of frames and one clip are in memory. A complete shard is not changed, so a worker that
-    outlives its driver cannot disturb a resumed run. If its failed clips are to be retried, only
-    they are decoded, and the rewritten file has the bytes of a first attempt that succeeds.
-
-    Args:
-        plan: the clips.
-        config: the options of the cache.
-        data_root: the folder that the clips' paths are relative to.
-        cache: the folder of the cache.
-        timeout: seconds allowed for decoding one clip.
-
-    Raises:
-        OSError: if the cache cannot be written. Complete shards are kept.
+    A clip that is missing, or not decoded within `timeout` seconds, becomes a failure in the
+    record. At most one row group of frames and one clip are in memory. A complete shard is not
+    changed, so a worker that outlives its driver cannot disturb a resumed run. If its failed clips
+    are to be retried, only they are decoded, and the file gets the bytes of a first attempt.
     """
     # Read before decoding, so that a source that changes meanwhile is noticed by the next run.
     sources = plan.sources(data_root)
@@ -101,7 +92,7 @@ def write_shard(
         record = ShardRecord(
             plan.name, plan.split, count, written.bytes, written.sha256, identity, tuple(failures)
         )
-    write_checked_json(record_path(cache, plan.name), record.to_dict())
+    write_checked_json(record_path(cache, plan.name), asdict(record))
     return record
 
 

@@ -78,11 +78,7 @@ class PyavVideo:
         return len(self._shown)
 
     def count(self) -> None:
-        """Counts the frames by decoding all of them.
-
-        Raises:
-            DecodeError: if the file is damaged.
-        """
+        """Counts the frames by decoding all of them; DecodeError if the file is damaged."""
         self._is_counted, self.can_skip = True, False
         with self._opened() as container:
             frames = self._all_frames(container)

@@ -235,11 +235,7 @@ def check_frames(frames: Tensor, size: int) -> None:
 
 
 def frame_positions(positions: Tensor, frames: int) -> Tensor:
-    """Returns the first `frames` learned positions.
-
-    Raises:
-        ValueError: if there are fewer.
-    """
+    """Returns the first `frames` learned positions; ValueError if there are fewer."""
     if frames > len(positions):
         raise ValueError(
             f"this method has positions for {len(positions)} frames, and the clips have {frames}; "

@@ -82,11 +82,7 @@ class Checkpoint:
 
 
 def check_whole(directory: Path) -> None:
-    """Compares every file of a checkpoint with its checksum.
-
-    Raises:
-        ValueError: as `Checkpoint.load`.
-    """
+    """Compares every file of a checkpoint with its checksum; ValueError as `Checkpoint.load`."""
     with _readable(directory):
         check_sums(directory, _FILES)
         read_progress(directory)

@@ -114,11 +114,7 @@ class H264Stream:
 
 
 def _number(unit: bytes, sequence: "_Sequence | None") -> tuple[int, int]:
-    """Returns frame_num of a slice (7.3.3) and its range.
-
-    Raises:
-        EOFError: if it cannot be read.
-    """
+    """Returns frame_num of a slice (7.3.3) and its range; EOFError if it cannot be read."""
     if sequence is None:
         raise EOFError
     bits = _Bits(unit[1:].replace(b"\0\0\3", b"\0\0"))

@@ -1,6 +1,6 @@
 """Plans and records of shards: what is planned, found and retried follows from the files."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -102,7 +102,7 @@ def test_a_store_that_does_not_answer_is_not_a_missing_file(
 
 def test_a_record_is_loaded_if_it_is_whole_and_of_its_file(cache: Path) -> None:
     assert ShardRecord.load(cache, RECORD.name) is None
-    write_checked_json(record_path(cache, RECORD.name), RECORD.to_dict())
+    write_checked_json(record_path(cache, RECORD.name), asdict(RECORD))
     assert ShardRecord.load(cache, RECORD.name) == RECORD
     record_path(cache, RECORD.name).write_text("{}")
     assert ShardRecord.load(cache, RECORD.name) is None
