@@ -21,8 +21,8 @@ def _fails_at(number: int, taken: list[int], problem: Exception) -> Callable[[Re
 def test_records_wait_in_order_during_an_outage(tmp_path: Path) -> None:
     taken: list[int] = []
     for number in range(5):
-        Outbox(tmp_path).put({"kind": "k", "number": number})
-    again = Outbox(tmp_path)
+        Outbox(tmp_path / "runs/outbox").put({"kind": "k", "number": number})
+    again = Outbox(tmp_path / "runs/outbox")
     problem = again.deliver(_fails_at(2, taken, ConnectionError("away")))
     assert isinstance(problem, ConnectionError)
     assert taken == [0, 1]
@@ -41,6 +41,14 @@ def test_refused_record_does_not_block_the_others(tmp_path: Path) -> None:
     assert taken == [0, 2]
     (refused,) = outbox.refused()
     assert "no such thing" in refused.read_text()
+
+
+def test_a_record_that_is_gone_after_it_was_sent_is_no_error(tmp_path: Path) -> None:
+    """On an object store, a process whose lock expired can still be delivering."""
+    outbox = Outbox(tmp_path)
+    outbox.put({"kind": "k"})
+    assert outbox.deliver(lambda record: outbox.waiting()[0].unlink()) is None
+    assert not outbox.waiting()
 
 
 def test_courier_retries_until_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stop_core.cache.config import CacheConfig
-from stop_core.cache.layout import RowPlaces, open_writer, row_places, rows_per_group, shard_schema
+from stop_core.cache.layout import (
+    CLIP_COLUMNS,
+    RowPlaces,
+    open_writer,
+    row_places,
+    rows_per_group,
+    shard_schema,
+)
 
 
 def _config(frames: int = 2, size: int = 3, **options: Any) -> CacheConfig:
@@ -143,6 +150,11 @@ def test_metadata_says_how_to_read_the_bytes() -> None:
     assert json.loads(metadata[b"stop.frames_shape"]) == [2, 3, 3, 3]
     assert metadata[b"stop.frames_dtype"] == b"uint8"
     assert CacheConfig.from_dict(json.loads(metadata[b"stop.config"])) == _config(2, 3)
+
+
+def test_no_column_of_a_cache_can_have_nulls() -> None:
+    for schema in (shard_schema(_config(), "train-00000"), CLIP_COLUMNS):
+        assert not any(field.nullable for field in schema)
 
 
 def test_large_clips_make_small_row_groups() -> None:

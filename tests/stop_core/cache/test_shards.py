@@ -108,8 +108,9 @@ def test_a_record_is_loaded_if_it_is_whole_and_of_its_file(cache: Path) -> None:
     assert ShardRecord.load(cache, RECORD.name) is None
     empty = replace(RECORD, file_bytes=0)
     assert (RECORD.matches_file(cache), empty.matches_file(cache)) == (False, True)
-    shard_path(cache, RECORD.name).write_bytes(b"12345")
-    assert (RECORD.matches_file(cache), empty.matches_file(cache)) == (True, False)
+    for content, is_whole in ((b"1234", False), (b"12345", True), (b"123456", False)):
+        shard_path(cache, RECORD.name).write_bytes(content)
+        assert (RECORD.matches_file(cache), empty.matches_file(cache)) == (is_whole, False)
 
 
 def test_what_failed_to_decode_is_retried_once(cache: Path) -> None:

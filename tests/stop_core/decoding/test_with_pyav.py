@@ -251,6 +251,18 @@ def test_times_and_durations_are_those_of_the_frames_or_follow_from_the_rate() -
             video_of([(0, 1)], fps=rate).clock(index[:1])
 
 
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_times_of_decoded_frames_are_those_of_their_packets(tmp_path: Path, name: str) -> None:
+    video = PyavVideo(write_video(tmp_path / name))
+    index = np.arange(FRAMES, dtype=np.int32)
+    rate, times, duration = video.clock(index)
+    video.count()
+    again = video.clock(index)
+    np.testing.assert_array_equal(again[1], times)
+    assert (again[0], again[2]) == (rate, pytest.approx(duration, abs=1e-3))
+    assert duration == pytest.approx(times[-1] + 1 / rate, abs=1e-3)
+
+
 def test_a_matrix_that_scales_turns_by_its_angle_and_one_of_no_size_does_nothing() -> None:
     def turns(a: float, b: float, c: float, d: float) -> list[tuple[str, str]]:
         return _turns(np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], np.int32).tobytes())

@@ -99,6 +99,8 @@ def test_the_recognition_loss_is_the_mean_over_the_whole_batch() -> None:
     )
     torch.testing.assert_close(parts, F.cross_entropy(logits, labels))
     assert recognition_loss(logits[:0], labels[:0], 5).item() == 0
+    alone = recognition_loss(logits[:1], labels[:1], 1)
+    torch.testing.assert_close(alone, F.cross_entropy(logits[:1], labels[:1]))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])

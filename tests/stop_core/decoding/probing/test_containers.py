@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from stop_core.decoding import DecodeError, Decoder, decode_clip
-from tests.stop_core.decoding.videos import CLOSED, FRAMES, PLAIN, write_video
+from tests.stop_core.decoding.videos import (
+    CLOSED,
+    FRAMES,
+    PLAIN,
+    packets_of,
+    put_together,
+    write_video,
+)
 
 _FAST = {"movflags": "faststart"}
 _FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
@@ -101,6 +108,15 @@ def test_a_packet_that_is_not_complete_proves_a_loss(
     path.write_bytes(path.read_bytes()[: end - 3])
     with pytest.raises(DecodeError, match="truncated"):
         decode_clip(path, 3, 32, decoder=decoder)
+
+
+def test_an_avi_of_one_picture_that_claims_more_loses_nothing(
+    tmp_path: Path, decoder: Decoder
+) -> None:
+    source = write_video(tmp_path / "source.avi", "mpeg4", {})
+    path = put_together(source, tmp_path / "clip.avi", packets_of(source)[:1])
+    path.write_bytes(_longer(path.read_bytes(), 1000))
+    assert decode_clip(path, 1, 32, decoder=decoder).num_frames == 1
 
 
 def test_media_up_to_the_end_of_the_file_can_be_truncated(tmp_path: Path) -> None:
