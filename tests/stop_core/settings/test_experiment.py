@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -135,3 +136,9 @@ def test_a_list_of_templates_from_yaml_becomes_a_tuple() -> None:
     config = ExperimentConfig.from_parameters({"templates": ["a {}.", "the {}."], "epochs": 3})
     assert config.templates == ("a {}.", "the {}.")
     assert ExperimentConfig.from_parameters({"epochs": 3}).templates == ExperimentConfig().templates
+
+
+@pytest.mark.parametrize("values", [None, 3, [], ["epochs"], {1: 2}, {"epochs": 3, None: 2}])
+def test_parameters_that_are_no_names_with_values_are_refused(values: Any) -> None:
+    with pytest.raises(ValueError, match="settings must be `name: value` lines"):
+        ExperimentConfig.from_parameters(values)
