@@ -1,6 +1,7 @@
 """Dividing a batch among processes changes nothing but the rounding."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from stop_core.runtime.distributed import (
     gather_objects,
     gather_rows,
     gather_with_gradient,
+    my_block,
     my_share,
     sum_over_processes,
 )
@@ -28,6 +30,21 @@ def test_a_single_process_has_everything() -> None:
     assert torch.equal(all_rows(rows), rows)
     assert not all_rows(rows).requires_grad
     assert gather_with_gradient(rows) is rows
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 11])
+def test_shares_and_blocks_are_equal_partitions(
+    processes: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stop_core.runtime.distributed.world_size", lambda: processes)
+    items = list(range(count))
+    shares = [my_share(items, number) for number in range(processes)]
+    blocks = [my_block(items, number) for number in range(processes)]
+    assert [*chain(*blocks)] == sorted(chain(*shares)) == items
+    assert [len(block) for block in blocks] == [len(share) for share in shares]
+    assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
+    assert (my_share(items), my_block(items)) == (shares[0], blocks[0])  # rank 0
 
 
 def test_gathered_rows_are_in_the_order_of_their_positions() -> None:
