@@ -48,12 +48,12 @@ class BenchmarkConfig:
     same command to train the rest. docs/tables.md explains every number.
 
     Examples:
-      python pipelines/benchmark.py --cache outputs/cache/hmdb51 --table my_rows.yaml --seeds 5
-      python pipelines/benchmark.py --cache outputs/cache/hmdb51 --methods stop,vpt-deep --seeds 5
-      python pipelines/benchmark.py --ablation
-      python pipelines/benchmark.py --cache outputs/cache/hmdb51 --shots 16 --full-training
-      python pipelines/benchmark.py --cache outputs/cache/hmdb51-fold1,outputs/cache/hmdb51-fold2
-      python pipelines/benchmark.py --cache outputs/cache/msrvtt \\
+      stop benchmark --cache outputs/cache/hmdb51 --table my_rows.yaml --seeds 5
+      stop benchmark --cache outputs/cache/hmdb51 --methods stop,vpt-deep --seeds 5
+      stop benchmark --ablation
+      stop benchmark --cache outputs/cache/hmdb51 --shots 16 --full-training
+      stop benchmark --cache outputs/cache/hmdb51-fold1,outputs/cache/hmdb51-fold2
+      stop benchmark --cache outputs/cache/msrvtt \\
           --published sweeps/published/msrvtt_vit_b32.csv
     """
 

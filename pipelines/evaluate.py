@@ -8,7 +8,7 @@ import shlex
 from dataclasses import asdict, dataclass, field
 
 from .cli.console import RunError, print_result, reporting, say
-from .cli.folders import command, default_output
+from .cli.folders import default_output
 from .cli.json_output import add_result
 from .cli.options import OptionalModel, OutputFolder
 from .cli.progress_bar import Pace
@@ -131,6 +131,6 @@ def _summarise(evaluation: Evaluation, result: TrainingResult, config: EvaluateC
         words += ["--cache" if own else "--transfer", shlex.quote(config.cache)]
     words += [] if options.views == "1x1" else ["--views", options.views]
     words += [] if options.rerank == "none" else ["--rerank", options.rerank]
-    following = " ".join([command("benchmark"), *words])
+    following = " ".join(["stop benchmark", *words])
     print_result(f"next    {following}")
     add_result(**asdict(result), trained_on=source, next=following)

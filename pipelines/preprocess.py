@@ -16,7 +16,6 @@ from stop_core.storage.paths import StoragePath
 from stop_core.tiny.shipped import TINY
 
 from .cli.console import print_result
-from .cli.folders import command
 from .cli.json_output import add_result
 from .preprocessing.make_cache import PreprocessConfig, check, failure_counts, make_cache
 
@@ -71,11 +70,11 @@ def _next_command(config: PreprocessConfig, cache: StoragePath) -> str:
         return ""
     recipe = ""
     if config.entry.generate is not None:
-        recipe = " --config sweeps/recipes/motion.yaml"
+        recipe = " --config motion"
         # The recipe names a tower for the frame size of a cache that was made without options.
         towers[TINY.image_size] = ""
     where = shlex.join(["--cache", str(cache)])
-    return f"{command('train')}{recipe} {where}{towers[size]}"
+    return f"stop train{recipe} {where}{towers[size]}"
 
 
 def main(config: PreprocessConfig) -> None:

@@ -25,7 +25,7 @@ from stop_core.storage.skeleton import skeleton_of
 from .cli.commands import commands
 from .cli.console import RunError, is_quiet, is_verbose, print_result, warn
 from .cli.experiment_fields import closest
-from .cli.folders import SWEEPS, command, default_output, named_file
+from .cli.folders import SWEEPS, default_output, named_file
 from .cli.options import parse, spell_out
 from .cluster.resources import ResourceOptions
 from .preprocessing.make_cache import PreprocessConfig, listed_clips
@@ -96,7 +96,7 @@ class CommandLine:
     words: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{command(self.name)} {shlex.join(self.words)}"
+        return f"stop {self.name} {shlex.join(self.words)}"
 
     def run(self) -> None:
         """Runs the command in this process."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cli.console import print_result
-from .cli.folders import SWEEPS, command, default_output, named_file
+from .cli.folders import SWEEPS, default_output, named_file
 from .cli.json_output import add_result
 from .cli.options import OutputFolder, spell_out
 from .cluster.devices import choose_devices
@@ -32,10 +32,10 @@ class SweepConfig:
     resumes the others. See docs/sweeps.md.
 
     Examples:
-      python pipelines/sweep.py --space sweeps/smoke.yaml
-      python pipelines/sweep.py --dry-run
-      python pipelines/sweep.py --confirm 5
-      python pipelines/train.py --config outputs/sweeps/NAME/best.yaml
+      stop sweep --space sweeps/smoke.yaml
+      stop sweep --dry-run
+      stop sweep --confirm 5
+      stop train --config outputs/sweeps/NAME/best.yaml
       ray job submit --working-dir . -- python pipelines/sweep.py --output /shared/outputs
     """
 
@@ -77,7 +77,7 @@ class SweepConfig:
         """Returns the command line that resumes this sweep."""
         once = ("trials", "dry_run", "confirm", "retry_failed")  # only for one run of it
         words = spell_out(self, always=("space", "output", "seed"), never=once)
-        return " ".join([command("sweep"), *words])
+        return " ".join(["stop sweep", *words])
 
     def shared_resources(self) -> ResourceOptions:
         """Returns the resources of a trial, with its share of a GPU."""
@@ -141,7 +141,7 @@ def main(config: SweepConfig) -> "SweepResult | None":
         print_trials(search, result)
         confirmed = confirm(search, result, config.confirm, tracked.run_id)
         Report(search, trials, result, config.command(), confirmed).publish(tracked)
-    following = f"{command('train')} --config {shlex.quote(str(result.best_file))}"
+    following = f"stop train --config {shlex.quote(str(result.best_file))}"
     print_result(f"report: {search.folder / REPORT}")
     print_result(f"best settings: {following}")
     print_result(f"all runs: {ui_command(config.output)}")

@@ -40,14 +40,14 @@ class TrainConfig:
     training is finished, the command prints the result again.
 
     Examples:
-      python pipelines/train.py --method vpt-deep --seed 1
-      python pipelines/train.py --cache outputs/cache/hmdb51 --tower ViT-B-32-quickgelu \\
+      stop train --method vpt-deep --seed 1
+      stop train --cache outputs/cache/hmdb51 --tower ViT-B-32-quickgelu \\
           --pretrained openai --epochs 20 --batch-size 64
-      python pipelines/train.py --cache outputs/cache/hmdb51 --tower ViT-B-32-quickgelu \\
+      stop train --cache outputs/cache/hmdb51 --tower ViT-B-32-quickgelu \\
           --pretrained openai --shots 16 --full-training
-      python pipelines/train.py --cache outputs/cache/msrvtt --tower ViT-B-32-quickgelu \\
+      stop train --cache outputs/cache/msrvtt --tower ViT-B-32-quickgelu \\
           --pretrained openai --captions every --epochs 5
-      python pipelines/train.py --resume-from NAME --fork --learning-rate 1e-4
+      stop train --resume-from NAME --fork --learning-rate 1e-4
     """
 
     cache: str | None = None

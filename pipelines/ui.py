@@ -33,8 +33,8 @@ class UiConfig:
     ends with Ctrl-C.
 
     Examples:
-      python pipelines/ui.py
-      python pipelines/ui.py --output /shared/outputs --port 5001
+      stop ui
+      stop ui --output /shared/outputs --port 5001
     """
 
     output: Path = field(default_factory=default_output)

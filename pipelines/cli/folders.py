@@ -27,11 +27,6 @@ SWEEPS = (ROOT if CHECKOUT else _PACKAGE) / "sweeps"
 """Search spaces, tables, recipes and published rows. A wheel has them inside its package."""
 
 
-def command(name: str) -> str:
-    """Returns how a command is typed here: `python pipelines/train.py`, or `stop train`."""
-    return f"python pipelines/{name}.py" if CHECKOUT else f"stop {name}"
-
-
 def named_file(given: P, folder: str = ".") -> P | Path:
     """Returns `given`, or the file of `sweeps/<folder>` that it names: `motion` is `motion.yaml`.
 

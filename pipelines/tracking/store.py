@@ -17,7 +17,7 @@ from stop_core.storage.paths import StoragePath
 from stop_core.storage.private import without_password
 
 from ..cli.console import RunError, is_verbose, reporting
-from ..cli.folders import command, default_output
+from ..cli.folders import default_output
 from ..cli.store_problem import TRACKING_URI, explain_store_problem, given_store
 from .environment import command_line, git_commit
 
@@ -82,9 +82,9 @@ def ui_command(output: StoragePath) -> str:
     """Returns the command that opens the UI of the store."""
     given_store()  # refuses a password in the address
     if not isinstance(output, Path):
-        return command("ui")
+        return "stop ui"
     is_default = output.resolve() == default_output().resolve()
-    return command("ui") + ("" if is_default else f" --output {shlex.quote(str(output))}")
+    return "stop ui" + ("" if is_default else f" --output {shlex.quote(str(output))}")
 
 
 def page_links(client: "MlflowClient", address: str) -> dict[str, str]:

@@ -30,7 +30,7 @@ from stop_core.trained_model.frames import preprocessing_of_cache
 from stop_core.training.run_state import Origin, read_origin, read_progress
 
 from ..cli.console import Paused, RunError
-from ..cli.folders import alone_in, command, results_folder
+from ..cli.folders import alone_in, results_folder
 from ..cluster.resources import Resources
 from ..tracking.environment import git_commit
 from ..tracking.queued_run import QueuedRun, deliver_at_end, deliver_at_start
@@ -47,8 +47,8 @@ from .task import FIGURES, PAUSE, PREDICTIONS, PROGRESS_FILE, WorkerTask
 
 _NOTE = f"""The model that this training chose by validation, with its card (README.md).
 
-`{command("predict")} VIDEOS --run ID` predicts with it; ID is that of the source run.
-`{command("export")} --run ID --to mlflow --register NAME` registers it in the form that MLflow
+`stop predict VIDEOS --run ID` predicts with it; ID is that of the source run.
+`stop export --run ID --to mlflow --register NAME` registers it in the form that MLflow
 serves, which these files do not have.
 """
 

@@ -14,7 +14,6 @@ from stop_core.storage.escaping import in_markdown
 from stop_core.storage.paths import StoragePath, matches
 from stop_core.storage.templates import rendered
 
-from ...cli.folders import command
 from ...cli.options import spell_out
 from ...tracking.direct_run import TrackedRun
 from ...tracking.environment import git_commit
@@ -83,7 +82,7 @@ class Report:
             start=first if space.points_to_evaluate or space.around else None,
             stopped=trials.in_state("stopped early"),
             failed=trials.in_state("failed"),
-            train=" ".join([command("train"), *train]),
+            train=" ".join(["stop train", *train]),
             command=self.command,
             # With grids, a draw is one trial of every point.
             more=0 if space.is_listed else 2 * math.ceil(len(trials.all) / len(space.points())),
