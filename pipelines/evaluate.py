@@ -44,7 +44,7 @@ class EvaluateConfig:
     tower: str | None = None
     """The model's tower, which is needed only for hf-hub:REPOSITORY and local-dir:FOLDER."""
     cache: str | None = None
-    """A cache made by preprocess.py: a folder, or an s3:// or gs:// URI (default: the embedded set,
+    """A cache made by preprocess: a folder, or an s3:// or gs:// URI (default: the embedded set,
     preprocessed if needed)."""
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     device: Device = "auto"

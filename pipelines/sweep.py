@@ -1,4 +1,4 @@
-"""Searches the settings of STOP with Ray Tune; a trial is a training like that of train.py."""
+"""Searches the settings of STOP with Ray Tune; a trial is a training like that of `stop train`."""
 
 if __name__ == "__main__":  # python pipelines/sweep.py
     __import__("stop").run_file(__file__)

@@ -39,3 +39,6 @@ def test_a_message_names_a_command_as_stop_and_never_as_a_file() -> None:
         assert not found, path
         named |= set(re.findall(r"`stop (\w+)", path.read_text()))
     assert {"preprocess", "train", "index"} <= named <= commands().keys()
+    for path in (ROOT / "pipelines").rglob("*.py"):
+        files = re.findall(r"(?<!-- )(?<!  # )(?<!`)python pipelines/", path.read_text())
+        assert not files, path

@@ -28,7 +28,7 @@ class ResourceOptions:
     any."""
     workers: int | None = None
     """Number of Ray Train workers of a training; each batch is split among them (default: 1; for
-    train.py on GPUs, one for each)."""
+    `stop train` on GPUs, one for each)."""
     min_workers: int | None = None
     """Start or resume with only this many workers while nodes are missing, and add workers as
     nodes join (default: wait until there is room for all)."""

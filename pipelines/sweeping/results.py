@@ -36,7 +36,7 @@ class SweepResult:
     """A row per trial: finished settings, best first, then the trials that did not finish."""
     best: TriedSettings
     best_file: StoragePath
-    """For `train.py --config`."""
+    """For `stop train --config`."""
     front: list[TriedSettings]
     """The Pareto front of several objectives; empty for one objective."""
 

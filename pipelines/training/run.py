@@ -45,7 +45,7 @@ from .result import RESULT_VERSION, TrainingResult
 from .start_from import StartFrom
 from .task import FIGURES, PAUSE, PREDICTIONS, PROGRESS_FILE, WorkerTask
 
-_NOTE = f"""The model that this training chose by validation, with its card (README.md).
+_NOTE = """The model that this training chose by validation, with its card (README.md).
 
 `stop predict VIDEOS --run ID` predicts with it; ID is that of the source run.
 `stop export --run ID --to mlflow --register NAME` registers it in the form that MLflow

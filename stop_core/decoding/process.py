@@ -183,12 +183,13 @@ class _Child:
                 self._message()
             except (EOFError, TimeoutError) as error:
                 ended = isinstance(error, EOFError)
-                how = self.how_it_ended() if ended else "it does not answer"
+                late = f"no answer in {_START_TIMEOUT:.0f} s; is this machine overloaded?"
+                how = self.how_it_ended() if ended else late
                 self.end()
                 stderr.seek(0)
                 lines = stderr.read().decode(errors="replace").strip().splitlines()
-                reason = lines[-1] if lines else "no reason"
-                raise OSError(f"the decoding process does not start ({how}): {reason}") from error
+                reason = f": {lines[-1]}" if lines else ""
+                raise OSError(f"the decoding process does not start ({how}){reason}") from error
 
     def request(self, path: Path, slot: int, timeout: float) -> None:
         """Sends a request and starts its deadline."""

@@ -52,7 +52,7 @@ def test_a_table_runs_only_the_missing_trainings(
     main(config)
     shown = capsys.readouterr()
     assert "0 of them to run" in shown.err
-    assert "pipelines/ui.py --output" in shown.out
+    assert "stop ui --output" in shown.out
 
     # Another seed adds a cell, and the finished cells are reused.
     with printing_json():

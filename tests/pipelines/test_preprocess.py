@@ -79,7 +79,7 @@ def test_bad_videos_are_skipped_and_a_second_run_does_nothing(
     assert "truncated: 1" in text
     assert str(tmp_path / "cache/failures.parquet") in text
     assert f"wave/{junk.name}: not a video that FFmpeg can open" in text
-    assert "train.py" not in text  # no tower takes such frames
+    assert "stop train" not in text  # no tower takes such frames
     assert "Traceback" not in capfd.readouterr().err
 
     before = files_below(config.cache_path)
@@ -103,7 +103,7 @@ def test_the_next_command_of_own_clips_names_a_fitting_tower(
 ) -> None:
     config = PreprocessConfig(dataset="folder", data_root="d", cache="c", size=size)
     last = summary(config, Manifest.load(small_cache)).splitlines()[-1]
-    assert last == f"next      python pipelines/train.py --cache c {tower}"
+    assert last == f"next      stop train --cache c {tower}"
 
 
 @pytest.mark.parametrize(("size", "tower"), [(32, ""), (64, " --tower tiny-64")])
@@ -113,7 +113,7 @@ def test_the_next_command_names_a_tower_that_takes_the_frames(
     config = PreprocessConfig(dataset="motion", cache="c", size=size)
     with printing_json():
         last = summary(config, Manifest.load(small_cache)).splitlines()[-1]
-    assert last.endswith(f"train.py --config sweeps/recipes/motion.yaml --cache c{tower}")
+    assert last.endswith(f"stop train --config motion --cache c{tower}")
     document = documented("preprocess", capsys)
     assert last == f"next      {document['next']}"
     assert document["counts"] == Manifest.load(small_cache).counts

@@ -118,7 +118,7 @@ def test_an_interrupted_evaluation_resumes_and_a_finished_one_is_not_repeated(
     assert len(calls) == 3, "the first view was computed before the interruption"
     shown = capsys.readouterr().out
     assert f"test/top1              {found.metrics['test/top1']:.4f}" in shown
-    assert f"next    python pipelines/benchmark.py --cache {small_cache} --views 2x1" in shown
+    assert f"next    stop benchmark --cache {small_cache} --views 2x1" in shown
 
     with printing_json():
         again = main(config)
