@@ -127,6 +127,8 @@ def main(config: BenchmarkConfig) -> "ComparisonTable":
     from .training.pool import Job
 
     published = read_published(config.published) if config.published else []
+    if config.table:
+        read_table(named_file(config.table, "tables"))  # a mistake is found before a cache is made
     caches = find_folds(config.cache, config.output)
     manifest = next(iter(caches.values()))
     targets = find_targets(config.transfer, config.output)

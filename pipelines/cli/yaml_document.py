@@ -1,5 +1,6 @@
 """A YAML file that remembers the line of each of its values."""
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,9 +46,10 @@ class Document:
         try:
             text = read_text(path, MOST_YAML)
         except OSError as problem:
-            raise OSError(
-                f"{path} cannot be read ({problem.strerror}); the files below {SWEEPS} are examples"
-            ) from problem
+            names = sorted({file.stem for file in SWEEPS.rglob("*.yaml")})
+            close = [] if path.suffix else difflib.get_close_matches(path.name, names)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"examples are in {SWEEPS}"
+            raise OSError(f"{path} cannot be read ({problem.strerror}); {hint}") from problem
         try:
             root = compose_yaml(text)
             self.content: Any = parse_yaml(text)

@@ -314,3 +314,14 @@ def test_the_protocol_is_typed_or_set_in_rows(small_cache: Path, tmp_path: Path)
     with pytest.raises(ValueError, match=r"row 'probe': classes is base, but linear-probe reads"):
         main(config)
     assert read_table(file).rows["STOP"]["shots"] == 4
+
+
+def test_a_mistyped_table_is_reported_before_a_cache_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=r"motoin cannot be read .*did you mean motion"):
+        main(BenchmarkConfig(table=Path("motoin"), output=tmp_path))
+    with pytest.raises(OSError, match="mine.yaml cannot be read .*examples are in"):
+        main(BenchmarkConfig(table=Path("mine.yaml"), output=tmp_path))
+    assert not list(tmp_path.iterdir())
