@@ -322,6 +322,6 @@ def test_a_mistyped_table_is_reported_before_a_cache_is_made(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OSError, match=r"motoin cannot be read .*did you mean motion"):
         main(BenchmarkConfig(table=Path("motoin"), output=tmp_path))
-    with pytest.raises(OSError, match="mine.yaml cannot be read .*examples are in"):
+    with pytest.raises(OSError, match=r"mine\.yaml cannot be read .*examples are in"):
         main(BenchmarkConfig(table=Path("mine.yaml"), output=tmp_path))
     assert not list(tmp_path.iterdir())
