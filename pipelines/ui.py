@@ -81,6 +81,7 @@ def main(config: UiConfig) -> None:
         try:
             _await(address, process, log)
             _show(page_links(MlflowClient(store), address), config)
+            say("on the page of a run, press Model training: the browser remembers it for all runs")
             say("Ctrl-C ends the server")
             process.wait()
         finally:
