@@ -5,7 +5,7 @@
 
 Counted are the requests (of a disk: `scandir` and `stat`; of a bucket: pages of up to a thousand
 names), and how many are under way at once in the mean: each lasts `latency` seconds here, as on a
-network. The bucket is a server in a process of its own that makes up the names: it knows only how
+network. The bucket is a server in a separate process that makes up the names: it knows only how
 to list them.
 """
 

@@ -7,8 +7,8 @@ Every reader fills the same buffer, batch by batch, with clips in one shuffled o
 page cache. The readers take turns, round after round, so that a slow minute of the machine meets
 all of them; a ratio is taken within a round. WebDataset cannot read in a given order, so it reads
 in the order that its own shards have. A reader whose library is not installed is left out: LMDB and
-WebDataset are in the extra `bench`; mosaicml-streaming asks for numpy below 2.2, and needs an
-environment of its own.
+WebDataset are in the extra `bench`; mosaicml-streaming requires numpy below 2.2, so it needs
+a separate environment.
 
 With `--cold`, the page cache of the files is dropped before each turn, which is checked, and the
 ways to read the frame cache are compared: one thread that copies from the map, as before 29

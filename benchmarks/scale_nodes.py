@@ -2,7 +2,7 @@
 
     python benchmarks/scale_nodes.py                  # ten minutes, nearly no work
 
-Three processes are three nodes, each with a disk of its own. They read a made cache through the
+Three processes are three nodes, each with a separate disk. They read a made cache through the
 reader of a training, in its order, and sleep where a GPU would compute; all wait for each other
 after each step. Reading a shard from the storage takes its bytes over `SPEED`: of each node, or of
 all nodes together. The measured bytes are exact. On a busy machine, the seconds can be longer.

@@ -8,7 +8,7 @@ Each task gets the plan of a shard and returns a record of a few bytes. `ray-dat
 `stop preprocess` with a function that does nothing; `tasks` are plain Ray tasks, of which as many
 are in flight as fit into twice the CPUs. Printed are tasks per second, and CPU milliseconds per
 task of the driver, of Ray's processes of this node, and of the workers: on a busy machine, the rate
-says nothing, and 1000 / the driver's milliseconds is what a driver with a CPU of its own can feed.
+says nothing, and 1000 / the driver's milliseconds is what a driver with a dedicated CPU can feed.
 Also the peak of the driver's memory, as the plans begin and at the end.
 """
 

@@ -45,7 +45,7 @@ def _lines(path: Path) -> Iterator[str]:
                 if number == MOST_LINES:
                     raise ValueError(
                         f"{path} has more than {MOST_LINES:,} lines: divide the dataset, and "
-                        "preprocess the parts into caches of their own"
+                        "preprocess the parts into separate caches"
                     )
                 yield line
     except UnicodeDecodeError as error:

@@ -69,7 +69,7 @@ class MapleOptions(_Positive):
     text_prompts: int = 2
     """Learned tokens in every text, and in every frame."""
     prompt_depth: int = 9
-    """Blocks of both towers with prompts of their own, from the first (at most: all)."""
+    """Blocks of both towers with separate prompts, from the first (at most: all)."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class VopOptions(_Positive):
     frame_prompts: int = 8
     """Learned tokens in every frame."""
     frame_prompt: Literal["static", "position", "context"] = "context"
-    """static: the same in every frame; position: of their own for each frame number; context:
+    """static: the same in every frame; position: separate ones for each frame number; context:
     from the frames, by an LSTM."""
 
 
@@ -94,10 +94,10 @@ class DglOptions(_Positive):
     frame_prompts: int = 4
     """Learned tokens in every frame, and global tokens."""
     prompt_space: Literal["transformer", "linear"] = "transformer"
-    """How the prompts of both towers are coupled. transformer: one over all of them, with prompts
-    of their own for each frame number; linear: texts get linear maps of the frames' prompts."""
+    """How the prompts of both towers are coupled. transformer: one over all of them, with
+    separate prompts for each frame number; linear: texts get linear maps of the frames' prompts."""
     prompt_frames: int = 12
-    """Number of frames with prompts of their own, at least the frames of a clip."""
+    """Number of frames with separate prompts, at least the frames of a clip."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
     python tests/pipelines/chaos_all.py --kills 100 --seed 1
 
-Each part is a script of its own, with the same options, that compares what it is left with against
-something unbroken, and exits with 1 where they differ. The last one, for root, has no random kills:
+Each part is a separate script with the same options. It compares its results with those of an
+uninterrupted run, and exits with 1 if they differ. The last one, for root, has no random kills:
 it loses nodes, the head and the store.
 """
 

@@ -125,7 +125,7 @@ def ray_nodes(
         nodes: how many beside the head.
         cpus: logical ones, of each node.
         server: otherwise a driver keeps the store in a file.
-        hidden: a folder that the nodes do not see: they get a name and mounts of their own.
+        hidden: a folder that the nodes do not see: they get separate names and mounts.
         apart: home, temporary files and Ray's sessions are below `hidden`, so that nothing is
             shared but an S3 server, the bucket `stop` of `STOP_TEST_S3`, host and port.
     """

@@ -14,6 +14,7 @@ from pipelines.train import TrainConfig
 from pipelines.train import main as train
 from pipelines.training.task import PREDICTIONS
 from stop_core.settings.experiment import ExperimentConfig
+from stop_core.storage.paths import RemotePath
 from tests.caches import write_cache
 
 
@@ -23,6 +24,7 @@ def test_the_page_has_the_wrong_clips_and_is_an_artifact(
     small_motion_set: Path,
     small_experiment: ExperimentConfig,
     tmp_path: Path,
+    bucket: RemotePath,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     experiment = replace(small_experiment, method="zero-shot", epochs=0)
@@ -31,6 +33,13 @@ def test_the_page_has_the_wrong_clips_and_is_an_artifact(
         Path(result.folder), cache=str(small_cache), output=tmp_path, confusions=64, clips=1
     )
     page = main(config).read_text()
+    stored = bucket / "runs" / "one"
+    for file in Path(result.folder).rglob("*"):
+        if file.is_file() and file.stat().st_size and "errors" not in file.name:
+            (stored / file.relative_to(result.folder).as_posix()).upload(file)
+    again = main(replace(config, checkpoint=stored))
+    assert again == stored / "errors_test.html"
+    assert again.read_text() == page, "a run in a bucket has the same page"
     rows = pd.read_parquet(Path(result.folder) / PREDICTIONS).query("split == 'test'")
     wrong = rows[rows["predicted"] != rows["label"]]
     assert len(wrong), "zero-shot CLIP is at chance"

@@ -1,6 +1,6 @@
 """A cache on S3 or GCS is the one on disk, byte for byte; each shard is fetched once.
 
-Against real servers in processes of their own: moto's for S3, and gcp-storage-emulator for GCS,
+Tested against real servers in separate processes: moto's for S3, and gcp-storage-emulator for GCS,
 where it is installed.
 """
 
@@ -46,7 +46,7 @@ def _server_command(scheme: str, host: str, port: str) -> list[str]:
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, str, Path]]:
-    """A store in a process of its own; gives its scheme, `host:port`, and log of requests."""
+    """A store in a separate process; gives its scheme, `host:port`, and log of requests."""
     scheme = request.param
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -113,7 +113,7 @@ def test_a_decoder_that_crashes_is_tried_once_more(
     expected = _results(decoder, clips)
     sent = _on_request(monkeypatch, clips[1].name, signal.SIGSEGV, times)
     results = _results(decoder, clips)
-    assert len(set(sent)) == times, "every crash was in a process of its own"
+    assert len(set(sent)) == times, "every crash was in a separate process"
     if times == 2:
         assert results.pop(1) == "the decoder crashed (signal 11)"
         expected.pop(1)

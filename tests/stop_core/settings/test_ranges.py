@@ -63,7 +63,7 @@ EXPERIMENT: dict[str, tuple[list[Any], list[Any]]] = {
     "precision": (["auto", "fp32", "bf16"], ["fp16", ""]),
     "method": (list(METHODS), ["Stop", ""]),
 }
-# Taken as they are, or checked with others: by tests of their own.
+# Not limited, or limited together with others, which other tests check.
 OTHERS = {
     "stop",
     "training",
