@@ -22,7 +22,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY) ## Compare STOP with its baselines on the embedded data: a table in minutes
-	$(BIN)/python pipelines/benchmark.py
+	$(BIN)/stop benchmark
+	@echo 'stop is in $(BIN): source $(BIN)/activate'
 
 # With bytecode, or each process would compile the rewritten tests again.
 test: $(READY) ## Run all tests that this machine supports
