@@ -25,11 +25,7 @@ _KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields the location of each line, and the line; skips blank lines.
-
-    Raises:
-        ValueError: if the file is not UTF-8, or has too many bytes or lines.
-    """
+    """Yields the location of each line, and the line; skips blank lines."""
     for number, line in enumerate(_lines(path), start=1):
         if line.strip():
             yield f"{path}, line {number}", line.rstrip("\r\n")
@@ -63,9 +59,8 @@ def read_annotations(path: Path, kind: type) -> Any:
     try:
         value = parse_json(read_text(path, MOST_ANNOTATIONS).removeprefix("\ufeff"), _object)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}, line {error.lineno}: not JSON ({error.msg}); {_AFRESH}"
-        ) from error
+        where = f"{path}, line {error.lineno}"
+        raise ValueError(f"{where}: not JSON ({error.msg}); {_AFRESH}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}; or {_AFRESH}") from error
     if not isinstance(value, kind):
@@ -114,11 +109,7 @@ def get_texts(entry: dict[str, Any], name: str, where: str) -> list[str]:
 
 
 def read_csv_rows(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields the location and the row of each row of a CSV file with a header.
-
-    Raises:
-        ValueError: if one of `columns` is not in the header, or a row does not fit the header.
-    """
+    """Yields the location and the row of each row of a CSV file whose header has `columns`."""
     reader = csv.DictReader(_lines(path), strict=True)
     done = 0
     try:

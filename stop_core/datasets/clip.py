@@ -37,8 +37,7 @@ class Clip:
 def tidied(text: str) -> str:
     """Returns a text in Unicode's form NFC, without invisible characters, and with single blanks.
 
-    Two texts that look alike in an editor are often not equal: "walk" and "walk ", a letter with
-    its accent as one character or as two, a no-break space, a zero-width space, a byte-order mark.
+    Texts that look alike are often not equal: a letter with its accent can be one character or two.
     """
     if not (text.isascii() and text.isprintable()):  # the common case, checked ten times as fast
         text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))

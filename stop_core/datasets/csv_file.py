@@ -19,10 +19,7 @@ TABLE = "clips.csv"
 
 
 def read_csv(root: Path, task: Task) -> list[Clip]:
-    """Lists the videos of `clips.csv` in its order; labels index the sorted class names.
-
-    For recognition it needs the column `label`, for retrieval the column `caption`.
-    """
+    """Lists the videos of `clips.csv` in its order; labels index the sorted class names."""
     column = "label" if task == "recognition" else "caption"
     data = DataRoot(root, f"{TABLE} with the columns path, split, {column}, and the videos")
     split_of: dict[str, Split] = {split: split for split in SPLITS}

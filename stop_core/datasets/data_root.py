@@ -40,7 +40,7 @@ class Listing:
     def add(
         self, clip: Clip, where: str, *, again: bool = False, name: str = "", unused: bool = False
     ) -> None:
-        """Adds a clip, or its captions to the clip of the same video.
+        """Adds a clip, or its captions to that of the same video; ValueError if listed twice.
 
         Args:
             clip: its label is ignored: classes are compared by name.
@@ -48,9 +48,6 @@ class Listing:
             again: whether one name can be listed several times, with a caption each time.
             name: the listed name, where the id of the clip is another one.
             unused: whether the list has the clip in none of our splits; it is only compared.
-
-        Raises:
-            ValueError: if the video is listed already, and this is no further name of it.
         """
         key, name = video_key(clip.video_id), name or clip.video_id
         values = {"split": "unused" if unused else clip.split, "class": clip.class_name}
@@ -88,13 +85,8 @@ def number_classes(clips: Sequence[Clip]) -> list[Clip]:
 class DataRoot(Listing):
     """A data root; the readers of all datasets list their clips in one.
 
-    Args:
-        root: the folder.
-        layout: describes the files that it should hold, for messages.
-        videos: the folder of the videos, if all are in one.
-
-    Raises:
-        FileNotFoundError: if a folder is not there.
+    `layout` describes the files that it should hold, for messages. `videos` is the folder of the
+    videos, if all are in one.
     """
 
     def __init__(self, root: Path, layout: str, videos: str = "") -> None:
@@ -123,14 +115,7 @@ class DataRoot(Listing):
         return VideoFiles(self.root, self._videos)
 
     def look_for(self, *names: str) -> Path | None:
-        """Returns the annotation file in the root, or in a folder just below it; None without one.
-
-        Args:
-            names: possible names of the file; the first that exists is used.
-
-        Raises:
-            ValueError: if a name exists twice.
-        """
+        """Returns the first file of these names in the root or a folder just below it, if any."""
         with os.scandir(self.root) as entries:
             below = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
         folders = [self.root, *(self.root / name for name in sorted(below))]
@@ -165,17 +150,8 @@ class DataRoot(Listing):
     ) -> None:
         """Adds a clip of a retrieval dataset, with its captions `tidied`.
 
-        Args:
-            where: its location in the annotation.
-            video_id: the name of its file, which can be in any folder.
-            split: its split.
-            captions: its sentences.
-            source: the longer video that it was cut from.
-            default: its path, if there is no such file.
-            other_name: another possible name of its file.
-
-        Raises:
-            ValueError: if it has no caption, or is listed already.
+        Its file is called `video_id` or `other_name`, in any folder; `default` is its path, if
+        there is no such file. Raises ValueError if it has no caption, or is listed already.
         """
         path = self.files.named(video_id, *filter(None, [other_name])) or default
         tidy = tuple(filter(None, map(tidied, captions)))

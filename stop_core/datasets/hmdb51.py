@@ -23,10 +23,7 @@ _CODES: dict[str, Split | None] = {"0": None, "1": "train", "2": "test"}
 
 
 def read_hmdb51(root: Path, fold: int = 1) -> list[Clip]:
-    """Lists the training, validation and test clips of fold 1, 2 or 3 by class.
-
-    Labels index the sorted class names.
-    """
+    """Lists the clips of fold 1, 2 or 3 by class; labels index the sorted class names."""
     ending = f"_test_split{fold}.txt"
     layout = f"{HMDB51_VIDEOS}/<class>/*.avi and {HMDB51_SPLITS}/<class>{ending}"
     data = DataRoot(root, layout, HMDB51_VIDEOS)
@@ -51,24 +48,18 @@ def read_hmdb51(root: Path, fold: int = 1) -> list[Clip]:
                     "unpack the split files afresh"
                 )
             name, split = safe_name(fields[0], where), _CODES[fields[1]]
+            file = data.files.at(f"{HMDB51_VIDEOS}/{folder}/{name}") if split else ""
             stem = Path(name).stem
-            clip = Clip(
-                video_id=f"{class_name}/{stem}",
-                path=data.files.at(f"{HMDB51_VIDEOS}/{folder}/{name}") if split else "",
-                split=split or "train",
-                label=NO_LABEL,
-                class_name=class_name,
-                source=source_video(stem, class_name),
-            )
+            v, source = f"{class_name}/{stem}", source_video(stem, class_name)
+            clip = Clip(v, file, split or "train", NO_LABEL, class_name, source)
             data.add(clip, where, name=f"{class_name}/{name}", unused=split is None)
     return carve_validation(number_classes(data.finish()))
 
 
 def source_video(stem: str, class_name: str) -> str:
-    """Returns the source video of a clip, from the clip's file name without its extension.
+    """Returns the source video of a clip, for example of `April_09_brush_hair_u_nm_np1_ba_goo_0`.
 
-    HMDB51 names read `<source>_<class>_<visible>_<camera>_np<people>_<view>_<quality>_<number>`,
-    for example `April_09_brush_hair_u_nm_np1_ba_goo_0`. A name of another form is its own source.
+    HMDB51 names read `<source>_<class>_<visible>_<camera>_np<people>_<view>_<quality>_<number>`.
     """
     tail = rf"_{re.escape(class_name)}_[a-z]+_[a-z]+_np\d+_[a-z]+_[a-z]+_\d+"
     match = re.fullmatch(rf"(.+){tail}", stem)

@@ -25,10 +25,7 @@ _FILES = {"train": ("train",), "validation": ("val", "validate"), "test": ("test
 
 
 def read_kinetics(root: Path, *, val_as_test: bool = False) -> list[Clip]:
-    """Lists the official training, validation and test clips; labels index the sorted classes.
-
-    With `val_as_test`, the official validation clips are the test, and no test list is needed.
-    """
+    """Lists the training, validation and test clips; labels index the sorted classes."""
     lists: dict[str, Split] = {"train": "train", "validation": "val", "test": "test"}
     if val_as_test:
         lists = {"train": "train", "validation": "test"}

@@ -3,6 +3,7 @@
 import html
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,7 @@ _CLIP_WORD = regex.compile(r"'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+
 
 
 def refuse_twins(names: Sequence[str], texts: Sequence[Hashable]) -> None:
-    """Refuses classes that are the same text, which no method that reads texts can tell apart.
-
-    Args:
-        names: of the classes.
-        texts: of the classes, in any form: words, sentences, token ids.
-
-    Raises:
-        ValueError: naming the first two classes with equal texts.
-    """
+    """Raises ValueError for classes with equal texts: words, sentences or token ids."""
     first: dict[Hashable, str] = {}
     for name, text in zip(names, texts, strict=True):
         if (other := first.setdefault(text, name)) is not name:
@@ -39,13 +32,10 @@ def refuse_twins(names: Sequence[str], texts: Sequence[Hashable]) -> None:
 
 
 def refuse_same_words(names: Sequence[str]) -> None:
-    """Refuses class names that CLIP reads as the same words, such as `brush_hair` and `brush hair`.
+    """Raises ValueError for class names that CLIP reads as the same words, or as none.
 
     Names that differ only by case are left to `remarks`: a method that reads no text, such as
     linear-probe, can be trained on them.
-
-    Raises:
-        ValueError: naming both; and for a name without any word, such as `_`.
     """
     if wordless := [name for name in names if not as_clip_reads(name)]:
         raise ValueError(f"the class {wordless[0]!r} has no word that CLIP can read: rename it")
@@ -63,14 +53,7 @@ def as_clip_reads(name: str) -> tuple[str, ...]:
 
 
 def remarks(dataset: str, fold: int, clips: Sequence[Clip], selection: Selection) -> list[str]:
-    """Returns one sentence per likely mistake.
-
-    Args:
-        dataset: its name in the registry.
-        fold: from 1.
-        clips: all clips that the annotation lists.
-        selection: those that the user chose.
-    """
+    """Returns one sentence per likely mistake in the listed clips, and in the chosen ones."""
     by_split: dict[str, set[str]] = {split: set() for split in selection.splits}
     for clip in selection.clips:
         by_split[clip.split].add(clip.class_name)
@@ -85,11 +68,7 @@ def remarks(dataset: str, fold: int, clips: Sequence[Clip], selection: Selection
 
 
 def one_sided(classes: Mapping[str, Collection[str]]) -> list[str]:
-    """Returns a sentence for the classes that are trained and not tested, and for the reverse.
-
-    Args:
-        classes: the classes with clips, by split; a split without clips is skipped.
-    """
+    """Returns sentences on classes that only some splits have, given the classes by split."""
     sentences = []
     for one, other in (("test", "train"), ("val", "train"), ("train", "test")):
         here, there = set(classes.get(one, ())), set(classes.get(other, ()))
@@ -139,11 +118,8 @@ def _look_alikes(names: Sequence[str]) -> list[str]:
 
 def _shared_captions(clips: Sequence[Clip]) -> list[str]:
     """A caption of two test clips has two right answers, of which only one counts."""
-    found: Counter[str] = Counter()
-    for clip in clips:
-        if clip.split == "test":
-            found.update({caption.casefold() for caption in clip.captions})
-    shared = [caption for caption, count in found.items() if count > 1]
+    captions = [{one.casefold() for one in c.captions} for c in clips if c.split == "test"]
+    shared = [caption for caption, count in Counter(chain(*captions)).items() if count > 1]
     if not shared:
         return []
     return [

@@ -17,9 +17,7 @@ def draw_shots(
 
     The laws: a draw depends only on the seed and on the videos of the class, not on the order of
     the clips, the numbers of the classes or the other classes; and it contains all smaller draws.
-
-    Returns:
-        The numbers of the clips, in their order, and the classes with fewer clips than `shots`.
+    Returns the numbers of the clips, in their order, and the classes with fewer clips than `shots`.
     """
     of_class: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for clip, (video, label) in enumerate(zip(video_ids, labels, strict=True)):
@@ -32,11 +30,8 @@ def draw_shots(
 def find_listed(video_ids: Sequence[str], listed: Sequence[str]) -> tuple[list[int], list[str]]:
     """Finds the clips of a list of videos, by their ids or by file names without a folder.
 
-    Returns:
-        The numbers of the clips, in their order, and the listed videos without a clip.
-
-    Raises:
-        ValueError: if the name of a listed file is that of several clips.
+    Returns the numbers of the clips, in their order, and the listed videos without a clip. Raises
+    ValueError if the name of a listed file is that of several clips.
     """
     whole, names = defaultdict(set), defaultdict(set)
     for clip, video in enumerate(video_ids):
@@ -62,9 +57,6 @@ def base_labels(class_names: Sequence[str], protocol: ProtocolConfig) -> list[in
 
     They are the listed ones, else a half that `base_seed` draws, else the first half. If the number
     of classes is odd, the base classes are one more.
-
-    Raises:
-        ValueError: if a listed class is unknown, or there is no base or no novel class.
     """
     labels = {class_words(name).lower(): label for label, name in enumerate(class_names)}
     half = (len(class_names) + 1) // 2

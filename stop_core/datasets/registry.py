@@ -52,9 +52,7 @@ class Dataset:
     def read(self, root: Path, fold: int) -> list[Clip]:
         """Lists the clips of a fold below a data root.
 
-        Raises:
-            OSError: if the root or an annotation is not there, or cannot be read.
-            ValueError: if an annotation is wrong; the message is one line of printable text.
+        Raises OSError if a file cannot be read; ValueError, with one printable line, if it is wrong.
         """
         try:
             return self.reader(root, fold) if self.folds > 1 else self.reader(root)

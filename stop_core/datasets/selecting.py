@@ -26,16 +26,9 @@ def select_clips(
     classes: Collection[str] = (),
     limit: int | None = None,
 ) -> Selection:
-    """Selects clips of a dataset; no clip changes its split.
+    """Selects clips of a whole fold, by split and class; ValueError for an unknown class.
 
-    Args:
-        clips: the clips of a whole fold.
-        splits: the splits to keep.
-        classes: the classes to keep, all if empty. Labels are renumbered.
-        limit: largest number of clips per split, taken evenly from the classes.
-
-    Raises:
-        ValueError: if a class is not one of the dataset's, or the clips have no classes.
+    At most `limit` clips of a split are taken, evenly from the classes. Labels are renumbered.
     """
     known = {clip.label: clip.class_name for clip in clips if clip.label != NO_LABEL}
     names = [name for _, name in sorted(known.items())]

@@ -32,10 +32,7 @@ _LAYOUT = (
 
 
 def read_ssv2(root: Path, *, val_as_test: bool = False) -> list[Clip]:
-    """Lists the official training, validation and test clips.
-
-    With `val_as_test`, the official validation clips are the test, and no test list is needed.
-    """
+    """Lists the training, validation and test clips."""
     lists: dict[str, Split] = {"train": "train", "validation": "val", "test": "test"}
     if val_as_test:
         lists = {"train": "train", "validation": "test"}

@@ -32,16 +32,10 @@ def read_ucf101(root: Path, fold: int) -> list[Clip]:
     labels = _read_labels(data.find("classInd.txt"))
     for name, split in _LISTS:
         for where, folder, file in _read_list(data.find(f"{name}{fold:02d}.txt"), labels):
-            class_name = tidied(folder)
-            stem = PurePosixPath(file).stem
-            clip = Clip(
-                video_id=f"{class_name}/{stem}",
-                path=data.files.at(f"{UCF101_VIDEOS}/{folder}/{file}"),
-                split=split,
-                label=labels[class_name],
-                class_name=class_name,
-                source=video_group(stem, class_name),
-            )
+            class_name, stem = tidied(folder), PurePosixPath(file).stem
+            v, path = f"{class_name}/{stem}", data.files.at(f"{UCF101_VIDEOS}/{folder}/{file}")
+            source = video_group(stem, class_name)
+            clip = Clip(v, path, split, labels[class_name], class_name, source)
             data.add(clip, where, name=f"{class_name}/{file}")
     return carve_validation(data.finish())
 

@@ -30,18 +30,8 @@ def carve_validation(
 
     The laws: no source has clips in both; no class loses all of its training clips; every class
     with a source that can be spared gets at least one validation clip. The result depends only on
-    the listed clips and the seed: not on their order, nor on which files exist.
-
-    Args:
-        clips: all clips that the annotation lists, before any selection by the user.
-        fraction: share of a class's training clips to move, above 0 and below 1.
-        seed: chooses the sources.
-
-    Returns:
-        The same clips in the same order, the chosen ones with the split "val".
-
-    Raises:
-        ValueError: if `fraction` is out of its range.
+    the listed clips and the seed: not on their order, nor on which files exist. The clips returned
+    are in the same order, the chosen ones with the split "val".
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, got {fraction}")

@@ -37,26 +37,16 @@ class VideoFiles:
     def __init__(self, root: Path, folder: str = "") -> None:
         self.root = root
         self.paths = sorted(path for path in _walk(root, folder) if is_video(path))
+        self._known = set(self.paths)
 
     def at(self, path: str) -> str:
-        """Returns the file at `path`, else one in its folder with another extension, else `path`.
-
-        Raises:
-            ValueError: if several files match.
-        """
+        """Returns the file at `path`, else one in its folder with another extension, else `path`."""
         if path in self._known:
             return path
         return self._only(self._beside.get(video_key(path), []), path) or path
 
     def named(self, *names: str) -> str | None:
-        """Returns the file of the first of `names` that is there, in whatever folder.
-
-        Args:
-            names: without an extension, or with it.
-
-        Raises:
-            ValueError: if several files match.
-        """
+        """Returns the file of the first of `names`, with or without extension, in any folder."""
         for name in names:
             for known, key in ((self._anywhere, name), (self._by_key, video_key(name))):
                 if found := self._only(known.get(key, []), name):
@@ -70,10 +60,6 @@ class VideoFiles:
                 "move one of them elsewhere"
             )
         return found[0] if found else None
-
-    @cached_property
-    def _known(self) -> set[str]:
-        return set(self.paths)
 
     @cached_property
     def _beside(self) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from stop_core.clip.loading import FrozenClip
 from stop_core.clip.tower import FrozenTower
 from stop_core.model.prompted import BlockInput, PromptedModel
 from stop_core.model.selection import choose_patches
-from stop_core.model.sequences import GapPrompts, VideoTokens, pack_prompts
+from stop_core.model.sequences import VideoTokens, pack_prompts
 from stop_core.model.temporal import TemporalPrompting, TemporalPrompts
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
@@ -28,10 +28,9 @@ _START = 0.02
 class StaticStop(PromptedModel):
     """STOP with constant prompts in the same places: the control for "dynamic".
 
-    Every quantity that STOP computes from the video is a learned constant: which `n_s` patches are
-    prompted, their prompts, and the tokens of a gap. Each gap has `max_prompts` tokens, or none if
-    `eta` is 0. `depth`, `share`, `attention`, `selection` and `dropout` have the same meaning as in
-    STOP; the other fields have no effect.
+    The `n_s` patches, their prompts and the tokens of a gap are learned constants. Each gap has
+    `max_prompts` tokens, or none if `eta` is 0. `depth`, `share`, `attention`, `selection` and
+    `dropout` have the same meaning as in STOP; the other fields have no effect.
     """
 
     def make_layer(self) -> nn.Module:
@@ -46,9 +45,6 @@ class TemporalWithStatic(PromptedModel):
     not depend on the video. The static prompts are those of VPT-deep (Jia et al., ECCV 2022):
     `prompts` learned tokens per block. With `eta` 0 there are no others. No patch is selected, so
     `n_s`, `choose`, `alpha`, `beta`, `spatial_width` and `difference` have no effect.
-
-    Raises:
-        ValueError: if `prompts` is below 1, or `config` does not fit the tower.
     """
 
     def __init__(self, clip: FrozenClip, config: StopConfig, prompts: int) -> None:
@@ -104,11 +100,11 @@ class StaticTemporal(nn.Module):
         self.config = config
         self.prompts = nn.Parameter(_START * torch.randn(config.max_prompts, width))
 
-    def forward(self, batch: int, gaps: int) -> GapPrompts:
-        """Returns the prompts of `gaps` gaps, [B, T-1, K, D], with all slots present."""
+    def forward(self, batch: int, gaps: int) -> tuple[Tensor, Tensor]:
+        """Returns the prompts of `gaps` gaps, [B, T-1, K, D], and their presence, all 1."""
         tokens_BTKD = self.prompts.expand(batch, gaps, -1, -1)
         p_t = F.dropout(tokens_BTKD, self.config.dropout, self.training)
-        return GapPrompts(p_t, p_t.new_ones(p_t.shape[:3]))
+        return p_t, p_t.new_ones(p_t.shape[:3])
 
 
 class _StaticLayer(nn.Module):
@@ -129,7 +125,7 @@ class _StaticLayer(nn.Module):
         sequence = tokens.packed
         if self.temporal is None or frames == 1:
             return BlockInput(sequence)
-        return BlockInput(sequence, *pack_prompts(self.temporal(batch, frames - 1), attention))
+        return BlockInput(sequence, *pack_prompts(*self.temporal(batch, frames - 1), attention))
 
 
 class _TemporalWithStaticLayer(nn.Module):
@@ -148,6 +144,6 @@ class _TemporalWithStaticLayer(nn.Module):
         if self.temporal is None or h.shape[1] == 1:
             return BlockInput(sequence, static_NSD, present_NS)
         dynamic: TemporalPrompts = self.temporal(tokens, None)
-        p_t, presence = pack_prompts(GapPrompts(dynamic.p_t, dynamic.presence), attention)
+        p_t, presence = pack_prompts(dynamic.p_t, dynamic.presence, attention)
         prompts = torch.cat([p_t, static_NSD], dim=1)
         return BlockInput(sequence, prompts, torch.cat([presence, present_NS], dim=1))

@@ -85,16 +85,6 @@ class Bottleneck(nn.Module):
         return out
 
 
-class AimAdapters(nn.Module):
-    """The three adapters of a block."""
-
-    def __init__(self, width: int, ratio: float) -> None:
-        super().__init__()
-        self.time = Bottleneck(width, ratio)
-        self.space = Bottleneck(width, ratio)
-        self.joint = Bottleneck(width, ratio)
-
-
 class Aim(VideoModel):
     """AIM (Yang et al., ICLR 2023): the frozen attention reused over time, and three adapters.
 
@@ -109,25 +99,24 @@ class Aim(VideoModel):
         width, ratio = self.tower.width, options.adapter_ratio
         self.scale = options.adapter_scale
         self.positions = nn.Parameter(torch.zeros(MOST_FRAMES, width))
-        self.blocks = nn.ModuleList(AimAdapters(width, ratio) for _ in range(self.tower.depth))
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({name: Bottleneck(width, ratio) for name in ("time", "space", "joint")})
+            for _ in range(self.tower.depth)
+        )
 
     def encode_video(self, frames: Tensor) -> Tensor:
-        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised.
-
-        Raises:
-            ValueError: as for every method, or if a clip has more frames than positions.
-        """
+        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
         tokens_BTND = self.embed_frames(frames)
         tokens_BTND = tokens_BTND + frame_positions(self.positions, frames.shape[1])[:, None]
         shape = tokens_BTND.transpose(1, 2).shape[:2]
-        for index, adapters in enumerate(cast(Iterable[AimAdapters], self.blocks)):
+        for index, adapters in enumerate(cast(Iterable[nn.ModuleDict], self.blocks)):
             over_time = self.tower.attend(index, tokens_BTND.transpose(1, 2).flatten(0, 1))
-            in_time = adapters.time(over_time).unflatten(0, shape).transpose(1, 2)
+            in_time = adapters["time"](over_time).unflatten(0, shape).transpose(1, 2)
             packed = (tokens_BTND + in_time).flatten(0, 1)
             over_space = self.tower.attend(index, packed)
-            packed = packed + over_space + adapters.space(over_space)
+            packed = packed + over_space + adapters["space"](over_space)
             normed = self.tower.blocks[index].ln_2(packed)
-            joint = self.scale * adapters.joint(normed)
+            joint = self.scale * adapters["joint"](normed)
             packed = packed + self.tower.feed_forward(index, packed) + joint
             tokens_BTND = packed.unflatten(0, frames.shape[:2])
         return self.embed_video(tokens_BTND[:, :, 0])

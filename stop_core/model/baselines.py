@@ -51,9 +51,6 @@ class StaticPrompts(VideoModel):
     """Visual prompt tuning (VPT-deep, Jia et al., ECCV 2022): the same prompts for every video.
 
     `prompts` learned tokens at the input of every block replace those of the previous block.
-
-    Raises:
-        ValueError: if `prompts` is below 1.
     """
 
     deep = True

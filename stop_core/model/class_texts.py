@@ -20,13 +20,8 @@ class ClassTexts:
     Several sentences per class are an ensemble: the mean of their embeddings, normalised again
     (Radford et al., ICML 2021, section 3.1.4).
 
-    Args:
-        model: embeds the sentences: once, at first use, if its text tower is frozen; otherwise in
-            every call, with gradients.
-        sentences: the same number for every class.
-
-    Raises:
-        ValueError: if there is no sentence, or the classes have different numbers of them.
+    The model embeds the sentences once, at first use, if its text tower is frozen; otherwise in
+    every call, with gradients.
     """
 
     def __init__(self, model: VideoModel, sentences: Sequence[Sequence[str]]) -> None:

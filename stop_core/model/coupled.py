@@ -9,6 +9,7 @@ text, J prompted blocks, D channels of the vision tower, G global tokens.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
@@ -99,11 +100,7 @@ class Vop(FramePromptedModel):
         self.context = DeepContext(clip, options.text_prompts, lambda: self.text_prompts)
 
     def frame_prompts(self, index: int, tokens_BTND: Tensor) -> Tensor:
-        """Returns the prompts of block `index`, [B, T, X, D].
-
-        Raises:
-            ValueError: if a clip has more frames than positions.
-        """
+        """Returns the prompts of block `index`, [B, T, X, D]."""
         batch, frames = tokens_BTND.shape[:2]
         common_BTXD = self.common[index].expand(batch, frames, -1, -1)
         if self.kind == "position":
@@ -136,9 +133,8 @@ class Dgl(VideoModel):
             heads = max(1, tower.width // 64)
             self.mix = ResidualAttentionBlock(tower.width, heads, act_layer=QuickGELU)
             hidden = 2 * tower.width
-            self.to_text: nn.Module = nn.Sequential(
-                nn.Linear(tower.width, hidden), QuickGELU(), nn.Linear(hidden, width)
-            )
+            layers = nn.Linear(tower.width, hidden), QuickGELU(), nn.Linear(hidden, width)
+            self.to_text: nn.Module = nn.Sequential(*layers)
         else:
             copies = -(-options.text_prompts // count)
             self.to_text = nn.Linear(tower.width, copies * width)
@@ -146,11 +142,7 @@ class Dgl(VideoModel):
         self.context = DeepContext(clip, options.text_prompts, self._of_texts)
 
     def encode_video(self, frames: Tensor) -> Tensor:
-        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised.
-
-        Raises:
-            ValueError: as for every method, or if a clip has more frames than have prompts.
-        """
+        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
         tokens_BTND = self.embed_frames(frames)
         return self.encode_embedded(tokens_BTND, self.frame_prompts(frames.shape[1]))
 
@@ -177,10 +169,7 @@ class Dgl(VideoModel):
     ) -> Tensor:
         """Embedded frames and their prompts, [J, T, X, D] or [J, B, T, X, D] -> [B, E].
 
-        Args:
-            tokens_BTND: the tokens that enter the first block.
-            prompts_JTXD: for all blocks.
-            parallel: a module for each block, added to its MLP.
+        `parallel` has a module for each block, whose output is added to that of its MLP.
         """
         shape = tokens_BTND.shape[:2]
         tokens_SND = tokens_BTND.flatten(0, 1)
@@ -202,7 +191,6 @@ class Dgl(VideoModel):
         """Returns the text prompts of all blocks, [J, M, D of the text tower]."""
         count = self.options.text_prompts
         if self.options.prompt_space == "transformer":
-            of_texts: Tensor = self.to_text(self.mix(self.prompts)[:, :count])
-            return of_texts
+            return cast(Tensor, self.to_text(self.mix(self.prompts)[:, :count]))
         copies: Tensor = self.to_text(self.prompts).unflatten(-1, (-1, text_width(self._clip)))
         return copies.transpose(1, 2).flatten(1, 2)[:, :count]

@@ -20,10 +20,6 @@ class PromptedTexts(nn.Module, ABC):
     """M learned vectors, the same for every text, between its start token and its first word.
 
     They enter the first block, and can be replaced by others at the inputs of further blocks.
-
-    Raises:
-        ValueError: if the text tower has fewer than `tokens` free places, or is not open_clip's
-            own.
     """
 
     setting = "context_tokens"
@@ -31,13 +27,20 @@ class PromptedTexts(nn.Module, ABC):
 
     def __init__(self, clip: FrozenClip, tokens: int) -> None:
         super().__init__()
-        _refuse_unsupported(clip)
         text = text_tower(clip.model)
+        advice = "set context_tokens to 0, or choose a CLIP tower such as ViT-B-32-quickgelu"
+        embedding = getattr(text, "token_embedding", None)
+        if not isinstance(embedding, nn.Embedding) or getattr(text, "cls_emb", None) is not None:
+            raise ValueError(f"the text tower of {clip.name} is not open_clip's own; {advice}")
+        if (pool := _pool_type(text)) not in ("argmax", "eos"):
+            raise ValueError(f"{clip.name} pools its texts by {pool!r}, not at their end; {advice}")
+        first, second = clip.tokenize(["one", "two"])[:, 0].tolist()
+        if first != second:
+            raise ValueError(f"the texts of {clip.name} have no start token; {advice}")
         most = int(text.context_length) - 3  # the start, a word and the end
         if not 1 <= tokens <= most:
             raise ValueError(
-                f"{self.setting} must be from 1 to {most} for the texts of "
-                f"{clip.name}; got {tokens}"
+                f"{self.setting} must be from 1 to {most} for the texts of {clip.name}; got {tokens}"
             )
         self.count = tokens
 
@@ -54,13 +57,11 @@ class PromptedTexts(nn.Module, ABC):
         first, *deeper = self.prompts()
         # open_clip's encoder takes ids, not embeddings, so hooks insert the vectors behind the
         # embedding lookup and before the blocks. Encoder, mask and pooling are open_clip's.
-        hooks = [
-            text.token_embedding.register_forward_hook(lambda _, ids, out: _insert(first, out))
-        ]
-        blocks = text.transformer.resblocks
-        for index, own in enumerate(deeper[: len(blocks) - 1], 1):
+        at_lookup = text.token_embedding.register_forward_hook
+        hooks = [at_lookup(lambda _, ids, out: _insert(first, out))]
+        for block, own in zip(text.transformer.resblocks[1:], deeper, strict=False):
             hooks.append(
-                blocks[index].register_forward_pre_hook(
+                block.register_forward_pre_hook(
                     lambda _, inputs, own=own: (_insert(own, inputs[0]), *inputs[1:])
                 )
             )
@@ -145,17 +146,3 @@ def _end(text: Any, tokens_NL: Tensor) -> Tensor:
         return tokens_NL.argmax(-1)
     end_id = int(getattr(text, "text_eos_id", getattr(text, "eos_id", -1)))
     return (tokens_NL == end_id).int().argmax(-1)
-
-
-def _refuse_unsupported(clip: FrozenClip) -> None:
-    """Raises ValueError for a text tower whose texts cannot have a context."""
-    text = text_tower(clip.model)
-    advice = "set context_tokens to 0, or choose a CLIP tower such as ViT-B-32-quickgelu"
-    embedding = getattr(text, "token_embedding", None)
-    if not isinstance(embedding, nn.Embedding) or getattr(text, "cls_emb", None) is not None:
-        raise ValueError(f"the text tower of {clip.name} is not open_clip's own; {advice}")
-    if (pool := _pool_type(text)) not in ("argmax", "eos"):
-        raise ValueError(f"{clip.name} pools its texts by {pool!r}, not at their end; {advice}")
-    first, second = clip.tokenize(["one", "two"])[:, 0].tolist()
-    if first != second:
-        raise ValueError(f"the texts of {clip.name} have no start token; {advice}")

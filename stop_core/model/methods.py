@@ -11,11 +11,7 @@ from stop_core.settings.methods import METHODS
 
 
 def build_method(config: ExperimentConfig, clip: FrozenClip, classes: int) -> VideoModel:
-    """Builds the method that `config` names on a loaded CLIP, for `classes` classes.
-
-    Raises:
-        ValueError: if the tower is unsupported, or the settings do not fit it.
-    """
+    """Builds the method that `config` names; ValueError if the settings do not fit the tower."""
     model: VideoModel = METHODS[config.method].load().build(clip, config, classes)
     if config.context_tokens:
         model.learn_context(config.context_tokens)
@@ -38,11 +34,8 @@ def check_tower(config: ExperimentConfig) -> None:
 
 
 def matched_static_prompts(config: ExperimentConfig) -> int:
-    """Returns the number of deep static prompts with about as many trainable parameters as STOP.
-
-    Builds both on the tower of `config` with random weights, which needs no download.
-    """
-    clip = load_clip(config.tower, RANDOM)
+    """Returns the number of deep static prompts with about as many trainable parameters as STOP."""
+    clip = load_clip(config.tower, RANDOM)  # needs no download
     stop, one = (
         build_method(replace(config, method=method, static_prompts=1, context_tokens=0), clip, 1)
         for method in ("stop", "vpt-deep")

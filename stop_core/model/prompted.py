@@ -29,14 +29,6 @@ class BlockInput(NamedTuple):
     presence: Tensor | None = None  # [S, X] 1 for a prompt, 0 for an empty slot
 
 
-class _State(NamedTuple):
-    """The tokens between two blocks that belong to no patch and no CLS."""
-
-    prompts: Tensor | None
-    presence: Tensor | None
-    global_BGD: Tensor | None
-
-
 Prompting = Callable[[int, VideoTokens], BlockInput]
 
 
@@ -46,9 +38,6 @@ class PromptedModel(VideoModel, ABC):
     There is one layer per prompted block, or one for all of them if `share`. With
     `checkpoint_activations`, a training step stores only the inputs of the blocks and recomputes
     the rest in the backward pass: less memory, more time, the same result.
-
-    Raises:
-        ValueError: if `config` does not fit the tower; the message names the field.
     """
 
     def __init__(self, clip: FrozenClip, config: StopConfig) -> None:
@@ -83,10 +72,8 @@ class PromptedModel(VideoModel, ABC):
 
     def learned(self) -> dict[str, Tensor]:
         """Returns the trainable tensors, and the buffers of the prompting layers."""
-        return {
-            **super().learned(),
-            **{f"prompting.{name}": value for name, value in self.prompting.named_buffers()},
-        }
+        buffers = self.prompting.named_buffers()
+        return super().learned() | {f"prompting.{name}": value for name, value in buffers}
 
     def end_step(self, sum_over_processes: SumOverProcesses) -> None:
         """Moves the running scales after an optimizer step, on every process."""
@@ -112,21 +99,22 @@ class PromptedModel(VideoModel, ABC):
         """Returns video embeddings, [B, E], with `prompting` in place of `prompt`."""
         tower = self.tower
         tokens = self.first_tokens(frames, self.config.attention)
-        state = _State(None, None, None)
+        prompts: Tensor | None = None
+        presence: Tensor | None = None
+        global_BGD: Tensor | None = None
         if self.global_tokens is not None:
-            state = _State(None, None, self.global_tokens.expand(len(frames), -1, -1))
+            global_BGD = self.global_tokens.expand(len(frames), -1, -1)
         for index in range(tower.depth):
+            given = prompting, index, tokens, prompts, presence, global_BGD
             if self.checkpoint_activations and torch.is_grad_enabled():
-                out, *carried = checkpoint(
-                    self._block, prompting, index, tokens, *state, use_reentrant=False
-                )
+                results = checkpoint(self._block, *given, use_reentrant=False)
             else:
-                out, *carried = self._block(prompting, index, tokens, *state)
-            state = _State(*carried)
+                results = self._block(*given)
+            out, prompts, presence, global_BGD = results
             if index + 1 < tower.depth:
                 tokens = tokens.with_packed(out)
-        if state.global_BGD is not None:
-            return self.embed_video(state.global_BGD[:, :1])
+        if global_BGD is not None:
+            return self.embed_video(global_BGD[:, :1])
         return self.embed_video(out.view(frames.shape[0], -1, tower.width))
 
     def _block(

@@ -44,11 +44,7 @@ class StopPublished(Dgl):
         self.text_adapters = nn.ModuleList(ParallelAdapter(text_width(clip)) for _ in blocks)
 
     def encode_video(self, frames: Tensor) -> Tensor:
-        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised.
-
-        Raises:
-            ValueError: as for every method, or if a clip has more frames than have prompts.
-        """
+        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
         check_frames(frames, self.image_size)
         shape = frames.shape[:2]
         prompts = self.frame_prompts(shape[1])

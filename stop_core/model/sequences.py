@@ -5,6 +5,7 @@ of CLS tokens of a video: 1 in joint attention, T (one per frame) in frame atten
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,12 +15,9 @@ from stop_core.settings.stop import Attention
 
 def patches_of(packed: Tensor, frames: int, joint: bool) -> Tensor:
     """Returns the patches [B, T, P, ...] of packed sequences, a view."""
-    patches: Tensor
     if joint:
-        patches = packed[:, 1:].unflatten(1, (frames, -1))
-    else:
-        patches = packed.unflatten(0, (-1, frames))[:, :, 1:]
-    return patches
+        return cast(Tensor, packed[:, 1:].unflatten(1, (frames, -1)))
+    return cast(Tensor, packed.unflatten(0, (-1, frames))[:, :, 1:])
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,7 @@ class VideoTokens:
         """The CLS tokens, [B, C, D]."""
         if self.joint:
             return self.packed[:, :1]
-        by_video: Tensor = self.packed[:, 0].unflatten(0, (-1, self.frames))
-        return by_video
+        return cast(Tensor, self.packed[:, 0].unflatten(0, (-1, self.frames)))
 
     @property
     def h(self) -> Tensor:
@@ -65,23 +62,17 @@ class VideoTokens:
         return VideoTokens(packed, self.frames, self.joint)
 
 
-@dataclass(frozen=True)
-class GapPrompts:
-    """Prompt tokens of the gaps between frames, and which of their slots are used."""
-
-    tokens: Tensor  # [B, T-1, K, D]
-    presence: Tensor  # [B, T-1, K]
-
-
-def pack_prompts(prompts: GapPrompts, attention: Attention) -> tuple[Tensor, Tensor]:
-    """Returns the prompts and their presence for the sequences of `pack`.
+def pack_prompts(
+    p_BTKD: Tensor, presence_BTK: Tensor, attention: Attention
+) -> tuple[Tensor, Tensor]:
+    """Returns the prompts of the T-1 gaps and their presence for the sequences of `pack`.
 
     Joint: [B, (T-1)*K, D]. Frame: [B*T, K, D], the prompts of the gap before each frame; the first
     frame has none.
     """
     if attention == "joint":
-        return prompts.tokens.flatten(1, 2), prompts.presence.flatten(1, 2)
+        return p_BTKD.flatten(1, 2), presence_BTK.flatten(1, 2)
     # The slots of the first frame are empty, so any tokens can fill them.
-    tokens = torch.cat([prompts.tokens[:, :1].detach(), prompts.tokens], dim=1)
-    presence = torch.cat([torch.zeros_like(prompts.presence[:, :1]), prompts.presence], dim=1)
+    tokens = torch.cat([p_BTKD[:, :1].detach(), p_BTKD], dim=1)
+    presence = torch.cat([torch.zeros_like(presence_BTK[:, :1]), presence_BTK], dim=1)
     return tokens.flatten(0, 1), presence.flatten(0, 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stop_core.clip.loading import load_clip
 from stop_core.model.methods import check_tower
 from stop_core.model.prompted import BlockInput, PromptedModel
-from stop_core.model.sequences import GapPrompts, VideoTokens, pack_prompts
+from stop_core.model.sequences import VideoTokens, pack_prompts
 from stop_core.model.spatial import SpatialPrompting, SpatialPrompts
 from stop_core.model.temporal import TemporalPrompting, TemporalPrompts
 from stop_core.model.trace import PromptTrace
@@ -34,9 +34,6 @@ class StopModel(PromptedModel):
 
     At the input of every prompted block, spatial prompts are added to `n_s` patches of each frame
     (section 3.2) and up to `max_prompts` tokens are inserted between two frames (section 3.3).
-
-    Raises:
-        ValueError: if `config` does not fit the tower; the message names the field.
     """
 
     def make_layer(self) -> PromptingLayer:
@@ -83,8 +80,8 @@ class StopModel(PromptedModel):
             traces.append(PromptTrace.of(tokens.h, spatial, temporal))
         if not has_temporal:
             return BlockInput(sequence)
-        gaps = GapPrompts(temporal.p_t, temporal.presence)
-        return BlockInput(sequence, *pack_prompts(gaps, config.attention))
+        packed = pack_prompts(temporal.p_t, temporal.presence, config.attention)
+        return BlockInput(sequence, *packed)
 
 
 def build_model(

@@ -103,11 +103,7 @@ class SequenceTransformer(TunedClip):
                 self.positions[: len(known)] = known
 
     def encode_video(self, frames: Tensor) -> Tensor:
-        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised.
-
-        Raises:
-            ValueError: as for every method, or if a clip has more frames than positions.
-        """
+        """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""
         by_frame_BTE = self.encode_images(frames)
         tokens_BTE = by_frame_BTE + frame_positions(self.positions, frames.shape[1])
         for block in self.sequence:

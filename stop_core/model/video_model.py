@@ -91,12 +91,7 @@ class VideoModel(nn.Module, ABC):
         return self.context is not None
 
     def learn_context(self, tokens: int) -> None:
-        """Adds `tokens` learned context tokens to every text (CoOp), which are trainable.
-
-        Raises:
-            ValueError: if the text tower does not support them, or not as many, or the method has
-                learned tokens in its texts.
-        """
+        """Adds `tokens` learned context tokens to every text (CoOp); ValueError if it cannot."""
         if self.context is not None:
             raise ValueError("this method has learned tokens in its texts: set context_tokens to 0")
         self.context = LearnedContext(self._clip, tokens).to(self.logit_scale.device)
@@ -146,11 +141,7 @@ class VideoModel(nn.Module, ABC):
         return {name: tensor.detach().clone() for name, tensor in self.learned().items()}
 
     def load_prompt_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Sets the learned tensors to the result of `prompt_state_dict`.
-
-        Raises:
-            ValueError: if a tensor is missing, unknown or of another shape.
-        """
+        """Sets the learned tensors; ValueError if one is missing, unknown or of another shape."""
         own = self.learned()
         if problem := sorted(own.keys() ^ state.keys()):
             raise ValueError(
@@ -173,18 +164,15 @@ class VideoModel(nn.Module, ABC):
         check_frames(frames, self.image_size)
         pixels = self.tower.normalise(frames.flatten(0, 1))
         embeddings: Tensor = self.clip.encode_image(pixels)  # type: ignore[operator]
-        by_video_BTE: Tensor = embeddings.unflatten(0, frames.shape[:2])
-        return by_video_BTE
+        return cast(Tensor, embeddings.unflatten(0, frames.shape[:2]))
 
     def embed_frames(self, frames: Tensor) -> Tensor:
-        """Returns the tokens that enter the first block, [B, T, 1 + P, D], CLS first.
+        """Returns the tokens that enter the first block, [B, T, 1 + P, D]; raises `check_frames`.
 
-        Raises:
-            ValueError: if `frames` is not uint8 [B, T, H, W, 3] of the tower's size.
+        The CLS token of a frame is the first.
         """
         check_frames(frames, self.image_size)
-        tokens: Tensor = self.tower.embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        return tokens
+        return cast(Tensor, self.tower.embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]))
 
     def first_tokens(self, frames: Tensor, attention: Attention) -> VideoTokens:
         """`embed_frames` with one CLS token per video (joint attention) or per frame."""
@@ -213,8 +201,7 @@ class FramePooledModel(VideoModel):
         for index in range(self.tower.depth):
             tokens, _ = self.tower.run_block(index, tokens, only_cls=index + 1 == self.tower.depth)
         embeddings = F.normalize(self.tower.project(tokens[:, 0]), dim=-1)
-        by_video: Tensor = embeddings.unflatten(0, frames.shape[:2])
-        return by_video
+        return cast(Tensor, embeddings.unflatten(0, frames.shape[:2]))
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""

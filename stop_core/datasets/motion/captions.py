@@ -51,11 +51,7 @@ def captions_of(story: tuple[str, str, str, str]) -> tuple[str, str]:
 
 
 def write_captioned_motion(root: Path, train: int, seed: int) -> None:
-    """Writes `train` training clips, and one clip per story for validation and for test.
-
-    Raises:
-        ValueError: as `write_set`; and if `train` is below 1.
-    """
+    """Writes `train` training clips, and one clip per story for validation and for test."""
     if train < 1:
         raise ValueError(f"train must be at least 1, got {train}")
     arguments = {"train": train, "seed": seed, "generator_version": _GENERATOR_VERSION}

@@ -73,10 +73,7 @@ def write_motion_dataset(
     difficulty: Difficulty | None = None,
     workers: int = 2,
 ) -> None:
-    """Writes `train` and `test` clips, balanced over the classes, as `write_set` does.
-
-    `workers` is the number of threads that encode.
-    """
+    """Writes `train` and `test` clips, balanced over the classes; `workers` threads encode."""
     wanted = MotionArguments(train, test, seed, difficulty or Difficulty())
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
@@ -87,12 +84,12 @@ def write_motion_dataset(
 def write_set(
     record: Path, kind: str, arguments: dict[str, Any], write: Callable[[Path], None]
 ) -> None:
-    """Writes a demonstration set atomically to a new folder, an existing one is never changed.
+    """Writes a demonstration set atomically to a new folder, unless the folder holds the same set.
 
     Args:
         record: the file in the folder that holds its arguments.
         kind: the kind of the set, for messages.
-        arguments: of the set; if the folder holds a set with them, nothing is written.
+        arguments: of the set.
         write: writes everything, the record as well, to a staging folder.
 
     Raises:
@@ -177,25 +174,21 @@ def _write_all(staging: Path, wanted: MotionArguments, workers: int) -> None:
                 waiting.popleft().result()  # raises the worker's error
         while waiting:
             waiting.popleft().result()
-    _write_splits(staging / "testTrainMulti_7030_splits", wanted)
+    splits = staging / "testTrainMulti_7030_splits"
+    splits.mkdir()
+    for label, name in enumerate(CLASSES):
+        # As in HMDB51: 1 for training, 2 for testing, and a space at the end of every line.
+        lines = [
+            f"{clip_name(scene_id)} {1 if scene_id < wanted.train else 2} \n"
+            for scene_id in range(label, total, len(CLASSES))
+        ]
+        (splits / f"{name}_test_split1.txt").write_text("".join(lines))
     (staging / "motion.json").write_text(json.dumps(wanted.to_dict(), indent=2) + "\n")
 
 
 def _encode_chunk(frames_NTHWC: NDArray[np.uint8], files: list[Path]) -> None:
     for frames_THWC, file in zip(frames_NTHWC, files, strict=True):
         encode_clip(frames_THWC, file)
-
-
-def _write_splits(folder: Path, wanted: MotionArguments) -> None:
-    """HMDB51's own: 1 for training, 2 for testing, and a space at the end of every line."""
-    folder.mkdir()
-    total = wanted.train + wanted.test
-    for label, name in enumerate(CLASSES):
-        lines = [
-            f"{clip_name(scene_id)} {1 if scene_id < wanted.train else 2} \n"
-            for scene_id in range(label, total, len(CLASSES))
-        ]
-        (folder / f"{name}_test_split1.txt").write_text("".join(lines))
 
 
 def _scene_ids(chunk: int, wanted: MotionArguments) -> range:

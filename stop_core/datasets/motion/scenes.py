@@ -52,11 +52,7 @@ _SAMPLED_EVERY = 2
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How much there is in a scene; as it is, that of the demonstration set.
-
-    Raises:
-        ValueError: if a field is out of its range; the message names the field.
-    """
+    """How much there is in a scene; as it is, that of the demonstration set."""
 
     statics: int = 4
     """Static objects, a multiple of the class colours: every colour is there as often."""
@@ -170,10 +166,12 @@ def _static_layer(scenes: Scenes, pixels: int) -> tuple[Tensor, Tensor]:
     """
     count = len(scenes.labels_N)
     layer_NCHW, gaps_NHW = torch.zeros(count, 3, pixels, pixels), torch.ones(count, pixels, pixels)
-    parts = [
-        (_static_coverage(scenes, which, pixels), scenes.static_colour_NOC[:, which])
-        for which in reversed(range(scenes.difficulty.statics))
-    ]
+    parts = []
+    for which in reversed(range(scenes.difficulty.statics)):
+        shape, centre = scenes.static_shape_NO[:, which], scenes.static_centre_NO2[:, which]
+        radius, angle = scenes.static_radius_NO[:, which], scenes.static_angle_NO[:, which]
+        mask_NHW = coverage(shape, centre, radius, angle, pixels, wrap=True)
+        parts.append((mask_NHW, scenes.static_colour_NOC[:, which]))
     pad_NHW = _square_coverage(scenes.static_centre_NO2[:, 0], _PAD, pixels)
     parts.insert(-1, (pad_NHW, scenes.pad_colour_NC))
     for mask_NHW, colour_NC in parts:
@@ -192,12 +190,6 @@ def _mover_coverage(scenes: Scenes, which: int, pixels: int) -> Tensor:
     )
     mask = coverage(shape, centre_NT2.flatten(0, 1), radius, angle, pixels, wrap=True)
     return mask.view(-1, frames, pixels, pixels)
-
-
-def _static_coverage(scenes: Scenes, which: int, pixels: int) -> Tensor:
-    shape, centre = scenes.static_shape_NO[:, which], scenes.static_centre_NO2[:, which]
-    radius, angle = scenes.static_radius_NO[:, which], scenes.static_angle_NO[:, which]
-    return coverage(shape, centre, radius, angle, pixels, wrap=True)
 
 
 def _square_coverage(centre_N2: Tensor, radius: float, pixels: int) -> Tensor:
@@ -227,10 +219,7 @@ def _static_centres(count: int, statics: int, generator: Generator) -> Tensor:
 
 
 def _paths(direction_N: Tensor, difficulty: Difficulty, generator: Generator) -> Tensor:
-    """Straight paths, symmetric in time around a random place, [N, V, T, 2].
-
-    The first mover's is horizontal, the others' are vertical.
-    """
+    """Straight paths, symmetric in time: the first mover's is horizontal, [N, V, T, 2]."""
     count, movers, frames = len(direction_N), difficulty.movers, difficulty.frames
     speed_NV = uniform(count * movers, *_STEP, generator).view(count, movers) / _SAMPLED_EVERY
     middle_NV2 = uniform(2 * count * movers, 0, UNITS, generator).view(count, movers, 2)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stop_core.model.sequences import GapPrompts, VideoTokens, pack_prompts
+from stop_core.model.sequences import VideoTokens, pack_prompts
 from stop_core.settings.stop import Attention
 
 WIDTH, PATCHES, SLOTS = 3, 4, 2
@@ -64,30 +64,30 @@ def test_frame_attention_has_one_sequence_per_frame(batch: int, frames: int) -> 
 
 @given(sizes, st.integers(2, 4))
 def test_in_joint_attention_a_video_has_the_prompts_of_its_gaps(batch: int, frames: int) -> None:
-    gaps = GapPrompts(numbered(batch, frames - 1, SLOTS, WIDTH), numbered(batch, frames - 1, SLOTS))
-    packed, presence = pack_prompts(gaps, "joint")
+    prompts, present = numbered(batch, frames - 1, SLOTS, WIDTH), numbered(batch, frames - 1, SLOTS)
+    packed, presence = pack_prompts(prompts, present, "joint")
     for video in range(batch):
-        assert torch.equal(packed[video], gaps.tokens[video].flatten(0, 1))
-        assert torch.equal(presence[video], gaps.presence[video].flatten())
+        assert torch.equal(packed[video], prompts[video].flatten(0, 1))
+        assert torch.equal(presence[video], present[video].flatten())
 
 
 @given(sizes, st.integers(2, 4))
 def test_in_frame_attention_a_frame_has_the_prompts_of_the_gap_before_it(
     batch: int, frames: int
 ) -> None:
-    gaps = GapPrompts(numbered(batch, frames - 1, SLOTS, WIDTH), numbered(batch, frames - 1, SLOTS))
-    packed, presence = pack_prompts(gaps, "frame")
+    prompts, present = numbered(batch, frames - 1, SLOTS, WIDTH), numbered(batch, frames - 1, SLOTS)
+    packed, presence = pack_prompts(prompts, present, "frame")
     packed = packed.unflatten(0, (batch, frames))
     presence = presence.unflatten(0, (batch, frames))
     assert not presence[:, 0].any(), "no gap lies before the first frame"
-    assert torch.equal(packed[:, 1:], gaps.tokens)
-    assert torch.equal(presence[:, 1:], gaps.presence)
+    assert torch.equal(packed[:, 1:], prompts)
+    assert torch.equal(presence[:, 1:], present)
 
 
 @pytest.mark.parametrize("attention", ["joint", "frame"])
 def test_packed_prompts_have_as_many_sequences_as_packed_tokens(attention: Attention) -> None:
-    gaps = GapPrompts(numbered(2, 3, SLOTS, WIDTH), numbered(2, 3, SLOTS))
-    prompts, presence = pack_prompts(gaps, attention)
+    given = numbered(2, 3, SLOTS, WIDTH), numbered(2, 3, SLOTS)
+    prompts, presence = pack_prompts(*given, attention)
     sequences = VideoTokens.pack(*tokens(2, 4, attention), attention).packed
     assert len(prompts) == len(presence) == len(sequences)
     assert prompts.shape[:2] == presence.shape
