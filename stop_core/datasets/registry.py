@@ -52,7 +52,7 @@ class Dataset:
     def read(self, root: Path, fold: int) -> list[Clip]:
         """Lists the clips of a fold below a data root.
 
-        Raises OSError if a file cannot be read; ValueError, with one printable line, if it is wrong.
+        Raises OSError if a file cannot be read; ValueError, of one printable line, if it is wrong.
         """
         try:
             return self.reader(root, fold) if self.folds > 1 else self.reader(root)

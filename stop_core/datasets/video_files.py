@@ -40,7 +40,7 @@ class VideoFiles:
         self._known = set(self.paths)
 
     def at(self, path: str) -> str:
-        """Returns the file at `path`, else one in its folder with another extension, else `path`."""
+        """Returns the file at `path`, or one there with another extension, or else `path`."""
         if path in self._known:
             return path
         return self._only(self._beside.get(video_key(path), []), path) or path

@@ -40,7 +40,8 @@ class PromptedTexts(nn.Module, ABC):
         most = int(text.context_length) - 3  # the start, a word and the end
         if not 1 <= tokens <= most:
             raise ValueError(
-                f"{self.setting} must be from 1 to {most} for the texts of {clip.name}; got {tokens}"
+                f"{self.setting} must be from 1 to {most} for the texts of {clip.name}; got "
+                f"{tokens}"
             )
         self.count = tokens
 
