@@ -34,12 +34,11 @@ def decode_clip(
         size: edge of the square crop, in pixels.
         crop: False returns uncropped frames whose short side is `size`.
         out: where to write the frames, at least `most_bytes` bytes (default: a new array).
-        decoder: the decoding library; see `Decoder`.
+        decoder: the decoding library.
         sampling: which frames; see `sampling.py`.
 
     Raises:
-        DecodeError: if the file is missing, empty, no video, truncated or damaged. A frame that
-            cannot be decoded is never replaced by another one.
+        DecodeError: if the file is missing, empty, no video, truncated or damaged.
     """
     path = Path(path)
     room = np.empty(most_bytes(frames, size, crop), np.uint8) if out is None else out

@@ -73,10 +73,7 @@ class DecodeProcess:
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
         """Yields a clip or the reason of its failure for every path, in the order of `paths`.
 
-        The frames of a clip are valid until `kept` further clips have been requested.
-
-        Raises:
-            OSError: if no decoding process can be started.
+        Raises OSError if no decoding process can be started.
         """
         if self._busy:  # an earlier iteration was abandoned: its answer must not be taken for ours
             self.close()
@@ -132,10 +129,8 @@ class DecodeProcess:
                 if crashes == _MOST_CRASHES:
                     return {"error": f"the decoder crashed ({how})"}
                 if kills == _MOST_KILLS:
-                    return {
-                        "error": f"the decoder was killed {kills} times: the machine may be short "
-                        "of memory"
-                    }
+                    times = f"the decoder was killed {kills} times"
+                    return {"error": f"{times}: the machine may be short of memory"}
                 # Try again in a fresh process: earlier clips may have caused the crash.
                 self._request(path, slot)
                 continue

@@ -18,9 +18,8 @@ def resize_weights(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Returns Pillow's weights of the output pixels `begin` to `begin + size - 1`.
 
-    Returns:
-        For each output pixel its first input pixel, [size], and the weights times 2^22 of the K
-        input pixels from there, [size, K]. Padding weights are zero and can lie outside the row.
+    They are, for each, its first input pixel, [size], and the weights times 2^22 of the K input
+    pixels from there, [size, K]. Padding weights are zero and can lie outside the row.
     """
     scale = old / new
     stretch = max(scale, 1.0)

@@ -29,14 +29,8 @@ def resize_frames(
 ) -> NDArray[np.uint8]:
     """Resizes the short side to `size` (bicubic, antialiased) and crops the centre, as CLIP does.
 
-    Args:
-        frames: [N, rows, columns, 3].
-        size: pixels of the short side, and edge of the crop.
-        out: where to write, [N, size, size, 3] (default: a new array).
-        crop: False keeps whole frames, [N, *resized_shape, 3].
-
-    Returns:
-        `out`: the same bytes as open_clip's evaluation transform before it normalises.
+    Returns `out`, [N, size, size, 3], or [N, *resized_shape, 3] without `crop`: the same bytes as
+    open_clip's evaluation transform before it normalises.
     """
     rows, columns = frames.shape[1:3]
     height, width = shape = resized_shape(rows, columns, size)

@@ -37,9 +37,7 @@ def is_dense(sampling: Sampling) -> bool:
 
 
 def segment_midpoints(num_frames: int, frames: int) -> NDArray[np.int32]:
-    """Returns the middles of `frames` equal segments of a video, [F].
-
-        index_i = floor((i + 1/2) * num_frames / F),   i = 0 .. F-1
+    """Returns the middles of F equal segments, floor((i + 1/2) * num_frames / F), [F].
 
     A video with fewer than F frames contributes each of them at least once.
     """

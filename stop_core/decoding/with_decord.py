@@ -34,14 +34,7 @@ _BATCH_BYTES = 1 << 25
 
 
 class DecordVideo:
-    """A video file that is open in decord.
-
-    Args:
-        video: the same file, opened with PyAV.
-
-    Raises:
-        CannotOpen: if decord is not installed, cannot open the file, or can return other frames.
-    """
+    """A video file that is open in decord; CannotOpen if that can return other frames than PyAV."""
 
     def __init__(self, video: PyavVideo) -> None:
         if decord is None:
@@ -78,11 +71,7 @@ class DecordVideo:
         self.decoder = f"decord {decord.__version__}"
 
     def pictures(self, index: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yields (position in `index`, [n, H, W, 3]) for all of `index`, which must increase.
-
-        Raises:
-            DecodeError: if decord finds the file damaged.
-        """
+        """Yields (position in `index`, [n, H, W, 3]) for all of `index`, which must increase."""
         most = max(1, _BATCH_BYTES // math.prod(self._shape))
         for start in range(0, len(index), most):
             wanted = index[start : start + most].tolist()

@@ -41,13 +41,8 @@ class Miscounted(DecodeError):
 class PyavVideo:
     """A video file that is open in PyAV. Its frames are numbered in presentation order.
 
-    Args:
-        path: the file.
-        claimed: its end according to its header; see `claimed_end`.
-
-    Raises:
-        CannotOpen: if FFmpeg finds no video stream.
-        DecodeError: if the frame size is impossible, or the file is truncated or damaged.
+    `claimed` is the result of `claimed_end`. Raises CannotOpen if FFmpeg finds no video stream;
+    DecodeError if the frame size is impossible, or the file is truncated or damaged.
     """
 
     def __init__(self, path: Path, claimed: int = 0) -> None:
@@ -130,11 +125,7 @@ class PyavVideo:
 
     @cached_property
     def ticks(self) -> tuple[NDArray[np.int64], Fraction]:
-        """Beginning of each frame after the first one's, [num_frames], and seconds of the unit.
-
-        Raises:
-            DecodeError: if the file has no possible frame rate.
-        """
+        """Beginning of each frame after the first one's, [num_frames], and seconds of the unit."""
         if not 0 < self._rate < 1e6:
             raise DecodeError(f"damaged: {float(self._rate)} frames a second")
         stamps = sorted(stamp for stamp, _ in self._shown if stamp is not None)
@@ -193,10 +184,8 @@ class PyavVideo:
 class _Wanted:
     """The requested frames of a video and the packets that they depend on.
 
-    Args:
-        packets: presentation time of each packet, in storage order.
-        beginnings: positions of the packets that begin a closed GOP, 0 included.
-        index: numbers of the requested frames, increasing.
+    `packets` are presentation times in storage order, `beginnings` the positions of the packets
+    that begin a closed GOP, 0 included, `index` the increasing numbers of the requested frames.
     """
 
     def __init__(
@@ -247,19 +236,12 @@ class _Conversion:
         self._graph = Graph()
 
     def notice(self, frame: Any) -> None:
-        """Stores the display matrix of a frame, which applies until another frame has one.
-
-        A matrix of the container is on every frame, one of the stream only on the first frame.
-        """
+        """Stores the display matrix of a frame, which applies until another frame has one."""
         if matrix := frame.side_data.get(DISPLAY_MATRIX):
             self._matrix = bytes(matrix)
 
     def __call__(self, frame: Any) -> NDArray[np.uint8]:
-        """Returns [H, W, 3].
-
-        Raises:
-            DecodeError: if its size is impossible, or FFmpeg cannot convert its colours.
-        """
+        """Returns [H, W, 3]; DecodeError if FFmpeg cannot convert it."""
         size, colours = (frame.width, frame.height), (int(frame.colorspace), int(frame.color_range))
         kind = (size, frame.format.name, colours, self._matrix)
         refuse_absurd(*size)

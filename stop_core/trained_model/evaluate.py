@@ -49,20 +49,17 @@ def evaluate(
 
     A base-to-novel model is measured on base and novel classes of its own dataset separately.
     The probabilities of the classes are averaged over the views of a clip; for retrieval, the
-    similarities are. The outputs of finished parts are read from `parts`.
+    similarities are. Raises ValueError if the model or the views do not suit the cache.
 
     Args:
         trained: the model; it is given the classes of the cache.
         cache: verified.
         split: of the cache.
         views: the views of every clip.
-        parts: folder for the outputs of this model on this cache.
+        parts: folder for the outputs of this model on this cache; finished parts are reused.
         templates: sentences with {} for a class, as `templates_for` returns them.
         rerank: for retrieval; "qb-norm" uses all captions of the training split as its bank.
         on_part: is called with the number of clips of every finished part.
-
-    Raises:
-        ValueError: if the model or the views do not suit the cache.
     """
     manifest, clips = cache.manifest, cache.split(split)
     refuse_other_classes(trained, manifest)

@@ -43,8 +43,7 @@ class _Program(nn.Module):
 def export_program(trained: TrainedModel) -> tuple[ExportedProgram, Callable[[Tensor], Tensor]]:
     """Returns the program, for any number of videos, and the function that it was made from.
 
-    A bf16 model is exported in float32. The tensors of `trained` no longer require gradients.
-    Raises ValueError if the model is not on the CPU.
+    The tensors of `trained` no longer require gradients. Raises ValueError if it is not on the CPU.
     """
     if trained.device.type != "cpu":
         raise ValueError(f"the model is on {trained.device}; load it on the CPU to export it")
@@ -86,10 +85,7 @@ def save_program(program: ExportedProgram, path: Path) -> Callable[[Tensor], Ten
 
 @torch.no_grad()
 def save_onnx(program: ExportedProgram, path: Path) -> Callable[[Tensor], Tensor]:
-    """Writes an .onnx file; returns the function that ONNX Runtime computes with it.
-
-    Raises ImportError if the packages of the extra `export` are not installed.
-    """
+    """Writes an .onnx file; returns the function that ONNX Runtime computes with it."""
     import onnxruntime  # type: ignore[import-untyped]
 
     exported: Any = torch.onnx.export(

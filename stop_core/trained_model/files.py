@@ -140,11 +140,7 @@ def label_classes(names: Sequence[str], templates: Sequence[str]) -> tuple[Class
 
 
 def refuse_other_classes(record: ModelRecord, manifest: Manifest) -> None:
-    """Refuses a cache with other classes for a method with learned weights for each class.
-
-    Raises:
-        ValueError: with what to do instead.
-    """
+    """Raises ValueError for a cache with other classes, if each class has learned weights."""
     names = tuple(label.name for label in record.classes)
     if not METHODS[record.config.method].reads_text and names != manifest.class_names:
         raise ValueError(
@@ -158,11 +154,7 @@ def refuse_other_classes(record: ModelRecord, manifest: Manifest) -> None:
 def templates_for(
     record: ModelRecord, manifest: Manifest, given: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """Returns the templates for the classes of a cache, as sentences.
-
-    They are those of the training for its own dataset, and the default of another dataset, unless
-    others are `given`.
-    """
+    """Returns the templates for a cache: the given ones, those of the training, or the default."""
     if not given and manifest.dataset == record.provenance.dataset:
         return record.config.templates
     return find_templates(given or (DEFAULT,), manifest.dataset)
@@ -171,19 +163,14 @@ def templates_for(
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that a result can depend on."""
     packages = ("torch", "open_clip_torch", "stop-video")
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), **found}
 
 
 def write_model(
     folder: StoragePath, record: ModelRecord, write_prompts: Callable[[Path], object], card: str
 ) -> None:
-    """Writes `folder` atomically, and replaces an existing one; raises OSError if that fails.
-
-    `write_prompts` writes the trained tensors, as safetensors, to a path.
-    """
+    """Writes `folder` atomically, and replaces an existing one; `write_prompts` writes tensors."""
     with appearing_folder(folder) as staging:
         with appearing(staging / PROMPTS) as prompts:
             write_prompts(prompts)
@@ -205,10 +192,7 @@ def write_model(
 
 
 def find_model(where: P) -> P:
-    """Returns the model's folder: `where` itself, or the one inside a training run.
-
-    Raises FileNotFoundError with the next command if there is no complete model.
-    """
+    """Returns the model's folder, `where` or inside of it; FileNotFoundError if incomplete."""
     needed = [name for name in FILES if name != CARD]
     for folder in (where, where / MODEL):
         missing = [name for name in needed if not (folder / name).is_file()]
@@ -243,10 +227,7 @@ def _retraining(run: StoragePath) -> str:
 
 
 def read_record(folder: Path) -> ModelRecord:
-    """Reads a model without its tensors, and compares all files with their checksums.
-
-    Raises OSError or ValueError if a file is missing, damaged or of another version.
-    """
+    """Reads a model without its tensors, and compares all files with their checksums."""
     record = ModelRecord(
         provenance=_read(folder / PROVENANCE, parse_json, _provenance),
         config=_read(folder / CONFIG_FILE, parse_yaml, ExperimentConfig.from_parameters),

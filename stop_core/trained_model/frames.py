@@ -111,17 +111,11 @@ class _ModelDecoder(DecodeProcess):
 
 
 def preprocessing_of_cache(
-    cached: CacheConfig,
-    shown: tuple[int | None, int],
-    mean: Pixel,
-    std: Pixel,
+    cached: CacheConfig, shown: tuple[int | None, int], mean: Pixel, std: Pixel
 ) -> Preprocessing:
     """Returns the preprocessing of a model that was trained on a frame cache.
 
-    Args:
-        cached: options of the cache.
-        shown: frames of the model's input, None for all, and the pixels of their edge.
-        mean, std: of the tower.
+    `shown` are the frames of the model's input, None for all, and the pixels of their edge.
     """
     count, short_side = cached.frames, cached.size
     frames, size = shown[0] or count, shown[1]

@@ -31,11 +31,7 @@ MOST_TENSORS = 1 << 34
 def hub_model(address: str, *, download: bool = True) -> tuple[str, Path]:
     """Returns the address of a model with its commit, and the folder with its files.
 
-    A commit that was downloaded before needs no network.
-
-    Args:
-        address: with a branch, a tag or a commit as revision; default: the branch main.
-        download: False accepts only a commit that was downloaded before.
+    A commit that was downloaded before needs no network; `download=False` accepts no other.
 
     Raises:
         ValueError: if it is no address, or its files are not those of a model or too large.
@@ -93,11 +89,8 @@ def push_model(folder: Path, repository: str, *, private: bool = False) -> str:
     _asked(lambda: api.create_repo(repository, private=private, exist_ok=True), address)
     if private and not _asked(lambda: api.model_info(repository).private, address):
         raise ValueError(f"{address} is public; choose another name, or leave out --private")
-    files = [
-        huggingface_hub.CommitOperationAdd(name, folder / name)
-        for name in FILES
-        if (folder / name).is_file()
-    ]
+    names = [name for name in FILES if (folder / name).is_file()]
+    files = [huggingface_hub.CommitOperationAdd(name, folder / name) for name in names]
     title = f"Model {record.provenance.run or record.config.method}"
     commit = _asked(lambda: api.create_commit(repository, files, commit_message=title), address)
     return f"{address}@{commit.oid}"

@@ -55,10 +55,7 @@ class IndexInfo:
 
 
 class SearchIndex:
-    """A finished index, read into memory: 2 kB a video for ViT-B/32.
-
-    Raises FileNotFoundError if there is none, ValueError if it is damaged or of another version.
-    """
+    """A finished index, read into memory: 2 kB a video for ViT-B/32; ValueError if damaged."""
 
     def __init__(self, folder: StoragePath) -> None:
         path = folder / EMBEDDINGS
@@ -117,10 +114,7 @@ class SearchIndex:
 
 
 def write_index(folder: StoragePath, rows: pa.Table, info: IndexInfo) -> None:
-    """Writes an index, and replaces an existing one. The embeddings are written last.
-
-    `rows` has the columns `error`, `embedding` and others to store for each video.
-    """
+    """Writes an index of `rows` with `error`, `embedding` and other columns; embeddings last."""
     is_good = rows["error"].is_null()
     bad = rows.filter(pc.invert(is_good)).drop_columns(["embedding"])
     good = rows.filter(is_good)

@@ -61,11 +61,7 @@ class TrainedModel(ModelRecord):
 
     @classmethod
     def load(
-        cls,
-        folder: Path | str,
-        device: torch.device | str = "cpu",
-        *,
-        tower: str | None = None,
+        cls, folder: Path | str, device: torch.device | str = "cpu", *, tower: str | None = None
     ) -> "TrainedModel":
         """Loads a model from its folder, the folder of its training run, or `hf://USER/NAME`.
 
@@ -123,17 +119,9 @@ class TrainedModel(ModelRecord):
     ) -> "TrainedModel":
         """Returns CLIP without training, with classes by name: the mean of the frame embeddings.
 
-        Args:
-            tower: as for `load_clip`.
-            pretrained: the same.
-            labels: names of classes; empty for embeddings only.
-            frames: T, frames of a clip.
-            templates: sentences with {} for the class, or the name of a set for any dataset.
-            device: of the model.
-
-        Raises:
-            ValueError: as `load_clip` and `with_labels`.
-            OSError: if the weights cannot be read or downloaded.
+        `tower` and `pretrained` are those of `load_clip`. Without `labels`, there are embeddings
+        only. `templates` are sentences with {} for the class, or the name of a set for any dataset.
+        Raises ValueError or OSError as `load_clip` and `with_labels`.
         """
         config = ExperimentConfig(
             method="zero-shot", tower=tower, pretrained=pretrained, templates=templates
@@ -152,17 +140,10 @@ class TrainedModel(ModelRecord):
     def with_labels(
         self, labels: Sequence[str], templates: tuple[str, ...] | None = None
     ) -> "TrainedModel":
-        """Returns the same model with other classes, as CLIP's text tower reads their names.
+        """Returns the same model with other classes, without the metrics of the training.
 
-        The metrics of the training are left out: they do not apply to other classes.
-
-        Args:
-            labels: names of classes.
-            templates: sentences with {} for the class; default: those of the training.
-
-        Raises:
-            ValueError: if it is a linear probe, or a label is empty, repeated, or the same text as
-                another one to CLIP.
+        `templates` are sentences with {} for the class, by default those of the training. Raises
+        ValueError for a linear probe, or if a label is empty, repeated, or another's text to CLIP.
         """
         if not METHODS[self.config.method].reads_text:
             raise ValueError(
@@ -189,7 +170,7 @@ class TrainedModel(ModelRecord):
         """uint8 frames [B, T, S, S, 3] -> float32 embeddings [B, E], L2-normalised.
 
         T can differ from the training, but only that was measured. A linear probe embeds as CLIP
-        without training does. Raises ValueError if the frames have another type or shape.
+        without training does.
         """
         frames = frames.to(self.device)
         with autocast(self.config, self.device):
@@ -204,10 +185,7 @@ class TrainedModel(ModelRecord):
 
     @torch.no_grad()
     def logits(self, frames: Tensor) -> Tensor:
-        """uint8 frames [B, T, S, S, 3] -> float32 logits [B, C].
-
-        Raises ValueError if there are no classes, or the frames have another type or shape.
-        """
+        """uint8 frames [B, T, S, S, 3] -> float32 logits [B, C]; ValueError without classes."""
         text_CE = self.class_embeddings
         frames = frames.to(self.device)
         with autocast(self.config, self.device):
@@ -245,9 +223,8 @@ def keep_model(folder: StoragePath, record: ModelRecord, prompts: Path) -> None:
 def tower_facts(clip: FrozenClip) -> TowerFacts:
     """Returns a fingerprint of all weights of a CLIP, its input size, and its pixel mean and std.
 
-    The fingerprint ends with the activation, if the tower's name does not imply it. It is computed
-    from the weights in memory, so that it detects weights that changed under the same tag or file
-    name. It takes about a second per gigabyte.
+    The fingerprint ends with the activation, if the tower's name does not imply it. It detects
+    weights that changed under the same tag or file name; it takes about a second per gigabyte.
     """
     return _facts(clip.name, clip.model)
 
@@ -262,10 +239,7 @@ def _facts(tower: str, clip: nn.Module) -> TowerFacts:
 
 
 def embedding_identity(trained: TrainedModel) -> str:
-    """Returns 16 hex digits that are equal if two models give the same embeddings.
-
-    They are a hash of weights, settings and preprocessing.
-    """
+    """Returns 16 hex digits that are equal if two models give the same embeddings."""
     prompts = trained.model.prompt_state_dict()
     values = [
         {name: getattr(trained.config, name) for name in _SETTINGS} | asdict(trained.config.stop),

@@ -74,14 +74,9 @@ class VideoService:
         With classes it has `label`, `probability` and a list of the `top` most probable classes;
         without, `embedding`: E numbers of length 1, to be compared by their dot product.
 
-        Args:
-            requests: each holds one of "path", "video" (URL-safe base64 of a video file),
-                "frames" (URL-safe base64 of uint8 [T, S, S, 3]) or, for a model without classes,
-                "text". A value of None counts as absent.
-            top: number of classes in an answer.
-
-        Raises:
-            RequestError: if there are no requests, or too many, or `top` is below 1.
+        A request holds one of "path", "video" (URL-safe base64 of a video file), "frames" (URL-safe
+        base64 of uint8 [T, S, S, 3]) or, for a model without classes, "text". A value of None
+        counts as absent. Raises RequestError as `check`.
         """
         self.check(len(requests), top)
         return self.finish([(self.prepare(request), top) for request in requests])

@@ -20,13 +20,9 @@ _ROUNDING = 0.002  # seconds: Matroska counts time in milliseconds
 
 
 def claimed_end(path: Path) -> int:
-    """Returns the end of the required parts of a file according to its header.
+    """Returns the end of the required parts of a file by its header; 0 if that does not give it.
 
-    It can be beyond the end of the file. It is 0 if the header does not give it.
-
-    Raises:
-        OSError: if the file cannot be read.
-        DecodeError: if it is empty, or a folder.
+    It can be beyond the end of the file. Raises DecodeError if the file is empty, or a folder.
     """
     if path.is_dir():
         raise DecodeError("a folder, not a file")
@@ -47,11 +43,7 @@ def claimed_end(path: Path) -> int:
 def is_whole(container: Any, stream: Any, size: int, claimed: int) -> bool:
     """Returns whether all frames at the end of a file of `size` bytes are there.
 
-    Args:
-        container: the file, opened with PyAV.
-        stream: its video stream, of which all packets have been read.
-        size: bytes of the file.
-        claimed: see `claimed_end`.
+    All packets of the video stream must have been read; `claimed` is the result of `claimed_end`.
     """
     entries = list(stream.index_entries)
     if "mp4" in container.format.name:

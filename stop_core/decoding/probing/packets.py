@@ -56,12 +56,7 @@ class Packets:
 
 
 def look_at_packets(container: Any, stream: Any) -> Packets:
-    """Reads all packets of a stream, in about 0.01 ms each.
-
-    Raises:
-        CannotOpen: if there are no packets.
-        DecodeError: if the file is truncated, or cannot be read to its end.
-    """
+    """Reads all packets of a stream, in about 0.01 ms each; DecodeError if it is truncated."""
     codec = stream.codec.canonical_name
     h264 = H264Stream(stream.codec_context.extradata) if codec == "h264" else None
     every: list[int | None] = []
@@ -128,11 +123,8 @@ def look_at_packets(container: Any, stream: Any) -> Packets:
 def keys_in_order(shown: Sequence[int], keys: Sequence[int]) -> list[int]:
     """Returns the positions of the key frames that begin a closed GOP by their times.
 
-    Packets stored before such a key frame are shown before it, and the others after it.
-
-    Args:
-        shown: presentation time of every packet, in storage order.
-        keys: positions of the key frames.
+    Packets stored before such a key frame are shown before it, and the others after it. `shown` are
+    the presentation times of all packets in storage order, `keys` the positions of the key frames.
     """
     times, at = np.array(shown, np.int64), np.array(keys, np.int64)
     before = np.maximum.accumulate(times)
@@ -200,11 +192,7 @@ def _shown_av1(packet: memoryview) -> Iterator[bool]:
 
 
 def open_file(path: Path) -> Any:
-    """Opens a file in PyAV, which cannot read other files or the network for it.
-
-    Raises:
-        CannotOpen: if FFmpeg cannot open it, or its format is not in `_DEMUXERS`.
-    """
+    """Opens a file of `_DEMUXERS` in PyAV, which cannot read other files or the network for it."""
     try:
         # With the prefix, FFmpeg does not take `http:` or `concat:` in a name for a protocol.
         return av.open(
