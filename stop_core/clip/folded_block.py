@@ -20,7 +20,6 @@ from stop_core.clip.frozen_linear import FrozenLinear
 
 HIDING_WIDTH = 8
 """Channels per head that hide keys; the flash kernels take multiples of 8."""
-_Linear = tuple[Tensor, Tensor]
 _QUICK = 1.702  # QuickGELU(x) = x * sigmoid(1.702 x) = SiLU(1.702 x) / 1.702
 
 
@@ -34,12 +33,7 @@ class FoldedBlock:
 
     @torch.no_grad()
     def __init__(
-        self,
-        block: ResidualAttentionBlock,
-        dtype: torch.dtype,
-        made_from: object,
-        *,
-        hiding: bool = False,
+        self, block: ResidualAttentionBlock, dtype: torch.dtype, made_from: object, hiding: bool
     ) -> None:
         attention, mlp = block.attn, block.mlp
         self.width, self.heads = int(attention.embed_dim), int(attention.num_heads)
@@ -57,7 +51,11 @@ class FoldedBlock:
         self.inner = self.width
         if hiding:
             self.inner += self.heads * HIDING_WIDTH
-            qkv, out = _with_hiding(self.heads, qkv, out)
+            weight = torch.cat([_widen(part, self.heads) for part in qkv[0].chunk(3)])
+            query, key, value = (_widen(part, self.heads) for part in qkv[1].chunk(3))
+            query.view(self.heads, -1)[:, -HIDING_WIDTH] = 1
+            qkv = weight, torch.cat([query, key, value])
+            out = _widen(out[0].T, self.heads).T, out[1]
         self.qkv, self.out, self.fc, self.proj = (
             FrozenLinear(*(part.to(dtype).contiguous() for part in weight_and_bias))
             for weight_and_bias in (qkv, out, fc, proj)
@@ -105,14 +103,6 @@ def _before_scale(scale: nn.Module, weight: Tensor, bias: Tensor) -> tuple[Tenso
     if factor is None:
         return weight.double(), bias.double()
     return factor.double()[:, None] * weight.double(), factor.double() * bias.double()
-
-
-def _with_hiding(heads: int, qkv: _Linear, out: _Linear) -> tuple[_Linear, _Linear]:
-    """Returns both maps with the hiding channels between them."""
-    weight = torch.cat([_widen(part, heads) for part in qkv[0].chunk(3)])
-    query, key, value = (_widen(part, heads) for part in qkv[1].chunk(3))
-    query.view(heads, -1)[:, -HIDING_WIDTH] = 1
-    return (weight, torch.cat([query, key, value])), (_widen(out[0].T, heads).T, out[1])
 
 
 def _widen(rows: Tensor, heads: int) -> Tensor:

@@ -136,10 +136,9 @@ def unsaid_activation(name: str, model: nn.Module) -> str:
 
 
 def tower_shape(name: str) -> TowerShape | None:
-    """Returns the shape of the vision tower called `name`, from its configuration.
+    """Returns the shape of a vision tower; None for "hf-hub:..." and "local-dir:...".
 
-    None for a model that is not in open_clip's list ("hf-hub:...", "local-dir:..."). Raises
-    ValueError if there is no such tower, or it is not supported.
+    Raises ValueError if there is no such tower, or it is not supported.
     """
     if tower := TOWERS.get(name):
         return tower.shape
@@ -147,10 +146,7 @@ def tower_shape(name: str) -> TowerShape | None:
 
 
 def check_name(name: str, pretrained: str | None) -> None:
-    """Refuses a tower or weights that cannot be used, before a download or decoding starts.
-
-    Raises OSError or ValueError as `find_source`, or ValueError if the tower is not supported.
-    """
+    """Raises, as `find_source`, for what cannot be used, before a download or decoding starts."""
     if name in TOWERS:
         if pretrained not in (None, RANDOM):
             raise ValueError(f"the tower {name} has its own weights; leave --pretrained out")

@@ -88,12 +88,9 @@ def find_source(name: str, pretrained: str | None) -> ClipSource:
     Raises:
         ValueError: if there is no such tower or no such weights, if a file does not determine its
             settings, or if they need another resizing than that of the frame cache.
-        OSError: if a file cannot be read.
     """
-    if name.startswith((HUB, FOLDER)):
-        source = _unlisted(name, pretrained)
-    else:
-        source = _listed(name, pretrained)
+    find = _unlisted if name.startswith((HUB, FOLDER)) else _listed
+    source = find(name, pretrained)
     modes = (source.settings.interpolation, source.settings.resize_mode)
     if modes != ("bicubic", "shortest"):
         raise ValueError(
@@ -270,13 +267,11 @@ def _weights_in(folder: Path) -> Path:
 
 def _architecture(config: dict[str, Any]) -> dict[str, Any]:
     """Returns a model's configuration without its activation, with the defaults filled in."""
-    parts = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg}
-    plain = {
-        f"{part}.{key}": value
-        for part, kind in parts.items()
-        for key, value in asdict(kind(**config[part])).items()
-    }
-    return plain | {k: v for k, v in config.items() if k not in (*parts, "quick_gelu")}
+    plain = {k: v for k, v in config.items() if k != "quick_gelu"}
+    for part, kind in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
+        values = asdict(kind(**plain.pop(part)))
+        plain |= {f"{part}.{key}": value for key, value in values.items()}
+    return plain
 
 
 def _refuse_other_architecture(
@@ -352,9 +347,8 @@ def _digest(path: Path) -> str:
     return _sha256(path.resolve(), *_state(path))
 
 
-@lru_cache
+@lru_cache  # the dozens of trainings of a table read an unchanged file once
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Cached: the dozens of trainings of a table read an unchanged file once."""
     return hash_file(path)
 
 

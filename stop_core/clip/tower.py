@@ -107,10 +107,7 @@ class FrozenTower(ImageTower):
 
     @torch.no_grad()
     def embed(self, frames: Tensor) -> Tensor:
-        """uint8 frames [F, H, W, 3] -> tokens [F, 1 + P, D], the CLS token first.
-
-        Pixels are normalised on the tower's device, so that frames are transferred as bytes.
-        """
+        """uint8 frames [F, H, W, 3] -> tokens [F, 1 + P, D], the CLS token first."""
         return self.embed_pixels(self.normalise(frames))
 
     def cls_token(self) -> Tensor:
@@ -299,7 +296,7 @@ class FrozenTower(ImageTower):
         state = tuple((p.data_ptr(), p._version) for p in block.parameters())
         folded = self._folded_blocks.get(key)
         if folded is None or folded.made_from != state:
-            folded = FoldedBlock(block, dtype, state, hiding=hiding)
+            folded = FoldedBlock(block, dtype, state, hiding)
             self._folded_blocks[key] = folded
         return folded
 

@@ -5,6 +5,7 @@ Formats: safetensors, a state dict saved by PyTorch, or a TorchScript archive su
 """
 
 import pickle
+import re
 import threading
 import zipfile
 from collections import OrderedDict
@@ -25,6 +26,7 @@ from stop_core.storage.documents import shown_text
 
 _T = TypeVar("_T")
 _EXTRAS = ("input_resolution", "context_length", "vocab_size")
+_ROOT = re.compile(r"[^/]*/data\.pkl")
 _DTYPES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -111,11 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _read_torchscript(path: Path) -> dict[str, Any]:
     """Returns the tensors of a TorchScript archive and the numbers of its root module."""
     with zipfile.ZipFile(path) as archive:
-        (pickled,) = (
-            name
-            for name in archive.namelist()
-            if name.count("/") == 1 and name.endswith("/data.pkl")
-        )
+        (pickled,) = (name for name in archive.namelist() if _ROOT.fullmatch(name))
         with archive.open(pickled) as stream:
             root = _ArchiveUnpickler(stream, archive, pickled.removesuffix(".pkl")).load()
     found: dict[str, Any] = {name: vars(root)[name] for name in _EXTRAS if name in vars(root)}
@@ -152,7 +150,9 @@ class _ArchiveUnpickler(pickle._Unpickler):
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
+            return lambda storage, offset, size, stride, *_: storage.as_strided(
+                size, stride, offset
+            )
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch.jit._pickle":  # lists and dictionaries, never weights
@@ -163,19 +163,13 @@ class _ArchiveUnpickler(pickle._Unpickler):
         _, dtype, key, _, count = pid
         if key not in self._storages:
             entry = self._archive.getinfo(f"{self._folder}/{key}")
-            if (
-                entry.compress_type != zipfile.ZIP_STORED
-            ):  # can expand far beyond the size of the file
+            if entry.compress_type != zipfile.ZIP_STORED:  # it can expand far beyond its size
                 raise pickle.UnpicklingError("it is compressed: unzip it and zip it with -0")
             if entry.file_size != count * dtype.itemsize:
                 raise pickle.UnpicklingError(f"its storage {key} does not have {count} numbers")
             content = bytearray(self._archive.read(entry))
             self._storages[key] = torch.frombuffer(content, dtype=dtype)
         return self._storages[key]
-
-
-def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    return storage.as_strided(size, stride, offset)
 
 
 def _shape(tensor: Tensor | None) -> str:
@@ -198,7 +192,12 @@ def hub_file(repository: str, *names: str, wanted: str, advice: str) -> Path:
     # Without a network the retries of a download take a minute and print ten lines, so a short
     # request is made first.
     huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    reason = _no_answer(repository, names[0])
+    url, reason = huggingface_hub.hf_hub_url(repository, names[0]), ""
+    try:
+        with suppress(EntryNotFoundError):
+            ask_hub(lambda seconds: huggingface_hub.get_hf_file_metadata(url, timeout=seconds))
+    except Exception as problem:
+        reason = shown_text(problem).rstrip(".")
     for name in () if reason else names:
         try:
             return Path(huggingface_hub.hf_hub_download(repository, name))
@@ -211,21 +210,6 @@ def hub_file(repository: str, *names: str, wanted: str, advice: str) -> Path:
         f"{wanted} could not be loaded from the Hugging Face Hub ({reason}); download "
         f"https://huggingface.co/{repository}/resolve/main/{names[0]} elsewhere and {advice}"
     )
-
-
-def _no_answer(repository: str, name: str) -> str:
-    """Returns why the hub cannot be reached; "" if it can."""
-
-    def ask(seconds: float) -> None:
-        with suppress(EntryNotFoundError):
-            url = huggingface_hub.hf_hub_url(repository, name)
-            huggingface_hub.get_hf_file_metadata(url, timeout=seconds)
-
-    try:
-        ask_hub(ask)
-    except Exception as problem:
-        return shown_text(problem).rstrip(".")
-    return ""
 
 
 def ask_hub(request: Callable[[float], _T]) -> _T:

@@ -26,9 +26,10 @@ def select_clips(
     classes: Collection[str] = (),
     limit: int | None = None,
 ) -> Selection:
-    """Selects clips of a whole fold, by split and class; ValueError for an unknown class.
+    """Selects clips of a whole fold, by split and class (default: all), with labels renumbered.
 
-    At most `limit` clips of a split are taken, evenly from the classes. Labels are renumbered.
+    At most `limit` clips of a split are taken, evenly from the classes. Raises ValueError for an
+    unknown class, or for classes of a dataset without any.
     """
     known = {clip.label: clip.class_name for clip in clips if clip.label != NO_LABEL}
     names = [name for _, name in sorted(known.items())]

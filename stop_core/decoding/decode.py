@@ -38,7 +38,8 @@ def decode_clip(
         sampling: which frames; see `sampling.py`.
 
     Raises:
-        DecodeError: if the file is missing, empty, no video, truncated or damaged.
+        DecodeError: if the file is missing, empty, no video, truncated or damaged. A frame that
+            cannot be decoded is never replaced by another one.
     """
     path = Path(path)
     room = np.empty(most_bytes(frames, size, crop), np.uint8) if out is None else out

@@ -79,14 +79,8 @@ def measure_retrieval(
     """Returns the retrieval metrics in both directions, and one row per query.
 
     With `rerank`, re-ranked metrics and ranks are added, under names that begin with its name, such
-    as `dsl_t2v_r1` and `dsl_rank`. All others stay as they are.
-
-    Args:
-        clips: of the split, with the sentences of `texts`.
-        video_ME: their embeddings.
-        texts: has all sentences.
-        rerank: as for `retrieval_ranks`.
-        query_bank: training captions, for "qb-norm".
+    as `dsl_t2v_r1` and `dsl_rank`. `query_bank` are training captions, for "qb-norm"; `texts` has
+    all sentences.
     """
     sentences = sentences_of(clips)
     counts_M = torch.tensor([len(captions) for captions in clips.captions])

@@ -1,5 +1,7 @@
 """Metrics of action recognition.
 
+All functions of logits raise ValueError if there is no clip, or the labels do not fit the logits.
+
 Shapes: M clips, N classes.
 """
 
@@ -12,9 +14,6 @@ def recognition_metrics(logits_MN: Tensor, labels_M: Tensor) -> dict[str, float]
 
     A tie counts against the model: a class ranks behind every class with the same or a larger
     logit. `mean_class` is the mean top-1 accuracy of the classes that occur in `labels`.
-
-    Raises:
-        ValueError: if there is no clip, or the labels do not fit the logits.
     """
     rank_M = rank_of_truth(logits_MN, labels_M)
     return {
@@ -30,11 +29,7 @@ def harmonic_mean(first: float, second: float) -> float:
 
 
 def per_class_accuracy(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
-    """Returns the top-1 accuracy of every class, [N], from 0 to 1; NaN for a class without clips.
-
-    Raises:
-        ValueError: as `recognition_metrics`.
-    """
+    """Returns the top-1 accuracy of every class, [N], from 0 to 1; NaN for one without clips."""
     counts_NN = confusion_matrix(logits_MN, labels_M)
     return counts_NN.diagonal().double() / counts_NN.sum(1)  # 0 / 0 is NaN
 
@@ -44,9 +39,6 @@ def confusion_matrix(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
 
     A row sums to the number of clips of its class, and the diagonal to top1 * M: the predictions
     are those of `predicted_classes`.
-
-    Raises:
-        ValueError: as `recognition_metrics`.
     """
     predicted_M = predicted_classes(logits_MN, labels_M)
     classes = logits_MN.shape[1]
@@ -60,9 +52,6 @@ def predicted_classes(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
     The true class is predicted only if its logit is larger than all others; on a tie, the
     prediction is the largest of the other classes (the first if several are equal). A NaN ranks
     above all numbers in another class and below them in the true class.
-
-    Raises:
-        ValueError: as `recognition_metrics`.
     """
     wrong_M = rank_of_truth(logits_MN, labels_M) != 1
     predicted_M = labels_M.clone()
@@ -78,11 +67,7 @@ def predicted_classes(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
 
 
 def rank_of_truth(logits_MN: Tensor, labels_M: Tensor) -> Tensor:
-    """Returns the rank of every clip's true class, [M], from 1; ties count against it.
-
-    Raises:
-        ValueError: as `recognition_metrics`.
-    """
+    """Returns the rank of every clip's true class, [M], from 1; ties count against it."""
     if len(labels_M) == 0:
         raise ValueError("there is no clip to evaluate; check that the split is not empty")
     if logits_MN.ndim != 2 or labels_M.shape != logits_MN.shape[:1]:

@@ -1,5 +1,7 @@
 """Metrics of text-to-video and video-to-text retrieval, and re-ranking methods.
 
+All functions raise ValueError if shapes or options do not fit each other, or a video has no text.
+
 Shapes: N texts, M videos, Q texts of a query bank.
 
 The similarities, [N, M], are larger for better matches. The re-ranking methods divide them by a
@@ -50,9 +52,6 @@ def retrieval_ranks(
             normalises by texts and so has no "v2t".
         query_bank: similarities of training captions to the same videos, [Q, M]; "qb-norm" only.
         temperature: of the re-ranking; default: its published value.
-
-    Raises:
-        ValueError: if shapes or options do not fit each other, or a video has no text.
     """
     if rerank not in ("none", "dsl", "qb-norm"):
         raise ValueError(f"rerank is {rerank!r}; choose 'none', 'dsl' or 'qb-norm'")
@@ -85,9 +84,6 @@ def text_to_video_ranks(similarity_NM: Tensor, video_of_text: Tensor | None = No
 
     A tie counts against the model: the rank is 1 + the number of other videos whose similarity is
     not smaller. So does a NaN, of the true video or another one.
-
-    Raises:
-        ValueError: if the shapes do not fit or a video has no text.
     """
     video_N = _checked_videos(similarity_NM, video_of_text)
     true_N1 = similarity_NM.gather(1, video_N[:, None])
@@ -109,9 +105,6 @@ def video_to_text_ranks(similarity_NM: Tensor, video_of_text: Tensor | None = No
 
     CLIP4Clip's evaluation with several captions is more lenient: several captions of one wrong
     video count once.
-
-    Raises:
-        ValueError: if the shapes do not fit or a video has no text.
     """
     video_N = _checked_videos(similarity_NM, video_of_text)
     own_N = similarity_NM.gather(1, video_N[:, None])[:, 0]
@@ -136,9 +129,6 @@ def dual_softmax(similarity_NM: Tensor, temperature: float = DSL_TEMPERATURE) ->
     multiplies, a negative similarity *increases* with a small weight.)
 
     Transductive: it needs all test queries at once, which a table has to state.
-
-    Raises:
-        ValueError: if it is not a matrix of floats, or the temperature is not positive.
     """
     _check_matrix(similarity_NM, temperature)
     similarity_NM = _at_least_float32(similarity_NM)
@@ -168,9 +158,6 @@ def qb_norm(
         query_bank_similarity_QM: of training texts to the same videos, [Q, M].
         k: number of nearest videos of a bank text that count as hubs, from 1 to M.
         temperature: 1 / beta.
-
-    Raises:
-        ValueError: if the shapes do not fit, the bank is empty, or an option is out of range.
     """
     _check_matrix(similarity_NM, temperature)
     bank_QM = query_bank_similarity_QM

@@ -50,7 +50,7 @@ def run_over(
     """Returns the outputs of `work` for every clip, float32 [M, X], on the CPU of every process.
 
     The rows do not depend on the batch size or the number of processes, up to rounding. So the
-    batch is halved when it does not fit in memory.
+    batch is halved when it does not fit in memory; OutOfMemory is raised if not even one clip does.
 
     Args:
         work: frames [B, T, H, W, 3] on the model's device -> [B, X].
@@ -58,9 +58,6 @@ def run_over(
         model: is set to evaluation mode.
         width: X, for a process whose share is empty.
         batch: maximum number of clips at a time.
-
-    Raises:
-        OutOfMemory: if not even one clip fits in memory; the message names the options.
     """
     model.eval()
 

@@ -32,9 +32,6 @@ class VideoScores:
     weights; with several groups, the mean of the groups' scores. For top-1, values are 1 or 0 and
     weights are 1. If a video has several queries, its weight is their number. For mean-class
     accuracy, the groups are the classes. With several folds, it is the mean of the folds' scores.
-
-    Raises:
-        ValueError: if the shapes do not fit, or there is no seed or no video.
     """
 
     values_SM: Floats
@@ -72,11 +69,7 @@ class VideoScores:
         return int(self.video_M.max()) + 1
 
     def scores(self, counts_RV: Floats | None = None) -> Floats:
-        """Returns the score of every training: [S], or [R, S] with resamples.
-
-        Args:
-            counts_RV: how often each video was drawn; default: each of them once.
-        """
+        """Returns the score of every training, [S]; with how often videos were drawn, [R, S]."""
         if counts_RV is None:
             score_S: Floats = self.scores(np.ones((1, self.videos)))[0]
             return score_S
@@ -112,13 +105,7 @@ def resampled_scores(
     seeds drawn from S is too small by (S-1)/S, so their deviations are scaled by the root of its
     inverse (Rao and Wu, "Resampling inference with complex survey data", 1988).
 
-    Args:
-        rows: measured on the same videos, in the same order.
-        resamples: R.
-        seed: of the random draws.
-
-    Raises:
-        ValueError: if the rows have different numbers of videos.
+    Raises ValueError if the rows were not measured on the same number of videos.
     """
     sizes = {row.videos for row in rows}
     if len(sizes) != 1:
@@ -167,10 +154,8 @@ def exact_p(first: VideoScores, second: VideoScores) -> float:
     the p-value is the share of all 2^V swaps with at least this difference, computed exactly. The
     answers of all folds to one video are swapped together too, and count equally.
 
-    It generalises to other videos, not to other trainings.
-
-    Raises:
-        ValueError: if the rows have different numbers of videos, or values other than 0 and 1.
+    It generalises to other videos, not to other trainings. Raises ValueError if the rows have
+    different numbers of videos, or values other than 0 and 1.
     """
     from scipy.stats import binom  # takes half a second to import, and a training needs none of it
 

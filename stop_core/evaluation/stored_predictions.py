@@ -24,19 +24,11 @@ def reranked_name(rerank: str) -> str:
 
 
 def read_scores(files: Sequence[StoragePath], measures: Sequence[str]) -> dict[str, VideoScores]:
-    """Reads the `predictions.parquet` of several trainings of one configuration.
+    """Reads the `predictions.parquet` of several trainings of one configuration, one per seed.
 
-    The order of the rows in a file has no effect: videos are sorted by id.
-
-    Args:
-        files: one per seed.
-        measures: for example "test/top1", "test/mean_class", "test/harmonic_mean", "test/t2v_r5",
-            "test/v2t_mean_rank".
-
-    Raises:
-        ValueError: if a file has no data for a measure, or has other videos than the first file;
-            the message names the file.
-        OSError: if a file cannot be read.
+    Measures are, for example, "test/top1", "test/harmonic_mean" and "test/v2t_mean_rank". The order
+    of the rows in a file has no effect. Raises ValueError if a file has no data for a measure or
+    other videos than the first one; OSError if it cannot be read.
     """
     tables = [_read(file) for file in files]
     return {measure: _join(files, tables, measure) for measure in measures}

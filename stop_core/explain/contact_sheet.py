@@ -34,10 +34,7 @@ class Strip:
 def draw_contact_sheet(
     heading: str, strips: Sequence[Strip], frames: int, size: int
 ) -> Image.Image:
-    """Draws the strips, each with room for `frames` frames of `size` pixels.
-
-    Smaller frames are enlarged without interpolation, so that single pixels can be seen.
-    """
+    """Draws the strips, each with room for `frames` frames of `size` pixels."""
     row = size + _TEXT + _GAP + 8
     width = 2 * _EDGE + frames * (size + _GAP) - _GAP
     sheet = Image.new("RGB", (width, _EDGE + _HEADING + len(strips) * row + _EDGE), "white")
@@ -56,6 +53,7 @@ def draw_contact_sheet(
             if strip.frames_TSSC is None or column >= len(strip.frames_TSSC):
                 draw.rectangle((left, below, left + size - 1, below + size - 1), fill=_EMPTY)
                 continue
+            # Small frames are enlarged without interpolation, so that single pixels can be seen.
             picture = Image.fromarray(strip.frames_TSSC[column])
             method = Image.Resampling.NEAREST if picture.width < size else Image.Resampling.LANCZOS
             sheet.paste(picture.resize((size, size), method), (left, below))
@@ -63,10 +61,7 @@ def draw_contact_sheet(
 
 
 def draw_clips(heading: str, clips: CachedClips, most: int, frames: int) -> Image.Image:
-    """Draws at most `most` clips of a cache, spread evenly, with at most `frames` frames of each.
-
-    The frames are the centre squares that a model is shown by default.
-    """
+    """Draws at most `most` clips of a cache, spread evenly, with at most `frames` of each."""
     shown, pixels = min(frames, clips.shape[0]), clips.shape[1]
     strips = [
         Strip(clips.video_ids[clip], "", clips.read([clip], View(frames=shown))[0].numpy())

@@ -38,12 +38,7 @@ class Confusion:
 
 
 def confusions(predictions: pd.DataFrame, names: Sequence[str]) -> list[Confusion]:
-    """Returns the confusions of a table of predictions, those with most clips first.
-
-    Args:
-        predictions: rows of `predictions.parquet` of one split, with classes.
-        names: of the classes, by label, as the page shows them.
-    """
+    """Returns the confusions of the predictions of one split, those with most clips first."""
     wrong = predictions[predictions["predicted"] != predictions["label"]]
     wrong = wrong.sort_values(["probability", "video_id"], ascending=[False, True])
     found = [
@@ -64,14 +59,6 @@ def draw_confusion(
     """Draws the `most` most confident errors; patches without a prompt are dark and pale.
 
     A model that cannot be traced has plain frames.
-
-    Args:
-        confusion: the errors.
-        model: the model that made them.
-        config: its settings.
-        clips: the split of the cache.
-        view: the frames and pixels that the model reads.
-        most: number of clips.
     """
     number = {name: index for index, name in enumerate(clips.video_ids)}
     frames, size = view.check(*clips.shape[:2])
@@ -99,24 +86,13 @@ def errors_page(
 ) -> str:
     """Returns a page of HTML, without other files: a table of confusions, and their sheets.
 
-    Args:
-        title: heading.
-        clips: number of clips that were tested.
-        found: all confusions.
-        sheets: of the first of them.
+    `clips` is the number of clips that were tested; `sheets` are those of the first confusions.
     """
-    return rendered(
-        _TEMPLATE,
-        html.escape,
-        title=title,
-        clips=clips,
-        wrong=sum(len(one.rows) for one in found),
-        found=found,
-        sheets=list(zip(found[: len(sheets)], map(_data_uri, sheets), strict=True)),
-    )
-
-
-def _data_uri(sheet: Image.Image) -> str:
-    stored = io.BytesIO()
-    sheet.save(stored, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(stored.getvalue()).decode()}"
+    drawn = []
+    for one, sheet in zip(found[: len(sheets)], sheets, strict=True):
+        stored = io.BytesIO()
+        sheet.save(stored, format="PNG")
+        drawn.append((one, f"data:image/png;base64,{base64.b64encode(stored.getvalue()).decode()}"))
+    wrong = sum(len(one.rows) for one in found)
+    values = {"title": title, "clips": clips, "wrong": wrong, "found": found, "sheets": drawn}
+    return rendered(_TEMPLATE, html.escape, **values)

@@ -84,14 +84,14 @@ def explain(
     times_T: NDArray[np.float32] | None = None,
     truth: str | None = None,
 ) -> Explanation:
-    """Traces a model, such as STOP, on one clip.
+    """Traces a model, such as STOP, on one clip; the other arguments are fields of the result.
 
     Args:
         model: the model.
         config: its settings.
         frames_TSSC: the input of the model, uint8.
         block: number of the prompted block, from 1; default: the last one.
-        pictures_THWC: default: `frames_TSSC`. The other arguments are fields of `Explanation`, too.
+        pictures_THWC: default: `frames_TSSC`.
 
     Raises:
         ValueError: if the model has no such prompts, or no such block.

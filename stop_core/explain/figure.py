@@ -151,13 +151,9 @@ def draw_below(explanations: Sequence[Explanation]) -> Image.Image:
 
 
 def write_film(explanations: Sequence[Explanation], path: Path) -> None:
-    """Writes the film atomically, in the format of the ending of `path`, .mp4 or .gif.
+    """Writes the film atomically, as .mp4 or .gif: several models one below the other.
 
-    Several models are shown one below the other, frame by frame.
-
-    Raises:
-        ValueError: for another ending, or models that read different numbers of frames.
-        OSError: if it cannot be written.
+    Raises ValueError for another ending, or models that read different numbers of frames.
     """
     if path.suffix.lower() not in ENDINGS:
         raise ValueError(f"a film is written as .mp4 or .gif, got {path.name}")

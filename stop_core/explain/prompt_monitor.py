@@ -70,10 +70,7 @@ def observe(model: VideoModel, config: ExperimentConfig, clips: Clips) -> Prompt
 
 
 class PromptMonitor:
-    """Stores the prompt statistics of the last epoch, and the prompts per gap of all epochs.
-
-    A few fixed clips of the split `clips` are observed.
-    """
+    """Stores the prompt statistics of the last epoch, and the prompts per gap of all epochs."""
 
     def __init__(self, model: VideoModel, config: ExperimentConfig, clips: Clips) -> None:
         self.model = model

@@ -34,6 +34,7 @@ class StopModel(PromptedModel):
 
     At the input of every prompted block, spatial prompts are added to `n_s` patches of each frame
     (section 3.2) and up to `max_prompts` tokens are inserted between two frames (section 3.3).
+    Raises ValueError if `config` does not fit the tower.
     """
 
     def make_layer(self) -> PromptingLayer:

@@ -32,7 +32,7 @@ class PromptTrace:
     W_t_raw: Tensor  # [B, T-1] before normalisation
 
     def video(self, index: int) -> "PromptTrace":
-        """Returns the trace of video `index` (from 0), as if only that video had been traced."""
+        """Returns the trace of one video, as if only it had been traced; IndexError without it."""
         if not 0 <= index < len(self.h):
             raise IndexError(f"video {index} of a trace of {len(self.h)} videos, numbered from 0")
         return PromptTrace(**{f.name: getattr(self, f.name)[[index]] for f in fields(self)})

@@ -167,9 +167,9 @@ class VideoModel(nn.Module, ABC):
         return cast(Tensor, embeddings.unflatten(0, frames.shape[:2]))
 
     def embed_frames(self, frames: Tensor) -> Tensor:
-        """Returns the tokens that enter the first block, [B, T, 1 + P, D]; raises `check_frames`.
+        """Returns the tokens that enter the first block, [B, T, 1 + P, D], CLS first.
 
-        The CLS token of a frame is the first.
+        Raises ValueError if `frames` is not uint8 [B, T, H, W, 3] of the tower's size.
         """
         check_frames(frames, self.image_size)
         return cast(Tensor, self.tower.embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]))

@@ -10,19 +10,15 @@ from stop_core.settings.experiment import ExperimentConfig
 
 
 def use_gpu() -> None:
-    """Prepares this process for the GPU that was reserved for it.
+    """Prepares this process for the GPU that was reserved for it; OSError if torch finds none.
 
     float32 is computed in full: by default, cuDNN rounds the inputs of convolutions to TF32, and
     convolutions decide which patches are selected.
-
-    Raises:
-        OSError: if torch cannot use the GPU, with the machine and the remedy.
     """
     if not torch.cuda.is_available():
         raise OSError(
             f"a GPU was reserved on {socket.gethostname()}, but PyTorch {torch.__version__} finds "
-            "none there; look at nvidia-smi and the driver on that machine, or give "
-            "--device cpu"
+            "none there; look at nvidia-smi and the driver on that machine, or give --device cpu"
         )
     torch.backends.cudnn.allow_tf32 = False
 
@@ -35,10 +31,7 @@ class OutOfMemory(MemoryError):
 
 
 def within_memory(work: Callable[[], _T]) -> _T | None:
-    """Returns the result of `work`; None if its device runs out of memory.
-
-    With None, the exception and all tensors that `work` had computed are freed.
-    """
+    """Returns the result of `work`; None, with all its tensors freed, if memory runs out."""
     try:
         return work()
     except torch.OutOfMemoryError:

@@ -22,18 +22,12 @@ def world_size() -> int:
 
 
 def my_share(items: Sequence[_T], number: int | None = None) -> Sequence[_T]:
-    """Returns every `world_size`-th item from this rank on; the shares form a partition.
-
-    `number` is that of another process; default: of this one.
-    """
+    """Returns every `world_size`-th item from this rank, or `number`, on; they form a partition."""
     return items[rank() if number is None else number :: world_size()]
 
 
 def my_block(items: Sequence[_T], number: int | None = None) -> Sequence[_T]:
-    """Returns consecutive items, as many as `my_share`; the blocks form a partition.
-
-    `number` is that of another process; default: of this one.
-    """
+    """Returns consecutive items, as many as `my_share`; the blocks form a partition."""
     number = rank() if number is None else number
     size, rest = divmod(len(items), world_size())
     start = number * size + min(number, rest)
@@ -66,13 +60,8 @@ def gather_objects(value: _T) -> list[_T]:
 def gather_rows(rows: Tensor, positions: Sequence[int], total: int) -> Tensor:
     """Joins the rows of all processes into one tensor of `total` rows, on the CPU.
 
-    Args:
-        rows: this process's rows, [len(positions), ...].
-        positions: their row numbers in the result.
-        total: the number of rows over all processes.
-
-    Raises:
-        ValueError: if a row is missing or duplicate.
+    `positions` are the numbers of this process's rows in the result. Raises ValueError if a row is
+    missing or duplicate.
     """
     parts = gather_objects((rows.cpu(), list(positions)))
     held = [position for _, part in parts for position in part]
@@ -87,18 +76,10 @@ def gather_rows(rows: Tensor, positions: Sequence[int], total: int) -> Tensor:
 
 
 def all_rows(rows: Tensor) -> Tensor:
-    """Joins the rows of all processes in the order of their ranks, without a gradient.
+    """Joins the rows [B, ...] of all processes in the order of their ranks, without a gradient.
 
-    A collective operation: every process calls it, even if it has no rows.
-
-    Args:
-        rows: this process's rows, [B, ...]; the same type and device on all processes.
-
-    Returns:
-        [G, ...] on every process; G is the sum of B over the processes.
-
-    Raises:
-        ValueError: on every process, if the rows of two processes differ in size.
+    A collective operation: every process calls it, even if it has no rows. Returns [G, ...]; G is
+    the sum of B. Raises ValueError on every process if the rows of two processes differ in size.
     """
     return rows.detach() if world_size() == 1 else _join(rows, _row_counts(rows))
 
@@ -113,15 +94,6 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
     Backward is a collective operation, too: every process must call `backward()` on a result that
     depends on the gathered rows, even if it has no rows. Gather related tensors in one call: the
     gradients of two calls could be sent in a different order on another process.
-
-    Args:
-        rows: this process's rows of floats, [B, ...]; B can be 0.
-
-    Returns:
-        [G, ...], as `all_rows`.
-
-    Raises:
-        ValueError: as `all_rows`.
     """
     if world_size() == 1:
         return rows

@@ -51,10 +51,7 @@ class GradientSum:
         self._is_open = False
 
     def finish(self) -> None:
-        """Sends the remaining buckets and waits; a collective operation, before any other one.
-
-        The gradient of a process whose share of the batch was empty counts as zero.
-        """
+        """Sends the remaining buckets and waits; a collective operation, before any other one."""
         for number in self._order[len(self._sent) :]:
             self._send(number)
         for work in self._sent:

@@ -19,11 +19,7 @@ _parse = lru_cache(maxsize=8)(parse_yaml)
 
 
 def check_templates(templates: tuple[str, ...]) -> None:
-    """Checks that `templates` are sentences, or the name of a set of them.
-
-    Raises:
-        ValueError: if they are not; the message names the entry.
-    """
+    """Raises ValueError unless `templates` are sentences, or the name of a set of them."""
     if not templates or not all(isinstance(one, str) and one.strip() for one in templates):
         raise ValueError(
             f"templates needs at least one sentence and no empty one, got {templates}; give "
@@ -38,16 +34,10 @@ def check_templates(templates: tuple[str, ...]) -> None:
 
 
 def find_templates(templates: tuple[str, ...], dataset: str) -> tuple[str, ...]:
-    """Returns the sentences of `templates`.
+    """Returns the sentences of `templates`; raises ValueError or OSError if there are none.
 
-    Args:
-        templates: sentences, which are returned unchanged; or a single name, of a set of `dataset`
-            in `TEMPLATES`, or of a YAML file (`.yaml` or `.yml`) with a list of sentences.
-        dataset: name of the dataset; one that the file does not list has the sets of "other".
-
-    Raises:
-        ValueError: if there is no such set, or the file does not contain sentences.
-        OSError: if the file cannot be read.
+    They are sentences, which are returned unchanged; or a single name, of a set of `dataset` in
+    `TEMPLATES` (of "other" if it is not listed), or of a YAML file with a list of sentences.
     """
     if _PLACE in templates[0]:
         return templates
@@ -68,12 +58,8 @@ def find_templates(templates: tuple[str, ...], dataset: str) -> tuple[str, ...]:
 
 
 def class_sentences(templates: Sequence[str], class_words: Sequence[str]) -> list[list[str]]:
-    """Returns a row for each class: each template with the words of the class.
-
-    Raises:
-        ValueError: if a template has no place for the class: a name needs `find_templates` first.
-    """
-    for one in templates:
+    """Returns a row for each class: each template with the words of the class."""
+    for one in templates:  # the name of a set needs `find_templates` first
         if _PLACE not in one:
             raise ValueError(f"{shown(one)} is not a sentence with {_PLACE} for the class")
     return [[one.replace(_PLACE, words) for one in templates] for words in class_words]

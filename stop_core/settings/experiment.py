@@ -33,10 +33,8 @@ _LATER: dict[str, Any] = {
 class ExperimentConfig:
     """A method, its tower and its training.
 
-    Workers, devices and folders are not part of it: they must not affect the result.
-
-    Raises:
-        ValueError: if a field is out of its range; the message names the field.
+    Workers, devices and folders are not part of it: they must not affect the result. Raises
+    ValueError if a field is out of its range.
     """
 
     method: Annotated[str, METHODS] = "stop"
@@ -167,22 +165,15 @@ class ExperimentConfig:
     def for_dataset(self, dataset: str) -> "ExperimentConfig":
         """Returns a copy in which names of templates and of lists are replaced by their contents.
 
-        Only then does the hash depend on the contents.
-
-        Raises:
-            ValueError: if there are no templates of that name, or a list is empty.
-            OSError: if they are in a file that cannot be read.
+        Only then does the hash depend on the contents. Raises ValueError or OSError without any.
         """
         templates = find_templates(self.templates, dataset)
         return replace(self, templates=templates, protocol=self.protocol.with_lists())
 
     @property
     def hash(self) -> str:
-        """Returns twelve hex digits that identify the settings, except the seed.
-
-        A `precision` that is still auto counts as fp32, which it is without a GPU.
-        """
-        precision = "fp32" if self.precision == "auto" else self.precision
+        """Returns twelve hex digits that identify the settings, except the seed."""
+        precision = "fp32" if self.precision == "auto" else self.precision  # as without a GPU
         values = asdict(replace(self, seed=0, precision=precision))
         later = dict(_LATER)
         for part, kind in PARTS.items():
@@ -201,36 +192,29 @@ class ExperimentConfig:
         values = asdict(self)
         del values["options"]
         parts = [values.pop(name) for name in PARTS]
-        return {name: value for part in parts for name, value in part.items()} | {
-            **values,
-            **asdict(self.method_options),
-        }
+        inner = {name: value for part in parts for name, value in part.items()}
+        return inner | values | asdict(self.method_options)
 
     @classmethod
     def from_names(cls, values: Mapping[str, Any]) -> "ExperimentConfig":
         """Builds a config from settings by name, those of the parts and of the method too.
 
-        Raises:
-            ValueError: if a name is unknown or a value is out of range.
-            TypeError: if a value has the wrong type.
+        Raises ValueError for an unknown name or a value out of range; TypeError for a wrong type.
         """
         given, chosen = dict(values), {}
         for part, kind in PARTS.items():
             own = {one.name for one in fields(kind)} & given.keys()
             chosen[part] = kind(**{name: given.pop(name) for name in own})
-        own = {one.name for one in fields(cls)}
-        given["options"] = (
-            *given.get("options", ()),
-            *(f"{name}={given.pop(name)}" for name in sorted(given.keys() - own)),
-        )
+        others = sorted(given.keys() - {one.name for one in fields(cls)})
+        words = [f"{name}={given.pop(name)}" for name in others]
+        given["options"] = (*given.get("options", ()), *words)
         return cls(**chosen, **given)
 
     @classmethod
     def from_parameters(cls, values: Mapping[str, Any]) -> "ExperimentConfig":
         """Builds a config from the result of `parameters`, also after a round trip in YAML or JSON.
 
-        Raises:
-            ValueError: if a name is unknown, or a value has the wrong type or is out of range.
+        Raises ValueError for an unknown name, and for a value of a wrong type or out of range.
         """
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
             raise ValueError(f"settings must be `name: value` lines, got {shown(values)}")
@@ -270,13 +254,9 @@ def _own_types() -> dict[str, Any]:
 
 
 def refuse_unlisted_tower(tower: str | None, origin: str) -> None:
-    """Refuses a tower from a repository or a folder if a file names it.
+    """Raises ValueError if a file names a tower from a repository or a folder.
 
-    Such a tower has its own settings and needs the network. A file may come from anyone, so only
-    the user can name it.
-
-    Raises:
-        ValueError: if it is such a tower; the message has the option to type.
+    A file may come from anyone, so only the user can name such a tower.
     """
     if tower is not None and tower.startswith(UNLISTED):
         raise ValueError(

@@ -54,11 +54,7 @@ class Method:
         return getattr(import_module(module), name)
 
     def parse_options(self, words: Iterable[str]) -> Any:
-        """Returns the options from words of the form `name=value`.
-
-        Raises:
-            ValueError: if the method has no such option, or its value is wrong; names the option.
-        """
+        """Returns the options from words of the form `name=value`; ValueError if one is wrong."""
         hints = get_type_hints(self.options)
         values = {}
         for word in words:

@@ -13,11 +13,7 @@ _LISTS = (".txt", ".csv")
 
 @dataclass(frozen=True)
 class ProtocolConfig:
-    """Few-shot, base-to-novel and full training; the default is fully supervised.
-
-    Raises:
-        ValueError: if a field is out of its range; the message names the field.
-    """
+    """Few-shot, base-to-novel and full training; the default is fully supervised."""
 
     shots: int | None = None
     """Few-shot: train on this many clips of each class, drawn by the seed of the training. A draw
@@ -68,17 +64,9 @@ class ProtocolConfig:
         return "; ".join(parts)
 
     def with_lists(self) -> "ProtocolConfig":
-        """Returns a copy in which the names of files are replaced by their entries.
-
-        Raises:
-            ValueError: if a file has no entries.
-            OSError: if it cannot be read.
-        """
-        return replace(
-            self,
-            shots_list=_entries(self.shots_list, r"\s+-?\d+$"),
-            base_classes=_entries(self.base_classes, r"$"),
-        )
+        """Returns a copy in which the names of files are replaced by their entries."""
+        listed, base = _entries(self.shots_list, r"\s+-?\d+$"), _entries(self.base_classes, r"$")
+        return replace(self, shots_list=listed, base_classes=base)
 
 
 def _entries(given: tuple[str, ...], label: str) -> tuple[str, ...]:

@@ -46,11 +46,7 @@ class Registry(Mapping[str, T]):
     __hash__ = object.__hash__
 
     def register(self, entry: T) -> T:
-        """Adds an entry, and returns it.
-
-        Raises:
-            ValueError: if it cannot be added: there is another one of this name, for example.
-        """
+        """Adds an entry, and returns it; ValueError if there is another one of this name."""
         if not isinstance(entry, self._kind):
             raise ValueError(f"it is a {type(entry).__name__}, and not a {self._kind.__name__}")
         if not is_the_name_of_a_file(entry.name):

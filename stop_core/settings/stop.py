@@ -15,8 +15,7 @@ _MOST = 4096  # a larger value would need more memory than any machine has
 class StopConfig:
     """Settings of the prompting layers (STOP, CVPR 2025, sections 3.2 and 3.3).
 
-    Raises:
-        ValueError: if a field is out of its range; the message names the field.
+    Raises ValueError if a field is out of its range.
     """
 
     n_s: int = 6

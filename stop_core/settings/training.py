@@ -10,11 +10,7 @@ Shuffle = Literal["global", "shards"]
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Length, optimizer and augmentation of a training.
-
-    Raises:
-        ValueError: if a field is out of its range; the message names the field.
-    """
+    """Length, optimizer and augmentation of a training; ValueError if one is out of its range."""
 
     captions: Captions = "one"
     """Retrieval. one: an epoch shows every clip once, with one of its captions, another one in
@@ -85,8 +81,5 @@ class TrainingOptions:
 
 def names_side(words: str) -> bool:
     """Returns whether words name left or right, or a sense of rotation: wrong in a mirror."""
-    return bool(
-        re.search(
-            r"(?<![a-z])(left|right)(wards?|most|hand(ed)?)?(?![a-z])|clockwise", words.lower()
-        )
-    )
+    sides = r"(?<![a-z])(left|right)(wards?|most|hand(ed)?)?(?![a-z])|clockwise"
+    return bool(re.search(sides, words.lower()))

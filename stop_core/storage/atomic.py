@@ -83,9 +83,7 @@ def appearing_folder(path: StoragePath, *, lasting: bool = True) -> Iterator[Pat
 def fetched_folder(path: StoragePath) -> Iterator[Path]:
     """Yields a local folder with the files of `path`: itself, or a copy that is removed afterwards.
 
-    Raises:
-        OSError: if an object cannot be fetched.
-        ValueError: if the name of an object cannot be the name of a file.
+    Raises ValueError if the name of an object cannot be the name of a file.
     """
     if isinstance(path, Path):
         yield path
@@ -173,11 +171,7 @@ class FileFollower:
     A cache that is larger than memory would displace everything else from the page cache. Also,
     the kernel has to find each new page, which takes several times longer than filling it on a
     virtual machine whose host has to supply it. So a few pages are reused, and the disk writes
-    while the next rows are decoded.
-
-    Args:
-        path: a local file that is being written from its beginning.
-        leave: False keeps the pages for a reader that follows at once.
+    while the next rows are decoded. `leave=False` keeps the pages for a reader that follows.
     """
 
     def __init__(self, path: Path, *, leave: bool) -> None:
@@ -224,12 +218,7 @@ def write_sums(folder: Path, without: Collection[str] = ()) -> None:
 
 
 def check_sums(folder: Path, names: Collection[str]) -> None:
-    """Compares `names`, and all other files that have a sum, with their sums.
-
-    Raises:
-        FileNotFoundError: if a file or the list of the sums is missing.
-        ValueError: if a file differs, or has no sum.
-    """
+    """Compares `names`, and all other files that have a sum; ValueError if one differs."""
     lines = read_text(folder / SUMS).splitlines()
     sums = {name: found for found, _, name in (line.partition("  ") for line in lines)}
     for name in sorted({*names, *sums}):

@@ -71,13 +71,7 @@ Number = Annotated[float, _AsWritten()]
 
 
 def read_text(path: StoragePath, most: int = MOST_JSON) -> str:
-    """Reads a whole text file in UTF-8.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        OSError: if it cannot be read, or is a pipe or a device.
-        ValueError: if it is larger than `most` bytes, or not UTF-8.
-    """
+    """Reads a whole text file; ValueError if it is larger than `most` bytes, or not UTF-8."""
     if isinstance(path, Path):
         require_file(path)
     size = path.stat().st_size
@@ -99,14 +93,9 @@ def require_file(path: Path) -> Path:
 def parse_json(
     text: str, make_object: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None
 ) -> Any:
-    """Returns the value of a JSON text.
+    """Returns the value of a JSON text; ValueError if it is not JSON, or nested too deeply.
 
-    Args:
-        text: a whole document.
-        make_object: builds an object from pairs of names and values; default: `dict`.
-
-    Raises:
-        ValueError: if it is not JSON, or is nested too deeply; also errors of `make_object`.
+    `make_object` builds an object from pairs of names and values; default: `dict`.
     """
     try:
         value = json.loads(text, object_pairs_hook=make_object)
@@ -126,10 +115,9 @@ def parse_json(
 
 
 def parse_yaml(text: str) -> Any:
-    """Returns the value of a YAML text. Tags of Python objects are refused.
+    """Returns the value of a YAML text, without tags of Python objects.
 
-    Raises:
-        ValueError: if it is not YAML, is nested too deeply, or its aliases expand to too much.
+    Raises ValueError if it is not YAML, is nested too deeply, or its aliases expand to too much.
     """
     node = compose_yaml(text)
     if node is None:
@@ -195,13 +183,10 @@ class _BoundedLoader(yaml.SafeLoader):
 
 
 def build(kind: type[_T], value: Any, where: object = "") -> _T:
-    """Builds a dataclass from a JSON value; checks the type and range of every field.
+    """Builds a dataclass from a JSON value; ValueError if the type or range of a field is wrong.
 
     Types are strict: a text is not read as a number, nor a number as a boolean. Unknown fields are
     refused; a field with a default can be missing.
-
-    Raises:
-        ValueError: if a field is wrong; the message names `where`, the field and the value.
     """
     from pydantic import ValidationError
 
@@ -248,7 +233,8 @@ def read_batches(
 
     A few bytes of a file can expand to gigabytes: compressed or repeated values, or a long text in
     a dictionary. So sizes are checked in the footer before the file is read, and in memory
-    afterwards. A footer that understates them costs one page, which Parquet limits to 2 GiB.
+    afterwards. A footer that understates them costs one page, which Parquet limits to 2 GiB. Raises
+    ValueError if the file is damaged, has other columns, types or rows, or is too large.
 
     Args:
         path: the file.
@@ -256,10 +242,6 @@ def read_batches(
         rows: the number of rows that the file must have; default: any number.
         most: maximum bytes of all batches together in memory.
         at_once: maximum rows of a batch.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, has other columns, types or rows, or is too large.
     """
     try:
         with pq.ParquetFile(require_file(path), pre_buffer=False) as file:

@@ -39,12 +39,10 @@ _PAUSE = 3.0  # seconds at most between two attempts
 
 @contextmanager
 def locked(path: StoragePath, wait: Callable[[], None] | None = None) -> Iterator[bool]:
-    """Yields whether this process has the lock `path`.
+    """Yields whether this process has the lock `path`, a file or the prefix of the claims.
 
-    Args:
-        path: a file, or the prefix of the claims.
-        wait: is called once if another process has the lock, which is then waited for; None: the
-            lock is not waited for.
+    `wait` is called once if another process has the lock, which is then waited for; without it,
+    the lock is not waited for.
     """
     if isinstance(path, RemotePath):
         claim, waits = _Claim(path), False

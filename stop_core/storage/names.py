@@ -25,9 +25,8 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 def check_path(path: object, where: object) -> str:
     """Returns `path` if it is relative, with forward slashes, and stays below its folder.
 
-    Raises:
-        ValueError: for an absolute path, a part that is empty, `.` or `..`, a control character, a
-            backslash, or a name that no file system takes; the message begins with `where`.
+    Raises ValueError for an absolute path, a part that is empty, `.` or `..`, a control character,
+    a backslash, or a name that no file system takes; the message begins with `where`.
     """
     if reason := _problem(path):
         raise ValueError(
@@ -51,8 +50,7 @@ def is_the_name_of_a_file(name: str) -> bool:
 def inside(folder: P, path: str) -> P:
     """Returns `folder / path`, which is guaranteed to be below `folder`.
 
-    Raises:
-        ValueError: as `check_path`; and if a part of the path is a link that leads out of `folder`.
+    Raises ValueError as `check_path`; and if a part of the path is a link that leads out of it.
     """
     joined = folder / check_path(path, folder)
     if isinstance(joined, Path):
@@ -78,11 +76,7 @@ def create(path: Path) -> None:
 
 
 def open_lock(path: Path) -> IO[bytes]:
-    """Opens a file for locking, and creates it if missing. Its content is not changed.
-
-    Raises:
-        OSError: if it cannot be opened, or is a link, or not a regular file.
-    """
+    """Opens a file for locking, and creates it if missing; OSError for a link, pipe or device."""
     # O_NONBLOCK: opening a pipe must not wait for its other end.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:

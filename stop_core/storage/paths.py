@@ -134,17 +134,12 @@ class RemotePath:
                 yield self / name
 
     def listing(self, recursive: bool = True) -> Iterator[tuple[str, RemoteStatus | None]]:
-        """Yields the relative name and status (None for a folder) of everything below this path.
-
-        A request returns a thousand objects.
-        """
+        """Yields the relative name and status (None for a folder) of everything below this path."""
         selector = pyarrow.fs.FileSelector(self.key, allow_not_found=True, recursive=recursive)
         for info in self._ask(lambda: self.filesystem.get_file_info(selector)):
             name = info.path[len(self.key) + 1 :]
-            if info.type == pyarrow.fs.FileType.File:
-                yield name, RemoteStatus(info.size, info.mtime_ns)
-            else:
-                yield name, None
+            is_file = info.type == pyarrow.fs.FileType.File
+            yield name, RemoteStatus(info.size, info.mtime_ns) if is_file else None
 
     def open(self, mode: str = "rb") -> Any:
         """Opens an object for reading, as a binary file."""
@@ -189,9 +184,8 @@ class RemotePath:
     def upload(self, local: Path) -> None:
         """Uploads a local file atomically: the object is visible when the upload is complete.
 
-        Raises:
-            OSError: if the store does not answer or refuses; then there is no object. Also if this
-                process has lost the lock of a folder that the object is in.
+        Raises OSError, without an object, if the store does not answer or refuses, and if this
+        process has lost the lock of a folder that the object is in.
         """
         if lost := next((one for one in FENCED if self.key.startswith(f"{one.key}/")), None):
             raise OSError(
@@ -259,8 +253,7 @@ class HubAddress:
 def storage_path(text: str | StoragePath) -> StoragePath:
     """Returns the path for a user's path or URI.
 
-    Raises:
-        ValueError: if it is a URI of another scheme, or contains credentials.
+    Raises ValueError if it is a URI of another scheme, or contains credentials.
     """
     if not isinstance(text, str):
         return text
@@ -299,9 +292,7 @@ def matches(folder: StoragePath, pattern: str) -> list[StoragePath]:
 def local_file(path: StoragePath) -> Iterator[Path]:
     """Yields a local file with the bytes of `path`: itself, or a copy that is removed afterwards.
 
-    Raises:
-        FileNotFoundError: if there is no such object.
-        OSError: if the object cannot be fetched.
+    Raises OSError if the object is missing or cannot be fetched.
     """
     if isinstance(path, Path):
         yield path
@@ -384,12 +375,8 @@ class LocalCopy:
 def local_files(paths: Iterable[StoragePath], sources: deque[LocalCopy]) -> Iterator[Path]:
     """Yields local files with the bytes of `paths`, fetched on demand.
 
-    Args:
-        paths: files, some of which may be on an object store.
-        sources: receives a LocalCopy for each file; the caller closes it.
-
-    Raises:
-        OSError: if an object store does not answer, or the local disk is full.
+    `sources` receives a LocalCopy for each file, which the caller closes. Raises OSError if an
+    object store does not answer, or the local disk is full.
     """
     for path in paths:
         closing = ExitStack()

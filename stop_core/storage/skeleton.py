@@ -25,11 +25,8 @@ _MOST_FOLDERS = 1000  # a page of a listing; more are listed together
 def skeleton_of(data_root: StoragePath) -> Iterator[Path]:
     """Yields a local folder with the annotations of `data_root`: itself if it is local.
 
-    An error whose message names the skeleton is raised with the data root's name instead.
-
-    Raises:
-        OSError: if the store cannot be reached.
-        ValueError: if a key of the store is not a path below the data root.
+    An error whose message names the skeleton is raised with the data root's name instead. Raises
+    ValueError if a key of the store is not a path below the data root.
     """
     if isinstance(data_root, Path):
         yield data_root
@@ -67,11 +64,8 @@ def skeleton_of(data_root: StoragePath) -> Iterator[Path]:
 
 
 def _objects(data_root: RemotePath, pool: Executor) -> Iterator[tuple[str, RemoteStatus]]:
-    """Yields the name and status of every object below `data_root`.
-
-    A store returns a listing in pages, one after another, so several folders are listed at once.
-    """
-    folders = [""]
+    """Yields the name and status of every object below `data_root`."""
+    folders = [""]  # listed several at once, since a store returns the pages of a listing in turn
     while folders:
         # For GCS, pyarrow finds the folders of a folder only if an object marks them.
         whole = data_root.scheme != "s3" or len(folders) >= _CONNECTIONS

@@ -96,8 +96,7 @@ def vision_config(tower: TinyTower) -> dict[str, Any]:
 def build_tiny_clip(pretrained: bool, tower: TinyTower = TINY) -> CLIP:
     """Returns a tiny CLIP in fp32, in evaluation mode, normalised with mean and std .5.
 
-    Without `pretrained` the weights are drawn from torch's global generator. Raises
-    FileNotFoundError where the packaged weights are missing, ValueError where they do not fit.
+    Without `pretrained` the weights are drawn from torch's global generator.
     """
     model = CLIP(
         EMBED_DIM, vision_config(tower), {**_TEXT, "vocab_size": TinyTokenizer().vocab_size}

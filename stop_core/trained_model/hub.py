@@ -31,7 +31,8 @@ MOST_TENSORS = 1 << 34
 def hub_model(address: str, *, download: bool = True) -> tuple[str, Path]:
     """Returns the address of a model with its commit, and the folder with its files.
 
-    A commit that was downloaded before needs no network; `download=False` accepts no other.
+    The default revision is the branch main. A commit that was downloaded before needs no network;
+    `download=False` accepts no other.
 
     Raises:
         ValueError: if it is no address, or its files are not those of a model or too large.

@@ -170,7 +170,7 @@ class TrainedModel(ModelRecord):
         """uint8 frames [B, T, S, S, 3] -> float32 embeddings [B, E], L2-normalised.
 
         T can differ from the training, but only that was measured. A linear probe embeds as CLIP
-        without training does.
+        without training does. Raises ValueError if the frames have another type or shape.
         """
         frames = frames.to(self.device)
         with autocast(self.config, self.device):

@@ -43,8 +43,7 @@ def augment(
 def _operations(strength: float, edge: int) -> tuple[_Operation, ...]:
     """Returns the operations of RandAugment (Cubuk et al., NeurIPS 2020) at a strength up to 1.
 
-    The second argument of each is its direction, 1 or -1. They are those of torchvision, whose
-    `RandAugment` cannot be given a generator.
+    They are those of torchvision's `RandAugment`, which takes no generator, with a direction.
     """
 
     def shear(x: float, y: float) -> _Operation:

@@ -33,8 +33,7 @@ def backward(
 ) -> Tensor:
     """Accumulates the gradients of this process's share of a batch.
 
-    Returns:
-        its part of the loss, a scalar in float64 on the device: the host does not wait for it.
+    Returns its part of the loss, a scalar in float64 on the device: the host does not wait for it.
 
     Args:
         objective: computes outputs and loss.
@@ -47,53 +46,33 @@ def backward(
             when gradient caching embeds it a second time.
         last: entered around the backward pass of the last part, which completes the gradients.
     """
+
+    def backward_from(outputs: Tensor, own: Sequence[int], around: Around = _NOTHING) -> Tensor:
+        loss = objective.loss(outputs, own, epoch, total)
+        if loss.requires_grad:
+            with around:
+                loss.backward()
+        return loss.detach().double()
+
     size = micro_batch or max(1, len(clips))
     starts = range(0, len(clips), size)
     parts = [(frames[s : s + size], clips[s : s + size]) for s in starts]
-    if len(parts) > 1 and not objective.additive:
-        return _backward_cached(objective, parts, clips, epoch, total, seed, last)
     if not parts:  # it still takes part in the collective operations
-        return _backward_from(objective, objective.no_outputs(), clips, epoch, total)
-    loss = torch.zeros((), dtype=torch.float64, device=frames.device)
-    for number, (part, own) in enumerate(parts):
-        seed(number)
-        outputs = objective.outputs(part, own, epoch)
-        around = last if number + 1 == len(parts) else _NOTHING
-        loss += _backward_from(objective, outputs, own, epoch, total, around)
-    return loss
-
-
-def _backward_from(
-    objective: Objective,
-    outputs: Tensor,
-    clips: Sequence[int],
-    epoch: int,
-    total: int,
-    around: Around = _NOTHING,
-) -> Tensor:
-    loss = objective.loss(outputs, clips, epoch, total)
-    if loss.requires_grad:
-        with around:
-            loss.backward()
-    return loss.detach().double()
-
-
-def _backward_cached(
-    objective: Objective,
-    parts: Sequence[tuple[Tensor, Sequence[int]]],
-    clips: Sequence[int],
-    epoch: int,
-    total: int,
-    seed: Seed,
-    last: Around,
-) -> Tensor:
+        return backward_from(objective.no_outputs(), clips)
+    if len(parts) == 1 or objective.additive:
+        loss = torch.zeros((), dtype=torch.float64, device=frames.device)
+        for number, (part, own) in enumerate(parts):
+            seed(number)
+            outputs = objective.outputs(part, own, epoch)
+            loss += backward_from(outputs, own, last if number + 1 == len(parts) else _NOTHING)
+        return loss
     rows = []
     with torch.no_grad():
         for number, (part, own) in enumerate(parts):
             seed(number)
             rows.append(objective.outputs(part, own, epoch))
     outputs = torch.cat(rows).requires_grad_()
-    loss = _backward_from(objective, outputs, clips, epoch, total)
+    loss = backward_from(outputs, clips)
     assert outputs.grad is not None
     gradients = outputs.grad.split([len(own) for _, own in parts])
     for number, ((part, own), gradient) in enumerate(zip(parts, gradients, strict=True)):
@@ -105,10 +84,9 @@ def _backward_cached(
 
 
 def largest_that_fits(objective: Objective, frames: Tensor, epoch: int) -> int:
-    """Returns how many of these clips fit in memory for a forward and backward pass; 0 for none.
+    """Returns how many of these clips, halved until they fit, can be trained on; 0 for none.
 
-    Halves the number until they fit. No collective operation, since the other processes can be at
-    another step.
+    No collective operation, since the other processes can be at another step.
     """
 
     def fits(part: Tensor) -> bool:

@@ -50,11 +50,7 @@ class Checkpoint:
     """State of AdamW, without the learning rates, which follow from the step."""
 
     def save(self, directory: Path) -> None:
-        """Writes the files of the checkpoint into an existing, private directory.
-
-        Other files in the directory become part of the checkpoint: the file of checksums, written
-        last, includes them.
-        """
+        """Writes the checkpoint into a private directory, whose other files become part of it."""
         optimizer = _optimizer_tensors(self.optimizer)
         parts = (self.prompts, self.best_prompts, self.average, self.behaviour, optimizer)
         for name, tensors in zip(_TENSORS, parts, strict=True):
@@ -65,20 +61,14 @@ class Checkpoint:
 
     @classmethod
     def load(cls, directory: Path, param_groups: list[dict[str, Any]]) -> "Checkpoint":
-        """Reads a checkpoint for the optimiser that has these `param_groups`.
-
-        Raises:
-            ValueError: if a file of the checkpoint is missing or damaged.
-        """
+        """Reads a checkpoint for an optimiser; ValueError if a file is missing or damaged."""
         with _readable(directory, ": check its disk, or give another checkpoint"):
             check_sums(directory, _FILES)
             progress = read_progress(directory)
             origin = read_origin(directory)
-            prompts, best, average, behaviour, optimizer = (
-                load_file(require_file(directory / name)) for name in _TENSORS
-            )
-        state = _optimizer_state(optimizer, param_groups)
-        return cls(progress, origin, prompts, best, average, behaviour, state)
+            parts = [load_file(require_file(directory / name)) for name in _TENSORS]
+        *prompts, optimizer = parts
+        return cls(progress, origin, *prompts, _optimizer_state(optimizer, param_groups))
 
 
 def check_whole(directory: Path) -> None:
@@ -96,9 +86,8 @@ def _readable(directory: Path, advice: str = "") -> Iterator[None]:
     except Exception as problem:  # safetensors has its own exception type
         missing = problem.filename if isinstance(problem, FileNotFoundError) else None
         found = f"it has no {Path(missing).name}" if missing else str(problem)
-        raise ValueError(f"the checkpoint {directory} cannot be read ({found}){advice}") from (
-            problem
-        )
+        wrong = f"the checkpoint {directory} cannot be read ({found}){advice}"
+        raise ValueError(wrong) from problem
 
 
 def _optimizer_tensors(state: dict[str, Any]) -> dict[str, Tensor]:

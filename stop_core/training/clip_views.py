@@ -25,15 +25,9 @@ from stop_core.training.protocol import ChosenClips
 class ShownClips:
     """The clips of a split in the view of evaluation; `in_epoch` returns the view of training.
 
-    Args:
-        clips: from the cache.
-        config: determines frames, crops and augmentation.
-        size: S, the image size of the model.
-        is_trained: whether it is the training split. Then its N examples are pairs of a clip and a
-            caption, all of them, if the experiment has `captions` every; otherwise they are clips.
-
-    Raises:
-        ValueError: if the experiment needs more frames or pixels than are cached.
+    If it `is_trained` on and the experiment has `captions` every, its N examples are all pairs of a
+    clip and a caption; otherwise they are clips. Raises ValueError if the experiment needs more
+    frames or pixels than are cached.
     """
 
     def __init__(
@@ -59,16 +53,10 @@ class ShownClips:
         Random choices depend only on seed, epoch and example, so they are the same after a resume
         and for any batch size and number of processes.
         """
-        shown = copy.copy(self)
+        shown, config = copy.copy(self), self._config
         shown._epoch = epoch
-        config = self._config
-        shown._view = replace(
-            self._view,
-            jitter=config.segment_jitter,
-            random_crop=config.random_crop,
-            seed=config.seed,
-            epoch=epoch,
-        )
+        random = {"jitter": config.segment_jitter, "random_crop": config.random_crop}
+        shown._view = replace(self._view, seed=config.seed, epoch=epoch, **random)
         return shown
 
     @cached_property

@@ -16,11 +16,8 @@ class MovingAverage:
     """The average of the trainable tensors over the steps, which can replace them in evaluation.
 
     After step s (from 1) the average is `d * average + (1 - d) * weights`, with d the smaller of
-    `decay` and s / (s + 9), so that the random initialisation has little weight.
-
-    Args:
-        model: its trainable tensors are averaged.
-        decay: at least 0 and below 1; 0 means no average.
+    `decay` and s / (s + 9), so that the random initialisation has little weight. With decay 0,
+    there is no average.
     """
 
     def __init__(self, model: VideoModel, decay: float) -> None:

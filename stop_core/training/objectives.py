@@ -77,15 +77,7 @@ class Objective(ABC):
 
 
 class Recognition(Objective):
-    """Cross-entropy over the classes.
-
-    Args:
-        model: the model to train.
-        config: settings of the training.
-        clips: of the training split.
-        texts: of the classes that are trained on.
-        all_texts: of all classes of the dataset; default: those that are trained on.
-    """
+    """Cross-entropy over the classes; `texts` are those that are trained on."""
 
     additive = True
     chosen_by = "top1"
@@ -120,10 +112,8 @@ class Recognition(Objective):
         targets = self.targets[list(clips)]
         if self.config.training.mixup:
             targets = self._mixed(clips, epoch)
-        smoothing = self.config.training.label_smoothing
-        return recognition_loss(
-            outputs, targets.to(outputs.device, non_blocking=True), total, smoothing
-        )
+        targets = targets.to(outputs.device, non_blocking=True)
+        return recognition_loss(outputs, targets, total, self.config.training.label_smoothing)
 
     def _mixed(self, clips: Sequence[int], epoch: int) -> Tensor:
         """Returns the probabilities of the classes of clips that mixup mixes, [B, C]."""
@@ -138,13 +128,8 @@ class Recognition(Objective):
         """Returns the accuracies, and one row per clip."""
         with torch.no_grad():
             text_CE = self.all_texts.embeddings()
-        logits_MC = run_over(
-            lambda frames: self._logits(frames, text_CE),
-            clips,
-            self.model,
-            len(self.all_texts),
-            self.evaluation_batch,
-        )
+        work, width = (lambda frames: self._logits(frames, text_CE)), len(self.all_texts)
+        logits_MC = run_over(work, clips, self.model, width, self.evaluation_batch)
         return self.measured(clips, logits_MC)
 
     def measured(self, clips: Clips, logits_MC: Tensor) -> Measured:
@@ -167,9 +152,7 @@ class Recognition(Objective):
 class BaseToNovel(Recognition):
     """Training on the base classes; evaluation of each half of the classes among its own.
 
-    Args:
-        base: labels of the base classes, sorted, in the order of `texts`.
-        others: of `Recognition`.
+    `base` are the labels of the base classes, sorted, in the order of `texts`.
     """
 
     chosen_by = "base_top1"
@@ -280,21 +263,11 @@ class Retrieval(Objective):
 
 
 def make_objective(
-    model: VideoModel,
-    config: ExperimentConfig,
-    manifest: Manifest,
-    splits: dict[str, Clips],
+    model: VideoModel, config: ExperimentConfig, manifest: Manifest, splits: dict[str, Clips]
 ) -> Objective:
-    """Returns the objective of the dataset's task.
+    """Returns the objective of the task; ValueError if two classes have the same token ids.
 
-    Args:
-        model: the model to train.
-        config: settings of the training.
-        manifest: of the cache.
-        splits: the clips of "train" and of the splits to evaluate.
-
-    Raises:
-        ValueError: if two classes have the same token ids; the message names both.
+    `splits` has the clips of "train" and of the splits to evaluate.
     """
     clips = splits["train"]
     if manifest.task == "retrieval":

@@ -30,11 +30,7 @@ def epoch_batches(
 ) -> list[list[int]]:
     """Returns the batches of an epoch: each clip (or pair) once, in an order by seed and epoch.
 
-    Args:
-        clips: number of clips (or pairs).
-        config: settings of the training.
-        epoch: from 0.
-        shards: the shard of each clip, for the order by shards.
+    `shards` has the shard of each clip, for the order by shards.
     """
     size = config.batch_size
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)

@@ -21,12 +21,11 @@ _Clips = dict[Split, "CachedClips | ChosenClips"]
 
 
 class ChosenClips:
-    """Some clips of several splits of a cache, with the interface of `CachedClips`."""
+    """The clips at `places`, by part and number, of several splits: by default all of them."""
 
     def __init__(
         self, parts: Sequence[CachedClips], places: Sequence[tuple[int, int]] | None = None
     ) -> None:
-        """Chooses the clips at `places`, by part and number; by default all of them."""
         self._parts = parts
         every = ((n, clip) for n, part in enumerate(parts) for clip in range(len(part)))
         self._places = list(every if places is None else places)
@@ -87,11 +86,8 @@ def protocol_clips(
 ) -> tuple[_Clips, list[str]]:
     """Returns the clips of those of `splits` that have any, and remarks on the choice.
 
-    Labels are those of the cache. The test split is never changed.
-
-    Raises:
-        ValueError: if the protocol leaves no clip to train on, if a listed clip is not a training
-            clip, or if base or novel classes have no test clip.
+    Labels are those of the cache. The test split is never changed. Raises ValueError if there is no
+    clip to train on, a listed clip is not for training, or base or novel classes have no test clip.
     """
     protocol, names = config.protocol, cache.manifest.class_names
     clips: _Clips = {s: cache.split(s) for s in splits if cache.manifest.counts.get(s)}

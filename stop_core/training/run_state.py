@@ -46,10 +46,7 @@ class RunProgress:
         return self.step, self.epochs_done, self.final is not None
 
     def may_resume(self, states: Collection[str]) -> bool:
-        """Returns whether its data was verified or is in one of `states`, which will be verified.
-
-        A repaired cache has another state than the damaged one.
-        """
+        """Returns whether its data was verified or is in `states`, which will be verified."""
         return set(self.unverified) <= set(states)
 
 

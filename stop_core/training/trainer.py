@@ -15,13 +15,7 @@ from torch import Tensor
 from stop_core.evaluation.run_over import Clips, device_of
 from stop_core.model.video_model import VideoModel
 from stop_core.runtime.devices import OutOfMemory, free_cached, within_memory
-from stop_core.runtime.distributed import (
-    my_block,
-    my_share,
-    rank,
-    sum_in_place,
-    sum_over_processes,
-)
+from stop_core.runtime.distributed import my_block, my_share, rank, sum_in_place, sum_over_processes
 from stop_core.runtime.gradient_sum import GradientSum
 from stop_core.runtime.read_ahead import read_ahead
 from stop_core.settings.experiment import ExperimentConfig
@@ -50,10 +44,7 @@ class Step:
 
 
 def _seed_dropout(seed: int, step: int, part: int) -> None:
-    """Seeds PyTorch for one micro-batch of a step of this process.
-
-    So dropout follows from seed and step, and a resumed training needs no stored random state.
-    """
+    """Seeds dropout by the step, so that a resumed training needs no stored random state."""
     torch.manual_seed(((seed * 1_000_003 + step + 1) * 1_009 + rank()) * 1_013 + part)
 
 
@@ -76,7 +67,7 @@ class Trainer:
         config: settings of the training.
         clips: the training split; with `captions` every, its pairs of a clip and a caption.
         objective: computes the loss.
-        shown: returns the clips to read in an epoch, counted from 0; None: `clips` in every epoch.
+        shown: returns the clips to read in an epoch, counted from 0; default: `clips`.
         micro_batch: number of clips that a process embeds at a time; None: its share of a batch.
         wants_pause: returns whether this process requests a pause after the step; `Step.pause` is
             then true on every process.
@@ -114,11 +105,9 @@ class Trainer:
     def steps(self, first: int) -> Iterator[Step]:
         """Trains from step `first` (of the whole training, from 0) to the end of its epoch.
 
-        The epoch ends earlier if the training does.
-
         Raises:
-            DivergedError: if the loss or its gradient is not finite; names the step and its clips.
-                The weights are those of the previous step.
+            DivergedError: if the loss or its gradient is not finite. The weights are those of the
+                previous step.
             OutOfMemory: if a step does not fit in memory; says how many clips would.
         """
         self.model.train()
@@ -167,19 +156,10 @@ class Trainer:
         pauses = torch.full_like(own_loss, float(self.wants_pause()))
         return sum_in_place(torch.stack([own_loss, pauses]))
 
-    def _diverged(self, found: str, batch: list[int]) -> DivergedError:
-        names = ", ".join(self.clips.video_ids[i] for i in batch)
-        return DivergedError(
-            f"{found}; lower --learning-rate, or check the clips of this batch: {names}"
-        )
-
     def _update(
         self, step: int, batch: list[int], sums: Tensor
     ) -> tuple[float, float, float, bool]:
-        """Updates the weights; returns learning rate, loss, norm of the gradient and pause.
-
-        The host waits for the device once, when all of the step has been started.
-        """
+        """Updates the weights; returns learning rate, loss, norm of the gradient and pause."""
         learning_rate = learning_rate_at(step, self.total_steps, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["share"]
@@ -189,10 +169,13 @@ class Trainer:
         # As for GradScaler: a fused optimizer changes nothing on the device if this is 1.
         self.optimizer.found_inf = 1 - report.isfinite().all().float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        loss, pauses, norm = report.tolist()
+        loss, pauses, norm = report.tolist()  # the only time that the host waits for the device
         for value, name in ((loss, "loss"), (norm, "norm of the gradient")):
             if not math.isfinite(value):
-                raise self._diverged(f"the {name} is {value} at step {step}", batch)
+                raise DivergedError(
+                    f"the {name} is {value} at step {step}; lower --learning-rate, or check the "
+                    f"clips of this batch: {', '.join(self.clips.video_ids[i] for i in batch)}"
+                )
         self.model.end_step(sum_over_processes)
         self.average.update(step + 1)
         return learning_rate, loss, norm, pauses > 0
@@ -215,10 +198,7 @@ class Trainer:
 
 
 def _make_optimizer(model: VideoModel, config: ExperimentConfig) -> torch.optim.AdamW:
-    """Returns AdamW with a separate learning rate for the spatial prompting layers.
-
-    Without `decay_biases`, biases and tensors of fewer than two dimensions have no weight decay.
-    """
+    """Returns AdamW with a separate learning rate for the spatial prompting layers."""
 
     def decays(name: str, parameter: Tensor) -> bool:
         return options.decay_biases or not (name.endswith("bias") or parameter.ndim < 2)

@@ -99,9 +99,9 @@ def test_static_stop_prompts_the_same_n_s_patches_of_every_frame(
 @torch.no_grad()
 def test_static_stop_fills_every_slot_of_every_gap_with_the_same_tokens() -> None:
     layer = StaticTemporal(24, StopConfig(max_prompts=3))
-    gaps = layer(2, 5)
-    assert torch.equal(gaps.tokens, layer.prompts.expand(2, 5, 3, 24))
-    assert torch.equal(gaps.presence, torch.ones(2, 5, 3))
+    prompts, presence = layer(2, 5)
+    assert torch.equal(prompts, layer.prompts.expand(2, 5, 3, 24))
+    assert torch.equal(presence, torch.ones(2, 5, 3))
 
 
 @torch.no_grad()

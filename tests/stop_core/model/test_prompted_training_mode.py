@@ -61,7 +61,7 @@ def static_spatial_prompts(config: StopConfig) -> tuple[nn.Module, Callable[[nn.
 
 def static_temporal_prompts(config: StopConfig) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
     layer = StaticTemporal(WIDTH, replace(config, max_prompts=8))
-    return layer, lambda layer: layer(B, T - 1).tokens
+    return layer, lambda layer: layer(B, T - 1)[0]
 
 
 PROMPTERS = [
