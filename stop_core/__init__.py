@@ -16,12 +16,8 @@ __all__ = ["PromptTrace", "StopConfig", "StopModel", "build_model"]
 
 def __getattr__(name: str) -> Any:
     """Imports the model on first use: PyTorch takes seconds, and a frame cache does not need it."""
-    if name in ("StopModel", "build_model"):
-        from stop_core.model import stop
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from stop_core.model import stop
 
-        return getattr(stop, name)
-    if name == "PromptTrace":
-        from stop_core.model.trace import PromptTrace
-
-        return PromptTrace
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(stop, name)

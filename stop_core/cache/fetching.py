@@ -338,7 +338,6 @@ def _open(source: StoragePath) -> Any:
 
 
 def _part(target: Path) -> Path:
-    """Returns the path of the download of a copy."""
     return target.with_name(f".{target.name}.part")
 
 

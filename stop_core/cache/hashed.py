@@ -21,10 +21,7 @@ FOLDER_VARIABLE = "STOP_CACHE_FOLDER"
 
 
 def local_folder() -> Path:
-    """Returns the folder of this machine for these lists and for downloaded shards.
-
-    Each machine can set `STOP_CACHE_FOLDER` to its fast disk.
-    """
+    """Returns the folder of this machine for these lists and for copies of shards."""
     if chosen := os.environ.get(FOLDER_VARIABLE):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stop-video"
@@ -47,10 +44,7 @@ class HashedFiles:
         self._read = 0
 
     def has(self, path: Path, sha256: str) -> bool:
-        """Returns whether a file has that SHA-256; hashes it only if it is new or has changed.
-
-        One process of a machine hashes; the others wait for it.
-        """
+        """Returns whether a file has that SHA-256; one process hashes it, if new or changed."""
         if _line(path, sha256) in self._known:
             return True
         with self._memory() as memory:

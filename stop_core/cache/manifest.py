@@ -100,25 +100,20 @@ class Manifest:
         values = read_checked_json(path)
         config = CacheConfig.from_dict(values.get("config"), path)
         manifest = build(cls, values | {"config": config.to_dict()}, path)
-        _refuse_changes(path, manifest)
-        # JSON sorts the names.
-        return replace(manifest, counts={split: manifest.counts[split] for split in config.splits})
-
-
-def _refuse_changes(path: StoragePath, manifest: Manifest) -> None:
-    """Raises ValueError for an edited manifest, which can have a correct checksum."""
-    names = {shard.name for shard in manifest.shards}
-    in_place = all(shard.name.startswith(f"{shard.split}-") for shard in manifest.shards)
-    if (
-        manifest.hash() != manifest.data_hash
-        or count_rows(manifest.config, manifest.shards) != manifest.counts
-        or len(names) < len(manifest.shards)
-        or not in_place
-    ):
-        raise ValueError(
-            f"{path} was changed: its data hash, its counts and its list of shards do not fit each "
-            "other; delete it and run the same preprocess command again"
-        )
+        # An edited manifest can have a correct checksum.
+        counts, names = count_rows(config, manifest.shards), {s.name for s in manifest.shards}
+        in_place = all(shard.name.startswith(f"{shard.split}-") for shard in manifest.shards)
+        if (
+            manifest.hash() != manifest.data_hash
+            or counts != manifest.counts
+            or len(names) < len(manifest.shards)
+            or not in_place
+        ):
+            raise ValueError(
+                f"{path} was changed: its data hash, its counts and its list of shards do not fit "
+                "each other; delete it and run the same preprocess command again"
+            )
+        return replace(manifest, counts=counts)  # in the order of the splits
 
 
 def count_rows(config: CacheConfig, shards: Sequence[ShardEntry]) -> dict[Split, int]:

@@ -9,7 +9,6 @@ import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +28,14 @@ _LIBC = ctypes.CDLL(None)
 _ZSTD = pa.Codec("zstd")
 
 
-@dataclass(frozen=True)
-class ShardLayout:
-    """The shapes and places of the rows of a shard, without a map of the file."""
-
-    shapes: list[tuple[int, int, int, int]]
-    """F, H, W, 3 of every row."""
-    places: RowPlaces
+ShardLayout = tuple[list[tuple[int, int, int, int]], RowPlaces]
+"""F, H, W, 3 of every row of a shard, and the places of the rows."""
 
 
 class MappedShard:
-    """The clips of a memory-mapped shard, which is checked when it is opened.
+    """The clips of a memory-mapped shard; ValueError if it is missing, damaged or of another form.
 
-    Raises:
-        ValueError: if the file is missing, damaged, or does not have the layout of the format.
+    `layout` is that of an earlier map of the file, which was checked.
     """
 
     def __init__(
@@ -52,12 +45,18 @@ class MappedShard:
         config: CacheConfig,
         layout: ShardLayout | None = None,
     ) -> None:
-        """Maps a shard; `layout` is that of an earlier map of the file, which was checked."""
         self._path, self._data = path, _map(path)
         # Of a file that this process cannot write, mincore says that all pages are in memory.
         self._is_own = os.access(path, os.W_OK)
-        self.layout = layout or _read_layout(path, self._data, entry, config)
-        self.shapes, self._places = self.layout.shapes, self.layout.places
+        if layout is None:
+            shapes = [config.shape] * entry.rows
+            if config.crop == "none":
+                sides = zip(*read_columns(path, entry.rows, FRAME_HEIGHT, FRAME_WIDTH), strict=True)
+                shapes = [(config.frames, height, width, 3) for height, width in sides]
+            lengths = [math.prod(shape) for shape in shapes]
+            layout = shapes, row_places(read_footer(path), self._data, path, lengths)
+        self.layout = layout
+        self.shapes, self._places = layout
 
     def clip(self, k: int) -> NDArray[np.uint8]:
         """Returns the frames of row k, [F, H, W, 3]: a view of the map, or decompressed."""
@@ -71,10 +70,8 @@ class MappedShard:
         return data.reshape(self.shapes[k])
 
     def will_read(self, k: int, window: Window | None) -> None:
-        """Makes the system begin to read a window of row k from the disk; None: all of it.
-
-        A copy of pages that are not in memory reads a few at a time, and waits for each.
-        """
+        """Makes the system begin to read a window of row k from the disk; None: all of it."""
+        # A copy of pages that are not in memory reads a few at a time, and waits for each.
         data = self._stored(k)
         if window is None or self._places.compressed:
             _advise(data, may_be_in_memory=self._is_own)
@@ -85,16 +82,13 @@ class MappedShard:
             _advise(rows, may_be_in_memory=self._is_own)
 
     def _stored(self, k: int) -> NDArray[np.uint8]:
-        """Returns the mapped bytes of row k, as they are in the file."""
         return self._data[self._places.start[k] : self._places.start[k] + self._places.stored[k]]
 
 
 def _advise(data: NDArray[np.uint8], *, may_be_in_memory: bool) -> None:
-    """Makes the system begin to read contiguous bytes of a map. It is advice: it can fail.
-
-    If the page in the middle is in memory, the others are, too, as a rule: advice would cost a
-    tenth of the time of the copy.
-    """
+    """Makes the system begin to read contiguous bytes of a map. It is advice: it can fail."""
+    # If the page in the middle is in memory, the others are, too, as a rule: advice would cost a
+    # tenth of the time of the copy.
     start, end = data.ctypes.data, data.ctypes.data + data.nbytes
     if may_be_in_memory:
         middle, found = (start + end) // 2 & -mmap.PAGESIZE, ctypes.create_string_buffer(1)
@@ -105,22 +99,8 @@ def _advise(data: NDArray[np.uint8], *, may_be_in_memory: bool) -> None:
     _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_WILLNEED)
 
 
-def _read_layout(
-    path: Path, data: NDArray[np.uint8], entry: ShardEntry, config: CacheConfig
-) -> ShardLayout:
-    shapes = [config.shape] * entry.rows
-    if config.crop == "none":
-        sides = zip(*read_columns(path, entry.rows, FRAME_HEIGHT, FRAME_WIDTH), strict=True)
-        shapes = [(config.frames, height, width, 3) for height, width in sides]
-    lengths = [math.prod(shape) for shape in shapes]
-    return ShardLayout(shapes, row_places(read_footer(path), data, path, lengths))
-
-
 def _map(path: Path) -> NDArray[np.uint8]:
-    """Returns the mapped bytes of a file, without an open file descriptor.
-
-    Python's `mmap` keeps a descriptor per map; a process can have 1,024, a dataset more shards.
-    """
+    """Returns the mapped bytes of a file; Python's `mmap` would need one of 1,024 descriptors."""
     with _named(path), pa.memory_map(str(require_file(path))) as file:
         return np.frombuffer(file.read_buffer(), np.uint8)
 

@@ -81,10 +81,8 @@ class FoldedBlock:
 
     @cached_property
     def centred_key(self) -> Tensor:
-        """The matrix of the scaled keys by head, [H, E, D], for tokens that are not centred.
-
-        The layer norm subtracts the mean of a token; here it is subtracted from the rows.
-        """
+        """The matrix of the scaled keys by head, [H, E, D], for tokens that are not centred."""
+        # The layer norm subtracts the mean of a token; here it is subtracted from the rows.
         keys_HED = self.qkv.weight[self.inner : 2 * self.inner].unflatten(0, (self.heads, -1))
         scaled_HED = keys_HED.double() * keys_HED.shape[1] ** -0.5
         centred_HED: Tensor = scaled_HED - scaled_HED.mean(-1, keepdim=True)

@@ -136,10 +136,7 @@ def unsaid_activation(name: str, model: nn.Module) -> str:
 
 
 def tower_shape(name: str) -> TowerShape | None:
-    """Returns the shape of a vision tower; None for "hf-hub:..." and "local-dir:...".
-
-    Raises ValueError if there is no such tower, or it is not supported.
-    """
+    """Returns the shape of a listed tower, else None; ValueError if unknown or not supported."""
     if tower := TOWERS.get(name):
         return tower.shape
     return None if name.startswith((HUB, FOLDER)) else _shape_of(name, model_config(name))
@@ -185,10 +182,8 @@ def _shape_of(name: str, config: dict[str, Any]) -> TowerShape:
 
 
 def _build(source: ClipSource) -> nn.Module:
-    """Returns the model with random weights and the settings of its source.
-
-    Not by open_clip's `create_model`, which reads the activation from the tower's name only.
-    """
+    """Returns the model with random weights and the settings of its source."""
+    # Not by open_clip's `create_model`, which reads the activation from the tower's name only.
     config = {**source.config, "quick_gelu": source.settings.quick_gelu}
     custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
     # Otherwise the text tower downloads the language model that its training started from.

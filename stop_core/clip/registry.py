@@ -32,10 +32,7 @@ class TowerShape:
 
 @dataclass(frozen=True)
 class Tower:
-    """A CLIP and its weights.
-
-    A tower of another package registers itself (docs/your-own-method.md).
-    """
+    """A CLIP and its weights. Other packages register theirs (docs/your-own-method.md)."""
 
     name: str
     shape: TowerShape

@@ -31,10 +31,7 @@ def in_float32(like: Tensor) -> AbstractContextManager[object]:
 
 
 class ImageTower(nn.Module):
-    """A frozen vision tower of any kind that is used as a whole, by open_clip's forward.
-
-    Raises ValueError if its images are not square.
-    """
+    """A frozen vision tower of any kind, used as a whole; ValueError if images are not square."""
 
     def __init__(self, name: str, visual: nn.Module) -> None:
         super().__init__()

@@ -35,21 +35,14 @@ class Clip:
 
 
 def tidied(text: str) -> str:
-    """Returns a text in Unicode's form NFC, without invisible characters, and with single blanks.
-
-    Texts that look alike are often not equal: a letter with its accent can be one character or two.
-    """
+    """Returns a text in Unicode's form NFC, without invisible characters, with single blanks."""
     if not (text.isascii() and text.isprintable()):  # the common case, checked ten times as fast
         text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
     return " ".join(text.split())
 
 
 def class_words(class_name: str) -> str:
-    """Returns a class name as English words.
-
-    `brush_hair` becomes `brush hair`, `ApplyEyeMakeup` becomes `apply eye makeup`, and
-    `Pretending to [something]` becomes `pretending to something`.
-    """
+    """Returns a class name as English words: `ApplyEyeMakeup` becomes `apply eye makeup`."""
     words = tidied(re.sub(r"[\[\]]", "", class_name).replace("_", " "))
     if " " not in words:
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", words)

@@ -44,10 +44,7 @@ def refuse_same_words(names: Sequence[str]) -> None:
 
 
 def as_clip_reads(name: str) -> tuple[str, ...]:
-    """Returns the parts of a class name that CLIP's tokenizer encodes one by one.
-
-    `walk 2` and `Walk2` have the same ones. The tokenizer itself takes seconds to import.
-    """
+    """Returns the parts that CLIP's tokenizer, slow to import, encodes one by one: `walk`, `2`."""
     text = html.unescape(html.unescape(ftfy.fix_text(class_words(name))))
     return tuple(_CLIP_WORD.findall(text.lower()))
 
@@ -89,7 +86,6 @@ def published_counts(dataset: str, fold: int) -> dict[str, Any]:
 
 
 def _other_counts(dataset: str, fold: int, clips: Sequence[Clip]) -> list[str]:
-    """Compares the counts of a dataset with the published ones."""
     counts: Counter[str] = Counter(clip.split for clip in clips)
     counts["train + val"] = counts["train"] + counts["val"]  # where validation is carved
     counts["classes"] = len({clip.class_name for clip in clips})

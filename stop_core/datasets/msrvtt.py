@@ -34,7 +34,16 @@ def read_msrvtt(root: Path, training: str) -> list[Clip]:
     """Lists the training, validation and test clips; `training` is "9k" or "7k" clips."""
     train = f"MSRVTT_train.{training}.csv"
     data = DataRoot(root, f"{_DATA}, {train}, {_TEST} and the videos as video0.mp4 and so on")
-    captions, sources = _read_data(data.find(_DATA))
+    path = data.find(_DATA)
+    annotations = read_annotations(path, dict)
+    captions: dict[str, list[str]] = defaultdict(list)
+    for where, entry in read_entries(path, annotations.get("sentences")):
+        video_id = get_field(entry, "video_id", str, where)
+        captions[video_id].append(get_field(entry, "caption", str, where, may_be_empty=True))
+    sources = {  # YouTube addresses
+        get_field(entry, "video_id", str, where): get_field(entry, "url", str, where)
+        for where, entry in read_entries(path, annotations.get("videos"))
+    }
     lists: tuple[tuple[Split, str, tuple[str, ...]], ...] = (
         ("train", train, ("video_id",)),
         ("test", _TEST, ("video_id", "sentence")),
@@ -43,20 +52,6 @@ def read_msrvtt(root: Path, training: str) -> list[Clip]:
         for where, row in read_csv_rows(data.find(name), *columns):
             v = safe_name(row["video_id"], where)
             texts = captions[v] if split == "train" else [row["sentence"]]
-            source, path = sources.get(v, v), f"videos/all/{v}.mp4"
-            data.add_captioned(where, v, split, texts, source=source, default=path)
+            source, default = sources.get(v, v), f"videos/all/{v}.mp4"
+            data.add_captioned(where, v, split, texts, source=source, default=default)
     return carve_validation(data.finish())
-
-
-def _read_data(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Returns the sentences of each video, and the YouTube address that it was cut from."""
-    data = read_annotations(path, dict)
-    captions: dict[str, list[str]] = defaultdict(list)
-    for where, entry in read_entries(path, data.get("sentences")):
-        video_id = get_field(entry, "video_id", str, where)
-        captions[video_id].append(get_field(entry, "caption", str, where, may_be_empty=True))
-    sources = {
-        get_field(entry, "video_id", str, where): get_field(entry, "url", str, where)
-        for where, entry in read_entries(path, data.get("videos"))
-    }
-    return captions, sources

@@ -75,7 +75,6 @@ def _read_labels(path: Path) -> dict[str, int]:
 
 
 def _read_answers(path: Path) -> dict[str, str]:
-    """Reads `<id>;<class>` lines, the classes of the test clips."""
     answers: dict[str, str] = {}
     for where, line in read_lines(path):
         video_id, separator, class_name = line.partition(";")

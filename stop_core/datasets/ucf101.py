@@ -9,7 +9,6 @@ The clips of one group are cut from one video. Validation is carved from trainin
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from stop_core.datasets.annotations import class_label, read_lines, safe_name
@@ -31,8 +30,21 @@ def read_ucf101(root: Path, fold: int) -> list[Clip]:
     data = DataRoot(root, _LAYOUT, UCF101_VIDEOS)
     labels = _read_labels(data.find("classInd.txt"))
     for name, split in _LISTS:
-        for where, folder, file in _read_list(data.find(f"{name}{fold:02d}.txt"), labels):
+        for where, line in read_lines(data.find(f"{name}{fold:02d}.txt")):
+            listed, *number = line.split()
+            folder, _, file = listed.partition("/")
             class_name, stem = tidied(folder), PurePosixPath(file).stem
+            if class_name not in labels or len(number) > 1:
+                raise ValueError(
+                    f"{where}: expected '<class>/<file>', in a training list with the class's "
+                    f"number, found {line!r}"
+                )
+            if number and number[0] != str(labels[class_name] + 1):
+                raise ValueError(
+                    f"{where}: {class_name} has number {number[0]}, in classInd.txt "
+                    f"{labels[class_name] + 1}"
+                )
+            safe_name(file, where)
             v, path = f"{class_name}/{stem}", data.files.at(f"{UCF101_VIDEOS}/{folder}/{file}")
             source = video_group(stem, class_name)
             clip = Clip(v, path, split, labels[class_name], class_name, source)
@@ -58,22 +70,3 @@ def _read_labels(path: Path) -> dict[str, int]:
             raise ValueError(f"{where}: {label} is the name of two classes; mend that line")
         labels[label] = len(labels)
     return labels
-
-
-def _read_list(path: Path, labels: dict[str, int]) -> Iterator[tuple[str, str, str]]:
-    """Yields the location, the folder of the class and the file of each line."""
-    for where, line in read_lines(path):
-        name, *number = line.split()
-        folder, _, file = name.partition("/")
-        class_name = tidied(folder)
-        if class_name not in labels or len(number) > 1:
-            raise ValueError(
-                f"{where}: expected '<class>/<file>', in a training list with the class's number, "
-                f"found {line!r}"
-            )
-        if number and number[0] != str(labels[class_name] + 1):
-            raise ValueError(
-                f"{where}: {class_name} has number {number[0]}, in classInd.txt "
-                f"{labels[class_name] + 1}"
-            )
-        yield where, folder, safe_name(file, where)

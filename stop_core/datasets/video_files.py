@@ -30,8 +30,7 @@ _ENDING = re.compile(rf"(?:{'|'.join(map(re.escape, EXTENSIONS))}|\.)+\Z", re.IG
 class VideoFiles:
     """The video files below `root/folder`, links followed. Paths are relative to the root.
 
-    An annotation rarely says which extension a file has, and people convert videos: a file is
-    found by the name as it is listed, else by its `video_key`.
+    People convert videos: a file is found by its name as it is listed, else by its `video_key`.
     """
 
     def __init__(self, root: Path, folder: str = "") -> None:
@@ -67,7 +66,6 @@ class VideoFiles:
 
     @cached_property
     def _anywhere(self) -> dict[str, list[str]]:
-        """Paths by file name, with and without the extension."""
         names = ((path.rpartition("/")[2], path) for path in self.paths)
         return _grouped(
             (key, path) for name, path in names for key in {name, name.rpartition(".")[0] or name}

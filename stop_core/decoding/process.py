@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +47,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class DecodeProcess:
-    """A child process that decodes clips of one shape, and is replaced when it fails.
-
-    Two of them are equal if they have the same options and belong to the same process.
-    """
+    """A child process that decodes clips of one shape, and is replaced when it fails."""
 
     frames: int
     """T of every clip."""
@@ -71,10 +68,7 @@ class DecodeProcess:
     _busy: bool = field(default=False, init=False, compare=False)
 
     def decode(self, paths: Iterable[Path]) -> Iterator[DecodedClip | DecodeError]:
-        """Yields a clip or the reason of its failure for every path, in the order of `paths`.
-
-        Raises OSError if no decoding process can be started.
-        """
+        """Yields a clip or its failure for every path, in order; OSError if no process starts."""
         if self._busy:  # an earlier iteration was abandoned: its answer must not be taken for ours
             self.close()
         waiting = iter(paths)
@@ -187,7 +181,6 @@ class _Child:
                 raise OSError(f"the decoding process does not start ({how}){reason}") from error
 
     def request(self, path: Path, slot: int, timeout: float) -> None:
-        """Sends a request and starts its deadline."""
         self._deadline = time.monotonic() + timeout
         # `reply` raises EOFError if the child has exited.
         with suppress(ConnectionError):
@@ -195,11 +188,9 @@ class _Child:
 
     def reply(self) -> dict[str, Any]:
         """Returns the answer; TimeoutError after the deadline, EOFError if the child has exited."""
-        answer: dict[str, Any] = json.loads(self._message())
-        return answer
+        return cast(dict[str, Any], json.loads(self._message()))
 
     def how_it_ended(self) -> str:
-        """Returns the signal or exit status that ended the child."""
         try:
             code = self._process.wait(10)
         except subprocess.TimeoutExpired:

@@ -152,7 +152,6 @@ class PyavVideo:
         return fps, times[index].astype(np.float32), duration
 
     def _opened(self) -> Any:
-        """Returns the opened file, with the options of the decoder set."""
         container = open_file(self.path)
         stream = video_stream(container)
         stream.thread_count = 1

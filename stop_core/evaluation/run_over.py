@@ -88,10 +88,7 @@ def run_over(
 
 
 class TextBank:
-    """Embeddings of many sentences; repeated sentences are encoded once.
-
-    A collective operation: the work is divided among the processes, and each gets all results.
-    """
+    """Embeddings of many sentences, each encoded once for all processes: a collective operation."""
 
     def __init__(self, model: VideoModel, sentences: Sequence[str]) -> None:
         different = list(dict.fromkeys(sentences))

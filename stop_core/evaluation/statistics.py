@@ -127,10 +127,8 @@ def resampled_scores(
 
 
 def interval(scores_R: Floats, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Returns the percentile interval of resampled scores, or of their differences.
-
-    A resample without any video of a measure, which a tiny test split can have, is ignored.
-    """
+    """Returns the percentile interval of resampled scores, or of their differences."""
+    # A resample without any video of a measure, which a tiny test split can have, is ignored.
     low, high = np.nanquantile(scores_R, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
@@ -181,10 +179,7 @@ def exact_p(first: VideoScores, second: VideoScores) -> float:
 
 
 def join_folds(folds: Sequence[VideoScores]) -> VideoScores:
-    """Returns the scores of a row over several folds; the seeds of each are in the same order.
-
-    A video that several folds test is one unit of the bootstrap and of the exact test.
-    """
+    """Returns the scores of a row over several folds, whose seeds are in the same order."""
     if len(folds) == 1:
         return folds[0]
 

@@ -56,10 +56,7 @@ def draw_confusion(
     view: View,
     most: int,
 ) -> Image.Image:
-    """Draws the `most` most confident errors; patches without a prompt are dark and pale.
-
-    A model that cannot be traced has plain frames.
-    """
+    """Draws the most confident errors; patches without a prompt are pale, if they are traced."""
     number = {name: index for index, name in enumerate(clips.video_ids)}
     frames, size = view.check(*clips.shape[:2])
     strips = []

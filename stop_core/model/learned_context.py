@@ -17,10 +17,7 @@ from stop_core.clip.loading import FrozenClip
 
 
 class PromptedTexts(nn.Module, ABC):
-    """M learned vectors, the same for every text, between its start token and its first word.
-
-    They enter the first block, and can be replaced by others at the inputs of further blocks.
-    """
+    """M vectors for all texts, behind the start token, at the inputs of the first J blocks."""
 
     setting = "context_tokens"
     """Name of the setting with their number."""

@@ -205,5 +205,4 @@ def map_differences(
 
 
 def _expand(index_BTK: Tensor, like: Tensor) -> Tensor:
-    """Patch indices for all channels of `like`."""
     return index_BTK[..., None].expand(-1, -1, -1, like.shape[-1])

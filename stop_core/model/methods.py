@@ -19,10 +19,7 @@ def build_method(config: ExperimentConfig, clip: FrozenClip, classes: int) -> Vi
 
 
 def check_tower(config: ExperimentConfig) -> None:
-    """Refuses a tower that the method cannot use, before a download or decoding starts.
-
-    Raises OSError or ValueError as `check_name`, or ValueError if it cannot run the tower's blocks.
-    """
+    """Raises, as `check_name`, for a tower that the method cannot use, before a download."""
     shape = tower_shape(config.tower)
     if shape and shape.unfit and not METHODS[config.method].load().any_tower:
         raise ValueError(

@@ -96,10 +96,7 @@ class ParallelAdapter(nn.Module):
 
 
 class PixelPrompts(nn.Module):
-    """Prompts that are added to the pixels, and the choice of groups of pixels in each frame.
-
-    The choice has no gradient, so that its convolution keeps its initial weights.
-    """
+    """Prompts added to the pixels, and the choice, without a gradient, of groups of pixels."""
 
     def __init__(self, grid: tuple[int, int], options: PublishedOptions) -> None:
         super().__init__()

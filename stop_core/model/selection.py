@@ -17,22 +17,17 @@ _ROUNDING = 2e-6
 _SOFT_WIDTH = 0.1  # width of the soft step, as a share of the range of a frame's weights
 
 
-def _rescale(values: Tensor, floor: bool = False) -> tuple[Tensor, Tensor]:
-    """Returns the rescaled values, and the range of each row that they were divided by."""
-    low, high = values.aminmax(dim=-1, keepdim=True)
-    spread, noise = high - low, _ROUNDING * high
-    equal = spread <= noise
-    out = values - low
-    if floor:
-        out.masked_fill_(out <= noise, 0.0)
-    return out.div_(spread).masked_fill_(equal, 0.5), spread.masked_fill_(equal, 1.0)
-
-
 class _MinMax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, floor: bool) -> Tensor:
-        out, spread = _rescale(values, floor)
-        ctx.save_for_backward(spread)
+        low, high = values.aminmax(dim=-1, keepdim=True)
+        spread, noise = high - low, _ROUNDING * high
+        equal = spread <= noise
+        out = values - low
+        if floor:
+            out.masked_fill_(out <= noise, 0.0)
+        out.div_(spread).masked_fill_(equal, 0.5)
+        ctx.save_for_backward(spread.masked_fill_(equal, 1.0))
         return out
 
     @staticmethod

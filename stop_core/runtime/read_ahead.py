@@ -50,10 +50,7 @@ class Frames(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: Sequence[int], *, out: Tensor | None = None) -> Tensor:
-        """Returns the frames of these clips, uint8 [B, T, S, S, 3]: `out`, if it is given.
-
-        Several threads can call it at the same time.
-        """
+        """Returns their frames, uint8 [B, T, S, S, 3]: `out`, if it is given; thread-safe."""
 
 
 def read_ahead(

@@ -197,10 +197,7 @@ class ExperimentConfig:
 
     @classmethod
     def from_names(cls, values: Mapping[str, Any]) -> "ExperimentConfig":
-        """Builds a config from settings by name, those of the parts and of the method too.
-
-        Raises ValueError for an unknown name or a value out of range; TypeError for a wrong type.
-        """
+        """Builds a config from all settings by name; ValueError or TypeError if one is wrong."""
         given, chosen = dict(values), {}
         for part, kind in PARTS.items():
             own = {one.name for one in fields(kind)} & given.keys()
@@ -212,10 +209,7 @@ class ExperimentConfig:
 
     @classmethod
     def from_parameters(cls, values: Mapping[str, Any]) -> "ExperimentConfig":
-        """Builds a config from the result of `parameters`, also after a round trip in YAML or JSON.
-
-        Raises ValueError for an unknown name, and for a value of a wrong type or out of range.
-        """
+        """Builds a config from `parameters`, also read from YAML; ValueError if one is wrong."""
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
             raise ValueError(f"settings must be `name: value` lines, got {shown(values)}")
         if unknown := sorted(values.keys() - setting_types().keys()):

@@ -115,10 +115,7 @@ def parse_json(
 
 
 def parse_yaml(text: str) -> Any:
-    """Returns the value of a YAML text, without tags of Python objects.
-
-    Raises ValueError if it is not YAML, is nested too deeply, or its aliases expand to too much.
-    """
+    """Returns the value of a YAML text without tags of objects; ValueError if out of its limits."""
     node = compose_yaml(text)
     if node is None:
         return None

@@ -45,10 +45,7 @@ def in_markdown(text: str) -> str:
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """Returns a table as CSV in which a spreadsheet finds no formula.
-
-    Texts that look like a formula get an apostrophe in front, which spreadsheets do not show.
-    """
+    """Returns a table as CSV; texts like a formula get an apostrophe, which spreadsheets hide."""
     safe = frame.map(lambda value: _in_csv(value) if isinstance(value, str) else value)
     return safe.rename(columns=_in_csv).to_csv(index=False)
 

@@ -53,21 +53,15 @@ def inside(folder: P, path: str) -> P:
     Raises ValueError as `check_path`; and if a part of the path is a link that leads out of it.
     """
     joined = folder / check_path(path, folder)
-    if isinstance(joined, Path):
-        _refuse_links(joined, path)
-    return joined
-
-
-def _refuse_links(joined: Path, path: str) -> None:
-    parts = [joined, *joined.parents]
-    folder = parts[path.count("/") + 1]
-    if any(part.is_symlink() for part in parts[: path.count("/") + 1]):
+    parts = [joined, *joined.parents][: path.count("/") + 1] if isinstance(joined, Path) else []
+    if isinstance(folder, Path) and any(part.is_symlink() for part in parts):
         target = joined.resolve()
         if not target.is_relative_to(folder.resolve()):
             raise ValueError(
                 f"{joined} is a link, or is behind one, that leads out of {folder} to {target}: "
                 "remove the link, or give the folder that it leads to"
             )
+    return joined
 
 
 def create(path: Path) -> None:

@@ -196,18 +196,14 @@ class RemotePath:
         def upload() -> None:
             # One call in native code, so that no signal interrupts it and completes half an object.
             _copy(str(local), pyarrow.fs.LocalFileSystem(), self.key, self.filesystem)
-            if not self._has_arrived(local):
+            # pyarrow reports no error of the end of an upload. A small object may have replaced one
+            # of the same size, so it is compared; the others have checksums.
+            status, size = self._info(), local.stat().st_size
+            is_there = status.type == pyarrow.fs.FileType.File and status.size == size
+            if not is_there or (size <= _COMPARED and self.read_bytes() != local.read_bytes()):
                 raise OSError(f"{self} did not arrive whole")
 
         self._ask(upload)
-
-    def _has_arrived(self, local: Path) -> bool:
-        # pyarrow reports no error of the end of an upload. A small object may have replaced one of
-        # the same size, so it is compared; the others have checksums.
-        status, size = self._info(), local.stat().st_size
-        if status.type != pyarrow.fs.FileType.File or status.size != size:
-            return False
-        return size > _COMPARED or self.read_bytes() == local.read_bytes()
 
     def download(self, local: Path) -> None:
         """Copies this object into a local file."""

@@ -64,7 +64,6 @@ def skeleton_of(data_root: StoragePath) -> Iterator[Path]:
 
 
 def _objects(data_root: RemotePath, pool: Executor) -> Iterator[tuple[str, RemoteStatus]]:
-    """Yields the name and status of every object below `data_root`."""
     folders = [""]  # listed several at once, since a store returns the pages of a listing in turn
     while folders:
         # For GCS, pyarrow finds the folders of a folder only if an object marks them.

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from open_clip.model import CLIP, resize_pos_embed, set_model_preprocess_cfg
@@ -88,19 +87,13 @@ def _open_clips_tokenizer() -> SimpleTokenizer:
     return SimpleTokenizer(context_length=CONTEXT_LENGTH)
 
 
-def vision_config(tower: TinyTower) -> dict[str, Any]:
-    """Returns open_clip's configuration of the vision tower."""
-    return {**_VISION, "image_size": tower.image_size}
-
-
 def build_tiny_clip(pretrained: bool, tower: TinyTower = TINY) -> CLIP:
     """Returns a tiny CLIP in fp32, in evaluation mode, normalised with mean and std .5.
 
     Without `pretrained` the weights are drawn from torch's global generator.
     """
-    model = CLIP(
-        EMBED_DIM, vision_config(tower), {**_TEXT, "vocab_size": TinyTokenizer().vocab_size}
-    )
+    vision = {**_VISION, "image_size": tower.image_size}
+    model = CLIP(EMBED_DIM, vision, {**_TEXT, "vocab_size": TinyTokenizer().vocab_size})
     half = (0.5, 0.5, 0.5)
     set_model_preprocess_cfg(model, {"size": tower.image_size, "mean": half, "std": half})
     if pretrained:

@@ -64,7 +64,6 @@ def render_card(record: ModelRecord) -> str:
 
 
 def _licence(tower: str, pretrained: str) -> tuple[str, str]:
-    """Returns the licence of a tower's weights, and where to read it."""
     if tower in TINY_TOWERS:
         return "Apache-2.0", "pretrained by this project on pictures that it renders itself"
     if pretrained == "random":

@@ -113,8 +113,6 @@ def mean_logits(views_VMC: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some clips of a split in one view."""
-
     clips: CachedClips
     view: View
     numbers: range

@@ -246,8 +246,6 @@ def read_record(folder: Path) -> ModelRecord:
 
 @dataclass(frozen=True)
 class _Labels:
-    """Content of `labels.json`."""
-
     classes: tuple[ClassLabel, ...]
 
 

@@ -98,7 +98,6 @@ def push_model(folder: Path, repository: str, *, private: bool = False) -> str:
 
 
 def _parts(address: str) -> tuple[str, str]:
-    """Returns repository and revision of an address."""
     found = _ADDRESS.fullmatch(address)
     if found is None or ".." in address:
         raise ValueError(

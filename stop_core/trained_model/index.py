@@ -133,5 +133,4 @@ def write_index(folder: StoragePath, rows: pa.Table, info: IndexInfo) -> None:
 
 
 def _digest(info: IndexInfo, videos: list[dict[str, Any]], vectors: NDArray[np.float32]) -> str:
-    """Returns a hash of everything that a search reads."""
     return hash_json([vars(info), videos, hashlib.sha256(vectors.tobytes()).hexdigest()])

@@ -92,12 +92,11 @@ class TrainedModel(ModelRecord):
                 "refused because they can run code. Copy the whole folder of the model again"
             ) from problem
 
-        def accept(name: str, clip: nn.Module) -> None:
-            _refuse_other_tower(found, record, _facts(name, clip))
-
         # The same seed as in the training, so that random weights are the same.
         with torch.random.fork_rng(devices=[]):
             seed_weights(record.config.seed)
+            accept = partial(_refuse_other_tower, found, record)
+            accept = partial(_refuse_other_tower, found, record)
             clip = load_clip(record.config.tower, record.config.pretrained, accept)
         model = build_method(record.config, clip, len(record.classes))
         try:
@@ -264,7 +263,8 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _refuse_other_tower(folder: Path, record: ModelRecord, found: TowerFacts) -> None:
+def _refuse_other_tower(folder: Path, record: ModelRecord, name: str, clip: nn.Module) -> None:
+    found = _facts(name, clip)
     origin, how, config = record.provenance, record.preprocessing, record.config
     wanted = TowerFacts(origin.tower_fingerprint, how.mean, how.std, how.size)
     if found.fingerprint == f"{wanted.fingerprint}-quickgelu":

@@ -148,7 +148,14 @@ class VideoService:
         most = int(self.options.max_video_mib * (1 << 20))
         if len(value) > 4 * (most // 3 + 1):
             raise RequestError(f"{kind} is longer than {most} bytes")
-        data = _from_base64(kind, value)
+        try:
+            # Both alphabets: the shell command `base64` writes the other one.
+            plain = value.translate(str.maketrans("-_", "+/"))
+            data = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+        except (binascii.Error, ValueError) as problem:
+            raise RequestError(
+                f"{kind} is not base64 ({problem}); use the URL-safe alphabet"
+            ) from None
         if kind == "frames":
             how = self.model.preprocessing
             shape = (how.frames, how.size, how.size, 3)
@@ -203,12 +210,3 @@ def _only(request: Mapping[str, Any]) -> tuple[str, str]:
     if not isinstance(value, str):
         raise RequestError(f"{kind} must be a text, got {type(value).__name__}")
     return kind, value
-
-
-def _from_base64(kind: str, value: str) -> bytes:
-    try:
-        # Both alphabets: the shell command `base64` writes the other one.
-        plain = value.translate(str.maketrans("-_", "+/"))
-        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except (binascii.Error, ValueError) as problem:
-        raise RequestError(f"{kind} is not base64 ({problem}); use the URL-safe alphabet") from None

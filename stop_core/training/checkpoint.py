@@ -102,7 +102,6 @@ def _optimizer_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
 def _optimizer_state(
     tensors: dict[str, Tensor], param_groups: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Inverts `_optimizer_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")

@@ -28,10 +28,7 @@ LANE_GROUPS = 64
 def epoch_batches(
     clips: int, config: ExperimentConfig, epoch: int, shards: Sequence[str] = ()
 ) -> list[list[int]]:
-    """Returns the batches of an epoch: each clip (or pair) once, in an order by seed and epoch.
-
-    `shards` has the shard of each clip, for the order by shards.
-    """
+    """Returns the batches of an epoch: each clip (or pair) once, in an order by seed and epoch."""
     size = config.batch_size
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     if config.training.shuffle == "global":
@@ -81,7 +78,6 @@ def _by_shard(clips: Iterable[int], shards: Sequence[str]) -> list[list[int]]:
 
 
 def _drawn(items: Sequence[_T], generator: torch.Generator) -> list[_T]:
-    """Returns the items in a random order."""
     return [items[n] for n in torch.randperm(len(items), generator=generator).tolist()]
 
 

@@ -76,7 +76,19 @@ def _write_all(staging: Path, arguments: dict[str, int]) -> None:
     scenes += [(split, story) for split in SPLITS[1:] for story in range(len(STORIES))]
     for first in range(0, len(scenes), CHUNK):
         stories = [STORIES[story] for _, story in scenes[first : first + CHUNK]]
-        _write_chunk(staging, first, stories, arguments["seed"])
+        generator = seeded(f"motion-captions/{arguments['seed']}/{first}")
+        labels = [
+            TARGET_COLOURS.index(marked) * len(DIRECTIONS) + DIRECTIONS.index(direction)
+            for marked, direction, _, _ in stories
+        ]
+        colours_N = torch.tensor([COLOURS.index(colour) for _, _, colour, _ in stories])
+        drawn = replace(
+            draw_scenes(torch.tensor(labels), generator),
+            mover_colour_NVC=jittered_colours(colours_N, generator)[:, None],
+            mover_shape_NV=torch.tensor([[SHAPES.index(shape)] for *_, shape in stories]),
+        )
+        for number, frames_THWC in enumerate(render(drawn, PIXELS).numpy(), first):
+            encode_clip(frames_THWC, staging / _name(number))
     with (staging / CAPTIONS).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("video", "split", "caption"))
@@ -84,24 +96,6 @@ def _write_all(staging: Path, arguments: dict[str, int]) -> None:
             for caption in captions_of(STORIES[story]):
                 writer.writerow((_name(number), split, caption))
     (staging / _ARGUMENTS).write_text(json.dumps(arguments) + "\n")
-
-
-def _write_chunk(
-    staging: Path, first: int, stories: list[tuple[str, str, str, str]], seed: int
-) -> None:
-    generator = seeded(f"motion-captions/{seed}/{first}")
-    labels = [
-        TARGET_COLOURS.index(marked) * len(DIRECTIONS) + DIRECTIONS.index(direction)
-        for marked, direction, _, _ in stories
-    ]
-    colours_N = torch.tensor([COLOURS.index(colour) for _, _, colour, _ in stories])
-    scenes = replace(
-        draw_scenes(torch.tensor(labels), generator),
-        mover_colour_NVC=jittered_colours(colours_N, generator)[:, None],
-        mover_shape_NV=torch.tensor([[SHAPES.index(shape)] for *_, shape in stories]),
-    )
-    for number, frames_THWC in enumerate(render(scenes, PIXELS).numpy(), first):
-        encode_clip(frames_THWC, staging / _name(number))
 
 
 def _name(number: int) -> str:

@@ -110,7 +110,10 @@ def draw_scenes(
     difficulty = difficulty or Difficulty()
     count, statics, movers = len(labels_N), difficulty.statics, difficulty.movers
     wanted_N, direction_N = labels_N // len(DIRECTIONS), labels_N % len(DIRECTIONS)
-    colours_NO = _colours_led_by(wanted_N, statics, generator)
+    # A random order of the class colours, each as often, led by the wanted one.
+    priority_NO = torch.rand(count, statics, generator=generator)
+    priority_NO[torch.arange(count), wanted_N] = -1.0
+    colours_NO = priority_NO.argsort(1) % len(TARGET_COLOURS)
     every, moving = count * statics, count * movers
     # The order of the draws is part of the demonstration set: what is new is drawn last.
     return Scenes(
@@ -201,13 +204,6 @@ def _square_coverage(centre_N2: Tensor, radius: float, pixels: int) -> Tensor:
 
 def _solid_shapes(count: int, generator: Generator) -> Tensor:
     return torch.tensor(_SOLID)[torch.randint(len(_SOLID), (count,), generator=generator)]
-
-
-def _colours_led_by(wanted_N: Tensor, statics: int, generator: Generator) -> Tensor:
-    """A random order of the class colours, each as often, led by the wanted one, [N, O]."""
-    priority_NO = torch.rand(len(wanted_N), statics, generator=generator)
-    priority_NO[torch.arange(len(wanted_N)), wanted_N] = -1.0
-    return priority_NO.argsort(1) % len(TARGET_COLOURS)
 
 
 def _static_centres(count: int, statics: int, generator: Generator) -> Tensor:
