@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stop_core.model.video_model import VideoModel
-from stop_core.runtime.devices import OutOfMemory, free_cached, within_memory
+from stop_core.runtime.devices import OutOfMemory, within_memory
 from stop_core.runtime.distributed import gather_rows, my_block, my_share
 from stop_core.runtime.read_ahead import Frames, read_ahead
 
@@ -76,7 +76,7 @@ def run_over(
                     parts.append(rows)
                     frames = frames[batch:]
                     continue
-                free_cached()
+                torch.cuda.empty_cache()  # its blocks may not fit the next allocation
                 if len(some) == 1:
                     raise OutOfMemory(
                         f"not even one clip of {frames.shape[1]} frames fits in the memory of a "

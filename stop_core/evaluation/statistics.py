@@ -79,20 +79,18 @@ class VideoScores:
         return _mean(np.stack(parts))
 
     def _of_fold(self, counts_RM: Floats, tests: NDArray[np.int64]) -> Floats:
-        groups = _grouped(tests, self.groups_M)
-        score_GRS = np.stack([self._of_group(counts_RM, videos) for videos in groups])
+        scores = []
+        for videos in _grouped(tests, self.groups_M):
+            counts = counts_RM if len(videos) == counts_RM.shape[1] else counts_RM[:, videos]
+            sums_RS = counts @ self.values_SM[:, videos].T
+            weights_R1 = (counts @ self.weights_M[videos])[:, None]
+            scores.append(np.full_like(sums_RS, np.nan))
+            np.divide(sums_RS, weights_R1, out=scores[-1], where=weights_R1 > 0)
+        score_GRS = np.stack(scores)
         if not self.harmonic:
             return _mean(score_GRS)
         with np.errstate(divide="ignore"):  # a share of 0 makes the harmonic mean 0
             return 1 / _mean(1 / score_GRS)
-
-    def _of_group(self, counts_RM: Floats, videos: NDArray[np.int64]) -> Floats:
-        counts = counts_RM if len(videos) == counts_RM.shape[1] else counts_RM[:, videos]
-        sums_RS = counts @ self.values_SM[:, videos].T
-        weights_R1 = (counts @ self.weights_M[videos])[:, None]
-        score_RS: Floats = np.full_like(sums_RS, np.nan)
-        np.divide(sums_RS, weights_R1, out=score_RS, where=weights_R1 > 0)
-        return score_RS
 
 
 def resampled_scores(

@@ -41,10 +41,6 @@ class StopModel(PromptedModel):
         """Returns a new prompting layer."""
         return PromptingLayer(self.tower.width, self.tower.grid, self.config)
 
-    def prompt(self, index: int, tokens: VideoTokens) -> BlockInput:
-        """Prompts the tokens that enter block `index`, one of the first `depth`."""
-        return self._prompt(index, tokens, None)
-
     @torch.no_grad()
     def trace(self, frames: Tensor) -> list[PromptTrace]:
         """Returns every symbol of the paper: one `PromptTrace` per prompted block, in order.
@@ -55,14 +51,15 @@ class StopModel(PromptedModel):
         self.eval()
         try:
             traces: list[PromptTrace] = []
-            self.encode_with(lambda index, tokens: self._prompt(index, tokens, traces), frames)
+            self.encode_with(lambda index, tokens: self.prompt(index, tokens, traces), frames)
             return traces
         finally:
             self.train(was_training)
 
-    def _prompt(
-        self, index: int, tokens: VideoTokens, traces: list[PromptTrace] | None
+    def prompt(
+        self, index: int, tokens: VideoTokens, traces: list[PromptTrace] | None = None
     ) -> BlockInput:
+        """Prompts the tokens that enter block `index`, one of the first `depth`; adds a trace."""
         config = self.config
         layer = cast(PromptingLayer, self.layer(index))
         tracing = traces is not None

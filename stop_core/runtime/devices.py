@@ -42,12 +42,6 @@ def within_memory(work: Callable[[], _T]) -> _T | None:
         raise
 
 
-def free_cached() -> None:
-    """Frees the memory that PyTorch caches, in blocks that may not fit the next allocation."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def autocast(config: ExperimentConfig, device: torch.device) -> torch.autocast:
     """Returns the autocast context of the model: bfloat16 with `precision` "bf16"."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")

@@ -11,13 +11,15 @@ MOST_FRAMES = 77
 
 @dataclass(frozen=True)
 class _Positive:
-    """Options whose numbers are positive and finite, but for `prompt_dropout`."""
+    """Options whose numbers are positive and finite; `prompt_dropout` is at least 0, below 1."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if is_number and name != "prompt_dropout" and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {value}")
+            if name == "prompt_dropout" and not 0 <= value < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,3 @@ class PublishedOptions(DglOptions):
     """Whether every block of both towers has an adapter in parallel to its MLP."""
     prompt_dropout: float = 0.5
     """Dropout of the pixel prompts."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.prompt_dropout < 1:
-            raise ValueError(
-                f"prompt_dropout must be at least 0 and below 1, got {self.prompt_dropout}"
-            )

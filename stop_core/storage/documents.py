@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,17 +57,10 @@ Name = Annotated[str, Predicate(is_the_name_of_a_file)]
 Finite = Annotated[float, Predicate(is_finite)]
 
 
-class _AsWritten:
-    """A number that stays an int or a float, so that reading and writing keeps its bytes."""
-
-    def __get_pydantic_core_schema__(self, source: object, handler: object) -> Any:
-        from pydantic_core import core_schema
-
-        kinds = core_schema.int_schema(strict=True), core_schema.float_schema(strict=True)
-        return core_schema.union_schema(list(kinds))
-
-
-Number = Annotated[float, _AsWritten()]
+if TYPE_CHECKING:
+    Number = float
+else:
+    Number = int | float  # stays what it is, so that reading and writing keeps its bytes
 
 
 def read_text(path: StoragePath, most: int = MOST_JSON) -> str:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from stop_core.runtime.devices import free_cached, within_memory
+from stop_core.runtime.devices import within_memory
 from stop_core.training.objectives import Objective
 
 Seed = Callable[[int], None]
@@ -98,6 +98,6 @@ def largest_that_fits(objective: Objective, frames: Tensor, epoch: int) -> int:
 
     count = len(frames) // 2
     while count and not fits(frames[:count]):
-        free_cached()  # after the error and the tensors of the attempt are gone
+        torch.cuda.empty_cache()  # after the error and the tensors of the attempt are gone
         count //= 2
     return count

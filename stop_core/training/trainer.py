@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stop_core.evaluation.run_over import Clips, device_of
 from stop_core.model.video_model import VideoModel
-from stop_core.runtime.devices import OutOfMemory, free_cached, within_memory
+from stop_core.runtime.devices import OutOfMemory, within_memory
 from stop_core.runtime.distributed import my_block, my_share, rank, sum_in_place, sum_over_processes
 from stop_core.runtime.gradient_sum import GradientSum
 from stop_core.runtime.read_ahead import read_ahead
@@ -182,7 +182,7 @@ class Trainer:
 
     def _out_of_memory(self, frames: Tensor, epoch: int) -> OutOfMemory:
         self.optimizer.zero_grad(set_to_none=True)
-        free_cached()
+        torch.cuda.empty_cache()
         tried = min(self.micro_batch or len(frames), len(frames))
         fits = largest_that_fits(self.objective, frames[:tried], epoch)
         if not fits:

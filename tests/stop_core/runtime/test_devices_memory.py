@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from stop_core.runtime.devices import free_cached, within_memory
+from stop_core.runtime.devices import within_memory
 
 
 def _raise(problem: BaseException) -> None:
@@ -41,14 +41,3 @@ def test_tensors_are_released_after_an_out_of_memory_error() -> None:
     assert within_memory(work) is None
     gc.collect()
     assert seen[0]() is None
-
-
-@pytest.mark.parametrize("has_gpu", [True, False])
-def test_cached_blocks_are_given_back_where_there_is_a_gpu(
-    has_gpu: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[int] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append(1))
-    free_cached()
-    assert len(calls) == has_gpu
