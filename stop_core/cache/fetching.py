@@ -51,11 +51,8 @@ _PATIENCE = 300.0
 class LocalShards:
     """The shards of a cache as local files: its own, or copies.
 
-    Args:
-        cache: the cache's folder or URI.
-        manifest: of the cache.
-        limit: bytes of all copies on this machine. With it, shards of a folder are copied too. By
-            default, copies of objects can fill most of the free disk.
+    `limit` is the bytes of all copies on this machine. With it, shards of a folder are copied too.
+    By default, copies of objects can fill most of the free disk.
     """
 
     def __init__(self, cache: StoragePath, manifest: Manifest, limit: int | None = None) -> None:

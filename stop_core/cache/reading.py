@@ -41,13 +41,8 @@ WHOLE = View()
 class FrameCache:
     """A finished cache, local or on an object store. Cheap to open and to pickle.
 
-    Args:
-        path: the cache's folder or URI; shards at a URI are fetched when they are needed.
-        limit: bytes of all copies of shards on this machine (`LocalShards`).
-
-    Raises:
-        FileNotFoundError: if there is no cache at `path`.
-        ValueError: if it is unfinished.
+    Shards at a URI are fetched when they are needed; `limit` is the bytes of all copies of shards
+    on this machine. Raises FileNotFoundError if there is no cache; ValueError if it is unfinished.
     """
 
     def __init__(self, path: StoragePath | str, limit: int | None = None) -> None:
@@ -143,15 +138,9 @@ class CachedClips:
     def read(self, indices: Sequence[int], view: View = WHOLE, out: Tensor | None = None) -> Tensor:
         """Returns the frames of the clips at `indices`, [B, T, S, S, 3] uint8, in that order.
 
-        Args:
-            indices: clip numbers; repetitions are allowed.
-            view: the frames and pixels to read (default: all frames, their centre).
-            out: a contiguous tensor of that shape to read into, for example a pinned one.
-
-        Raises:
-            IndexError: if an index is below 0, or N or above.
-            ValueError: if a shard does not have the layout of the format, or the view needs more
-                than is cached.
+        By default, all frames are read, their centre. `out` is a contiguous tensor to read into,
+        for example a pinned one. Raises IndexError if there is no such clip; ValueError if a shard
+        does not have the layout of the format, or the view needs more than is cached.
         """
         import torch
 

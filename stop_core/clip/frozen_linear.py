@@ -66,14 +66,12 @@ class _Packed(torch.autograd.Function):
 
 
 def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return out
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], ""))
 
 
 @torch.no_grad()
 def _pack(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TYPICAL_ROWS)
-    return packed
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TYPICAL_ROWS))
 
 
 @cache

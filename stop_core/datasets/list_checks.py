@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ftfy
 import regex
@@ -81,8 +81,7 @@ def one_sided(classes: Mapping[str, Collection[str]]) -> list[str]:
 def published_counts(dataset: str, fold: int) -> dict[str, Any]:
     """Returns the published counts of a fold by name; empty if none is known."""
     entries = yaml.safe_load(PUBLISHED_COUNTS.read_text(encoding="utf-8")).get(dataset, [{}])
-    counts: dict[str, Any] = entries[min(fold, len(entries)) - 1]
-    return counts
+    return cast(dict[str, Any], entries[min(fold, len(entries)) - 1])
 
 
 def _other_counts(dataset: str, fold: int, clips: Sequence[Clip]) -> list[str]:

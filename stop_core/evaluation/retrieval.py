@@ -35,11 +35,9 @@ def retrieval_ranks(
 ) -> dict[str, Tensor]:
     """Returns the ranks of the texts' videos, "t2v" [N], and of the videos' texts, "v2t" [M].
 
-    Ties count against the model: see `text_to_video_ranks` and `video_to_text_ranks`;
-    `rank_metrics` summarises the ranks. A table must mark results with `rerank`. "dsl" uses all
-    test queries at once (it is transductive) and assumes that they describe each video about
-    equally often, so it does not apply to queries that are answered one by one. "qb-norm" uses
-    training captions.
+    Ties count against the model: see `text_to_video_ranks` and `video_to_text_ranks`. A table must
+    mark results with `rerank`. "dsl" uses all test queries at once (it is transductive) and assumes
+    that they describe each video about equally often, so it does not apply to single queries.
 
     The ranks differ from CLIP4Clip's `compute_metrics`, which searches the true similarity in the
     sorted row and so counts a query once per candidate tied with the answer, the first time at the

@@ -84,17 +84,11 @@ def explain(
     times_T: NDArray[np.float32] | None = None,
     truth: str | None = None,
 ) -> Explanation:
-    """Traces a model, such as STOP, on one clip; the other arguments are fields of the result.
+    """Traces a model, such as STOP, on one clip, the model's input as uint8.
 
-    Args:
-        model: the model.
-        config: its settings.
-        frames_TSSC: the input of the model, uint8.
-        block: number of the prompted block, from 1; default: the last one.
-        pictures_THWC: default: `frames_TSSC`.
-
-    Raises:
-        ValueError: if the model has no such prompts, or no such block.
+    `block` is the number of the prompted block, from 1, by default the last one. Other arguments
+    are fields of the result; the default of `pictures_THWC` is the input. Raises ValueError if the
+    model has no such prompts, or no such block.
     """
     if not isinstance(model, Traceable):
         raise ValueError(

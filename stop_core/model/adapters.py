@@ -37,8 +37,7 @@ class ConvAdapter(nn.Module):
     def forward(self, h_BTPD: Tensor) -> Tensor:
         """Returns the adapted patch tokens, [B, T, P, D]."""
         volume = self.conv(to_volume(self.down(h_BTPD), self.grid))
-        adapted: Tensor = h_BTPD + self.up(to_tokens(volume))
-        return adapted
+        return cast(Tensor, h_BTPD + self.up(to_tokens(volume)))
 
 
 class StAdapter(VideoModel):
@@ -81,8 +80,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        out: Tensor = self.up(F.gelu(self.down(tokens)))
-        return out
+        return cast(Tensor, self.up(F.gelu(self.down(tokens))))
 
 
 class Aim(VideoModel):

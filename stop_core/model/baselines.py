@@ -4,6 +4,8 @@ Shapes: B videos, T frames, P patches per frame, D channels of the tower, E of t
 N classes, S static prompts per block.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,8 +45,7 @@ class LinearProbe(FramePooledModel):
         del text_embeddings
         features_BE = self.encode_frames(frames).mean(1)
         # The channels of an L2-normalised embedding are small; rescale them to unit variance.
-        logits: Tensor = self.classifier(F.layer_norm(features_BE, features_BE.shape[-1:]))
-        return logits
+        return cast(Tensor, self.classifier(F.layer_norm(features_BE, features_BE.shape[-1:])))
 
 
 class StaticPrompts(VideoModel):

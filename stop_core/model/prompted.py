@@ -6,7 +6,7 @@ the tower, E of the joint space.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +88,7 @@ class PromptedModel(VideoModel, ABC):
 
     def prompt(self, index: int, tokens: VideoTokens) -> BlockInput:
         """Prompts the tokens that enter block `index`, one of the first `depth`."""
-        given: BlockInput = self.layer(index)(tokens)
-        return given
+        return cast(BlockInput, self.layer(index)(tokens))
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""

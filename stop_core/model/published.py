@@ -83,8 +83,7 @@ class ParallelAdapter(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        out: Tensor = _ADAPTER_SCALE * self.layers(tokens)
-        return out
+        return cast(Tensor, _ADAPTER_SCALE * self.layers(tokens))
 
     def attach(self, norm: nn.Module, block: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
         """Adds the output for the input of `norm` to the output of `block`; returns the hooks."""

@@ -12,6 +12,7 @@ Shapes: B videos, T frames, P patches per frame, D channels of the tower, W hidd
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -79,13 +80,11 @@ class SpatialPrompter(nn.Module):
         """Returns P^s without its last linear map and the dropout, from norm(h) after `down`."""
         hidden_BTPW = self.conv_in_time(hidden_BTPW, self.grid).relu()
         features_BTPW = to_tokens(self.conv_in_space(to_volume(hidden_BTPW, self.grid)))
-        out: Tensor = self.mix(features_BTPW).relu()
-        return out
+        return cast(Tensor, self.mix(features_BTPW).relu())
 
     def prompts(self, features_BTPW: Tensor) -> Tensor:
         """Returns p^s of all patches, [B, T, P, D], from the `features`."""
-        prompts_BTPD: Tensor = self.dropout(self.up(features_BTPW))
-        return prompts_BTPD
+        return cast(Tensor, self.dropout(self.up(features_BTPW)))
 
 
 class SpatialPrompting(nn.Module):

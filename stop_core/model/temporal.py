@@ -10,6 +10,7 @@ W hidden channels.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -94,8 +95,7 @@ class TemporalPrompter(nn.Module):
         gathered_BTKW = share_BTPK.transpose(2, 3) @ features_BTPW
         change_BTK1 = change_BT[..., None, None].expand(*gathered_BTKW.shape[:3], 1)
         prompts_BTKD = self.up(torch.cat([gathered_BTKW, change_BTK1], dim=-1)) + self.slot_bias
-        out: Tensor = self.dropout(prompts_BTKD)
-        return out
+        return cast(Tensor, self.dropout(prompts_BTKD))
 
 
 class TemporalPrompting(nn.Module):

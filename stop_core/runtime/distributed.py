@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -100,8 +100,7 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
     # A process without rows may have no tensor that requires a gradient, and still has to take part
     # in backward: the anchor ensures it.
     anchor = torch.empty(0, device=rows.device, requires_grad=True)
-    gathered: Tensor = _Gather.apply(rows, anchor)
-    return gathered
+    return cast(Tensor, _Gather.apply(rows, anchor))
 
 
 # torch.distributed.nn.functional.all_gather is deprecated and requires equal numbers of rows.

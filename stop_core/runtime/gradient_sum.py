@@ -17,15 +17,13 @@ BUCKET_BYTES = 25 * 2**20
 class GradientSum:
     """Replaces every gradient by its sum over the processes.
 
-    A context around the last backward pass of a step: it sends a bucket of gradients as soon as
-    they are complete. `finish` sends the rest, and waits for all.
+    A context around the last backward pass of a step, which sends a bucket of gradients as soon as
+    they are complete; the pass may contain collective operations (`gather_with_gradient`) if all of
+    these gradients follow from them. `finish` sends the rest, and waits for all.
 
     DistributedDataParallel does the same for one forward pass of one module. Here a step can have
     several (videos and texts, gradient caching), or none if a process has no clips. DDP also
     rebuilds its buckets after the first step, so that a resumed training would round differently.
-
-    The backward pass may contain collective operations (`gather_with_gradient`) if all of these
-    gradients follow from them, since a process without clips sends its zeros afterwards.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:

@@ -61,17 +61,14 @@ def read_ahead(
 ) -> Generator[Tensor, None, None]:
     """Yields the frames of each batch of clip numbers, uint8 [B, T, S, S, 3] on `device`.
 
-    As many threads as the process has compute threads, and at least four, share the clips of the
-    next `AHEAD` batches. For a GPU they read into pinned memory and copy on a separate stream, so
-    that a batch is on the device when the caller asks for it. The host holds at most `AHEAD` + 1
-    batches: without a GPU, the memory of a batch is reused when the caller asks for the next one.
+    Threads share the clips of the next `AHEAD` batches. For a GPU they read into pinned memory and
+    copy on a separate stream. Without a GPU, the memory of a batch is reused when the caller asks
+    for the next one. An exception of `clips.read` is raised when its batch is due. The threads end
+    with the iterator: close it if it is not exhausted.
 
     If the clips have a `source`, it fetches the files of the batches meanwhile. `of_rank` returns
     the batches of any rank; with it, the processes of a machine fetch files together, and all
     processes must iterate (a collective operation).
-
-    An exception of `clips.read` is raised when its batch is due. The threads end with the iterator:
-    close it if it is not exhausted.
     """
     threads = min(max(4, torch.get_num_threads()), 16)  # some wait for the disk
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -121,8 +121,7 @@ def compose_yaml(text: str) -> yaml.Node | None:
     if len(text) > MOST_YAML:
         raise ValueError(f"it has {len(text):,} characters, and at most {MOST_YAML:,} are read")
     with _yaml_errors():
-        node: yaml.Node | None = _BoundedLoader(text).get_single_node()
-        return node
+        return cast(yaml.Node | None, _BoundedLoader(text).get_single_node())
 
 
 @contextmanager
@@ -184,8 +183,7 @@ def build(kind: type[_T], value: Any, where: object = "") -> _T:
         # As JSON, where a tuple is a list.
         text = json.dumps(value)
         adapter = _adapter(kind)  # type: ignore[arg-type]  # a class is hashable
-        made: _T = adapter.validate_json(text, strict=True, extra="forbid")
-        return made
+        return cast(_T, adapter.validate_json(text, strict=True, extra="forbid"))
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
         field = shown_text(".".join(map(str, first["loc"]))) if first["loc"] else "the whole"
@@ -224,14 +222,8 @@ def read_batches(
     A few bytes of a file can expand to gigabytes: compressed or repeated values, or a long text in
     a dictionary. So sizes are checked in the footer before the file is read, and in memory
     afterwards. A footer that understates them costs one page, which Parquet limits to 2 GiB. Raises
-    ValueError if the file is damaged, has other columns, types or rows, or is too large.
-
-    Args:
-        path: the file.
-        schema: the columns to read, with the types that they must have.
-        rows: the number of rows that the file must have; default: any number.
-        most: maximum bytes of all batches together in memory.
-        at_once: maximum rows of a batch.
+    ValueError if the file is damaged, has other columns, types or number of rows, or expands to
+    more than `most` bytes. A batch has at most `at_once` rows.
     """
     try:
         with pq.ParquetFile(require_file(path), pre_buffer=False) as file:

@@ -9,7 +9,7 @@ Shapes: B videos, T frames of S x S pixels, C classes, E channels of the joint t
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,7 @@ class _Program(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         if self.text_CE is None:
             return self.model.encode_video(frames)
-        logits_BC: Tensor = self.model(frames, self.text_CE)
-        return logits_BC
+        return cast(Tensor, self.model(frames, self.text_CE))
 
 
 @torch.no_grad()

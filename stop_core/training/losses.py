@@ -19,15 +19,13 @@ def recognition_loss(
 ) -> Tensor:
     """Returns this share's part of the mean cross-entropy over a batch of `total` clips.
 
+    Raises ValueError if the shapes do not fit, or the share is larger than the batch.
+
     Args:
         logits_BN: of the clips of this share, [B, N]; B can be 0.
         targets: their true classes, [B], or the probabilities of all classes, [B, N].
-        total: number of clips of the whole batch. Division by the size of the share would give the
-            clips of a small share a larger weight.
+        total: number of clips of the whole batch.
         smoothing: probability of the target that is spread evenly over all classes.
-
-    Raises:
-        ValueError: if the shapes do not fit, or the share is larger than the batch.
     """
     if logits_BN.ndim != 2 or targets.shape not in (logits_BN.shape[:1], logits_BN.shape):
         raise ValueError(
@@ -59,6 +57,8 @@ def contrastive_loss(
     A collective operation, forward and backward: every process calls it, and then `backward()` on
     the result, even if its share is empty ([0, D] tensors).
 
+    Raises ValueError if the shapes do not fit, here or between processes, or no process has a row.
+
     Args:
         video_BD: embeddings of unit length, [B, D]; B can be 0 and differ between processes.
         text_BD: those of the texts, [B, D].
@@ -69,9 +69,6 @@ def contrastive_loss(
             2020). Default: each row is its own only positive.
         positives: instead of ids, the positives of each video among the texts of all processes,
             and of each text among the videos, bool [B, G] each, in the order of the ranks.
-
-    Raises:
-        ValueError: if the shapes do not fit, here or between processes, or no process has a row.
     """
     if video_BD.ndim != 2 or text_BD.shape != video_BD.shape:
         raise ValueError(

@@ -8,7 +8,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -243,8 +243,7 @@ class Retrieval(Objective):
     def _is_described(self, keys: Tensor) -> Tensor:
         """Does the same as `torch.isin`, for which the host waits for a GPU."""
         place = torch.searchsorted(self._described, keys).clamp(max=len(self._described) - 1)
-        is_described: Tensor = self._described[place] == keys
-        return is_described
+        return cast(Tensor, self._described[place] == keys)
 
     def _key(self, video: _Number, text: _Number) -> _Number:
         """Returns a number that identifies a video together with a text."""

@@ -65,7 +65,7 @@ class Trainer:
     Args:
         model: its trainable tensors are optimised.
         config: settings of the training.
-        clips: the training split; with `captions` every, its pairs of a clip and a caption.
+        clips: the training split, or its pairs of a clip and a caption.
         objective: computes the loss.
         shown: returns the clips to read in an epoch, counted from 0; default: `clips`.
         micro_batch: number of clips that a process embeds at a time; None: its share of a batch.
