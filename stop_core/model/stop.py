@@ -20,15 +20,6 @@ from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.stop import StopConfig
 
 
-class PromptingLayer(nn.Module):
-    """The spatial and temporal prompting at the input of one block."""
-
-    def __init__(self, width: int, grid: tuple[int, int], config: StopConfig) -> None:
-        super().__init__()
-        self.spatial = SpatialPrompting(width, grid, config)
-        self.temporal = TemporalPrompting(width, grid, config)
-
-
 class StopModel(PromptedModel):
     """Integrated spatial-temporal dynamic prompting of a frozen CLIP.
 
@@ -37,9 +28,11 @@ class StopModel(PromptedModel):
     Raises ValueError if `config` does not fit the tower.
     """
 
-    def make_layer(self) -> PromptingLayer:
-        """Returns a new prompting layer."""
-        return PromptingLayer(self.tower.width, self.tower.grid, self.config)
+    def make_layer(self) -> nn.ModuleDict:
+        """Returns the spatial and temporal prompting at the input of one block."""
+        sizes = self.tower.width, self.tower.grid, self.config
+        parts = {"spatial": SpatialPrompting(*sizes), "temporal": TemporalPrompting(*sizes)}
+        return nn.ModuleDict(parts)
 
     @torch.no_grad()
     def trace(self, frames: Tensor) -> list[PromptTrace]:
@@ -61,19 +54,19 @@ class StopModel(PromptedModel):
     ) -> BlockInput:
         """Prompts the tokens that enter block `index`, one of the first `depth`; adds a trace."""
         config = self.config
-        layer = cast(PromptingLayer, self.layer(index))
+        layer = cast(nn.ModuleDict, self.layer(index))
         tracing = traces is not None
         prompted, r = tokens, None
         # Prompting that is turned off (n_s = 0, eta = 0) is computed only for a trace.
         has_temporal = config.eta > 0 and tokens.frames > 1
         if config.n_s or tracing:
             attend = partial(self.tower.cls_attention, index, tokens.cls, tokens.h)
-            spatial: SpatialPrompts = layer.spatial(tokens, attend, every_prompt=tracing)
+            spatial: SpatialPrompts = layer["spatial"](tokens, attend, every_prompt=tracing)
             prompted, r = spatial.tokens, spatial.r
         sequence = prompted.packed
         if has_temporal or tracing:
             source = prompted if config.difference == "prompted" else tokens
-            temporal: TemporalPrompts = layer.temporal(source, r)
+            temporal: TemporalPrompts = layer["temporal"](source, r)
         if traces is not None:
             traces.append(PromptTrace.of(tokens.h, spatial, temporal))
         if not has_temporal:
