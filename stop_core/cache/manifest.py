@@ -88,12 +88,7 @@ class Manifest:
 
     @classmethod
     def load(cls, cache: StoragePath) -> "Manifest":
-        """Reads the manifest of a finished cache.
-
-        Raises:
-            FileNotFoundError: if there is no cache.
-            ValueError: if the cache is unfinished or cannot be read.
-        """
+        """Reads the manifest; FileNotFoundError without a cache, ValueError if it is unfinished."""
         if not (cache / MANIFEST).is_file():
             _refuse_unfinished(cache)
         path = cache / MANIFEST

@@ -144,9 +144,8 @@ def _stamp(path: StoragePath) -> Stamp | None:
 def begin_retry(cache: StoragePath, records: Sequence[ShardRecord]) -> None:
     """Writes the hashes of the records that have retriable clips to `retry.json`, unless it exists.
 
-    A retry changes the record, even if every clip fails again. So until the manifest is written
-    and the file removed, no clip is retried twice, after an interruption or when Ray repeats a
-    task.
+    A retry changes the record, even if every clip fails again. So until the manifest is written, no
+    clip is retried twice, after an interruption or when Ray repeats a task.
     """
     hashes = {r.name: hash_json(asdict(r)) for r in records if r.has_retriable}
     if hashes and not (cache / RETRY).is_file():

@@ -85,9 +85,8 @@ class ClipSource:
 def find_source(name: str, pretrained: str | None) -> ClipSource:
     """Returns the CLIP of a tower's name and `pretrained`. Only "hf-hub:" needs the network.
 
-    Raises:
-        ValueError: if there is no such tower or no such weights, if a file does not determine its
-            settings, or if they need another resizing than that of the frame cache.
+    Raises ValueError if there is no such tower or no such weights, if a file does not determine its
+    settings, or if they need another resizing than that of the frame cache.
     """
     find = _unlisted if name.startswith((HUB, FOLDER)) else _listed
     source = find(name, pretrained)

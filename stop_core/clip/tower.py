@@ -137,7 +137,7 @@ class FrozenTower(ImageTower):
         h_XND = h_BTPD.flatten(1, 2) if cls_BCD.shape[1] == 1 else h_BTPD.flatten(0, 1)
         scores_BTPH = torch.bmm(h_XND.float(), query_XDH).view(*h_BTPD.shape[:3], self.heads)
         deviation_BTP1 = (variance_BTP1 + block.eps_1).rsqrt()
-        return cast(Tensor, (scores_BTPH * deviation_BTP1).softmax(2).mean(-1))
+        return (scores_BTPH * deviation_BTP1).softmax(2).mean(-1)
 
     def run_block(
         self,

@@ -9,6 +9,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,5 +92,5 @@ def errors_page(
         sheet.save(stored, format="PNG")
         drawn.append((one, f"data:image/png;base64,{base64.b64encode(stored.getvalue()).decode()}"))
     wrong = sum(len(one.rows) for one in found)
-    values = {"title": title, "clips": clips, "wrong": wrong, "found": found, "sheets": drawn}
-    return rendered(_TEMPLATE, html.escape, **values)
+    values: dict[str, Any] = {"title": title, "clips": clips, "wrong": wrong, "found": found}
+    return rendered(_TEMPLATE, html.escape, **values, sheets=drawn)

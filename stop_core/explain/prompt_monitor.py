@@ -30,10 +30,7 @@ class PromptStats:
     """int16: the temporal prompts in each of the T - 1 gaps (N_t)."""
 
     def metrics(self, most: int, before: "PromptStats | None") -> dict[str, float]:
-        """Returns metrics named `prompts/...`, as far as the clips have gaps and regions.
-
-        `most` is K, the largest number of prompts in a gap; `before` is of an earlier epoch.
-        """
+        """Returns metrics named `prompts/...`; `most` is K, and `before` is of an earlier epoch."""
         metrics: dict[str, float] = {}
         if self.counts_CLG.numel():
             counts = self.counts_CLG.double()

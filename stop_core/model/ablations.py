@@ -119,13 +119,13 @@ class _StaticLayer(nn.Module):
 
     def forward(self, tokens: VideoTokens) -> BlockInput:
         batch, frames = tokens.h.shape[:2]
-        attention = self.config.attention
         if self.spatial is not None:
             tokens = tokens.with_h(self.spatial(tokens.h))
         sequence = tokens.packed
         if self.temporal is None or frames == 1:
             return BlockInput(sequence)
-        return BlockInput(sequence, *pack_prompts(*self.temporal(batch, frames - 1), attention))
+        p_t, presence = self.temporal(batch, frames - 1)
+        return BlockInput(sequence, *pack_prompts(p_t, presence, self.config.attention))
 
 
 class _TemporalWithStaticLayer(nn.Module):

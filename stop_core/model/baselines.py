@@ -21,10 +21,7 @@ class ZeroShot(FramePooledModel):
 
 
 class LinearProbe(FramePooledModel):
-    """A linear classifier on the frozen, averaged frame features (Radford et al., ICML 2021).
-
-    The logits are those of the classifier; the texts are not used.
-    """
+    """A linear classifier on frozen, averaged frame features (Radford et al., ICML 2021)."""
 
     not_compiled = "only one linear map is trained"
 
@@ -49,10 +46,7 @@ class LinearProbe(FramePooledModel):
 
 
 class StaticPrompts(VideoModel):
-    """Visual prompt tuning (VPT-deep, Jia et al., ECCV 2022): the same prompts for every video.
-
-    `prompts` learned tokens at the input of every block replace those of the previous block.
-    """
+    """VPT-deep (Jia et al., ECCV 2022): the tokens of each block replace those before it."""
 
     deep = True
 

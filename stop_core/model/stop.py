@@ -36,10 +36,7 @@ class StopModel(PromptedModel):
 
     @torch.no_grad()
     def trace(self, frames: Tensor) -> list[PromptTrace]:
-        """Returns every symbol of the paper: one `PromptTrace` per prompted block, in order.
-
-        Computed in evaluation mode (without dropout), whatever mode the model is in.
-        """
+        """Returns every symbol of the paper, a trace per prompted block, in evaluation mode."""
         was_training = self.training
         self.eval()
         try:

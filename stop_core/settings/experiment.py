@@ -248,10 +248,7 @@ def _own_types() -> dict[str, Any]:
 
 
 def refuse_unlisted_tower(tower: str | None, origin: str) -> None:
-    """Raises ValueError if a file names a tower from a repository or a folder.
-
-    A file may come from anyone, so only the user can name such a tower.
-    """
+    """Raises ValueError for a tower from a repository or a folder, which only the user can name."""
     if tower is not None and tower.startswith(UNLISTED):
         raise ValueError(
             f"{origin} names the tower {tower}, which open_clip does not list; if you trust it, "

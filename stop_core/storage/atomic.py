@@ -81,10 +81,7 @@ def appearing_folder(path: StoragePath, *, lasting: bool = True) -> Iterator[Pat
 
 @contextmanager
 def fetched_folder(path: StoragePath) -> Iterator[Path]:
-    """Yields a local folder with the files of `path`: itself, or a copy that is removed afterwards.
-
-    Raises ValueError if the name of an object cannot be the name of a file.
-    """
+    """Yields `path` if it is local, else a copy that is then removed; ValueError for bad names."""
     if isinstance(path, Path):
         yield path
         return

@@ -121,7 +121,7 @@ def compose_yaml(text: str) -> yaml.Node | None:
     if len(text) > MOST_YAML:
         raise ValueError(f"it has {len(text):,} characters, and at most {MOST_YAML:,} are read")
     with _yaml_errors():
-        return cast(yaml.Node | None, _BoundedLoader(text).get_single_node())
+        return _BoundedLoader(text).get_single_node()
 
 
 @contextmanager

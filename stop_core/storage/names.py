@@ -48,20 +48,23 @@ def is_the_name_of_a_file(name: str) -> bool:
 
 
 def inside(folder: P, path: str) -> P:
-    """Returns `folder / path`, which is guaranteed to be below `folder`.
-
-    Raises ValueError as `check_path`; and if a part of the path is a link that leads out of it.
-    """
+    """Returns `folder / path`; ValueError as `check_path`, or for a link that leads out of it."""
     joined = folder / check_path(path, folder)
-    parts = [joined, *joined.parents][: path.count("/") + 1] if isinstance(joined, Path) else []
-    if isinstance(folder, Path) and any(part.is_symlink() for part in parts):
+    if isinstance(joined, Path):
+        _refuse_links(joined, path)
+    return joined
+
+
+def _refuse_links(joined: Path, path: str) -> None:
+    parts = [joined, *joined.parents]
+    folder = parts[path.count("/") + 1]
+    if any(part.is_symlink() for part in parts[: path.count("/") + 1]):
         target = joined.resolve()
         if not target.is_relative_to(folder.resolve()):
             raise ValueError(
                 f"{joined} is a link, or is behind one, that leads out of {folder} to {target}: "
                 "remove the link, or give the folder that it leads to"
             )
-    return joined
 
 
 def create(path: Path) -> None:

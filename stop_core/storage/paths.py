@@ -247,10 +247,7 @@ class HubAddress:
 
 
 def storage_path(text: str | StoragePath) -> StoragePath:
-    """Returns the path for a user's path or URI.
-
-    Raises ValueError if it is a URI of another scheme, or contains credentials.
-    """
+    """Returns the path for a user's path or URI; ValueError for other schemes, or credentials."""
     if not isinstance(text, str):
         return text
     scheme, separator, rest = text.partition("://")
@@ -286,10 +283,7 @@ def matches(folder: StoragePath, pattern: str) -> list[StoragePath]:
 
 @contextmanager
 def local_file(path: StoragePath) -> Iterator[Path]:
-    """Yields a local file with the bytes of `path`: itself, or a copy that is removed afterwards.
-
-    Raises OSError if the object is missing or cannot be fetched.
-    """
+    """Yields `path` if it is local, else a copy that is removed afterwards; OSError without one."""
     if isinstance(path, Path):
         yield path
         return

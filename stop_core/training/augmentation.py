@@ -41,10 +41,8 @@ def augment(
 
 
 def _operations(strength: float, edge: int) -> tuple[_Operation, ...]:
-    """Returns the operations of RandAugment (Cubuk et al., NeurIPS 2020) at a strength up to 1.
-
-    They are those of torchvision's `RandAugment`, which takes no generator, with a direction.
-    """
+    """Returns the operations of RandAugment (Cubuk et al., NeurIPS 2020) at a strength up to 1."""
+    # Those of torchvision's `RandAugment`, which takes no generator; 1 and -1 are their directions.
 
     def shear(x: float, y: float) -> _Operation:
         return lambda f, sign: F.affine(f, 0, [0, 0], 1.0, [sign * x, sign * y], center=[0, 0])

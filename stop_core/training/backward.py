@@ -84,10 +84,7 @@ def backward(
 
 
 def largest_that_fits(objective: Objective, frames: Tensor, epoch: int) -> int:
-    """Returns how many of these clips, halved until they fit, can be trained on; 0 for none.
-
-    No collective operation, since the other processes can be at another step.
-    """
+    """Returns how many of these clips, halved until they fit, can be trained on; not collective."""
 
     def fits(part: Tensor) -> bool:
         def work() -> bool:

@@ -66,9 +66,10 @@ class Checkpoint:
             check_sums(directory, _FILES)
             progress = read_progress(directory)
             origin = read_origin(directory)
-            parts = [load_file(require_file(directory / name)) for name in _TENSORS]
-        *prompts, optimizer = parts
-        return cls(progress, origin, *prompts, _optimizer_state(optimizer, param_groups))
+            parts = (load_file(require_file(directory / name)) for name in _TENSORS)
+            prompts, best, average, behaviour, optimizer = parts
+        state = _optimizer_state(optimizer, param_groups)
+        return cls(progress, origin, prompts, best, average, behaviour, state)
 
 
 def check_whole(directory: Path) -> None:

@@ -150,10 +150,7 @@ class Recognition(Objective):
 
 
 class BaseToNovel(Recognition):
-    """Training on the base classes; evaluation of each half of the classes among its own.
-
-    `base` are the labels of the base classes, sorted, in the order of `texts`.
-    """
+    """Training on the base classes, whose sorted labels are `base`; evaluation of each half."""
 
     chosen_by = "base_top1"
 
@@ -264,10 +261,7 @@ class Retrieval(Objective):
 def make_objective(
     model: VideoModel, config: ExperimentConfig, manifest: Manifest, splits: dict[str, Clips]
 ) -> Objective:
-    """Returns the objective of the task; ValueError if two classes have the same token ids.
-
-    `splits` has the clips of "train" and of the splits to evaluate.
-    """
+    """Returns the objective of the task; ValueError if two classes have the same token ids."""
     clips = splits["train"]
     if manifest.task == "retrieval":
         others = [part for name, part in splits.items() if name != "train"]

@@ -163,10 +163,8 @@ def render(scenes: Scenes, pixels: int) -> Tensor:
 
 
 def _static_layer(scenes: Scenes, pixels: int) -> tuple[Tensor, Tensor]:
-    """Returns all static objects on black, [N, C, H, W], and its transparency, [N, H, W].
-
-    Drawn once and laid over every frame: over the movers, so that the mark is never hidden.
-    """
+    """Returns all static objects on black, [N, C, H, W], and its transparency, [N, H, W]."""
+    # Drawn once and laid over every frame: over the movers, so that the mark is never hidden.
     count = len(scenes.labels_N)
     layer_NCHW, gaps_NHW = torch.zeros(count, 3, pixels, pixels), torch.ones(count, pixels, pixels)
     parts = []

@@ -86,10 +86,8 @@ def paint(image: Tensor, coverage_HW: Tensor, colour_C: Tensor) -> Tensor:
 
 
 def quiet_background(count: int, pixels: int, generator: Generator) -> Tensor:
-    """Dim, nearly grey canvases with a faint texture at two scales, [N, C, H, W].
-
-    Quiet on purpose: over loud backgrounds a tower of this size never learned position.
-    """
+    """Dim, nearly grey canvases with a faint texture at two scales, [N, C, H, W]."""
+    # Quiet on purpose: over loud backgrounds a tower of this size never learned position.
     _check_pixels(pixels)
     grey = 0.12 + 0.4 * torch.rand(count, 1, 1, 1, generator=generator)
     tint = 0.06 * (torch.rand(count, 3, 1, 1, generator=generator) - 0.5)
