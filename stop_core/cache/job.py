@@ -52,13 +52,9 @@ from stop_core.storage.names import inside
 from stop_core.storage.paths import StoragePath, local_file
 
 _CONNECTIONS = 16
+_KINDS = {"attempts": pa.int32()}
 _FAILURES = pa.schema(
-    [
-        pa.field(
-            field.name, pa.int32() if field.name == "attempts" else pa.string(), nullable=False
-        )
-        for field in fields(Failure)
-    ]
+    [pa.field(f.name, _KINDS.get(f.name, pa.string()), nullable=False) for f in fields(Failure)]
 )
 
 
