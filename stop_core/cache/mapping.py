@@ -100,7 +100,7 @@ def _advise(data: NDArray[np.uint8], *, may_be_in_memory: bool) -> None:
 
 
 def _map(path: Path) -> NDArray[np.uint8]:
-    """Returns the mapped bytes of a file; Python's `mmap` would need one of 1,024 descriptors."""
+    """Returns the mapped bytes of a file; Python's `mmap` would keep one of 1,024 descriptors."""
     with _named(path), pa.memory_map(str(require_file(path))) as file:
         return np.frombuffer(file.read_buffer(), np.uint8)
 

@@ -44,7 +44,7 @@ def refuse_same_words(names: Sequence[str]) -> None:
 
 
 def as_clip_reads(name: str) -> tuple[str, ...]:
-    """Returns the parts that CLIP's tokenizer, slow to import, encodes one by one: `walk`, `2`."""
+    """Returns the parts of a class name that CLIP's tokenizer, slow to import, encodes singly."""
     text = html.unescape(html.unescape(ftfy.fix_text(class_words(name))))
     return tuple(_CLIP_WORD.findall(text.lower()))
 

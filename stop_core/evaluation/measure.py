@@ -44,7 +44,7 @@ def measure_recognition(clips: Clips, logits_MC: Tensor) -> Measured:
 
 
 def measure_base_to_novel(clips: Clips, logits_MC: Tensor, base: Sequence[int]) -> Measured:
-    """Returns base and novel accuracy, each among its own classes, their mean, and the rows."""
+    """Returns base and novel accuracy, each in its own half, their harmonic mean, and the rows."""
     logits_MC = among_own_half(logits_MC, clips.labels, base)
     is_base_M = torch.isin(clips.labels, torch.tensor(base))
     right_M = rank_of_truth(logits_MC, clips.labels) == 1

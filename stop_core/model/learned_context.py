@@ -17,7 +17,7 @@ from stop_core.clip.loading import FrozenClip
 
 
 class PromptedTexts(nn.Module, ABC):
-    """M vectors for all texts, behind the start token, at the inputs of the first J blocks."""
+    """M vectors, the same for every text, behind its start token, for the first J blocks."""
 
     setting = "context_tokens"
     """Name of the setting with their number."""
