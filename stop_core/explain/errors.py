@@ -57,7 +57,7 @@ def draw_confusion(
     view: View,
     most: int,
 ) -> Image.Image:
-    """Draws the most confident errors; patches without a prompt are pale, if the model is traced."""
+    """Draws the most confident errors; of a model with prompts, other patches are pale."""
     number = {name: index for index, name in enumerate(clips.video_ids)}
     frames, size = view.check(*clips.shape[:2])
     strips = []

@@ -49,7 +49,7 @@ class StopModel(PromptedModel):
     def prompt(
         self, index: int, tokens: VideoTokens, traces: list[PromptTrace] | None = None
     ) -> BlockInput:
-        """Prompts the tokens that enter block `index`; adds a trace to `traces`, if they are given."""
+        """Prompts the tokens that enter block `index`; adds a trace to `traces`, if given."""
         config = self.config
         layer = cast(nn.ModuleDict, self.layer(index))
         tracing = traces is not None

@@ -108,7 +108,7 @@ def parse_json(
 
 
 def parse_yaml(text: str) -> Any:
-    """Returns the value of a YAML text, without tags; ValueError if it is not YAML, or too large."""
+    """Returns the value of a YAML text without tags; ValueError if it is not YAML, or too large."""
     node = compose_yaml(text)
     if node is None:
         return None
