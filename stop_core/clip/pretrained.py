@@ -11,8 +11,7 @@
     random          untrained
 
 A CLIP with another activation or preprocessing than in its training runs without an error and is
-less accurate. So both are read from the weights, and a file that does not determine them is
-refused.
+less accurate. So both are read from the weights; a file without them is refused.
 """
 
 import difflib

@@ -201,8 +201,7 @@ class FrozenTower(ImageTower):
 
         Global tokens attend to each other and to all tokens of their video; a frame attends to
         itself and to the global tokens (DGL, Yang et al., AAAI 2024). Prompts are those of
-        `run_block`. The output of `parallel` is added to that of the MLP; it sees the same tokens,
-        before their norm.
+        `run_block`. `parallel` sees the tokens of the MLP before their norm; its output is added.
 
         Returns the global tokens, [B, G, D]; the frames' tokens, [S, N, D], unchanged with
         `only_global`; and the prompts, [S, X, D], with `carry_prompts`, else None.

@@ -1,7 +1,6 @@
 """Metrics and predictions of a split from the outputs of a model, for every task.
 
-Shapes: M clips and N texts of a split, C classes, E channels of the joint text-video space, Q
-texts of a query bank.
+Shapes: M clips and N texts of a split, C classes, E channels of the joint space, Q bank texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,8 +75,7 @@ def measure_retrieval(
     """Returns the retrieval metrics in both directions, and one row per query.
 
     With `rerank`, re-ranked metrics and ranks are added, under names that begin with its name, such
-    as `dsl_t2v_r1` and `dsl_rank`. `query_bank` are training captions, for "qb-norm"; `texts` has
-    all sentences.
+    as `dsl_t2v_r1` and `dsl_rank`. `query_bank` are training captions, for "qb-norm".
     """
     sentences = sentences_of(clips)
     counts_M = torch.tensor([len(captions) for captions in clips.captions])

@@ -98,11 +98,9 @@ def video_to_text_ranks(similarity_NM: Tensor, video_of_text: Tensor | None = No
     All texts of a video are correct answers, and the best-ranked one counts (Kiros et al. 2014;
     Liu et al., Collaborative Experts, 2019). The rank is 1 + the number of texts of *other* videos
     whose similarity is not smaller than the best of the video's own. A tie with another video's
-    text counts against the model. A NaN of an own text is ignored; a NaN of another's counts as
-    more similar.
+    text counts against the model. A NaN of an own text is ignored; another's is more similar.
 
-    CLIP4Clip's evaluation with several captions is more lenient: several captions of one wrong
-    video count once.
+    CLIP4Clip's evaluation is more lenient: several captions of one wrong video count once.
     """
     video_N = _checked_videos(similarity_NM, video_of_text)
     own_N = similarity_NM.gather(1, video_N[:, None])[:, 0]
@@ -148,8 +146,7 @@ def qb_norm(
     `temperature`, and k = 1.
 
     Only similarities within a row of the result are comparable. A re-ranked row is the logarithm of
-    the published quotient, times `temperature` (the same order without overflow); other rows are
-    unchanged.
+    the published quotient, times `temperature` (the same order without overflow).
 
     Args:
         similarity_NM: of test texts to test videos, [N, M].

@@ -79,8 +79,7 @@ class Vop(FramePromptedModel):
 
     Written from the paper, whose code is not published. With frame prompts by position, those of a
     block are a common part and one of the frame's number. By context, they are the common part and
-    a linear map of what a bidirectional LSTM, the same for all blocks, makes of the CLS tokens of
-    the frames.
+    a linear map of a bidirectional LSTM, the same for all blocks, over the frames' CLS tokens.
     """
 
     def __init__(self, clip: FrozenClip, options: VopOptions) -> None:

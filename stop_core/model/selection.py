@@ -82,8 +82,7 @@ def choose_patches(
 
     Exactly `n_s` patches of a frame are selected. Of tied patches, those of the lowest index are:
     the sort is stable, so that equal frames get equal selections. With `straight_through`, the
-    gradient is that of a sigmoid step halfway between the smallest selected and the largest
-    unselected weight.
+    gradient is that of a sigmoid step between the smallest selected and largest other weight.
     """
     if not straight_through:
         weight_BTP = weight_BTP.detach()

@@ -67,8 +67,7 @@ def pack_prompts(
 ) -> tuple[Tensor, Tensor]:
     """Returns the prompts of the T-1 gaps and their presence for the sequences of `pack`.
 
-    Joint: [B, (T-1)*K, D]. Frame: [B*T, K, D], the prompts of the gap before each frame; the first
-    frame has none.
+    Joint: [B, (T-1)*K, D]. Frame: [B*T, K, D], of the gap before each frame; the first has none.
     """
     if attention == "joint":
         return p_BTKD.flatten(1, 2), presence_BTK.flatten(1, 2)

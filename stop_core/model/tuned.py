@@ -1,7 +1,6 @@
 """Methods that train weights of CLIP, or a transformer over its frame embeddings.
 
-Each trains a copy of the CLIP, which other models can share. The temperature stays frozen, as in
-every method here.
+Each trains a copy of the CLIP, which other models can share. The temperature stays frozen.
 
 Shapes: B videos, T frames, D channels of a tower, E of the joint space, R rank of an update.
 """
@@ -23,8 +22,7 @@ from stop_core.settings.method_options import MOST_FRAMES, LoraOptions, Sequence
 class TunedClip(VideoModel):
     """A CLIP whose frames are encoded by open_clip's own forward, with gradients to its weights.
 
-    Nothing is trainable until a method says so: the blocks of `FrozenTower` compute no gradients of
-    their weights.
+    Nothing is trainable until a method says so. `FrozenTower` computes no gradients of weights.
     """
 
     any_tower = True

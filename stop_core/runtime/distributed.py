@@ -60,8 +60,7 @@ def gather_objects(value: _T) -> list[_T]:
 def gather_rows(rows: Tensor, positions: Sequence[int], total: int) -> Tensor:
     """Joins the rows of all processes into one tensor of `total` rows, on the CPU.
 
-    `positions` are the numbers of this process's rows in the result. Raises ValueError if a row is
-    missing or duplicate.
+    `positions` are the numbers of this process's rows in the result. ValueError if one is missing.
     """
     parts = gather_objects((rows.cpu(), list(positions)))
     held = [position for _, part in parts for position in part]
@@ -88,8 +87,7 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
     """`all_rows` with gradients, for a loss that compares rows of different processes.
 
     Each process computes its own part of the loss from the gathered rows. The gradient of a row is
-    the sum over all parts, so that after a `GradientSum` a parameter has the gradient of the sum of
-    the parts.
+    the sum over all parts, so that after a `GradientSum` a parameter has that of their sum.
 
     Backward is a collective operation, too: every process must call `backward()` on a result that
     depends on the gathered rows, even if it has no rows. Gather related tensors in one call: the

@@ -5,8 +5,7 @@
     storage_path("s3://bucket/cache")   -> RemotePath; the same for gs://
 
 A RemotePath has the part of pathlib's interface that this project uses, so code that reads and
-writes a cache works with both. It has no `__fspath__`: code that needs a local file uses
-`local_file`.
+writes a cache works with both. It has no `__fspath__`: see `local_file`.
 """
 
 import errno

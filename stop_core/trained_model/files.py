@@ -9,8 +9,7 @@
     <folder>/SHA256SUMS            of all files except the card, which can be edited
 
 Loading it runs no code of the folder. The CLIP is not in it: it is named, and recognised by a
-fingerprint. This module does not import torch, so that commands that only inspect a model start
-fast.
+fingerprint. This module does not import torch, so that commands that inspect a model start fast.
 """
 
 import importlib.metadata

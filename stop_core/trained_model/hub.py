@@ -1,8 +1,7 @@
 """Trained models on the Hugging Face Hub: `hf://USER/NAME`, or `hf://USER/NAME@REVISION`.
 
 A repository has the files of a model's folder, by the same names. Only these are downloaded, into
-the cache of `huggingface_hub`. A stranger's repository gets the checks of any model's folder when
-it is loaded.
+the cache of `huggingface_hub`. It gets the checks of any model's folder when it is loaded.
 """
 
 import re

@@ -74,8 +74,7 @@ def mixing(example: int, examples: int, config: ExperimentConfig, epoch: int) ->
     """Returns the partner of an example in an epoch, and the weight of the example (mixup).
 
     The partner is any example of the training split, not one of the batch, so that neither depends
-    on the batch, its parts or the number of processes (Zhang et al., ICLR 2018, draw both from all
-    examples, too).
+    on the batch, its parts or the number of processes (Zhang et al., ICLR 2018, do the same).
     """
     random = np.random.default_rng((config.seed, epoch, example, _MIXING))
     alpha = config.training.mixup

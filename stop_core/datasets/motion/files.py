@@ -5,8 +5,7 @@
     root/motion.json
 
 The scenes are those of `scenes.py`: 64 x 64 pixels, 12 frames at 12 a second, of which every second
-one is meant to be sampled; with another `Difficulty`, more frames. The same arguments give the same
-bytes.
+one is meant to be sampled; with another `Difficulty`, more. Equal arguments give equal bytes.
 """
 
 import json
