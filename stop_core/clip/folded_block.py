@@ -33,7 +33,12 @@ class FoldedBlock:
 
     @torch.no_grad()
     def __init__(
-        self, block: ResidualAttentionBlock, dtype: torch.dtype, made_from: object, hiding: bool
+        self,
+        block: ResidualAttentionBlock,
+        dtype: torch.dtype,
+        made_from: object,
+        *,
+        hiding: bool = False,
     ) -> None:
         attention, mlp = block.attn, block.mlp
         self.width, self.heads = int(attention.embed_dim), int(attention.num_heads)

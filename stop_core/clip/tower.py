@@ -291,7 +291,7 @@ class FrozenTower(ImageTower):
         state = tuple((p.data_ptr(), p._version) for p in block.parameters())
         folded = self._folded_blocks.get(key)
         if folded is None or folded.made_from != state:
-            folded = FoldedBlock(block, dtype, state, hiding)
+            folded = FoldedBlock(block, dtype, state, hiding=hiding)
             self._folded_blocks[key] = folded
         return folded
 
