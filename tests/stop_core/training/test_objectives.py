@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -161,6 +161,16 @@ def test_metrics_do_not_depend_on_the_batch_size(model: VideoModel, objective: s
         expected = whole.rows[name]
         numeric = isinstance(column[0], float)
         assert column == (pytest.approx(expected, abs=1e-4) if numeric else expected), name
+
+
+@pytest.mark.parametrize("make", [_recognition, _retrieval])
+def test_the_outputs_of_an_empty_share_are_no_rows_of_the_same_width(
+    model: VideoModel, make: Callable[[VideoModel], Objective]
+) -> None:
+    objective, clips = make(model), MemoryClips()
+    one, none = objective.outputs(clips.read([0]), [0], 0), objective.no_outputs()
+    assert none.shape == one[:0].shape
+    assert (none.dtype, none.device) == (one.dtype, one.device)
 
 
 def test_the_confusion_of_recognition_counts_its_rows(model: VideoModel) -> None:
