@@ -83,13 +83,13 @@ def main() -> int:
 
 
 def tests_of(module: Path) -> list[str]:
-    """Returns the mirrored test file, or those of mutants.yaml, and the tests of all sources."""
+    """Returns the mirrored test file, those of mutants.yaml, and the tests of all sources."""
     mirrored = ROOT / "tests" / module.with_name(f"test_{module.name}")
     names = LISTS["tests"].get(module.stem, [])
     room = ROOT / "tests" / module.parts[0]
-    found = [path for name in names for path in room.rglob(f"test_{name}.py")]
-    found = found or [mirrored]
-    if not found[0].exists():
+    more = [path for name in names for path in room.rglob(f"test_{name}.py")]
+    found = [path for path in dict.fromkeys([mirrored, *more]) if path.exists()]
+    if not found:
         raise SystemExit(f"{module} has no {mirrored}; add it, or name its tests in mutants.yaml")
     return [*(str(path.relative_to(ROOT)) for path in found), "tests/test_guards.py"]
 
