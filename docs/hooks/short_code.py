@@ -1,10 +1,15 @@
-"""Short code in a line is not broken: a browser breaks `--space` after its hyphens."""
+"""Words of code in a line are not broken: a browser breaks `--space` after its hyphens."""
 
 import re
 
-_SHORT = re.compile(r"<code>([^<]{1,28})</code>")
+_CODE = re.compile(r"<code>([^<]+)</code>")
+_WORD = re.compile(r"[^\s&;]{0,26}-[^\s&;]{1,26}")
 
 
 def on_page_content(html: str, **_: object) -> str:
     """Called by MkDocs with the HTML of the text of every page."""
-    return _SHORT.sub(r'<code class="short">\1</code>', html)
+    return _CODE.sub(lambda code: f"<code>{_WORD.sub(_whole, code[1])}</code>", html)
+
+
+def _whole(word: re.Match[str]) -> str:
+    return f'<span class="whole">{word[0]}</span>'
