@@ -263,6 +263,14 @@ def test_products_are_in_the_type_of_autocast_where_the_processor_has_it(
     assert found == (torch.bfloat16 if has_bfloat16 else torch.float32)
 
 
+def test_a_compiler_takes_what_the_processor_has_as_a_constant() -> None:
+    def scaled(x: Tensor) -> Tensor:
+        return x * (2 if towers._cpu_has(torch.bfloat16) else 3)
+
+    whole = torch.compile(scaled, backend="eager", fullgraph=True)  # raises at a break
+    assert torch.equal(whole(torch.ones(2)), scaled(torch.ones(2)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_gradient_of_a_presence_is_that_of_scaling_the_last_values(dtype: torch.dtype) -> None:
     value = noise(0, 2, 7, 5).to(dtype).requires_grad_()
