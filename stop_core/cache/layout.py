@@ -123,10 +123,7 @@ class RowPlaces:
 def row_places(
     metadata: pq.FileMetaData, data: NDArray[np.uint8], where: Path, lengths: Sequence[int]
 ) -> RowPlaces:
-    """Returns the places of the frames of a file of which `data` is the map.
-
-    Raises ValueError if the rows do not have `lengths` bytes each, or another layout.
-    """
+    """Returns the places of the rows of a mapped file; ValueError if `lengths` do not fit it."""
     names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     if FRAMES_COLUMN not in names:
         raise ValueError(

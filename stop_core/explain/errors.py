@@ -82,10 +82,7 @@ def draw_confusion(
 def errors_page(
     title: str, clips: int, found: Sequence[Confusion], sheets: Sequence[Image.Image]
 ) -> str:
-    """Returns a page of HTML, without other files: a table of confusions, and their sheets.
-
-    `clips` is the number of clips that were tested; `sheets` are those of the first confusions.
-    """
+    """Returns HTML without other files: the confusions of `clips` clips, the first with sheets."""
     drawn = []
     for one, sheet in zip(found[: len(sheets)], sheets, strict=True):
         stored = io.BytesIO()

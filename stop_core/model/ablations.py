@@ -67,10 +67,7 @@ class TemporalWithStatic(PromptedModel):
 
 
 class StaticSpatial(nn.Module):
-    """A learned prompt for `n_s` learned patches, the same for every frame.
-
-    `weight` [P] replaces W^s and `prompts` [P, D] replaces p^s (STOP, section 3.2).
-    """
+    """Learned W^s [P] and p^s [P, D], the same for every frame (STOP, section 3.2)."""
 
     def __init__(self, width: int, patches: int, config: StopConfig) -> None:
         super().__init__()
@@ -90,10 +87,7 @@ class StaticSpatial(nn.Module):
 
 
 class StaticTemporal(nn.Module):
-    """The same `max_prompts` learned tokens in every gap.
-
-    `prompts` [K, D] replaces p^t (STOP, section 3.3), and N^t is always K.
-    """
+    """Learned p^t [K, D], the same in every gap, and N^t is always K (STOP, section 3.3)."""
 
     def __init__(self, width: int, config: StopConfig) -> None:
         super().__init__()

@@ -17,10 +17,7 @@ from stop_core.settings.method_options import MOST_FRAMES, AimOptions, StAdapter
 
 
 class ConvAdapter(nn.Module):
-    """h + up(conv(down(h))), conv being a depthwise 3-D convolution over (T, G, G).
-
-    The convolution starts at zero, so that training starts at the frozen tower.
-    """
+    """h + up(conv(down(h))), conv being depthwise over (T, G, G), in 3-D, and zero at the start."""
 
     def __init__(self, width: int, grid: tuple[int, int], options: StAdapterOptions) -> None:
         super().__init__()

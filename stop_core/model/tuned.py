@@ -49,10 +49,7 @@ class TunedClip(VideoModel):
 
 
 class Clip4Clip(TunedClip):
-    """CLIP4Clip with mean pooling (Luo et al., Neurocomputing 2022): both towers fine-tuned.
-
-    The normalised embeddings of the frames are averaged.
-    """
+    """CLIP4Clip (Luo et al., Neurocomputing 2022): towers tuned, normalised frames averaged."""
 
     def __init__(self, clip: FrozenClip) -> None:
         super().__init__(clip)
@@ -60,10 +57,7 @@ class Clip4Clip(TunedClip):
 
 
 class VifiClip(Clip4Clip):
-    """ViFi-CLIP (Rasheed et al., CVPR 2023): both towers fine-tuned.
-
-    The embeddings of the frames are averaged before they are normalised.
-    """
+    """ViFi-CLIP (Rasheed et al., CVPR 2023): frames are averaged before they are normalised."""
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """uint8 frames [B, T, H, W, 3] -> video embeddings [B, E], L2-normalised."""

@@ -41,10 +41,7 @@ def claimed_end(path: Path) -> int:
 
 
 def is_whole(container: Any, stream: Any, size: int, claimed: int) -> bool:
-    """Returns whether all frames at the end of a file of `size` bytes are there.
-
-    All packets of the video stream must have been read; `claimed` is the result of `claimed_end`.
-    """
+    """Returns whether the last frames are in the file, when all packets of `stream` were read."""
     entries = list(stream.index_entries)
     if "mp4" in container.format.name:
         # The tables list every sample, including those of fragments.
