@@ -29,7 +29,7 @@ _REGION, _CURVE, _PROMPT, _FAINT = "#2ee6ff", "#f26b21", "#0e7c86", "#d5dde0"
 _INK, _GREY = "#1b262c", "#66757c"
 _HEAT = "inferno"
 _DIM = 0.5  # brightness of patches that are not chosen
-_LABEL_LINE = 24  # characters
+_LABEL_LINE, _SHORT_LABEL = 24, 18  # characters
 
 # The figure, in inches.
 _MOST_SHOWN = 12
@@ -347,7 +347,7 @@ def draw_answers(axes: Axes, explanation: Explanation, size: float) -> None:
         lines = wrapped(answer.label)
         if answer.label == explanation.truth:
             lines[-1] += " \u2713"
-        shrunk = size if len(lines) == 1 else 0.82 * size
+        shrunk = size if len("".join(lines)) <= _SHORT_LABEL else 0.82 * size
         axes.text(0, row + 0.53, "\n".join(lines), fontsize=shrunk, color=_INK, weight=weight,
                   va="bottom", linespacing=1.05)  # fmt: skip
         percent = f"{answer.probability:.0%}" if answer.probability >= 0.01 else "<1%"

@@ -177,3 +177,13 @@ def test_another_ending_is_refused(explanation: Explanation, tmp_path: Path) -> 
 def test_a_long_label_takes_at_most_two_lines() -> None:
     assert len(wrapped("one_two")) == 1
     assert len(wrapped("word " * 30)) == 2
+
+
+@pytest.mark.parametrize(
+    "label", ["a red shape moving left", "opening two windows", "playing the drums"]
+)
+def test_a_label_ends_before_its_percentage(explanation: Explanation, label: str) -> None:
+    figure = draw_explanation(replace(explanation, answers=(Answer(label, 1.0),)))
+    figure.canvas.draw()
+    texts = {text.get_text(): text for axes in figure.axes for text in axes.texts}
+    assert texts[label].get_window_extent().x1 < texts["100%"].get_window_extent().x0
