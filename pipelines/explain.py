@@ -3,7 +3,7 @@
 if __name__ == "__main__":  # python pipelines/explain.py
     __import__("stop").run_file(__file__)
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,35 +95,22 @@ def main(config: ExplainConfig) -> None:
 
 
 def _explained(config: ExplainConfig, model: ModelChoice) -> "Explanation":
-    """Decodes the video twice, for the model and for the figures; prints the best answers."""
-    import torch
-
-    from stop_core.explain.explanation import best_answers, explain
+    """Explains the video by one model; prints the best answers."""
+    from .inference.explained import explain_video
 
     found = model.found(config.output)
     trained = found.load(usable_gpus(config.device).count > 0)
-    how = trained.preprocessing
-    short_side = how.short_side and round(how.short_side * config.pixels / how.size)
-    larger = replace(how, size=config.pixels, short_side=short_side)
-    # Both have the same frames, and the same square of them.
-    clip, pictures = how.decode(config.video), larger.decode(config.video)
-    frames = torch.from_numpy(clip.frames)
-    labels = trained.labels or ()
-    answers = best_answers(trained.class_probabilities(frames[None])[0], labels) if labels else ()
     title = config.title or config.video.name
     if config.beside is not None and found.checkpoint is not None:
         name = in_line(found.checkpoint.name)
         title = f"{name}: {title}"
         print_result(f"{name}:")
-    explained = explain(
-        trained.model,
-        trained.config,
-        frames,
+    explained = explain_video(
+        trained,
+        config.video,
         title=title,
+        pixels=config.pixels,
         block=config.block,
-        answers=answers,
-        pictures_THWC=pictures.frames,
-        times_T=clip.frame_time,
         truth=config.truth,
     )
     for answer in explained.answers:

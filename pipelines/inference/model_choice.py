@@ -118,7 +118,6 @@ class ModelChoice:
         Raises ValueError or OSError if it cannot be loaded, or if torch cannot use the GPU.
         """
         from stop_core.runtime.devices import use_gpu
-        from stop_core.settings.class_templates import find_templates
         from stop_core.trained_model.model import TrainedModel
 
         if gpu:
@@ -136,11 +135,20 @@ class ModelChoice:
             )
         with fetched_folder(self.folder) as here:
             model = TrainedModel.load(here, device, tower=self.tower)
-        if not self.labels:
-            return model
+        return self.relabelled(model, self.labels) if self.labels else model
+
+    def relabelled(self, model: "TrainedModel", labels: Sequence[str]) -> "TrainedModel":
+        """Returns a model that `load` returned with other classes, in the sentences of --templates.
+
+        Raises ValueError as `TrainedModel.with_labels`.
+        """
+        from stop_core.settings.class_templates import find_templates
+
         dataset = model.provenance.dataset
-        templates = find_templates(self.templates, dataset) if self.templates else None
-        return model.with_labels(self.labels, templates)
+        is_given = bool(self.templates) and self.checkpoint is not None
+        return model.with_labels(
+            labels, find_templates(self.templates, dataset) if is_given else None
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields for JSON."""

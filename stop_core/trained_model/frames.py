@@ -70,15 +70,15 @@ class Preprocessing:
         """Returns a guarded process whose `decode` yields such frames, uint8 [T, S, S, 3]."""
         return _ModelDecoder(self, timeout)
 
-    def decode(self, path: Path) -> DecodedClip:
+    def decode(self, path: Path, timeout: float = DECODE_TIMEOUT) -> DecodedClip:
         """Decodes one video; raises FileNotFoundError or ValueError if it cannot be decoded."""
         if not path.is_file():
             raise FileNotFoundError(f"there is no video {path}")
-        process = self.decoder()
+        process = self.decoder(timeout)
         try:
             (clip,) = process.decode([path])
             if isinstance(clip, DecodeError):
-                raise ValueError(f"{path} cannot be decoded: {clip}")
+                raise ValueError(f"{path.name} cannot be decoded: {clip}")
             return replace(clip, frames=clip.frames.copy())  # not of the process's memory
         finally:
             process.close()

@@ -143,7 +143,7 @@ class VideoService:
     def _frames(self, kind: str, value: str) -> Tensor:
         """Returns uint8 frames, [T, S, S, 3]."""
         if kind == "path":
-            return self._decoded(self._allowed(value))
+            return self._decoded(video_inside(self.folder, value))
         # Checked before decoding: base64 has four characters for three bytes.
         most = int(self.options.max_video_mib * (1 << 20))
         if len(value) > 4 * (most // 3 + 1):
@@ -180,23 +180,26 @@ class VideoService:
         finally:
             self._decoders.put(decoder)
 
-    def _allowed(self, value: str) -> Path:
-        """Returns the file of a path, if it is inside the folder after resolving links."""
-        if self.folder is None:
-            raise RequestError(
-                "this server reads no files; send the video itself, or ask the operator to set "
-                "video_folder in the server's configuration"
-            )
-        try:
-            found = (self.folder / value).resolve()
-            inside = found.is_relative_to(self.folder)
-            there = inside and found.is_file()
-        except (OSError, ValueError, RuntimeError):  # a name too long, a NUL, a loop of links
-            there = False
-        if not there:
-            # The same for all, so that it does not reveal which files exist elsewhere.
-            raise RequestError("path is not a file in the server's folder of videos")
-        return found
+
+def video_inside(folder: Path | None, name: str) -> Path:
+    """Returns the file that a request names, if it is inside `folder` after resolving links.
+
+    `folder` is absolute, without links. Raises RequestError otherwise, or without a folder.
+    """
+    if folder is None:
+        raise RequestError(
+            "this server reads no files; send the video itself, or ask the operator to set "
+            "video_folder in the server's configuration"
+        )
+    try:
+        found = (folder / name).resolve()
+        there = found.is_relative_to(folder) and found.is_file()
+    except (OSError, ValueError, RuntimeError):  # a name too long, a NUL, a loop of links
+        there = False
+    if not there:
+        # The same for all, so that it does not reveal which files exist elsewhere.
+        raise RequestError("path is not a file in the server's folder of videos")
+    return found
 
 
 def _only(request: Mapping[str, Any]) -> tuple[str, str]:
