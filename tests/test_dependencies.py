@@ -35,7 +35,8 @@ VIDEO = CORE | _names(EXTRAS["video"])
             VIDEO
             | _names(EXTRAS["pipelines"])
             | _names(EXTRAS["export"])
-            | _names(EXTRAS["serve"]),
+            | _names(EXTRAS["serve"])
+            | _names(EXTRAS["demo"]),
         ),
     ],
 )
