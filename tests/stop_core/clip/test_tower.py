@@ -53,6 +53,8 @@ def test_frames_are_embedded_as_open_clip_does(tower: FrozenTower, make_frames: 
     frames = make_frames(0, 1, 4, tower.image_size)[0]
     wanted = tower.visual._embeds(pixels_of(frames, tower.visual))
     torch.testing.assert_close(tower.embed(frames), wanted, **CLOSE)
+    for frame in wanted:
+        torch.testing.assert_close(tower.cls_token(), frame[0], **CLOSE)
 
 
 @torch.no_grad()

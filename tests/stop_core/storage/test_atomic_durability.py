@@ -79,6 +79,23 @@ def test_a_file_is_synced_before_it_has_its_name_and_its_folder_after(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "other"]
 
 
+@pytest.mark.parametrize("lasting", [True, False])
+def test_all_of_a_folder_is_synced_before_it_has_its_name(
+    tmp_path: Path, calls: list[tuple[str, ...]], lasting: bool
+) -> None:
+    with appearing_folder(tmp_path / "folder", lasting=lasting) as staging:
+        (staging / "part").mkdir()
+        (staging / "part/file").write_text(NEW)
+    moved = ("replace", "staging", "folder")
+    if not lasting:
+        assert calls == [moved]
+        return
+    before, after = calls[: calls.index(moved)], calls[calls.index(moved) + 1 :]
+    inside = [("sync", "file", NEW), ("sync", "part", "folder"), ("sync", "staging", "folder")]
+    assert sorted(before) == inside
+    assert after == [("sync", tmp_path.name, "folder")]
+
+
 def open_files() -> int:
     """Returns the number of file descriptors of this process."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
