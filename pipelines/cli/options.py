@@ -91,7 +91,7 @@ _DEFAULT = re.compile(r" \(default: ([^)]*)\)")
 _COMMON_OPTIONS = """--config FILE.yaml sets defaults; an option on the command line overrides it.
 --quiet shows only warnings and errors on stderr, --verbose also debug messages, and the logs of
 Ray's workers and of other libraries."""
-_JSON_OPTION = "--json prints the result as one JSON document on stdout, and the rest on stderr."
+_JSON_OPTION = "\n--json prints the result as one JSON document on stdout, and the rest on stderr."
 
 
 def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | None = None) -> _T:
@@ -119,15 +119,11 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
             raise ValueError(f"this command has no result for scripts; leave {JSON_OPTION} out")
         default_file = getattr(config_type, "default_file", lambda arguments: None)
         config_file = given.config or default_file(arguments)
-        default = (
-            _from_yaml(config_type, named_file(config_file, "recipes")) if config_file else None
-        )
+        default = config_file and _from_yaml(config_type, named_file(config_file, "recipes"))
         _refuse_values(config_type, arguments)
         with ending_with_reader():  # of the help
             if {"-h", "--help"} & set(arguments):  # tyro would not wrap it
-                common_options = "\n".join(
-                    [_COMMON_OPTIONS, *([_JSON_OPTION] if has_result else [])]
-                )
+                common_options = _COMMON_OPTIONS + (_JSON_OPTION if has_result else "")
                 print_result(_wrapped(f"{cleandoc(config_type.__doc__ or '')}\n\n{common_options}"))
             with _complaints_of_tyro():
                 config: _T = tyro.cli(
@@ -252,36 +248,31 @@ def run(main: Callable[[], object], argv: Sequence[str] | None = None) -> NoRetu
 
     With `--json` in the arguments, stdout is one JSON document, also after a failure.
     """
-    is_json = JSON_OPTION in (sys.argv[1:] if argv is None else argv)
-    with ending_with_reader(), printing_json() if is_json else nullcontext():
-        _run(main)
-
-
-def _run(main: Callable[[], object]) -> NoReturn:
     # Python collects garbage again when it exits, which takes a second after importing MLflow.
     atexit.register(gc.freeze)
-    try:
-        with ending_with_reader():
-            main()
-    except (ValueError, OSError, RunError) as problem:
-        _complain(problem)
-        sys.exit(problem.code if isinstance(problem, RunError) else EXIT_FAILURE)
-    except ModuleNotFoundError as problem:
-        package = (problem.name or "").partition(".")[0]
-        if not package or package.startswith(("stop_", "pipelines")):  # our own mistake
-            raise
-        _complain(f"{package} is not installed: run pip install 'stop-video[pipelines]'")
+    is_json = JSON_OPTION in (sys.argv[1:] if argv is None else argv)
+    with ending_with_reader(), printing_json() if is_json else nullcontext():
+        try:
+            with ending_with_reader():
+                main()
+            sys.exit(0)
+        except (ValueError, OSError, RunError) as problem:
+            _complain(problem)
+            sys.exit(problem.code if isinstance(problem, RunError) else EXIT_FAILURE)
+        except ModuleNotFoundError as problem:
+            package = (problem.name or "").partition(".")[0]
+            if not package or package.startswith(("stop_", "pipelines")):  # our own mistake
+                raise
+            _complain(f"{package} is not installed: run pip install 'stop-video[pipelines]'")
+        except KeyboardInterrupt:
+            _complain("interrupted; run the same command again to resume from what is complete")
+            sys.exit(EXIT_INTERRUPTED)
+        except Exception as problem:
+            if type(problem).__module__.partition(".")[0] != "mlflow":
+                raise
+            uri = os.environ.get(TRACKING_URI) or "sqlite:///OUTPUT/mlflow.db"
+            _complain(explain_store_problem(uri, problem))
         sys.exit(EXIT_FAILURE)
-    except Exception as problem:
-        if type(problem).__module__.partition(".")[0] != "mlflow":
-            raise
-        uri = os.environ.get(TRACKING_URI) or "sqlite:///OUTPUT/mlflow.db"
-        _complain(explain_store_problem(uri, problem))
-        sys.exit(EXIT_FAILURE)
-    except KeyboardInterrupt:
-        _complain("interrupted; run the same command again to resume from what is complete")
-        sys.exit(EXIT_INTERRUPTED)
-    sys.exit(0)
 
 
 def from_mapping(config_type: type[_T], values: dict[str, Any], origin: str) -> _T:

@@ -25,18 +25,18 @@ from stop_core.trained_model.files import (
 )
 
 from ..cli.console import say, warn
-from ..cli.folders import alone_in, results_folder
+from ..cli.folders import results_folder
 from ..cluster.resources import Resources
 from ..cluster.session import start_ray
-from ..tracking.environment import git_commit
-from ..training.result import RESULT_VERSION, TrainingResult
+from ..tracking.direct_run import now_ms
+from ..tracking.queued_run import deliver_at_start
+from ..training.failures import failures_recorded, root_cause
+from ..training.result import RESULT_VERSION, ResumableRun, TrainingResult
 from ..training.task import PREDICTIONS
 from .model_choice import ModelChoice
 
-if TYPE_CHECKING:  # MLflow takes seconds to import, and --help does not need it
+if TYPE_CHECKING:  # it takes seconds to import, and --help does not need it
     import ray
-
-    from ..tracking.queued_run import QueuedRun
 
 _PARTS = "parts"
 
@@ -80,18 +80,12 @@ class EvaluationOptions:
             )
 
 
-class Evaluation:
+class Evaluation(ResumableRun):
     """An evaluation that has not started yet, is unfinished, or is finished.
 
-    Args:
-        model: a value of `ModelChoice.found` with a checkpoint.
-        cache: the frame cache.
-        output: folder of all results; this evaluation's folder is below its `evaluations`.
-        options: split, views, re-ranking and templates.
-
-    Raises:
-        FileNotFoundError: if there is no model.
-        ValueError: if the model or the options do not suit the cache.
+    `model` is a value of `ModelChoice.found` with a checkpoint. The folder is below the
+    `evaluations` of `output`. Raises FileNotFoundError if there is no model, ValueError if the
+    model or the options do not suit the cache.
     """
 
     def __init__(
@@ -119,7 +113,7 @@ class Evaluation:
             )
         frames = options.frames or how.frames
         self.views = several_views(options.views, frames, how.size, manifest.config)
-        config = record.config
+        self.config = config = record.config
         identity = [
             hash_file(self.folder_of_model / PROMPTS),
             *(config.hash, config.seed, record.provenance.tower_fingerprint),
@@ -146,20 +140,6 @@ class Evaluation:
         """Number of clips, counted once for every view."""
         return self.manifest.counts[self.options.split] * len(self.views)
 
-    def remembered(self) -> TrainingResult | None:
-        """Returns the stored result; None if the evaluation is not finished."""
-        result = TrainingResult.load(self.folder)
-        # The tracking store may have been unavailable when the evaluation ended.
-        return result and replace(result, run_id=result.run_id or self.tracked.run_id)
-
-    @property
-    def tracked(self) -> "QueuedRun":
-        """The MLflow run of this evaluation."""
-        from ..tracking.queued_run import QueuedRun
-        from ..tracking.store import tracking_uri
-
-        return QueuedRun(self.folder, tracking_uri(self.output))
-
     def run(
         self,
         resources: Resources = Resources(),  # noqa: B008 - it is frozen
@@ -171,32 +151,21 @@ class Evaluation:
             resources: one worker; the rounding of the outputs depends on its threads.
             on_part: is called with the number of clips of every finished part.
         """
-        from ..tracking.store import open_experiment
-
         if result := self.remembered():
             return result
-        if not self.tracked.run_id:
-            # Refuses a wrong store at the start. A store that fails later stops nothing.
-            open_experiment(self.output, self.manifest.dataset)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with alone_in(self.folder):
-            # Another process may have finished this evaluation while it held the lock.
-            return self.remembered() or self._run(resources, on_part)
+        self.open_store()
+        return self.once(lambda: self._run(resources, on_part))
 
     def _run(self, resources: Resources, on_part: Callable[[int], None]) -> TrainingResult:
+        import pandas as pd
         import torch
 
         from stop_core.trained_model.evaluate import evaluate
 
-        from ..tracking.direct_run import now_ms
-        from ..tracking.queued_run import deliver_at_end
-        from ..training.failures import FAILURE_TAG, failures_recorded
-
         torch.set_num_threads(max(1, int(resources.cpus_per_worker)))
-        options, manifest, config = self.options, self.manifest, self.record.config
-        tracked = self.tracked
+        options, tracked = self.options, self.tracked
         with failures_recorded(tracked, f"the evaluation {self.name}"):
-            self._track(tracked)
+            self._track()
             cache = FrameCache(self.cache, resources.local_cache_bytes)
             bank = {"train"} if options.rerank == "qb-norm" else set()
             cache.verify({options.split, *bank})
@@ -212,49 +181,23 @@ class Evaluation:
                 rerank=options.rerank,
                 on_part=on_part,
             )
-            import pandas as pd
-
             rows = pd.DataFrame({"split": options.split, **measured.rows})
             with appearing(self.folder / PREDICTIONS) as staging:
                 rows.to_parquet(staging, index=False)
             metrics = {f"{options.split}/{name}": v for name, v in measured.metrics.items()}
             tracked.log_file(PREDICTIONS)
             tracked.log_points([(0, now_ms(), metrics)])
-            tracked.remove_tags(FAILURE_TAG)
-            tracked.finish()
-            deliver_at_end(tracked)
-        trained = self.record.provenance.metrics
-        metrics |= {k: v for k, v in trained.items() if k == "trainable_parameters"}
-        result = TrainingResult(
-            name=self.name,
-            method=config.method,
-            dataset=manifest.dataset,
-            fold=manifest.fold,
-            seed=config.seed,
-            metrics=metrics,
-            config_hash=config.hash,
-            data_hash=manifest.data_hash,
-            git_commit=git_commit(),
-            run_id=tracked.run_id,
-            folder=str(self.folder),
-        )
-        result.save()
+            trained = self.record.provenance.metrics
+            metrics |= {k: v for k, v in trained.items() if k == "trainable_parameters"}
+            result = self.finish(metrics)
         remove_folder(parts)
         return result
 
-    def _track(self, tracked: "QueuedRun") -> None:
+    def _track(self) -> None:
         """Starts the MLflow run of this evaluation, or continues it."""
-        from ..tracking.queued_run import deliver_at_start
-
-        manifest, options, config = self.manifest, self.options, self.record.config
+        manifest, options, config = self.manifest, self.options, self.config
         trained = self.record.provenance
         tags = {
-            "kind": "evaluation",
-            "method": config.method,
-            "dataset": manifest.dataset,
-            "fold": str(manifest.fold),
-            "config_hash": config.hash,
-            "data_hash": manifest.data_hash,
             "trained_on": trained.dataset,
             "trained_on_data_hash": trained.data_hash,
             "training_run": trained.mlflow_run_id,
@@ -262,7 +205,7 @@ class Evaluation:
             **self.model.of_hub,
         }
         name = f"{config.method} seed {config.seed}, {options.split} {options.views}"
-        tracked.open(manifest.dataset, name, tags=tags)
+        tracked = self.open_run("evaluation", name, None, tags)
         own = {"split": options.split, "views": options.views, "rerank": options.rerank}
         own |= {"dataset": manifest.dataset, "evaluation_templates": str(list(self.templates))}
         own |= {"evaluation_frames": str(self.views[0].frames)}
@@ -282,12 +225,7 @@ def evaluate_trained(
 ) -> list[TrainingResult | str]:
     """Tests each trained model on its caches; reasons of failures are returned as they are.
 
-    Args:
-        trained: results of trainings.
-        caches: by the name of a training.
-        output: folder of the evaluations and the MLflow store.
-        options: of every evaluation.
-        resources: of every evaluation.
+    `caches` are by the name of a training.
     """
     tests = [(one, cache) for one in trained if not isinstance(one, str)
              for cache in caches[one.name]]  # fmt: skip
@@ -311,8 +249,6 @@ def evaluate_all(
 ) -> list[TrainingResult | str]:
     """Runs evaluations in Ray tasks; returns each one's result, or the reason of its failure."""
     import ray.exceptions
-
-    from ..training.failures import root_cause
 
     outcomes: list[TrainingResult | str] = []
     started = [one.remembered() or _submit(one, resources) for one in evaluations]

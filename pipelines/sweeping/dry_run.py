@@ -58,11 +58,7 @@ def print_plan(search: Search) -> None:
         trials.append(Trial(len(trials), drawn, seed))
     names = list(search.space.search)
     rows = (
-        [
-            trial.name,
-            str(trial.seed),
-            *(short(trial.drawn[n]) if n in trial.drawn else "" for n in names),
-        ]
+        [trial.name, str(trial.seed), *(short(trial.drawn.get(n, "")) for n in names)]
         for trial in trials
     )
     print_table(f"{search.name}: trials", ["trial", "seed", *names], rows, names)

@@ -96,12 +96,7 @@ class _When(Section):
 
 
 def read_space(path: Path) -> SearchSpace:
-    """Reads a search space.
-
-    Raises:
-        ValueError: if the file is not one; the message names the file, the line and the remedy.
-        OSError: if it cannot be read.
-    """
+    """Reads a search space; raises OSError if the file cannot be read, ValueError if it is none."""
     return _Reader(Document(path)).space()
 
 
@@ -120,7 +115,6 @@ class _Reader:
         )
 
     def space(self) -> SearchSpace:
-        """Returns the whole space, checked."""
         self._check_held()
         for name, distribution in self.search.items():
             self._check_conditions(name, distribution)
@@ -229,13 +223,10 @@ class _Reader:
         return {name: self._value(name, value, part, name) for name, value in given.items()}
 
     def _value(self, name: str, value: Any, *where: str | int) -> Any:
-        """Returns the value in the type of the setting.
-
-        A single text of a setting that holds several stays a text, as Optuna wants it.
-        """
         with self.at(*where):
             _check_name(name)
             typed = typed_value(name, value)
+        # A single text of a setting that holds several stays a text, as Optuna wants it.
         return typed[0] if isinstance(typed, tuple) and len(typed) == 1 else typed
 
     def _distribution(self, name: str, given: Any) -> Distribution:

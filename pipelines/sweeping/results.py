@@ -107,15 +107,13 @@ def _row(search: Search, trial: Trial) -> dict[str, Any]:
     # A setting whose conditions do not hold was not searched in this trial.
     drawn = {name: settings[name] if name in trial.drawn else "-" for name in search.space.search}
     measured = {**(trial.curve[-1] if trial.curve else {}), **trial.measures}
-    values: dict[str, Any] = {
-        name: measured[name] for name in sorted(measured) if name.startswith("val/")
-    }
-    values |= {o: trial.value(o) for o in (*search.space.objectives, *SWEEP_COSTS)}
+    objectives = (*search.space.objectives, *SWEEP_COSTS)
     folder = search.output / "runs" / trial.run
     return {
         "trial": trial.name,
         "state": trial.state,
-        **values,
+        **{name: measured[name] for name in sorted(measured) if name.startswith("val/")},
+        **{name: trial.value(name) for name in objectives},
         **drawn,
         "seed": trial.seed,
         "epochs": trial.epochs,
@@ -136,9 +134,6 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
     a row per seed: the confirmed trial, its validation and its test metrics. For no seeds, returns
     the last confirmation in the folder of the sweep; None if there is none. `parent` is the MLflow
     run id of the sweep.
-
-    Raises:
-        RunError: if a retraining fails; the message gives the reason.
     """
     file = search.folder / CONFIRMATION
     if not seeds:
@@ -149,13 +144,10 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
         return frame if "trial" in frame else None
     best = search.space.experiment(result.best.drawn)
     first = search.seed + search.space.seeds
-    jobs = [
-        Job(
-            TrainingRun(replace(best, seed=seed), search.cache, search.output),
-            f"best of {search.title}, seed {seed}",
-        )
-        for seed in range(first, first + seeds)
-    ]
+    jobs = []
+    for seed in range(first, first + seeds):
+        training = TrainingRun(replace(best, seed=seed), search.cache, search.output)
+        jobs.append(Job(training, f"best of {search.title}, seed {seed}"))
     if any(job.training.remembered() is None for job in jobs):
         start_ray(search.output, search.cache, records=True)
     say(f"retraining {result.best.name} on {seeds} other seeds, then testing it")
@@ -165,13 +157,9 @@ def confirm(search: Search, result: SweepResult, seeds: int, parent: str) -> pd.
             f"{len(failures)} of {seeds} retrainings failed: {failures[0]}; run the same command "
             "to try them again"
         )
-    frame = pd.DataFrame(
-        [
-            {"trial": result.best.name, "seed": one.seed, **one.metrics}
-            for one in outcomes
-            if isinstance(one, TrainingResult)
-        ]
-    )
+    results = [one for one in outcomes if isinstance(one, TrainingResult)]
+    rows = [{"trial": result.best.name, "seed": one.seed, **one.metrics} for one in results]
+    frame = pd.DataFrame(rows)
     write_whole(file, csv_text(frame))
     for name in map(str, frame):
         if "/" in name:

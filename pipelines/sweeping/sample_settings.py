@@ -8,6 +8,7 @@ import hashlib
 import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import optuna
@@ -53,9 +54,17 @@ def sample_settings(
     """
     tried = [trial.drawn for trial in trials if trial.seed == seed]
     for attempt in range(_ATTEMPTS):
-        drawn = _ask(space, point, _sampler(space, seed, len(trials), attempt), trials)
-        if drawn not in tried and _is_valid(space, drawn):
-            return drawn
+        study = study_of(space, trials, _sampler(space, seed, len(trials), attempt))
+        study.enqueue_trial(point)
+        asked = study.ask()
+        drawn: dict[str, Any] = {}
+        for name, distribution in space.search.items():
+            if space.active(name, drawn):
+                drawn[name] = point[name] if name in point else _suggest(asked, name, distribution)
+        if drawn not in tried:
+            with suppress(ValueError):
+                space.experiment(drawn)
+                return drawn
         if not any(name not in point and space.active(name, drawn) for name in space.search):
             break  # nothing is drawn by chance
     return sample_settings(space, {}, seed, trials) if point and space.points_to_evaluate else None
@@ -77,19 +86,6 @@ def study_of(
     for trial in trials:
         study.add_trial(_frozen(space, trial, objectives))
     return study
-
-
-def _ask(
-    space: SearchSpace, point: dict[str, Any], sampler: BaseSampler, trials: Sequence[Trial]
-) -> dict[str, Any]:
-    study = study_of(space, trials, sampler)
-    study.enqueue_trial(point)
-    asked = study.ask()
-    drawn: dict[str, Any] = {}
-    for name, distribution in space.search.items():
-        if space.active(name, drawn):
-            drawn[name] = point[name] if name in point else _suggest(asked, name, distribution)
-    return drawn
 
 
 def _suggest(asked: optuna.trial.BaseTrial, name: str, distribution: Distribution) -> Any:
@@ -143,11 +139,3 @@ def _frozen(
         distributions=drawn.distributions,
         intermediate_values=curve,
     )
-
-
-def _is_valid(space: SearchSpace, drawn: dict[str, Any]) -> bool:
-    try:
-        space.experiment(drawn)
-    except ValueError:
-        return False
-    return True

@@ -73,11 +73,7 @@ class Search:
 
     @contextmanager
     def opened(self) -> Iterator[tuple[Trials, TrackedRun]]:
-        """Yields the trials on disk and the sweep's MLflow run, and locks the folder meanwhile.
-
-        Raises:
-            ValueError: if the space does not fit the data or the tower.
-        """
+        """Yields the trials on disk and the sweep's MLflow run, and locks the folder meanwhile."""
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
         with alone_in(self.folder):
@@ -92,11 +88,7 @@ class Search:
                 yield trials, tracked
 
     def run(self, trials: Trials, tracked: TrackedRun) -> None:
-        """Runs the trials that have not ended.
-
-        Raises:
-            RunError: if no settings succeeded; the message gives the reason of the first failure.
-        """
+        """Runs the trials that have not ended; raises RunError if no settings succeeded."""
         self._run(trials, tracked)
         if trials.ranked(self.space.objectives[0]):
             return
@@ -108,11 +100,7 @@ class Search:
         raise RunError(f"{problem}: {reason}. Fix it, and add --retry-failed to the same command")
 
     def check(self) -> None:
-        """Refuses a space that does not fit the data or the tower, before anything starts.
-
-        Raises:
-            ValueError: names the setting or objective that does not fit.
-        """
+        """Raises ValueError if a setting or objective does not fit the data or the tower."""
         task = Manifest.load(self.cache).task
         for objective in self.space.objectives:
             if objective not in (*SWEEP_MEASURES[task], *SWEEP_COSTS):
@@ -124,9 +112,8 @@ class Search:
         def build(point: dict[str, Any]) -> None:
             classes = self.task.training(point, self.seed).config.protocol.classes
             for objective in self.space.objectives:
-                if objective.startswith("val/") and (
-                    (objective == BASE_MEASURE) != (classes == "base")
-                ):
+                is_of_base = objective == BASE_MEASURE
+                if objective.startswith("val/") and is_of_base != (classes == "base"):
                     raise ValueError(
                         f"objective is {objective}, which trainings with classes {classes} do not "
                         f"measure; use {BASE_MEASURE if classes == 'base' else 'val/top1'}"
@@ -221,10 +208,7 @@ class Search:
             courier.close()
 
     def driver(self, trials: Trials, run_id: str, courier: Courier | None = None) -> Driver:
-        """Returns the part that gives Tune the next trial; `run_id` is the sweep's in MLflow.
-
-        The courier sends the records of a trial that has ended.
-        """
+        """Returns the part that gives Tune the next trial; the courier sends records."""
 
         def ended(trial: Trial) -> None:
             say(self._ended_line(trial, trials))
@@ -279,7 +263,7 @@ class Search:
     def at_once(self) -> int:
         """Returns the number of concurrent trials; asks the cluster."""
         room = room_for(self.resources)
-        return min(room, self.max_concurrent) if self.max_concurrent else room
+        return min(room, self.max_concurrent or room)
 
     def _ended_line(self, trial: Trial, trials: Trials) -> str:
         objective = self.space.objectives[0]

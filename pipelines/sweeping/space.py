@@ -1,7 +1,7 @@
 """A search space: the fixed settings, the distributions of the others, and the objectives."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -147,8 +147,7 @@ def check_possible(
 
     `around` has the values of the other settings, if they are not drawn from `search`.
 
-    Raises:
-        ValueError: that of `build` for the point with the defaults.
+    Raises the ValueError of `build` for the point with the defaults.
     """
     try:
         build({**around, **point})
@@ -214,23 +213,15 @@ class SearchSpace:
             return self.search[name].examples()
         return (self.fixed.get(name, getattr(ExperimentConfig, name)),)
 
-    def complete(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the settings of a trial by name: the fixed and the drawn ones."""
-        return {**self.fixed, **drawn}
-
     def experiment(
         self, drawn: Mapping[str, Any], seed: int = 0, origin: str = "this trial"
     ) -> ExperimentConfig:
-        """Returns the experiment of a trial.
-
-        Raises:
-            ValueError: if the settings do not fit each other; names `origin`.
-        """
-        return build_experiment({**self.complete(drawn), "seed": seed}, origin)
+        """Returns the experiment of a trial; a ValueError about its settings names `origin`."""
+        return build_experiment({**self.fixed, **drawn, "seed": seed}, origin)
 
     def active(self, name: str, drawn: Mapping[str, Any]) -> bool:
         """Returns whether the setting is drawn, given the settings that were drawn before."""
-        settings = self.complete(drawn)
+        settings = {**self.fixed, **drawn}
         return all(condition.holds(settings) for condition in self.search[name].when)
 
     def deciding(self, point: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,7 +229,7 @@ class SearchSpace:
         matter: dict[str, Any] = {}
         idle = set()
         for name, distribution in self.search.items():
-            known = self.complete(matter)
+            known = {**self.fixed, **matter}
             if any(
                 one.setting in idle or (one.setting in known and not one.holds(known))
                 for one in distribution.when
@@ -250,29 +241,22 @@ class SearchSpace:
 
     def points(self) -> list[dict[str, Any]]:
         """Returns the points that are known before any draw, each once, in order."""
+        points: list[dict[str, Any]] = []
         if self.algorithm == "one-at-a-time":
-            return self._one_at_a_time()
+            points.append(dict(self.around))
+            for name, distribution in self.search.items():
+                for value in distribution.listed():
+                    if (point := {**self.around, name: value}) not in points:
+                        points.append(point)
+            return points
+        lists = {name: d.values for name, d in self.search.items() if d.is_grid}
         if self.algorithm == "grid":
-            return list(self._grid({name: d.listed() for name, d in self.search.items()}))
-        return list(self._grid({n: d.values for n, d in self.search.items() if d.is_grid}))
-
-    def _one_at_a_time(self) -> list[dict[str, Any]]:
-        points = [dict(self.around)]
-        for name, distribution in self.search.items():
-            for value in distribution.listed():
-                point = {**self.around, name: value}
-                if point not in points:
-                    points.append(point)
-        return points
-
-    def _grid(self, lists: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-        """Yields all combinations; leaves out settings whose conditions do not hold."""
-        seen = []
+            lists = {name: d.listed() for name, d in self.search.items()}
         for values in itertools.product(*lists.values()):
-            point: dict[str, Any] = {}
+            point = {}
             for name, value in zip(lists, values, strict=True):
-                if self.active(name, point):
+                if self.active(name, point):  # otherwise it is left out
                     point[name] = value
-            if point not in seen:
-                seen.append(point)
-                yield point
+            if point not in points:
+                points.append(point)
+        return points

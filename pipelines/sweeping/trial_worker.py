@@ -37,10 +37,9 @@ class TrialTask:
     """MLflow run id of the sweep."""
 
     def training(self, drawn: dict[str, Any], seed: int) -> TrainingRun:
-        """Returns the training of a trial. It does not read the test split.
+        """Returns the training of a trial, which does not read the test split.
 
-        Raises:
-            ValueError: if the settings do not fit each other, the data or the tower.
+        Raises ValueError if the settings do not fit each other, the data or the tower.
         """
         experiment = self.space.experiment(drawn, seed)
         return TrainingRun(experiment, self.cache, self.output, test=False, sweep=self.sweep)
@@ -66,10 +65,9 @@ def run_trial(config: dict[str, Any], task: TrialTask, keeper: ClipCache) -> Non
 
     for row in _stored_curve(training):  # epochs that the driver has not recorded
         report(row)
-    alone = task.resources.workers == 1
-    hooks = (
-        TrainingHooks(report, keeper) if alone else TrainingHooks(callbacks=(_Epochs(objective),))
-    )
+    hooks = TrainingHooks(report, keeper)
+    if not (alone := task.resources.workers == 1):
+        hooks = TrainingHooks(callbacks=(_Epochs(objective),))
     label = f"{config['name']}: {describe_settings(config['drawn'])}"
     try:
         result = training.train(task.resources, task.parent, label, in_process=alone, hooks=hooks)

@@ -78,11 +78,8 @@ class Driver(Searcher):
         if result.get(FAILURE_KEY):
             self.fail(trial.number, result[FAILURE_KEY])
         elif result["finished"]:
-            trial.measures = {
-                name: value
-                for name, value in _metrics(result).items()
-                if name not in ("epoch", "step_seconds")
-            }
+            per_epoch = ("epoch", "step_seconds")
+            trial.measures = {k: v for k, v in _metrics(result).items() if k not in per_epoch}
             self._end(trial, "finished")
         else:
             trial.add_epoch(_metrics(result))

@@ -1,15 +1,23 @@
-"""The stored result of a finished training, from which it is remembered."""
+"""A training or an evaluation that can be resumed, and its stored result."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
+from stop_core.cache.manifest import Manifest
 from stop_core.evaluation.stored_predictions import RESULT
+from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.atomic import hash_json, write_whole
 from stop_core.storage.documents import Number, Whole, build, parse_json, read_text
 from stop_core.storage.paths import StoragePath, storage_path
 from stop_core.trained_model.files import MODEL
 
-from ..cli.folders import output_folder
+from ..cli.folders import alone_in, output_folder
+from ..tracking.environment import git_commit
+from ..tracking.queued_run import QueuedRun, deliver_at_end
+from ..tracking.store import open_experiment, tracking_uri
+from .failures import FAILURE_TAG
 
 _SUM = "sha256"
 RESULT_VERSION = 2  # increase it when a change of code changes results: old ones are not reused
@@ -78,3 +86,76 @@ class TrainingResult:
         values = asdict(self)
         values[_SUM] = hash_json(values)
         write_whole(output_folder(self.folder) / RESULT, json.dumps(values, indent=2))
+
+
+class ResumableRun:
+    """A training or an evaluation that has not started yet, is unfinished, or is finished.
+
+    Its folder, below `output`, is named by its identity, and has its MLflow run and its result.
+    """
+
+    output: StoragePath
+    folder: StoragePath
+    name: str
+    manifest: Manifest
+    config: ExperimentConfig
+
+    @property
+    def tracked(self) -> QueuedRun:
+        """Its MLflow run."""
+        return QueuedRun(self.folder, tracking_uri(self.output))
+
+    def remembered(self) -> TrainingResult | None:
+        """Returns the stored result; None if it is not finished."""
+        result = TrainingResult.load(self.folder)
+        # The tracking store may have been unavailable at the end.
+        return result and replace(result, run_id=result.run_id or self.tracked.run_id)
+
+    def open_store(self) -> None:
+        """Refuses a wrong tracking store at the start. One that fails later stops nothing."""
+        if not self.tracked.run_id:
+            open_experiment(self.output, self.manifest.dataset)
+
+    def once(self, work: Callable[[], TrainingResult]) -> TrainingResult:
+        """Returns the stored result, or else that of `work`, during which the folder is locked."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.folder):
+            # Another process may have finished it while it held the lock.
+            return self.remembered() or work()
+
+    def open_run(self, kind: str, name: str, parent: str | None, tags: dict[str, str]) -> QueuedRun:
+        """Starts or continues its MLflow run, with `tags` next to those of its identity."""
+        own = {
+            "kind": kind,
+            "method": self.config.method,
+            "dataset": self.manifest.dataset,
+            "fold": str(self.manifest.fold),
+            "config_hash": self.config.hash,
+            "data_hash": self.manifest.data_hash,
+        }
+        tracked = self.tracked
+        tracked.open(self.manifest.dataset, name, parent=parent, tags=own | tags)
+        return tracked
+
+    def finish(self, metrics: dict[str, float], **more: Any) -> TrainingResult:
+        """Ends the MLflow run, and stores the result, of which `more` are further fields."""
+        tracked = self.tracked
+        tracked.remove_tags(FAILURE_TAG)
+        tracked.finish()
+        deliver_at_end(tracked)
+        result = TrainingResult(
+            name=self.name,
+            method=self.config.method,
+            dataset=self.manifest.dataset,
+            fold=self.manifest.fold,
+            seed=self.config.seed,
+            metrics=metrics,
+            config_hash=self.config.hash,
+            data_hash=self.manifest.data_hash,
+            git_commit=git_commit(),
+            run_id=tracked.run_id,
+            folder=str(self.folder),
+            **more,
+        )
+        result.save()
+        return result

@@ -30,18 +30,17 @@ from stop_core.trained_model.frames import preprocessing_of_cache
 from stop_core.training.run_state import Origin, read_origin, read_progress
 
 from ..cli.console import Paused, RunError
-from ..cli.folders import alone_in, results_folder
+from ..cli.folders import results_folder
 from ..cluster.resources import Resources
 from ..tracking.environment import git_commit
-from ..tracking.queued_run import QueuedRun, deliver_at_end, deliver_at_start
-from ..tracking.store import open_experiment, tracking_uri
+from ..tracking.queued_run import deliver_at_start
 from .check_fit import check_fit
 from .checkpoints import CHECKPOINTS
 from .estimate import refuse_without_memory
-from .failures import FAILURE_TAG, failures_recorded
+from .failures import failures_recorded
 from .launch import TrainingHooks, train_in_process, train_on_ray
 from .progress_file import ProgressFile
-from .result import RESULT_VERSION, TrainingResult
+from .result import RESULT_VERSION, ResumableRun, TrainingResult
 from .start_from import StartFrom
 from .task import FIGURES, PAUSE, PREDICTIONS, PROGRESS_FILE, WorkerTask
 
@@ -53,7 +52,7 @@ serves, which these files do not have.
 """
 
 
-class TrainingRun:
+class TrainingRun(ResumableRun):
     """A training that has not started yet, is unfinished, or is finished.
 
     Args:
@@ -98,28 +97,16 @@ class TrainingRun:
         kind += f"-{sweep}" if sweep else ""
         kind += start.suffix if start else ""
         rest = f"{config.method}-seed{config.seed}-{hashes}{kind}"
-        dataset, fold = self.manifest.dataset, self.manifest.fold
         runs = self.output / "runs"
-        self.name = results_folder(runs, dataset, fold, rest).name
+        self.name = results_folder(runs, self.manifest.dataset, self.manifest.fold, rest).name
         self.folder = inside(runs, self.name)
         if start:
             start.check(self._origin())
 
     @property
-    def tracked(self) -> QueuedRun:
-        """The MLflow run of this training."""
-        return QueuedRun(self.folder, tracking_uri(self.output))
-
-    @property
     def progress_file(self) -> ProgressFile:
         """The file in which the worker reports its progress."""
         return ProgressFile(self.folder / PROGRESS_FILE)
-
-    def remembered(self) -> TrainingResult | None:
-        """Returns the stored result; None if the training is not finished."""
-        result = TrainingResult.load(self.folder)
-        # The tracking store may have been unavailable when the training ended.
-        return result and replace(result, run_id=result.run_id or self.tracked.run_id)
 
     def train(
         self,
@@ -133,7 +120,7 @@ class TrainingRun:
         """Trains or resumes, and stores the result; returns a stored result at once.
 
         Args:
-            resources: the resources of the workers.
+            resources: of the workers.
             parent: MLflow run id of the sweep or table that this training belongs to.
             label: name of the MLflow run; default: method and seed.
             in_process: train in this process, without Ray Train. It must have the resources of the
@@ -143,67 +130,39 @@ class TrainingRun:
         Raises:
             RunError: if the training fails; the message gives the reason in one sentence.
         """
+        from .checkpoints import move_damaged_aside
+
+        def work() -> TrainingResult:
+            with failures_recorded(self.tracked, f"the training {self.name}"):
+                refuse_without_memory(self.config, self.manifest.config.frames, resources)
+                self.progress_file.path.unlink(missing_ok=True)  # left by an interruption
+                (self.folder / PAUSE).unlink(missing_ok=True)
+                move_damaged_aside(self.folder)
+                self._track(resources, parent, label)
+                task = self._task(resources)
+                checkpoint = (
+                    train_in_process(task, inside(self.folder, CHECKPOINTS), hooks)
+                    if in_process
+                    else train_on_ray(task, resources, hooks)
+                )
+                return self._store(checkpoint)
+
         if result := self.remembered():
             return result
         if parent is None:
             self.open_store()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with alone_in(self.folder):
-            # Another process may have finished this training while it held the lock.
-            return self.remembered() or self._train(resources, parent, label, in_process, hooks)
+        return self.once(work)
 
     def pause(self) -> None:
         """Asks the workers to save the training after the current step or epoch, and to end."""
         write_whole(self.folder / PAUSE, "")
 
-    def open_store(self) -> None:
-        """Refuses a wrong tracking store at the start. One that fails later stops nothing."""
-        if not self.tracked.run_id:
-            open_experiment(self.output, self.manifest.dataset)
-
-    def _train(
-        self,
-        resources: Resources,
-        parent: str | None,
-        label: str | None,
-        in_process: bool,
-        hooks: TrainingHooks,
-    ) -> TrainingResult:
-        from .checkpoints import move_damaged_aside
-
-        with failures_recorded(self.tracked, f"the training {self.name}"):
-            refuse_without_memory(self.config, self.manifest.config.frames, resources)
-            self.progress_file.path.unlink(missing_ok=True)  # left by an interruption
-            (self.folder / PAUSE).unlink(missing_ok=True)
-            move_damaged_aside(self.folder)
-            self._track(resources, parent, label)
-            task = self._task(resources)
-            checkpoint = (
-                train_in_process(task, inside(self.folder, CHECKPOINTS), hooks)
-                if in_process
-                else train_on_ray(task, resources, hooks)
-            )
-            result = self._store(checkpoint)
-        return result
-
     def _track(self, resources: Resources, parent: str | None, label: str | None) -> None:
         """Starts the MLflow run of this training, or continues it."""
-        tracked = self.tracked
         if self.start and not self.start.fork:
-            tracked.adopt(read_origin(self.start.checkpoint).mlflow_run_id)
-        tracked.open(
-            self.manifest.dataset,
-            label or f"{self.config.method} seed {self.config.seed}",
-            parent=parent,
-            tags={
-                "kind": "training",
-                "method": self.config.method,
-                "dataset": self.manifest.dataset,
-                "fold": str(self.manifest.fold),
-                "config_hash": self.config.hash,
-                "data_hash": self.manifest.data_hash,
-            },
-        )
+            self.tracked.adopt(read_origin(self.start.checkpoint).mlflow_run_id)
+        name = label or f"{self.config.method} seed {self.config.seed}"
+        tracked = self.open_run("training", name, parent, {})
         tracked.log_params({**self.config.parameters(), "dataset": self.manifest.dataset})
         tracked.log_dataset(self.manifest.dataset, self.manifest.data_hash, self.cache)
         tracked.set_tags(asdict(resources))
@@ -260,39 +219,20 @@ class TrainingRun:
             tracked.log_file(f"{FIGURES}/{figure.name}", FIGURES)
         if progress.problems:
             tracked.set_tags({"problems": "; ".join(progress.problems)})
-        tracked.remove_tags(FAILURE_TAG)
-        tracked.finish()
-        deliver_at_end(tracked)
-        result = TrainingResult(
-            name=self.name,
-            method=self.config.method,
-            dataset=self.manifest.dataset,
-            fold=self.manifest.fold,
-            seed=self.config.seed,
-            metrics=metrics,
-            config_hash=self.config.hash,
-            data_hash=self.manifest.data_hash,
-            git_commit=git_commit(),
-            run_id=tracked.run_id,
-            folder=str(self.folder),
-            curve=progress.curve,
-            costs=progress.costs,
-            problems=progress.problems,
+        return self.finish(
+            metrics, curve=progress.curve, costs=progress.costs, problems=progress.problems
         )
-        result.save()
-        return result
 
     def _model_record(self, metrics: dict[str, float], tower: TowerFacts) -> ModelRecord:
         manifest, config = self.manifest, self.config
+        names: Sequence[str] = manifest.class_names
+        if config.protocol.classes != "all":
+            names = [names[label] for label in base_labels(names, config.protocol)]
+        shape = (config.frames, tower.size)
         return ModelRecord(
             config=config,
-            classes=label_classes(_trained_classes(config, manifest), config.templates),
-            preprocessing=preprocessing_of_cache(
-                manifest.config,
-                (config.frames, tower.size),
-                tower.mean,
-                tower.std,
-            ),
+            classes=label_classes(names, config.templates),
+            preprocessing=preprocessing_of_cache(manifest.config, shape, tower.mean, tower.std),
             provenance=Provenance(
                 tower_fingerprint=tower.fingerprint,
                 run=self.name,
@@ -306,10 +246,3 @@ class TrainingRun:
                 versions=versions(),
             ),
         )
-
-
-def _trained_classes(config: ExperimentConfig, manifest: Manifest) -> Sequence[str]:
-    names, protocol = manifest.class_names, config.protocol
-    if protocol.classes == "all":
-        return names
-    return [names[n] for n in base_labels(names, protocol)]

@@ -268,7 +268,7 @@ def test_setting_can_depend_on_a_fixed_or_a_searched_one(
     space = _read(tmp_path, f"fixed: {{{fixed}}}\nsearch:\n  {search}\nalgorithm: tpe\ntrials: 3")
     drawn = sample_settings(space, {}, 0, [])
     assert drawn is not None
-    build_experiment(space.complete(drawn))
+    space.experiment(drawn)
 
 
 def test_point_around_can_depend_on_a_fixed_setting(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_spaces_that_try_the_defaults_first_try_all_of_them() -> None:
         assert point.keys() == space.search.keys()
         drawn = sample_settings(space, point, seed, [])
         assert drawn == point
-        tried = build_experiment(space.complete(drawn)).parameters()
+        tried = space.experiment(drawn).parameters()
         defaults = ExperimentConfig().parameters()
         assert {name: tried[name] for name in point} == {name: defaults[name] for name in point}
 

@@ -163,9 +163,8 @@ def test_a_setting_is_active_where_all_its_conditions_hold() -> None:
     assert not space.active("max_prompts", {"method": "stop", "eta": 0.0})
     assert not space.active("max_prompts", {"eta": 4.0})
     assert _space(WHEN, fixed={"method": "stop"}).active("eta", {})
-    assert space.complete({"eta": 1.0}) == {"eta": 1.0}
-    both = _space(WHEN, fixed={"eta": 2.0, "n_s": 3})
-    assert both.complete({"eta": 1.0}) == {"eta": 1.0, "n_s": 3}
+    both = _space(WHEN, fixed={"method": "stop", "n_s": 3}).experiment({"eta": 4.0})
+    assert (both.stop.eta, both.stop.n_s) == (4.0, 3)
 
 
 def test_a_grid_has_no_inactive_settings() -> None:
