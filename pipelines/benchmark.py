@@ -164,7 +164,6 @@ def main(config: BenchmarkConfig) -> "ComparisonTable":
 
 
 def _of_caches(caches: Mapping[StoragePath, Manifest]) -> dict[str, Any]:
-    """Returns the options of a table about its data."""
     return {
         "further": {one.fold: one.data_hash for one in list(caches.values())[1:]},
         "caches": {one.data_hash: path.resolve() for path, one in caches.items()},
@@ -174,7 +173,6 @@ def _of_caches(caches: Mapping[StoragePath, Manifest]) -> dict[str, Any]:
 def _check_test(
     tested: Manifest, rows: "dict[str, list[TrainingRun]]", config: BenchmarkConfig
 ) -> None:
-    """Refuses a cache that does not suit the test, before anything is trained."""
     from stop_core.clip.loading import tower_shape
 
     config.evaluation.check(tested)
@@ -200,7 +198,6 @@ def _readers(
 
 
 def _how(config: BenchmarkConfig) -> dict[str, Any]:
-    """Returns the options of a table that say how its rows are tested."""
     clips, crops = parse_views(config.views)
     note = f"Test: {config.views} views ({clips} temporal clips, {crops} crops), averaged."
     return {"rerank": config.rerank, "notes": [note] if clips * crops > 1 else []}
@@ -235,7 +232,6 @@ def _transfer(
     config: BenchmarkConfig,
     resources: Resources,
 ) -> None:
-    """Tests the finished trainings on another cache, and publishes the table of it."""
     from .tables.mlflow_table import track
     from .tables.table import ComparisonTable
 

@@ -154,7 +154,6 @@ def _write(
 
 
 def _print_table(rows: Sequence[dict[str, Any]], given: Sequence[str]) -> None:
-    """Prints one line per label, with the name of the video in the first."""
     names = [in_line(name) for name in short_names([row["video"] for row in rows], given)]
     width = max(map(len, names))
     for name, row in zip(names, rows, strict=True):

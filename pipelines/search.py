@@ -111,7 +111,6 @@ def main(config: SearchConfig) -> list[dict[str, Any]]:
 
 
 def _query(config: SearchConfig, trained: "TrainedModel") -> NDArray[np.float32]:
-    """Returns the embedding of the text or the video, [E]."""
     if config.video is None:
         if not (config.text or "").strip():
             raise ValueError("the text is empty: describe the videos to find")
@@ -125,7 +124,6 @@ def _query(config: SearchConfig, trained: "TrainedModel") -> NDArray[np.float32]
 def _nearest_texts(
     config: SearchConfig, trained: "TrainedModel", query_E: NDArray[np.float32]
 ) -> list[dict[str, Any]]:
-    """Returns the sentences of the file that are most similar to the video."""
     assert config.texts is not None
     try:
         lines = config.texts.read_text(encoding="utf-8").splitlines()

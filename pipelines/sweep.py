@@ -119,10 +119,7 @@ class SweepConfig:
 
 
 def main(config: SweepConfig) -> "SweepResult | None":
-    """Runs the sweep, prints its trials, best first, and writes the report.
-
-    Returns None after a dry run.
-    """
+    """Runs the sweep, prints its trials, best first, and writes the report; None for a dry run."""
     from .sweeping.dry_run import print_plan
     from .sweeping.report.report import REPORT, Report
     from .sweeping.results import confirm, print_trials, write_results

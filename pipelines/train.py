@@ -18,7 +18,7 @@ from .cli.folders import SWEEPS, default_output
 from .cli.json_output import add_result
 from .cli.options import OptionalFolder, OutputFolder
 from .cluster.devices import choose_devices
-from .cluster.resources import ResourceOptions, Resources, room_for, waited_for
+from .cluster.resources import ResourceOptions, room_for, waited_for
 from .preprocessing.find_cache import find_cache
 from .training.check_fit import remarks_on
 from .training.progress_file import TrainingLines
@@ -106,9 +106,12 @@ def main(config: TrainConfig) -> "TrainingResult":
         local = resources.local_cache_bytes
         for remark in remarks_on(training.config, training.cache, local):
             say(f"note: {remark}")
-        in_process = _is_in_process(config.in_process, resources)
         lines = TrainingLines(training.progress_file)
         hooks = TrainingHooks(is_sole="RAY_ADDRESS" not in os.environ)
+        in_process = config.in_process
+        if in_process is None:  # on a GPU, a training is worth the overhead of Ray Train
+            on_a_cpu = resources.workers == 1 and not resources.gpus_per_worker
+            in_process = on_a_cpu and hooks.is_sole
         if not in_process:
             # On a cluster, the folder of the store may have to be refused first.
             work = training.open_store if hooks.is_sole else lambda: None
@@ -122,7 +125,6 @@ def main(config: TrainConfig) -> "TrainingResult":
 
 
 def _start_ray_and(work: Callable[[], None], *folders: StoragePath) -> None:
-    """Starts Ray, and does other work while its processes start."""
     from .cluster.session import import_ray, start_ray
 
     import_ray()  # first, as two threads should not import libraries at once
@@ -130,15 +132,6 @@ def _start_ray_and(work: Callable[[], None], *folders: StoragePath) -> None:
         done = pool.submit(work)
         start_ray(*folders, records=True, dashboard=False)
     done.result()
-
-
-def _is_in_process(given: bool | None, resources: Resources) -> bool:
-    """Whether to train in this process; trainings on a GPU are worth the overhead of Ray Train."""
-    if given is not None:
-        return given
-    return (
-        resources.workers == 1 and not resources.gpus_per_worker and "RAY_ADDRESS" not in os.environ
-    )
 
 
 def _summarise(result: "TrainingResult", config: TrainConfig) -> None:

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
-from urllib.error import URLError
 from urllib.request import urlopen
 
 from .cli.console import RunError, print_result, say
@@ -86,9 +85,8 @@ def main(config: UiConfig) -> None:
             process.wait()
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(
-                    process.pid, signal.SIGKILL
-                )  # SQLite survives it; an open page would delay the end
+                # SQLite survives it; an open page would delay the end.
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _show(links: dict[str, str], config: UiConfig) -> None:
@@ -100,17 +98,12 @@ def _show(links: dict[str, str], config: UiConfig) -> None:
 
 def _await(address: str, process: "subprocess.Popen[bytes]", log: IO[str]) -> None:
     deadline = time.monotonic() + _SECONDS_TO_START
-    while not _answers(address):
+    while True:
+        with suppress(OSError), urlopen(f"{address}/health", timeout=5) as answer:
+            if answer.status == 200:
+                return
         if process.poll() is not None or time.monotonic() > deadline:
             log.seek(0)
             reason = (log.read().strip().splitlines() or ["it gives no reason"])[-1]
             raise RunError(f"MLflow does not start: {reason}")
         time.sleep(0.2)
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urlopen(f"{address}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (URLError, OSError):
-        return False

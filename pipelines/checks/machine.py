@@ -145,7 +145,6 @@ def check_memory() -> Iterator[Finding]:
 
 
 def _container_limit() -> int | None:
-    """Returns the memory limit of this container in bytes; None without a limit."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             return int(Path(path).read_text())

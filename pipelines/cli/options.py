@@ -411,7 +411,6 @@ def _refuse_values(config_type: type[Any], arguments: Sequence[str]) -> None:
 
 
 def _typed_options(config_type: type[Any]) -> Iterator[tuple[str, Any]]:
-    """Yields the names and types of the fields, those of inner dataclasses too."""
     for name, kind in get_type_hints(config_type, include_extras=True).items():
         if is_dataclass(kind):
             yield from _typed_options(cast(type[Any], kind))

@@ -52,7 +52,6 @@ def diagnosis(uri: str, problem: BaseException) -> tuple[str, str]:
 
 
 def _reason(uri: str, problem: BaseException) -> tuple[str, str]:
-    """Returns the reason of a failure, and advice."""
     chain = [problem]  # and its causes: libraries wrap errors several times
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)

@@ -49,12 +49,8 @@ class Machine:
 def choose_devices(options: ResourceOptions, most_workers: int = 1) -> Machine:
     """Settles what the options leave open, and prints which GPUs are used.
 
-    Args:
-        options: as the user gave them.
-        most_workers: number of workers that a training may get, if the user gave none.
-
-    Raises:
-        RunError: if GPUs are asked for, and there are none that torch can use.
+    `most_workers` is the number of workers that a training may get, if the user gave none. Raises
+    RunError if GPUs are asked for, and there are none that torch can use.
     """
     wanted = options.device == "gpu" or bool(options.gpus_per_worker)
     if options.device == "cpu" or options.gpus_per_worker == 0:
@@ -71,14 +67,9 @@ def choose_devices(options: ResourceOptions, most_workers: int = 1) -> Machine:
 
 
 def usable_gpus(device: Device, *, everywhere: bool = False) -> Gpus:
-    """Returns the GPUs that may be used: none for "cpu".
+    """Returns the GPUs that may be used; RunError if there must be one, and torch can use none.
 
-    Args:
-        device: as the user gave it.
-        everywhere: whether to use those of the cluster of RAY_ADDRESS, if it is set.
-
-    Raises:
-        RunError: if `device` is "gpu", and there is none that torch can use.
+    `everywhere` asks for those of the cluster of RAY_ADDRESS, if it is set.
     """
     if device == "cpu":
         return Gpus()

@@ -98,11 +98,7 @@ class ResourceOptions:
     def on(self, gpus: int, most_workers: int = 1, cpus_per_gpu: float = 1) -> "Resources":
         """Returns the resources on a machine or cluster with this number of GPUs.
 
-        Args:
-            gpus: number of GPUs that a training may use.
-            most_workers: number of workers that a training may get, if the user gave none; with 1,
-                trainings run side by side.
-            cpus_per_gpu: number of CPUs of a machine for each of its GPUs.
+        A training may get `most_workers` if the user gave none; with 1, trainings run side by side.
         """
         share, workers = self.gpus_per_worker, self.workers
         if share is None:
@@ -199,7 +195,6 @@ def node_resources() -> list[dict[str, float]]:
 
 
 def _room(resources: Resources, nodes: list[dict[str, float]]) -> int:
-    """Returns the number of trainings that fit; a worker cannot be split among nodes."""
     return copies_that_fit(nodes, resources.per_worker) // resources.fewest_workers
 
 

@@ -58,14 +58,10 @@ def start_ray(*folders: StoragePath, records: bool = False, dashboard: bool = Tr
     """Connects to the cluster of RAY_ADDRESS, or starts Ray on this machine only; idempotent.
 
     Args:
-        folders: the folders that workers read or write.
-        records: whether workers record in MLflow.
+        folders: the folders that workers read or write; every machine has to see them.
+        records: whether workers record in MLflow, in a store that they can share.
         dashboard: False starts a Ray of this machine without it. It needs it if several trainings
             run under Ray Train, which asks its state service which of them are alive.
-
-    Raises:
-        RunError: if Ray does not start or the cluster does not answer; if a machine of the cluster
-            does not see a folder, or the workers cannot share the tracking store.
     """
     import_ray()
     import ray
@@ -118,7 +114,7 @@ def _connect(dashboard: bool) -> None:
 
 
 def long_temp_dir() -> str | None:
-    """Returns a message if the paths of Ray's sockets would be too long; None if they are not."""
+    """Returns a message if the paths of Ray's sockets would be too long."""
     folder = _temp_dir()
     if (length := len(os.fsencode(folder))) <= LONGEST_TEMP_DIR:
         return None

@@ -18,11 +18,8 @@ from ..cli.store_problem import given_store
 def require_shared(*folders: StoragePath, records: bool = False) -> None:
     """Raises RunError if a machine of the cluster does not see one of the folders, naming both.
 
-    Nothing is checked on one machine, nor of a URI.
-
-    Args:
-        folders: what the workers read or write.
-        records: whether the workers record in MLflow, which SQLite allows on one machine only.
+    Nothing is checked on one machine, nor of a URI. Workers that record in MLflow (`records`) need
+    a server: SQLite can be used on one machine only.
     """
     import ray
 

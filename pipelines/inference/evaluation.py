@@ -194,7 +194,6 @@ class Evaluation(ResumableRun):
         return result
 
     def _track(self) -> None:
-        """Starts the MLflow run of this evaluation, or continues it."""
         manifest, options, config = self.manifest, self.options, self.config
         trained = self.record.provenance
         tags = {

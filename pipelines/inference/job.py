@@ -116,7 +116,6 @@ class VideoJob:
             ) from problem
 
     def _parts(self, pending: Sequence[Video], workers: int) -> list[PartRow]:
-        """Returns the parts: some videos each, and the file for their rows."""
         size = min(_MOST_A_PART, max(1, math.ceil(len(pending) / (4 * workers))))
         parts = []
         for start in range(0, len(pending), size):

@@ -223,7 +223,6 @@ def _folder(checkpoint: StoragePath, output: StoragePath) -> StoragePath:
 
 
 def _listed(lines: Sequence[str]) -> str:
-    """Returns lines for the end of a message."""
     more = [f"and {len(lines) - _MOST_LISTED} more"] if len(lines) > _MOST_LISTED else []
     return "".join(f"\n  {line}" for line in [*lines[:_MOST_LISTED], *more])
 

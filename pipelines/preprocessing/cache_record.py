@@ -14,12 +14,7 @@ from stop_core.storage.paths import StoragePath
 
 
 class CacheRecord:
-    """The pending MLflow record of a cache, a file below `output` that survives SIGKILL.
-
-    Args:
-        output: the folder of the store, unless the store is a server.
-        cache: the folder of the cache.
-    """
+    """The pending MLflow record of a cache, a file below `output` that survives SIGKILL."""
 
     def __init__(self, output: StoragePath, cache: StoragePath) -> None:
         self.output = output
@@ -32,11 +27,7 @@ class CacheRecord:
         return self._pending.is_file()
 
     def begin(self, dataset: str) -> None:
-        """Checks the store and marks the record as pending, before anything is decoded.
-
-        Raises:
-            RunError: if the store cannot be used.
-        """
+        """Checks the store and marks the record as pending, before anything is decoded."""
         from ..tracking.store import open_experiment
 
         open_experiment(self.output, dataset)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 from stop_core.cache import CacheConfig, CacheJob, ShardPlan, write_shard
-from stop_core.decoding.process import DECODE_TIMEOUT
 from stop_core.storage.paths import StoragePath
 from stop_core.storage.private import first_line
 
@@ -20,21 +19,12 @@ from ..cluster.session import quiet_ray_data, start_ray
 
 
 def decode_shards(
-    job: CacheJob,
-    plans: Sequence[ShardPlan],
-    data_root: StoragePath,
-    timeout: float = DECODE_TIMEOUT,
+    job: CacheJob, plans: Sequence[ShardPlan], data_root: StoragePath, timeout: float
 ) -> Iterator[Done]:
     """Decodes and writes shards on all CPUs of the cluster; yields once per finished shard.
 
-    Args:
-        job: the cache to write to, in a folder that every node can access.
-        plans: the shards to make.
-        data_root: an absolute path that every node can access.
-        timeout: seconds after which decoding of a clip fails.
-
-    Raises:
-        RunError: if a shard cannot be written, or a worker fails. Finished shards are kept.
+    Every node can access the cache of the `job` and the absolute path `data_root`. A clip fails
+    after `timeout` seconds. Raises RunError if a shard cannot be written, or a worker fails.
     """
     start_ray(job.cache, data_root)
     import ray.exceptions
@@ -45,8 +35,8 @@ def decode_shards(
             if row["error"]:
                 raise RunError(
                     f"cannot write the shard {row['shard']} to {job.cache}: {row['error']}. "
-                    "Finished shards are kept. Fix the problem and "
-                    "run the same command again to resume"
+                    "Finished shards are kept. Fix the problem and run the same command again to "
+                    "resume"
                 )
             yield Done(clips=row["clips"], failures=row["failures"])
     except ray.exceptions.RayError as error:

@@ -15,9 +15,8 @@ EMBEDDED = "motion"
 def find_cache(cache: str | None, output: StoragePath) -> StoragePath:
     """Returns the finished cache at `cache`; None means the embedded set, made if absent.
 
-    Raises:
-        OSError: if there is no cache at `cache`; the message contains the command that makes one.
-        ValueError: if the cache is unfinished, or a size or footer differs from the manifest's.
+    Raises OSError, with the command that makes one, if there is no cache; ValueError if it is
+    unfinished, or a size or footer differs from the manifest's.
     """
     return _find(cache, output)[0]
 
@@ -38,9 +37,7 @@ def _find(cache: str | None, output: StoragePath) -> tuple[StoragePath, Manifest
 def find_folds(caches: str | None, output: StoragePath) -> dict[StoragePath, Manifest]:
     """Returns the caches that are separated by commas, with their manifests; by default, the one.
 
-    Raises:
-        OSError: if there is no cache.
-        ValueError: if one is unfinished, or they are not of different folds of one dataset.
+    Raises as `find_cache`, and ValueError if they are not of different folds of one dataset.
     """
     found: dict[StoragePath, Manifest] = {}
     for name in caches.split(",") if caches else [None]:

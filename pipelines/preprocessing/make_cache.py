@@ -45,6 +45,8 @@ from ..cli.video_options import DecodeOptions
 from .cache_record import CacheRecord
 from .decode_shards import decode_shards
 
+_NAMED = 5  # missing videos that a message names; the report lists all
+
 
 @dataclass(frozen=True)
 class PreprocessConfig:
@@ -149,10 +151,7 @@ class PreprocessConfig:
 
     @property
     def data_path(self) -> StoragePath:
-        """The data root as an absolute path: workers have another working directory.
-
-        Raises ValueError if it is not given; a recipe names a dataset without it.
-        """
+        """The data root as an absolute path; a ValueError if a dataset needs it, but has none."""
         if self.data_root is None and self.entry.generate is None:
             raise ValueError(
                 f"{self.dataset} needs --data-root, the folder that its archives were unpacked to"
@@ -168,15 +167,17 @@ class PreprocessConfig:
 
 
 def make_cache(config: PreprocessConfig) -> Manifest:
-    """Makes or resumes the cache and records it in MLflow; returns its manifest.
-
-    A finished cache is returned unchanged.
-
-    Raises:
-        ValueError, OSError, RunError: for errors that a user can fix, in one sentence.
-    """
+    """Makes or resumes the cache and records it in MLflow; a finished cache stays unchanged."""
     with skeleton_of(config.data_path) as root:
-        _generate_if_absent(config, root)
+        generate = config.entry.generate
+        if generate is not None and not root.exists():
+            if root != config.data_path:
+                raise RunError(
+                    f"there is nothing at {config.data_path}, and {config.dataset} is generated "
+                    "only on a local disk: give a local --data-root, or omit it"
+                )
+            say(f"generating the dataset {config.dataset} below {root}")
+            generate(root)
         selection, notes = listed_clips(config, root)
         missing = {clip.video_id for clip in missing_clips(root, selection.clips)}
         if len(missing) == len(selection.clips):
@@ -187,20 +188,6 @@ def make_cache(config: PreprocessConfig) -> Manifest:
         return _cache_clips(config, root, selection, notes, missing)
 
 
-def _generate_if_absent(config: PreprocessConfig, root: Path) -> None:
-    """Generates a demonstration set at the local data root `root`, unless it exists."""
-    generate = config.entry.generate
-    if generate is None or root.exists():
-        return
-    if root != config.data_path:
-        raise RunError(
-            f"there is nothing at {config.data_path}, and {config.dataset} is generated only on a "
-            "local disk: give a local --data-root, or omit it"
-        )
-    say(f"generating the dataset {config.dataset} below {root}")
-    generate(root)
-
-
 def _cache_clips(
     config: PreprocessConfig,
     root: Path,
@@ -208,7 +195,6 @@ def _cache_clips(
     notes: Sequence[str],
     missing: set[str],
 ) -> Manifest:
-    """Decodes the clips of `selection` that are not yet cached, and records the cache."""
     frames, size = config.shape
     names = ("fold", "crop", "compression", "decoder", "sampling")
     options = {name: getattr(config, name) for name in names}
@@ -250,7 +236,6 @@ def _cache_clips(
 def _decode(
     job: CacheJob, pending: Sequence[ShardPlan], config: PreprocessConfig, missing: set[str]
 ) -> None:
-    """Makes the pending shards and reports progress."""
     listed = [clip.video_id for plan in pending for clip in plan.clips]
     absent = len(missing.intersection(listed))
     present = len(listed) - absent
@@ -273,13 +258,25 @@ def check(config: PreprocessConfig) -> str:
                 "same command without --check"
             )
         selection, notes = listed_clips(config, root)
-        table, problem = check_files(selection, root, report)
-    add_result(clips=len(selection.clips), missing_listed_in=report if problem else None)
-    print_result(table)
+        missing = missing_clips(root, selection.clips)
+    if missing:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        with appearing(report) as staging:
+            lines = (f"{clip.split}\t{clip.path}\n" for clip in missing)
+            staging.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+    else:
+        report.unlink(missing_ok=True)  # left by an earlier check
+    add_result(clips=len(selection.clips), missing_listed_in=report if missing else None)
+    print_result(_table(selection, missing))
     for note in notes:
         print_result(textwrap.fill(f"note  {note}", 80, subsequent_indent=" " * 6))
-    if problem:
-        raise RunError(problem.replace(str(root), str(config.data_path)))
+    if missing:
+        names = ", ".join(clip.path for clip in missing[:_NAMED])
+        raise RunError(
+            f"{len(missing)} of {len(selection.clips)} listed clips are missing below "
+            f"{config.data_path}: {names}{' and more' if len(missing) > _NAMED else ''}; all of "
+            f"them are listed in {report}"
+        )
     return f"complete: all {len(selection.clips):,} clips are below {config.data_path}"
 
 
@@ -299,38 +296,7 @@ def failure_counts(failures: Sequence[Failure]) -> str:
     return ", ".join(f"{in_line(reason)}: {count}" for reason, count in counts)
 
 
-_NAMED = 5  # missing videos that a message names; the report lists all
-
-
-def check_files(selection: Selection, root: Path, report: StoragePath) -> tuple[str, str]:
-    """Compares a selection of clips with the files below the data root, folder by folder.
-
-    Args:
-        selection: the clips that the annotation lists.
-        root: the data root.
-        report: the file that lists the missing clips, one `split<tab>path` per line.
-
-    Returns:
-        A table of the splits, and an error message, empty if no video is missing.
-    """
-    missing = missing_clips(root, selection.clips)
-    table = _table(selection, missing)
-    if not missing:
-        report.unlink(missing_ok=True)  # left by an earlier check
-        return table, ""
-    report.parent.mkdir(parents=True, exist_ok=True)
-    with appearing(report) as staging:
-        lines = (f"{clip.split}\t{clip.path}\n" for clip in missing)
-        staging.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-    names = ", ".join(clip.path for clip in missing[:_NAMED])
-    return table, (
-        f"{len(missing)} of {len(selection.clips)} listed clips are missing below {root}: {names}"
-        f"{' and more' if len(missing) > _NAMED else ''}; all of them are listed in {report}"
-    )
-
-
 def _table(selection: Selection, missing: Sequence[Clip]) -> str:
-    """Returns a table: listed clips, missing clips, and classes or captions, by split."""
     listed = Counter(clip.split for clip in selection.clips)
     gone = Counter(clip.split for clip in missing)
     unit = "classes" if selection.class_names else "captions"

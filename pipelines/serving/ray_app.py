@@ -125,7 +125,6 @@ def application(
 
 
 def _parsed(body: bytes) -> tuple[list[dict[str, Any]], int]:
-    """Returns the rows of a request, and how many classes it asks for."""
     try:
         value = parse_json(body.decode())
     except ValueError as problem:

@@ -220,7 +220,6 @@ class Search:
         return Driver(task, trials, self.trials, self.seed, ended)
 
     def _mark(self, trial: Trial) -> None:
-        """Records the state of a trial in its own MLflow run."""
         folder = self.output / "runs" / trial.run
         if not trial.run or not folder.is_dir():
             return  # it failed before it had one

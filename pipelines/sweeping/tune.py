@@ -217,7 +217,6 @@ class NotedAsha(ASHAScheduler):
 
 
 def _metrics(result: dict[str, Any]) -> dict[str, float]:
-    """Returns the metrics of a training, without those that Tune adds."""
     names = ("epoch", "best_epoch", "step_seconds", "trainable_parameters")
     return {
         name: float(value)

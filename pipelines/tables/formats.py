@@ -181,7 +181,6 @@ def _accented(letter: str) -> str:
 
 
 def _raised(letter: str) -> str:
-    """Returns the LaTeX of a superscript or subscript letter or digit."""
     kind, _, number = unicodedata.decomposition(letter).partition(" ")
     place = {"<super>": "^", "<sub>": "_"}.get(kind)
     if place is None or " " in number or not chr(int(number, 16)).isalnum():

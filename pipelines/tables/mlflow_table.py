@@ -63,7 +63,10 @@ def publish_table(table: ComparisonTable, tracked: TrackedRun) -> None:
     tracked.log_params({"rows": len(table.experiments), "dataset": table.dataset,
                         "fold": " ".join(map(str, table.data_hashes))})  # fmt: skip
     parent = tracked.client.get_run(tracked.run_id)
-    view = _share_view(table, tracked.client, parent)
+    metrics = [table.measures[0].replace("val/", "val_best/"), *table.tested]
+    metrics.append("trainable_parameters")
+    columns = ["params.`seed`", *(f"metrics.`{name}`" for name in metrics)]
+    view = save_table_view(tracked.client, parent, columns)
     fitting = sheet.without(*(sheet.columns.keys() - _ON_PAGE))
     description = (
         f"{markdown(fitting)}\nAll columns: `table.html` and `table.csv` among the artifacts. "
@@ -73,14 +76,6 @@ def publish_table(table: ComparisonTable, tracked: TrackedRun) -> None:
     tracked.set_tags({NOTE: description, "baseline": table.baseline})
     _gather_cells(table, tracked, parent)
     print_result(f"the table in {', '.join(file.name for file in files)}: {table.folder}")
-
-
-def _share_view(table: ComparisonTable, client: MlflowClient, parent: Run) -> str:
-    """Saves a view of the cells with the columns of the table; returns its link."""
-    metrics = [table.measures[0].replace("val/", "val_best/"), *table.tested]
-    metrics.append("trainable_parameters")
-    columns = ["params.`seed`", *(f"metrics.`{name}`" for name in metrics)]
-    return save_table_view(client, parent, columns)
 
 
 def _chart_metrics(table: ComparisonTable, frame: pd.DataFrame) -> dict[str, float]:
@@ -113,10 +108,8 @@ def _gather_cells(table: ComparisonTable, tracked: TrackedRun, parent: Run) -> N
             run.remove_tags(_STALE)
             shown.add(result.run_id)
             continue
-        copy = copies.get(
-            (title, result.config_hash, result.data_hash, str(result.seed), result.run_id)
-        )
-        cell = copy or _started_copy(client, parent, title, result)
+        identity = title, result.config_hash, result.data_hash, str(result.seed), result.run_id
+        cell = copies.get(identity) or _started_copy(client, parent, title, result)
         if cell.info.status != "FINISHED":
             config = next(one for one in table.experiments[title] if one.seed == result.seed)
             metrics = result.metrics.items()

@@ -54,12 +54,7 @@ class PublishedRow:
 
 
 def read_published(path: Path) -> list[PublishedRow]:
-    """Reads published rows.
-
-    Raises:
-        ValueError: if the file has wrong columns or values; the message names file and line.
-        OSError: if it cannot be read.
-    """
+    """Reads published rows; a ValueError about columns or values names the file and the line."""
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         columns = list(reader.fieldnames or [])
@@ -111,6 +106,5 @@ def _number(name: str, text: str, where: str) -> float:
 
 
 def _known() -> str:
-    return (
-        f"required: {', '.join(_REQUIRED)}; optional: {', '.join((*_OPTIONAL, *PERCENT, *RANKS))}"
-    )
+    optional = ", ".join((*_OPTIONAL, *PERCENT, *RANKS))
+    return f"required: {', '.join(_REQUIRED)}; optional: {optional}"

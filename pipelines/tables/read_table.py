@@ -27,16 +27,12 @@ class Table:
 
 
 def read_table(path: Path, base: Mapping[str, Any] | None = None) -> Table:
-    """Reads the rows of a comparison table.
+    """Reads the rows of a comparison table; a ValueError names the file, and the line or row.
 
     A row can have `n_s: all` (the number of patches of its tower) and `static_prompts: matched` (as
     many as have the trainable parameters of STOP with the row's other settings).
 
     `base` has defaults for the common settings of the file; an ablation gets the row of STOP.
-
-    Raises:
-        ValueError: if the file is not a table; names the file, the line or row, and the remedy.
-        OSError: if it cannot be read.
     """
     document = Document(path)
     file = document.validate(_File, document.content or {})

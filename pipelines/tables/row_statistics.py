@@ -35,17 +35,13 @@ def row_statistics(
     `difference`, `difference_low`, `difference_high`, `p`, and `p_holm`, which is corrected for all
     comparisons of the table by Holm's method.
 
-    Args:
-        rows: results by the title of the row: the same seeds of the same folds in each.
-        measures: measures of the test split; the first is the primary one.
-        task: recognition is tested by McNemar's exact test; retrieval and the harmonic mean of
-            base and novel classes by the paired bootstrap.
-        baseline: title of the row that the others are compared with.
+    `rows` has results by the title of the row: the same seeds of the same folds in each. The first
+    of `measures`, which are of the test split, is the primary one. Recognition is tested by
+    McNemar's exact test; retrieval and the harmonic mean of base and novel classes by the paired
+    bootstrap.
 
-    Raises:
-        ValueError: if predictions contradict the recorded measures, or rows are of different
-            videos; the message names the folder.
-        OSError: if the predictions of a result are missing.
+    Raises ValueError if predictions contradict the recorded measures, or rows are of different
+    videos; OSError if predictions are missing.
     """
     scores = {title: _scores(results, measures) for title, results in rows.items() if results}
     if not scores:

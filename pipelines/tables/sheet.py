@@ -165,7 +165,6 @@ def _marks(frame: pd.DataFrame, measure: str) -> dict[int, Mark]:
 
 
 def _text(row: dict[str, Any], name: str, table: ComparisonTable) -> str:
-    """Returns the text of one cell from a row of the frame."""
     ours, value = row["kind"] == "ours", row.get(name, math.nan)
     match name:
         case "method":
@@ -210,7 +209,6 @@ def _interval(row: dict[str, Any], name: str, sign: str) -> str:
 
 
 def _notes(table: ComparisonTable, frame: pd.DataFrame) -> list[Note]:
-    """Returns the notes that a reader needs to interpret the numbers."""
     videos = next((row["test_videos"] for row in table.statistics.values()), 0)
     several = any(len(table.by_seed(title)) > 1 for title in table.results)
     over = f"{videos:,} test videos" + (" and the seeds" if several else "")
@@ -253,7 +251,6 @@ def _notes(table: ComparisonTable, frame: pd.DataFrame) -> list[Note]:
 
 
 def _protocols(table: ComparisonTable) -> list[str]:
-    """Returns a sentence for each protocol other than the fully supervised one."""
     rows: dict[str, list[str]] = {}
     for title, protocol in table.protocols.items():
         rows.setdefault(str(protocol), []).append(title)

@@ -94,11 +94,7 @@ class ComparisonTable:
         name: str = "table",
         **options: Any,
     ) -> "ComparisonTable":
-        """Returns the table before its rows are filled; its folder is named after their identity.
-
-        Raises:
-            ValueError: if published rows are of another dataset, or rows of other base classes.
-        """
+        """Returns the table before its rows are filled; its folder is named by their identity."""
         # The name of a training covers everything that its numbers depend on.
         rows = {title: [run.name for run in runs] for title, runs in trainings.items()}
         further = options.get("further", {})
@@ -120,11 +116,9 @@ class ComparisonTable:
         """The measures, validation first, those of re-ranking last."""
         if not self.trained_on and next(iter(self._classes().values()))[0] == "base":
             return BASE_TO_NOVEL
+        reranked = RERANKED if self.rerank != "none" else ()
         name = reranked_name(self.rerank)
-        reranked = (
-            [] if self.rerank == "none" else [f"test/{name}_{measure}" for measure in RERANKED]
-        )
-        return (*TABLE_MEASURES[self.task], *reranked)
+        return (*TABLE_MEASURES[self.task], *(f"test/{name}_{one}" for one in reranked))
 
     @property
     def data_hashes(self) -> dict[int, str]:
@@ -134,10 +128,9 @@ class ComparisonTable:
     @property
     def division(self) -> str:
         """The dataset and its folds, for titles."""
-        folds = ", ".join(map(str, self.data_hashes))
-        return (
-            f"{self.dataset}, folds {folds}" if self.further else division(self.dataset, self.fold)
-        )
+        if not self.further:
+            return division(self.dataset, self.fold)
+        return f"{self.dataset}, folds {', '.join(map(str, self.data_hashes))}"
 
     @property
     def protocols(self) -> dict[str, ProtocolConfig]:
@@ -145,7 +138,6 @@ class ComparisonTable:
         return {title: seeds[0].protocol for title, seeds in self.experiments.items()}
 
     def _classes(self) -> dict[str, tuple[object, ...]]:
-        """Returns the choice of classes of each row."""
         return {title: (one.classes, one.base_seed, one.base_classes)
                 for title, one in self.protocols.items()}  # fmt: skip
 
@@ -157,10 +149,8 @@ class ComparisonTable:
     def fill(self, results: Sequence[TrainingResult]) -> None:
         """Sorts results into their rows, and computes the statistics of their predictions.
 
-        Raises:
-            ValueError: if a result is of other data than the table, belongs to none of its rows, or
-                contradicts its predictions.
-            OSError: if the predictions of a result are missing.
+        Raises ValueError if a result is of other data, of no row, or contradicts its predictions;
+        OSError if those are missing.
         """
         wanted = {(one.hash, one.seed) for seeds in self.experiments.values() for one in seeds}
         for result in results:
@@ -213,7 +203,6 @@ class ComparisonTable:
         return [(title, result) for title, row in self.results.items() for result in row]
 
     def _row(self, title: str) -> dict[str, Any]:
-        """Returns the columns of one of our rows; None where there are no results."""
         results, seeds = self.results[title], self.by_seed(title)
         trainable = int(results[0].metrics["trainable_parameters"]) if results else None
         row: dict[str, Any] = {

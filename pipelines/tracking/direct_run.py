@@ -91,9 +91,7 @@ def now_ms() -> int:
 def write_record(client: "MlflowClient", run_id: str, record: Record, folder: StoragePath) -> None:
     """Writes a record to the store; files are relative to `folder`.
 
-    Raises:
-        RefusedError: if a file is outside of `folder`, or no longer exists.
-        Exception: of SQLAlchemy, requests and MLflow.
+    Raises RefusedError if a file is outside of it or gone, else those of SQLAlchemy and MLflow.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
     from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
@@ -135,7 +133,6 @@ def write_record(client: "MlflowClient", run_id: str, record: Record, folder: St
 
 
 def _own_file(folder: StoragePath, name: str) -> StoragePath:
-    """Returns a file of the folder, or raises RefusedError."""
     try:
         path = inside(folder, name)
     except ValueError as problem:  # the folder was written by someone else
@@ -163,22 +160,14 @@ def _log_model(
     inputs = run.inputs.dataset_inputs if run.inputs else []
     data = inputs[0].dataset if inputs else None
     metrics = []
+    facts = {"model_id": model.model_id, "run_id": run_id}
+    if data:
+        facts |= {"dataset_name": data.name, "dataset_digest": data.digest}
     for measure in run.data.metrics:
         if measure.startswith(("test/", "val_best/")):
             # The same point of the run, which does not get another one.
             point = max(client.get_metric_history(run_id, measure), key=lambda one: one.timestamp)
-            metrics.append(
-                Metric(
-                    measure,
-                    point.value,
-                    point.timestamp,
-                    point.step,
-                    model_id=model.model_id,
-                    dataset_name=data.name if data else None,
-                    dataset_digest=data.digest if data else None,
-                    run_id=run_id,
-                )
-            )
+            metrics.append(Metric(measure, point.value, point.timestamp, point.step, **facts))
     client.log_batch(run_id, metrics=metrics)
     client.finalize_logged_model(model.model_id, "READY")
     known = run.outputs.model_outputs if run.outputs else []

@@ -54,11 +54,8 @@ class Outbox:
     def deliver(self, send: Callable[[Record], None]) -> Exception | None:
         """Sends the waiting records in order; stops at the first error and returns it.
 
-        Does nothing while another process delivers the same records.
-
-        Args:
-            send: sends a record to the store. It raises `RefusedError` if the store refuses the
-                record for good, and any other error if the store does not answer.
+        Does nothing while another process delivers the same records. `send` raises `RefusedError`
+        if the store refuses a record for good, and any other error if it does not answer.
         """
         if not self.waiting():
             return None

@@ -47,8 +47,6 @@ _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT
 
 @dataclass(frozen=True)
 class _LoggedSteps:
-    """Content of `mlflow_told.json`."""
-
     run: str = ""
     steps: dict[str, int] = field(default_factory=dict)
 
@@ -96,16 +94,10 @@ class QueuedRun(RunRecords):
         return read_text(file) if file.is_file() else ""
 
     def open(
-        self,
-        experiment: str,
-        name: str,
-        *,
-        parent: str | None = None,
-        tags: Mapping[str, str] | None = None,
+        self, experiment: str, name: str, parent: str | None = None, tags: Mapping[str, str] = {}
     ) -> None:
         """Starts the run, or resumes the one that this folder started."""
-        all_tags = run_tags(name, tags, parent)
-        record = {"experiment": experiment, "name": name, "tags": all_tags}
+        record = {"experiment": experiment, "name": name, "tags": run_tags(name, tags, parent)}
         self.start({**record, "environment": environment()})
 
     def start(self, record: Record) -> None:
@@ -135,9 +127,7 @@ class QueuedRun(RunRecords):
         steps = self._logged_steps()
         new = []
         for step, time_ms, metrics in points:
-            unlogged = {
-                name: value for name, value in metrics.items() if step > steps.get(name, -1)
-            }
+            unlogged = {k: v for k, v in metrics.items() if step > steps.get(k, -1)}
             steps |= dict.fromkeys(unlogged, step)
             if unlogged:
                 new.append((step, time_ms, unlogged))
@@ -216,11 +206,7 @@ class QueuedRun(RunRecords):
         return self.store == given
 
     def _named_store(self) -> str:
-        """Returns `store`, which is not the given one.
-
-        Raises:
-            UnnamedStoreError: if the user has not named it.
-        """
+        """Returns `store`, which is not the given one; UnnamedStoreError if no user named it."""
         if self.store != local_store(self.output):
             raise UnnamedStoreError(
                 f"{self.folder / _STORE} says that the MLflow run of this folder is in "

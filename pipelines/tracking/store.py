@@ -47,6 +47,7 @@ with the chosen epoch; `val/...` is the curve over the epochs, `val_best/...` th
 """
 _VIEW = "mlflow.sharedViewState."  # the beginning of a tag of an experiment
 _ALL_RUNS = "runs"
+_COLUMNS_TAG = f"{_VIEW}{_ALL_RUNS}"
 _MEASURES = ("test/top1", "test/t2v_r1", "val_best/top1", "val_best/t2v_r1", "cost/step_seconds")
 _COLUMNS = [
     *(f"metrics.`{name}`" for name in (*_MEASURES, "trainable_parameters")),
@@ -58,11 +59,7 @@ MOST_METRICS = 1000  # of a batch; a limit of MLflow
 
 
 def tracking_uri(output: StoragePath) -> str:
-    """Returns the store of MLFLOW_TRACKING_URI, or else an SQLite store in the output folder.
-
-    Raises:
-        RunError: if the output is on an object store, and no tracking store is given.
-    """
+    """Returns the store of MLFLOW_TRACKING_URI, or else an SQLite store in the output folder."""
     if uri := given_store() or local_store(output):
         return uri
     raise RunError(
@@ -101,7 +98,7 @@ def page_links(client: "MlflowClient", address: str) -> dict[str, str]:
         tables = client.search_runs([number], "tags.kind = 'table'", max_results=1)
         for table in tables:
             links[f"newest table of {name}"] = f"{address}/{table_view(table)}"
-        key = _ALL_RUNS if f"{_VIEW}{_ALL_RUNS}" in experiment.tags else ""
+        key = _ALL_RUNS if _COLUMNS_TAG in experiment.tags else ""
         links[f"all runs on {name}"] = f"{address}/{_link(number, key)}"
     return links
 
@@ -148,9 +145,6 @@ def open_experiment(output: StoragePath, name: str) -> str:
 
     The driver calls it once before anything runs in parallel: processes that open an empty SQLite
     store at the same time make each other fail.
-
-    Raises:
-        RunError: if the store cannot be opened or written.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -193,25 +187,20 @@ def experiment_id(
     if experiment := client.get_experiment_by_name(name):
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
-        if (
-            is_ours and f"{_VIEW}{_ALL_RUNS}" not in experiment.tags
-        ):  # it was created by an earlier version
-            client.set_experiment_tag(
-                experiment.experiment_id, f"{_VIEW}{_ALL_RUNS}", _view(_COLUMNS)
-            )
+        if is_ours and _COLUMNS_TAG not in experiment.tags:  # created by an earlier version
+            client.set_experiment_tag(experiment.experiment_id, _COLUMNS_TAG, _view(_COLUMNS))
         return str(experiment.experiment_id)
     tags = {"mlflow.experimentKind": "custom_model_development"}  # or the UI shows it as GenAI
     if is_ours:
         tags["mlflow.note.content"] = EXPERIMENT_NOTE.format(dataset=name)
-        tags[f"{_VIEW}{_ALL_RUNS}"] = _view(_COLUMNS)
+        tags[_COLUMNS_TAG] = _view(_COLUMNS)
     try:
         return str(client.create_experiment(name, artifact_location=artifacts, tags=tags))
     except MlflowException as problem:
         if problem.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return experiment_id(
-            client, name, artifacts, is_ours=is_ours
-        )  # another process just created it
+        # Another process just created it.
+        return experiment_id(client, name, artifacts, is_ours=is_ours)
 
 
 def is_missing(problem: "MlflowException") -> bool:
@@ -256,21 +245,15 @@ def run_tags(
     name: str, tags: Mapping[str, str] | None, parent: str | None = None
 ) -> dict[str, str]:
     """Returns `tags` and the tags of every run; with `parent`, those of a child run of it."""
-    from mlflow.utils.mlflow_tags import (
-        MLFLOW_GIT_COMMIT,
-        MLFLOW_PARENT_RUN_ID,
-        MLFLOW_RUN_NAME,
-        MLFLOW_SOURCE_NAME,
-        MLFLOW_SOURCE_TYPE,
-    )
+    from mlflow.utils import mlflow_tags as keys
 
     commit = git_commit()
     return {
-        MLFLOW_RUN_NAME: name,
-        MLFLOW_GIT_COMMIT: commit,
-        MLFLOW_SOURCE_NAME: command_line(),
-        MLFLOW_SOURCE_TYPE: "JOB",  # of LOCAL, the UI shows only what follows the last slash
+        keys.MLFLOW_RUN_NAME: name,
+        keys.MLFLOW_GIT_COMMIT: commit,
+        keys.MLFLOW_SOURCE_NAME: command_line(),
+        keys.MLFLOW_SOURCE_TYPE: "JOB",  # of LOCAL, the UI shows only what follows the last slash
         "git_commit": commit,
         **(tags or {}),
-        **({MLFLOW_PARENT_RUN_ID: parent} if parent is not None else {}),
+        **({keys.MLFLOW_PARENT_RUN_ID: parent} if parent is not None else {}),
     }

@@ -22,11 +22,7 @@ if TYPE_CHECKING:  # torch and open_clip take seconds to import; a finished run 
 
 
 def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[Split]) -> None:
-    """Refuses a cache that does not suit the experiment.
-
-    Raises:
-        ValueError: with the difference and a remedy.
-    """
+    """Raises ValueError, with a remedy, if the cache does not suit the experiment."""
     from stop_core.clip.loading import tower_shape
     from stop_core.model.methods import check_tower
 
@@ -42,8 +38,7 @@ def check_fit(config: ExperimentConfig, manifest: Manifest, splits: Sequence[Spl
         refuse_twins(manifest.class_names, manifest.class_words)
     check_tower(config)
     if shape := tower_shape(config.tower):
-        _check_shape(config, shape)
-        _check_view(config, manifest.config, shape.image_size)
+        _check_shape(config, manifest.config, shape)
     for split in splits:
         if not manifest.counts.get(split):
             raise ValueError(
@@ -133,7 +128,8 @@ def _check_protocol(protocol: ProtocolConfig, manifest: Manifest, splits: Sequen
         )
 
 
-def _check_view(config: ExperimentConfig, cache: CacheConfig, size: int) -> None:
+def _check_shape(config: ExperimentConfig, cache: CacheConfig, shape: "TowerShape") -> None:
+    size = shape.image_size
     if cache.size < size or (cache.size > size and not config.random_crop):
         crop = ", or give --random-crop" if cache.size > size else ""
         raise ValueError(
@@ -154,9 +150,6 @@ def _check_view(config: ExperimentConfig, cache: CacheConfig, size: int) -> None
             "clip, and all are used; lower --frames, or run preprocess with more --frames into "
             "another --cache"
         )
-
-
-def _check_shape(config: ExperimentConfig, shape: "TowerShape") -> None:
     if config.method == "stop" and config.stop.n_s > shape.patches:
         raise ValueError(
             f"n_s is {config.stop.n_s}, but a frame has only {shape.patches} patches in "

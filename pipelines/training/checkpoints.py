@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 
@@ -31,11 +31,7 @@ _STAGING = ".checkpoint_"
 
 
 def write_checkpoint(folder: P, write: Write) -> P:
-    """Writes the next checkpoint below `folder` atomically; `write` fills a local folder.
-
-    Raises:
-        OSError: if it cannot be written; the message says what to do.
-    """
+    """Writes the next checkpoint below `folder` atomically; `write` fills a local folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         done = list_checkpoints(folder)
@@ -62,11 +58,8 @@ def latest_checkpoint(
 ) -> P | None:
     """Returns the readable checkpoint of a run with the most steps; None if there is none.
 
-    Args:
-        run: its folder.
-        preferred: the checkpoint to take among several with the same number of steps.
-        states: the current states of the cache's files (`BackgroundCheck.state`). A checkpoint is
-            skipped if it was trained on unverified data that has changed since.
+    Of several with as many steps, it is `preferred`. With `states`, the current ones of the cache's
+    files (`BackgroundCheck.state`), those trained on unverified data that has changed are skipped.
     """
     for path in by_progress(run_checkpoints(run), preferred):
         if damage_of(path) is not None:
@@ -81,12 +74,9 @@ def latest_checkpoint(
 
 
 def move_damaged_aside(run: StoragePath) -> None:
-    """Moves damaged checkpoints out of the way, and reports them.
+    """Moves damaged checkpoints out of the way, and reports them; RunError if none is readable.
 
     Call it before the training, while no other process works in the folder.
-
-    Raises:
-        RunError: if there are checkpoints, and none is readable.
     """
     for path in [*run.glob(f"{_STAGING}*"), *inside(run, CHECKPOINTS).glob(f"{_STAGING}*")]:
         remove_folder(path)  # left by an interruption
@@ -102,7 +92,8 @@ def move_damaged_aside(run: StoragePath) -> None:
                 f"no checkpoint below {run} can be read (the first: {damage}): check whether its "
                 "disk is failing, or move the folder elsewhere to train from the start"
             )
-        aside = _move_aside(path)
+        aside = path.parent / f"damaged-{time.time_ns()}-{path.name}"
+        cast(Any, path).rename(aside)  # to a path of its own kind
         warn(f"{damage}: it is now {aside}, and the training resumes from {latest}")
 
 
@@ -134,10 +125,3 @@ def damage_of(checkpoint: StoragePath) -> str | None:
     except ValueError as problem:
         return str(problem)
     return None
-
-
-def _move_aside(path: P) -> P:
-    aside = path.parent / f"damaged-{time.time_ns()}-{path.name}"
-    move: Any = path.rename  # to a path of its own kind
-    move(aside)
-    return aside

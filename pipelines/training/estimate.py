@@ -49,14 +49,11 @@ def estimate(
     """Estimates one training of a method with a frozen tower, in bfloat16.
 
     Args:
-        config: the experiment.
+        config: the experiment, with a tower that open_clip lists, or a ValueError is raised.
         micro_batch: clips that are embedded at a time; None for the whole batch.
         frames: cached frames of a clip.
         clips: number of clips by split; some train.
         captions: number of captions of the training clips; 0 if clips have classes.
-
-    Raises:
-        ValueError: if open_clip does not list the tower.
     """
     shape, used, tokens = _sizes(config, frames)
     sequence = tokens * (used if config.stop.attention == "joint" else 1)
@@ -79,18 +76,10 @@ def estimate(
 
 
 def refuse_without_memory(config: ExperimentConfig, frames: int, resources: Resources) -> None:
-    """Refuses a batch of STOP that the memory of a GPU cannot hold, before anything starts.
+    """Raises ValueError if a GPU cannot hold a batch of STOP of clips with so many cached frames.
 
     A batch that the estimate finds a little too large is tried: a step that does not fit reports
     the number of clips that do. Other methods store less, and are not refused.
-
-    Args:
-        config: the experiment.
-        frames: cached frames of a clip.
-        resources: of the training.
-
-    Raises:
-        ValueError: with the memory that is needed, and a batch that fits.
     """
     from stop_core.clip.loading import tower_shape
 

@@ -57,9 +57,6 @@ def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -
 
     The workers resume from the latest checkpoint in the folder of the run, after a restart by Ray
     Train too. Ray Train knows no checkpoints, and its own files are temporary.
-
-    Raises:
-        RunError: if the workers gave up, with their reason, or if there is no checkpoint.
     """
     from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchConfig, TorchTrainer

@@ -93,7 +93,6 @@ class MetricsBuffer:
 
 
 def _means(steps: list[Step]) -> dict[str, float]:
-    """Returns the metrics of one point over several steps."""
     count, seconds = len(steps), sum(step.seconds for step in steps)
     return {
         "train/loss": sum(step.loss for step in steps) / count,

@@ -1,6 +1,5 @@
 """Runs many trainings at once, as many as fit into the cluster."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import ray
@@ -24,10 +23,7 @@ class Job:
 def run_all(jobs: list[Job], resources: Resources, parent: str) -> list[TrainingResult | str]:
     """Returns each job's result, or the reason of its failure; a failure does not stop the others.
 
-    Args:
-        jobs: the trainings; finished ones are not run again.
-        resources: the resources of each training.
-        parent: MLflow run id that the new runs are nested under.
+    Finished trainings are not run again. `parent` is the MLflow run id above the new runs.
     """
     outcomes: list[TrainingResult | str] = [job.training.remembered() or "" for job in jobs]
     # From the end: tables list the cheap baselines first, and a long training that starts last
@@ -40,9 +36,14 @@ def run_all(jobs: list[Job], resources: Resources, parent: str) -> list[Training
 
     def line() -> str | None:
         current = [jobs[number] for number in list(running.values())]
-        if not any(job.training.progress_file.read() for job in current):
+        progress = [job.training.progress_file.read() for job in current]
+        if not any(progress):
             return waited_for(resources) or "the trainings load the model and the data"
-        return _progress_line(current, total - len(queue) - len(current), total, pace)
+        shares = [one.step / one.total if one and one.total else 0.0 for one in progress]
+        finished = total - len(queue) - len(current) + sum(shares)
+        left = pace.left(finished, total) if finished else ""
+        parts = (f"{job.label} {share:.0%}" for job, share in zip(current, shares, strict=True))
+        return f"{finished:.1f} of {total} trainings{left}: {'; '.join(parts)}"
 
     with reporting(line):
         while queue or running:
@@ -84,15 +85,3 @@ def _outcome(reference: "ray.ObjectRef[TrainingResult]", label: str) -> Training
     metrics = [f"{name} {result.metrics[name]:.4f}" for name in names if name in result.metrics]
     say(f"{label}: {'; '.join([', '.join(metrics), *result.problems])}")
     return result
-
-
-def _progress_line(running: Collection[Job], finished: float, total: int, pace: Pace) -> str:
-    """Returns one line: the finished share of all trainings, and of each that runs."""
-    parts = []
-    for job in running:
-        progress = job.training.progress_file.read()
-        share = progress.step / progress.total if progress and progress.total else 0.0
-        finished += share
-        parts.append(f"{job.label} {share:.0%}")
-    left = pace.left(finished, total) if finished else ""
-    return f"{finished:.1f} of {total} trainings{left}: {'; '.join(parts)}"

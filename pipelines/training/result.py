@@ -134,7 +134,7 @@ class ResumableRun:
             "data_hash": self.manifest.data_hash,
         }
         tracked = self.tracked
-        tracked.open(self.manifest.dataset, name, parent=parent, tags=own | tags)
+        tracked.open(self.manifest.dataset, name, parent, own | tags)
         return tracked
 
     def finish(self, metrics: dict[str, float], **more: Any) -> TrainingResult:

@@ -158,7 +158,6 @@ class TrainingRun(ResumableRun):
         write_whole(self.folder / PAUSE, "")
 
     def _track(self, resources: Resources, parent: str | None, label: str | None) -> None:
-        """Starts the MLflow run of this training, or continues it."""
         if self.start and not self.start.fork:
             self.tracked.adopt(read_origin(self.start.checkpoint).mlflow_run_id)
         name = label or f"{self.config.method} seed {self.config.seed}"
@@ -192,7 +191,6 @@ class TrainingRun(ResumableRun):
         )
 
     def _store(self, checkpoint: StoragePath) -> TrainingResult:
-        """Stores predictions and model of the last checkpoint, and at the end the result."""
         from stop_core.trained_model.model import keep_model
         from stop_core.training.checkpoint import BEST_PROMPTS, check_whole
 

@@ -47,7 +47,8 @@ class FolderSession:
         if write is not None:
             write_checkpoint(self.folder, write)
             for old in list_checkpoints(self.folder)[:-_KEPT]:
-                _remove(old)
+                with suppress(OSError):  # the next report removes it
+                    remove_folder(old)
         if self.on_report:
             self.on_report(metrics)
 
@@ -71,8 +72,3 @@ class RayTrainSession(FolderSession):
 
         super().report(metrics, write)
         ray.train.report(metrics)
-
-
-def _remove(checkpoint: StoragePath) -> None:
-    with suppress(OSError):  # the next report removes it
-        remove_folder(checkpoint)

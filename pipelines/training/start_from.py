@@ -24,11 +24,7 @@ class StartFrom:
         return f"-fork{hashlib.sha256(weights).hexdigest()[:8]}"
 
     def check(self, origin: Origin) -> None:
-        """Refuses to resume a training with the checkpoint of another one.
-
-        Raises:
-            ValueError: with all differences to `origin`.
-        """
+        """Raises ValueError, with all differences, if a training of another origin is resumed."""
         if self.fork:
             return
         if differences := read_origin(self.checkpoint).differences(origin):
@@ -42,9 +38,7 @@ class StartFrom:
 def find_checkpoint(where: StoragePath, output: StoragePath) -> StoragePath:
     """Returns the checkpoint `where`, or the latest of the run `where`, by its folder or name.
 
-    Raises:
-        FileNotFoundError: if there is none; the message names the existing runs.
-        ValueError: if none is readable; the message names the file.
+    Raises FileNotFoundError if there is none, ValueError if none is readable.
     """
     from .checkpoints import by_progress, damage_of, run_checkpoints
 

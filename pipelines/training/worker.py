@@ -60,10 +60,7 @@ _FEWEST_STEPS = 1000
 class WorkerRun:
     """A training as one worker sees it. Rank 0 also logs metrics, draws figures and writes files.
 
-    Args:
-        task: from the driver.
-        session: receives reports and checkpoints.
-        clips: provides the CLIP; None: it is loaded.
+    `session` receives reports and checkpoints. `clips` provides the CLIP; None: it is loaded.
     """
 
     def __init__(
@@ -84,10 +81,8 @@ class WorkerRun:
         self.model = prepare_model(task, clip, len(manifest.class_names), device)
         chosen, self.remarks = protocol_clips(self.cache, self.config, wanted)
         self.splits: dict[str, ShownClips] = {
-            split: ShownClips(
-                clips, self.config, self.model.image_size, is_trained=split == "train"
-            )
-            for split, clips in chosen.items()
+            split: ShownClips(some, self.config, self.model.image_size, is_trained=split == "train")
+            for split, some in chosen.items()
         }
         train = self.splits["train"]
         self.objective = make_objective(self.model, self.config, manifest, {**self.splits})
@@ -141,7 +136,6 @@ class WorkerRun:
                 self.courier.close()
 
     def _compile(self, steps: int) -> None:
-        """Compiles the model for this worker's share of a batch, if the task says so."""
         resources, train = self.task.resources, self.splits["train"]
         is_auto = resources.compile == "auto"
         share = len(my_share(range(min(self.config.batch_size, len(train)))))
@@ -163,15 +157,10 @@ class WorkerRun:
         """Trains the remaining steps of the epoch, validates, and saves a checkpoint."""
         end = (self.progress.epochs_done + 1) * trainer.steps_per_epoch
         end = min(end, trainer.total_steps)
-        if self.progress.step < end:  # otherwise it was interrupted during validation
-            self._train_until(end, trainer)
-        if not self._is_paused:
-            self._end_epoch(trainer)
-
-    def _train_until(self, end: int, trainer: Trainer) -> None:
         every = self.task.resources.checkpoint_every_steps
+        is_trained = self.progress.step >= end  # it was interrupted during validation
         try:
-            for step in trainer.steps(self.progress.step):
+            for step in () if is_trained else trainer.steps(self.progress.step):
                 self.progress.step = step.step + 1
                 last = self.progress.step == end
                 self.buffer.add_step(step, trainer.total_steps, last_of_epoch=last)
@@ -183,10 +172,9 @@ class WorkerRun:
                         return
         except DivergedError as problem:
             folder = self.session.latest()
-            last_good = (
-                f"the last good checkpoint is {folder}" if folder else "there is no checkpoint"
-            )
-            raise DivergedError(f"{problem}; {last_good}") from problem
+            good = f"the last good checkpoint is {folder}" if folder else "there is no checkpoint"
+            raise DivergedError(f"{problem}; {good}") from problem
+        self._end_epoch(trainer)
 
     def _is_due_by_time(self) -> bool:
         """Whether the clock of rank 0 asks for a checkpoint; the trainer passes it to all ranks."""
@@ -209,7 +197,6 @@ class WorkerRun:
         return False
 
     def _end_epoch(self, trainer: Trainer) -> None:
-        """Validates, keeps the epoch if it is the best, and saves a checkpoint."""
         self.contents.wait()
         progress = self.progress
         with trainer.average.in_place():
@@ -235,7 +222,6 @@ class WorkerRun:
         self.buffer.report(self._epoch_line(metrics, chosen_by))
 
     def _epoch_line(self, metrics: dict[str, float], chosen_by: str) -> str:
-        """Returns the line that the user reads; the driver adds the time left."""
         parts = [] if self.buffer.loss is None else [f"loss {self.buffer.loss:.3f}"]
         if chosen_by in metrics:
             best = self.progress.best_metrics[chosen_by]
@@ -298,7 +284,6 @@ class WorkerRun:
             save_figure(figure, self.task.folder / FIGURES / "confusion.png")
 
     def _measure(self, split: str) -> Measured:
-        """Evaluates a split; empty if it has no clips or must not be evaluated."""
         clips = self.splits.get(split)
         return Measured({}, {}) if clips is None else self.objective.measure(clips)
 

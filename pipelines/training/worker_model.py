@@ -30,11 +30,7 @@ _MOST_DIFFERENCE = 0.5
 def prepare_model(
     task: WorkerTask, clip: FrozenClip, classes: int, device: torch.device
 ) -> VideoModel:
-    """Builds the task's method around a CLIP, with the task's memory options.
-
-    Raises:
-        ValueError: if an option is set for a method on which it has no effect.
-    """
+    """Builds the task's method around a CLIP; ValueError if an option has no effect on it."""
     model = build_method(task.config, clip, classes).to(device)
     options, method = task.resources, task.config.method
     if options.checkpoint_activations:
@@ -59,17 +55,9 @@ def compile_training(
     Batches of another size (the last one of an epoch) and evaluations run without compilation: so
     one graph is compiled, and the metrics are those of the commands that evaluate a trained model.
 
-    Args:
-        model: on its device; its weights and statistics do not change.
-        config: settings of the training.
-        shape: of the frames.
-        required: whether to raise an exception if the model cannot be compiled.
-        report: gets lines for the user, before and after the compilation.
-
-    Returns whether the model is compiled.
-
-    Raises:
-        RunError: if it is `required`, and fails, or gives another gradient.
+    The weights and statistics of the model do not change. `report` gets lines for the user, before
+    and after the compilation. Returns whether the model is compiled; if it is `required`, and fails
+    or gives another gradient, a RunError is raised.
     """
     from torch._dynamo import config as dynamo  # these take a second to import
     from torch._inductor import config as inductor

@@ -137,8 +137,6 @@ def draw_slices(space: SearchSpace, trials: Sequence[Trial], best: TriedSettings
 
 
 def _places(name: str, distribution: Distribution) -> Callable[[Trial], float]:
-    """Returns the place of a trial on the axis of a setting."""
-
     def place(trial: Trial) -> float:
         if not distribution.values:
             return float(trial.drawn[name])
