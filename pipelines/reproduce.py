@@ -131,10 +131,7 @@ def main(config: ReproduceConfig) -> None:
 
 
 def check_weights(experiment: ExperimentConfig, *, download: bool) -> None:
-    """Refuses a tower or weights that do not exist; downloads those of a tag if asked to.
-
-    Raises OSError or ValueError as `check_tower`, or if they cannot be downloaded.
-    """
+    """Refuses a tower or weights that do not exist; downloads those of a tag if asked to."""
     from stop_core.clip.pretrained import fetch, find_source
     from stop_core.model.methods import check_tower
 
@@ -146,11 +143,7 @@ def check_weights(experiment: ExperimentConfig, *, download: bool) -> None:
 
 
 class Plan:
-    """The steps of a recipe, its settings and its costs.
-
-    Raises:
-        ValueError: if there is no such recipe or fold, or a run needs `data_root`.
-    """
+    """The steps of a recipe, its settings and its costs."""
 
     def __init__(self, config: ReproduceConfig) -> None:
         self.config = config
@@ -258,11 +251,7 @@ class Plan:
 
 
 def recipe_file(given: str) -> Path:
-    """Returns the file of a recipe by its name, with or without a tower, or by its path.
-
-    Raises:
-        ValueError: if there is none; the message has the closest names.
-    """
+    """Returns the file of a recipe by its name, with or without a tower, or by its path."""
     for name in (given, f"{given}{_TOWER}"):
         file = named_file(Path(name), "recipes")
         if file.suffix == ".yaml" and file.is_file():

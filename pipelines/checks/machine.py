@@ -36,29 +36,21 @@ _INSTALL = (
 
 def check_python() -> Iterator[Finding]:
     """Checks the interpreter and the required packages."""
+    from packaging.requirements import Requirement
+
     found = f"{platform.python_version()} at {sys.executable}, {platform.platform()}"
     if sys.version_info < _OLDEST_PYTHON:
         yield failure("python", found, "install Python 3.11 or newer, and make setup with it")
     else:
         yield ok("python", found)
-    yield from _check_packages()
-
-
-def _check_packages() -> Iterator[Finding]:
-    from packaging.requirements import Requirement
-
     try:
         wanted = [Requirement(text) for text in requires("stop-video") or ()]
     except PackageNotFoundError:
         yield warning("packages", "stop-video is not installed, only checked out", _INSTALL)
         return
     extras = [{"extra": name} for name in ("", "video", "pipelines")]
-    needed = [
-        one
-        for one in wanted
-        if one.name != "stop-video"
-        and (one.marker is None or any(one.marker.evaluate(extra) for extra in extras))
-    ]
+    others = [one for one in wanted if one.name != "stop-video"]
+    needed = [one for one in others if not one.marker or any(map(one.marker.evaluate, extras))]
     wrong = [problem for one in needed if (problem := _unmet(one.name, str(one.specifier)))]
     if wrong:
         yield failure("packages", "; ".join(wrong), f"run {_INSTALL}")
@@ -88,21 +80,16 @@ def check_torch() -> Iterator[Finding]:
         for index in range(torch.cuda.device_count()):
             yield _check_gpu(index)
     elif has_nvidia_gpu():
+        driver = OLDEST_DRIVERS.get((torch.version.cuda or "").partition(".")[0])
+        needed = f"driver {driver} or newer" if driver else "a driver for that version"
         yield failure(
             "gpu",
             f"there is an NVIDIA GPU, but torch (for CUDA {torch.version.cuda}) cannot use it",
-            f"it needs {_needed_driver(torch.version.cuda)}, and nvidia-smi shows yours: update "
-            "it, or install a torch for an older CUDA (docs/index.md, GPUs); start a container "
-            "with --gpus all",
+            f"it needs {needed}, and nvidia-smi shows yours: update it, or install a torch for an "
+            "older CUDA (docs/index.md, GPUs); start a container with --gpus all",
         )
     else:
         yield ok("gpu", "none: everything runs on the CPU, which is slow for a large tower")
-
-
-def _needed_driver(cuda: str | None) -> str:
-    """Returns the NVIDIA driver that a torch for this version of CUDA needs on Linux."""
-    driver = OLDEST_DRIVERS.get((cuda or "").partition(".")[0])
-    return f"driver {driver} or newer" if driver else "a driver for that version"
 
 
 def _check_gpu(index: int) -> Finding:

@@ -13,11 +13,7 @@ from stop_core.storage.documents import shown
 
 
 def build_experiment(values: Mapping[str, Any], origin: str = "") -> ExperimentConfig:
-    """Builds an experiment from settings by name, those of STOP and of the method too.
-
-    Raises:
-        ValueError: if a name is unknown or a value is out of range; names `origin`, if given.
-    """
+    """Builds an experiment from settings by name; a ValueError about them names `origin`."""
     try:
         typed = {name: typed_value(name, value) for name, value in values.items()}
         refuse_unlisted_tower(typed.get("tower"), "the file")
@@ -27,11 +23,7 @@ def build_experiment(values: Mapping[str, Any], origin: str = "") -> ExperimentC
 
 
 def typed_value(name: str, value: Any) -> Any:
-    """Returns the value in the type of the setting: 4 becomes 4.0 for a float.
-
-    Raises:
-        ValueError: if there is no such setting, or the value has another type.
-    """
+    """Returns the value in the type of the setting, 4 as 4.0 for a float; raises ValueError."""
     types = setting_types()
     if name not in types:
         raise ValueError(f"there is no setting {name!r}; {closest(name, types)}")

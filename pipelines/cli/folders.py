@@ -47,10 +47,7 @@ def default_output() -> Path:
 
 
 def output_folder(text: str) -> StoragePath:
-    """Returns the folder for results at a path or URI; a store may be away for some minutes.
-
-    Raises ValueError as `storage_path`.
-    """
+    """Returns the folder for results at a path or URI; a store may be away for some minutes."""
     folder = storage_path(text)
     return folder if isinstance(folder, Path) else replace(folder, patience=_PATIENCE)
 

@@ -276,10 +276,7 @@ def run(main: Callable[[], object], argv: Sequence[str] | None = None) -> NoRetu
 
 
 def from_mapping(config_type: type[_T], values: dict[str, Any], origin: str) -> _T:
-    """Builds a (nested) dataclass from flat `values`, as the command line names its fields.
-
-    Raises ValueError, with `origin`, if a name is unknown or a value is out of its range.
-    """
+    """Builds a (nested) dataclass from flat `values`; a ValueError about them names `origin`."""
     own_options = values.keys() & option_types().keys()
     remaining = {name: value for name, value in values.items() if name not in own_options}
     if own_options:

@@ -35,10 +35,7 @@ _S = TypeVar("_S", bound=Section)
 
 
 class Document:
-    """The content of a YAML file, and the lines of its values.
-
-    Raises OSError if it cannot be read, ValueError with the line if it is not YAML.
-    """
+    """The content of a YAML file, and the lines of its values."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,10 +72,7 @@ class Document:
             raise PlacedError(f"{self.path}, line {line}: {shown_text(problem)}") from problem
 
     def validate(self, kind: type[_S], value: Any, *where: str | int) -> _S:
-        """Returns the value at `where` as a model.
-
-        Raises ValueError with file, line, value and the expected values if it does not fit.
-        """
+        """Returns the value at `where` as a model; a ValueError names what was expected there."""
         try:
             return kind.model_validate(value)
         except ValidationError as problem:

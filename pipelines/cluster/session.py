@@ -1,8 +1,14 @@
-"""Connects to a Ray cluster, or starts Ray on this machine."""
+"""Connects to a Ray cluster, or starts Ray on this machine.
+
+A cluster whose machines do not share the folders of a command is refused: a worker that sees
+another folder of the same name would train on its own, and its results would be missing without a
+message.
+"""
 
 import atexit
 import logging
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -11,6 +17,7 @@ import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 from stop_core.storage.paths import StoragePath
 from stop_core.storage.private import first_line, private_folder
@@ -20,7 +27,6 @@ from ..cli.folders import ROOT
 from ..cli.store_problem import TRACKING_URI, given_store
 from ..ray_internals.driver import in_ray_job, listen_on_loopback
 from .ray_token import keep_token_private
-from .shared_storage import require_shared
 
 _LONGEST_REASON = 200  # characters; it may contain a log
 # The system's limit for the path of a socket in bytes, less the longest path that Ray appends.
@@ -113,6 +119,57 @@ def _connect(dashboard: bool) -> None:
         atexit.register(ray.shutdown)
 
 
+def require_shared(*folders: StoragePath, records: bool) -> None:
+    """Raises RunError if a machine of the cluster does not see one of the folders, naming both.
+
+    Nothing is checked on one machine, nor of a URI. Workers that record in MLflow (`records`) need
+    a server: SQLite can be used on one machine only.
+    """
+    import ray
+
+    nodes: list[dict[str, Any]] = cast(Any, ray).nodes()
+    at_work = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+    if {node["NodeManagerHostname"] for node in at_work} <= {socket.gethostname()}:
+        return
+    if records and (given_store() or "sqlite").startswith(("sqlite", "file:")):
+        raise RunError(
+            "the workers are on other machines, which cannot share MLflow's SQLite store: start "
+            "an MLflow server, and set MLFLOW_TRACKING_URI to its address (docs/clusters.md)"
+        )
+    for folder in folders:
+        if isinstance(folder, Path):
+            _require(folder.resolve(), [node["NodeID"] for node in at_work])
+
+
+def _require(folder: Path, nodes: list[str]) -> None:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+
+    own = folder / f".shared-{secrets.token_hex(8)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        own.touch(exist_ok=False)
+        token = own
+    except OSError:  # it can only be read: another machine sees the same name there
+        token = min(folder.iterdir(), default=folder)
+
+    def look() -> tuple[str, bool]:
+        """Returns the name of a machine, and whether it sees the file, when it looks again."""
+        return socket.gethostname(), token.parent.is_dir() and token in token.parent.iterdir()
+
+    try:
+        task = ray.remote(num_cpus=0)(look)
+        asked = [task.options(scheduling_strategy=On(node, soft=False)).remote() for node in nodes]
+        blind = sorted({name for name, sees in ray.get(asked) if not sees})
+    finally:
+        own.unlink(missing_ok=True)
+    if blind:
+        raise RunError(
+            f"{', '.join(blind)} of the cluster cannot see {folder}: use a folder that every "
+            'machine mounts at the same path (docs/clusters.md, "Shared storage and services")'
+        )
+
+
 def long_temp_dir() -> str | None:
     """Returns a message if the paths of Ray's sockets would be too long."""
     folder = _temp_dir()
@@ -139,10 +196,7 @@ def _temp_dir() -> str:
 
 
 def await_head(address: str, seconds: float) -> None:
-    """Waits for a Ray head at `host:port`; other forms of an address are left to Ray.
-
-    Raises RunError if none answers in time.
-    """
+    """Waits for a Ray head at `host:port`; other forms of an address are left to Ray."""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
         return

@@ -9,6 +9,7 @@ that cannot be decoded is a row with the reason; the other videos are not affect
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 
 import pyarrow as pa
@@ -49,10 +50,7 @@ class VideoJob:
     def run(
         self, videos: Sequence[Video], workers: WorkerOptions, *, retry_failed: bool = False
     ) -> pa.Table:
-        """Processes the unfinished videos; returns the row of every video, in their order.
-
-        Raises RunError if a part cannot be written, or workers fail repeatedly.
-        """
+        """Processes the unfinished videos; returns the row of every video, in their order."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with alone_in(self.folder):
             rows, failed = row_numbers(self.done())
@@ -79,11 +77,8 @@ class VideoJob:
 
     def _here(self, pending: Sequence[Video], workers: WorkerOptions) -> Iterator[PartRow]:
         gpu = usable_gpus(workers.device).count > 0
-        both = BothStages(self.work, gpu, threads=None)
-        try:
+        with closing(BothStages(self.work, gpu, threads=None)) as both:
             yield from map(both, self._parts(pending, 1))
-        finally:
-            both.close()
 
     def _ray(self, pending: Sequence[Video], workers: WorkerOptions) -> Iterator[PartRow]:
         from ..cluster.resources import node_resources

@@ -70,8 +70,7 @@ class ModelChoice:
         """Returns the choice with absolute paths, for any process; downloads a run.
 
         A model of the hub is downloaded, and named by its commit: other machines download the same.
-
-        `output` has the training runs and the MLflow store. Raises RunError if there is no model.
+        `output` has the training runs and the MLflow store.
         """
         if not self.is_given:
             raise RunError(
@@ -113,10 +112,7 @@ class ModelChoice:
         return find_model(self.checkpoint)
 
     def load(self, gpu: bool = False) -> "TrainedModel":
-        """Loads a choice that `found` returned.
-
-        Raises ValueError or OSError if it cannot be loaded, or if torch cannot use the GPU.
-        """
+        """Loads a choice that `found` returned."""
         from stop_core.runtime.devices import use_gpu
         from stop_core.trained_model.model import TrainedModel
 

@@ -217,15 +217,9 @@ class Pools:
 
     @classmethod
     def on(cls, nodes: Sequence[dict[str, float]], share: float, readers: int | None) -> "Pools":
-        """Returns the pools that fill the nodes, with at most `readers`, if given.
+        """Returns the pools that fill nodes with these resources, with at most `readers`, if given.
 
-        Args:
-            nodes: the resources of each node.
-            share: of a GPU for each model; 0 for the CPU.
-            readers: number of readers; None for one per CPU.
-
-        Raises:
-            RunError: if there is no CPU.
+        `share` is that of a GPU for each model; 0 for the CPU.
         """
         cpus = int(sum(node.get("CPU", 0.0) for node in nodes))
         if not cpus:
@@ -239,14 +233,11 @@ class Pools:
         work: Work,
         reader: Stage = FrameReader,
         model: Stage = PartModel,
-        both: Stage = BothStages,
     ) -> Iterator[PartRow]:
         """Yields the answer of the model for each part as it is finished, in any order.
 
-        Ray starts an actor or a node that fails again, and repeats its parts.
-
-        Raises:
-            RayError: if an actor fails repeatedly.
+        Ray starts an actor or a node that fails again, and repeats its parts; a RayError if it
+        fails repeatedly.
         """
         import ray.data
 
@@ -263,14 +254,11 @@ class Pools:
         )
         given: dict[str, Any] = {"compute": readers, "num_cpus": 1}
         if not self.models:
-            rows = rows.map(both, fn_constructor_args=(work,), **given)
+            rows = rows.map(BothStages, fn_constructor_args=(work,), **given)
         else:
-            rows = rows.map(reader, fn_constructor_args=(work,), **given).map(
-                model,
-                fn_constructor_args=(work, True),
-                compute=models,
-                num_gpus=self.gpus_each,
-            )
+            gpu: dict[str, Any] = {"compute": models, "num_gpus": self.gpus_each}
+            rows = rows.map(reader, fn_constructor_args=(work,), **given)
+            rows = rows.map(model, fn_constructor_args=(work, True), **gpu)
         yield from rows.iter_rows()
 
     @property
@@ -279,12 +267,7 @@ class Pools:
         return max(_MEASURED, 3 * self.models)
 
     def limit(self, finished: Sequence[PartRow]) -> str | None:
-        """Returns a sentence if the readers cannot keep the GPUs busy.
-
-        Args:
-            finished: the first finished parts, with the seconds of both stages; None is returned
-                while they are too few.
-        """
+        """Returns a sentence if the readers, by the first finished parts, cannot keep GPUs busy."""
         if not self.models or len(finished) < self.measured:
             return None
         reading, running = (

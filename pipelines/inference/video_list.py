@@ -28,7 +28,6 @@ def list_videos(given: Sequence[str]) -> list[Video]:
     """Returns the given files, and the videos in the given folders, in order and without repeats.
 
     A given file can have any name; in a folder, only files with the ending of a video are taken.
-    Raises FileNotFoundError if there is no such file, ValueError if a folder has no video.
     """
     if not given:
         raise ValueError("give at least one video, or a folder of videos")

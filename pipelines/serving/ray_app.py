@@ -100,15 +100,9 @@ def application(
     gpus: float,
     **limits: float,
 ) -> serve.Application:
-    """Returns the application for `serve.run`.
+    """Returns the application for `serve.run`; each replica loads the model, with `gpus` of a GPU.
 
-    Args:
-        load: loads the model, in each replica.
-        service: options of each replica.
-        batch_size: most rows that run through the model together.
-        replicas: their number.
-        gpus: share of a GPU of each replica.
-        limits: other arguments of `ModelServer`.
+    At most `batch_size` rows run through the model together.
     """
     waiting = 2 * batch_size  # one batch in the model, one that is decoded
     deployed: Any = serve.deployment(

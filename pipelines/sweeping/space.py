@@ -143,11 +143,8 @@ def check_possible(
     """Refuses a point from which no trial can be made.
 
     A setting can depend on another one: segment_jitter needs frames. So the point is built with the
-    defaults of the settings that are drawn, and then with each value of each of them.
-
-    `around` has the values of the other settings, if they are not drawn from `search`.
-
-    Raises the ValueError of `build` for the point with the defaults.
+    defaults of the settings that are drawn, and then with each value of each of them; a ValueError
+    is that of the defaults. `around` has the values of the other settings if none are drawn.
     """
     try:
         build({**around, **point})

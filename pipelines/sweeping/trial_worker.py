@@ -37,10 +37,7 @@ class TrialTask:
     """MLflow run id of the sweep."""
 
     def training(self, drawn: dict[str, Any], seed: int) -> TrainingRun:
-        """Returns the training of a trial, which does not read the test split.
-
-        Raises ValueError if the settings do not fit each other, the data or the tower.
-        """
+        """Returns the training of a trial, which does not read the test split."""
         experiment = self.space.experiment(drawn, seed)
         return TrainingRun(experiment, self.cache, self.output, test=False, sweep=self.sweep)
 

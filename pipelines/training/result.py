@@ -59,11 +59,7 @@ class TrainingResult:
 
     @classmethod
     def load(cls, folder: StoragePath) -> "TrainingResult | None":
-        """Returns the result of the training in a folder; None if it is not finished.
-
-        Raises:
-            ValueError: if the file was changed after it was written, or is corrupted.
-        """
+        """Returns the result of the training in a folder; None if it is not finished."""
         path = folder / RESULT
         if not path.is_file():
             return None

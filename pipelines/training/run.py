@@ -53,19 +53,11 @@ serves, which these files do not have.
 
 
 class TrainingRun(ResumableRun):
-    """A training that has not started yet, is unfinished, or is finished.
+    """A training, in a folder below the `runs` of `output`.
 
-    Args:
-        config: the experiment.
-        cache: the frame cache.
-        output: folder of all results; this training's folder is below its `runs`.
-        test: whether to evaluate the test split at the end; trials of a sweep do not.
-        sweep: id of the sweep, if it is a trial: only the same sweep reuses a trial, because it
-            may have been stopped early.
-        start: the checkpoint to start from.
-
-    Raises:
-        ValueError: if the experiment does not fit the cache, or `start` is of another training.
+    A trial of a sweep has its id: only the same sweep reuses it, as it may have been stopped early.
+    It does not `test`, at the end, on the test split. Raises ValueError if the experiment does not
+    fit the cache, or `start`, the checkpoint to start from, is of another training.
     """
 
     def __init__(
@@ -126,9 +118,6 @@ class TrainingRun(ResumableRun):
             in_process: train in this process, without Ray Train. It must have the resources of the
                 one worker, as a Ray task can.
             hooks: how the caller follows the training.
-
-        Raises:
-            RunError: if the training fails; the message gives the reason in one sentence.
         """
         from .checkpoints import move_damaged_aside
 

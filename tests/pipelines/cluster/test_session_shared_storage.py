@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from pipelines.cli.console import RunError
 from pipelines.cluster.session import start_ray
-from pipelines.cluster.shared_storage import require_shared
+from pipelines.cluster.session import require_shared
 
 start_ray()
 for folders, records in (([sys.argv[1]], False), ([sys.argv[2], sys.argv[1]], False), ([], True)):
