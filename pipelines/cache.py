@@ -22,6 +22,7 @@ from stop_core.storage.escaping import in_line
 from stop_core.storage.paths import storage_path
 
 from .cli.console import RunError, console, print_result
+from .cli.options import at_least_one
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class ExportCommand(_OnCache):
     """Export only the first LIMIT clips of each split (default: all)."""
 
     def __post_init__(self) -> None:
-        _at_least_one(limit=self.limit)
+        at_least_one(limit=self.limit)
 
     def run(self) -> None:
         """Exports the clips and prints their number."""
@@ -127,7 +128,7 @@ class SheetCommand(_OnCache):
     """Largest number of frames per clip."""
 
     def __post_init__(self) -> None:
-        _at_least_one(clips=self.clips, frames=self.frames)
+        at_least_one(clips=self.clips, frames=self.frames)
 
     def run(self) -> None:
         """Writes the picture."""
@@ -153,12 +154,6 @@ class CacheToolConfig:
     """Inspect, verify or export a frame cache."""
 
     command: _Command
-
-
-def _at_least_one(**options: int | None) -> None:
-    for name, value in options.items():
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
 
 
 def _counted(counts: Counter[str]) -> str:

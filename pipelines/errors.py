@@ -14,7 +14,7 @@ from stop_core.storage.paths import RemotePath, StoragePath, local_file
 
 from .cli.console import RunError, print_result
 from .cli.folders import default_output
-from .cli.options import OutputFolder
+from .cli.options import OutputFolder, at_least_one
 from .inference.model_choice import ModelChoice
 from .preprocessing.find_cache import find_cache
 from .training.result import TrainingResult
@@ -50,9 +50,7 @@ class ErrorsConfig:
     """Folder of the training runs and the MLflow store."""
 
     def __post_init__(self) -> None:
-        for name in ("confusions", "clips"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        at_least_one(confusions=self.confusions, clips=self.clips)
 
 
 def main(config: ErrorsConfig) -> StoragePath:

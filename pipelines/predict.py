@@ -20,7 +20,7 @@ from stop_core.storage.escaping import in_line
 from .cli.console import RunError, print_result, reporting, warn
 from .cli.folders import default_output
 from .cli.json_output import add_result
-from .cli.options import OutputFolder
+from .cli.options import OutputFolder, at_least_one
 from .cli.video_options import DecodeOptions, WorkerOptions
 from .inference.model_choice import ModelChoice
 from .inference.video_list import list_videos, short_names
@@ -59,8 +59,7 @@ class PredictConfig:
     """Folder of the finished parts, the training runs and the MLflow store."""
 
     def __post_init__(self) -> None:
-        if self.top < 1:
-            raise ValueError(f"--top must be at least 1, got {self.top}")
+        at_least_one(top=self.top)
         if self.to is not None and self.format is None and self.to.suffix not in _ENDINGS:
             raise ValueError(f"--to {self.to} ends neither in .jsonl nor in .parquet; add --format")
         if self.to is None and self.format == "parquet":

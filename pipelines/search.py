@@ -23,7 +23,7 @@ from stop_core.trained_model.index import SearchIndex
 from .cli.console import RunError, print_result
 from .cli.folders import default_output
 from .cli.json_output import add_result, wants_json
-from .cli.options import OutputFolder
+from .cli.options import OutputFolder, at_least_one
 from .cli.video_options import Device
 from .cluster.devices import usable_gpus
 from .inference.model_choice import ModelChoice
@@ -75,8 +75,7 @@ class SearchConfig:
             raise ValueError("give either a text or --video, not both or none")
         if self.texts is not None and self.video is None:
             raise ValueError("--texts needs --video, the query")
-        if self.top < 1:
-            raise ValueError(f"--top must be at least 1, got {self.top}")
+        at_least_one(top=self.top)
 
 
 def main(config: SearchConfig) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from .cluster.resources import ResourceOptions, room_for, waited_for
 from .preprocessing.find_cache import find_cache
 from .training.check_fit import remarks_on
 from .training.progress_file import TrainingLines
-from .training.start_from import StartFrom, find_checkpoint
+from .training.task import StartFrom, find_checkpoint
 
 if TYPE_CHECKING:
     from .training.result import TrainingResult

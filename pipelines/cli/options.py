@@ -64,6 +64,13 @@ from .store_problem import TRACKING_URI, explain_store_problem
 _T = TypeVar("_T")
 
 
+def at_least_one(**options: int | None) -> None:
+    """Raises ValueError for an option below 1; None is not given."""
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
+
+
 def model_path(text: str) -> StoragePath | HubAddress:
     """Returns the folder of a trained model, or its address on the Hugging Face Hub."""
     return HubAddress(text) if text.startswith(HUB) else output_folder(text)

@@ -7,6 +7,7 @@ address for each other.
 
 import os
 import uuid
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,12 @@ from stop_core.storage.private import private_folder
 _TorchBackend: Any = TorchConfig().backend_cls
 
 
+@dataclass
 class CheckedConfig(TorchConfig):
     """Refuses a GPU that torch cannot use, before NCCL fails without giving the reason."""
+
+    loopback: bool = True
+    """Workers meet in a file that only this user can open, and communicate over loopback."""
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -32,27 +37,17 @@ class CheckedConfig(TorchConfig):
 
 
 class _Checked(_TorchBackend):  # type: ignore[misc]
+    file: Path | None = None
+
     # Ray declares a worker group without the methods that its own backend calls: hence `Any`.
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        _check_gpus(worker_group)
-        super().on_start(worker_group, backend_config)
-
-
-class LoopbackConfig(TorchConfig):
-    """Lets workers meet in a file that only this user can open, and communicate over loopback.
-
-    Their GPUs are checked first, as with `CheckedConfig`.
-    """
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        """Returns the class that Ray Train calls when the workers have started."""
-        return _Loopback
-
-
-class _Loopback(_TorchBackend):  # type: ignore[misc]
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        backend = "nccl" if _check_gpus(worker_group) else "gloo"
+        has_gpus: bool = worker_group.get_resources_per_worker().get("GPU", 0) > 0
+        if has_gpus:
+            worker_group.execute(use_gpu)
+        if not backend_config.loopback:
+            super().on_start(worker_group, backend_config)
+            return
+        backend = "nccl" if has_gpus else "gloo"
         self.file = private_folder() / f"workers-{uuid.uuid4().hex}"
         size, seconds = len(worker_group), backend_config.timeout_s
         joining: list[Any] = [
@@ -63,15 +58,8 @@ class _Loopback(_TorchBackend):  # type: ignore[misc]
 
     def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
         super().on_shutdown(worker_group, backend_config)
-        self.file.unlink(missing_ok=True)
-
-
-def _check_gpus(worker_group: Any) -> bool:
-    """Checks the GPUs of all workers; returns whether they have any."""
-    has_gpus: bool = worker_group.get_resources_per_worker().get("GPU", 0) > 0
-    if has_gpus:
-        worker_group.execute(use_gpu)
-    return has_gpus
+        if self.file:
+            self.file.unlink(missing_ok=True)
 
 
 def _join(backend: str, rank: int, size: int, file: Path, seconds: int) -> None:

@@ -14,7 +14,7 @@ from stop_core.storage.private import first_line
 from stop_core.trained_model.files import find_model
 
 from ..cli.console import RunError, say
-from ..cli.options import OptionalModel, model_path
+from ..cli.options import OptionalModel, at_least_one, model_path
 
 if TYPE_CHECKING:  # importing it takes seconds; --help is fast without
     from stop_core.trained_model.model import TrainedModel
@@ -56,8 +56,7 @@ class ModelChoice:
         for name in ("pretrained", "frames"):
             if getattr(self, name) is not None and given != ["tower"]:
                 raise ValueError(f"--{name} needs --tower; a trained model sets it itself")
-        if self.frames is not None and self.frames < 1:
-            raise ValueError(f"--frames must be at least 1, got {self.frames}")
+        at_least_one(frames=self.frames)
         if self.templates and not self.labels:
             raise ValueError("--templates needs --labels, the names for the sentences")
 

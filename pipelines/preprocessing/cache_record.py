@@ -12,6 +12,9 @@ from stop_core.storage.atomic import write_whole
 from stop_core.storage.documents import parse_json, read_text
 from stop_core.storage.paths import StoragePath
 
+from ..tracking.direct_run import TrackedRun
+from ..tracking.store import KEY, open_experiment
+
 
 class CacheRecord:
     """The pending MLflow record of a cache, a file below `output` that survives SIGKILL."""
@@ -28,8 +31,6 @@ class CacheRecord:
 
     def begin(self, dataset: str) -> None:
         """Checks the store and marks the record as pending, before anything is decoded."""
-        from ..tracking.store import open_experiment
-
         open_experiment(self.output, dataset)
         self._note({"key": uuid.uuid4().hex})
 
@@ -39,31 +40,26 @@ class CacheRecord:
 
     def send(self, manifest: Manifest, params: Mapping[str, Any]) -> Exception | None:
         """Records the cache in MLflow; returns the error if that fails, and stays pending."""
+        dataset, name = manifest.dataset, f"preprocess {division(manifest.dataset, manifest.fold)}"
+        values = {f"clips/{split}": float(count) for split, count in manifest.counts.items()}
+        values["clips/failed"] = float(manifest.failures)
         try:
-            self._send(manifest, params, parse_json(read_text(self._pending)))
+            noted = parse_json(read_text(self._pending))
+            if "seconds" in noted:  # absent after an interruption before `note_duration`
+                values["preprocess/seconds"] = noted["seconds"]
+            tags = {"kind": "preprocess", "dataset": dataset, "data_hash": manifest.data_hash}
+            # The key finds the run of an interrupted attempt, so that no second run is created.
+            tags[KEY] = noted["key"]
+            experiment = open_experiment(self.output, dataset)
+            tracked = TrackedRun.start(self.output, experiment, name, tags=tags)
+            tracked.log_params(params)
+            tracked.log_metrics(values)
+            tracked.log_json(manifest.to_dict(), "manifest.json")
+            tracked.finish()
         except Exception as problem:  # SQLAlchemy's, requests' and MLflow's own kinds
             return problem
         self._pending.unlink(missing_ok=True)
         return None
-
-    def _send(self, manifest: Manifest, params: Mapping[str, Any], noted: dict[str, Any]) -> None:
-        from ..tracking.direct_run import TrackedRun
-        from ..tracking.store import KEY, open_experiment
-
-        experiment = open_experiment(self.output, manifest.dataset)
-        name = f"preprocess {division(manifest.dataset, manifest.fold)}"
-        tags = {"kind": "preprocess", "dataset": manifest.dataset, "data_hash": manifest.data_hash}
-        # The key finds the run of an interrupted attempt, so that no second run is created.
-        tags[KEY] = noted["key"]
-        tracked = TrackedRun.start(self.output, experiment, name, tags=tags)
-        tracked.log_params(params)
-        values = {f"clips/{split}": float(count) for split, count in manifest.counts.items()}
-        values["clips/failed"] = float(manifest.failures)
-        if "seconds" in noted:  # absent after an interruption between decoding and `note_duration`
-            values["preprocess/seconds"] = noted["seconds"]
-        tracked.log_metrics(values)
-        tracked.log_json(manifest.to_dict(), "manifest.json")
-        tracked.finish()
 
     def _note(self, values: dict[str, Any]) -> None:
         self._pending.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ from stop_core.storage.skeleton import skeleton_of
 from ..cli.console import RunError, print_result, say, warn
 from ..cli.folders import alone_in, default_output
 from ..cli.json_output import add_result
-from ..cli.options import OutputFolder, flatten
+from ..cli.options import OutputFolder, at_least_one, flatten
 from ..cli.progress_bar import ProgressBar
 from ..cli.video_options import DecodeOptions
 from .cache_record import CacheRecord
@@ -115,10 +115,7 @@ class PreprocessConfig:
             raise ValueError(
                 f"--fold must be from 1 to {self.entry.folds} for {self.dataset}, got {self.fold}"
             )
-        for option in ("frames", "size", "limit"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise ValueError(f"--{option} must be at least 1, got {value}")
+        at_least_one(frames=self.frames, size=self.size, limit=self.limit)
         if self.clips_per_shard not in (None, *range(1, MOST_CLIPS_PER_SHARD + 1)):
             raise ValueError(
                 f"--clips-per-shard must be from 1 to {MOST_CLIPS_PER_SHARD}, got "

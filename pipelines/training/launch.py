@@ -59,23 +59,22 @@ def train_on_ray(task: WorkerTask, resources: Resources, hooks: TrainingHooks) -
     Train too. Ray Train knows no checkpoints, and its own files are temporary.
     """
     from ray.train import FailureConfig, RunConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
-    from ..cluster.process_groups import CheckedConfig, LoopbackConfig
+    from ..cluster.process_groups import CheckedConfig
     from .session import RayTrainSession
 
     kind: type[TorchTrainer] = TorchTrainer
     if hooks.is_sole:
         with suppress(ImportError):  # it needs internals of Ray, which another release may not have
             from ..ray_internals.sole_trainer import SoleTrainer as kind
-    torch_config: TorchConfig = CheckedConfig() if "RAY_ADDRESS" in os.environ else LoopbackConfig()
     fatal = task.folder / FATAL
     fatal.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="stop-train-") as files:
         trainer = kind(
             train_worker,
             train_loop_config={"task": task},
-            torch_config=torch_config,
+            torch_config=CheckedConfig(loopback="RAY_ADDRESS" not in os.environ),
             scaling_config=resources.scaling(),
             run_config=RunConfig(
                 name=task.folder.name,

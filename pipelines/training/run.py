@@ -35,14 +35,13 @@ from ..cluster.resources import Resources
 from ..tracking.environment import git_commit
 from ..tracking.queued_run import deliver_at_start
 from .check_fit import check_fit
-from .checkpoints import CHECKPOINTS
+from .checkpoints import CHECKPOINTS, move_damaged_aside
 from .estimate import refuse_without_memory
 from .failures import failures_recorded
 from .launch import TrainingHooks, train_in_process, train_on_ray
 from .progress_file import ProgressFile
 from .result import RESULT_VERSION, ResumableRun, TrainingResult
-from .start_from import StartFrom
-from .task import FIGURES, PAUSE, PREDICTIONS, PROGRESS_FILE, WorkerTask
+from .task import FIGURES, PAUSE, PREDICTIONS, PROGRESS_FILE, StartFrom, WorkerTask
 
 _NOTE = """The model that this training chose by validation, with its card (README.md).
 
@@ -119,7 +118,6 @@ class TrainingRun(ResumableRun):
                 one worker, as a Ray task can.
             hooks: how the caller follows the training.
         """
-        from .checkpoints import move_damaged_aside
 
         def work() -> TrainingResult:
             with failures_recorded(self.tracked, f"the training {self.name}"):

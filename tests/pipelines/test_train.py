@@ -25,8 +25,7 @@ from pipelines.train import TrainConfig, main
 from pipelines.training.progress_file import ProgressFile
 from pipelines.training.result import TrainingResult
 from pipelines.training.run import TrainingRun
-from pipelines.training.start_from import StartFrom, find_checkpoint
-from pipelines.training.task import PREDICTIONS
+from pipelines.training.task import PREDICTIONS, StartFrom, find_checkpoint
 from stop_core import StopConfig
 from stop_core.cache import FrameCache
 from stop_core.settings.experiment import ExperimentConfig

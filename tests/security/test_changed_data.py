@@ -28,8 +28,7 @@ from pipelines.tracking.store import open_experiment, tracking_uri
 from pipelines.training.checkpoints import CHECKPOINTS, Write, latest_checkpoint, list_checkpoints
 from pipelines.training.run import TrainingRun
 from pipelines.training.session import FolderSession
-from pipelines.training.start_from import StartFrom
-from pipelines.training.task import WorkerTask
+from pipelines.training.task import StartFrom, WorkerTask
 from pipelines.training.worker import WorkerRun
 from stop_core import StopConfig
 from stop_core.cache import CacheConfig, CacheJob, FrameCache, Manifest, hashed, write_shard

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.training.start_from import find_checkpoint
+from pipelines.training.task import find_checkpoint
 from stop_core.training.checkpoint import Checkpoint
 from stop_core.training.run_state import Origin, RunProgress
 
