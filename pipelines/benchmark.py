@@ -122,7 +122,6 @@ class BenchmarkConfig:
 def main(config: BenchmarkConfig) -> "ComparisonTable":
     """Runs the missing trainings of the table, prints it, and stores it."""
     # These take seconds to import, and --help does not need them.
-    from .tables.table import ComparisonTable
     from .tracking.queued_run import deliver_waiting
     from .training.pool import Job
 
@@ -141,16 +140,8 @@ def main(config: BenchmarkConfig) -> "ComparisonTable":
             for title, values in chosen.rows.items()}  # fmt: skip
     for tested in (m for some in (caches, *targets) for m in some.values()):
         _check_test(tested, _readers(rows, tested), config)
-    table = ComparisonTable.planned(
-        manifest,
-        rows,
-        config.output,
-        name=file.stem + config.test_name,
-        baseline=chosen.baseline,
-        published=published,
-        **_of_caches(caches),
-        **_how(config),
-    )
+    name = file.stem + config.test_name
+    table = _planned(config, caches, rows, name, chosen.baseline, published=published)
     jobs = {}
     for title, runs in rows.items():
         for run in runs:
@@ -163,11 +154,33 @@ def main(config: BenchmarkConfig) -> "ComparisonTable":
     return table
 
 
-def _of_caches(caches: Mapping[StoragePath, Manifest]) -> dict[str, Any]:
-    return {
-        "further": {one.fold: one.data_hash for one in list(caches.values())[1:]},
-        "caches": {one.data_hash: path.resolve() for path, one in caches.items()},
-    }
+def _planned(
+    config: BenchmarkConfig,
+    caches: Mapping[StoragePath, Manifest],
+    rows: "dict[str, list[TrainingRun]]",
+    name: str,
+    baseline: str,
+    notes: Sequence[str] = (),
+    **more: Any,
+) -> "ComparisonTable":
+    """Returns the table of rows that are tested on these caches, the folds of one dataset."""
+    from .tables.table import ComparisonTable
+
+    first, *others = caches.values()
+    clips, crops = parse_views(config.views)
+    views = f"Test: {config.views} views ({clips} temporal clips, {crops} crops), averaged."
+    return ComparisonTable.planned(
+        first,
+        rows,
+        config.output,
+        name,
+        baseline=baseline,
+        further={one.fold: one.data_hash for one in others},
+        caches={one.data_hash: path.resolve() for path, one in caches.items()},
+        rerank=config.rerank,
+        notes=[*([views] if clips * crops > 1 else []), *notes],
+        **more,
+    )
 
 
 def _check_test(
@@ -195,12 +208,6 @@ def _readers(
     if not found:
         raise ValueError(f"--transfer: no row reads the classes of {tested.dataset} as text")
     return found
-
-
-def _how(config: BenchmarkConfig) -> dict[str, Any]:
-    clips, crops = parse_views(config.views)
-    note = f"Test: {config.views} views ({clips} temporal clips, {crops} crops), averaged."
-    return {"rerank": config.rerank, "notes": [note] if clips * crops > 1 else []}
 
 
 def _run(
@@ -233,25 +240,16 @@ def _transfer(
     resources: Resources,
 ) -> None:
     from .tables.mlflow_table import track
-    from .tables.table import ComparisonTable
 
-    manifest = next(iter(target.values()))
-    kept, how = _readers(rows, manifest), _how(config)
+    kept = _readers(rows, next(iter(target.values())))
     left_out = [
         f"{title} is not in this table: it knows only the classes of its training."
         for title in rows
         if title not in kept
     ]
-    table = ComparisonTable.planned(
-        manifest,
-        kept,
-        config.output,
-        name=f"{source.name}-transfer",
-        baseline=source.baseline if source.baseline in kept else "",
-        **_of_caches(target),
-        trained_on=source.division,
-        **how | {"notes": [*how["notes"], *left_out]},
-    )
+    baseline, name = source.baseline if source.baseline in kept else "", f"{source.name}-transfer"
+    trained_on = source.division
+    table = _planned(config, target, kept, name, baseline, left_out, trained_on=trained_on)
     parent = track(table, config.output)
     with parent.ended():
         trained = {run.name: run.remembered() for runs in kept.values() for run in runs}
@@ -304,9 +302,8 @@ def choose_rows(config: BenchmarkConfig, manifest: Manifest) -> tuple[Path, Tabl
         for method in config.chosen_methods:
             if (title := _first_row_of(method, table)) is None:
                 say(f"{file} has no row of {method}: it gets the common settings, untuned")
-            rows[title or method] = (
-                table.rows[title] if title else table.common | {"method": method}
-            )
+            own_row = table.rows[title] if title else table.common | {"method": method}
+            rows[title or method] = own_row
     baseline = config.baseline or (table.baseline if table.baseline in rows else next(iter(rows)))
     if baseline not in rows:
         raise ValueError(f"baseline is {baseline!r}, but the rows are {', '.join(rows)}")
@@ -337,11 +334,8 @@ def _trainings(
     lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
     one = machine.settle(build_experiment(values | given | lists, where))
     seeds = config.seeds if one.is_trained else 1
+    configs = [replace(one, seed=seed) for seed in range(seeds)]
     try:
-        return [
-            TrainingRun(replace(one, seed=seed), cache, config.output)
-            for cache in caches
-            for seed in range(seeds)
-        ]
+        return [TrainingRun(one, cache, config.output) for cache in caches for one in configs]
     except ValueError as problem:
         raise ValueError(f"{where}: {problem}") from problem

@@ -161,7 +161,10 @@ def room_for(resources: Resources) -> int:
     deadline = time.monotonic() + (_SECONDS_FOR_NODES_TO_JOIN if "RAY_ADDRESS" in os.environ else 0)
     said = False
     while (room := _room(resources, nodes := node_resources())) < 1:
-        problem = f"a training needs {_needs(resources)}, and {_has(nodes)}"
+        kinds = Counter((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes)
+        found = (f"{count} x {cpu:g} CPUs and {gpu:g} GPUs" for (cpu, gpu), count in kinds.items())
+        problem = f"a training needs {_needs(resources)}, and the nodes have "
+        problem += ", ".join(found) or "nothing"
         if time.monotonic() >= deadline:
             raise RunError(f"{problem}; lower --workers, --cpus-per-worker or --gpus-per-worker")
         if not said:
@@ -212,9 +215,3 @@ def _needs(resources: Resources) -> str:
     workers = "a worker" if count == 1 else f"{count} workers, each"
     gpu = f" and {resources.gpus_per_worker:g} GPU" if resources.gpus_per_worker else ""
     return f"{workers} with {cpus:g} CPU{'' if cpus == 1 else 's'}{gpu} of one node"
-
-
-def _has(nodes: list[dict[str, float]]) -> str:
-    kinds = Counter((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes)
-    found = [f"{count} x {cpu:g} CPUs and {gpu:g} GPUs" for (cpu, gpu), count in kinds.items()]
-    return f"the nodes have {', '.join(found) or 'nothing'}"
