@@ -13,19 +13,9 @@ from stop_core.storage.documents import read_text
 from stop_core.storage.names import inside
 from stop_core.storage.paths import StoragePath
 
+from . import store
 from .environment import environment
 from .outbox import Record, RefusedError
-from .store import (
-    KEY,
-    LONGEST_PARAM,
-    MOST_METRICS,
-    RUN_ID,
-    create_run,
-    find_run,
-    run_tags,
-    store_client,
-    tracking_uri,
-)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +35,7 @@ class RunRecords:
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Records parameters. Recording the same values again is no error."""
-        params = {name: str(value)[:LONGEST_PARAM] for name, value in values.items()}
+        params = {name: str(value)[: store.LONGEST_PARAM] for name, value in values.items()}
         self._put({"kind": "params", "values": params})
 
     def log_dataset(
@@ -118,8 +108,8 @@ def write_record(client: "MlflowClient", run_id: str, record: Record, folder: St
                 for step, time_ms, values in record["points"]
                 for name, value in values.items()
             ]
-            for start in range(0, len(metrics), MOST_METRICS):
-                client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
+            for start in range(0, len(metrics), store.MOST_METRICS):
+                client.log_batch(run_id, metrics=metrics[start : start + store.MOST_METRICS])
         case "text":
             client.log_text(run_id, record["text"], record["name"])
         case "file":
@@ -185,7 +175,7 @@ def download_model(uri: str, run_id: str, name: str, to: Path) -> None:
     """Downloads the LoggedModel of a run, or the artifact of an earlier version, to `to / name`."""
     from mlflow.artifacts import download_artifacts
 
-    client = store_client(uri)
+    client = store.store_client(uri)
     model = find_model_of(client, client.get_run(run_id), name)
     if model is None:
         client.download_artifacts(run_id, name, str(to))
@@ -200,7 +190,7 @@ class TrackedRun(RunRecords):
     def __init__(self, uri: str, run_id: str) -> None:
         self.uri = uri
         self.run_id = run_id
-        self.client = store_client(uri)
+        self.client = store.store_client(uri)
 
     @classmethod
     def start(
@@ -213,13 +203,14 @@ class TrackedRun(RunRecords):
         run_id: str | None = None,
     ) -> "TrackedRun":
         """Starts a run, or resumes the run `run_id` if the store still has it."""
-        uri = tracking_uri(output)
-        client = store_client(uri)
+        uri = store.tracking_uri(output)
+        client = store.store_client(uri)
         # If the store was moved or emptied, or the run deleted, a new run is started.
-        if run_id is not None and find_run(client, run_id):
+        if run_id is not None and store.find_run(client, run_id):
             client.update_run(run_id, status="RUNNING")
             return cls(uri, run_id)
-        tracked = cls(uri, create_run(client, experiment_id, name, run_tags(name, tags)))
+        own = store.run_tags(name, tags)
+        tracked = cls(uri, store.create_run(client, experiment_id, name, own))
         tracked.log_json(environment(), "environment.json")
         return tracked
 
@@ -238,7 +229,7 @@ class TrackedRun(RunRecords):
         after an interruption before its id is stored. The key is not the folder's name: folders of
         the same name may share a server.
         """
-        known, key = folder / RUN_ID, folder / _KEY_FILE
+        known, key = folder / store.RUN_ID, folder / _KEY_FILE
         folder.mkdir(parents=True, exist_ok=True)
         if not key.is_file():
             write_whole(key, uuid.uuid4().hex)
@@ -246,7 +237,7 @@ class TrackedRun(RunRecords):
             output,
             experiment_id,
             name,
-            tags={**tags, KEY: read_text(key)},
+            tags={**tags, store.KEY: read_text(key)},
             run_id=read_text(known) if known.is_file() else None,
         )
         write_whole(known, tracked.run_id)

@@ -9,6 +9,7 @@ tracking store does not stop a training.
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from stop_core.cache.manifest import Manifest
 from stop_core.datasets.protocols import base_labels
@@ -16,16 +17,7 @@ from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.atomic import appearing, fetched_folder, write_whole
 from stop_core.storage.names import inside
 from stop_core.storage.paths import StoragePath, matches
-from stop_core.trained_model.files import (
-    FILES,
-    MODEL,
-    TOWER,
-    ModelRecord,
-    Provenance,
-    TowerFacts,
-    label_classes,
-    versions,
-)
+from stop_core.trained_model import files
 from stop_core.trained_model.frames import preprocessing_of_cache
 from stop_core.training.run_state import Origin, read_origin, read_progress
 
@@ -194,12 +186,12 @@ class TrainingRun(ResumableRun):
                 raise RunError(f"the training {self.name} ended before it was tested; run it again")
             with appearing(self.folder / PREDICTIONS) as staging:
                 shutil.copyfile(here / PREDICTIONS, staging)
-            record = self._model_record(metrics, TowerFacts.load(here / TOWER))
-            keep_model(inside(self.folder, MODEL), record, here / BEST_PROMPTS)
+            record = self._model_record(metrics, here / files.TOWER)
+            keep_model(inside(self.folder, files.MODEL), record, here / BEST_PROMPTS)
         tracked = self.tracked
         tracked.log_file(PREDICTIONS)
         if self.test:  # the weights of a sweep's trials stay in their folders
-            tracked.log_model(MODEL, [f"{MODEL}/{name}" for name in FILES], _NOTE)
+            tracked.log_model(files.MODEL, [f"{files.MODEL}/{name}" for name in files.FILES], _NOTE)
         for figure in matches(inside(self.folder, FIGURES), "*.png"):
             tracked.log_file(f"{FIGURES}/{figure.name}", FIGURES)
         if progress.problems:
@@ -208,17 +200,17 @@ class TrainingRun(ResumableRun):
             metrics, curve=progress.curve, costs=progress.costs, problems=progress.problems
         )
 
-    def _model_record(self, metrics: dict[str, float], tower: TowerFacts) -> ModelRecord:
-        manifest, config = self.manifest, self.config
+    def _model_record(self, metrics: dict[str, float], tower_file: Path) -> files.ModelRecord:
+        manifest, config, tower = self.manifest, self.config, files.TowerFacts.load(tower_file)
         names: Sequence[str] = manifest.class_names
         if config.protocol.classes != "all":
             names = [names[label] for label in base_labels(names, config.protocol)]
         shape = (config.frames, tower.size)
-        return ModelRecord(
+        return files.ModelRecord(
             config=config,
-            classes=label_classes(names, config.templates),
+            classes=files.label_classes(names, config.templates),
             preprocessing=preprocessing_of_cache(manifest.config, shape, tower.mean, tower.std),
-            provenance=Provenance(
+            provenance=files.Provenance(
                 tower_fingerprint=tower.fingerprint,
                 run=self.name,
                 dataset=manifest.dataset,
@@ -228,6 +220,6 @@ class TrainingRun(ResumableRun):
                 data_hash=manifest.data_hash,
                 git_commit=git_commit(),
                 mlflow_run_id=self.tracked.run_id,
-                versions=versions(),
+                versions=files.versions(),
             ),
         )

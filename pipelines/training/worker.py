@@ -23,15 +23,8 @@ from stop_core.clip.loading import ClipCache, load_clip
 from stop_core.datasets import Split
 from stop_core.evaluation.measure import Measured
 from stop_core.explain.prompt_monitor import PromptMonitor
+from stop_core.runtime import distributed
 from stop_core.runtime.devices import seed_weights
-from stop_core.runtime.distributed import (
-    broadcast_object,
-    copy_from_first,
-    gather_objects,
-    my_share,
-    rank,
-    world_size,
-)
 from stop_core.storage.atomic import fetched_folder
 from stop_core.storage.paths import StoragePath
 from stop_core.trained_model.files import TOWER
@@ -87,7 +80,7 @@ class WorkerRun:
         train = self.splits["train"]
         self.objective = make_objective(self.model, self.config, manifest, {**self.splits})
         # A batch that fits into memory during training also fits during evaluation.
-        share = task.resources.micro_batch or -(-self.config.batch_size // world_size())
+        share = task.resources.micro_batch or -(-self.config.batch_size // distributed.world_size())
         self.objective.evaluation_batch = min(share, self.objective.evaluation_batch)
         self.trainer: Trainer | None = None
         self.epochs = self.config.epochs
@@ -104,7 +97,7 @@ class WorkerRun:
             self.epochs = self.trainer.epochs
         self.progress = RunProgress()
         self.best_prompts = self.model.prompt_state_dict()
-        first = rank() == 0
+        first = distributed.rank() == 0
         self.tracked = QueuedRun(task.folder, task.tracking_uri) if first else None
         self.courier = Courier(self.tracked.deliver) if self.tracked else None
         self.buffer = MetricsBuffer(
@@ -118,7 +111,7 @@ class WorkerRun:
         for remark in self.remarks:
             self.buffer.report(f"note: {remark}")
         self._resume()
-        copy_from_first(self.model.learned().values())
+        distributed.copy_from_first(self.model.learned().values())
 
     def run(self) -> None:
         """Trains the remaining epochs, then evaluates the best epoch and reports the result."""
@@ -128,7 +121,7 @@ class WorkerRun:
                     self._compile(self.trainer.total_steps - self.progress.step)
                 while self.trainer and self.progress.epochs_done < self.epochs:
                     self.train_epoch(self.trainer)
-                    if self._is_paused or broadcast_object(self._must_pause()):
+                    if self._is_paused or distributed.broadcast_object(self._must_pause()):
                         return
                 self._finish()
         finally:
@@ -138,7 +131,7 @@ class WorkerRun:
     def _compile(self, steps: int) -> None:
         resources, train = self.task.resources, self.splits["train"]
         is_auto = resources.compile == "auto"
-        share = len(my_share(range(min(self.config.batch_size, len(train)))))
+        share = len(distributed.my_share(range(min(self.config.batch_size, len(train)))))
         clips = min(share, resources.micro_batch or share)
         is_compiled = False
         is_off = resources.compile == "off" or (is_auto and steps < _FEWEST_STEPS)
@@ -167,7 +160,7 @@ class WorkerRun:
                 is_due = step.pause or (every is not None and self.progress.step % every == 0)
                 if is_due and not last:
                     self._save({"epoch": self.progress.epochs_done, "finished": 0})
-                    if broadcast_object(self._must_pause()):
+                    if distributed.broadcast_object(self._must_pause()):
                         self._is_paused = True
                         return
         except DivergedError as problem:
@@ -178,7 +171,7 @@ class WorkerRun:
 
     def _is_due_by_time(self) -> bool:
         """Whether the clock of rank 0 asks for a checkpoint; the trainer passes it to all ranks."""
-        if rank() != 0:
+        if distributed.rank() != 0:
             return False
         now = time.monotonic()
         # A shared folder may be slow, and a store is asked over the network.
@@ -275,7 +268,7 @@ class WorkerRun:
             self.progress.problems.append(f"a figure is missing: {reason[:300]}")
 
     def _draw_confusion(self, counts_CC: Tensor) -> None:
-        if rank() == 0:
+        if distributed.rank() == 0:
             # Here, because matplotlib takes a second to import.
             from stop_core.explain.training_figures import confusion, save_figure
 
@@ -294,10 +287,10 @@ class WorkerRun:
         """Resumes from the latest checkpoint, whether or not the session knows of it."""
         start = self.task.start
         # Only rank 0 looks: the view of another node on a shared folder may lag behind.
-        own, states = None, gather_objects(self.contents.state)
-        if rank() == 0:
+        own, states = None, distributed.gather_objects(self.contents.state)
+        if distributed.rank() == 0:
             own = latest_checkpoint(self.task.folder, self.session.latest(), states)
-        own = broadcast_object(own)
+        own = distributed.broadcast_object(own)
         if folder := own or (start.checkpoint if start and not start.fork else None):
             groups = self.trainer.optimizer.state_dict()["param_groups"] if self.trainer else []
             with fetched_folder(folder) as here:
@@ -334,7 +327,7 @@ class WorkerRun:
         """Reports from every rank; rank 0 adds the checkpoint."""
         # Damaged data raises here. Data that is not verified yet, in the first epoch, is recorded.
         own = "" if self.contents.is_verified() else self.contents.state
-        self.progress.unverified = sorted(set(gather_objects(own)) - {""})
+        self.progress.unverified = sorted(set(distributed.gather_objects(own)) - {""})
 
         def write(folder: Path) -> None:
             if results is not None:
@@ -353,7 +346,7 @@ class WorkerRun:
                 optimizer=trainer.optimizer.state_dict() if trainer else {"state": {}},
             ).save(folder)
 
-        self.session.report(metrics, write if rank() == 0 else None)
+        self.session.report(metrics, write if distributed.rank() == 0 else None)
         self._saved = time.monotonic()
         self._log_metrics()
 
