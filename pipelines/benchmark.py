@@ -15,10 +15,9 @@ from stop_core.settings.methods import METHODS
 from stop_core.settings.protocol import ProtocolConfig
 from stop_core.storage.paths import StoragePath
 
-from .cli.console import print_result, say
+from .cli.console import add_result, print_result, say
 from .cli.experiment_fields import build_experiment
 from .cli.folders import SWEEPS, default_output, named_file
-from .cli.json_output import add_result
 from .cli.options import OutputFolder
 from .cluster.devices import Machine, choose_devices
 from .cluster.resources import ResourceOptions, Resources

@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from .checks.finding import MARKS, Finding, examined
-from .cli.console import EXIT_FAILURE, print_result
+from .cli.console import EXIT_FAILURE, add_result, print_result
 from .cli.folders import default_output
-from .cli.json_output import add_result
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ import os
 import shlex
 from dataclasses import asdict, dataclass, field
 
-from .cli.console import RunError, print_result, reporting, say
+from .cli.console import RunError, add_result, print_result, reporting, say
 from .cli.folders import default_output
-from .cli.json_output import add_result
 from .cli.options import OptionalModel, OutputFolder
 from .cli.progress_bar import Pace
 from .cli.video_options import Device

@@ -17,9 +17,8 @@ import tyro
 from stop_core.storage.atomic import appearing
 from stop_core.storage.escaping import in_line
 
-from .cli.console import RunError, print_result, reporting, warn
+from .cli.console import RunError, add_result, print_result, reporting, warn
 from .cli.folders import default_output
-from .cli.json_output import add_result
 from .cli.options import OutputFolder, at_least_one
 from .cli.video_options import DecodeOptions, WorkerOptions
 from .inference.model_choice import ModelChoice

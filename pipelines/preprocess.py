@@ -15,8 +15,7 @@ from stop_core.storage.escaping import in_line
 from stop_core.storage.paths import StoragePath
 from stop_core.tiny.shipped import TINY
 
-from .cli.console import print_result
-from .cli.json_output import add_result
+from .cli.console import add_result, print_result
 from .preprocessing.make_cache import PreprocessConfig, check, failure_counts, make_cache
 
 _SHOWN_FAILURES = 5

@@ -20,9 +20,8 @@ from stop_core.storage.escaping import in_line
 from stop_core.storage.paths import RemotePath, StoragePath, local_file, storage_path
 from stop_core.trained_model.index import SearchIndex
 
-from .cli.console import RunError, print_result
+from .cli.console import RunError, add_result, print_result, wants_json
 from .cli.folders import default_output
-from .cli.json_output import add_result, wants_json
 from .cli.options import OutputFolder, at_least_one
 from .cli.video_options import Device
 from .cluster.devices import usable_gpus

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli.console import print_result
+from .cli.console import add_result, print_result
 from .cli.folders import SWEEPS, default_output, named_file
-from .cli.json_output import add_result
 from .cli.options import OutputFolder, spell_out
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions

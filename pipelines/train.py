@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.storage.paths import StoragePath
 
-from .cli.console import pausing_on_sigterm, print_result, reporting, say
+from .cli.console import add_result, pausing_on_sigterm, print_result, reporting, say
 from .cli.folders import SWEEPS, default_output
-from .cli.json_output import add_result
 from .cli.options import OptionalFolder, OutputFolder
 from .cluster.devices import choose_devices
 from .cluster.resources import ResourceOptions, room_for, waited_for

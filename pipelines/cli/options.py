@@ -45,20 +45,10 @@ from stop_core.storage.documents import MOST_YAML, parse_yaml, read_text, shown
 from stop_core.storage.paths import HUB, HubAddress, RemotePath, StoragePath, storage_path
 from stop_core.storage.private import without_password
 
+from . import console
 from .commands import Command, commands
-from .console import (
-    EXIT_FAILURE,
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    RunError,
-    ending_with_reader,
-    print_result,
-    say,
-    set_verbosity,
-)
 from .experiment_fields import closest
 from .folders import named_file, output_folder
-from .json_output import JSON_OPTION, add_result, printing_json, wants_json
 from .store_problem import TRACKING_URI, explain_store_problem
 
 _T = TypeVar("_T")
@@ -115,23 +105,23 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
     try:
         common = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         common.add_argument("--config", type=storage_path)
-        common.add_argument(JSON_OPTION, action="store_true")
+        common.add_argument("--json", action="store_true")
         verbosity = common.add_mutually_exclusive_group()
         for option, level in (("--verbose", logging.DEBUG), ("--quiet", logging.WARNING)):
             verbosity.add_argument(option, dest="level", action="store_const", const=level)
         given, arguments = common.parse_known_args(arguments)
-        set_verbosity(given.level or logging.INFO)
+        console.set_verbosity(given.level or logging.INFO)
         has_result = any(one.has_result for one in _commands_with(config_type))
         if given.json and not has_result:
-            raise ValueError(f"this command has no result for scripts; leave {JSON_OPTION} out")
+            raise ValueError("this command has no result for scripts; leave --json out")
         default_file = getattr(config_type, "default_file", lambda arguments: None)
         config_file = given.config or default_file(arguments)
         default = config_file and _from_yaml(config_type, named_file(config_file, "recipes"))
         _refuse_values(config_type, arguments)
-        with ending_with_reader():  # of the help
+        with console.ending_with_reader():  # of the help
             if {"-h", "--help"} & set(arguments):  # tyro would not wrap it
-                common_options = _COMMON_OPTIONS + (_JSON_OPTION if has_result else "")
-                print_result(_wrapped(f"{cleandoc(config_type.__doc__ or '')}\n\n{common_options}"))
+                text = f"{cleandoc(config_type.__doc__ or '')}\n\n{_COMMON_OPTIONS}"
+                console.print_result(_wrapped(text + (_JSON_OPTION if has_result else "")))
             with _complaints_of_tyro():
                 config: _T = tyro.cli(
                     config_type,
@@ -145,7 +135,7 @@ def parse(config_type: type[_T], argv: Sequence[str] | None = None, prog: str | 
             return config
     except (ValueError, ArgumentError) as problem:
         _complain(problem)
-        sys.exit(EXIT_USAGE)
+        sys.exit(console.EXIT_USAGE)
 
 
 @contextmanager
@@ -153,7 +143,7 @@ def _complaints_of_tyro() -> Iterator[None]:
     """Takes the sentence out of the box that tyro draws around it, for --json."""
     box = StringIO()
     try:
-        with redirect_stderr(box) if wants_json() else nullcontext():
+        with redirect_stderr(box) if console.wants_json() else nullcontext():
             yield
     except SystemExit:
         # A title, a text and a hint, with lines between them, which are of - without UTF-8.
@@ -257,15 +247,15 @@ def run(main: Callable[[], object], argv: Sequence[str] | None = None) -> NoRetu
     """
     # Python collects garbage again when it exits, which takes a second after importing MLflow.
     atexit.register(gc.freeze)
-    is_json = JSON_OPTION in (sys.argv[1:] if argv is None else argv)
-    with ending_with_reader(), printing_json() if is_json else nullcontext():
+    is_json = "--json" in (sys.argv[1:] if argv is None else argv)
+    with console.ending_with_reader(), console.printing_json() if is_json else nullcontext():
         try:
-            with ending_with_reader():
+            with console.ending_with_reader():
                 main()
             sys.exit(0)
-        except (ValueError, OSError, RunError) as problem:
+        except (ValueError, OSError, console.RunError) as problem:
             _complain(problem)
-            sys.exit(problem.code if isinstance(problem, RunError) else EXIT_FAILURE)
+            sys.exit(getattr(problem, "exit_code", console.EXIT_FAILURE))
         except ModuleNotFoundError as problem:
             package = (problem.name or "").partition(".")[0]
             if not package or package.startswith(("stop_", "pipelines")):  # our own mistake
@@ -273,13 +263,13 @@ def run(main: Callable[[], object], argv: Sequence[str] | None = None) -> NoRetu
             _complain(f"{package} is not installed: run pip install 'stop-video[pipelines]'")
         except KeyboardInterrupt:
             _complain("interrupted; run the same command again to resume from what is complete")
-            sys.exit(EXIT_INTERRUPTED)
+            sys.exit(console.EXIT_INTERRUPTED)
         except Exception as problem:
             if type(problem).__module__.partition(".")[0] != "mlflow":
                 raise
             uri = os.environ.get(TRACKING_URI) or "sqlite:///OUTPUT/mlflow.db"
             _complain(explain_store_problem(uri, problem))
-        sys.exit(EXIT_FAILURE)
+        sys.exit(console.EXIT_FAILURE)
 
 
 def from_mapping(config_type: type[_T], values: dict[str, Any], origin: str) -> _T:
@@ -428,5 +418,5 @@ def _commands_with(config_type: type[Any]) -> list[Command]:
 
 def _complain(problem: BaseException | str) -> None:
     text = without_password(str(problem)) or type(problem).__name__
-    add_result(error=text)
-    say(f"error: {text}")
+    console.add_result(error=text)
+    console.say(f"error: {text}")

@@ -36,9 +36,8 @@ from stop_core.storage.paths import StoragePath, storage_path
 from stop_core.storage.private import first_line
 from stop_core.storage.skeleton import skeleton_of
 
-from ..cli.console import RunError, print_result, say, warn
+from ..cli.console import RunError, add_result, print_result, say, warn
 from ..cli.folders import alone_in, default_output
-from ..cli.json_output import add_result
 from ..cli.options import OutputFolder, at_least_one, flatten
 from ..cli.progress_bar import ProgressBar
 from ..cli.video_options import DecodeOptions

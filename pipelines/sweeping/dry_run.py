@@ -10,8 +10,7 @@ import ray
 
 from stop_core.cache.manifest import Manifest
 
-from ..cli.console import RunError, print_result
-from ..cli.json_output import add_result
+from ..cli.console import RunError, add_result, print_result
 from ..cluster.session import start_ray
 from ..training.failures import root_cause
 from .results import print_table

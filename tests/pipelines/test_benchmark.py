@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipelines.benchmark import BenchmarkConfig, choose_rows, main
-from pipelines.cli.json_output import printing_json
+from pipelines.cli.console import printing_json
 from pipelines.cli.options import parse
 from pipelines.preprocessing.find_cache import find_folds
 from pipelines.tables.read_table import read_table

@@ -15,9 +15,8 @@ import pytest
 import torch
 
 from pipelines.cli import folders
-from pipelines.cli.console import RunError
+from pipelines.cli.console import RunError, printing_json
 from pipelines.cli.folders import alone_in
-from pipelines.cli.json_output import printing_json
 from pipelines.cli.video_options import WorkerOptions
 from pipelines.inference import job as job_module
 from pipelines.inference.job import VideoJob

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli.commands import commands
-from pipelines.cli.console import RunError
-from pipelines.cli.json_output import printing_json
+from pipelines.cli.console import RunError, printing_json
 from pipelines.cli.options import parse, run_command
 from pipelines.cli.progress_bar import Done
 from pipelines.cli.video_options import DecodeOptions

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from pipelines import search
-from pipelines.cli.console import RunError
-from pipelines.cli.json_output import printing_json
+from pipelines.cli.console import RunError, printing_json
 from pipelines.cli.video_options import WorkerOptions
 from pipelines.cluster import devices
 from pipelines.index import IndexConfig

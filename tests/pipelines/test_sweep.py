@@ -9,7 +9,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from pipelines.cli.json_output import printing_json
+from pipelines.cli.console import printing_json
 from pipelines.cli.options import parse
 from pipelines.cluster.resources import Resources
 from pipelines.sweep import SweepConfig, main

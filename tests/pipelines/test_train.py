@@ -14,8 +14,7 @@ from mlflow import MlflowClient
 from mlflow.data import get_source
 from safetensors.numpy import load_file
 
-from pipelines.cli.console import Paused, RunError
-from pipelines.cli.json_output import printing_json
+from pipelines.cli.console import Paused, RunError, printing_json
 from pipelines.cluster.devices import choose_devices
 from pipelines.cluster.resources import Resources
 from pipelines.tracking.direct_run import download_model

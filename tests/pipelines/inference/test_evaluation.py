@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.cli.json_output import printing_json
+from pipelines.cli.console import printing_json
 from pipelines.evaluate import EvaluateConfig, main
 from pipelines.inference.evaluation import Evaluation, EvaluationOptions
 from pipelines.inference.model_choice import ModelChoice

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.cli.commands import commands
-from pipelines.cli.console import Paused, RunError, print_result
-from pipelines.cli.json_output import add_result, wants_json
+from pipelines.cli.console import Paused, RunError, add_result, print_result, wants_json
 from pipelines.cli.options import run
 from pipelines.stop import main
 
