@@ -12,9 +12,8 @@ class Done:
     """Counts of a finished shard, or part of the predictions."""
 
     clips: int
-    """Number of videos that were tried."""
     failures: int
-    """Number of those that could not be decoded."""
+    """Number of the clips that could not be decoded."""
 
 
 class ProgressBar:

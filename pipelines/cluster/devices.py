@@ -23,7 +23,6 @@ class Gpus:
 
     count: int = 0
     names: tuple[str, ...] = ()
-    """Their different models."""
     bf16: bool = False
     """Whether all of them compute bfloat16 at full speed."""
     memory: int = 0

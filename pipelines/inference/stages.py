@@ -73,7 +73,6 @@ class Work:
     top: int = 1
     """Number of labels of a video, the most probable ones."""
     timeout: float = 120.0
-    """Deadline for decoding one video, in seconds."""
     cache: str | None = None
     """The frame cache that the videos are clips of."""
 
@@ -213,7 +212,6 @@ class Pools:
     """One per CPU; they also run the model if there are no `models`."""
     models: int = 0
     gpus_each: float = 0
-    """Share of a GPU of each model."""
 
     @classmethod
     def on(cls, nodes: Sequence[dict[str, float]], share: float, readers: int | None) -> "Pools":

@@ -19,7 +19,6 @@ class Video:
     size: int = 0
     mtime_ns: int = 0
     split: str = ""
-    """Split of a cached clip."""
     number: int = -1
     """Number of a cached clip in its split."""
 

@@ -20,10 +20,7 @@ from .space import short
 from .trial_worker import TrialTask
 from .trials import Trial
 
-_STEPS = 6
-"""Measured steps; the first two warm up."""
-_CLIPS = 64
-"""Measured validation clips."""
+_STEPS, _CLIPS = 6, 64  # that are measured; the first two steps warm up
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,6 @@ class Trial:
     measures: dict[str, Number] = field(default_factory=dict)
     """Metrics of the chosen epoch, once the training has finished."""
     reason: str = ""
-    """The reason of a failure."""
     run: str = ""
     """Name of the training, whose folder is <output>/runs/<run>."""
 

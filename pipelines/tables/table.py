@@ -61,7 +61,6 @@ class ComparisonTable:
     trained_on: str = ""
     """Name of the data that all rows were trained on, if it is not the data of the table."""
     caches: Mapping[str, StoragePath] = field(default_factory=dict)
-    """The caches by their data hashes."""
     rerank: str = "none"
     notes: Sequence[str] = ()
     """Further sentences about how all rows were evaluated."""

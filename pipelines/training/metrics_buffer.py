@@ -41,18 +41,27 @@ class MetricsBuffer:
 
     def add_step(self, step: Step, total: int, *, last_of_epoch: bool) -> None:
         """Adds a training step. A point is made every 20 steps and at the end of an epoch."""
-        self._recent.append(step)
-        loss = sum(one.loss for one in self._recent) / len(self._recent)
+        recent = self._recent
+        recent.append(step)
+        count, seconds = len(recent), sum(one.seconds for one in recent)
+        loss = sum(one.loss for one in recent) / count
         if self.progress_file:
             self.progress_file.write(step.step + 1, total, loss)
-        if len(self._recent) == STEPS_BETWEEN_POINTS or last_of_epoch:
+        if count == STEPS_BETWEEN_POINTS or last_of_epoch:
             memory, load = _memory_and_load(self.device)
-            values = {**_means(self._recent), **load}
-            self.add(values, step.step + 1)
-            self._recent.clear()
-            self._step_seconds.append(values["train/step_seconds"])
+            means = {
+                "train/loss": loss,
+                "train/gradient_norm": sum(one.gradient_norm for one in recent) / count,
+                "train/learning_rate": step.learning_rate,
+                "train/step_seconds": seconds / count,
+                "train/clips_per_second": sum(one.clips for one in recent) / seconds,
+                "train/data_wait_fraction": sum(one.wait_seconds for one in recent) / seconds,
+            }
+            self.add({**means, **load}, step.step + 1)
+            recent.clear()
+            self._step_seconds.append(seconds / count)
             self._megabytes = max(self._megabytes, memory)
-            self.loss = values["train/loss"]
+            self.loss = loss
 
     def report(self, event: str) -> None:
         """Makes the driver print a line."""
@@ -90,18 +99,6 @@ class MetricsBuffer:
         """Returns the points and forgets them; call it when a checkpoint holds them."""
         points, self.points = self.points, []
         return points
-
-
-def _means(steps: list[Step]) -> dict[str, float]:
-    count, seconds = len(steps), sum(step.seconds for step in steps)
-    return {
-        "train/loss": sum(step.loss for step in steps) / count,
-        "train/gradient_norm": sum(step.gradient_norm for step in steps) / count,
-        "train/learning_rate": steps[-1].learning_rate,
-        "train/step_seconds": seconds / count,
-        "train/clips_per_second": sum(step.clips for step in steps) / seconds,
-        "train/data_wait_fraction": sum(step.wait_seconds for step in steps) / seconds,
-    }
 
 
 def _memory_and_load(device: torch.device) -> tuple[float, dict[str, float]]:

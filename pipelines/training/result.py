@@ -39,7 +39,6 @@ class TrainingResult:
     run_id: str  # of MLflow
     folder: str
     curve: list[dict[str, Number]] = field(default_factory=list)
-    """The report of each epoch."""
     costs: dict[str, Number] = field(default_factory=dict)
     """Seconds per step, and memory; empty if nothing was trained."""
     problems: list[str] = field(default_factory=list)

@@ -36,7 +36,6 @@ class Report:
     trials: Trials
     result: SweepResult
     command: str
-    """The command line of the sweep."""
     confirmed: pd.DataFrame | None = None
     """The last confirmation, a row per seed; None if there is none."""
 
