@@ -64,9 +64,8 @@ def check_ray() -> Iterator[Finding]:
         return
     report = json.loads(reports[0].removeprefix("RAY "))
     cpus, gpus = (report["resources"].get(name, 0) for name in ("CPU", "GPU"))
-    found = (
-        f"{report['version']} runs a task; {report['nodes']} node(s), {cpus:g} CPUs, {gpus:g} GPUs"
-    )
+    found = f"{report['version']} runs a task; {report['nodes']} node(s), {cpus:g} CPUs, "
+    found += f"{gpus:g} GPUs"
     advice = "training needs 2 CPUs, to compute and to read: start Ray with --num-cpus 2"
     yield warn_if(cpus < 2, about, found, advice)
 

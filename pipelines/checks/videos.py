@@ -77,10 +77,8 @@ def _check_process() -> Finding:
     """Decodes as the pipelines do: in a separate process, with a time limit."""
     from stop_core.decoding import DecodeError, DecodeProcess
 
-    about, advice = (
-        "decoding process",
-        "make sure that Python can start processes and map memory here",
-    )
+    about = "decoding process"
+    advice = "make sure that Python can start processes and map memory here"
     process = DecodeProcess(_FRAMES, 32, timeout=60)
     try:
         (clip,) = process.decode([PROBE])

@@ -241,20 +241,19 @@ class Pools:
 
         # One block per part, because Ray repeats the whole block of a failed worker.
         rows: Any = ray.data.from_items(list(parts), override_num_blocks=len(parts))
-        sizes = (max(1, min(size, len(parts))) for size in (self.readers, self.models))
-        # For a GPU, all are started at once. On the CPU, Ray starts a further one when the first is
-        # busy for long: each start takes seconds of the same cores.
-        readers, models = (
-            ray.data.ActorPoolStrategy(
-                min_size=1, initial_size=size if self.models else 1, max_size=size
-            )
-            for size in sizes
-        )
-        given: dict[str, Any] = {"compute": readers, "num_cpus": 1}
+
+        def pool(actors: int) -> ray.data.ActorPoolStrategy:
+            most = max(1, min(actors, len(parts)))
+            # For a GPU, all are started at once. On the CPU, Ray starts a further one when the
+            # first is busy for long: each start takes seconds of the same cores.
+            first = most if self.models else 1
+            return ray.data.ActorPoolStrategy(min_size=1, initial_size=first, max_size=most)
+
+        given: dict[str, Any] = {"compute": pool(self.readers), "num_cpus": 1}
         if not self.models:
             rows = rows.map(BothStages, fn_constructor_args=(work,), **given)
         else:
-            gpu: dict[str, Any] = {"compute": models, "num_gpus": self.gpus_each}
+            gpu: dict[str, Any] = {"compute": pool(self.models), "num_gpus": self.gpus_each}
             rows = rows.map(reader, fn_constructor_args=(work,), **given)
             rows = rows.map(model, fn_constructor_args=(work, True), **gpu)
         yield from rows.iter_rows()

@@ -76,7 +76,7 @@ def estimate(
 
 
 def refuse_without_memory(config: ExperimentConfig, frames: int, resources: Resources) -> None:
-    """Raises ValueError if a GPU cannot hold a batch of STOP of clips with so many cached frames.
+    """Raises ValueError if a GPU cannot hold a batch of STOP; `frames` are those of a cached clip.
 
     A batch that the estimate finds a little too large is tried: a step that does not fit reports
     the number of clips that do. Other methods store less, and are not refused.

@@ -119,12 +119,10 @@ class TrainingRun(ResumableRun):
                 move_damaged_aside(self.folder)
                 self._track(resources, parent, label)
                 task = self._task(resources)
-                checkpoint = (
-                    train_in_process(task, inside(self.folder, CHECKPOINTS), hooks)
-                    if in_process
-                    else train_on_ray(task, resources, hooks)
-                )
-                return self._store(checkpoint)
+                if in_process:
+                    checkpoints = inside(self.folder, CHECKPOINTS)
+                    return self._store(train_in_process(task, checkpoints, hooks))
+                return self._store(train_on_ray(task, resources, hooks))
 
         if result := self.remembered():
             return result

@@ -100,12 +100,10 @@ class WorkerRun:
         first = distributed.rank() == 0
         self.tracked = QueuedRun(task.folder, task.tracking_uri) if first else None
         self.courier = Courier(self.tracked.deliver) if self.tracked else None
-        self.buffer = MetricsBuffer(
-            ProgressFile(task.folder / PROGRESS_FILE) if first else None, device
-        )
-        self.monitor = (
-            PromptMonitor(self.model, self.config, self.splits.get("val", train)) if first else None
-        )
+        progress_file = ProgressFile(task.folder / PROGRESS_FILE) if first else None
+        self.buffer = MetricsBuffer(progress_file, device)
+        shown = self.splits.get("val", train)
+        self.monitor = PromptMonitor(self.model, self.config, shown) if first else None
         self._saved = self._looked = time.monotonic()
         self._is_paused = False
         for remark in self.remarks:
