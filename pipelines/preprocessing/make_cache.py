@@ -147,7 +147,7 @@ class PreprocessConfig:
 
     @property
     def data_path(self) -> StoragePath:
-        """The data root as an absolute path; a ValueError if a dataset needs it, but has none."""
+        """The data root as an absolute path: workers have another working directory."""
         if self.data_root is None and self.entry.generate is None:
             raise ValueError(
                 f"{self.dataset} needs --data-root, the folder that its archives were unpacked to"
