@@ -7,7 +7,6 @@ address for each other.
 
 import os
 import uuid
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,15 @@ from stop_core.storage.private import private_folder
 _TorchBackend: Any = TorchConfig().backend_cls
 
 
-@dataclass
 class CheckedConfig(TorchConfig):
-    """Refuses a GPU that torch cannot use, before NCCL fails without giving the reason."""
+    """Refuses a GPU that torch cannot use, before NCCL fails without giving the reason.
 
-    loopback: bool = True
-    """Workers meet in a file that only this user can open, and communicate over loopback."""
+    With `loopback`, workers meet in a file that only this user can open, and communicate over loopback.
+    """
+
+    def __init__(self, *, loopback: bool) -> None:
+        super().__init__()
+        self.loopback = loopback
 
     @property
     def backend_cls(self) -> type[Backend]:

@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 
 from pipelines.cli.console import RunError
 from pipelines.cli.progress_bar import Done
+from pipelines.preprocessing import cache_record
 from pipelines.preprocessing.cache_record import CacheRecord
 from pipelines.preprocessing.make_cache import PreprocessConfig, make_cache
 from pipelines.tracking import store
@@ -80,7 +81,7 @@ def test_the_same_command_records_a_cache_that_could_not_be_recorded(
     capsys: pytest.CaptureFixture[str],
     place: str,
 ) -> None:
-    owner = store if place == "open_experiment" else TrackedRun
+    owner = cache_record if place == "open_experiment" else TrackedRun
     begin = CacheRecord.begin
 
     def goes_away(*_: Any, **__: Any) -> None:
