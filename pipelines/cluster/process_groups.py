@@ -25,7 +25,7 @@ _TorchBackend: Any = TorchConfig().backend_cls
 class CheckedConfig(TorchConfig):
     """Refuses a GPU that torch cannot use, before NCCL fails without giving the reason.
 
-    With `loopback`, workers meet in a file that only this user can open, and communicate over loopback.
+    With `loopback`, workers meet in a private file of this user, and communicate over loopback.
     """
 
     def __init__(self, *, loopback: bool) -> None:
