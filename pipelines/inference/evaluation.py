@@ -147,9 +147,8 @@ class Evaluation(ResumableRun):
     ) -> TrainingResult:
         """Evaluates, or resumes, and stores the result; returns a stored result at once.
 
-        Args:
-            resources: one worker; the rounding of the outputs depends on its threads.
-            on_part: is called with the number of clips of every finished part.
+        The rounding of the outputs depends on the threads of the one worker. `on_part` is called
+        with the number of clips of every finished part.
         """
         if result := self.remembered():
             return result

@@ -153,12 +153,10 @@ class QueuedRun(RunRecords):
         self._put({"kind": "file", "name": name, "artifact_folder": artifact_folder})
 
     def deliver(self, seconds: float = 0.0, away: set[str] | None = None) -> Exception | None:
-        """Sends the waiting records to the store; returns why it failed, or None.
+        """Sends the waiting records, retrying for some seconds; returns why it failed, or None.
 
-        Args:
-            seconds: how long to retry.
-            away: stores that are known not to answer; they are not asked whether the run has moved
-                to them. A store that does not answer is added.
+        `away` has stores that are known not to answer; they are not asked whether the run has moved
+        to them. A store that does not answer is added.
         """
         deadline = time.monotonic() + seconds
         while True:

@@ -102,13 +102,9 @@ class TrainingRun(ResumableRun):
     ) -> TrainingResult:
         """Trains or resumes, and stores the result; returns a stored result at once.
 
-        Args:
-            resources: of the workers.
-            parent: MLflow run id of the sweep or table that this training belongs to.
-            label: name of the MLflow run; default: method and seed.
-            in_process: train in this process, without Ray Train. It must have the resources of the
-                one worker, as a Ray task can.
-            hooks: how the caller follows the training.
+        `parent` is the MLflow run id of the sweep or table that this training belongs to, and
+        `label` the name of its own run (default: method and seed). With `in_process`, it runs
+        without Ray Train, in this process, which must have the resources of the one worker.
         """
 
         def work() -> TrainingResult:
