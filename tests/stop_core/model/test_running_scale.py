@@ -1,11 +1,16 @@
 """The running scale of W^t: absolute change is kept, and a clip does not depend on its batch."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stop_core.clip.loading import FrozenClip
 from stop_core.model.running_scale import RunningScale
+from stop_core.model.stop import StopModel
 from stop_core.model.temporal import TemporalPrompting, TemporalPrompts
 from stop_core.settings.stop import StopConfig
 from tests.stop_core.reference import packed
@@ -95,6 +100,19 @@ def test_only_training_steps_move_the_scale() -> None:
     assert torch.equal(own.scale.running, before)  # type: ignore[union-attr]
     own.scale.end_step(alone)  # type: ignore[union-attr]
     assert own.scale.running[0] > before[0]  # type: ignore[union-attr]
+
+
+def test_a_training_step_of_a_model_moves_the_scales_of_all_blocks(
+    make_clip: Callable[..., FrozenClip], make_frames: Callable[..., Tensor]
+) -> None:
+    sizes: dict[str, Any] = {"n_s": 2, "spatial_width": 4, "temporal_width": 4}
+    model = StopModel(make_clip(), StopConfig(normalize="running", **sizes)).train()
+    model.encode_video(make_frames(0, 2, 3, model.image_size))
+    scales = [one.running for one in model.modules() if isinstance(one, RunningScale)]
+    before = [scale.clone() for scale in scales]
+    model.end_step(alone)
+    assert len(scales) == model.prompted_blocks
+    assert not any(map(torch.equal, before, scales))
 
 
 def test_a_step_moves_the_scale_by_a_hundredth_and_rounding_is_no_change() -> None:

@@ -164,6 +164,7 @@ def test_dropout_zeroes_entries_of_prompts_only_in_training() -> None:
     prompts = lambda: own(packed(h), lambda _: A_raw, every_prompt=True).p_s  # noqa: E731
     assert torch.equal(prompts(), prompts())
     assert prompts().ne(0).all()
+    assert own(packed(h), lambda _: A_raw).p_s is None  # computed for the selected ones only
     own.train()
     torch.manual_seed(0)
     share = prompts().eq(0).float().mean()
