@@ -34,18 +34,18 @@ _MOST_LISTED = 4  # classes
 _MOST_WAITING = 16  # requests
 _FORM_BYTES = 1 << 20  # of a request, in addition to those of the video
 _UPLOADS_KEPT = 3600  # seconds
-_CAPTION = (
-    "Bright patches get a prompt; the curve is the change between frames, and the squares are the "
-    "prompts of each gap. The values are those of the forward pass. They do not show a cause."
-)
+_CAPTION = """## Where the prompts went
+
+Bright patches get a prompt; the curve is the change between frames, and the squares are the prompts
+of each gap. The values are those of the forward pass. They do not show a cause."""
 _UNEXPLAINED = "Only a model of the method `stop` has prompts to show."
 _STYLE = """
 #clip [aria-label^="Trim"] { display: none; } /* it would fetch a program from elsewhere */
 #answer h2 { font-size: 1.25rem; }
 #answer h2, #answer dt { overflow-wrap: anywhere; white-space: normal; min-width: 0; }
-#why { overflow-x: auto; }
-#why img { min-width: 54rem; }
-#why button, #why .image-frame { justify-content: flex-start; }
+#prompts { overflow-x: auto; }
+#prompts img { min-width: 54rem; }
+#prompts button, #prompts .image-frame { justify-content: flex-start; }
 """
 # The browser sends and fetches nothing elsewhere, whatever Gradio's page contains.
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
@@ -162,25 +162,21 @@ class ClipAnswers:
         if bool(upload) == bool(path):
             raise RequestError("give one clip: upload a video" + ", or a path" * bool(self.folder))
         video = Path(upload) if upload else video_inside(self.folder, path)
-        trained = self._labelled([line for line in lines if line.strip()])
-        if not self.is_explained:
-            _, answers = answer_video(trained, video, self._timeout)
-            picture = None
-        else:
-            explained = explain_video(trained, video, title=video.name, timeout=self._timeout)
-            answers, picture = explained.answers, draw_below([explained])
-        return {in_line(one.label): one.probability for one in answers}, picture, ""
-
-    def _labelled(self, labels: list[str]) -> "TrainedModel":
-        from stop_core.trained_model.service import RequestError
-
+        labels = [line for line in lines if line.strip()]
         if not labels and not self.trained.labels:
             raise RequestError("this model has no classes of its own: write labels, one per line")
         if len(labels) > _MOST_LABELS or any(len(one) > _MOST_CHARACTERS for one in labels):
             raise RequestError(
                 f"give at most {_MOST_LABELS} labels of at most {_MOST_CHARACTERS} characters"
             )
-        return self._choice.relabelled(self.trained, labels) if labels else self.trained
+        trained = self._choice.relabelled(self.trained, labels) if labels else self.trained
+        picture = None
+        if self.is_explained:
+            explained = explain_video(trained, video, title=video.name, timeout=self._timeout)
+            answers, picture = explained.answers, draw_below([explained])
+        else:
+            _, answers = answer_video(trained, video, self._timeout)
+        return {in_line(one.label): one.probability for one in answers}, picture, ""
 
 
 def page_app(answers: ClipAnswers, max_video_mib: float) -> "FastAPI":
@@ -193,32 +189,35 @@ def page_app(answers: ClipAnswers, max_video_mib: float) -> "FastAPI":
     # A request can name a URL in place of an upload, which Gradio would fetch, of any size.
     gradio.processing_utils.async_ssrf_protected_download = _refuse_url
     trained, bytes_of_video = answers.trained, int(max_video_mib * (1 << 20))
+    classes = trained.labels or ()
+    listed = ", ".join(map(in_line, classes[:_MOST_LISTED]))
+    listed += ", ..." if len(classes) > _MOST_LISTED else ""
     with gradio.Blocks(title="STOP demo", delete_cache=(60, _UPLOADS_KEPT)) as page:
-        gradio.Markdown(_heading(trained))
+        model = trained.provenance.run or f"{trained.config.method}, {trained.config.tower}"
+        gradio.Markdown(f"# What happens in this clip?\n\nModel: {in_markdown(model)}")
         with gradio.Row():
             with gradio.Column():
-                upload = gradio.Video(
-                    sources=["upload"],
-                    label="Clip (AVI and MKV have no preview)",
-                    height=320,
-                    elem_id="clip",
-                )
+                named = "Clip (AVI and MKV have no preview)"
+                upload = gradio.Video(sources=["upload"], label=named, height=320, elem_id="clip")
                 path = gradio.Textbox(
                     label=f"Or its path in {answers.folder.name}" if answers.folder else "",
                     visible=answers.folder is not None,
                 )
-                labels = gradio.Textbox(label="Labels, one per line", lines=4, info=_hint(trained))
+                hint = f"Without any, the {len(classes)} of the model: {listed}"
+                labels = gradio.Textbox(
+                    label="Labels, one per line", lines=4, info=hint if classes else None
+                )
                 button = gradio.Button("Predict", variant="primary")
             with gradio.Column():
                 best = gradio.Label(label="Answer", num_top_classes=MOST_ANSWERS, elem_id="answer")
                 message = gradio.Markdown()
-        gradio.Markdown(f"## Why\n\n{_CAPTION if answers.is_explained else _UNEXPLAINED}")
+        gradio.Markdown(_CAPTION if answers.is_explained else _UNEXPLAINED)
         picture = gradio.Image(
             show_label=False,
             format="png",
             visible=answers.is_explained,
             buttons=["fullscreen", "download"],  # without the one that uploads it
-            elem_id="why",
+            elem_id="prompts",
         )
         button.click(
             answers.answer, [upload, path, labels], [best, picture, message], api_name="answer"
@@ -228,7 +227,7 @@ def page_app(answers: ClipAnswers, max_video_mib: float) -> "FastAPI":
     # upload.
     page.has_launched = True
     app = FastAPI(openapi_url=None)
-    app.add_middleware(_BoundedRequests, most_bytes=bytes_of_video + _FORM_BYTES)
+    app.add_middleware(_bounded, most_bytes=bytes_of_video + _FORM_BYTES)
     gradio.mount_gradio_app(
         app,
         page,
@@ -245,47 +244,27 @@ def page_app(answers: ClipAnswers, max_video_mib: float) -> "FastAPI":
     return app
 
 
-def _heading(trained: "TrainedModel") -> str:
-    origin, config = trained.provenance, trained.config
-    facts = [f"method {config.method}", f"tower {config.tower}"]
-    facts += [f"trained on {origin.dataset}"] if origin.dataset else []
-    facts += [origin.run] if origin.run else []
-    return f"# What happens in this clip, and why?\n\n{in_markdown(', '.join(facts))}"
-
-
-def _hint(trained: "TrainedModel") -> str:
-    """Returns the meaning of an empty field of labels."""
-    names = trained.labels or ()
-    if not names:
-        return "The model has no classes of its own."
-    more = ", ..." if len(names) > _MOST_LISTED else ""
-    listed = ", ".join(in_line(name) for name in names[:_MOST_LISTED])
-    return f"Leave it empty for the {len(names)} classes of the model: {listed}{more}"
-
-
 async def _refuse_url(url: str, cache_dir: str) -> str:
     from gradio import Error
 
     raise Error("upload the video itself: this page fetches no address", print_exception=False)
 
 
-class _BoundedRequests:
+def _bounded(app: "ASGIApp", most_bytes: int) -> "ASGIApp":
     """Refuses requests with a larger body, before it is in memory or on the disk."""
+    from starlette.exceptions import HTTPException
 
-    def __init__(self, app: "ASGIApp", most_bytes: int) -> None:
-        self._app, self._most_bytes = app, most_bytes
-
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        from starlette.exceptions import HTTPException
-
+    async def run(scope: "Scope", receive: "Receive", send: "Send") -> None:
         received = 0
 
         async def counted() -> "Message":
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._most_bytes:
-                raise HTTPException(413, f"the request has more than {self._most_bytes} bytes")
+            if received > most_bytes:
+                raise HTTPException(413, f"the request has more than {most_bytes} bytes")
             return message
 
-        await self._app(scope, counted, send)
+        await app(scope, counted, send)
+
+    return run

@@ -45,7 +45,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("index", "IndexConfig", "Embed videos for search."),
         Command("search", "SearchConfig", "Find videos by text, or texts by video."),
         Command("explain", "ExplainConfig", "Visualize the prompts of a trained STOP on a video."),
-        Command("demo", "DemoConfig", "Open a page: your clip, your labels, the answer and why."),
+        Command("demo", "DemoConfig", "Open a page for your clips and labels, with explanations."),
         Command("errors", "ErrorsConfig", "Show the clips that a model gets wrong, by confusion."),
         Command("export", "ExportConfig", "Export a model as torch or ONNX program, or to MLflow."),
         Command("serve", "ServeConfig", "Serve a model over HTTP, in batches on several replicas."),

@@ -16,9 +16,7 @@ def answer_video(
 ) -> tuple[DecodedClip, tuple[Answer, ...]]:
     """Decodes a video; returns its frames and the most probable classes, if there are classes.
 
-    Raises:
-        OSError: if there is no such file.
-        ValueError: if it cannot be decoded.
+    Raises OSError or ValueError if it cannot be read or decoded.
     """
     clip = trained.preprocessing.decode(video, timeout)
     if not trained.labels:
