@@ -95,8 +95,9 @@ def page_links(client: "MlflowClient", address: str) -> dict[str, str]:
         runs = client.search_runs([number], max_results=1)
         if not runs:
             continue
-        tables = client.search_runs([number], "tags.kind = 'table'", max_results=1)
-        for table in tables:
+        # An unfinished table has no view yet, and the UI would show its page of traces instead.
+        tables = client.search_runs([number], "tags.kind = 'table'", max_results=100)
+        for table in [one for one in tables if _VIEW + _table_key(one) in experiment.tags][:1]:
             links[f"newest table of {name}"] = f"{address}/{table_view(table)}"
         key = _ALL_RUNS if _COLUMNS_TAG in experiment.tags else ""
         links[f"all runs on {name}"] = f"{address}/{_link(number, key)}"
@@ -105,13 +106,17 @@ def page_links(client: "MlflowClient", address: str) -> dict[str, str]:
 
 def table_view(table: "Run") -> str:
     """Returns the link, on the server's page, to the cells of a table grouped by row."""
-    return _link(table.info.experiment_id, f"table-{table.info.run_id[:8]}")
+    return _link(table.info.experiment_id, _table_key(table))
+
+
+def _table_key(table: "Run") -> str:
+    return f"table-{table.info.run_id[:8]}"
 
 
 def save_table_view(client: "MlflowClient", table: "Run", columns: Sequence[str]) -> str:
     """Saves the view of a table with these columns; returns the link of `table_view`."""
     query = f"tags.`mlflow.parentRunId` = '{table.info.run_id}'"
-    key = f"{_VIEW}table-{table.info.run_id[:8]}"
+    key = _VIEW + _table_key(table)
     client.set_experiment_tag(table.info.experiment_id, key, _view(columns, query, by_row=True))
     return table_view(table)
 

@@ -12,7 +12,12 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines.cli.console import RunError
-from pipelines.tracking.store import open_experiment, page_links, tracking_uri
+from pipelines.tracking.store import (
+    open_experiment,
+    page_links,
+    save_table_view,
+    tracking_uri,
+)
 from pipelines.ui import UiConfig, main
 from tests.pipelines.conftest import NewStore
 from tests.tools import free_ports, killed_at_the_end
@@ -20,7 +25,7 @@ from tests.tools import free_ports, killed_at_the_end
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_newest_table_comes_first_and_then_the_runs_of_its_experiment(
+def test_the_newest_finished_table_comes_first_and_then_the_runs_of_its_experiment(
     tmp_path: Path, new_store: NewStore
 ) -> None:
     new_store(tmp_path / "mlflow.db")
@@ -29,10 +34,13 @@ def test_the_newest_table_comes_first_and_then_the_runs_of_its_experiment(
     motion = open_experiment(tmp_path, "motion")
     client.create_run(motion, tags={"kind": "training"})
     client.create_run(motion, tags={"kind": "table"}, start_time=1)
-    newest = client.create_run(motion, tags={"kind": "table"}, start_time=2).info.run_id
+    newest = client.create_run(motion, tags={"kind": "table"}, start_time=2)
+    client.create_run(motion, tags={"kind": "table"}, start_time=3)  # has no view until it ends
+    assert list(page_links(client, "http://host:1")) == ["all runs on motion"]
+    save_table_view(client, newest, ["metrics.`test/top1`"])
     view, runs = page_links(client, "http://host:1").items()
     page = f"http://host:1/#/experiments/{motion}/runs?workflowType=machine_learning"
-    share = f"viewStateShareKey=table-{newest[:8]}"
+    share = f"viewStateShareKey=table-{newest.info.run_id[:8]}"
     assert view == ("newest table of motion", f"{page}&{share}")
     assert runs == ("all runs on motion", f"{page}&viewStateShareKey=runs")
     client.delete_experiment_tag(motion, "mlflow.sharedViewState.runs")  # of an earlier version
