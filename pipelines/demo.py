@@ -60,7 +60,7 @@ class DemoConfig:
     Examples:
       stop demo --checkpoint outputs/runs/NAME
       stop demo --checkpoint hf://USER/NAME --video-folder clips
-      stop demo --tower ViT-B-32-quickgelu --pretrained openai --labels "riding a bike" jumping
+      stop demo --tower ViT-B-32-quickgelu --pretrained openai --labels dog cat
     """
 
     model: ModelChoice = field(default_factory=ModelChoice)

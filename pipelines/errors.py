@@ -30,7 +30,7 @@ class ErrorsConfig:
 
     Examples:
       stop errors --checkpoint outputs/runs/NAME
-      stop errors --checkpoint outputs/runs/NAME --cache outputs/cache/hmdb51 --split val
+      stop errors --checkpoint NAME --cache outputs/cache/hmdb51 --split val
     """
 
     checkpoint: OutputFolder

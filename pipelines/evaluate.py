@@ -31,8 +31,8 @@ class EvaluateConfig:
 
     Examples:
       stop evaluate --checkpoint outputs/runs/NAME --cache outputs/cache/ucf101
-      stop evaluate --checkpoint outputs/runs/NAME --cache outputs/cache/hmdb51 --views 4x3
-      stop evaluate --checkpoint outputs/runs/NAME --cache outputs/cache/msrvtt --rerank dsl
+      stop evaluate --checkpoint NAME --cache outputs/cache/hmdb51 --views 4x3
+      stop evaluate --checkpoint NAME --cache outputs/cache/msrvtt --rerank dsl
     """
 
     checkpoint: OptionalModel = None

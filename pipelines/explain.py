@@ -34,8 +34,8 @@ class ExplainConfig:
 
     Examples:
       stop explain clip.mp4 --checkpoint outputs/runs/NAME
-      stop explain clip.mp4 --checkpoint outputs/runs/NAME --block 1 --to talk/clip.gif
-      stop explain clip.mp4 --checkpoint outputs/runs/NAME --beside outputs/runs/OTHER
+      stop explain clip.mp4 --checkpoint NAME --block 1 --to talk/clip.gif
+      stop explain clip.mp4 --checkpoint NAME --beside OTHER
     """
 
     video: Annotated[Path, tyro.conf.Positional]

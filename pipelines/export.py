@@ -38,8 +38,8 @@ class ExportConfig:
 
     Examples:
       stop export --checkpoint outputs/runs/NAME --to torch
-      stop export --checkpoint outputs/runs/NAME --to mlflow --register hmdb51 --alias champion
-      stop export --tower ViT-B-32-quickgelu --pretrained openai --labels dog cat --to mlflow
+      stop export --checkpoint NAME --to mlflow --register hmdb51 --alias champion
+      stop export --tower tiny --labels dog cat --to mlflow
     """
 
     model: ModelChoice = field(default_factory=ModelChoice)

@@ -32,7 +32,7 @@ class IndexConfig:
 
     Examples:
       stop index videos/ --checkpoint outputs/runs/NAME
-      stop index --cache outputs/cache/msrvtt --splits test --checkpoint outputs/runs/NAME
+      stop index --cache outputs/cache/msrvtt --splits test --checkpoint NAME
     """
 
     videos: Annotated[tuple[str, ...], tyro.conf.Positional] = ()

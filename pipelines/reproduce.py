@@ -53,7 +53,7 @@ class ReproduceConfig:
       stop reproduce hmdb51 --help      (with the defaults of this recipe)
       stop reproduce hmdb51 --dry-run
       stop reproduce hmdb51 --data-root data/hmdb51
-      stop reproduce msrvtt_vit_b16 --data-root data/msrvtt --pretrained ViT-B-16.pt --seeds 5
+      stop reproduce msrvtt_vit_b16 --data-root msrvtt --pretrained ViT-B-16.pt
     """
 
     recipe: Annotated[str, tyro.conf.Positional] = ""

@@ -45,7 +45,7 @@ class SearchConfig:
     Examples:
       stop search "a dog jumps into a pool" --index outputs/index
       stop search --video clip.mp4 --index outputs/index --top 20
-      stop search --video clip.mp4 --texts sentences.txt --checkpoint outputs/runs/NAME
+      stop search --video clip.mp4 --texts sentences.txt --checkpoint NAME
     """
 
     text: Annotated[str | None, tyro.conf.Positional] = None

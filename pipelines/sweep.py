@@ -35,7 +35,7 @@ class SweepConfig:
       stop sweep --dry-run
       stop sweep --confirm 5
       stop train --config outputs/sweeps/NAME/best.yaml
-      ray job submit --working-dir . -- python pipelines/sweep.py --output /shared/outputs
+      ray job submit --working-dir . -- python pipelines/sweep.py --output /shared
     """
 
     space: Path = SWEEPS / "motion.yaml"

@@ -57,7 +57,7 @@ class PreprocessConfig:
     Examples:
       stop preprocess --dataset hmdb51 --data-root data/hmdb51 --fold 2 --check
       stop preprocess --dataset hmdb51 --data-root data/hmdb51 --fold 2
-      stop preprocess --dataset msrvtt --data-root data/msrvtt --cache s3://bucket/msrvtt
+      stop preprocess --dataset msrvtt --data-root msrvtt --cache s3://bucket/msrvtt
       stop preprocess --dataset folder --data-root my_videos --frames 8 --size 224
     """
 

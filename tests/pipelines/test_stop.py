@@ -1,5 +1,6 @@
 """Laws of `stop`: it runs each command as its file does, and its help is fast."""
 
+import inspect
 import subprocess
 import sys
 from dataclasses import is_dataclass
@@ -112,3 +113,9 @@ def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
     assert {"ste", "hard"} <= set(completed("stop", "train", "--selection", ""))
     assert set(completed("stop", "train", "--method", "")) >= set(METHODS)
     assert set(completed("stop", "preprocess", "--dataset", "")) >= set(DATASETS)
+
+
+def test_the_examples_of_a_command_fit_a_terminal_of_80_columns() -> None:
+    for command in commands().values():
+        examples = inspect.cleandoc(command.load()[0].__doc__ or "").partition("Examples:")[2]
+        assert max(map(len, examples.splitlines()), default=0) <= 80, command.name
