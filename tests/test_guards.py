@@ -1,5 +1,6 @@
 """Safeguards in the sources that no other test would miss."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -45,3 +46,19 @@ def test_a_message_names_a_command_as_stop_and_never_as_a_file() -> None:
     for path in (ROOT / "pipelines").rglob("*.py"):
         files = re.findall(r"(?<!-- )(?<!  # )(?<!`)python pipelines/", path.read_text())
         assert not files, path
+
+
+def test_a_method_without_a_body_is_abstract() -> None:
+    """Otherwise a subclass that lacks it would be accepted, and return None."""
+    found = {
+        f"{path.stem}.{owner.name}.{method.name}"
+        for room in ("stop_core", "pipelines")
+        for path in (ROOT / room).rglob("*.py")
+        for owner in ast.walk(ast.parse(path.read_text()))
+        if isinstance(owner, ast.ClassDef) and "ABC" in map(ast.unparse, owner.bases)
+        for method in owner.body
+        if isinstance(method, ast.FunctionDef) and len(method.body) == 1
+        if ast.get_docstring(method)
+        and "abstractmethod" not in map(ast.unparse, method.decorator_list)
+    }
+    assert found == {"video_model.VideoModel.end_step"}  # does nothing by default

@@ -248,7 +248,7 @@ def test_a_second_process_waits_for_the_folder_and_reports_it(
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"]
-    assert str(tmp_path) in said
+    assert said == f"another process works in {tmp_path}; waiting until it ends\n"
     assert (tmp_path / LOCK).exists()
 
 

@@ -332,6 +332,8 @@ def test_global_tokens_see_the_video_and_every_frame_sees_them(
     )
     torch.testing.assert_close(alone[0], found[0], **CLOSE)
     assert alone[1] is packed
+    assert alone[2] is None
+    assert tower.run_global_block(0, global_BGD, packed, given, presence)[2] is None
 
 
 @pytest.mark.parametrize("carry_prompts", [False, True])

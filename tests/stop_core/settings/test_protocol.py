@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,13 @@ def test_a_list_that_cannot_be_read_is_refused_with_its_name(tmp_path: Path) -> 
 def test_contradictions_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ProtocolConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [-1, float("nan"), float("inf")])
+def test_a_seed_of_base_classes_is_a_number_from_0(seed: Any) -> None:
+    assert ProtocolConfig(classes="base", base_seed=0).base_seed == 0
+    with pytest.raises(ValueError, match="base_seed must be at least 0"):
+        ProtocolConfig(classes="base", base_seed=seed)
 
 
 def test_novel_classes_need_a_method_that_reads_texts() -> None:

@@ -35,12 +35,12 @@ TRAINING: dict[str, tuple[list[Any], list[Any]]] = {
     "captions": (["one", "every"], ["all", ""]),
     "shuffle": (["global", "shards"], ["none", ""]),
     "steps": ([None, 1, 10**6], [0, -1, NAN, INFINITE]),
-    "adam_beta1": ([0.0, 0.999], [-1e-9, 1.0, NAN]),
-    "adam_beta2": ([0.0, 0.9999], [-1e-9, 1.0, NAN]),
+    "adam_beta1": ([0.0, 0.999], [-1e-9, 1.0, 7.0, NAN]),
+    "adam_beta2": ([0.0, 0.9999], [-1e-9, 1.0, 7.0, NAN]),
     "adam_eps": ([1e-12, 1.0], [0.0, -1e-9, NAN, INFINITE]),
     "warmup": ([None, 0.0, 1.0], [-1e-9, 1 + 1e-9, NAN]),
     "randaugment": ([0, 1, 14], [-1, 15, NAN]),
-    "label_smoothing": ([0.0, 0.999], [-1e-9, 1.0, NAN]),
+    "label_smoothing": ([0.0, 0.999], [-1e-9, 1.0, 7.0, NAN]),
     "mixup": ([0.0, 1e-3, 7.0], [-1e-9, NAN, INFINITE]),
 }
 PROTOCOL: dict[str, tuple[list[Any], list[Any]]] = {

@@ -1,6 +1,7 @@
 """An untrusted name stays below its folder, and planted links are not followed."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def test_existing_staging_name_is_an_error(tmp_path: Path) -> None:
             create(tmp_path / name)
     assert victim.read_text() == "precious"
     assert not (tmp_path / "absent").exists()
+
+
+def test_a_new_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
+    for umask, mode in ((0o000, 0o666), (0o027, 0o640)):
+        before = os.umask(umask)
+        try:
+            create(tmp_path / f"{umask}")
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / f"{umask}").stat().st_mode) == mode
 
 
 def test_guessed_staging_name_is_not_followed(

@@ -4,6 +4,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,11 +20,18 @@ from stop_core.model.methods import build_method
 from stop_core.model.video_model import VideoModel
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
+from stop_core.settings.protocol import ProtocolConfig
 from stop_core.settings.stop import StopConfig
 from stop_core.settings.training import TrainingOptions
 from stop_core.training.augmentation import mixing
 from stop_core.training.clip_views import ShownClips
-from stop_core.training.objectives import BaseToNovel, Objective, Recognition, Retrieval
+from stop_core.training.objectives import (
+    BaseToNovel,
+    Objective,
+    Recognition,
+    Retrieval,
+    make_objective,
+)
 from tests.stop_core.memory_clips import MemoryClips
 from tests.stop_core.training.test_losses import slow_info_nce
 
@@ -224,6 +233,23 @@ def test_probabilities_are_the_softmax_of_the_logits_and_have_no_gradient(
     assert not found.requires_grad
     torch.testing.assert_close(found, objective.outputs(frames, [0, 1], 0).detach().softmax(-1))
     assert _retrieval(model).probabilities(frames) is None
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "kind"),
+    [
+        ("recognition", "all", Recognition),
+        ("recognition", "base", BaseToNovel),
+        ("retrieval", "all", Retrieval),
+    ],
+)
+def test_task_and_protocol_determine_the_objective(
+    model: VideoModel, task: str, classes: Any, kind: type[Objective]
+) -> None:
+    manifest = SimpleNamespace(task=task, class_names=CLASSES, class_words=CLASSES)
+    config = replace(CONFIG, templates=("{}",), protocol=ProtocolConfig(classes=classes))
+    splits = {"train": MemoryClips(), "val": MemoryClips()}
+    assert type(make_objective(model, config, manifest, splits)) is kind  # type: ignore[arg-type]
 
 
 def test_base_classes_are_trained_and_each_half_is_tested_among_its_own(model: VideoModel) -> None:
