@@ -32,7 +32,6 @@ class UiConfig:
     ends with Ctrl-C.
 
     Examples:
-      stop ui
       stop ui --output /shared/outputs --port 5001
     """
 

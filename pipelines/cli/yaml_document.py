@@ -43,8 +43,7 @@ class Document:
         try:
             text = read_text(path, MOST_YAML)
         except OSError as problem:
-            names = sorted({file.stem for file in SWEEPS.rglob("*.yaml")})
-            close = [] if path.suffix else difflib.get_close_matches(path.name, names)
+            close = difflib.get_close_matches(path.name, {f.stem for f in SWEEPS.rglob("*.yaml")})
             hint = f"did you mean {' or '.join(close)}?" if close else f"examples are in {SWEEPS}"
             raise OSError(f"{path} cannot be read ({problem.strerror}); {hint}") from problem
         try:

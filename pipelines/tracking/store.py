@@ -92,8 +92,7 @@ def page_links(client: "MlflowClient", address: str) -> dict[str, str]:
     links: dict[str, str] = {}
     for experiment in client.search_experiments(order_by=["last_update_time DESC"]):
         number, name = experiment.experiment_id, experiment.name
-        runs = client.search_runs([number], max_results=1)
-        if not runs:
+        if not client.search_runs([number], max_results=1):
             continue
         # An unfinished table has no view yet, and the UI would show its page of traces instead.
         tables = client.search_runs([number], "tags.kind = 'table'", max_results=100)

@@ -172,8 +172,7 @@ class _Child:
                 self._message()
             except (EOFError, TimeoutError) as error:
                 ended = isinstance(error, EOFError)
-                late = f"no answer in {_START_TIMEOUT:.0f} s; is this machine overloaded?"
-                how = self.how_it_ended() if ended else late
+                how = self.how_it_ended() if ended else f"no answer in {_START_TIMEOUT:.0f} s"
                 self.end()
                 stderr.seek(0)
                 lines = stderr.read().decode(errors="replace").strip().splitlines()
