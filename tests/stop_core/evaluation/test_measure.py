@@ -52,6 +52,23 @@ def test_reranked_metrics_stand_apart_and_follow_from_their_ranks(
             assert score == pytest.approx(value)
 
 
+def test_a_query_is_stored_with_its_best_own_candidate_and_the_best_of_all() -> None:
+    clips = MemoryClips()
+    model = build_method(ExperimentConfig(method="zero-shot"), load_clip("tiny"), 0)
+    texts = TextBank(model, sentences_of(clips))
+    video_ME = F.normalize(torch.randn(10, texts.width, generator=torch.Generator().manual_seed(1)))
+    rows = pd.DataFrame(measure_retrieval(clips, video_ME, texts).rows).set_index("direction")
+    embedded = texts.rows(sentences_of(clips)).split([len(own) for own in clips.captions])
+    for number, query in enumerate(rows.loc["v2t"].to_dict("records")):
+        similarities = [part @ video_ME[number] for part in embedded]
+        best = max(float(of_video.max()) for of_video in similarities)
+        assert query["similarity"] == pytest.approx(float(similarities[number].max()))
+        assert query["found_similarity"] == pytest.approx(best)
+    for query in rows.loc["t2v"].to_dict("records"):
+        is_first = query["similarity"] == pytest.approx(query["found_similarity"])
+        assert is_first == (query["rank"] == 1)
+
+
 def test_a_table_without_reranked_ranks_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "predictions.parquet"
     rows = {"split": ["test"], "direction": ["t2v"], "video_id": ["a"], "rank": [1]}
