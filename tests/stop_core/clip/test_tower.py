@@ -1,6 +1,7 @@
 """The frozen tower is open_clip's, block by block, with additional prompts."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +54,7 @@ def test_frames_are_embedded_as_open_clip_does(tower: FrozenTower, make_frames: 
     frames = make_frames(0, 1, 4, tower.image_size)[0]
     wanted = tower.visual._embeds(pixels_of(frames, tower.visual))
     torch.testing.assert_close(tower.embed(frames), wanted, **CLOSE)
+    assert tower.embedding_width == tower.project(wanted).shape[-1]
     for frame in wanted:
         torch.testing.assert_close(tower.cls_token(), frame[0], **CLOSE)
 
@@ -269,6 +271,9 @@ def test_a_compiler_takes_what_the_processor_has_as_a_constant() -> None:
     def scaled(x: Tensor) -> Tensor:
         return x * (2 if towers._cpu_has(torch.bfloat16) else 3)
 
+    asked: Any = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert towers._cpu_has(torch.bfloat16) == bool(asked())
+    assert towers._cpu_has(torch.int8)  # PyTorch cannot say
     whole = torch.compile(scaled, backend="eager", fullgraph=True)  # raises at a break
     assert torch.equal(whole(torch.ones(2)), scaled(torch.ones(2)))
 

@@ -285,13 +285,16 @@ def test_a_hub_is_the_nearest_video_alone_unless_more_are_asked_for() -> None:
 
 
 def test_the_temperatures_are_the_published_ones() -> None:
-    matrix, bank = _distinct(4, 4, 1), _distinct(5, 4, 2)
+    matrix, bank = _distinct(30, 30, 1), _distinct(40, 30, 2)
     assert torch.equal(dual_softmax(matrix), dual_softmax(matrix, temperature=0.01))
     assert torch.equal(qb_norm(matrix, bank), qb_norm(matrix, bank, temperature=1 / 20))
     for rerank, temperature in (("dsl", 0.01), ("qb-norm", 1 / 20)):
         options = {"rerank": rerank, "query_bank": bank if rerank == "qb-norm" else None}
         assert retrieval_metrics(matrix, **options) == retrieval_metrics(  # type: ignore[arg-type]
             matrix, **options, temperature=temperature
+        )
+        assert retrieval_metrics(matrix, **options) != retrieval_metrics(  # type: ignore[arg-type]
+            matrix, **options, temperature=100.0
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stop_core.clip.loading import FrozenClip, load_clip
 from stop_core.model.coupled import Dgl, Maple, Vop
-from stop_core.model.learned_context import text_tower
+from stop_core.model.learned_context import text_tower, text_width
 from stop_core.settings.method_options import DglOptions, MapleOptions, VopOptions
 
 MakeClip = Callable[..., FrozenClip]
@@ -167,6 +167,15 @@ def test_the_layers_of_dgl_follow_the_width_of_the_tower(make_clip: MakeClip) ->
     torch.testing.assert_close(model.encode_text(["a red shape"])[0], wanted, **CLOSE)
     deeper.model.visual.transformer.resblocks = deeper.model.visual.transformer.resblocks[:1]
     assert len(Dgl(deeper, DglOptions()).prompts) == 2
+
+
+@pytest.mark.parametrize(("texts", "copies"), [(1, 1), (3, 1), (4, 2), (7, 3)])
+def test_each_frame_prompt_of_dgl_is_mapped_to_as_many_text_prompts_as_are_needed(
+    make_clip: MakeClip, texts: int, copies: int
+) -> None:
+    options = DglOptions(text_prompts=texts, frame_prompts=3, prompt_space="linear")
+    clip = make_clip(layers=1)
+    assert Dgl(clip, options).to_text.out_features == copies * text_width(clip)
 
 
 def test_dgl_refuses_more_frames_than_have_prompts(make_clip: MakeClip) -> None:

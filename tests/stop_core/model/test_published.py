@@ -75,7 +75,8 @@ def test_frame_prompts_are_scaled_by_the_change_in_the_batch_or_the_video(
     h = torch.randn(2, frames, 9, 8, generator=generator)
     chosen = torch.rand(2, frames, 9, generator=generator).round()
     tokens = h.reshape(2, frames * 9, 8)
-    mixed = prompts.attention(tokens, tokens, tokens)[0].reshape(2, 1, frames, 9, 8)
+    parts = [prompts.attention(*3 * [video[None]])[0] for video in tokens]
+    mixed = torch.cat(parts).reshape(2, 1, frames, 9, 8)
     # The chosen patches weigh twice.
     W_t = (prompts.change(mixed)[:, 0].sum(3) * (1 + chosen)).sum(2) / (9 * 8)
     for rows in [W_t] if scope == "batch" else list(W_t):

@@ -112,6 +112,15 @@ def test_gaps_between_repeated_frames_get_no_prompt_if_other_gaps_change() -> No
     assert (found.N_t[0] > 0).nonzero().flatten().tolist() == [4, 5, 6]
 
 
+def test_changes_within_rounding_of_the_least_one_get_no_prompt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    energies = torch.tensor([[5.0, 5 + 4e-6, 5 + 2e-5, 9.0]]).double()
+    monkeypatch.setattr("stop_core.model.temporal.weighted_mean", lambda *_: energies)
+    found = layer(StopConfig(eta=4.0, max_prompts=4))(packed(tokens(0, 1, 5)), None)
+    assert found.N_t[0].tolist() == [0, 0, 1, 4]
+
+
 def test_gaps_are_rescaled_within_their_video() -> None:
     config = StopConfig(n_s=2)
     h, r = tokens(0, 3, 5), chosen(0, 3, 5, 2)

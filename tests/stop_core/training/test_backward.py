@@ -1,6 +1,7 @@
 """The loss and gradient of a batch do not depend on the size of its micro-batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -86,6 +87,30 @@ def test_loss_and_gradient_are_those_of_one_graph(
     assert loss == pytest.approx(wanted(plain, size or len(CLIPS)), rel=1e-12)
     torch.testing.assert_close(ours.gradients, plain.gradients, **CLOSE)
     assert all(count <= (size or len(CLIPS)) for count in ours.tried)
+
+
+@pytest.mark.parametrize("additive", [True, False])
+@pytest.mark.parametrize("size", [1, 3, 4, None])
+def test_the_gradient_of_the_last_part_alone_is_computed_within_the_last_context(
+    size: int | None, additive: bool
+) -> None:
+    toy, within = Toy(additive=additive), []
+
+    @contextmanager
+    def last() -> Iterator[None]:
+        before = [None if one is None else one.clone() for one in toy.gradients]
+        yield
+        within.append(before)
+
+    frames = frames_of(len(CLIPS))
+    options = {"epoch": 0, "total": TOTAL, "micro_batch": size, "last": last()}
+    backward(toy, frames, CLIPS, **options)  # type: ignore[arg-type]
+    (before,) = within
+    assert (before[0] is None) == (size is None)
+    if size is not None and additive:
+        done, earlier = (len(CLIPS) - 1) // size * size, Toy(additive=True)
+        backward(earlier, frames[:done], CLIPS[:done], epoch=0, total=TOTAL)
+        torch.testing.assert_close(before, earlier.gradients, **CLOSE)
 
 
 @pytest.mark.parametrize("additive", [True, False])
