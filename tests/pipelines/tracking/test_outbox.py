@@ -43,11 +43,18 @@ def test_refused_record_does_not_block_the_others(tmp_path: Path) -> None:
     assert "no such thing" in refused.read_text()
 
 
-def test_a_record_that_is_gone_after_it_was_sent_is_no_error(tmp_path: Path) -> None:
+def test_a_record_that_is_gone_after_it_was_sent_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On an object store, a process whose lock expired can still be delivering."""
     outbox = Outbox(tmp_path)
     outbox.put({"kind": "k"})
     assert outbox.deliver(lambda record: outbox.waiting()[0].unlink()) is None
+    assert not outbox.waiting()
+    outbox.put({"kind": "k"})
+    outbox.waiting()[0].write_text("not JSON")
+    monkeypatch.setattr(outbox, "_refuse", lambda path, record: path.unlink())
+    assert outbox.deliver(lambda record: None) is None
     assert not outbox.waiting()
 
 

@@ -11,6 +11,7 @@ from stop_core.clip.loading import FrozenClip
 from stop_core.clip.tower import FrozenTower
 from stop_core.model import prompted
 from stop_core.model.methods import build_method
+from stop_core.model.stop import StopModel
 from stop_core.settings.experiment import ExperimentConfig
 from stop_core.settings.methods import METHODS
 from stop_core.settings.stop import StopConfig
@@ -55,6 +56,25 @@ def test_only_the_last_block_computes_only_the_tokens_of_the_embedding(
     assert [carries for _, carries in calls][-1] is False
     if method == "stop":
         assert [carries for _, carries in calls] == [True, True, False]
+
+
+@torch.no_grad()
+def test_the_embedding_is_that_of_the_first_global_token(
+    make_clip: MakeClip, make_frames: MakeFrames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = StopConfig(n_s=2, attention="global", global_tokens=3)
+    model = StopModel(make_clip(layers=BLOCKS), config).eval()
+    frames, plain = make_frames(0, 2, 2, model.image_size), FrozenTower.run_global_block
+    before = model.encode_video(frames)
+
+    def stirred(*given: Any, **options: Any) -> Any:
+        global_BGD, *rest = plain(*given, **options)
+        if options["only_global"]:
+            global_BGD = torch.cat([global_BGD[:, :1], global_BGD[:, 1:] + 9], 1)
+        return global_BGD, *rest
+
+    monkeypatch.setattr(FrozenTower, "run_global_block", stirred)
+    assert torch.equal(model.encode_video(frames), before)
 
 
 def test_prompts_that_every_block_replaces_are_not_computed(

@@ -78,7 +78,10 @@ def _sum_and_gather(rank: int) -> dict[str, Any]:
     uneven = [_gather_share(shares, rank) for shares in SHARES]
     with pytest.raises(ValueError, match=r"hold \[2, 3, 4\] numbers"):
         all_rows(torch.zeros(0, 2 + rank))
-    return {"gradient": layer.weight.grad, "rows": rows, "count": count, "uneven": uneven}
+    own = torch.tensor([float(rank + 1)], requires_grad=True)
+    copy_from_first([own])
+    told = {"first": own.item(), "word": broadcast_object(rank + 1), "all": gather_objects(rank)}
+    return {"gradient": layer.weight.grad, "rows": rows, "count": count, "uneven": uneven, **told}
 
 
 def _gather_share(shares: Sequence[int], rank: int) -> dict[str, Any]:
@@ -128,6 +131,13 @@ def test_uneven_shares_are_gathered_in_order_with_the_gradients_of_all_parts(
         assert torch.equal(held["numbers"], torch.arange(4) + 2**40)
         if len(expected):
             torch.testing.assert_close(held["gradient"], expected)
+
+
+def test_every_process_gets_what_the_first_one_has_and_the_objects_of_all(
+    found: list[dict[str, Any]],
+) -> None:
+    for process in found:
+        assert (process["first"], process["word"], process["all"]) == (1, 1, [0, 1, 2])
 
 
 def test_alone_a_process_tells_itself() -> None:
