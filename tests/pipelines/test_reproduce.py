@@ -117,7 +117,7 @@ def test_a_dry_run_needs_no_data_and_prints_settings_commands_and_costs(
     assert "\ndropout: 0.1  # overridden here, was 0.5\n" in said
     assert said.count("overridden") == 1
     commands = [line for line in said.splitlines() if line.startswith("$ ")]
-    assert [re.findall(r"pipelines/(\w+)\.py", line) for line in commands] == [
+    assert [re.findall(r"^\$ stop (\w+) ", line) for line in commands] == [
         ["preprocess"], ["preprocess"], ["benchmark"]
     ]  # fmt: skip
     assert "--config msrvtt_vit_b32 " in commands[0]

@@ -197,7 +197,7 @@ def test_sigterm_saves_a_training_and_the_same_command_finishes_it(
     with pytest.raises(Paused, match=r"saved after step \d+; run the same command") as end:
         main(config)
     thread.join()
-    assert end.value.code == 75
+    assert end.value.exit_code == 75
     assert signal.getsignal(signal.SIGTERM) is before
     assert main(config).metrics == finished[1].metrics
 
