@@ -130,6 +130,19 @@ def test_values_of_several_lengths_in_several_pages_are_refused(tmp_path: Path) 
         _places(tmp_path / "s.parquet", [10_000] * 40)
 
 
+def test_rows_behind_the_end_of_the_file_are_refused(tmp_path: Path) -> None:
+    path, config = tmp_path / "s.parquet", _config()
+    schema = shard_schema(config, "train-00000")
+    row = bytes(range(54))
+    with open_writer(path, schema) as writer:
+        writer.write_table(_table(schema, [row] * 3))
+    data, metadata = np.fromfile(path, np.uint8), pq.read_metadata(path)
+    end = max(row_places(metadata, data, path, [54] * 3).start) + 54
+    row_places(metadata, data[:end], path, [54] * 3)
+    with pytest.raises(ValueError, match="outside the file"):
+        row_places(metadata, data[: end - 1], path, [54] * 3)
+
+
 @pytest.mark.parametrize(
     ("lengths", "found"),
     [([3, 5, 4], "other lengths"), ([4, 4], "holds 3 rows.* says 2"), ([4, 4, 5], "not one of 3")],

@@ -12,7 +12,7 @@ import pytest
 from av.bitstream import BitStreamFilterContext
 
 from stop_core.decoding import DecodedClip, DecodeError, DecodeProcess, Decoder, decode_clip
-from stop_core.decoding.with_pyav import PyavVideo, _turns
+from stop_core.decoding.with_pyav import PyavVideo, _Conversion, _turns
 from tests.scheduling import same_scheduling
 from tests.stop_core.decoding.videos import (
     CLOSED,
@@ -261,6 +261,18 @@ def test_times_of_decoded_frames_are_those_of_their_packets(tmp_path: Path, name
     np.testing.assert_array_equal(again[1], times)
     assert (again[0], again[2]) == (rate, pytest.approx(duration, abs=1e-3))
     assert duration == pytest.approx(times[-1] + 1 / rate, abs=1e-3)
+
+
+def test_colours_that_ffmpeg_cannot_convert_are_a_decode_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*kind: object) -> None:
+        raise av.error.FFmpegError(22, "Invalid argument")
+
+    monkeypatch.setattr("stop_core.decoding.with_pyav._graph", refuse)
+    frame = av.VideoFrame(16, 16, "yuv420p")
+    with pytest.raises(DecodeError, match=r"its colours \(yuv420p\) cannot be converted"):
+        _Conversion()(frame)
 
 
 def test_a_matrix_that_scales_turns_by_its_angle_and_one_of_no_size_does_nothing() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stop_core.evaluation.recognition import (
     confusion_matrix,
+    harmonic_mean,
     per_class_accuracy,
     recognition_metrics,
 )
@@ -31,6 +32,13 @@ def predictions(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 def _is_right(row: list[float], label: int) -> bool:
     """Returns whether the true class is above every other; with one class it always is."""
     return all(row[label] > other for n, other in enumerate(row) if n != label)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_harmonic_mean_is_that_of_the_reciprocals_and_0_with_0(a: float, b: float) -> None:
+    assert harmonic_mean(a, 0.0) == harmonic_mean(0.0, b) == 0
+    if min(a, b) > 1e-6:
+        assert harmonic_mean(a, b) == pytest.approx(2 / (1 / a + 1 / b))
 
 
 def test_top1_and_top5_count_the_rank_of_the_true_class() -> None:

@@ -408,10 +408,9 @@ def test_a_compiled_model_has_the_same_gradient(make_clip: Callable[..., FrozenC
 
 def test_a_step_reports_the_request_for_a_pause() -> None:
     trainer = _trainer(CONFIG)
+    assert not next(trainer.steps(0)).pause
     trainer.wants_pause = lambda: True
-    assert next(trainer.steps(0)).pause
-    trainer.wants_pause = lambda: False
-    assert not next(trainer.steps(1)).pause
+    assert next(trainer.steps(1)).pause
 
 
 @pytest.mark.parametrize("room", [0, 1, 2])
