@@ -28,7 +28,7 @@ _TEXTS_AT_A_TIME = 256  # batch size of the text tower
 class VideoModel(nn.Module, ABC):
     """A video encoder in CLIP's joint space, and the matching of videos to texts.
 
-    CLIP is frozen unless the method says otherwise. `prompt_state_dict` holds what is `learned`.
+    CLIP is frozen unless the method says otherwise. `prompt_state_dict` has the `learned` tensors.
     """
 
     any_tower = False
