@@ -125,14 +125,14 @@ def main(config: BenchmarkConfig) -> "ComparisonTable":
     from .training.pool import Job
 
     published = read_published(config.published) if config.published else []
-    if config.table:
-        read_table(named_file(config.table, "tables"))  # a mistake is found before a cache is made
+    # Read first, so that a mistake is found before a cache is made.
+    given = read_table(named_file(config.table, "tables")) if config.table else None
     caches = find_folds(config.cache, config.output)
     manifest = next(iter(caches.values()))
     targets = find_targets(config.transfer, config.output)
     if targets and len(caches) > 1:
         raise ValueError("--transfer tests models of one training set; name one cache in --cache")
-    file, chosen = choose_rows(config, manifest)
+    file, chosen = choose_rows(config, manifest, given)
     deliver_waiting(config.output)
     machine = choose_devices(config.resources)
     rows = {title: _trainings(title, values, file, list(caches), config, machine)
@@ -282,12 +282,14 @@ def _publish(
     table.complain_about([reason for reason in outcomes if isinstance(reason, str)])
 
 
-def choose_rows(config: BenchmarkConfig, manifest: Manifest) -> tuple[Path, Table]:
-    """Returns the file of the table, and the chosen rows."""
+def choose_rows(
+    config: BenchmarkConfig, manifest: Manifest, given: Table | None = None
+) -> tuple[Path, Table]:
+    """Returns the file of the table, and the chosen rows; `given` is its content if it was read."""
     own = TABLES / f"{manifest.dataset}.yaml"
     default = own if own.is_file() else TABLES / f"{manifest.task}.yaml"
     file = named_file(config.table, "tables") if config.table else default
-    table = read_table(file)
+    table = given or read_table(file)
     if config.ablation:
         stop = _first_row_of("stop", table)
         if stop is None:

@@ -15,7 +15,7 @@ from stop_core.storage.paths import scratch_folder
 
 from .cli.console import RunError, print_result, reporting, say
 from .cli.folders import default_output
-from .cli.options import OutputFolder
+from .cli.options import OutputFolder, positive
 from .cli.video_options import Device
 from .cluster.devices import usable_gpus
 from .inference.model_choice import ModelChoice
@@ -85,10 +85,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if self.video_folder is not None and not self.video_folder.is_dir():
             raise ValueError(f"--video-folder {self.video_folder} is not a folder")
-        for name in ("max_video_mib", "decode_seconds"):
-            if not getattr(self, name) > 0:
-                option = name.replace("_", "-")
-                raise ValueError(f"--{option} must be positive, got {getattr(self, name)}")
+        positive(max_video_mib=self.max_video_mib, decode_seconds=self.decode_seconds)
 
 
 def main(config: DemoConfig) -> None:

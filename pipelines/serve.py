@@ -13,7 +13,7 @@ from stop_core.trained_model.service_options import ServiceOptions
 
 from .cli.console import RunError, print_result, reporting, say
 from .cli.folders import default_output
-from .cli.options import OutputFolder
+from .cli.options import OutputFolder, positive
 from .cluster.devices import usable_gpus
 from .inference.model_choice import ModelChoice
 
@@ -53,10 +53,8 @@ class ServeConfig:
     """Folder of the training runs and the MLflow store."""
 
     def __post_init__(self) -> None:
-        for name in ("replicas", "batch_size", "batch_wait_ms", "max_request_mib"):
-            if not getattr(self, name) > 0:
-                option = name.replace("_", "-")
-                raise ValueError(f"--{option} must be positive, got {getattr(self, name)}")
+        positive(replicas=self.replicas, batch_size=self.batch_size)
+        positive(batch_wait_ms=self.batch_wait_ms, max_request_mib=self.max_request_mib)
         if not 0 < self.gpus_per_replica <= 1:
             raise ValueError(
                 f"--gpus-per-replica must be above 0 and at most 1, got {self.gpus_per_replica:g}"

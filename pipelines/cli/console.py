@@ -271,7 +271,7 @@ def printing_json() -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value in types of JSON, which has no NaN; `None` stands for it."""
+    """Returns a value in types of JSON; `None` for NaN, which JSON does not have."""
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):

@@ -54,8 +54,9 @@ def field_types(name: str) -> tuple[Any, ...]:
     return get_args(kind) or (kind,)
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """Returns a hint at the name that was probably meant."""
+def closest(name: str, known: Iterable[str], most: int = 1, otherwise: str = "") -> str:
+    """Returns a hint at the names that were probably meant; else `otherwise`, or all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
+    if close := difflib.get_close_matches(name, names, n=most):
+        return f"did you mean {' or '.join(close)}?"
+    return otherwise or f"known: {', '.join(names)}"

@@ -61,6 +61,13 @@ def at_least_one(**options: int | None) -> None:
             raise ValueError(f"--{name} must be at least 1, got {value}")
 
 
+def positive(**options: float) -> None:
+    """Raises ValueError for an option that is not above 0."""
+    for name, value in options.items():
+        if not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
+
+
 def model_path(text: str) -> StoragePath | HubAddress:
     """Returns the folder of a trained model, or its address on the Hugging Face Hub."""
     return HubAddress(text) if text.startswith(HUB) else output_folder(text)

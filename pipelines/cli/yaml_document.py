@@ -1,6 +1,5 @@
 """A YAML file that remembers the line of each of its values."""
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from stop_core.storage.documents import (
     shown_text,
 )
 
+from .experiment_fields import closest
 from .folders import SWEEPS
 
 
@@ -43,8 +43,8 @@ class Document:
         try:
             text = read_text(path, MOST_YAML)
         except OSError as problem:
-            close = difflib.get_close_matches(path.name, {f.stem for f in SWEEPS.rglob("*.yaml")})
-            hint = f"did you mean {' or '.join(close)}?" if close else f"examples are in {SWEEPS}"
+            known = {file.stem for file in SWEEPS.rglob("*.yaml")}
+            hint = closest(path.name, known, 3, f"examples are in {SWEEPS}")
             raise OSError(f"{path} cannot be read ({problem.strerror}); {hint}") from problem
         try:
             root = compose_yaml(text)
@@ -71,7 +71,7 @@ class Document:
             raise PlacedError(f"{self.path}, line {line}: {shown_text(problem)}") from problem
 
     def validate(self, kind: type[_S], value: Any, *where: str | int) -> _S:
-        """Returns the value at `where` as a model; a ValueError names what was expected there."""
+        """Returns the value at `where` as a model; a ValueError names the expected values."""
         try:
             return kind.model_validate(value)
         except ValidationError as problem:
