@@ -86,8 +86,8 @@ def tests_of(module: Path) -> list[str]:
     """Returns the mirrored test file, those of mutants.yaml, and the tests of all sources."""
     mirrored = ROOT / "tests" / module.with_name(f"test_{module.name}")
     names = LISTS["tests"].get(module.stem, [])
-    room = ROOT / "tests" / module.parts[0]
-    more = [path for name in names for path in room.rglob(f"test_{name}.py")]
+    rooms = [ROOT / "tests" / room for room in (module.parts[0], "security")]
+    more = [path for name in names for room in rooms for path in room.rglob(f"test_{name}.py")]
     found = [path for path in dict.fromkeys([mirrored, *more]) if path.exists()]
     if not found:
         raise SystemExit(f"{module} has no {mirrored}; add it, or name its tests in mutants.yaml")

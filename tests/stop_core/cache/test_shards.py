@@ -72,6 +72,11 @@ def test_shards_grow_with_the_root_of_the_number_of_clips(
         assert 2**-0.5 <= (clips**0.5 / 8) / count <= 2**0.5
 
 
+def test_a_shard_has_8_mib_or_64_clips() -> None:
+    for size, expected in ((2**19, 16), (2**19 - 1, 32), (2**18, 32), (2**18 - 1, 64), (1, 64)):
+        assert usual_clips_per_shard(100, size) == expected
+
+
 def test_a_source_is_known_by_its_size_and_time_and_none_if_it_cannot_be_reached(
     tmp_path: Path,
 ) -> None:

@@ -267,7 +267,7 @@ def test_invalid_inputs_are_refused(arguments: dict[str, object], message: str) 
 @pytest.mark.parametrize("k", [0, 3])
 def test_numbers_of_hubs_out_of_range_are_refused(k: int) -> None:
     with pytest.raises(ValueError, match=f"k is {k}; choose from 1 to the number of videos, 2"):
-        qb_norm(SQUARE, SQUARE, k)
+        qb_norm(SQUARE, torch.zeros(5, 2), k)
 
 
 def test_a_text_of_a_video_before_the_first_is_refused_like_one_behind_the_last() -> None:

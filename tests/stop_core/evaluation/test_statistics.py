@@ -180,6 +180,7 @@ def test_holm_is_between_no_correction_and_bonferroni(p_values: list[float]) -> 
     "make",
     [
         lambda: VideoScores(np.ones((0, 3)), np.ones(3)),
+        lambda: VideoScores(np.ones(3), np.ones(3)),
         lambda: VideoScores(np.ones((1, 3)), np.ones(2)),
         lambda: VideoScores(np.ones((1, 3)), np.ones(3), np.ones(2, dtype=np.int64)),
         lambda: resampled_scores([_outcomes([1, 0]), _outcomes([1])]),

@@ -63,6 +63,10 @@ def test_trainings_with_other_numbers_of_queries_belong_to_no_row(tmp_path: Path
         assert read_scores(files[:1], [measure])[measure].weights_M.tolist() == [1, 2]
         with pytest.raises(ValueError, match=r"two.* and .*one.* different test videos"):
             read_scores(files, [measure])
+    columns = {"video_id": ["a", "c", "c"], "rank": [1, 2, 3], "direction": ["t2v"] * 3}
+    files[1] = _write(tmp_path / "other" / "predictions.parquet", **columns)
+    with pytest.raises(ValueError, match=r"other.* and .*one.* different test videos"):
+        read_scores(files, ["test/t2v_r1"])
 
 
 @pytest.mark.parametrize("measure", ["test/top1", "test/t2v_r1", "test/mean_class"])

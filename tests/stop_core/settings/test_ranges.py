@@ -178,3 +178,6 @@ def test_the_strength_of_randaugment_needs_operations(magnitude: int) -> None:
         TrainingOptions(randaugment_magnitude=magnitude)
     if 0 <= magnitude <= 30:
         assert TrainingOptions(randaugment=1, randaugment_magnitude=magnitude).randaugment == 1
+        return
+    with pytest.raises(ValueError, match="randaugment_magnitude must be 0 to 30"):
+        TrainingOptions(randaugment=1, randaugment_magnitude=magnitude)

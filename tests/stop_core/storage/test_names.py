@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stop_core.storage.atomic import appearing, write_whole
+from stop_core.storage.atomic import appearing, hash_file, write_whole
 from stop_core.storage.names import check_path, create, inside, is_the_name_of_a_file, open_lock
 from stop_core.storage.paths import RemotePath
 
@@ -98,8 +98,9 @@ def test_lock_follows_no_link_and_changes_no_content(tmp_path: Path) -> None:
     assert lock.read_text() == "kept"
     lock.unlink()
     os.mkfifo(lock)
-    with pytest.raises(OSError, match="not a regular file"):
-        open_lock(lock)
+    for open_it in (open_lock, hash_file):
+        with pytest.raises(OSError, match="not a regular file"):
+            open_it(lock)
 
 
 def test_existing_staging_name_is_an_error(tmp_path: Path) -> None:

@@ -89,12 +89,12 @@ def test_drawing_an_augmentation_leaves_the_random_numbers_of_pytorch_alone(
 @pytest.mark.parametrize("magnitude", [1, 9, 21, 30])
 def test_the_operations_are_those_of_torchvision(magnitude: int, sign: int) -> None:
     theirs, generator = RandAugment(), torch.Generator().manual_seed(0)
-    picture = torch.randint(10, 240, (2, 3, 96, 96), generator=generator, dtype=torch.uint8)
-    ours = augmentation._operations(magnitude / 30, 96)
+    picture = torch.randint(10, 240, (2, 3, 224, 224), generator=generator, dtype=torch.uint8)
+    ours = augmentation._operations(magnitude / 30, 224)
     for operation, (name, (strengths, is_signed)) in zip(
         ours, theirs._AUGMENTATION_SPACE.items(), strict=True
     ):
-        table = strengths(31, 96, 96)
+        table = strengths(31, 224, 224)
         strength = 0.0 if table is None else float(table[magnitude]) * (sign if is_signed else 1)
         expected = theirs._apply_image_or_video_transform(
             picture, name, strength, theirs.interpolation, theirs._fill

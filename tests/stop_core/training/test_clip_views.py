@@ -104,6 +104,12 @@ def test_each_caption_of_a_clip_is_shown_with_a_view_of_its_own_that_no_epoch_re
     assert shown.labels[own].tolist() == [2, 2, 2]
     views = [shown.in_epoch(epoch).read([n]) for epoch in range(4) for n in own]
     assert len({view.numpy().tobytes() for view in views}) == 12
+    # Without captions to show, the views of an epoch are those of its number.
+    plain = _shown(TrainingOptions(flip=True), clips).in_epoch(5)
+    read, seen = clips.read, []
+    clips.read = lambda indices, view, out=None: seen.append(view.epoch) or read(indices, view, out)  # type: ignore[method-assign, func-returns-value]
+    plain.read([2])
+    assert seen == [5]
     # Evaluation asks for clips.
     evaluated = _shown(TrainingOptions(captions="every"), clips, is_trained=False)
     assert evaluated._pairs == [(number, 0) for number in range(len(clips))]

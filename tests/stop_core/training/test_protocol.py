@@ -71,6 +71,7 @@ def test_full_training_shows_every_clip_of_train_and_val_once_an_epoch(cache: Fr
     parts = [cache.split("train"), cache.split("val")]
     assert shown.video_ids == [video for part in parts for video in part.video_ids]
     assert torch.equal(shown.labels, torch.cat([part.labels for part in parts]))
+    assert shown.shards == [shard for part in parts for shard in part.shards]
     assert shown.captions == [captions for part in parts for captions in part.captions]
     every = torch.cat([part.read(range(len(part))) for part in parts])
     assert torch.equal(shown.read(range(len(shown))), every)

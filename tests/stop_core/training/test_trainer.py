@@ -60,6 +60,13 @@ def _trainer(
     return Trainer(model, config, clips, objective, shown=clips.in_epoch, micro_batch=micro_batch)
 
 
+def test_every_epoch_reads_the_clips_of_the_training_if_no_others_are_given() -> None:
+    given = _trainer(CONFIG)
+    default = Trainer(given.model, CONFIG, given.clips, given.objective)
+    assert default.shown(0) is default.shown(7) is given.clips
+    assert given.shown(0) is not given.clips
+
+
 def _run(trainer: Trainer, first: int = 0, last: int | None = None) -> list[Step]:
     """Runs the steps `first` to `last` - 1 of a training."""
     last, steps = last or trainer.total_steps, []

@@ -1,9 +1,11 @@
 """The properties of a stream follow from the marks of its packets, one mark at a time."""
 
 import math
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -63,6 +65,16 @@ def _look(
 
 def _plain(count: int = 6, keys: tuple[int, ...] = (0, 3), data: bytes = PLAIN) -> list[Packet]:
     return [_packet(data, 10 * i, is_keyframe=i in keys, duration=10) for i in range(count)]
+
+
+def test_a_stream_that_cannot_be_read_to_its_end_is_damaged() -> None:
+    class Failing(list[Packet]):
+        def __iter__(self) -> Iterator[Packet]:
+            yield from super().__iter__()
+            raise av.error.InvalidDataError(1, "Invalid data")
+
+    with pytest.raises(DecodeError, match="damaged: a stream that cannot be read to its end"):
+        _look(Failing(_plain()))
 
 
 def test_a_plain_stream_can_be_skipped_in() -> None:
