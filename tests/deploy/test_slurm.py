@@ -149,7 +149,9 @@ def test_a_job_near_its_time_limit_is_requeued_with_the_same_command(
     slurm: Slurm,
 ) -> None:
     command = ("pipelines/train.py", "--output", "/shared/two words")
-    saves = 'trap "echo saved >> $LOG; exit 75" TERM; echo ready >> $LOG; while :; do sleep 0.1; done'
+    saves = (
+        'trap "echo saved >> $LOG; exit 75" TERM; echo ready >> $LOG; while :; do sleep 0.1; done'
+    )
     job = slurm.start(*command, WORK=saves)
     slurm.wait_for("ready")
     job.send_signal(signal.SIGUSR1)
