@@ -86,6 +86,7 @@ class GpuTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, data: Tensor, traffic: Traffic) -> "GpuTensor":
+        data = data.resolve_conj()  # operations below this dispatch ignore the mark of a conjugate
         shape = torch.empty_strided(data.shape, data.stride(), dtype=data.dtype, device="meta")
         tensor = torch.Tensor._make_subclass(cls, shape, False, device_for_backend_keys=GPU)
         tensor.data_on_cpu, tensor.traffic = data, traffic

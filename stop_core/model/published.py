@@ -11,9 +11,11 @@ D channels of the tower.
 from typing import cast
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
 from stop_core.clip.loading import FrozenClip
+from stop_core.clip.tower import in_float32
 from stop_core.model.coupled import Dgl
 from stop_core.model.learned_context import text_tower, text_width
 from stop_core.model.video_model import check_frames
@@ -94,6 +96,32 @@ class ParallelAdapter(nn.Module):
         ]
 
 
+class SameConv3d(nn.Conv3d):
+    """A convolution that keeps the size, by Fourier transforms in float32: its kernel is large.
+
+    Kernels have odd sizes. Choices use direct convolutions, which keep equal means equal.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, in, T, H, W] -> [B, out, T, H, W]."""
+        halves = [length // 2 for length in self.kernel_size]
+        lengths = [
+            next_fast_len(max(size + half, 2 * half + 1), real=True)
+            for size, half in zip(input.shape[2:], halves, strict=True)
+        ]
+        with in_float32(input):
+            x = torch.fft.rfftn(input.to(self.weight.dtype), lengths)
+            kernel = torch.fft.rfftn(self.weight.flip(2, 3, 4), lengths)
+            product = x[:, 0, None] * kernel[:, 0]
+            # One channel at a time is faster than many products of small matrices.
+            for channel in range(1, self.in_channels):
+                product = torch.addcmul(product, x[:, channel, None], kernel[:, channel])
+            out: Tensor = torch.fft.irfftn(product, lengths)
+            for dim, half in enumerate(halves, 2):
+                out = out.narrow(dim, half, input.shape[dim])
+            return out + cast(Tensor, self.bias)[:, None, None, None]
+
+
 class PixelPrompts(nn.Module):
     """Prompts added to the pixels, and the choice, without a gradient, of groups of pixels."""
 
@@ -101,18 +129,18 @@ class PixelPrompts(nn.Module):
         super().__init__()
         self.grid = grid
         self.options = options
-        kernel, same = (3, 11, 11), "same"
+        kernel = (3, 11, 11)
         self.dropout = nn.Dropout(options.prompt_dropout)
-        self.choice = nn.Conv3d(3, 1, (5, 11, 11), padding=same)
+        self.choice = nn.Conv3d(3, 1, (5, 11, 11), padding="same")
         if options.pixel_prompts == "none":
             return
         self.convs = nn.Sequential(
-            nn.Conv3d(3, 9, kernel, padding=same),
-            nn.Conv3d(9, 9, kernel, padding=same),
+            SameConv3d(3, 9, kernel),
+            SameConv3d(9, 9, kernel),
             nn.PReLU(),
-            nn.Conv3d(9, 9, kernel, padding=same),
+            SameConv3d(9, 9, kernel),
             nn.PReLU(),
-            nn.Conv3d(9, 16, kernel, padding=same),
+            SameConv3d(9, 16, kernel),
         )
         self.mlp = nn.Sequential(nn.Linear(16, 16), nn.PReLU(), nn.Linear(16, 3))
 
@@ -165,14 +193,12 @@ class ChangePrompts(nn.Module):
         super().__init__()
         self.scope = options.change_scale
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        kernel, same = (3, 15, 25), "same"
-        self.convs = nn.Sequential(
-            nn.Conv3d(1, 9, kernel, padding=same), nn.PReLU(), nn.Conv3d(9, 1, kernel, padding=same)
-        )
+        kernel = (3, 15, 25)
+        self.convs = nn.Sequential(SameConv3d(1, 9, kernel), nn.PReLU(), SameConv3d(9, 1, kernel))
         self.mlp = nn.Sequential(
             nn.Linear(patches, 16), nn.PReLU(), nn.Linear(16, options.frame_prompts)
         )
-        self.change = nn.Conv3d(1, 1, (5, 11, 11), padding=same)
+        self.change = nn.Conv3d(1, 1, (5, 11, 11), padding="same")
 
     def forward(self, h_BTPD: Tensor, chosen_BTP: Tensor) -> Tensor:
         """Returns the prompts that are added in every block, [B, T, X, D]."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stop_core.clip.loading import FrozenClip
 from stop_core.model.coupled import Dgl
-from stop_core.model.published import ChangePrompts, PixelPrompts, StopPublished
+from stop_core.model.published import ChangePrompts, PixelPrompts, SameConv3d, StopPublished
 from stop_core.settings.method_options import DglOptions, PublishedOptions
 
 MakeClip = Callable[..., FrozenClip]
@@ -211,3 +211,26 @@ def test_the_choice_of_pixels_learns_nothing(make_clip: MakeClip, make_frames: M
     # Unlike the weights W^t, which are continuous.
     assert model.changes.change.weight.grad is not None
     assert model.changes.change.weight.grad.any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 4), (4, 5, 30), (12, 14, 14)])
+def test_a_convolution_by_fourier_transforms_is_one_with_zeros_around(
+    shape: tuple[int, int, int],
+) -> None:
+    torch.manual_seed(0)
+    layer = SameConv3d(2, 3, (3, 15, 25)).double()
+    x = torch.randn(2, 2, *shape, dtype=torch.float64, requires_grad=True)
+    wanted = F.conv3d(x, layer.weight, layer.bias, padding="same")
+    found, up = layer(x), torch.randn_like(wanted)
+    torch.testing.assert_close(found, wanted)
+    tensors = x, layer.weight, layer.bias
+    torch.testing.assert_close(
+        torch.autograd.grad(found, tensors, up), torch.autograd.grad(wanted, tensors, up)
+    )
+
+
+def test_a_convolution_by_fourier_transforms_is_one_in_float32() -> None:
+    layer, x = SameConv3d(1, 1, (3, 5, 5)), torch.randn(1, 1, 2, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x.bfloat16()), layer(x.bfloat16().float()))
+        assert layer(x).dtype == torch.float32
