@@ -209,7 +209,8 @@ class FrozenTower(ImageTower):
         dtype = _compute_dtype(tokens_SND)
         hiding = presence_SX is not None and _hides_by_channel(tokens_SND)
         block = self._folded(index, dtype, hiding=hiding)
-        videos, frames = len(global_BGD), len(tokens_SND) // len(global_BGD)
+        videos = global_BGD.shape[0]  # `len` would fix the batch of an exported program
+        frames = tokens_SND.shape[0] // videos
         count = tokens_SND.shape[1]
         all_SLD = tokens_SND if prompts_SXD is None else torch.cat([tokens_SND, prompts_SXD], 1)
         mapped = block.qkv(block.norm_1(all_SLD).to(dtype))

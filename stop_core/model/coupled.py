@@ -92,7 +92,7 @@ class Vop(FramePromptedModel):
         if self.kind == "position":
             self.by_frame = nn.Parameter(torch.zeros(MOST_FRAMES, depth, width))
         elif self.kind == "context":
-            self.over_frames = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
+            self.over_frames = nn.LSTM(width, width // 2, bidirectional=True)
             self.from_context = nn.Linear(2 * (width // 2), width)
             nn.init.normal_(self.from_context.weight, std=_STD)
             nn.init.zeros_(self.from_context.bias)
@@ -105,9 +105,10 @@ class Vop(FramePromptedModel):
         if self.kind == "position":
             return common_BTXD + frame_positions(self.by_frame, frames)[:, index, None]
         if self.kind == "context":
-            context_BTD, _ = self.over_frames(tokens_BTND[:, :, 0])
-            own_BTD: Tensor = self.from_context(context_BTD)
-            return common_BTXD + own_BTD[:, :, None]
+            # With frames first and contiguous, an exported program takes batches of any size.
+            context_TBD, _ = self.over_frames(tokens_BTND[:, :, 0].transpose(0, 1).contiguous())
+            own_TBD: Tensor = self.from_context(context_TBD)
+            return common_BTXD + own_TBD.transpose(0, 1)[:, :, None]
         return common_BTXD
 
 

@@ -102,7 +102,7 @@ class PromptedModel(VideoModel, ABC):
         presence: Tensor | None = None
         global_BGD: Tensor | None = None
         if self.global_tokens is not None:
-            global_BGD = self.global_tokens.expand(len(frames), -1, -1)
+            global_BGD = self.global_tokens.expand(frames.shape[0], -1, -1)
         for index in range(tower.depth):
             given = prompting, index, tokens, prompts, presence, global_BGD
             if self.checkpoint_activations and torch.is_grad_enabled():

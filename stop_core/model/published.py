@@ -102,8 +102,13 @@ class SameConv3d(nn.Conv3d):
     Kernels have odd sizes. Choices use direct convolutions, which keep equal means equal.
     """
 
+    def __init__(self, inside: int, outside: int, kernel: tuple[int, int, int]) -> None:
+        super().__init__(inside, outside, kernel, padding="same")
+
     def forward(self, input: Tensor) -> Tensor:
         """[B, in, T, H, W] -> [B, out, T, H, W]."""
+        if torch.compiler.is_exporting():
+            return super().forward(input)  # ONNX has no complex numbers
         halves = [length // 2 for length in self.kernel_size]
         lengths = [
             next_fast_len(max(size + half, 2 * half + 1), real=True)

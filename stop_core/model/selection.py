@@ -108,7 +108,7 @@ class _WeightedMean(torch.autograd.Function):
             return gradient.expand_as(energy), None, None
         grad_r = None
         if ctx.needs_input_grad[1]:
-            grad_r = energy.new_zeros(len(r), r.shape[1] + 1, r.shape[2])
+            grad_r = energy.new_zeros(r.shape[0], r.shape[1] + 1, r.shape[2])
             grad_r[:, 1:].addcmul_(gradient, energy, value=ctx.beta)
         return torch.addcmul(gradient, gradient, r, value=ctx.beta), grad_r, None
 

@@ -38,8 +38,8 @@ def _trained(clip: FrozenClip, method: str, attention: Attention = "frame") -> T
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "attention"),
-    [("stop", "frame"), ("vpt-deep", "joint"), ("clip4clip", "frame")]
-    # Methods of other packages; those of this one have little else that can fail.
+    [("stop", "frame"), ("vpt-deep", "joint")]
+    # Methods of other packages.
     + [(name, "frame") for name, own in METHODS.items() if not own.model.startswith("stop_core.")],
 )
 def test_a_loaded_program_equals_the_model(
@@ -62,6 +62,20 @@ def test_a_loaded_program_equals_the_model(
         assert largest_difference(exported, model, trained.preprocessing) < 1e-3
     used = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
     assert {spec.arg.name for spec in program.graph_signature.input_specs} == used
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "attention"),
+    [(name, "frame") for name in METHODS] + [("stop", "joint"), ("stop", "global")],
+)
+def test_any_method_is_a_program_for_any_number_of_videos(
+    make_clip: MakeClip, stir: Callable[..., None], method: str, attention: Attention
+) -> None:
+    trained = _trained(make_clip(layers=1), method, attention)
+    stir(trained.model)
+    program, model = export_program(trained)
+    assert largest_difference(program.module(), model, trained.preprocessing) < 1e-5
 
 
 def test_a_program_that_differs_or_returns_nan_is_detected(make_clip: MakeClip) -> None:
