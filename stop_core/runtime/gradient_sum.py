@@ -31,6 +31,7 @@ class GradientSum:
         self._buckets = _in_buckets(list(parameters)[::-1]) if world_size() > 1 else []
         self._order = list(range(len(self._buckets)))
         self._knows_order = False
+        self._unused: list[nn.Parameter] = []
         self._is_open = False
         for number, bucket in enumerate(self._buckets):
             for parameter in bucket:
@@ -49,7 +50,13 @@ class GradientSum:
         self._is_open = False
 
     def finish(self) -> None:
-        """Sends the remaining buckets and waits; a collective operation, before any other one."""
+        """Sends the remaining buckets and waits; a collective operation, before any other one.
+
+        A parameter without a gradient in the first step keeps none, as in one process: of a
+        gradient of zero, weight decay would be left.
+        """
+        parameters = [parameter for bucket in self._buckets for parameter in bucket]
+        missing = [number for number, one in enumerate(parameters) if one.grad is None]
         for number in self._order[len(self._sent) :]:
             self._send(number)
         for work in self._sent:
@@ -58,12 +65,17 @@ class GradientSum:
             # Which tower comes first depends on the method. The order is that of a process which
             # always has clips, and does not affect the sums.
             rest = [number for number in self._order if number not in self._full]
-            self._order = broadcast_object(self._full + rest)
+            self._order, unused = broadcast_object((self._full + rest, missing))
+            self._unused = [parameters[number] for number in unused]
             self._knows_order = True
+        for parameter in self._unused:
+            parameter.grad = None
         self._restart()
 
     def _complete(self, number: int, parameter: Tensor) -> None:
         """Notes that a gradient is complete, and sends the buckets that are full, in order."""
+        if any(parameter is one for one in self._unused):
+            raise RuntimeError("a parameter has a gradient that had none in the first step")
         if not self._is_open:
             return
         self._missing[number].remove(id(parameter))
