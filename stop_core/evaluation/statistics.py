@@ -162,8 +162,6 @@ def exact_p(first: VideoScores, second: VideoScores) -> float:
             raise ValueError("the exact test needs one value per video, 0 or 1, with weight 1")
     difference_V = _whole_differences(first, second)
     sizes, counts = np.unique(np.abs(difference_V[difference_V != 0]), return_counts=True)
-    if len(sizes) == 0:
-        return 1.0
     # Distribution of the sum of all differences under random signs, in steps of two from its
     # minimum.
     chances = np.ones(1)

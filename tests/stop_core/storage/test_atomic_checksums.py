@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stop_core.storage.atomic import SUMS, check_sums, write_sums
+from stop_core.storage.atomic import SUMS, check_sums, fetched_folder, write_sums
+from stop_core.storage.paths import RemotePath
 
 
 @pytest.fixture
@@ -47,3 +48,18 @@ def test_any_change_of_a_file_is_seen(tmp_path: Path) -> None:
         (tmp_path / "file").write_text(f"changed {number}")
         with pytest.raises(ValueError, match="is not as it was written"):
             check_sums(tmp_path, ["file"])
+
+
+def test_a_folder_of_a_bucket_is_fetched_with_those_in_it_and_then_removed(
+    bucket: RemotePath, tmp_path: Path
+) -> None:
+    names = {"a", "in/b", "in/c"}
+    for name in names:
+        (tmp_path / "file").write_text(name)
+        (bucket / "model" / name).upload(tmp_path / "file")
+    with fetched_folder(bucket / "model") as here:
+        found = {str(file.relative_to(here)) for file in here.rglob("*") if file.is_file()}
+        assert found == names == {(here / name).read_text() for name in names}
+    assert not here.exists()
+    with fetched_folder(tmp_path) as here:
+        assert here == tmp_path

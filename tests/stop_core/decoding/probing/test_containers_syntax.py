@@ -286,6 +286,12 @@ def test_the_boxes_of_an_mp4_file_say_where_what_is_needed_ends(
     assert claimed_end(path) == end
 
 
+def test_what_follows_a_length_of_zero_is_no_length(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(box(b"ftyp", 24) + bytes(4) + b"moov" + (1 << 40).to_bytes(8, "big"))
+    assert claimed_end(path) == 0
+
+
 @pytest.mark.parametrize("more", range(1, 8))
 def test_a_box_of_which_not_even_the_header_is_there_is_needed_before_the_list(
     more: int, tmp_path: Path
