@@ -94,3 +94,12 @@ def test_a_later_file_without_rows_of_the_split_is_the_one_that_is_named(tmp_pat
     for files in ([full, half], [half, full]):
         with pytest.raises(ValueError, match=f"^{half} has no test/top1: there are no rows of the"):
             read_scores(files, ["test/top1"])
+
+
+def test_the_videos_of_another_part_have_no_value_and_no_weight(tmp_path: Path) -> None:
+    parts, videos, ranks = ["base", "base", "novel"], ["a", "b", "c"], [1, 2, 1]
+    file = _write(tmp_path / "predictions", part=parts, video_id=videos, rank=ranks)
+    found = read_scores([file], ["test/base_top1", "test/novel_top1"])
+    for name, value, weight in (("base", [1, 0, 0], [1, 1, 0]), ("novel", [0, 0, 1], [0, 0, 1])):
+        assert found[f"test/{name}_top1"].values_SM.tolist() == [value]
+        assert found[f"test/{name}_top1"].weights_M.tolist() == weight
