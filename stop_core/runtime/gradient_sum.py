@@ -55,13 +55,14 @@ class GradientSum:
         A parameter without a gradient in the first step keeps none, as in one process: of a
         gradient of zero, weight decay would be left.
         """
-        parameters = [parameter for bucket in self._buckets for parameter in bucket]
+        is_first = bool(self._buckets) and not self._knows_order
+        parameters = [one for bucket in self._buckets for one in bucket] if is_first else []
         missing = [number for number, one in enumerate(parameters) if one.grad is None]
         for number in self._order[len(self._sent) :]:
             self._send(number)
         for work in self._sent:
             work.wait()
-        if self._buckets and not self._knows_order:
+        if is_first:
             # Which tower comes first depends on the method. The order is that of a process which
             # always has clips, and does not affect the sums.
             rest = [number for number in self._order if number not in self._full]

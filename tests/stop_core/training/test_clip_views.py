@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -106,10 +107,9 @@ def test_each_caption_of_a_clip_is_shown_with_a_view_of_its_own_that_no_epoch_re
     assert len({view.numpy().tobytes() for view in views}) == 12
     # Without captions to show, the views of an epoch are those of its number.
     plain = _shown(TrainingOptions(flip=True), clips).in_epoch(5)
-    read, seen = clips.read, []
-    clips.read = lambda indices, view, out=None: seen.append(view.epoch) or read(indices, view, out)  # type: ignore[method-assign, func-returns-value]
-    plain.read([2])
-    assert seen == [5]
+    with patch.object(clips, "read", wraps=clips.read) as read:
+        plain.read([2])
+    assert [call.args[1].epoch for call in read.call_args_list] == [5]
     # Evaluation asks for clips.
     evaluated = _shown(TrainingOptions(captions="every"), clips, is_trained=False)
     assert evaluated._pairs == [(number, 0) for number in range(len(clips))]
